@@ -1,2 +1,5 @@
+//! Consecution: Unix pipelines whose every stage is a container.
 #![forbid(unsafe_code)]
-//! Consecution.
+
+pub mod link_store;
+pub mod transport;

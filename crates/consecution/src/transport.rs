@@ -1,0 +1,262 @@
+//! How a call reaches a process that runs a link, and how its answer comes back.
+//!
+//! A call has one direction: a [`Request`] whose body is a stream of bytes goes
+//! in, a [`Reply`] whose body is a stream of bytes comes out and ends with an
+//! [`Outcome`]. The transport decides how that travels; whoever calls, and
+//! whoever answers, cannot tell. It must not know what a chain is: composing
+//! calls is the portal's work.
+//!
+//! What every transport promises is written down as tests in
+//! [`conformance`].
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use chain::LinkId;
+use futures_util::future::{BoxFuture, FutureExt, Shared};
+use futures_util::stream::{self, Stream, StreamExt};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+pub mod conformance;
+pub mod in_process;
+
+/// Carries calls from whoever needs a link run to whoever serves that link.
+pub trait Transport: Send + Sync {
+    /// Runs link `id` once on `request`, on any runner that serves it.
+    ///
+    /// Resolves as soon as a runner has taken the call: the request's body may
+    /// still be on its way, and the reply's has usually not begun.
+    ///
+    /// # Errors
+    /// A [`Refusal`] gives the request back untouched: nothing has been run.
+    fn call(&self, id: LinkId, request: Request) -> BoxFuture<'_, Result<Reply, Refusal>>;
+
+    /// Offers `service` for the calls of link `id` until the registration is
+    /// dropped. Several services may be offered for the same link.
+    fn serve(&self, id: LinkId, service: Arc<dyn Service>) -> Registration;
+}
+
+/// Answers the calls of one link.
+pub trait Service: Send + Sync {
+    /// As [`Transport::call`], once a call has found its way here.
+    fn call(&self, request: Request) -> BoxFuture<'_, Result<Reply, Refusal>>;
+}
+
+/// Keeps a service on offer; dropping it takes no more calls, and leaves those
+/// in flight alone.
+pub struct Registration {
+    _withdraw: Box<dyn Send + Sync>,
+}
+
+impl Registration {
+    /// A registration that ends when `withdraw` is dropped.
+    pub fn new(withdraw: impl Send + Sync + 'static) -> Registration {
+        Registration { _withdraw: Box::new(withdraw) }
+    }
+}
+
+/// What a link is to work on.
+#[derive(Debug)]
+pub struct Request {
+    /// The process's standard input.
+    pub body: Body,
+    /// When the call must be over; its process is killed then.
+    pub deadline: Option<Instant>,
+    /// Where to send what the process writes to standard error while it runs,
+    /// beside the tail that the outcome keeps. A receiver that does not keep up
+    /// slows the process down; one that is gone is ignored.
+    pub stderr: Option<mpsc::Sender<Bytes>>,
+}
+
+impl Request {
+    /// A request with that body, no deadline and nobody listening to stderr.
+    pub fn new(body: impl Into<Body>) -> Request {
+        Request { body: body.into(), deadline: None, stderr: None }
+    }
+}
+
+/// What a link makes of a request.
+#[derive(Debug)]
+pub struct Reply {
+    /// The process's standard output. It ends when the process has closed its
+    /// output *and* is gone. That end says nothing about success: ask
+    /// `outcome`. Dropping the body tells the process that nobody reads it any
+    /// more, as a closed pipe would.
+    pub body: Body,
+    /// How it ended; known at the latest soon after the body has ended or was
+    /// dropped.
+    pub outcome: PendingOutcome,
+}
+
+/// A stream of bytes that either ends, which means that it is complete, or is
+/// cut off, which must never be mistaken for an end.
+///
+/// It is pulled: nothing moves unless the reader asks for the next chunk, so
+/// back-pressure needs no further mechanism. Chunks are never empty.
+/// Dropping it tells the writer that nobody reads any more.
+pub struct Body(Pin<Box<dyn Stream<Item = Result<Bytes, Cut>> + Send>>);
+
+/// A body broke off before its end.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("the stream was cut off: {reason}")]
+pub struct Cut {
+    /// Why, as a lower-case fragment.
+    pub reason: Arc<str>,
+}
+
+impl Cut {
+    /// A cut for that reason, a lower-case fragment.
+    pub fn new(reason: impl Into<Arc<str>>) -> Cut {
+        Cut { reason: reason.into() }
+    }
+}
+
+impl Body {
+    /// A body that gives what `chunks` gives; empty chunks are left out.
+    pub fn new(chunks: impl Stream<Item = Result<Bytes, Cut>> + Send + 'static) -> Body {
+        Body(Box::pin(chunks.filter(|chunk| {
+            std::future::ready(!matches!(chunk, Ok(bytes) if bytes.is_empty()))
+        })))
+    }
+
+    /// A body that is complete and has nothing in it.
+    pub fn empty() -> Body {
+        Body(Box::pin(stream::empty()))
+    }
+
+    /// All of it in one piece.
+    ///
+    /// # Errors
+    /// The stream was cut off. The memory used is as large as the body: for
+    /// bodies whose size is bounded elsewhere.
+    pub async fn collect(mut self) -> Result<Bytes, Cut> {
+        let Some(first) = self.next().await.transpose()? else { return Ok(Bytes::new()) };
+        let Some(second) = self.next().await.transpose()? else { return Ok(first) };
+        let mut all = Vec::from(first);
+        all.extend_from_slice(&second);
+        while let Some(chunk) = self.next().await.transpose()? {
+            all.extend_from_slice(&chunk);
+        }
+        Ok(all.into())
+    }
+}
+
+impl<T: Into<Bytes>> From<T> for Body {
+    fn from(bytes: T) -> Body {
+        let bytes = bytes.into();
+        if bytes.is_empty() { Body::empty() } else { Body(Box::pin(stream::iter([Ok(bytes)]))) }
+    }
+}
+
+impl Stream for Body {
+    type Item = Result<Bytes, Cut>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.as_mut().poll_next(context)
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Body")
+    }
+}
+
+/// A call that nobody took. Nothing was run, so it may be made again.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The request, as it was given.
+    pub request: Request,
+    /// Why it was not taken.
+    pub reason: RefusalReason,
+}
+
+/// Why nobody took a call, cut by what the caller can do about it.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum RefusalReason {
+    /// Nobody serves this link now: wait for a runner, or give up.
+    #[error("no runner serves the link")]
+    NoRunner,
+    /// Whoever was asked has no room now: ask again, soon, perhaps elsewhere.
+    #[error("every runner that serves the link is busy")]
+    Busy,
+    /// The link cannot be started: asking again will not help.
+    #[error("{0}")]
+    CannotStart(Arc<str>),
+}
+
+/// How a call ended, for whoever waits for it; may be waited for in several
+/// places.
+#[derive(Clone)]
+pub struct PendingOutcome(Shared<BoxFuture<'static, Outcome>>);
+
+impl PendingOutcome {
+    /// The outcome that `sender`'s other end will get. A sender that is dropped
+    /// without a word means that the runner was lost.
+    pub fn channel() -> (oneshot::Sender<Outcome>, PendingOutcome) {
+        let (sender, receiver) = oneshot::channel::<Outcome>();
+        let outcome = async { receiver.await.unwrap_or_else(|_| Outcome::lost("it went away in mid-call")) };
+        (sender, PendingOutcome(outcome.boxed().shared()))
+    }
+}
+
+impl Future for PendingOutcome {
+    type Output = Outcome;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
+        self.0.poll_unpin(context)
+    }
+}
+
+impl fmt::Debug for PendingOutcome {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("PendingOutcome").field(&self.0.peek()).finish()
+    }
+}
+
+/// How a call ended, and what its process left to say.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// How it ended.
+    pub ending: Ending,
+    /// The end of what the process wrote to standard error, at most
+    /// [`STDERR_TAIL_BYTES_MAX`].
+    pub stderr: Bytes,
+    /// From the moment the runner took the call until its process was gone.
+    pub elapsed: Duration,
+}
+
+/// How much of a process's standard error an [`Outcome`] keeps: its last bytes.
+pub const STDERR_TAIL_BYTES_MAX: usize = 16 * 1024;
+
+impl Outcome {
+    /// The outcome of a call whose runner was lost for that reason, a
+    /// lower-case fragment.
+    pub fn lost(reason: &str) -> Outcome {
+        Outcome { ending: Ending::Lost(reason.into()), stderr: Bytes::new(), elapsed: Duration::ZERO }
+    }
+}
+
+/// How a call's process ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// It exited by itself with this code.
+    Exited(u8),
+    /// This signal ended it, and it was not ours.
+    Signalled(i32),
+    /// It was stopped because nobody read its output any more. Not a failure.
+    Unread,
+    /// It was stopped because its input was cut off, so that it could not take
+    /// the cut for an end.
+    Cut,
+    /// It was stopped at its deadline.
+    DeadlinePassed,
+    /// The runner was lost, for this reason; what became of the process is not
+    /// known.
+    Lost(Arc<str>),
+}
