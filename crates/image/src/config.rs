@@ -1,0 +1,200 @@
+//! The image's configuration: what a container of it runs by default.
+//!
+//! Pure. Reads the OCI image config, which Docker's is a superset of, keeps
+//! what a sandbox can honour, and checks that it is meant for this machine.
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::manifest::{ContentError, Platform};
+
+/// How the image's author wants it run. Everything may be absent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageConfig {
+    /// `Env`, in the image's order.
+    #[serde(default)]
+    pub environment: Vec<(String, String)>,
+    /// `Entrypoint`; what is run, in front of the command.
+    #[serde(default)]
+    pub entrypoint: Vec<String>,
+    /// `Cmd`; the default arguments, or the whole command where there is no
+    /// entrypoint.
+    #[serde(default)]
+    pub command: Vec<String>,
+    /// `WorkingDir`; `None` means `/`.
+    #[serde(default)]
+    pub working_directory: Option<String>,
+    /// `User`, unresolved: `name`, `uid`, `name:group`, `uid:gid`.
+    #[serde(default)]
+    pub user: Option<String>,
+}
+
+/// A config as it was read: the part we keep, and what proves the layers.
+#[derive(Debug)]
+pub(crate) struct ReadConfig {
+    pub(crate) image: ImageConfig,
+    /// The digest of each layer's uncompressed tar, in order.
+    pub(crate) diff_ids: Vec<Digest>,
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    #[serde(default)]
+    architecture: String,
+    #[serde(default)]
+    os: String,
+    config: Option<RawRun>,
+    rootfs: Option<RawRootfs>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct RawRun {
+    env: Option<Vec<String>>,
+    entrypoint: Option<OneOrMany>,
+    cmd: Option<OneOrMany>,
+    working_dir: Option<String>,
+    user: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct RawRootfs {
+    #[serde(default)]
+    diff_ids: Vec<Digest>,
+}
+
+/// Docker of old wrote a plain string where a list is meant.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl OneOrMany {
+    fn into_list(self) -> Vec<String> {
+        match self {
+            Self::One(one) => vec![one],
+            Self::Many(many) => many,
+        }
+    }
+}
+
+/// Reads a config blob whose digest was verified, for a manifest of `layers`
+/// layers.
+pub(crate) fn read(bytes: &[u8], layers: usize) -> Result<ReadConfig, ContentError> {
+    let raw: Raw = serde_json::from_slice(bytes).map_err(|cause| ContentError::Malformed {
+        what: "config",
+        problem: cause.to_string(),
+    })?;
+    check_platform(&raw)?;
+    let diff_ids = raw.rootfs.map(|rootfs| rootfs.diff_ids).unwrap_or_default();
+    if diff_ids.len() != layers {
+        return Err(ContentError::Malformed {
+            what: "config",
+            problem: format!(
+                "it names {} layers, the manifest has {layers}",
+                diff_ids.len()
+            ),
+        });
+    }
+    Ok(ReadConfig {
+        image: keep(raw.config.unwrap_or_default()),
+        diff_ids,
+    })
+}
+
+fn check_platform(raw: &Raw) -> Result<(), ContentError> {
+    let host = Platform::host();
+    let os_fits = raw.os.is_empty() || raw.os == host.os;
+    let architecture_fits = raw.architecture.is_empty() || raw.architecture == host.architecture;
+    if os_fits && architecture_fits {
+        return Ok(());
+    }
+    Err(ContentError::WrongPlatform {
+        host: host.to_string(),
+        found: format!("{}/{}", raw.os, raw.architecture),
+    })
+}
+
+fn keep(run: RawRun) -> ImageConfig {
+    let pair = |text: String| match text.split_once('=') {
+        Some((name, value)) => (name.to_owned(), value.to_owned()),
+        None => (text, String::new()),
+    };
+    let some = |text: Option<String>| text.filter(|text| !text.is_empty());
+    ImageConfig {
+        environment: run.env.unwrap_or_default().into_iter().map(pair).collect(),
+        entrypoint: run.entrypoint.map(OneOrMany::into_list).unwrap_or_default(),
+        command: run.cmd.map(OneOrMany::into_list).unwrap_or_default(),
+        working_directory: some(run.working_dir),
+        user: some(run.user),
+    }
+}
+
+/// The config of an image that came without one: a bare root file system.
+pub(crate) fn synthetic(diff_id: &Digest) -> Vec<u8> {
+    let host = Platform::host();
+    serde_json::json!({
+        "architecture": host.architecture,
+        "os": host.os,
+        "config": {},
+        "rootfs": {"type": "layers", "diff_ids": [diff_id]},
+    })
+    .to_string()
+    .into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(architecture: &str, rest: &str) -> Vec<u8> {
+        format!(
+            r#"{{"architecture":"{architecture}","os":"linux",{rest}"rootfs":{{"diff_ids":[]}}}}"#
+        )
+        .into_bytes()
+    }
+
+    #[test]
+    fn what_docker_writes_is_read() {
+        let bytes = config(
+            Platform::host().architecture,
+            r#""config":{"Env":["A=b=c","B="],"Cmd":["sh"],"Entrypoint":null,"WorkingDir":"","User":"1:2","Labels":null},"#,
+        );
+        let image = read(&bytes, 0).unwrap().image;
+        assert_eq!(
+            image.environment,
+            [("A".into(), "b=c".into()), ("B".into(), String::new())]
+        );
+        assert_eq!(image.command, ["sh"]);
+        assert!(image.entrypoint.is_empty());
+        assert_eq!(image.working_directory, None);
+        assert_eq!(image.user.as_deref(), Some("1:2"));
+    }
+
+    #[test]
+    fn another_machines_image_is_refused() {
+        let error = read(&config("vax", ""), 0).unwrap_err();
+        assert!(error.to_string().contains("linux/vax"), "{error}");
+    }
+
+    #[test]
+    fn layers_must_be_as_many_as_the_manifest_has() {
+        let bytes = config(Platform::host().architecture, "");
+        assert!(
+            read(&bytes, 1)
+                .unwrap_err()
+                .to_string()
+                .contains("names 0 layers")
+        );
+    }
+
+    #[test]
+    fn a_synthetic_config_reads_back() {
+        let diff_id = Digest::of(b"layer");
+        let bytes = synthetic(&diff_id);
+        assert_eq!(bytes, synthetic(&diff_id));
+        assert_eq!(read(&bytes, 1).unwrap().diff_ids, [diff_id]);
+    }
+}

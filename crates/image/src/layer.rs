@@ -1,0 +1,148 @@
+//! Layers: a compressed tar in, changed files in a root folder out.
+//!
+//! The only place where an image's bytes become files. It must never write
+//! outside the folder that it was given, whatever a layer says: every path is
+//! resolved by the kernel with `openat2(RESOLVE_IN_ROOT)`, and entries are made
+//! by single names in a parent folder that was opened that way.
+//!
+//! What is kept of an entry: contents, mode without the set-id bits, owner as
+//! [`Owners`] maps it, modification time. What is dropped: devices, extended
+//! attributes (`security.*` would hand out capabilities, `trusted.*` belongs to
+//! overlay file systems, and a filter reads none).
+
+use std::io;
+
+/// To whom the files of an image belong on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owners {
+    /// Every file belongs to the user that runs us: the rootless case. Folders
+    /// are made accessible to that user even where the image says otherwise,
+    /// since without privileges nothing could be unpacked into them, or removed.
+    Mine,
+    /// User and group `u` of the image are `base + u` on the host, for `u` below
+    /// 65536; all others are `base + 65534`, nobody. Needs root.
+    Shifted {
+        /// The host's id for the image's root.
+        base: u32,
+    },
+}
+
+/// Something that must exist in a root, because a sandbox mounts over it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MountPoint {
+    /// An empty folder, relative to the root: `var/tmp`.
+    Directory(&'static str),
+    /// An empty file, relative to the root: `etc/hosts`.
+    File(&'static str),
+}
+
+/// Bounds on what an image may make us do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of all layers together, uncompressed, and of their sparse files.
+    pub unpacked_bytes_max: u64,
+    /// Entries of all layers together.
+    pub entries_max: u64,
+    /// Bytes in the path of one entry.
+    pub path_bytes_max: usize,
+    /// Layers in one image.
+    pub layers_max: usize,
+    /// Bytes in one manifest, index or config.
+    pub document_bytes_max: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            unpacked_bytes_max: 64 << 30,
+            entries_max: 4_000_000,
+            path_bytes_max: 4095,
+            layers_max: 127,
+            document_bytes_max: 4 << 20,
+        }
+    }
+}
+
+/// A layer cannot be unpacked.
+#[derive(Debug, thiserror::Error)]
+#[error("unpack layer {layer}: {problem}")]
+pub struct LayerError {
+    /// The layer's digest, or its place in an archive.
+    pub layer: String,
+    /// What is wrong, and with which entry.
+    pub problem: LayerProblem,
+}
+
+/// What is wrong with a layer.
+#[derive(Debug, thiserror::Error)]
+pub enum LayerProblem {
+    /// The compressed stream or the tar within is damaged or cut off.
+    #[error("{0}; it is damaged or was cut off")]
+    Damaged(String),
+    /// The uncompressed bytes are not those that the config promises.
+    #[error(
+        "its uncompressed digest is {found}, but the image's config says {wanted}; it was damaged or tampered with"
+    )]
+    WrongDiffId {
+        /// From the config.
+        wanted: crate::Digest,
+        /// What we computed.
+        found: crate::Digest,
+    },
+    /// An entry tries to leave the root, or makes no sense.
+    #[error("entry '{path}' {problem}")]
+    BadEntry {
+        /// The entry's path as the layer has it.
+        path: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A bound of [`Limits`] is reached.
+    #[error("the image has more than {most} {what}; raise the limit if you trust it")]
+    TooLarge {
+        /// What was counted.
+        what: &'static str,
+        /// The bound.
+        most: u64,
+    },
+    /// The disk, or the user's quota, is full.
+    #[error(
+        "no space left while writing '{path}'; nothing was kept, free some space and try again"
+    )]
+    DiskFull {
+        /// What was written.
+        path: String,
+    },
+    /// The file system refused.
+    #[error("{step} '{path}': {cause}")]
+    Io {
+        /// What we did.
+        step: &'static str,
+        /// To what.
+        path: String,
+        /// Why it failed.
+        cause: io::Error,
+    },
+    /// The caller gave up.
+    #[error("it was cancelled")]
+    Cancelled,
+}
+
+impl LayerProblem {
+    /// An error of the file system, with a full disk told apart.
+    pub(crate) fn io(step: &'static str, path: &[u8], cause: impl Into<io::Error>) -> Self {
+        let cause = cause.into();
+        let path = String::from_utf8_lossy(path).into_owned();
+        match cause.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { path },
+            _ => Self::Io { step, path, cause },
+        }
+    }
+
+    pub(crate) fn bad_entry(path: &[u8], problem: impl Into<String>) -> Self {
+        Self::BadEntry {
+            path: String::from_utf8_lossy(path).into_owned(),
+            problem: problem.into(),
+        }
+    }
+}

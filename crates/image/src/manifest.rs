@@ -1,0 +1,343 @@
+//! Manifests and indexes, OCI's and Docker's: reading, and choosing a platform.
+//!
+//! Pure. A document is taken for what its media type and its fields both say;
+//! where they disagree it is refused, since two readers must not see two images.
+
+use std::fmt;
+
+use serde::Deserialize;
+
+use crate::digest::Digest;
+
+#[path = "manifest_platform.rs"]
+mod platform;
+pub(crate) use platform::{Platform, choose};
+
+/// What a registry or an archive says about an image is wrong or unusable.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ContentError {
+    /// The bytes are not those that the digest names.
+    #[error(
+        "verify {what}: its bytes have the digest {found}, but {wanted} was asked for; it was damaged or tampered with on its way"
+    )]
+    WrongDigest {
+        /// What was verified.
+        what: String,
+        /// The digest that names it.
+        wanted: Digest,
+        /// The digest that its bytes have.
+        found: Digest,
+    },
+    /// Fewer or more bytes than the descriptor says.
+    #[error("verify {what}: it has {found} bytes instead of {wanted}; it was cut off or replaced")]
+    WrongSize {
+        /// What was verified.
+        what: String,
+        /// The size in its descriptor.
+        wanted: u64,
+        /// The size that it has.
+        found: u64,
+    },
+    /// Over a bound of ours.
+    #[error("read the {what}: it has {found} {unit}, at most {most} are allowed")]
+    TooLarge {
+        /// What is too large.
+        what: &'static str,
+        /// What is counted.
+        unit: &'static str,
+        /// How many there are.
+        found: u64,
+        /// How many there may be.
+        most: u64,
+    },
+    /// Not JSON, or JSON of another shape.
+    #[error("read the {what}: {problem}")]
+    Malformed {
+        /// Which document.
+        what: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A document of a kind that is no image.
+    #[error("use the media type '{found}' as {wanted}: {advice}")]
+    WrongMediaType {
+        /// The media type.
+        found: String,
+        /// What it was used as.
+        wanted: &'static str,
+        /// Why not, and what to do.
+        advice: &'static str,
+    },
+    /// No image for this machine among those offered.
+    #[error("find an image for {host}: there is {} only; rebuild it for {host} or use another tag", list(.available))]
+    NoPlatform {
+        /// What this machine is.
+        host: String,
+        /// What there is.
+        available: Vec<String>,
+    },
+    /// The config is for another machine.
+    #[error("use an image for {found}: this machine is {host}")]
+    WrongPlatform {
+        /// What this machine is.
+        host: String,
+        /// What the image is for.
+        found: String,
+    },
+    /// Something that the document names is not there.
+    #[error("find {what}: the archive or folder does not contain it; it is incomplete")]
+    Missing {
+        /// What is missing.
+        what: String,
+    },
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() {
+        "nothing".to_owned()
+    } else {
+        names.join(", ")
+    }
+}
+
+/// What names a blob: digest, size, kind.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Descriptor {
+    #[serde(default)]
+    pub(crate) media_type: String,
+    pub(crate) digest: Digest,
+    pub(crate) size: u64,
+    #[serde(default)]
+    pub(crate) platform: Option<Platform>,
+    #[serde(default)]
+    pub(crate) annotations: Option<std::collections::BTreeMap<String, String>>,
+}
+
+/// One image for one platform.
+#[derive(Debug, Clone)]
+pub(crate) struct Manifest {
+    pub(crate) config: Descriptor,
+    pub(crate) layers: Vec<Descriptor>,
+}
+
+/// What a manifest request may answer.
+#[derive(Debug)]
+pub(crate) enum Document {
+    Index(Vec<Descriptor>),
+    Manifest(Manifest),
+}
+
+pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+pub(crate) const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+const DOCKER_SCHEMA_1: &str = "application/vnd.docker.distribution.manifest.v1+";
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Raw {
+    schema_version: Option<u32>,
+    media_type: Option<String>,
+    artifact_type: Option<String>,
+    manifests: Option<Vec<Descriptor>>,
+    config: Option<Descriptor>,
+    layers: Option<Vec<Descriptor>>,
+    #[serde(rename = "fsLayers")]
+    fs_layers: Option<serde::de::IgnoredAny>,
+}
+
+/// Reads a manifest or index. `media_type` is what its descriptor or the
+/// `Content-Type` header said, empty when they said nothing.
+pub(crate) fn read(
+    bytes: &[u8],
+    media_type: &str,
+    layers_max: usize,
+) -> Result<Document, ContentError> {
+    check_outer_type(media_type)?;
+    let malformed = |problem: String| ContentError::Malformed {
+        what: "manifest",
+        problem,
+    };
+    let raw: Raw = serde_json::from_slice(bytes).map_err(|cause| malformed(cause.to_string()))?;
+    let inner = raw.media_type.as_deref().unwrap_or("");
+    check_outer_type(inner)?;
+    let outer = if is_generic(media_type) {
+        ""
+    } else {
+        media_type
+    };
+    if !inner.is_empty() && !outer.is_empty() && inner != outer {
+        return Err(malformed(format!(
+            "it came as '{outer}' but calls itself '{inner}'"
+        )));
+    }
+    if raw.fs_layers.is_some() || raw.schema_version == Some(1) {
+        return Err(schema_1(DOCKER_SCHEMA_1));
+    }
+    if raw.schema_version != Some(2) {
+        return Err(malformed(
+            "it is no manifest: 'schemaVersion' is not 2".to_owned(),
+        ));
+    }
+    let says_index = [inner, outer]
+        .iter()
+        .any(|kind| matches!(*kind, OCI_INDEX | DOCKER_LIST));
+    let says_manifest = [inner, outer]
+        .iter()
+        .any(|kind| matches!(*kind, OCI_MANIFEST | DOCKER_MANIFEST));
+    match (raw.manifests, raw.config, raw.layers) {
+        (Some(manifests), None, None) if !says_manifest => Ok(Document::Index(manifests)),
+        (None, Some(config), Some(layers)) if !says_index => {
+            if let Some(kind) = raw
+                .artifact_type
+                .filter(|_| !is_image_config(&config.media_type))
+            {
+                return Err(artifact(kind));
+            }
+            let manifest = Manifest { config, layers };
+            check_image(&manifest, layers_max)?;
+            Ok(Document::Manifest(manifest))
+        }
+        (Some(_), _, _) => Err(malformed(
+            "it is neither quite an index nor quite a manifest".to_owned(),
+        )),
+        _ => Err(malformed(
+            "it has no config and layers, and no manifests either".to_owned(),
+        )),
+    }
+}
+
+fn is_generic(media_type: &str) -> bool {
+    matches!(
+        media_type,
+        "" | "application/json" | "application/octet-stream" | "text/plain" | "binary/octet-stream"
+    )
+}
+
+fn check_outer_type(media_type: &str) -> Result<(), ContentError> {
+    if media_type.starts_with(DOCKER_SCHEMA_1) {
+        return Err(schema_1(media_type));
+    }
+    let known = [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST].contains(&media_type);
+    if known || is_generic(media_type) {
+        return Ok(());
+    }
+    Err(ContentError::WrongMediaType {
+        found: media_type.to_owned(),
+        wanted: "a manifest",
+        advice: "it is no image manifest; does the registry's address lead to a registry?",
+    })
+}
+
+fn schema_1(media_type: &str) -> ContentError {
+    ContentError::WrongMediaType {
+        found: media_type.to_owned(),
+        wanted: "a manifest",
+        advice: "it is Docker's old schema 1, which cannot be verified; push the image again with a current tool",
+    }
+}
+
+fn artifact(kind: String) -> ContentError {
+    ContentError::WrongMediaType {
+        found: kind,
+        wanted: "an image",
+        advice: "it is an artifact (a chart, a signature, a module …), not a container image",
+    }
+}
+
+fn is_image_config(media_type: &str) -> bool {
+    matches!(
+        media_type,
+        "" | OCI_CONFIG | DOCKER_CONFIG | "application/octet-stream"
+    )
+}
+
+fn check_image(manifest: &Manifest, layers_max: usize) -> Result<(), ContentError> {
+    if !is_image_config(&manifest.config.media_type) {
+        return Err(artifact(manifest.config.media_type.clone()));
+    }
+    if manifest.layers.len() > layers_max {
+        return Err(ContentError::TooLarge {
+            what: "manifest",
+            unit: "layers",
+            found: manifest.layers.len() as u64,
+            most: layers_max as u64,
+        });
+    }
+    manifest
+        .layers
+        .iter()
+        .try_for_each(|layer| check_layer(&layer.media_type))
+}
+
+/// How a layer is compressed is seen from its bytes; here only whether it is a
+/// layer of ours at all.
+fn check_layer(media_type: &str) -> Result<(), ContentError> {
+    let refuse = |advice| {
+        Err(ContentError::WrongMediaType {
+            found: media_type.to_owned(),
+            wanted: "a layer",
+            advice,
+        })
+    };
+    if media_type.contains(".nondistributable.") || media_type.contains(".foreign.") {
+        return refuse(
+            "it is a foreign layer, kept elsewhere by its owner; use an image that contains its layers",
+        );
+    }
+    if media_type.contains("+encrypted") {
+        return refuse(
+            "it is encrypted; decrypt the image first, for example with 'skopeo copy --decryption-key'",
+        );
+    }
+    match media_type {
+        ""
+        | "application/vnd.oci.image.layer.v1.tar"
+        | "application/vnd.oci.image.layer.v1.tar+gzip"
+        | "application/vnd.oci.image.layer.v1.tar+zstd"
+        | "application/vnd.docker.image.rootfs.diff.tar"
+        | "application/vnd.docker.image.rootfs.diff.tar.gzip"
+        | "application/vnd.docker.image.rootfs.diff.tar.zstd" => Ok(()),
+        _ => refuse("it is not a file system layer in tar, plain or with gzip or zstd"),
+    }
+}
+
+/// Fails when these are not the bytes that the descriptor names.
+pub(crate) fn verify(what: &str, wanted: &Descriptor, bytes: &[u8]) -> Result<(), ContentError> {
+    if wanted.size != bytes.len() as u64 {
+        return Err(ContentError::WrongSize {
+            what: format!("{what} {}", wanted.digest),
+            wanted: wanted.size,
+            found: bytes.len() as u64,
+        });
+    }
+    verify_digest(what, &wanted.digest, bytes)
+}
+
+/// Fails when these are not the bytes that the digest names.
+pub(crate) fn verify_digest(what: &str, wanted: &Digest, bytes: &[u8]) -> Result<(), ContentError> {
+    let mut hasher = wanted.hasher();
+    hasher.update(bytes);
+    let found = hasher.finish();
+    if found == *wanted {
+        return Ok(());
+    }
+    Err(ContentError::WrongDigest {
+        what: what.to_owned(),
+        wanted: wanted.clone(),
+        found,
+    })
+}
+
+impl fmt::Display for Descriptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.digest)
+    }
+}
+
+#[cfg(test)]
+#[path = "manifest_tests.rs"]
+mod tests;
