@@ -1,0 +1,194 @@
+//! The keys of a mapping: known, not twice, and in their place.
+//!
+//! What stands behind a key is no business of this module.
+
+use super::diagnostic::{Diagnostic, Problems};
+use super::suggest::nearest;
+use super::tree::{Node, Value};
+use super::value;
+use crate::units::quoted;
+
+/// A kind of mapping.
+pub(super) struct Section {
+    /// What it describes.
+    pub(super) what: &'static str,
+    /// Where its keys belong.
+    place: &'static str,
+    keys: &'static [&'static str],
+    /// What to write where something else stands in its place.
+    example: &'static str,
+}
+
+/// The top of a chain file.
+pub(super) const TOP: Section = Section {
+    what: "a chain file",
+    place: "at the top of the file, beside `Chain`",
+    keys: &["Chain", "Name", "Deadline"],
+    example: "begin the file with `Chain:`, and list the links under it",
+};
+
+/// A link by itself: what it runs.
+pub(super) const LINK: Section = Section {
+    what: "a link",
+    place: "to a link",
+    keys: &[
+        "Image",
+        "Command",
+        "Arguments",
+        "Environment",
+        "WorkingDirectory",
+        "User",
+        "Writable",
+        "Network",
+        "Constraints",
+    ],
+    example: "begin it with `Image: `",
+};
+
+/// A link in a chain: what it runs, and how the chain uses it.
+pub(super) const CHAIN_LINK: Section = Section {
+    what: "a link",
+    place: "to a link, in the list under `Chain`",
+    keys: &[
+        "Image",
+        "Command",
+        "Arguments",
+        "Environment",
+        "WorkingDirectory",
+        "User",
+        "Writable",
+        "Network",
+        "Constraints",
+        "Name",
+        "Deadline",
+        "Retries",
+        "AcceptedExitCodes",
+    ],
+    example: "begin it with `- Image: `",
+};
+
+/// The limits of a link.
+pub(super) const CONSTRAINTS: Section = Section {
+    what: "`Constraints`",
+    place: "under `Constraints`",
+    keys: &["Memory", "CPU", "Processes"],
+    example: "write it as `Constraints: {Memory: 20M}`",
+};
+
+/// The entries of a mapping by their keys.
+pub(super) struct Fields<'n> {
+    entries: Vec<(&'static str, &'n Node, &'n Node)>,
+    /// Keys that an unknown key was probably meant to be.
+    suspected: Vec<&'static str>,
+}
+
+impl<'n> Fields<'n> {
+    /// Checks the keys of a mapping. Nothing behind a key, as in
+    /// `Constraints:`, is a mapping without entries.
+    pub(super) fn read(node: &'n Node, section: &Section, problems: &mut Problems) -> Option<Self> {
+        let mut fields = Self {
+            entries: Vec::new(),
+            suspected: Vec::new(),
+        };
+        let entries = match &*node.value {
+            Value::Map(entries) => entries,
+            Value::Null => return Some(fields),
+            _ => {
+                value::wrong_type(node, section.what, "a mapping", section.example, problems);
+                return None;
+            }
+        };
+        for (key, value) in entries {
+            let word = match &*key.value {
+                Value::Scalar(word) => word,
+                Value::Invalid => continue,
+                _ => {
+                    problems.push(Diagnostic::new(
+                        key.span.clone(),
+                        format!("a key of {} must be a word", section.what),
+                    ));
+                    continue;
+                }
+            };
+            match section.keys.iter().find(|known| *known == word) {
+                Some(known) => fields.add(known, key, value, problems),
+                None => fields.unknown(word, key, section, problems),
+            }
+        }
+        Some(fields)
+    }
+
+    /// What stands behind a key, if anything does.
+    pub(super) fn get(&self, key: &str) -> Option<&'n Node> {
+        let entry = self.entries.iter().find(|(known, ..)| *known == key);
+        entry.map(|(_, _, value)| *value)
+    }
+
+    /// Whether a key is missing, and not just misspelled.
+    pub(super) fn lacks(&self, key: &str) -> bool {
+        self.get(key).is_none() && !self.suspected.contains(&key)
+    }
+
+    fn add(
+        &mut self,
+        known: &'static str,
+        key: &'n Node,
+        value: &'n Node,
+        problems: &mut Problems,
+    ) {
+        match self.entries.iter().find(|(other, ..)| *other == known) {
+            Some((_, first, _)) => problems.push(duplicate(known, first, key)),
+            None => self.entries.push((known, key, value)),
+        }
+    }
+
+    fn unknown(&mut self, word: &str, key: &Node, section: &Section, problems: &mut Problems) {
+        if word == "<<" {
+            // It was to give any of them.
+            self.suspected.extend(section.keys);
+            problems.push(merge_key(key));
+            return;
+        }
+        let problem = Diagnostic::new(key.span.clone(), format!("unknown key {}", quoted(word)));
+        let elsewhere = [CHAIN_LINK, CONSTRAINTS, TOP]
+            .into_iter()
+            .find(|other| other.keys.contains(&word));
+        let problem = if let Some(other) = elsewhere {
+            // A link that stands outside of a list stands for the list.
+            self.suspected
+                .extend(section.keys.iter().filter(|key| **key == "Chain"));
+            problem
+                .label(format!("not a key of {}", section.what))
+                .help(format!("`{word}` belongs {}", other.place))
+        } else if let Some(near) = nearest(word, section.keys) {
+            self.suspected.push(near);
+            problem.suggest(near)
+        } else {
+            problem
+                .label(format!("not a key of {}", section.what))
+                .help(format!(
+                    "{} has the keys {}",
+                    section.what,
+                    section.keys.join(", ")
+                ))
+        };
+        problems.push(problem);
+    }
+}
+
+/// A key that stands twice in a mapping.
+pub(super) fn duplicate(word: &str, first: &Node, second: &Node) -> Diagnostic {
+    Diagnostic::new(
+        second.span.clone(),
+        format!("duplicate key {}", quoted(word)),
+    )
+    .label("given again")
+    .related(first.span.clone(), "first given here")
+}
+
+/// A merge key: an addition to YAML that YAML 1.2 does not have.
+pub(super) fn merge_key(key: &Node) -> Diagnostic {
+    Diagnostic::new(key.span.clone(), "merge keys (`<<`) are not supported")
+        .label("a merge key")
+        .help("use an alias for a whole value, as in `Environment: *name`, or repeat the keys")
+}

@@ -1,0 +1,308 @@
+//! The scalars and lists behind the keys.
+//!
+//! A scalar is taken as it is written: `1.10`, `yes` and `0x10` are these very
+//! characters. Quotes make no difference, except that `null`, `~` and nothing
+//! at all are no text unless quoted. Each function reports what is wrong and
+//! then gives `None`.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+use super::diagnostic::{Diagnostic, Problems};
+use super::fields::{duplicate, merge_key};
+use super::limits::{
+    MAX_ARGUMENT_BYTES, MAX_ENVIRONMENT_NAME_BYTES, MAX_ENVIRONMENT_VARIABLES, MAX_NAME_BYTES,
+};
+use super::suggest::nearest;
+use super::tree::{Node, Value};
+use crate::units::quoted;
+
+/// Reports that something is not what it must be. `what` names it.
+pub(super) fn wrong_type(
+    node: &Node,
+    what: &str,
+    expected: &str,
+    help: &str,
+    problems: &mut Problems,
+) {
+    let message = match &*node.value {
+        Value::Invalid => return,
+        Value::Null => format!("{what} is empty"),
+        Value::Scalar(_) => format!("{what} must be {expected}, not text"),
+        Value::List(_) => format!("{what} must be {expected}, not a list"),
+        Value::Map(_) => format!("{what} must be {expected}, not a mapping"),
+    };
+    problems.push(
+        Diagnostic::new(node.span.clone(), message)
+            .label(format!("expected {expected}"))
+            .help(help),
+    );
+}
+
+/// Text of any kind.
+pub(super) fn text<'n>(
+    node: &'n Node,
+    what: &str,
+    help: &str,
+    problems: &mut Problems,
+) -> Option<&'n str> {
+    match &*node.value {
+        Value::Scalar(text) => return Some(text),
+        Value::List(_) | Value::Map(_) => {
+            wrong_type(
+                node,
+                what,
+                "text",
+                "if this is the text, put it in quotes",
+                problems,
+            );
+        }
+        _ => wrong_type(node, what, "text", help, problems),
+    }
+    None
+}
+
+/// Text that can be handed to a process.
+pub(super) fn exec_text(
+    node: &Node,
+    what: &str,
+    help: &str,
+    problems: &mut Problems,
+) -> Option<String> {
+    let text = text(node, what, help, problems)?;
+    check_exec_text(node, what, text, 0, problems).then(|| text.to_owned())
+}
+
+/// Text that can be handed to a process, and passes a test of its own.
+pub(super) fn exec_text_where(
+    node: &Node,
+    what: &str,
+    help: &str,
+    test: impl FnOnce(&str) -> Result<(), &'static str>,
+    problems: &mut Problems,
+) -> Option<String> {
+    let text = exec_text(node, what, help, problems)?;
+    match test(&text) {
+        Ok(()) => Some(text),
+        Err(fault) => {
+            let message = format!("{what} {fault}: {}", quoted(&text));
+            problems.push(Diagnostic::new(node.span.clone(), message).help(help));
+            None
+        }
+    }
+}
+
+fn check_exec_text(
+    node: &Node,
+    what: &str,
+    text: &str,
+    more_bytes: usize,
+    problems: &mut Problems,
+) -> bool {
+    let problem = if text.contains('\0') {
+        Diagnostic::new(node.span.clone(), format!("{what} holds a NUL character"))
+            .label("no program can be given this")
+    } else if text.len() + more_bytes > MAX_ARGUMENT_BYTES {
+        Diagnostic::new(
+            node.span.clone(),
+            format!("{what} is longer than {MAX_ARGUMENT_BYTES} bytes"),
+        )
+        .label("longer than Linux passes on")
+        .help("put the data into the image, or send it through stdin")
+    } else {
+        return true;
+    };
+    problems.push(problem);
+    false
+}
+
+/// The items of a list; nothing behind the key is an empty list.
+pub(super) fn list<'n>(
+    node: &'n Node,
+    what: &str,
+    help: &str,
+    max: usize,
+    problems: &mut Problems,
+) -> &'n [Node] {
+    match &*node.value {
+        Value::List(items) if items.len() > max => {
+            let span = items.get(max).map_or(&node.span, |item| &item.span);
+            problems.push(
+                Diagnostic::new(span.clone(), format!("{what} has {} items", items.len()))
+                    .label(format!("at most {max}")),
+            );
+            &[]
+        }
+        Value::List(items) => items,
+        Value::Null => &[],
+        _ => {
+            wrong_type(node, what, "a list", help, problems);
+            &[]
+        }
+    }
+}
+
+/// An amount with a unit, or another value that knows how it is read.
+pub(super) fn parsed<T, E: Display>(
+    node: &Node,
+    what: &str,
+    help: &str,
+    parse: impl FnOnce(&str) -> Result<T, E>,
+    problems: &mut Problems,
+) -> Option<T> {
+    let text = text(node, what, help, problems)?;
+    match parse(text) {
+        Ok(value) => Some(value),
+        Err(error) => {
+            problems.push(Diagnostic::new(
+                node.span.clone(),
+                format!("{what}: {error}"),
+            ));
+            None
+        }
+    }
+}
+
+/// A whole number within bounds, in decimal digits.
+pub(super) fn number<T: FromStr + PartialOrd + Display>(
+    node: &Node,
+    what: &str,
+    range: RangeInclusive<T>,
+    problems: &mut Problems,
+) -> Option<T> {
+    let expected = format!("a whole number from {} to {}", range.start(), range.end());
+    let Value::Scalar(text) = &*node.value else {
+        wrong_type(
+            node,
+            what,
+            &expected,
+            &format!("write {expected}"),
+            problems,
+        );
+        return None;
+    };
+    let is_digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = text
+        .parse()
+        .ok()
+        .filter(|number| is_digits && range.contains(number));
+    if number.is_none() {
+        let message = format!("{what} must be {expected}, not {}", quoted(text));
+        problems.push(Diagnostic::new(node.span.clone(), message));
+    }
+    number
+}
+
+/// One of a few words.
+pub(super) fn word<T: Copy>(
+    node: &Node,
+    what: &str,
+    words: [(&str, T); 2],
+    help: &str,
+    problems: &mut Problems,
+) -> Option<T> {
+    let text = text(node, what, help, problems)?;
+    let found = words.iter().find(|(word, _)| *word == text);
+    if found.is_none() {
+        let [one, other] = words.map(|(word, _)| word);
+        let message = format!("{what} must be {one} or {other}, not {}", quoted(text));
+        let problem = Diagnostic::new(node.span.clone(), message);
+        let meant = match text.to_ascii_lowercase().as_str() {
+            "yes" | "y" | "on" | "1" => Some("true"),
+            "no" | "n" | "off" | "0" => Some("false"),
+            text => nearest(text, &[one, other]),
+        };
+        problems.push(match meant.filter(|meant| [one, other].contains(meant)) {
+            Some(meant) => problem.suggest(meant),
+            None => problem.help(help),
+        });
+    }
+    found.map(|(_, value)| *value)
+}
+
+/// What messages call a link.
+pub(super) fn link_name(node: &Node, problems: &mut Problems) -> Option<String> {
+    let help = "leave `Name` out to use the command's name";
+    let name = text(node, "`Name`", help, problems)?;
+    let fault = if name.trim() != name || name.is_empty() {
+        "is empty, or has blanks around it"
+    } else if name.len() > MAX_NAME_BYTES {
+        "is longer than 100 bytes"
+    } else if name.chars().any(char::is_control) {
+        "holds control characters"
+    } else {
+        return Some(name.to_owned());
+    };
+    let message = format!("`Name` {fault}: {}", quoted(name));
+    problems.push(Diagnostic::new(node.span.clone(), message).help(help));
+    None
+}
+
+/// Environment variables by name.
+pub(super) fn environment(node: &Node, problems: &mut Problems) -> BTreeMap<String, String> {
+    let mut variables = BTreeMap::new();
+    let entries = match &*node.value {
+        Value::Map(entries) => entries,
+        Value::Null => return variables,
+        _ => {
+            let help = "write each variable on a line of its own, as in `LANG: C`";
+            wrong_type(node, "`Environment`", "a mapping", help, problems);
+            return variables;
+        }
+    };
+    if entries.len() > MAX_ENVIRONMENT_VARIABLES {
+        problems.push(Diagnostic::new(
+            node.span.clone(),
+            format!("`Environment` has more than {MAX_ENVIRONMENT_VARIABLES} variables"),
+        ));
+        return variables;
+    }
+    let mut keys: BTreeMap<&str, &Node> = BTreeMap::new();
+    for (key, value) in entries {
+        let help = "put a name that YAML takes for something else in quotes";
+        let Some(name) = text(key, "the name of an environment variable", help, problems) else {
+            continue;
+        };
+        if name == "<<" && matches!(*value.value, Value::Map(_) | Value::List(_)) {
+            problems.push(merge_key(key));
+            continue;
+        }
+        if let Some(first) = keys.insert(name, key) {
+            problems.push(duplicate(name, first, key));
+        }
+        let is_name = variable_name(key, name, problems);
+        let what = format!("the environment variable {}", quoted(name));
+        let help = "write '' for an empty value; the host's own value is never passed on";
+        if let Some(text) = text(value, &what, help, problems)
+            && check_exec_text(value, &what, text, name.len() + 1, problems)
+            && is_name
+        {
+            variables.insert(name.to_owned(), text.to_owned());
+        }
+    }
+    variables
+}
+
+fn variable_name(node: &Node, name: &str, problems: &mut Problems) -> bool {
+    let fault = if name.is_empty() {
+        "is empty"
+    } else if name.contains('=') {
+        "holds a `=`"
+    } else if name.contains('\0') {
+        "holds a NUL character"
+    } else if name.len() > MAX_ENVIRONMENT_NAME_BYTES {
+        "is longer than 255 bytes"
+    } else {
+        return true;
+    };
+    let message = format!(
+        "the name of an environment variable {fault}: {}",
+        quoted(name)
+    );
+    problems.push(
+        Diagnostic::new(node.span.clone(), message).help("write it as in `LANG: C`, without `=`"),
+    );
+    false
+}
