@@ -37,19 +37,19 @@ pub enum UnitError {
         expected: &'static str,
     },
     /// The amount is below what makes sense.
-    #[error("{text} is too little: the least is {least}")]
+    #[error("{text} is too little: it must be {least}")]
     TooSmall {
         /// The text, quoted.
         text: String,
-        /// The least amount allowed.
+        /// What it must be, as in `at least 1M`.
         least: &'static str,
     },
     /// The amount is beyond what can be handled.
-    #[error("{text} is too much: the most is {most}")]
+    #[error("{text} is too much: it must be {most}")]
     TooLarge {
         /// The text, quoted.
         text: String,
-        /// The greatest amount allowed.
+        /// What it must be, as in `at most 1024T`.
         most: &'static str,
     },
 }
@@ -77,12 +77,12 @@ pub fn parse_memory(text: &str) -> Result<u64, UnitError> {
     match bytes {
         Some(bytes) if bytes < MIN_MEMORY_BYTES => Err(UnitError::TooSmall {
             text: quoted(text),
-            least: "1M",
+            least: "at least 1M",
         }),
         Some(bytes) if bytes <= MAX_MEMORY_BYTES => Ok(bytes),
         _ => Err(UnitError::TooLarge {
             text: quoted(text),
-            most: "1024T",
+            most: "at most 1024T",
         }),
     }
 }
@@ -117,13 +117,13 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     };
     let too_large = || UnitError::TooLarge {
         text: quoted(text),
-        most: "8760h",
+        most: "at most 8760h",
     };
     let nanoseconds = number.times(nanoseconds_per_unit).ok_or_else(too_large)?;
     if nanoseconds == 0 {
         return Err(UnitError::TooSmall {
             text: quoted(text),
-            least: "anything above zero",
+            least: "more than zero",
         });
     }
     if nanoseconds > u128::from(MAX_DEADLINE_SECONDS) * NANOSECONDS_PER_SECOND {
@@ -201,12 +201,12 @@ impl FromStr for CpuLimit {
         match millicores {
             Some(millicores) if millicores < MIN_CPU_MILLICORES => Err(UnitError::TooSmall {
                 text: quoted(text),
-                least: "0.01",
+                least: "at least 0.01",
             }),
             Some(millicores) if millicores <= MAX_CPU_MILLICORES => Ok(Self(millicores)),
             _ => Err(UnitError::TooLarge {
                 text: quoted(text),
-                most: "8192",
+                most: "at most 8192",
             }),
         }
     }
@@ -265,18 +265,13 @@ impl Decimal {
 
 /// A value in backticks for a message: printable, on one line, not too long.
 pub(crate) fn quoted(text: &str) -> String {
-    let mut quoted: String = text
-        .chars()
-        .take(QUOTED_CHARS)
-        .flat_map(|c| {
-            match c {
-                '"' | '\'' | '\\' => c.to_string(),
-                _ => c.escape_debug().to_string(),
-            }
-            .chars()
-            .collect::<Vec<_>>()
-        })
-        .collect();
+    let mut quoted = String::new();
+    for c in text.chars().take(QUOTED_CHARS) {
+        match c {
+            '"' | '\'' | '\\' => quoted.push(c),
+            _ => quoted.extend(c.escape_debug()),
+        }
+    }
     if text.chars().nth(QUOTED_CHARS).is_some() {
         quoted.push('…');
     }

@@ -182,10 +182,9 @@ impl FileError {
             .map(|diagnostic| self.render_one(diagnostic, &renderer))
             .collect();
         if self.omitted > 0 {
-            parts.push(format!(
-                "error: {} more errors in {}",
-                self.omitted, self.label
-            ));
+            let errors = if self.omitted == 1 { "error" } else { "errors" };
+            let label = normalize_untrusted_str(&self.label);
+            parts.push(format!("error: {} more {errors} in {label}", self.omitted));
         }
         parts.join("\n\n")
     }

@@ -80,8 +80,11 @@ fn links(node: &Node, problems: &mut Problems) -> Vec<ChainLink> {
 fn chain_link(node: &Node, problems: &mut Problems) -> Option<ChainLink> {
     let fields = link_fields(node, &CHAIN_LINK, problems)?;
     let mut link = ChainLink::new(what_runs(node, &fields, problems));
-    if let Some(node) = fields.get("Name") {
-        link.name = value::link_name(node, problems)?;
+    if let Some(name) = fields
+        .get("Name")
+        .and_then(|node| value::link_name(node, problems))
+    {
+        link.name = name;
     }
     if let Some(node) = fields.get("Deadline") {
         link.deadline = deadline(node, problems);

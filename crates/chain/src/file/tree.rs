@@ -281,8 +281,11 @@ fn syntax_error(text: &str, error: &ScanError) -> Diagnostic {
         ErrorKind::MappingValueNotAllowed => {
             Some("check the indentation; text that holds a colon and a space needs quotes")
         }
-        ErrorKind::UnexpectedCharacter { .. } => {
-            Some("text that begins with one of @ ` % , ] } needs quotes")
+        ErrorKind::UnexpectedCharacter { character } => {
+            let message = format!("text cannot begin with {}", quoted(&character.to_string()));
+            return Diagnostic::new(place..place + character.len_utf8(), message)
+                .label("reserved by YAML")
+                .help("put the text in quotes");
         }
         ErrorKind::ExpectedBlockMappingKey
         | ErrorKind::ExpectedBlockSequenceEntry

@@ -87,10 +87,18 @@ pub(super) fn exec_text_where(
     match test(&text) {
         Ok(()) => Some(text),
         Err(fault) => {
-            let message = format!("{what} {fault}: {}", quoted(&text));
+            let message = faulty(what, fault, &text);
             problems.push(Diagnostic::new(node.span.clone(), message).help(help));
             None
         }
+    }
+}
+
+/// Names a fault of a text, and the text if there is any.
+fn faulty(what: &str, fault: &str, text: &str) -> String {
+    match text {
+        "" => format!("{what} {fault}"),
+        text => format!("{what} {fault}: {}", quoted(text)),
     }
 }
 
@@ -226,8 +234,10 @@ pub(super) fn word<T: Copy>(
 pub(super) fn link_name(node: &Node, problems: &mut Problems) -> Option<String> {
     let help = "leave `Name` out to use the command's name";
     let name = text(node, "`Name`", help, problems)?;
-    let fault = if name.trim() != name || name.is_empty() {
-        "is empty, or has blanks around it"
+    let fault = if name.trim().is_empty() {
+        "is empty"
+    } else if name.trim() != name {
+        "has blanks around it"
     } else if name.len() > MAX_NAME_BYTES {
         "is longer than 100 bytes"
     } else if name.chars().any(char::is_control) {
@@ -235,7 +245,7 @@ pub(super) fn link_name(node: &Node, problems: &mut Problems) -> Option<String> 
     } else {
         return Some(name.to_owned());
     };
-    let message = format!("`Name` {fault}: {}", quoted(name));
+    let message = faulty("`Name`", fault, name);
     problems.push(Diagnostic::new(node.span.clone(), message).help(help));
     None
 }
@@ -297,10 +307,7 @@ fn variable_name(node: &Node, name: &str, problems: &mut Problems) -> bool {
     } else {
         return true;
     };
-    let message = format!(
-        "the name of an environment variable {fault}: {}",
-        quoted(name)
-    );
+    let message = faulty("the name of an environment variable", fault, name);
     problems.push(
         Diagnostic::new(node.span.clone(), message).help("write it as in `LANG: C`, without `=`"),
     );

@@ -135,7 +135,7 @@ impl Lines {
         };
         self.line(&format!("{before} |{chomping}"));
         self.indented(|lines| {
-            for line in text.lines() {
+            for line in text.strip_suffix('\n').unwrap_or(text).split('\n') {
                 lines.line(line);
             }
         });
@@ -161,8 +161,10 @@ fn block_chomping(text: &str) -> Option<&'static str> {
     let fits = body.contains('\n')
         && !body.starts_with([' ', '\n'])
         && !body.ends_with('\n')
-        && body.lines().all(|line| line.chars().all(is_printable))
-        && body.lines().all(|line| line.trim_end() == line);
+        // Not `lines`: it takes a carriage return for part of a line break.
+        && body
+            .split('\n')
+            .all(|line| line.trim_end() == line && line.chars().all(is_printable));
     fits.then_some(chomping)
 }
 
