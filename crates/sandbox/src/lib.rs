@@ -1,1 +1,35 @@
-//! sandbox
+//! Natively sandboxed processes, started by a zygote per link.
+//!
+//! The runner holds a [`Launcher`]. From a [`Spec`], which is plain data, it
+//! opens a [`Zygote`]: this same program, executed afresh, that enters the
+//! sandbox once ([`enter`](self) is one screen) and from then on makes one
+//! process per request with as little as possible left to do. Everything here
+//! is synchronous and knows nothing of images, chains or networks of runners.
+//!
+//! A program that uses this crate must call [`run_zygote_if_asked`] first thing
+//! in `main`, before it starts a thread.
+#![deny(unsafe_code)]
+
+mod capabilities;
+mod cgroup;
+mod enter;
+mod failure;
+mod init;
+mod launcher;
+mod mounts;
+mod network;
+mod rlimits;
+mod seccomp;
+mod spec;
+#[expect(unsafe_code, reason = "the one place where it is allowed")]
+mod sys;
+mod user;
+mod wire;
+mod zygote;
+
+pub use cgroup::{CgroupError, Cgroups};
+pub use failure::{Failure, Step};
+pub use launcher::{Event, Launcher, OpenError, Process, StartError, Stdio, WaitStatus, Zygote};
+pub use mounts::{MOUNT_POINT_FILES, MOUNT_POINT_FOLDERS};
+pub use spec::{Ids, Limits, Network, SHIFTED_IDS, Spec};
+pub use zygote::run_zygote_if_asked;

@@ -1,0 +1,134 @@
+//! What a link's processes run and may have, as data that can be built and
+//! compared without any privilege.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything a zygote needs to know of its link.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Spec {
+    /// The folder that becomes `/`. It must have the folders of
+    /// [`MOUNT_POINT_FOLDERS`](crate::MOUNT_POINT_FOLDERS).
+    pub root: PathBuf,
+    /// The program and its arguments. A first word without a slash is looked up
+    /// in the `PATH` of `environment`, inside the root.
+    pub command: Vec<String>,
+    /// The whole environment; `PATH` and `HOME` are added where they are missing.
+    pub environment: Vec<(String, String)>,
+    /// Where the process starts, a path inside the root.
+    pub working_directory: String,
+    /// `name`, `uid`, `name:group`, `uid:gid`, or nothing for root: as in an
+    /// image's `User`, names being those of the root's own `/etc/passwd` and
+    /// `/etc/group`.
+    pub user: String,
+    /// A private, throw-away writable root for each process instead of the
+    /// read-only one that all share.
+    pub writable: bool,
+    /// Which network the processes see.
+    pub network: Network,
+    /// What `hostname` says inside.
+    pub hostname: String,
+    /// Which ids of the host the ids inside stand for.
+    pub ids: Ids,
+}
+
+/// Which network a link's processes see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Network {
+    /// None at all, not even a loopback.
+    None,
+    /// The host's own.
+    Host,
+}
+
+/// Which ids of the host the ids inside the sandbox stand for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ids {
+    /// Ids 0 to 65535 inside are `base` to `base + 65535` outside, which belong
+    /// to nobody else. Needs privilege.
+    Shifted {
+        /// What id 0 inside is outside.
+        base: u32,
+    },
+    /// One id, whichever the link runs as, stands for the caller's own. All
+    /// that an unprivileged user may have.
+    Own,
+}
+
+/// The ids that a privileged runner uses: the range that systemd's table of user
+/// ids leaves to no one (0x70000000 and up), so neither users, nor their
+/// sub-ids, nor other container engines meet it.
+pub const SHIFTED_IDS: Ids = Ids::Shifted { base: 0x7000_0000 };
+
+/// How many ids a shifted range has.
+pub(crate) const SHIFTED_IDS_COUNT: u32 = 65536;
+
+impl Ids {
+    /// [`SHIFTED_IDS`] where this process may use them, else [`Ids::Own`].
+    pub fn detect() -> Ids {
+        let Ids::Shifted { base } = SHIFTED_IDS else {
+            return Ids::Own;
+        };
+        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        if rustix::process::geteuid().is_root() && map_covers(&map, base, SHIFTED_IDS_COUNT) {
+            SHIFTED_IDS
+        } else {
+            Ids::Own
+        }
+    }
+}
+
+/// Does this `uid_map` have the `count` ids from `first` on, in one extent?
+fn map_covers(map: &str, first: u32, count: u32) -> bool {
+    map.lines().any(|line| {
+        let mut numbers = line.split_whitespace().map(str::parse::<u64>);
+        let (Some(Ok(start)), Some(Ok(_)), Some(Ok(length))) =
+            (numbers.next(), numbers.next(), numbers.next())
+        else {
+            return false;
+        };
+        start <= u64::from(first) && u64::from(first) + u64::from(count) <= start + length
+    })
+}
+
+/// How much each process may use, with whatever it starts. Absent: no limit of
+/// its own.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Limits {
+    /// Memory in bytes, private folders included.
+    pub memory_bytes: Option<u64>,
+    /// Processor time in thousandths of a core.
+    pub cpu_millicores: Option<u64>,
+    /// Processes and threads at a time.
+    pub processes: Option<u32>,
+}
+
+impl Limits {
+    /// Is there anything to enforce?
+    pub fn any(&self) -> bool {
+        *self != Limits::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_covers_what_lies_in_one_extent() {
+        assert!(map_covers(
+            "         0          0 4294967295\n",
+            0x7000_0000,
+            65536
+        ));
+        assert!(map_covers("0 1000 1\n1 100000 65536\n", 1, 65536));
+        assert!(!map_covers("0 1000 1\n1 100000 65536\n", 1, 65537));
+        assert!(!map_covers(
+            "0 1000 1\n1 100000 65536\n",
+            0x7000_0000,
+            65536
+        ));
+        assert!(!map_covers("", 0, 1));
+    }
+}

@@ -1,0 +1,591 @@
+//! System calls that rustix does not offer, or that must be made where the C
+//! library's state is shared with another process. The only `unsafe` of the
+//! project.
+//!
+//! Init and the command's process before its exec run in the zygote's memory
+//! (`CLONE_VM`), on a stack of their own but with the zygote's thread-local
+//! storage, *while the zygote goes on*. Code there must not allocate, must not
+//! touch `errno`, and must not panic. So the calls here are made directly, and
+//! their errors are returned as numbers.
+//!
+//! Some calls carry a [`Knock`] in their sixth argument register, which the
+//! kernel ignores and the system call filter checks: only who knows it may
+//! mount or make namespaces (see `seccomp.rs`).
+
+use std::arch::asm;
+use std::ffi::{CStr, CString, c_char};
+use std::ptr;
+use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
+
+use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// The kernel's error number.
+pub(crate) type Errno = i32;
+
+/// A secret of the zygote that its filter wants to see with a privileged call.
+#[derive(Clone, Copy)]
+pub(crate) struct Knock(pub(crate) u64);
+
+/// Makes a system call with six arguments and nothing else.
+///
+/// # Safety
+/// As for the call that `number` stands for.
+#[cfg(target_arch = "x86_64")]
+unsafe fn syscall(number: libc::c_long, arguments: [usize; 6]) -> Result<usize, Errno> {
+    let result: isize;
+    // SAFETY: the registers are those of the x86-64 system call convention; the
+    // kernel overwrites rcx and r11 and keeps the rest. What the call itself
+    // does to memory is the caller's to answer for.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") number as isize => result,
+            in("rdi") arguments[0],
+            in("rsi") arguments[1],
+            in("rdx") arguments[2],
+            in("r10") arguments[3],
+            in("r8") arguments[4],
+            in("r9") arguments[5],
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    outcome(result)
+}
+
+/// Makes a system call with six arguments and nothing else.
+///
+/// # Safety
+/// As for the call that `number` stands for.
+#[cfg(target_arch = "aarch64")]
+unsafe fn syscall(number: libc::c_long, arguments: [usize; 6]) -> Result<usize, Errno> {
+    let result: isize;
+    // SAFETY: the registers are those of the AArch64 system call convention; the
+    // kernel keeps all but x0. What the call itself does to memory is the
+    // caller's to answer for.
+    unsafe {
+        asm!(
+            "svc #0",
+            in("x8") number,
+            inlateout("x0") arguments[0] => result,
+            in("x1") arguments[1],
+            in("x2") arguments[2],
+            in("x3") arguments[3],
+            in("x4") arguments[4],
+            in("x5") arguments[5],
+            options(nostack),
+        );
+    }
+    outcome(result)
+}
+
+/// The kernel returns errors as -4095 to -1.
+fn outcome(result: isize) -> Result<usize, Errno> {
+    if (-4095..0).contains(&result) {
+        Err(-(result as i32))
+    } else {
+        Ok(result.cast_unsigned())
+    }
+}
+
+/// `clone` for a child that goes on in `entry(argument)` on its own stack, in
+/// the same memory.
+///
+/// # Safety
+/// `stack` is the top of an unused, writable region that outlives the child;
+/// `pidfd` and `child_tid`, where the flags use them, outlive the call and the
+/// child; `entry` keeps to the rules of this module.
+#[cfg(target_arch = "x86_64")]
+unsafe fn clone_call(
+    flags: u64,
+    stack: *mut u8,
+    pidfd: *mut i32,
+    child_tid: *mut i32,
+    knock: Knock,
+    entry: extern "C" fn(*const ()) -> !,
+    argument: *const (),
+) -> Result<i32, Errno> {
+    let result: isize;
+    // SAFETY: the parent sees an ordinary system call. The child wakes with the
+    // same registers but for rax = 0 and rsp = stack, which is 16-byte aligned,
+    // as `call` wants it; it leaves this function for `entry` and never returns.
+    unsafe {
+        asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, r13",
+            "call r12",
+            "ud2",
+            "2:",
+            inlateout("rax") libc::SYS_clone as isize => result,
+            in("rdi") flags,
+            in("rsi") stack,
+            in("rdx") pidfd,
+            in("r10") child_tid,
+            in("r8") 0usize,
+            in("r9") knock.0,
+            in("r12") entry,
+            in("r13") argument,
+            lateout("rcx") _,
+            lateout("r11") _,
+        );
+    }
+    outcome(result).map(|pid| pid as i32)
+}
+
+/// `clone` for a child that goes on in `entry(argument)` on its own stack, in
+/// the same memory.
+///
+/// # Safety
+/// `stack` is the top of an unused, writable region that outlives the child;
+/// `pidfd` and `child_tid`, where the flags use them, outlive the call and the
+/// child; `entry` keeps to the rules of this module.
+#[cfg(target_arch = "aarch64")]
+unsafe fn clone_call(
+    flags: u64,
+    stack: *mut u8,
+    pidfd: *mut i32,
+    child_tid: *mut i32,
+    knock: Knock,
+    entry: extern "C" fn(*const ()) -> !,
+    argument: *const (),
+) -> Result<i32, Errno> {
+    let result: isize;
+    // SAFETY: the parent sees an ordinary system call. The child wakes with the
+    // same registers but for x0 = 0 and sp = stack, which is 16-byte aligned;
+    // it leaves this function for `entry` and never returns.
+    unsafe {
+        asm!(
+            "svc #0",
+            "cbnz x0, 2f",
+            "mov x29, xzr",
+            "mov x0, x10",
+            "blr x9",
+            "brk #1",
+            "2:",
+            in("x8") libc::SYS_clone,
+            inlateout("x0") flags => result,
+            in("x1") stack,
+            in("x2") pidfd,
+            in("x3") 0usize,
+            in("x4") child_tid,
+            in("x5") knock.0,
+            in("x9") entry,
+            in("x10") argument,
+            lateout("x30") _,
+        );
+    }
+    outcome(result).map(|pid| pid as i32)
+}
+
+/// A stack for a process that shares our memory, with a page below it that
+/// nobody may touch, so that an overflow is a fault and no corruption.
+pub(crate) struct Stack {
+    lowest: AtomicPtr<u8>,
+}
+
+/// Init and the command's process before its exec each use less than 4 KiB in
+/// a release build; a debug build wants more.
+const STACK_BYTES: usize = 32 * 1024;
+const GUARD_BYTES: usize = 64 * 1024;
+
+impl Stack {
+    pub(crate) fn new() -> Result<Stack, Errno> {
+        let length = GUARD_BYTES + STACK_BYTES;
+        let anywhere = ptr::null_mut();
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a new anonymous mapping, wherever the kernel likes, touches
+        // nothing that exists.
+        let lowest = unsafe { libc::mmap(anywhere, length, libc::PROT_NONE, flags, -1, 0) };
+        if lowest == libc::MAP_FAILED {
+            return Err(last_errno());
+        }
+        let lowest = lowest.cast::<u8>();
+        let usable = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: the range is the upper part of the mapping just made, which
+        // nobody else knows yet.
+        if unsafe { libc::mprotect(lowest.add(GUARD_BYTES).cast(), STACK_BYTES, usable) } != 0 {
+            return Err(last_errno());
+        }
+        Ok(Stack {
+            lowest: AtomicPtr::new(lowest),
+        })
+    }
+
+    /// Its top, 16-byte aligned since mappings are page-aligned.
+    fn top(&self) -> *mut u8 {
+        // SAFETY: one past the end of the mapping that `new` made.
+        unsafe {
+            self.lowest
+                .load(Ordering::Relaxed)
+                .add(GUARD_BYTES + STACK_BYTES)
+        }
+    }
+}
+
+/// Starts `entry(argument)` as a process in our memory, on `stack`, in
+/// namespaces of its own as `namespaces` says; gives its pidfd. When the process
+/// has gone and no longer uses the stack, the kernel sets `busy` to 0.
+///
+/// `entry` must keep to the rules of this module, and `stack` be unused:
+/// `busy`, which is set to 1 here, tells both.
+pub(crate) fn spawn_in_our_memory<T: Sync>(
+    entry: extern "C" fn(*const ()) -> !,
+    argument: &'static T,
+    stack: &'static Stack,
+    busy: &'static AtomicI32,
+    namespaces: i32,
+    knock: Knock,
+) -> Result<OwnedFd, Errno> {
+    let flags = namespaces
+        | libc::CLONE_VM
+        | libc::CLONE_PIDFD
+        | libc::CLONE_CHILD_CLEARTID
+        | libc::SIGCHLD;
+    let mut pidfd = -1;
+    assert_eq!(busy.swap(1, Ordering::Acquire), 0, "the stack is in use");
+    // SAFETY: stack, argument and busy live as long as the process ('static);
+    // `busy` was 0, so no earlier child is on this stack any more.
+    let result = unsafe {
+        clone_call(
+            flags as u64,
+            stack.top(),
+            &raw mut pidfd,
+            busy.as_ptr(),
+            knock,
+            entry,
+            ptr::from_ref(argument).cast(),
+        )
+    };
+    match result {
+        // SAFETY: the kernel has just made this descriptor for us.
+        Ok(_) => Ok(unsafe { OwnedFd::from_raw_fd(pidfd) }),
+        Err(errno) => {
+            busy.store(0, Ordering::Release);
+            Err(errno)
+        }
+    }
+}
+
+/// Starts `entry(argument)` as a process in our memory and waits until it has
+/// executed a program or is gone; it works further down on the stack of the
+/// caller, who does not move meanwhile. Gives the process's id.
+pub(crate) fn spawn_and_wait_for_exec<T: Sync>(
+    entry: extern "C" fn(*const ()) -> !,
+    argument: &'static T,
+) -> Result<i32, Errno> {
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    let mut room = [0u128; ROOM_BYTES / 16];
+    // SAFETY: `room` is aligned to 16 and unused, and CLONE_VFORK keeps us, and
+    // so `room`, in place until the child has left this memory.
+    unsafe {
+        clone_call(
+            flags as u64,
+            room.as_mut_ptr_range().end.cast(),
+            ptr::null_mut(),
+            ptr::null_mut(),
+            Knock(0),
+            entry,
+            ptr::from_ref(argument).cast(),
+        )
+    }
+}
+
+/// The part of init's stack that the command's process has until its exec.
+const ROOM_BYTES: usize = 12 * 1024;
+
+/// What `entry` was given.
+///
+/// # Panics
+/// Never; a null pointer ends the process.
+pub(crate) fn argument<T: Sync>(pointer: *const ()) -> &'static T {
+    // SAFETY: the only pointers that get here are those that the two functions
+    // above make of a `&'static T`, with the same T (init.rs has one type).
+    unsafe { &*pointer.cast::<T>() }
+}
+
+/// Makes a copy of this process (`fork`) in the namespaces of `flags`, with our
+/// own parent for a parent. `None` in the copy, its process id here.
+///
+/// Only for a process with a single thread: others would be missing in the copy.
+pub(crate) fn fork_into_namespaces(flags: i32) -> Result<Option<i32>, Errno> {
+    let flags = (flags | libc::CLONE_PARENT | libc::SIGCHLD) as usize;
+    // SAFETY: without CLONE_VM the child has a copy of our memory and goes on
+    // like a forked process; the null stack means that it keeps its own.
+    match unsafe { syscall(libc::SYS_clone, [flags, 0, 0, 0, 0, 0]) }? {
+        0 => Ok(None),
+        pid => Ok(Some(pid as i32)),
+    }
+}
+
+/// How many threads' worth of care is needed: none, if this is 1.
+pub(crate) fn mount_set_attributes(mount: BorrowedFd<'_>, attributes: u64) -> Result<(), Errno> {
+    let set = libc::mount_attr {
+        attr_set: attributes,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    let empty = c"";
+    let arguments = [
+        mount.as_raw_fd() as usize,
+        empty.as_ptr() as usize,
+        libc::AT_EMPTY_PATH as usize,
+        ptr::from_ref(&set) as usize,
+        size_of::<libc::mount_attr>(),
+        0,
+    ];
+    // SAFETY: the path and the attributes live across the call, which reads them.
+    unsafe { syscall(libc::SYS_mount_setattr, arguments) }.map(drop)
+}
+
+/// Installs a compiled filter for this process and what it makes.
+pub(crate) fn install_filter(filter: &[seccompiler::sock_filter]) -> Result<(), Errno> {
+    let program = libc::sock_fprog {
+        len: u16::try_from(filter.len()).map_err(|_| libc::EINVAL)?,
+        filter: filter.as_ptr().cast_mut().cast(),
+    };
+    let arguments = [
+        libc::SECCOMP_SET_MODE_FILTER as usize,
+        0,
+        ptr::from_ref(&program) as usize,
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: the kernel copies the program, which has the layout of the
+    // kernel's own `sock_filter`, during the call.
+    unsafe { syscall(libc::SYS_seccomp, arguments) }.map(drop)
+}
+
+/// Sets what a signal does to its default or to "ignored".
+pub(crate) fn set_signal_action(signal: i32, ignored: bool) {
+    // The kernel's own structure: the action comes first, the rest may be zero.
+    let mut action = [0usize; 4];
+    action[0] = if ignored {
+        libc::SIG_IGN
+    } else {
+        libc::SIG_DFL
+    };
+    let arguments = [
+        signal as usize,
+        action.as_ptr() as usize,
+        0,
+        KERNEL_SIGSET_BYTES,
+        0,
+        0,
+    ];
+    // SAFETY: no function of ours becomes a handler; the structure lives across
+    // the call. Signals whose action cannot be set are left as they are.
+    let _ = unsafe { syscall(libc::SYS_rt_sigaction, arguments) };
+}
+
+/// Lets all signals through.
+pub(crate) fn unblock_signals() {
+    let none = [0u8; KERNEL_SIGSET_BYTES];
+    let arguments = [
+        libc::SIG_SETMASK as usize,
+        none.as_ptr() as usize,
+        0,
+        KERNEL_SIGSET_BYTES,
+        0,
+        0,
+    ];
+    // SAFETY: reads an empty set that lives across the call.
+    let _ = unsafe { syscall(libc::SYS_rt_sigprocmask, arguments) };
+}
+
+const KERNEL_SIGSET_BYTES: usize = 8;
+
+fn last_errno() -> Errno {
+    std::io::Error::last_os_error()
+        .raw_os_error()
+        .unwrap_or(libc::EIO)
+}
+
+/// Strings as `execve` wants them: an array of pointers with a null at its end.
+pub(crate) struct StringArray {
+    _strings: Vec<CString>,
+    pointers: Vec<AtomicPtr<c_char>>,
+}
+
+impl StringArray {
+    pub(crate) fn new(strings: Vec<CString>) -> StringArray {
+        let pointers = strings
+            .iter()
+            .map(|string| string.as_ptr().cast_mut())
+            .chain([ptr::null_mut()])
+            .map(AtomicPtr::new)
+            .collect();
+        StringArray {
+            _strings: strings,
+            pointers,
+        }
+    }
+}
+
+/// Calls for init and the command's process: no allocation, no `errno`.
+pub(crate) mod in_our_memory {
+    use super::*;
+
+    pub(crate) fn mount(
+        source: &CStr,
+        target: &CStr,
+        file_system: &CStr,
+        flags: libc::c_ulong,
+        data: &CStr,
+        knock: Knock,
+    ) -> Result<(), Errno> {
+        let arguments = [
+            source.as_ptr() as usize,
+            target.as_ptr() as usize,
+            file_system.as_ptr() as usize,
+            flags as usize,
+            data.as_ptr() as usize,
+            knock.0 as usize,
+        ];
+        // SAFETY: all are strings that live across the call, which reads them.
+        unsafe { syscall(libc::SYS_mount, arguments) }.map(drop)
+    }
+
+    pub(crate) fn unmount_detached(target: &CStr, knock: Knock) -> Result<(), Errno> {
+        let arguments = [
+            target.as_ptr() as usize,
+            libc::MNT_DETACH as usize,
+            0,
+            0,
+            0,
+            knock.0 as usize,
+        ];
+        // SAFETY: a string that lives across the call.
+        unsafe { syscall(libc::SYS_umount2, arguments) }.map(drop)
+    }
+
+    pub(crate) fn pivot_root(new: &CStr, old: &CStr, knock: Knock) -> Result<(), Errno> {
+        let arguments = [
+            new.as_ptr() as usize,
+            old.as_ptr() as usize,
+            0,
+            0,
+            0,
+            knock.0 as usize,
+        ];
+        // SAFETY: strings that live across the call.
+        unsafe { syscall(libc::SYS_pivot_root, arguments) }.map(drop)
+    }
+
+    pub(crate) fn make_folder(path: &CStr, mode: u32) -> Result<(), Errno> {
+        let arguments = [
+            libc::AT_FDCWD as usize,
+            path.as_ptr() as usize,
+            mode as usize,
+            0,
+            0,
+            0,
+        ];
+        // SAFETY: a string that lives across the call.
+        unsafe { syscall(libc::SYS_mkdirat, arguments) }.map(drop)
+    }
+
+    pub(crate) fn change_folder(path: &CStr) -> Result<(), Errno> {
+        // SAFETY: a string that lives across the call.
+        unsafe { syscall(libc::SYS_chdir, [path.as_ptr() as usize, 0, 0, 0, 0, 0]) }.map(drop)
+    }
+
+    /// Executes a program; returns only what kept it from doing so.
+    pub(crate) fn execute(
+        path: &CStr,
+        arguments: &StringArray,
+        environment: &StringArray,
+    ) -> Errno {
+        let call = [
+            path.as_ptr() as usize,
+            arguments.pointers.as_ptr() as usize,
+            environment.pointers.as_ptr() as usize,
+            0,
+            0,
+            0,
+        ];
+        // SAFETY: each array ends with a null, and its strings, which it owns,
+        // live across the call; AtomicPtr has the layout of a pointer.
+        unsafe { syscall(libc::SYS_execve, call) }
+            .err()
+            .unwrap_or(libc::EIO)
+    }
+
+    /// Waits for any child to be gone: its process id and wait status.
+    pub(crate) fn wait_for_any() -> Result<(i32, i32), Errno> {
+        let mut status = 0i32;
+        let arguments = [usize::MAX, (&raw mut status) as usize, 0, 0, 0, 0];
+        // SAFETY: the kernel writes the status during the call.
+        let pid = unsafe { syscall(libc::SYS_wait4, arguments) }?;
+        Ok((pid as i32, status))
+    }
+
+    /// Writes a message in one piece, or not: whoever is gone does not read it.
+    pub(crate) fn send(socket: i32, bytes: &[u8]) {
+        let arguments = [
+            socket as usize,
+            bytes.as_ptr() as usize,
+            bytes.len(),
+            libc::MSG_NOSIGNAL as usize,
+            0,
+            0,
+        ];
+        // SAFETY: reads bytes that live across the call.
+        let _ = unsafe { syscall(libc::SYS_sendto, arguments) };
+    }
+
+    /// Writes to a file, which takes all of it or says why not.
+    pub(crate) fn write(file: i32, bytes: &[u8]) -> Result<(), Errno> {
+        let arguments = [file as usize, bytes.as_ptr() as usize, bytes.len(), 0, 0, 0];
+        // SAFETY: reads bytes that live across the call.
+        unsafe { syscall(libc::SYS_write, arguments) }.map(drop)
+    }
+
+    pub(crate) fn duplicate_to(from: i32, to: i32) -> Result<(), Errno> {
+        // SAFETY: descriptors are this process's own: init and the command's
+        // process have a table each, not the zygote's.
+        unsafe { syscall(libc::SYS_dup3, [from as usize, to as usize, 0, 0, 0, 0]) }.map(drop)
+    }
+
+    /// Closes `first` and all above it.
+    pub(crate) fn close_from(first: u32) -> Result<(), Errno> {
+        let arguments = [first as usize, u32::MAX as usize, 0, 0, 0, 0];
+        // SAFETY: as in `duplicate_to`.
+        unsafe { syscall(libc::SYS_close_range, arguments) }.map(drop)
+    }
+
+    pub(crate) fn new_session() -> Result<(), Errno> {
+        // SAFETY: changes nothing but the session of this process.
+        unsafe { syscall(libc::SYS_setsid, [0; 6]) }.map(drop)
+    }
+
+    pub(crate) fn set_groups(groups: &[u32]) -> Result<(), Errno> {
+        let arguments = [groups.len(), groups.as_ptr() as usize, 0, 0, 0, 0];
+        // SAFETY: reads the groups during the call.
+        unsafe { syscall(libc::SYS_setgroups, arguments) }.map(drop)
+    }
+
+    pub(crate) fn set_group(gid: u32) -> Result<(), Errno> {
+        let gid = gid as usize;
+        // SAFETY: changes nothing but this process's own ids.
+        unsafe { syscall(libc::SYS_setresgid, [gid, gid, gid, 0, 0, 0]) }.map(drop)
+    }
+
+    pub(crate) fn set_user(uid: u32) -> Result<(), Errno> {
+        let uid = uid as usize;
+        // SAFETY: changes nothing but this process's own ids.
+        unsafe { syscall(libc::SYS_setresuid, [uid, uid, uid, 0, 0, 0]) }.map(drop)
+    }
+
+    pub(crate) fn exit(code: i32) -> ! {
+        loop {
+            // SAFETY: ends this process, which is alone in its thread group.
+            let _ = unsafe { syscall(libc::SYS_exit_group, [code as usize, 0, 0, 0, 0, 0]) };
+        }
+    }
+}

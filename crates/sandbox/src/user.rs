@@ -1,0 +1,227 @@
+//! Users: from the name that an image gives to the ids that a process has.
+
+use std::io::{Read, Write};
+
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+
+use crate::failure::{Failure, Step};
+use crate::spec::{Ids, SHIFTED_IDS_COUNT};
+
+/// What a process is, inside the sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// Supplementary groups, at most [`GROUPS_MAX`].
+    pub(crate) groups: Vec<u32>,
+    pub(crate) home: String,
+}
+
+/// A password or group file larger than this is not read.
+const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// The kernel's own bound is 65,536; no filter needs as many.
+const GROUPS_MAX: usize = 1024;
+
+/// Finds who `user` is, by the root's own `/etc/passwd` and `/etc/group`, as
+/// Docker does: an unknown number is taken as it is, an unknown name is an error.
+pub(crate) fn resolve(root: &OwnedFd, user: &str) -> Result<Identity, Failure> {
+    let passwd = read_inside(root, "etc/passwd")?;
+    let group = read_inside(root, "etc/group")?;
+    identity(user, &passwd, &group)
+        .map_err(|reason| Failure::because(Step::ResolveUser, user, reason))
+}
+
+/// Reads a file of the root, without ever leaving it; a missing one is empty.
+fn read_inside(root: &OwnedFd, path: &str) -> Result<String, Failure> {
+    let failure = |error: rustix::io::Errno| {
+        Failure::new(Step::ResolveUser, format!("/{path}"), error.raw_os_error())
+    };
+    let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    // Without NONBLOCK a FIFO in the file's place would hold us up for ever.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    match openat2(root.as_fd(), path, flags, Mode::empty(), inside) {
+        Ok(file) => {
+            let mut bytes = Vec::new();
+            std::fs::File::from(file)
+                .take(FILE_BYTES_MAX)
+                .read_to_end(&mut bytes)
+                .map_err(|error| {
+                    Failure::new(
+                        Step::ResolveUser,
+                        format!("/{path}"),
+                        error.raw_os_error().unwrap_or(libc::EIO),
+                    )
+                })?;
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        }
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(String::new()),
+        Err(error) => Err(failure(error)),
+    }
+}
+
+fn identity(user: &str, passwd: &str, group: &str) -> Result<Identity, String> {
+    let (user, wanted_group) = match user.split_once(':') {
+        Some((user, group)) => (user, Some(group)),
+        None => (user, None),
+    };
+    let user = if user.is_empty() { "0" } else { user };
+    let number = user.parse::<u32>().ok();
+    let entry = passwd
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>())
+        .find(|fields| {
+            fields.len() >= 6
+                && match number {
+                    Some(number) => fields[2].parse() == Ok(number),
+                    None => fields[0] == user,
+                }
+        });
+    let (name, uid, own_gid, home) = match (&entry, number) {
+        (Some(fields), _) => {
+            let number = |field: &str| {
+                field
+                    .parse::<u32>()
+                    .map_err(|_| format!("/etc/passwd has no number where it should: {field:?}"))
+            };
+            (
+                Some(fields[0]),
+                number(fields[2])?,
+                number(fields[3])?,
+                fields[5].to_owned(),
+            )
+        }
+        (None, Some(uid)) => (None, uid, 0, String::new()),
+        (None, None) => {
+            return Err(
+                "the image's /etc/passwd does not have it; use a number, or a name that it has"
+                    .to_owned(),
+            );
+        }
+    };
+    let home = if home.is_empty() {
+        if uid == 0 { "/root" } else { "/" }.to_owned()
+    } else {
+        home
+    };
+    let Some(wanted) = wanted_group.filter(|group| !group.is_empty()) else {
+        return Ok(Identity {
+            uid,
+            gid: own_gid,
+            groups: supplementary(name, group),
+            home,
+        });
+    };
+    let gid = match wanted.parse::<u32>() {
+        Ok(gid) => gid,
+        Err(_) => group
+            .lines()
+            .map(|line| line.split(':').collect::<Vec<_>>())
+            .find(|fields| fields.len() >= 3 && fields[0] == wanted)
+            .and_then(|fields| fields[2].parse().ok())
+            .ok_or("the image's /etc/group does not have this group; use a number, or a name that it has")?,
+    };
+    // With a group asked for by name, Docker gives that one alone.
+    Ok(Identity {
+        uid,
+        gid,
+        groups: Vec::new(),
+        home,
+    })
+}
+
+/// Gives the user namespace of `process` its ids. Only who has not entered it
+/// has the privilege.
+pub(crate) fn map_ids(process: i32, ids: Ids, identity: &Identity) -> Result<(), Failure> {
+    let (uids, gids) = match ids {
+        Ids::Shifted { base } => {
+            let map = format!("0 {base} {SHIFTED_IDS_COUNT}\n");
+            (map.clone(), map)
+        }
+        Ids::Own => {
+            // An unprivileged user may map groups only where they cannot be dropped.
+            write_map(process, "setgroups", "deny")?;
+            let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+            (
+                format!("{} {} 1\n", identity.uid, uid.as_raw()),
+                format!("{} {} 1\n", identity.gid, gid.as_raw()),
+            )
+        }
+    };
+    write_map(process, "uid_map", &uids)?;
+    write_map(process, "gid_map", &gids)
+}
+
+fn write_map(process: i32, file: &str, content: &str) -> Result<(), Failure> {
+    let path = format!("/proc/{process}/{file}");
+    // In one write: the kernel takes no second one.
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .and_then(|mut file| file.write_all(content.as_bytes()))
+        .map_err(|error| {
+            Failure::new(
+                Step::MapIds,
+                path,
+                error.raw_os_error().unwrap_or(libc::EIO),
+            )
+        })
+}
+
+/// The groups that list `name` as a member.
+fn supplementary(name: Option<&str>, group: &str) -> Vec<u32> {
+    let Some(name) = name else { return Vec::new() };
+    group
+        .lines()
+        .filter_map(|line| {
+            let fields = line.split(':').collect::<Vec<_>>();
+            let members = fields.get(3)?;
+            let gid = fields.get(2)?.parse().ok()?;
+            members
+                .split(',')
+                .any(|member| member == name)
+                .then_some(gid)
+        })
+        .take(GROUPS_MAX)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PASSWD: &str =
+        "root:x:0:0:root:/root:/bin/sh\nwww:x:33:34:www:/var/www:/bin/false\nbroken\n";
+    const GROUP: &str = "root:x:0:\nwww:x:34:\ntape:x:26:www,other\nstaff:x:50:other\n";
+
+    fn find(user: &str) -> Result<(u32, u32, Vec<u32>, String), String> {
+        identity(user, PASSWD, GROUP).map(|found| (found.uid, found.gid, found.groups, found.home))
+    }
+
+    #[test]
+    fn nothing_is_root() {
+        assert_eq!(find(""), Ok((0, 0, vec![], "/root".into())));
+        assert_eq!(
+            identity("", "", "").map(|found| found.home),
+            Ok("/root".into())
+        );
+    }
+
+    #[test]
+    fn names_numbers_and_groups_as_docker_takes_them() {
+        assert_eq!(find("www"), Ok((33, 34, vec![26], "/var/www".into())));
+        assert_eq!(find("33"), Ok((33, 34, vec![26], "/var/www".into())));
+        assert_eq!(find("www:staff"), Ok((33, 50, vec![], "/var/www".into())));
+        assert_eq!(find("1000:1001"), Ok((1000, 1001, vec![], "/".into())));
+        assert_eq!(find("1000"), Ok((1000, 0, vec![], "/".into())));
+    }
+
+    #[test]
+    fn unknown_names_are_errors() {
+        assert!(find("nobody").is_err());
+        assert!(find("www:nogroup").is_err());
+        assert!(find("-1").is_err());
+        assert!(find("4294967296").is_err());
+    }
+}

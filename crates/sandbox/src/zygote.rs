@@ -1,0 +1,152 @@
+//! The zygote: this program, executed afresh, with one thread and nothing else
+//! in it. It enters the sandbox once, and then makes a process whenever the
+//! runner asks. When the runner is gone, so is the zygote; and since it is PID 1
+//! of its own namespace, so is everything that it ever started.
+
+use std::io::Read;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+
+use rustix::fd::{AsRawFd, OwnedFd};
+
+use crate::enter;
+use crate::failure::{Failure, Step};
+use crate::init::{self, Plan, Slot};
+use crate::launcher::{receive, send_created, send_opened, send_report};
+use crate::spec::Spec;
+use crate::sys;
+use crate::wire::{CGROUPS_MAX, Opened, Report, SPEC_BYTES_MAX, START, START_DESCRIPTORS};
+
+/// What the zygote's first argument, its name, is.
+pub(crate) const NAME: &str = "consecution-zygote";
+
+/// Has this program been executed as a zygote?
+pub(crate) fn asked() -> bool {
+    std::env::args_os().next().is_some_and(|name| name == NAME)
+}
+
+/// Becomes a zygote, and never returns, if this program was executed as one.
+/// Call it first thing in `main`, before any thread is started.
+pub fn run_zygote_if_asked() {
+    if asked() {
+        // Everything goes when the process goes; there is nothing to tidy up.
+        std::process::exit(if run() == ExitCode::SUCCESS { 0 } else { 1 });
+    }
+}
+
+fn run() -> ExitCode {
+    let Some(socket) = take_socket() else {
+        return ExitCode::FAILURE;
+    };
+    reset_signals();
+    // The terminal's signals are for the runner.
+    let _ = rustix::process::setsid();
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    let plan = match receive_spec(&socket).and_then(|spec| enter::enter(&spec, &socket)) {
+        Ok(plan) => Box::leak(Box::new(plan)),
+        Err(failure) => {
+            send_opened(&socket, &Opened::Failed(failure));
+            return ExitCode::FAILURE;
+        }
+    };
+    // From here on there is nothing more to say to anyone but the runner.
+    let _ = rustix::stdio::dup2_stderr(rustix::stdio::stdin());
+    send_opened(&socket, &Opened::Ready);
+    serve(&socket, plan)
+}
+
+/// Our end of the socket was handed to us as standard input.
+fn take_socket() -> Option<OwnedFd> {
+    let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).ok()?;
+    enter::close_all_but(socket).ok()
+}
+
+/// Everything at its default and nothing blocked, as a shell would have it; the
+/// Rust runtime ignores SIGPIPE, and the runner's parent may have ignored more.
+/// Only SIGCHLD is ignored, so that the kernel reaps; init sets it back.
+fn reset_signals() {
+    for signal in 1..=libc::SIGRTMAX() {
+        sys::set_signal_action(signal, signal == libc::SIGCHLD);
+    }
+    sys::unblock_signals();
+}
+
+fn receive_spec(socket: &OwnedFd) -> Result<Spec, Failure> {
+    let failure = |reason: String| Failure::because(Step::OpenRoot, "", reason);
+    let message = receive(socket).map_err(|error| failure(error.to_string()))?;
+    let file = message
+        .and_then(|message| message.descriptors.into_iter().next())
+        .ok_or_else(|| failure("no spec was sent".to_owned()))?;
+    let mut json = Vec::new();
+    std::fs::File::from(file)
+        .take(SPEC_BYTES_MAX)
+        .read_to_end(&mut json)
+        .map_err(|error| failure(error.to_string()))?;
+    serde_json::from_slice(&json).map_err(|error| failure(error.to_string()))
+}
+
+/// Starts a process for each message, until there will be no more.
+fn serve(socket: &OwnedFd, plan: &'static Plan) -> ExitCode {
+    let mut slots: Vec<&'static Slot> = Vec::new();
+    loop {
+        let Ok(Some(message)) = receive(socket) else {
+            return ExitCode::SUCCESS;
+        };
+        let descriptors = message.descriptors;
+        let expected = START_DESCRIPTORS..=START_DESCRIPTORS + CGROUPS_MAX;
+        if message.bytes != START || !expected.contains(&descriptors.len()) {
+            // Only the runner can write here, so this is not it any more.
+            return ExitCode::FAILURE;
+        }
+        let control = &descriptors[START_DESCRIPTORS - 1];
+        match start(&mut slots, plan, &descriptors) {
+            Ok(pidfd) => send_created(control, &pidfd),
+            Err((step, errno)) => send_report(control, Report::Failed(step, errno)),
+        }
+        // Init has copies of its own; ours close here.
+    }
+}
+
+fn start(
+    slots: &mut Vec<&'static Slot>,
+    plan: &'static Plan,
+    descriptors: &[OwnedFd],
+) -> Result<OwnedFd, (Step, sys::Errno)> {
+    let free = slots
+        .iter()
+        .find(|slot| slot.busy.load(Ordering::Acquire) == 0);
+    let slot: &'static Slot = match free {
+        Some(slot) => slot,
+        None => {
+            let slot = Slot::new(plan).map_err(|errno| (Step::MakeStack, errno))?;
+            slots.push(Box::leak(Box::new(slot)));
+            slots[slots.len() - 1]
+        }
+    };
+    let [stdin, stdout, stderr, control, cgroups @ ..] = descriptors else {
+        return Err((Step::StartInit, libc::EINVAL));
+    };
+    for (place, descriptor) in [
+        (&slot.stdin, stdin),
+        (&slot.stdout, stdout),
+        (&slot.stderr, stderr),
+        (&slot.control, control),
+    ] {
+        place.store(descriptor.as_raw_fd(), Ordering::Relaxed);
+    }
+    for (at, place) in slot.cgroups.iter().enumerate() {
+        place.store(
+            cgroups.get(at).map_or(-1, AsRawFd::as_raw_fd),
+            Ordering::Relaxed,
+        );
+    }
+    sys::spawn_in_our_memory(
+        init::init,
+        slot,
+        &slot.stack,
+        &slot.busy,
+        init::NAMESPACES,
+        plan.knock,
+    )
+    .map_err(|errno| (Step::StartInit, errno))
+}
