@@ -1,5 +1,7 @@
 //! Consecution: Unix pipelines whose every stage is a container.
 #![forbid(unsafe_code)]
 
+#[doc(hidden)]
+pub mod conformance;
 pub mod link_store;
 pub mod transport;

@@ -1,0 +1,189 @@
+//! What every [`LinkStore`] must do, as checks that any backend can run.
+//!
+//! They hold a store to nothing but what the trait's documentation says, use
+//! links of their own, and leave those of others alone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chain::{Link, LinkId};
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use tokio::time::timeout;
+
+use super::{Change, LinkStore};
+use crate::conformance::{run_checks, unique};
+
+/// How long to look whether a watcher is told something that it must not be.
+const LOOK_FOR: Duration = Duration::from_millis(200);
+
+/// Holds the store to everything that a link store promises.
+///
+/// # Panics
+/// It breaks a promise; the message starts with the name of the check.
+pub async fn all(store: &dyn LinkStore) {
+    run_checks!(store;
+        lists_what_was_put_by_id,
+        puts_again_without_effect,
+        removes_what_is_known_and_nothing_else,
+        tells_a_watcher_what_is_there_and_then_what_changes,
+        tells_every_watcher,
+        tells_nobody_of_a_link_put_again,
+        tells_a_slow_watcher_what_is_true_in_the_end,
+    );
+}
+
+async fn lists_what_was_put_by_id(store: &dyn LinkStore) {
+    let links = put_new(store, 20).await;
+    let listed = store.list().await.expect("a list");
+    let ids: Vec<LinkId> = listed.iter().map(|link| link.id()).collect();
+    assert!(ids.is_sorted(), "{ids:?}");
+    assert!(
+        links.iter().all(|link| listed.contains(link)),
+        "a link is missing"
+    );
+    remove_all(store, &links).await;
+}
+
+async fn puts_again_without_effect(store: &dyn LinkStore) {
+    let links = put_new(store, 1).await;
+    store.put(Arc::clone(&links[0])).await.expect("a put");
+    let listed = store.list().await.expect("a list");
+    assert_eq!(listed.iter().filter(|link| **link == links[0]).count(), 1);
+    remove_all(store, &links).await;
+}
+
+async fn removes_what_is_known_and_nothing_else(store: &dyn LinkStore) {
+    let links = put_new(store, 2).await;
+    let id = links[0].id();
+    assert!(store.remove(id).await.expect("a removal"));
+    assert!(
+        !store.remove(id).await.expect("a removal"),
+        "it was not known any more"
+    );
+    let listed = store.list().await.expect("a list");
+    assert!(!listed.contains(&links[0]));
+    assert!(listed.contains(&links[1]));
+    remove_all(store, &links[1..]).await;
+}
+
+async fn tells_a_watcher_what_is_there_and_then_what_changes(store: &dyn LinkStore) {
+    let before = put_new(store, 3).await;
+    let mut watcher = Watcher::new(store);
+    for _ in &before {
+        watcher.told_put_of_one_of(&before).await;
+    }
+    let later = put_new(store, 1).await;
+    watcher.told_put_of_one_of(&later).await;
+    remove_all(store, &before[..1]).await;
+    watcher.told_removal_of(before[0].id()).await;
+    put(store, &before[..1]).await;
+    watcher.told_put_of_one_of(&before[..1]).await;
+    remove_all(store, &before).await;
+    remove_all(store, &later).await;
+}
+
+async fn tells_every_watcher(store: &dyn LinkStore) {
+    let mut watchers = [Watcher::new(store), Watcher::new(store)];
+    let links = put_new(store, 1).await;
+    for watcher in &mut watchers {
+        watcher.told_put_of_one_of(&links).await;
+    }
+    remove_all(store, &links).await;
+    for watcher in &mut watchers {
+        watcher.told_removal_of(links[0].id()).await;
+    }
+}
+
+async fn tells_nobody_of_a_link_put_again(store: &dyn LinkStore) {
+    let links = put_new(store, 1).await;
+    let mut watcher = Watcher::new(store);
+    watcher.told_put_of_one_of(&links).await;
+    put(store, &links).await;
+    let again = timeout(LOOK_FOR, watcher.told_put_of_one_of(&links)).await;
+    assert!(again.is_err(), "it was told again");
+    remove_all(store, &links).await;
+}
+
+async fn tells_a_slow_watcher_what_is_true_in_the_end(store: &dyn LinkStore) {
+    let mut watcher = Watcher::new(store);
+    let links = put_new(store, 2).await;
+    for _ in 0..200 {
+        remove_all(store, &links).await;
+        put(store, &links).await;
+    }
+    remove_all(store, &links[..1]).await;
+    // Whatever it is told in between, its last word on each link must be true.
+    let mut last_words = [None, None];
+    while let Ok(Some(change)) = timeout(LOOK_FOR, watcher.changes.next()).await {
+        for (link, last_word) in links.iter().zip(&mut last_words) {
+            match &change {
+                Change::Put(put) if put == link => *last_word = Some(true),
+                Change::Removed(id) if *id == link.id() => *last_word = Some(false),
+                _ => {}
+            }
+        }
+    }
+    // A link that is gone may not have been seen at all.
+    assert_ne!(last_words[0], Some(true), "a link that is gone");
+    assert_eq!(last_words[1], Some(true), "a link that is there");
+    remove_all(store, &links[1..]).await;
+}
+
+/// A stream of changes, of which only those of some links matter.
+struct Watcher {
+    changes: BoxStream<'static, Change>,
+}
+
+impl Watcher {
+    fn new(store: &dyn LinkStore) -> Watcher {
+        Watcher {
+            changes: store.watch(),
+        }
+    }
+
+    async fn told_put_of_one_of(&mut self, links: &[Arc<Link>]) {
+        loop {
+            match self.changes.next().await.expect("a watch does not end") {
+                Change::Put(link) if links.contains(&link) => return,
+                _ => {}
+            }
+        }
+    }
+
+    async fn told_removal_of(&mut self, removed: LinkId) {
+        loop {
+            match self.changes.next().await.expect("a watch does not end") {
+                Change::Removed(id) if id == removed => return,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Puts links that no other check has.
+async fn put_new(store: &dyn LinkStore, count: usize) -> Vec<Arc<Link>> {
+    let link = || {
+        let arguments = vec![format!("{:016x}", unique())];
+        Arc::new(Link {
+            image: "conformance".to_owned(),
+            arguments,
+            ..Link::default()
+        })
+    };
+    let links: Vec<Arc<Link>> = std::iter::repeat_with(link).take(count).collect();
+    put(store, &links).await;
+    links
+}
+
+async fn put(store: &dyn LinkStore, links: &[Arc<Link>]) {
+    for link in links {
+        store.put(Arc::clone(link)).await.expect("a put");
+    }
+}
+
+async fn remove_all(store: &dyn LinkStore, links: &[Arc<Link>]) {
+    for link in links {
+        store.remove(link.id()).await.expect("a removal");
+    }
+}
