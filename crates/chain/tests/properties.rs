@@ -366,3 +366,17 @@ fn a_command_is_not_an_argument_and_an_argument_not_a_setting() {
         }
     }
 }
+
+#[test]
+fn an_error_inside_a_line_break_is_shown_before_it() {
+    for text in [
+        "%e\r",
+        "%e\r\n",
+        "%e\n",
+        "\r",
+        "Chain:\r\n- '\r\n",
+        "[\r\r\n",
+    ] {
+        harmless(text.as_bytes());
+    }
+}

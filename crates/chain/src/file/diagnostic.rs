@@ -236,9 +236,14 @@ impl FileError {
     }
 }
 
-/// The span moved to character boundaries of the text.
+/// The span moved to character boundaries of the text, and out of the middle
+/// of a line break, which is not shown.
 fn within(text: &str, span: &Range<usize>) -> Range<usize> {
-    let start = text.floor_char_boundary(span.start.min(text.len()));
+    let mut start = text.floor_char_boundary(span.start.min(text.len()));
+    let (before, behind) = text.split_at(start);
+    if before.ends_with('\r') && (behind.is_empty() || behind.starts_with('\n')) {
+        start -= 1;
+    }
     start
         ..text
             .floor_char_boundary(span.end.min(text.len()))
