@@ -4,4 +4,5 @@
 #[doc(hidden)]
 pub mod conformance;
 pub mod link_store;
+pub mod portal;
 pub mod transport;

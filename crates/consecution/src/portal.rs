@@ -1,0 +1,150 @@
+//! Walks a chain: bytes in, link after link, bytes out.
+//!
+//! The portal only composes calls. The reply's body of one link is the
+//! request's body of the next, so all links run at the same time, and
+//! back-pressure and early close pass through by themselves. It must not know
+//! how a call travels, nor what runs it.
+//!
+//! A chain is strict, and that is what this module adds to a pipe: between two
+//! links stands a gate that gives an end-of-file only once the link before it is
+//! known to have succeeded, and cuts the stream off otherwise.
+//!
+//! | module | for |
+//! |---|---|
+//! | `walk` | one run of a chain: makes the calls, waits for what becomes of them |
+//! | `trail` | what is known of a run, and what follows from it, as plain data |
+//! | `gate` | the streams between the links, and behind the last one |
+//! | `failure` | reports and errors, and how they read |
+
+mod failure;
+mod gate;
+mod trail;
+mod walk;
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use chain::Chain;
+use futures_util::future::{BoxFuture, FutureExt, Shared};
+use tokio::sync::mpsc;
+
+pub use failure::{ChainError, ChainFailure, FailureReason, LinkReport, Report};
+
+use crate::link_store::{LinkStore, LinkStoreError};
+use crate::transport::{Body, Transport};
+use walk::Walk;
+
+/// One chain on a transport. Clones are cheap, and are the same portal.
+#[derive(Clone)]
+pub struct Portal {
+    chain: Arc<Chain>,
+    transport: Arc<dyn Transport>,
+}
+
+/// A chain cannot be offered.
+#[derive(Debug, thiserror::Error)]
+pub enum PortalError {
+    /// A chain without links gives nothing to run.
+    #[error("open the chain: it has no links")]
+    NoLinks,
+    /// Its links could not be made known.
+    #[error("publish the chain's links: {0}")]
+    LinkStore(#[from] LinkStoreError),
+}
+
+impl Portal {
+    /// Makes the chain's links known, and is ready then.
+    ///
+    /// # Errors
+    /// The chain is empty, or the store cannot be reached.
+    pub async fn open(
+        chain: Chain,
+        transport: Arc<dyn Transport>,
+        links: &dyn LinkStore,
+    ) -> Result<Portal, PortalError> {
+        if chain.links.is_empty() {
+            return Err(PortalError::NoLinks);
+        }
+        for link in &chain.links {
+            links.put(Arc::clone(&link.link)).await?;
+        }
+        let chain = Arc::new(chain);
+        Ok(Portal { chain, transport })
+    }
+
+    /// The chain that it walks.
+    pub fn chain(&self) -> &Arc<Chain> {
+        &self.chain
+    }
+
+    /// Sends one payload through the chain and gives what comes out.
+    ///
+    /// The reply is held in memory: [`stream`](Self::stream) where it may be
+    /// large.
+    ///
+    /// # Errors
+    /// The first link, in chain order, that failed.
+    pub async fn send(&self, payload: impl Into<Bytes>) -> Result<Bytes, ChainError> {
+        let ChainReply { body, report } = self.stream(Body::from(payload.into()), None);
+        let received = body.collect().await;
+        let report = report.await?;
+        // A body is cut off only by a run that has failed.
+        received.map_err(|cut| ChainError::cut_off(&self.chain, report, &cut))
+    }
+
+    /// Sends a stream through the chain.
+    ///
+    /// `stderr` gets what all links write to standard error while they run.
+    /// Nothing is run before the reply's body or report is asked for; the
+    /// chain's deadline counts from now.
+    pub fn stream(&self, body: Body, stderr: Option<mpsc::Sender<Bytes>>) -> ChainReply {
+        let chain = Arc::clone(&self.chain);
+        let transport = Arc::clone(&self.transport);
+        Walk::start(chain, transport, body, stderr)
+    }
+}
+
+/// What a chain makes of a stream. Dropping all of it stops the run.
+#[derive(Debug)]
+pub struct ChainReply {
+    /// What the last link writes, as it writes it. It ends only once every link
+    /// is known to have succeeded, and is cut off otherwise. Dropping it stops
+    /// the links as a closed pipe would; that is not a failure.
+    pub body: Body,
+    /// How the run ended.
+    ///
+    /// It is known once the body has been read to its end or was dropped: so
+    /// read the body first, or both at the same time, but do not wait for the
+    /// report while holding a body that nobody reads.
+    pub report: PendingReport,
+}
+
+/// How a run ended, once it has; may be waited for in several places.
+#[derive(Clone)]
+pub struct PendingReport(Shared<BoxFuture<'static, Result<Report, ChainError>>>);
+
+impl PendingReport {
+    fn new(run: BoxFuture<'static, Result<Report, ChainError>>) -> PendingReport {
+        PendingReport(run.shared())
+    }
+}
+
+impl Future for PendingReport {
+    type Output = Result<Report, ChainError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.poll_unpin(context)
+    }
+}
+
+impl fmt::Debug for PendingReport {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_tuple("PendingReport")
+            .field(&self.0.peek())
+            .finish()
+    }
+}

@@ -1,0 +1,173 @@
+//! What is known of one run of a chain, and what follows from it.
+//!
+//! Plain data: it makes no calls, waits for nothing and reads no clock. The run
+//! fails with the first link in chain order that failed, so nothing is decided
+//! while a link before a failed one may still turn out to have failed too.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use chain::Chain;
+
+use super::failure::{ChainError, FailureReason, LinkReport, Report};
+use crate::transport::{Ending, Outcome};
+
+/// What is known of a run.
+pub(super) struct Trail {
+    chain: Arc<Chain>,
+    notes: Arc<Notes>,
+    links: Vec<Option<LinkEnd>>,
+    /// The reply's body has been read to its end, or is not read any more.
+    pub(super) drained: bool,
+    /// Links before a failed one have had their time to end.
+    pub(super) patience_over: bool,
+    /// The chain's deadline is well over.
+    pub(super) overdue: bool,
+}
+
+/// What became of the call of one link.
+pub(super) enum LinkEnd {
+    /// It was taken, and ended like that.
+    Ended(Outcome),
+    /// It was never taken.
+    Refused(FailureReason),
+}
+
+/// What the streams and calls of a run note down on their way.
+pub(super) struct Notes {
+    /// Why the body that the caller gave broke off, if it did.
+    pub(super) input_cut: OnceLock<Arc<str>>,
+    /// Why what a link wrote broke off, for each link where it did.
+    pub(super) output_cut: Vec<OnceLock<Arc<str>>>,
+    /// Whether the call of a link has found nobody free so far.
+    pub(super) busy: Vec<AtomicBool>,
+}
+
+impl Trail {
+    pub(super) fn new(chain: Arc<Chain>) -> Trail {
+        let links = chain.links.len();
+        Trail {
+            notes: Arc::new(Notes {
+                input_cut: OnceLock::new(),
+                output_cut: (0..links).map(|_| OnceLock::new()).collect(),
+                busy: (0..links).map(|_| AtomicBool::new(false)).collect(),
+            }),
+            links: (0..links).map(|_| None).collect(),
+            chain,
+            drained: false,
+            patience_over: false,
+            overdue: false,
+        }
+    }
+
+    pub(super) fn notes(&self) -> Arc<Notes> {
+        Arc::clone(&self.notes)
+    }
+
+    pub(super) fn record(&mut self, index: usize, end: LinkEnd) {
+        self.links[index] = Some(end);
+    }
+
+    /// Whether a link is known to have failed, wherever it stands.
+    pub(super) fn has_failure(&self) -> bool {
+        self.first_failure().is_some()
+    }
+
+    /// How the run ended, once that is certain.
+    pub(super) fn verdict(&self) -> Option<Result<Report, ChainError>> {
+        let last = self.links.len() - 1;
+        if let Some((index, reason)) = self.first_failure() {
+            let certain = self.patience_over || self.links[..index].iter().all(Option::is_some);
+            // What a failed last link has written is still the caller's.
+            let refused = matches!(self.links[index], Some(LinkEnd::Refused(_)) | None);
+            let read = index < last || refused || self.drained || self.overdue;
+            return (certain && read).then(|| Err(self.error(index, reason)));
+        }
+        if self.links.iter().any(Option::is_none) {
+            return None;
+        }
+        if let Some(index) = self.links.iter().position(is_cut) {
+            // It was stopped for a cut that nobody has made.
+            let reason = FailureReason::Lost("its input was cut off".into());
+            return Some(Err(self.error(index, reason)));
+        }
+        match (self.drained, self.overdue) {
+            (true, _) => Some(Ok(self.report())),
+            (false, true) => Some(Err(self.error(last, FailureReason::DeadlinePassed))),
+            (false, false) => None,
+        }
+    }
+
+    fn first_failure(&self) -> Option<(usize, FailureReason)> {
+        let mut links = 0..self.links.len();
+        let (index, reason) = links.find_map(|index| Some((index, self.failure_of(index)?)))?;
+        // A link whose time runs out while the one behind it finds nobody free
+        // has only been waiting for that one.
+        let busy = links.find(|index| self.notes.busy[*index].load(Ordering::Acquire));
+        match (&reason, busy) {
+            (FailureReason::DeadlinePassed, Some(busy)) => Some((busy, FailureReason::Busy)),
+            _ => Some((index, reason)),
+        }
+    }
+
+    fn failure_of(&self, index: usize) -> Option<FailureReason> {
+        let outcome = match self.links[index].as_ref()? {
+            LinkEnd::Refused(reason) => return Some(reason.clone()),
+            LinkEnd::Ended(outcome) => outcome,
+        };
+        let broken = || {
+            self.notes.output_cut[index]
+                .get()
+                .cloned()
+                .map(FailureReason::Lost)
+        };
+        match &outcome.ending {
+            Ending::Exited(code) if self.chain.links[index].accepts(*code) => broken(),
+            Ending::Exited(code) => Some(FailureReason::Exited(*code)),
+            Ending::Signalled(signal) => Some(FailureReason::Signalled(*signal)),
+            Ending::DeadlinePassed => Some(FailureReason::DeadlinePassed),
+            Ending::Lost(reason) => Some(FailureReason::Lost(Arc::clone(reason))),
+            Ending::Unread => broken(),
+            // Whoever is before it is to blame; before the first is the caller.
+            Ending::Cut if index == 0 => self
+                .notes
+                .input_cut
+                .get()
+                .cloned()
+                .map(FailureReason::InputCut),
+            Ending::Cut => None,
+        }
+    }
+
+    fn error(&self, index: usize, reason: FailureReason) -> ChainError {
+        let stderr = match &self.links[index] {
+            Some(LinkEnd::Ended(outcome)) => outcome.stderr.clone(),
+            _ => Bytes::new(),
+        };
+        ChainError::new(&self.chain, index, reason, stderr, self.report())
+    }
+
+    fn report(&self) -> Report {
+        let links = self.chain.links.iter().zip(&self.links);
+        let links = links.map(|(link, end)| {
+            let outcome = match end {
+                Some(LinkEnd::Ended(outcome)) => Some(outcome),
+                _ => None,
+            };
+            LinkReport {
+                name: link.name.clone(),
+                ending: outcome.map(|outcome| outcome.ending.clone()),
+                elapsed: outcome.map_or(Duration::ZERO, |outcome| outcome.elapsed),
+            }
+        });
+        Report {
+            links: links.collect(),
+        }
+    }
+}
+
+fn is_cut(end: &Option<LinkEnd>) -> bool {
+    matches!(end, Some(LinkEnd::Ended(outcome)) if outcome.ending == Ending::Cut)
+}
