@@ -1,0 +1,26 @@
+# The only commands; what runs in continuous integration calls them too.
+# Each one gets what it needs first: see scripts/setup.
+
+.PHONY: help demo test check bench
+.DEFAULT_GOAL := help
+
+help: ## show this
+	@sed -n 's/^\([a-z]*\): ## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+
+demo: ## build, get a busybox image, run examples/words/chain.yaml
+	@scripts/setup demo
+	@scripts/demo
+
+test: ## run all tests
+	@scripts/setup test
+	@scripts/test
+
+check: ## formatting, lints, documentation
+	@scripts/setup check
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+bench: ## compare one run of a chain with a shell pipeline, and with Docker where it is
+	@scripts/setup demo
+	@bench/run
