@@ -12,6 +12,23 @@
 
 use std::io;
 
+mod apply;
+mod decompress;
+mod mount_points;
+mod opaque;
+mod pax;
+mod root;
+mod sparse;
+mod tar_stream;
+mod trash;
+mod unpack;
+
+pub(crate) use decompress::{Compression, decompress, sniff};
+pub(crate) use root::Root;
+pub(crate) use tar_stream::{BLOCK_BYTES, Kind, Source, TarStream};
+pub(crate) use trash::delete_tree;
+pub(crate) use unpack::{Budget, Layer, unpack};
+
 /// To whom the files of an image belong on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owners {

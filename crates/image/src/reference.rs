@@ -6,6 +6,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::digest::{Digest, DigestError};
 
 /// Most bytes in registry and repository together, as Docker has it.
@@ -17,7 +19,8 @@ const HUB: &str = "docker.io";
 const HUB_OFFICIAL: &str = "library/";
 
 /// The name of an image: registry, repository, and a tag or a digest or both.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Reference {
     registry: String,
     repository: String,
@@ -147,6 +150,20 @@ impl fmt::Display for Reference {
         let mut text = format!("{}/{}", self.registry, self.repository);
         self.push_suffix(&mut text);
         f.write_str(&text)
+    }
+}
+
+impl From<Reference> for String {
+    fn from(reference: Reference) -> Self {
+        reference.to_string()
+    }
+}
+
+impl TryFrom<String> for Reference {
+    type Error = ReferenceError;
+
+    fn try_from(text: String) -> Result<Self, ReferenceError> {
+        text.parse()
     }
 }
 

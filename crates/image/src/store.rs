@@ -1,12 +1,44 @@
 //! The store: images by name, one root folder per image, shared by processes.
+//!
+//! On disk, below `<home>/images`, which only its owner may enter:
+//!
+//! | | |
+//! |---|---|
+//! | `version` | the version of this layout |
+//! | `references/<name>` | JSON: the digest that a name means, size, time |
+//! | `aliases/<digest>` | the image that an index's digest means here |
+//! | `roots/<digest>-<owners>/` | `root/`, the files, and `image.json`, the config |
+//! | `tmp/` | what is being made, each entry locked by its maker |
+//! | `blobs/<digest>` | compressed layers on their way, kept only until unpacked |
+//! | `locks/<digest>` | held by whoever unpacks that image |
+//!
+//! Everything appears by a rename, so that it is there whole or not at all.
+//! Every lock is a `flock`, which the kernel takes back when a process dies;
+//! what a dead process left behind is therefore what nobody has locked, and
+//! [`sweep`] deletes it. Nothing on the way to [`Store::get`] scans a folder.
+//!
+//! Compressed layers are not kept once unpacked. They would double the space,
+//! and serve only images that share a layer and are pulled later.
 
-use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::config::ImageConfig;
+mod blob_file;
+mod error;
+mod files;
+mod image;
+mod import;
+mod lock;
+mod pull;
+mod records;
+mod staging;
+mod sweep;
+
+pub(crate) use blob_file::BlobFile;
+pub use error::StoreError;
+pub use image::Image;
+
 use crate::digest::Digest;
 use crate::layer::{Limits, MountPoint, Owners};
 use crate::reference::Reference;
@@ -23,10 +55,22 @@ pub struct StoreOptions {
     pub mount_points: &'static [MountPoint],
     /// Bounds on what an image may make us do.
     pub limits: Limits,
-    /// Write everything to the disk before an image appears, so that it is
-    /// whole also after a power failure. Without it an image is whole only
-    /// after a crash or kill of the process.
+    /// Write everything to the disk before an image appears, with one `syncfs`,
+    /// so that it is whole also after a power failure. Without it an image is
+    /// whole after any crash or kill of the process, which is what a rename
+    /// gives by itself.
     pub sync: bool,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            owners: Owners::Mine,
+            mount_points: &[],
+            limits: Limits::default(),
+            sync: true,
+        }
+    }
 }
 
 /// Images on this machine.
@@ -39,31 +83,6 @@ pub struct Store {
 struct Inner {
     folder: PathBuf,
     options: StoreOptions,
-}
-
-/// An image that is ready to run. While any clone of it is held, by any
-/// process, its root stays.
-#[derive(Debug, Clone)]
-pub struct Image {
-    /// The name it was asked for by.
-    pub reference: Reference,
-    /// What it is: of a pulled image the digest of its manifest for this
-    /// platform, of an imported OCI image that of its manifest, of any other
-    /// import the digest of its config.
-    pub digest: Digest,
-    /// What a container of it runs by default.
-    pub config: ImageConfig,
-    root: PathBuf,
-    /// The shared lock on the root's folder.
-    _lock: Arc<OwnedFd>,
-}
-
-impl Image {
-    /// The folder with the image's files. Not to be written to.
-    #[must_use]
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
 }
 
 /// One name in the store.
@@ -79,38 +98,31 @@ pub struct Entry {
     pub created: SystemTime,
 }
 
-/// The store on disk cannot do what was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// A step on a file failed.
-    #[error("{step} {path}: {cause}")]
-    Io {
-        /// What we did.
-        step: &'static str,
-        /// To what.
-        path: PathBuf,
-        /// Why it failed.
-        cause: io::Error,
-    },
-}
-
 impl Store {
     /// Opens the store under `home`, and makes it where there is none.
     ///
     /// # Errors
     /// When it cannot be made or read, or was written by a newer version.
     pub fn open(home: &Path, options: StoreOptions) -> Result<Self, StoreError> {
-        let _ = (home, options);
-        todo!()
+        let folder = home.join("images");
+        files::prepare(home, &folder)?;
+        Ok(Self {
+            inner: Arc::new(Inner { folder, options }),
+        })
     }
 
     /// The image of this name, `None` when it is not in the store.
     ///
+    /// A name with a digest means that digest alone, whichever name brought it
+    /// here: the digest of the image, or of the index that it was chosen from.
+    ///
     /// # Errors
     /// When the store cannot be read.
     pub fn get(&self, reference: &Reference) -> Result<Option<Image>, StoreError> {
-        let _ = (reference, &self.inner.folder, &self.inner.options);
-        todo!()
+        let Some(digest) = self.lookup(reference)? else {
+            return Ok(None);
+        };
+        self.open_image(reference, &digest)
     }
 
     /// All names in the store, in order.
@@ -118,16 +130,27 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub fn list(&self) -> Result<Vec<Entry>, StoreError> {
-        todo!()
+        let mut entries = Vec::new();
+        for record in self.records()? {
+            entries.push(record.into_entry());
+        }
+        entries.sort_by(|a, b| a.reference.cmp(&b.reference));
+        Ok(entries)
     }
 
     /// Takes a name out of the store, and what nothing else needs with it.
     ///
+    /// Files that some process still holds as an [`Image`] are deleted later,
+    /// by the next change of the store after it let go.
+    ///
     /// # Errors
     /// When there is no such name, or the store cannot be changed.
     pub fn remove(&self, reference: &Reference) -> Result<(), StoreError> {
-        let _ = reference;
-        todo!()
+        if !self.forget(reference)? {
+            return Err(self.not_found(reference));
+        }
+        self.sweep();
+        Ok(())
     }
 
     /// Reads an image from an archive, a folder or a stream, told apart by
@@ -141,11 +164,13 @@ impl Store {
         input: Input,
         progress: &dyn Progress,
     ) -> Result<Image, ImportError> {
-        let _ = (reference, input, progress);
-        todo!()
+        import::import(self, reference, input, progress)
     }
 
     /// Gets an image from its registry and gives it its name.
+    ///
+    /// Needs a tokio runtime with time and I/O. May be dropped at any point;
+    /// what was downloaded is resumed by the next pull.
     ///
     /// # Errors
     /// When the registry does not give it, or it cannot be unpacked.
@@ -155,7 +180,31 @@ impl Store {
         registries: &Registries,
         progress: &dyn Progress,
     ) -> Result<Image, PullError> {
-        let _ = (reference, registries, progress);
-        todo!()
+        pull::pull(self, reference, registries, progress).await
+    }
+
+    fn not_found(&self, reference: &Reference) -> StoreError {
+        let known = self.records().unwrap_or_default();
+        let names = known.iter().map(|record| record.reference.familiar());
+        StoreError::NotFound {
+            hint: error::nearest(&reference.familiar(), names),
+            reference: reference.clone(),
+        }
+    }
+
+    fn path(&self, parts: [&str; 2]) -> PathBuf {
+        let mut path = self.inner.folder.clone();
+        path.extend(parts);
+        path
+    }
+
+    /// The folder of an image: one for each way of owning files, since a root
+    /// that was unpacked for other owners is of no use.
+    fn root_folder(&self, digest: &Digest) -> PathBuf {
+        let owners = match self.inner.options.owners {
+            Owners::Mine => "mine".to_owned(),
+            Owners::Shifted { base } => base.to_string(),
+        };
+        self.path(["roots", &format!("{}-{owners}", digest.file_name())])
     }
 }

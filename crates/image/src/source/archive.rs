@@ -1,10 +1,28 @@
 //! Importing: what `docker save`, `docker export`, OCI tools and tar write.
+//!
+//! Told apart by content: a folder must be an OCI layout; a tar with an
+//! `oci-layout` in it is an OCI archive (`docker save` of today writes one, with
+//! its old `manifest.json` beside it), one with `manifest.json` alone is a
+//! `docker save` archive of old, and any other tar is a root file system.
 
 use std::io::{self, Read};
 use std::path::PathBuf;
 
-use crate::layer::LayerError;
+mod docker_save;
+mod files;
+mod hashing;
+mod oci_layout;
+mod spool;
+
+pub(crate) use files::Files;
+pub(crate) use hashing::Hashing;
+pub(crate) use spool::open;
+
+use crate::digest::Digest;
+use crate::layer::{LayerError, Limits};
 use crate::manifest::ContentError;
+use crate::manifest::Descriptor;
+use crate::reference::Reference;
 use crate::store::StoreError;
 
 /// What to import from.
@@ -23,7 +41,7 @@ impl std::fmt::Debug for Input {
 
 impl Input {
     /// For messages.
-    fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         match self {
             Self::Path(path) => path.display().to_string(),
             Self::Read(_) => "standard input".to_owned(),
@@ -76,4 +94,45 @@ pub enum ImportError {
     /// Our side.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// An image found in an archive or a folder, its config verified.
+pub(crate) struct Found {
+    pub(crate) digest: Digest,
+    /// The digest of the index that it was chosen from, if there was one.
+    pub(crate) index: Option<Digest>,
+    pub(crate) config: Vec<u8>,
+    pub(crate) layers: Vec<FoundLayer>,
+}
+
+/// One of its layers.
+pub(crate) struct FoundLayer {
+    /// Its path in the archive.
+    pub(crate) path: String,
+    /// What names it, where something does.
+    pub(crate) descriptor: Option<Descriptor>,
+}
+
+/// Finds the image of this name. `None` where the files are no image, but may be
+/// a root file system.
+pub(crate) fn find(
+    files: &Files,
+    reference: &Reference,
+    input: &str,
+    limits: &Limits,
+) -> Result<Option<Found>, ImportError> {
+    if files.contains("oci-layout") && files.contains("index.json") {
+        return oci_layout::find(files, reference, input, limits).map(Some);
+    }
+    if files.contains("manifest.json") {
+        return docker_save::find(files, reference, input, limits);
+    }
+    if files.contains("repositories") && files.is_image_archive_of_old() {
+        return Err(ImportError::NotAnImage {
+            input: input.to_owned(),
+            problem: "it was written by a Docker older than 1.10; save it again with a current one"
+                .to_owned(),
+        });
+    }
+    Ok(None)
 }

@@ -1,10 +1,23 @@
 //! Pulling from a registry: how it is reached, and what is asked of it.
+//!
+//! Written over reqwest rather than over a client library, since none resumes,
+//! bounds and retries: [`endpoint`] is where a registry or mirror answers,
+//! [`auth`] how it is shown who asks, [`session`] one request with its retries,
+//! [`resolve`] from a name to a manifest, [`blob`] a download.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
+mod auth;
+mod blob;
 pub(crate) mod credentials;
+mod endpoint;
+mod resolve;
+mod session;
+
+pub(crate) use resolve::Resolved;
+pub(crate) use session::Session;
 
 use credentials::{Credentials, CredentialsError};
 

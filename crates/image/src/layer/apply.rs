@@ -1,0 +1,356 @@
+//! One entry of a layer, made into a file.
+
+use std::collections::HashSet;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
+use rustix::io::Errno;
+
+use super::root::{Folder, Root};
+use super::tar_stream::{Entry, Kind, Source, TarStream};
+use super::{LayerProblem, Owners};
+
+/// What is kept of a mode: permissions and the sticky bit, no set-id bits.
+const MODE_KEPT: u32 = 0o1777;
+
+/// Applies the entries of one layer.
+pub(super) struct Applier<'r> {
+    pub(super) root: &'r mut Root,
+    /// What this layer made or passed through, as inode of the folder and name,
+    /// so that its whiteouts spare it. `None` in the first layer, which has
+    /// nothing below it to hide.
+    pub(super) own: Option<HashSet<(u64, Box<[u8]>)>>,
+    /// Times of folders, set last, since filling a folder changes them.
+    folder_times: Vec<(Vec<u8>, Timestamps)>,
+    file_bytes: u64,
+}
+
+impl<'r> Applier<'r> {
+    pub(super) fn new(root: &'r mut Root, first: bool) -> Self {
+        Self {
+            root,
+            own: (!first).then(HashSet::new),
+            folder_times: Vec::new(),
+            file_bytes: 0,
+        }
+    }
+
+    /// Makes what the entry describes, reading its content from `tar`.
+    pub(super) fn apply<S: Source>(
+        &mut self,
+        tar: &mut TarStream<S>,
+        entry: &Entry,
+    ) -> Result<(), LayerProblem> {
+        let path =
+            clean(&entry.path).map_err(|problem| LayerProblem::bad_entry(&entry.path, problem))?;
+        let Some((folder, name)) = split(&path) else {
+            return self.apply_to_top(entry);
+        };
+        // What aufs keeps for itself is nobody else's business.
+        let aufs = |part: &[u8]| part.starts_with(b".wh..wh.") && part != b".wh..wh..opq";
+        if path.split(|&byte| byte == b'/').any(aufs) {
+            return Ok(());
+        }
+        let parent = self.parent(folder)?;
+        if let Some(hidden) = name.strip_prefix(b".wh.") {
+            return self.hide(&parent, hidden, entry);
+        }
+        let step = |step: &'static str| move |cause: Errno| failed(step, &entry.path, cause);
+        match entry.kind {
+            Kind::File => self.file(tar, &parent, name, entry)?,
+            Kind::Directory => {
+                self.directory(&parent, name, entry)
+                    .map_err(step("make folder"))?;
+                self.folder_times
+                    .push((path.clone(), times(entry.modified)));
+            }
+            Kind::Symlink => self.symlink(&parent, name, entry)?,
+            Kind::HardLink => self.hard_link(&parent, name, entry)?,
+            Kind::Fifo => self.fifo(&parent, name, entry).map_err(step("make"))?,
+            // Devices are the sandbox's to give. What was there is replaced.
+            Kind::Device => self.root.displace(&parent, name).map_err(step("replace"))?,
+        }
+        self.remember(&parent, name);
+        Ok(())
+    }
+
+    /// Sets what had to wait; gives the bytes written to files.
+    pub(super) fn finish(self) -> Result<u64, LayerProblem> {
+        for (path, times) in self.folder_times.iter().rev() {
+            let Some((folder, name)) = split(path) else {
+                continue;
+            };
+            // It may be gone again, by a later entry.
+            if let Ok(Some(parent)) = self.root.find(folder) {
+                let flags = AtFlags::SYMLINK_NOFOLLOW;
+                let _ = rustix::fs::utimensat(&parent.fd, name, times, flags);
+            }
+        }
+        Ok(self.file_bytes)
+    }
+
+    /// The root folder itself: its mode and owner are fixed.
+    fn apply_to_top(&self, entry: &Entry) -> Result<(), LayerProblem> {
+        match entry.kind {
+            Kind::Directory => Ok(()),
+            _ => Err(LayerProblem::bad_entry(
+                &entry.path,
+                "would replace the root folder",
+            )),
+        }
+    }
+
+    fn parent(&mut self, folder: &[u8]) -> Result<Arc<Folder>, LayerProblem> {
+        match &mut self.own {
+            None => self.root.folder(folder, None),
+            Some(own) => {
+                let mut passed = |inode, name: &[u8]| {
+                    own.insert((inode, name.into()));
+                };
+                self.root.folder(folder, Some(&mut passed))
+            }
+        }
+    }
+
+    fn remember(&mut self, parent: &Folder, name: &[u8]) {
+        if let Some(own) = &mut self.own {
+            own.insert((parent.inode, name.into()));
+        }
+    }
+
+    fn file<S: Source>(
+        &mut self,
+        tar: &mut TarStream<S>,
+        parent: &Folder,
+        name: &[u8],
+        entry: &Entry,
+    ) -> Result<(), LayerProblem> {
+        let step = |step: &'static str| move |cause: Errno| failed(step, &entry.path, cause);
+        let fd = self.create_file(parent, name).map_err(step("create"))?;
+        if let Some((uid, gid)) = self.root.host_ids(entry.uid, entry.gid) {
+            rustix::fs::fchown(&fd, Some(uid), Some(gid)).map_err(step("set owner of"))?;
+        }
+        match &entry.sparse {
+            None => {
+                tar.content(entry.stored_bytes, |bytes| {
+                    write_all(&fd, bytes).map_err(step("write"))
+                })?;
+            }
+            Some(sparse) => {
+                for &(offset, length) in &sparse.parts {
+                    let to = rustix::fs::SeekFrom::Start(offset);
+                    rustix::fs::seek(&fd, to).map_err(step("write"))?;
+                    tar.content(length, |bytes| write_all(&fd, bytes).map_err(step("write")))?;
+                }
+                rustix::fs::ftruncate(&fd, sparse.real_bytes).map_err(step("write"))?;
+            }
+        }
+        self.file_bytes += entry.stored_bytes;
+        rustix::fs::fchmod(&fd, mode(entry.mode)).map_err(step("set mode of"))?;
+        rustix::fs::futimens(&fd, &times(entry.modified)).map_err(step("set time of"))
+    }
+
+    fn create_file(&mut self, parent: &Folder, name: &[u8]) -> Result<OwnedFd, Errno> {
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let create = || rustix::fs::openat(&parent.fd, name, flags, Mode::from_raw_mode(0o600));
+        match create() {
+            Err(Errno::EXIST) => {
+                self.root.displace(parent, name)?;
+                create()
+            }
+            created => created,
+        }
+    }
+
+    fn directory(&mut self, parent: &Folder, name: &[u8], entry: &Entry) -> Result<(), Errno> {
+        let make = || rustix::fs::mkdirat(&parent.fd, name, Mode::from_raw_mode(0o700));
+        match make() {
+            Err(Errno::EXIST) => {
+                let is_folder = parent.examine(name)?.is_some_and(|there| {
+                    FileType::from_raw_mode(there.st_mode) == FileType::Directory
+                });
+                if !is_folder {
+                    self.root.displace(parent, name)?;
+                    make()?;
+                }
+            }
+            made => made?,
+        }
+        self.root.give(parent, name, entry.uid, entry.gid)?;
+        // A user without privileges must get into its own folders.
+        let accessible = match self.root.owners() {
+            Owners::Mine => 0o700,
+            Owners::Shifted { .. } => 0,
+        };
+        let mode = mode(entry.mode | accessible);
+        rustix::fs::chmodat(&parent.fd, name, mode, AtFlags::empty())
+    }
+
+    fn symlink(&mut self, parent: &Folder, name: &[u8], entry: &Entry) -> Result<(), LayerProblem> {
+        if entry.link.is_empty() || entry.link.contains(&0) {
+            return Err(LayerProblem::bad_entry(
+                &entry.path,
+                "is a symbolic link to nothing",
+            ));
+        }
+        let mut make = || {
+            let link = || rustix::fs::symlinkat(&*entry.link, &parent.fd, name);
+            match link() {
+                Err(Errno::EXIST) => {
+                    self.root.displace(parent, name)?;
+                    link()?;
+                }
+                linked => linked?,
+            }
+            self.root.give(parent, name, entry.uid, entry.gid)?;
+            let flags = AtFlags::SYMLINK_NOFOLLOW;
+            rustix::fs::utimensat(&parent.fd, name, &times(entry.modified), flags)
+        };
+        make().map_err(|cause| failed("make symbolic link", &entry.path, cause))
+    }
+
+    /// The target is a path in the root, whatever it looks like.
+    fn hard_link(
+        &mut self,
+        parent: &Folder,
+        name: &[u8],
+        entry: &Entry,
+    ) -> Result<(), LayerProblem> {
+        let shown = String::from_utf8_lossy(&entry.link).into_owned();
+        let bad = |problem: &str| {
+            LayerProblem::bad_entry(
+                &entry.path,
+                format!("is a hard link to '{shown}', {problem}"),
+            )
+        };
+        let target = clean(&entry.link).map_err(|problem| bad(&format!("which {problem}")))?;
+        let (folder, target) = split(&target).ok_or_else(|| bad("the root folder"))?;
+        let missing = || bad("which does not exist");
+        let folder = self.root.find(folder)?.ok_or_else(missing)?;
+        let step = |cause| failed("make hard link", &entry.path, cause);
+        let there = folder.examine(target).map_err(step)?.ok_or_else(missing)?;
+        if FileType::from_raw_mode(there.st_mode) == FileType::Directory {
+            return Err(bad("which is a folder"));
+        }
+        let link = || rustix::fs::linkat(&folder.fd, target, &parent.fd, name, AtFlags::empty());
+        let linked = match link() {
+            Err(Errno::EXIST) => {
+                let here = parent.examine(name).map_err(step)?;
+                if here.is_some_and(|here| here.st_ino == there.st_ino) {
+                    return Ok(());
+                }
+                self.root.displace(parent, name).map_err(step)?;
+                link()
+            }
+            linked => linked,
+        };
+        linked.map_err(step)
+    }
+
+    fn fifo(&mut self, parent: &Folder, name: &[u8], entry: &Entry) -> Result<(), Errno> {
+        self.root.displace(parent, name)?;
+        rustix::fs::mknodat(
+            &parent.fd,
+            name,
+            FileType::Fifo,
+            Mode::from_raw_mode(0o600),
+            0,
+        )?;
+        self.root.give(parent, name, entry.uid, entry.gid)?;
+        rustix::fs::chmodat(&parent.fd, name, mode(entry.mode), AtFlags::empty())?;
+        rustix::fs::utimensat(
+            &parent.fd,
+            name,
+            &times(entry.modified),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )
+    }
+}
+
+fn mode(mode: u32) -> Mode {
+    Mode::from_raw_mode(mode & MODE_KEPT)
+}
+
+fn times((seconds, nanoseconds): (i64, u32)) -> Timestamps {
+    let time = Timespec {
+        tv_sec: seconds,
+        tv_nsec: nanoseconds.into(),
+    };
+    Timestamps {
+        last_access: time,
+        last_modification: time,
+    }
+}
+
+fn write_all(fd: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        match rustix::io::write(fd, bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(Errno::INTR) => {}
+            Err(cause) => return Err(cause),
+        }
+    }
+    Ok(())
+}
+
+/// A failed step, told apart: what the entry is to blame for, and the rest.
+pub(super) fn failed(step: &'static str, path: &[u8], cause: Errno) -> LayerProblem {
+    match cause {
+        Errno::NAMETOOLONG => {
+            LayerProblem::bad_entry(path, "has a name that is too long for the file system")
+        }
+        Errno::FBIG => LayerProblem::bad_entry(path, "is larger than the file system allows"),
+        cause => LayerProblem::io(step, path, cause),
+    }
+}
+
+/// The path below the root: without leading slashes, `.` and doubled slashes.
+fn clean(path: &[u8]) -> Result<Vec<u8>, &'static str> {
+    if path.contains(&0) {
+        return Err("contains a NUL byte");
+    }
+    let parts = || {
+        path.split(|&byte| byte == b'/')
+            .filter(|part| !matches!(*part, b"" | b"."))
+    };
+    if parts().any(|part| part == b"..") {
+        return Err("contains '..', which could lead out of the image");
+    }
+    Ok(parts().collect::<Vec<_>>().join(&b'/'))
+}
+
+/// Folder and name of a cleaned path; `None` for the root itself.
+fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
+    if path.is_empty() {
+        return None;
+    }
+    match path.iter().rposition(|&byte| byte == b'/') {
+        Some(slash) => Some((&path[..slash], &path[slash + 1..])),
+        None => Some((&[], path)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_cleaned_and_dot_dot_is_refused() {
+        assert_eq!(clean(b"./a//b/./c/").unwrap(), b"a/b/c");
+        assert_eq!(clean(b"/etc/passwd").unwrap(), b"etc/passwd");
+        assert_eq!(clean(b"./").unwrap(), b"");
+        assert!(clean(b"a/../b").is_err());
+        assert!(clean(b"..").is_err());
+        assert!(clean(b"a\0b").is_err());
+        assert_eq!(clean(b"a..b/...").unwrap(), b"a..b/...");
+    }
+
+    #[test]
+    fn paths_are_split_at_their_last_slash() {
+        assert_eq!(split(b""), None);
+        assert_eq!(split(b"a"), Some((&b""[..], &b"a"[..])));
+        assert_eq!(split(b"a/b/c"), Some((&b"a/b"[..], &b"c"[..])));
+    }
+}

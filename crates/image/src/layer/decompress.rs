@@ -1,0 +1,204 @@
+//! Decompression, in a thread of its own, hashed on its way to the tar reader.
+//!
+//! Whoever unpacks on two cores needs about as long as the slower of
+//! decompressing with hashing and of writing files, instead of their sum.
+
+use std::io::{self, BufReader, Read};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::thread::{Scope, ScopedJoinHandle};
+
+use super::LayerProblem;
+use super::tar_stream::{Source, damaged};
+use super::unpack::Budget;
+use crate::digest::{Digest, Hasher};
+
+/// Bytes in one piece handed from thread to thread.
+const PIECE_BYTES: usize = 256 << 10;
+/// Pieces under way between the threads.
+const PIECES_MAX: usize = 4;
+/// zstd frames may ask for a window of at most 2^27 bytes, 128 MiB.
+const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+
+/// How some bytes are compressed, as their beginning shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Compression {
+    None,
+    Gzip,
+    Zstd,
+}
+
+/// What these first bytes are.
+pub(crate) fn sniff(start: &[u8]) -> Compression {
+    match start {
+        [0x1f, 0x8b, ..] => Compression::Gzip,
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Compression::Zstd,
+        // A skippable frame: only zstd begins like this.
+        [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Compression::Zstd,
+        _ => Compression::None,
+    }
+}
+
+/// The bytes without their compression.
+pub(crate) fn decompress<'a>(
+    mut reader: impl Read + Send + 'a,
+) -> io::Result<Box<dyn Read + Send + 'a>> {
+    let mut start = Vec::with_capacity(4);
+    reader.by_ref().take(4).read_to_end(&mut start)?;
+    let compression = sniff(&start);
+    let whole = io::Cursor::new(start).chain(reader);
+    Ok(match compression {
+        Compression::None => Box::new(whole),
+        Compression::Gzip => {
+            let buffered = BufReader::with_capacity(PIECE_BYTES, whole);
+            Box::new(flate2::bufread::MultiGzDecoder::new(buffered))
+        }
+        Compression::Zstd => {
+            let buffered = BufReader::with_capacity(PIECE_BYTES, whole);
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(buffered)?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+            Box::new(decoder)
+        }
+    })
+}
+
+type Piece = Result<Vec<u8>, io::Error>;
+
+/// The receiving end: a tar source that draws on the budget.
+pub(super) struct Pieces<'b> {
+    full: Receiver<Piece>,
+    empty: Sender<Vec<u8>>,
+    piece: Vec<u8>,
+    read: usize,
+    budget: &'b mut Budget,
+}
+
+/// Starts decompressing in a thread of `scope`. The thread gives the digest of
+/// the uncompressed bytes once all of them were taken.
+pub(super) fn start<'scope, 'b>(
+    scope: &'scope Scope<'scope, '_>,
+    reader: Box<dyn Read + Send + 'scope>,
+    hasher: Hasher,
+    budget: &'b mut Budget,
+) -> (Pieces<'b>, ScopedJoinHandle<'scope, Digest>) {
+    let (full_sender, full) = sync_channel(PIECES_MAX);
+    let (empty, empty_receiver) = channel();
+    let thread = scope.spawn(move || run(reader, hasher, &full_sender, &empty_receiver));
+    let pieces = Pieces {
+        full,
+        empty,
+        piece: Vec::new(),
+        read: 0,
+        budget,
+    };
+    (pieces, thread)
+}
+
+fn run(
+    reader: Box<dyn Read + Send + '_>,
+    mut hasher: Hasher,
+    full: &SyncSender<Piece>,
+    empty: &Receiver<Vec<u8>>,
+) -> Digest {
+    let step = || -> io::Result<()> {
+        let mut reader = decompress(reader)?;
+        loop {
+            let mut piece = empty
+                .try_recv()
+                .unwrap_or_else(|_| Vec::with_capacity(PIECE_BYTES));
+            piece.clear();
+            reader
+                .by_ref()
+                .take(PIECE_BYTES as u64)
+                .read_to_end(&mut piece)?;
+            if piece.is_empty() {
+                return Ok(());
+            }
+            hasher.update(&piece);
+            if full.send(Ok(piece)).is_err() {
+                return Ok(());
+            }
+        }
+    };
+    if let Err(cause) = step() {
+        // Nobody listens any more: then nobody needs the cause.
+        let _ = full.send(Err(cause));
+    }
+    hasher.finish()
+}
+
+impl Source for Pieces<'_> {
+    fn fill(&mut self) -> Result<&[u8], LayerProblem> {
+        if self.read == self.piece.len() {
+            let used = std::mem::take(&mut self.piece);
+            self.read = 0;
+            if used.capacity() > 0 {
+                let _ = self.empty.send(used);
+            }
+            match self.full.recv() {
+                Ok(Ok(piece)) => {
+                    self.budget.take_bytes(piece.len() as u64)?;
+                    self.piece = piece;
+                }
+                Ok(Err(cause)) => return Err(damaged(format!("its compressed stream: {cause}"))),
+                Err(_) => {}
+            }
+        }
+        Ok(&self.piece[self.read..])
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.read += bytes;
+    }
+}
+
+impl Pieces<'_> {
+    pub(super) fn budget(&mut self) -> &mut Budget {
+        self.budget
+    }
+
+    /// Takes what is left, so that all of it is hashed.
+    pub(super) fn drain(mut self) -> Result<(), LayerProblem> {
+        loop {
+            let left = self.fill()?.len();
+            if left == 0 {
+                return Ok(());
+            }
+            self.consume(left);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    #[test]
+    fn what_was_compressed_comes_back_however_it_was() {
+        let text = b"some text, some text, some text".repeat(1000);
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&text).unwrap();
+        let zstd = zstd::stream::encode_all(&text[..], 1).unwrap();
+        for bytes in [text.clone(), gzip.finish().unwrap(), zstd] {
+            let mut back = Vec::new();
+            decompress(&bytes[..])
+                .unwrap()
+                .read_to_end(&mut back)
+                .unwrap();
+            assert!(back == text);
+        }
+    }
+
+    #[test]
+    fn what_is_cut_off_is_an_error() {
+        let text = b"some text".repeat(1000);
+        let zstd = zstd::stream::encode_all(&text[..], 1).unwrap();
+        let mut back = Vec::new();
+        assert!(
+            decompress(&zstd[..zstd.len() - 3])
+                .unwrap()
+                .read_to_end(&mut back)
+                .is_err()
+        );
+    }
+}

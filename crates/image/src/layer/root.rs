@@ -1,0 +1,299 @@
+//! A root folder being filled, and the only ways into it.
+//!
+//! Every path goes through the kernel's `openat2(RESOLVE_IN_ROOT)`, for which
+//! the folder is `/`: neither `..` nor a symbolic link leads out. What is made,
+//! removed or linked is then a single name in a folder opened that way.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid};
+use rustix::io::Errno;
+
+use super::trash::Trash;
+use super::{LayerProblem, Owners};
+
+/// Most symbolic links in one path, as the kernel has it.
+const LINKS_MAX: usize = 40;
+/// Most folders kept open.
+const OPEN_FOLDERS_MAX: usize = 64;
+
+const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// A root folder being filled.
+pub(crate) struct Root {
+    top: Arc<Folder>,
+    owners: Owners,
+    pub(super) trash: Trash,
+    /// Folders by the path that led to them. Forgotten whenever a folder or a
+    /// link is taken away, since any path may have led through it.
+    open: HashMap<Vec<u8>, Arc<Folder>>,
+}
+
+/// An open folder within the root.
+pub(crate) struct Folder {
+    pub(super) fd: OwnedFd,
+    pub(super) inode: u64,
+}
+
+/// Hears which folder a path goes through: its parent's inode and its name.
+pub(super) type Passed<'a> = &'a mut dyn FnMut(u64, &[u8]);
+
+impl Root {
+    /// Makes the folder `path`, to be filled; `trash` is an empty folder beside
+    /// it, on the same file system.
+    pub(crate) fn create(path: &Path, trash: &Path, owners: Owners) -> Result<Self, LayerProblem> {
+        let name = path.as_os_str().as_encoded_bytes();
+        let io = |step, cause: Errno| LayerProblem::io(step, name, cause);
+        rustix::fs::mkdir(path, Mode::from_raw_mode(0o700)).map_err(|cause| io("make", cause))?;
+        let open = FOLDER.difference(OFlags::PATH) | OFlags::NOFOLLOW;
+        let fd = rustix::fs::open(path, open, Mode::empty()).map_err(|cause| io("open", cause))?;
+        rustix::fs::fchmod(&fd, Mode::from_raw_mode(0o755))
+            .map_err(|cause| io("set mode of", cause))?;
+        if let Some((uid, gid)) = host_ids(owners, 0, 0) {
+            rustix::fs::fchown(&fd, Some(uid), Some(gid))
+                .map_err(|cause| io("set owner of", cause))?;
+        }
+        Ok(Self {
+            top: Arc::new(Folder::new(fd).map_err(|cause| io("examine", cause))?),
+            owners,
+            trash: Trash::open(trash).map_err(|cause| io("open trash beside", cause))?,
+            open: HashMap::new(),
+        })
+    }
+
+    pub(super) fn owners(&self) -> Owners {
+        self.owners
+    }
+
+    /// Host owner for an entry's, `None` where files simply are ours.
+    pub(super) fn host_ids(&self, uid: u64, gid: u64) -> Option<(Uid, Gid)> {
+        host_ids(self.owners, uid, gid)
+    }
+
+    /// The folder at `path`, made with its parents where missing.
+    pub(super) fn folder(
+        &mut self,
+        path: &[u8],
+        passed: Option<Passed<'_>>,
+    ) -> Result<Arc<Folder>, LayerProblem> {
+        if path.is_empty() {
+            return Ok(Arc::clone(&self.top));
+        }
+        if let Some(folder) = self.open.get(path) {
+            return Ok(Arc::clone(folder));
+        }
+        // A path that must be watched is walked; any other the kernel resolves
+        // at once, and only if something is missing it is walked and made.
+        let found = match passed {
+            Some(_) => None,
+            None => self.find(path)?,
+        };
+        let folder = match found {
+            Some(folder) => folder,
+            None => Arc::new(self.walk(path, passed)?),
+        };
+        if self.open.len() >= OPEN_FOLDERS_MAX {
+            self.open.clear();
+        }
+        self.open.insert(path.to_vec(), Arc::clone(&folder));
+        Ok(folder)
+    }
+
+    /// The folder at `path`, `None` when it is missing.
+    pub(super) fn find(&self, path: &[u8]) -> Result<Option<Arc<Folder>>, LayerProblem> {
+        if path.is_empty() {
+            return Ok(Some(Arc::clone(&self.top)));
+        }
+        match self.resolve(path, ResolveFlags::empty()) {
+            Ok(folder) => Ok(Some(Arc::new(folder))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(cause) => Err(unresolvable(path, cause)),
+        }
+    }
+
+    fn resolve(&self, path: &[u8], more: ResolveFlags) -> Result<Folder, Errno> {
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | more;
+        let path = if path.is_empty() { b"." } else { path };
+        let fd = rustix::fs::openat2(&self.top.fd, path, FOLDER, Mode::empty(), resolve)?;
+        Folder::new(fd)
+    }
+
+    /// Goes along `path` component by component, through links, and makes the
+    /// folders that are missing, also where a dangling link points.
+    fn walk(&self, path: &[u8], mut passed: Option<Passed<'_>>) -> Result<Folder, LayerProblem> {
+        let io = |step, cause: Errno| LayerProblem::io(step, path, cause);
+        let real = |names: &[Vec<u8>]| {
+            let path = names.join(&b'/');
+            self.resolve(&path, ResolveFlags::NO_SYMLINKS)
+                .map_err(|cause| unresolvable(&path, cause))
+        };
+        let mut links = 0;
+        let mut names: Vec<Vec<u8>> = Vec::new();
+        let mut left = components(path);
+        let mut here = real(&names)?;
+        while let Some(name) = left.pop() {
+            if name == b".." {
+                names.pop();
+                here = real(&names)?;
+                continue;
+            }
+            let nofollow = FOLDER | OFlags::NOFOLLOW;
+            let next = rustix::fs::openat(&here.fd, &*name, nofollow, Mode::empty());
+            let next = match next {
+                Err(Errno::NOENT) => {
+                    self.make_folder(&here, &name)
+                        .map_err(|cause| io("make the folder of", cause))?;
+                    rustix::fs::openat(&here.fd, &*name, nofollow, Mode::empty())
+                }
+                next => next,
+            };
+            match next {
+                Ok(fd) => {
+                    if let Some(passed) = &mut passed {
+                        passed(here.inode, &name);
+                    }
+                    here = Folder::new(fd).map_err(|cause| io("examine the folder of", cause))?;
+                    names.push(name);
+                }
+                Err(Errno::NOTDIR | Errno::LOOP) => {
+                    let target = rustix::fs::readlinkat(&here.fd, &*name, Vec::new())
+                        .map_err(|_| unresolvable(path, Errno::NOTDIR))?
+                        .into_bytes();
+                    links += 1;
+                    if links > LINKS_MAX {
+                        return Err(unresolvable(path, Errno::LOOP));
+                    }
+                    if target.starts_with(b"/") {
+                        names.clear();
+                        here = real(&names)?;
+                    }
+                    left.extend(components(&target));
+                }
+                Err(cause) => return Err(unresolvable(path, cause)),
+            }
+        }
+        Ok(here)
+    }
+
+    /// A folder that no entry describes: mode 0755, the image's root owns it.
+    fn make_folder(&self, parent: &Folder, name: &[u8]) -> Result<(), Errno> {
+        rustix::fs::mkdirat(&parent.fd, name, Mode::from_raw_mode(0o755))?;
+        rustix::fs::chmodat(
+            &parent.fd,
+            name,
+            Mode::from_raw_mode(0o755),
+            AtFlags::empty(),
+        )?;
+        self.give(parent, name, 0, 0)
+    }
+
+    /// Gives something to the owner that the image says.
+    pub(super) fn give(
+        &self,
+        parent: &Folder,
+        name: &[u8],
+        uid: u64,
+        gid: u64,
+    ) -> Result<(), Errno> {
+        match self.host_ids(uid, gid) {
+            Some((uid, gid)) => {
+                let flags = AtFlags::SYMLINK_NOFOLLOW;
+                rustix::fs::chownat(&parent.fd, name, Some(uid), Some(gid), flags)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Takes away what is at a name, with all that is below it.
+    pub(super) fn displace(&mut self, parent: &Folder, name: &[u8]) -> Result<(), Errno> {
+        let Some(there) = parent.examine(name)? else {
+            return Ok(());
+        };
+        match FileType::from_raw_mode(there.st_mode) {
+            FileType::Directory => {
+                self.open.clear();
+                self.trash.take(parent, name)
+            }
+            FileType::Symlink => {
+                self.open.clear();
+                rustix::fs::unlinkat(&parent.fd, name, AtFlags::empty())
+            }
+            _ => rustix::fs::unlinkat(&parent.fd, name, AtFlags::empty()),
+        }
+    }
+
+    /// Ends the filling: what was taken away is deleted.
+    pub(crate) fn finish(&mut self) -> Result<(), LayerProblem> {
+        self.open.clear();
+        self.trash
+            .empty()
+            .map_err(|cause| LayerProblem::io("delete replaced files", b"/", cause))
+    }
+}
+
+impl Folder {
+    pub(super) fn new(fd: OwnedFd) -> Result<Self, Errno> {
+        let inode = rustix::fs::fstat(&fd)?.st_ino;
+        Ok(Self { fd, inode })
+    }
+
+    /// What is at a name, itself rather than what it links to.
+    pub(super) fn examine(&self, name: &[u8]) -> Result<Option<Stat>, Errno> {
+        match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(cause) => Err(cause),
+        }
+    }
+}
+
+/// The components of a path in reverse order, to be popped.
+fn components(path: &[u8]) -> Vec<Vec<u8>> {
+    let parts = path
+        .split(|&byte| byte == b'/')
+        .filter(|part| !matches!(*part, b"" | b"."));
+    parts.rev().map(<[u8]>::to_vec).collect()
+}
+
+fn unresolvable(path: &[u8], cause: Errno) -> LayerProblem {
+    match cause {
+        Errno::NOTDIR => LayerProblem::bad_entry(path, "leads through something that is no folder"),
+        Errno::LOOP => LayerProblem::bad_entry(path, "leads through too many symbolic links"),
+        Errno::NAMETOOLONG => LayerProblem::bad_entry(
+            path,
+            "has a name or path that is too long for the file system",
+        ),
+        Errno::NOSYS => LayerProblem::io("open with openat2, which needs Linux 5.6,", path, cause),
+        cause => LayerProblem::io("open", path, cause),
+    }
+}
+
+fn host_ids(owners: Owners, uid: u64, gid: u64) -> Option<(Uid, Gid)> {
+    match owners {
+        Owners::Mine => None,
+        Owners::Shifted { base } => {
+            let shift = |id| base.saturating_add(u32::from(u16::try_from(id).unwrap_or(65534)));
+            Some((Uid::from_raw(shift(uid)), Gid::from_raw(shift(gid))))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owners_are_shifted_and_strangers_are_nobody() {
+        let ids = |uid, gid| {
+            let (uid, gid) = host_ids(Owners::Shifted { base: 100_000 }, uid, gid).unwrap();
+            (uid.as_raw(), gid.as_raw())
+        };
+        assert_eq!(ids(0, 5), (100_000, 100_005));
+        assert_eq!(ids(65535, 65536), (165_535, 165_534));
+        assert_eq!(ids(u64::MAX, 1 << 40), (165_534, 165_534));
+        assert_eq!(host_ids(Owners::Mine, 7, 7), None);
+    }
+}

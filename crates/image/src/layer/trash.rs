@@ -1,0 +1,117 @@
+//! Deleting trees of any depth, without recursion and with few descriptors.
+//!
+//! A folder is emptied by moving the folders in it up beside itself, so that
+//! what is being deleted is never more than two deep. Layers decide how deep a
+//! tree is; neither our stack nor the descriptor limit may.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, Dir, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::root::Folder;
+
+/// A folder whose contents are to be deleted.
+pub(super) struct Trash {
+    folder: OwnedFd,
+    taken: u64,
+}
+
+const OPEN: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+impl Trash {
+    /// Uses an existing, empty folder.
+    pub(super) fn open(path: &Path) -> Result<Self, Errno> {
+        Ok(Self {
+            folder: rustix::fs::open(path, OPEN, Mode::empty())?,
+            taken: 0,
+        })
+    }
+
+    /// Moves something here.
+    pub(super) fn take(&mut self, parent: &Folder, name: &[u8]) -> Result<(), Errno> {
+        self.take_from(&parent.fd, name)
+    }
+
+    fn take_from(&mut self, parent: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
+        let new = format!("taken-{}", self.taken);
+        self.taken += 1;
+        rustix::fs::renameat(parent, name, &self.folder, new)
+    }
+
+    /// Deletes everything here.
+    pub(super) fn empty(&mut self) -> Result<(), Errno> {
+        loop {
+            let mut found = false;
+            for name in names(&self.folder)? {
+                found = true;
+                self.delete(&name)?;
+            }
+            if !found {
+                return Ok(());
+            }
+        }
+    }
+
+    fn delete(&mut self, name: &[u8]) -> Result<(), Errno> {
+        match rustix::fs::unlinkat(&self.folder, name, AtFlags::empty()) {
+            Err(Errno::ISDIR | Errno::PERM) => {}
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(cause) => return Err(cause),
+        }
+        let folder = match rustix::fs::openat(&self.folder, name, OPEN, Mode::empty()) {
+            Err(Errno::ACCESS) => {
+                rustix::fs::chmodat(
+                    &self.folder,
+                    name,
+                    Mode::from_raw_mode(0o700),
+                    AtFlags::empty(),
+                )?;
+                rustix::fs::openat(&self.folder, name, OPEN, Mode::empty())?
+            }
+            opened => opened?,
+        };
+        for name in names(&folder)? {
+            match rustix::fs::unlinkat(&folder, &*name, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(Errno::ISDIR | Errno::PERM) => self.take_from(&folder, &name)?,
+                Err(Errno::ACCESS) => {
+                    rustix::fs::fchmod(&folder, Mode::from_raw_mode(0o700))?;
+                    self.take_from(&folder, &name)?;
+                }
+                Err(cause) => return Err(cause),
+            }
+        }
+        rustix::fs::unlinkat(&self.folder, name, AtFlags::REMOVEDIR)
+    }
+}
+
+fn names(folder: &OwnedFd) -> Result<Vec<Vec<u8>>, Errno> {
+    let mut names = Vec::new();
+    for item in Dir::read_from(folder)? {
+        let item = item?;
+        let name = item.file_name().to_bytes();
+        if !matches!(name, b"." | b"..") {
+            names.push(name.to_vec());
+        }
+    }
+    Ok(names)
+}
+
+/// Deletes a folder with all that is in it.
+pub(crate) fn delete_tree(path: &Path) -> std::io::Result<()> {
+    let mut trash = match Trash::open(path) {
+        Err(Errno::NOENT) => return Ok(()),
+        opened => opened?,
+    };
+    trash.empty()?;
+    drop(trash);
+    match rustix::fs::rmdir(path) {
+        Err(Errno::NOENT) | Ok(()) => Ok(()),
+        Err(cause) => Err(cause.into()),
+    }
+}

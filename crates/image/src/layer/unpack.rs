@@ -1,0 +1,135 @@
+//! One layer from its compressed bytes into a root: limits, digest, threads.
+
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::apply::Applier;
+use super::decompress;
+use super::tar_stream::{TarStream, damaged};
+use super::{LayerError, LayerProblem, Limits, Root};
+use crate::digest::{Digest, Hasher};
+
+/// What an image may still use up; shared by all its layers.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    limits: Limits,
+    bytes: u64,
+    entries: u64,
+    /// Bytes in the files that were written.
+    pub(crate) file_bytes: u64,
+    cancelled: Arc<AtomicBool>,
+}
+
+impl Budget {
+    /// All of the limits. Setting `cancelled` ends the unpacking soon.
+    pub(crate) fn new(limits: &Limits, cancelled: Arc<AtomicBool>) -> Self {
+        Self {
+            limits: limits.clone(),
+            bytes: 0,
+            entries: 0,
+            file_bytes: 0,
+            cancelled,
+        }
+    }
+
+    pub(super) fn take_bytes(&mut self, bytes: u64) -> Result<(), LayerProblem> {
+        if self.cancelled.load(Ordering::Relaxed) {
+            return Err(LayerProblem::Cancelled);
+        }
+        self.bytes = self.bytes.saturating_add(bytes);
+        let most = self.limits.unpacked_bytes_max;
+        if self.bytes > most {
+            return Err(LayerProblem::TooLarge {
+                what: "bytes unpacked",
+                most,
+            });
+        }
+        Ok(())
+    }
+
+    pub(super) fn take_entry(&mut self, path: &[u8]) -> Result<(), LayerProblem> {
+        self.entries += 1;
+        let most = self.limits.entries_max;
+        if self.entries > most {
+            return Err(LayerProblem::TooLarge {
+                what: "entries",
+                most,
+            });
+        }
+        let most = self.limits.path_bytes_max;
+        if path.len() > most {
+            let start = &path[..most.min(60)];
+            return Err(LayerProblem::bad_entry(
+                start,
+                format!(
+                    "… has a path of {} bytes, at most {most} are allowed",
+                    path.len()
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// How an unpacked layer is told apart and checked.
+pub(crate) struct Layer<'a> {
+    /// For messages.
+    pub(crate) name: String,
+    /// Whether it is the image's first, so that nothing lies below it.
+    pub(crate) first: bool,
+    /// The uncompressed digest that the config promises, if there is a config.
+    pub(crate) diff_id: Option<&'a Digest>,
+    /// Whether the tar must end with its marker: where no digest tells that it
+    /// is whole.
+    pub(crate) needs_end: bool,
+}
+
+/// Applies a layer to a root and gives the digest of its uncompressed bytes.
+pub(crate) fn unpack(
+    root: &mut Root,
+    layer: &Layer<'_>,
+    reader: Box<dyn Read + Send + '_>,
+    budget: &mut Budget,
+) -> Result<Digest, LayerError> {
+    let fail = |problem| LayerError {
+        layer: layer.name.clone(),
+        problem,
+    };
+    let found = run(root, layer, reader, budget).map_err(fail)?;
+    match layer.diff_id {
+        Some(wanted) if *wanted != found => Err(fail(LayerProblem::WrongDiffId {
+            wanted: wanted.clone(),
+            found,
+        })),
+        _ => Ok(found),
+    }
+}
+
+fn run(
+    root: &mut Root,
+    layer: &Layer<'_>,
+    reader: Box<dyn Read + Send + '_>,
+    budget: &mut Budget,
+) -> Result<Digest, LayerProblem> {
+    let hasher = layer.diff_id.map_or_else(Hasher::sha256, Digest::hasher);
+    std::thread::scope(|scope| {
+        let (pieces, thread) = decompress::start(scope, reader, hasher, budget);
+        let mut tar = TarStream::new(pieces);
+        let mut applier = Applier::new(root, layer.first);
+        while let Some(entry) = tar.next_entry()? {
+            tar.source_mut().budget().take_entry(&entry.path)?;
+            applier.apply(&mut tar, &entry)?;
+        }
+        if layer.needs_end && !tar.ended() {
+            return Err(damaged("the tar has no end marker"));
+        }
+        let written = applier.finish()?;
+        let mut pieces = tar.into_source();
+        pieces.budget().file_bytes += written;
+        pieces.drain()?;
+        thread
+            .join()
+            .map_err(|_| damaged("its decompressor panicked"))
+    })
+}

@@ -1,0 +1,128 @@
+//! Opening what is to be imported: a folder, or a tar that can be read anywhere.
+//!
+//! Archives name their documents last and their layers first, so a stream or a
+//! compressed file is first written, uncompressed, to a nameless file.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use super::files::{Files, TarFiles, layout};
+use super::{ImportError, Input};
+use crate::layer::{BLOCK_BYTES, Compression, LayerProblem, Limits, decompress, sniff};
+use crate::store::StoreError;
+
+const COPY_BYTES: usize = 256 << 10;
+
+/// What was opened.
+pub(crate) struct Opened {
+    pub(crate) files: Files,
+    /// For messages.
+    pub(crate) name: String,
+}
+
+/// Opens an input; `unused` is a path where a file may be made for a moment.
+pub(crate) fn open(input: Input, unused: &Path, limits: &Limits) -> Result<Opened, ImportError> {
+    let name = input.name();
+    let unreadable = |cause| ImportError::Unreadable {
+        input: name.clone(),
+        cause,
+    };
+    let not_an_image = |problem: &str| ImportError::NotAnImage {
+        input: name.clone(),
+        problem: problem.to_owned(),
+    };
+    let file = match input {
+        Input::Read(reader) => spool(reader, unused, &name, limits)?,
+        Input::Path(path) => {
+            let file = File::open(&path).map_err(unreadable)?;
+            let about = file.metadata().map_err(unreadable)?;
+            if about.is_dir() {
+                let problem = "it is a folder, but has no 'oci-layout' and 'index.json'";
+                let files = layout(&path).ok_or_else(|| not_an_image(problem))?;
+                return Ok(Opened { files, name });
+            }
+            let mut start = [0; 4];
+            let plain = about.is_file() && {
+                let read = file.read_at(&mut start, 0).map_err(unreadable)?;
+                sniff(&start[..read]) == Compression::None
+            };
+            if plain {
+                file
+            } else {
+                spool(Box::new(file), unused, &name, limits)?
+            }
+        }
+    };
+    let bytes = file.metadata().map_err(unreadable)?.len();
+    if bytes == 0 {
+        return Err(not_an_image("it is empty"));
+    }
+    let tar = TarFiles::list(file).map_err(|problem| match problem {
+        _ if bytes < BLOCK_BYTES as u64 => not_an_image("it is no tar"),
+        LayerProblem::Damaged(problem) => {
+            not_an_image(&format!("it is no tar, or a damaged one: {problem}"))
+        }
+        other => not_an_image(&other.to_string()),
+    })?;
+    if tar.seen == 0 {
+        return Err(not_an_image("it is a tar with nothing in it"));
+    }
+    Ok(Opened {
+        files: Files::Tar(tar),
+        name,
+    })
+}
+
+/// Writes all of a stream, uncompressed, to a file without a name.
+fn spool(
+    reader: Box<dyn Read + Send>,
+    unused: &Path,
+    name: &str,
+    limits: &Limits,
+) -> Result<File, ImportError> {
+    let unreadable = |cause: io::Error| match cause.kind() {
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => {
+            ImportError::NotAnImage {
+                input: name.to_owned(),
+                problem: format!("its compressed stream is damaged or was cut off, {cause}"),
+            }
+        }
+        _ => ImportError::Unreadable {
+            input: name.to_owned(),
+            cause,
+        },
+    };
+    let unwritable = |cause| ImportError::Store(StoreError::io("write", unused, cause));
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(unused);
+    let mut file = file.map_err(unwritable)?;
+    std::fs::remove_file(unused).map_err(unwritable)?;
+    let mut reader = decompress(reader).map_err(unreadable)?;
+    let mut buffer = vec![0; COPY_BYTES];
+    let mut total = 0;
+    loop {
+        let read = match reader.read(&mut buffer) {
+            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => continue,
+            read => read.map_err(unreadable)?,
+        };
+        if read == 0 {
+            return Ok(file);
+        }
+        total += read as u64;
+        if total > limits.unpacked_bytes_max {
+            return Err(ImportError::NotAnImage {
+                input: name.to_owned(),
+                problem: format!(
+                    "it has over {} bytes, uncompressed",
+                    limits.unpacked_bytes_max
+                ),
+            });
+        }
+        file.write_all(&buffer[..read]).map_err(unwritable)?;
+    }
+}

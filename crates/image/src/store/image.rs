@@ -1,0 +1,95 @@
+//! An image that is ready to run, and the lock that keeps its files.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Store, StoreError, files, lock};
+use crate::config::ImageConfig;
+use crate::digest::Digest;
+use crate::reference::Reference;
+
+/// An image that is ready to run. While any clone of it is held, by any
+/// process, its root stays.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// The name it was asked for by.
+    pub reference: Reference,
+    /// What it is: of a pulled or imported OCI image the digest of its manifest
+    /// for this machine, of any other import the digest of its config.
+    pub digest: Digest,
+    /// What a container of it runs by default.
+    pub config: ImageConfig,
+    root: PathBuf,
+    /// Bytes of its files.
+    pub(super) bytes: u64,
+    /// The folder around the root, with a shared lock.
+    _folder: Arc<File>,
+}
+
+impl Image {
+    /// The folder with the image's files. Not to be written to.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+}
+
+/// `image.json`, beside the root.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Description {
+    pub(super) config: ImageConfig,
+    pub(super) bytes: u64,
+}
+
+pub(super) const DESCRIPTION: &str = "image.json";
+pub(super) const ROOT: &str = "root";
+
+impl Store {
+    /// Opens an image by its digest, and holds it. `None` where it is not there.
+    pub(super) fn open_image(
+        &self,
+        reference: &Reference,
+        digest: &Digest,
+    ) -> Result<Option<Image>, StoreError> {
+        let path = self.root_folder(digest);
+        let fail = |cause| StoreError::io("open", &path, cause);
+        let Some(folder) = lock::open_folder(&path).map_err(fail)? else {
+            return Ok(None);
+        };
+        lock::share(&folder).map_err(fail)?;
+        // It may have been deleted before the lock was ours.
+        if !lock::is_still_at(&folder, &path).map_err(fail)? {
+            return Ok(None);
+        }
+        self.describe(reference, digest, folder).map(Some)
+    }
+
+    /// The image in a folder that is locked already.
+    pub(super) fn describe(
+        &self,
+        reference: &Reference,
+        digest: &Digest,
+        folder: File,
+    ) -> Result<Image, StoreError> {
+        let path = self.root_folder(digest);
+        let file = path.join(DESCRIPTION);
+        let damaged = |problem: String| StoreError::Damaged {
+            path: file.clone(),
+            problem,
+        };
+        let text = files::read(&file)?.ok_or_else(|| damaged("it is missing".to_owned()))?;
+        let description: Description =
+            serde_json::from_slice(&text).map_err(|cause| damaged(cause.to_string()))?;
+        Ok(Image {
+            reference: reference.clone(),
+            digest: digest.clone(),
+            config: description.config,
+            bytes: description.bytes,
+            root: path.join(ROOT),
+            _folder: Arc::new(folder),
+        })
+    }
+}

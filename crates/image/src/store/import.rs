@@ -1,0 +1,166 @@
+//! Importing: what an archive or a folder has, unpacked as a pull would.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use super::staging::Staging;
+use super::{Image, Store, StoreError, files, lock};
+use crate::config;
+use crate::digest::Digest;
+use crate::layer::Layer;
+use crate::manifest::ContentError;
+use crate::reference::Reference;
+use crate::source::Progress;
+use crate::source::archive::{self, Files, Found, FoundLayer, Hashing, ImportError, Input};
+
+pub(super) fn import(
+    store: &Store,
+    reference: &Reference,
+    input: Input,
+    progress: &dyn Progress,
+) -> Result<Image, ImportError> {
+    store.sweep();
+    let limits = &store.inner.options.limits;
+    let unused = files::unused(&store.inner.folder.join("tmp"));
+    let opened = archive::open(input, &unused, limits)?;
+    let import = Import {
+        store,
+        reference,
+        files: &opened.files,
+        input: &opened.name,
+        progress,
+    };
+    match archive::find(&opened.files, reference, &opened.name, limits)? {
+        Some(found) => import.image(&found),
+        None => import.root_file_system(),
+    }
+}
+
+struct Import<'a> {
+    store: &'a Store,
+    reference: &'a Reference,
+    files: &'a Files,
+    input: &'a str,
+    progress: &'a dyn Progress,
+}
+
+impl Import<'_> {
+    fn content(&self, cause: ContentError) -> ImportError {
+        ImportError::Content {
+            input: self.input.to_owned(),
+            cause,
+        }
+    }
+
+    fn image(&self, found: &Found) -> Result<Image, ImportError> {
+        let config =
+            config::read(&found.config, found.layers.len()).map_err(|cause| self.content(cause))?;
+        let path = self.store.path(["locks", &found.digest.file_name()]);
+        let _held = lock::lock_file_blocking(&path)
+            .map_err(|cause| StoreError::io("lock", &path, cause))?;
+        if let Some(image) = self.store.open_image(self.reference, &found.digest)? {
+            self.store.record(
+                self.reference,
+                &found.digest,
+                found.index.as_ref(),
+                image.bytes,
+            )?;
+            return Ok(image);
+        }
+        let mut staging = Staging::create(self.store, Arc::default())?;
+        for (place, (layer, diff_id)) in found.layers.iter().zip(&config.diff_ids).enumerate() {
+            self.layer(&mut staging, place, layer, diff_id)?;
+        }
+        Ok(staging.publish(
+            self.reference,
+            &found.digest,
+            found.index.as_ref(),
+            &config.image,
+        )?)
+    }
+
+    fn layer(
+        &self,
+        staging: &mut Staging,
+        place: usize,
+        layer: &FoundLayer,
+        diff_id: &Digest,
+    ) -> Result<(), ImportError> {
+        let unreadable = |cause| ImportError::Unreadable {
+            input: format!("{} in {}", layer.path, self.input),
+            cause,
+        };
+        let opened = self.files.open(&layer.path).map_err(unreadable)?;
+        let missing = || ContentError::Missing {
+            what: format!("layer {}", layer.path),
+        };
+        let (reader, bytes) = opened.ok_or_else(|| self.content(missing()))?;
+        let name = layer
+            .descriptor
+            .as_ref()
+            .map_or(diff_id, |descriptor| &descriptor.digest);
+        self.progress.layer(name, bytes);
+        let unpacked = Layer {
+            name: name.to_string(),
+            first: place == 0,
+            diff_id: Some(diff_id),
+            needs_end: false,
+        };
+        match &layer.descriptor {
+            None => staging.unpack(&unpacked, reader).map(drop)?,
+            Some(descriptor) => {
+                let what = || format!("layer {}", layer.path);
+                if descriptor.size != bytes {
+                    let (wanted, found) = (descriptor.size, bytes);
+                    return Err(self.content(ContentError::WrongSize {
+                        what: what(),
+                        wanted,
+                        found,
+                    }));
+                }
+                let (reader, found) = Hashing::new(reader, descriptor.digest.hasher());
+                let unpacked = staging.unpack(&unpacked, Box::new(reader));
+                // A wrong digest is the better answer, whatever came of it.
+                let found = found.lock().ok().and_then(|found| found.clone());
+                match found {
+                    Some(found) if found != descriptor.digest => {
+                        let wanted = descriptor.digest.clone();
+                        return Err(self.content(ContentError::WrongDigest {
+                            what: what(),
+                            wanted,
+                            found,
+                        }));
+                    }
+                    _ => unpacked.map(drop)?,
+                }
+            }
+        }
+        self.progress.advanced(name, bytes);
+        self.progress.done(name);
+        Ok(())
+    }
+
+    /// A tar of files is one layer, and its config says no more than that.
+    fn root_file_system(&self) -> Result<Image, ImportError> {
+        let reader: Box<dyn Read + Send> = match self.files {
+            Files::Tar(tar) => tar.whole(),
+            Files::Folder(_) => {
+                return Err(ImportError::NotAnImage {
+                    input: self.input.to_owned(),
+                    problem: "it is a folder, but no OCI layout".to_owned(),
+                });
+            }
+        };
+        let layer = Layer {
+            name: self.input.to_owned(),
+            first: true,
+            diff_id: None,
+            needs_end: true,
+        };
+        let mut staging = Staging::create(self.store, Arc::default())?;
+        let diff_id = staging.unpack(&layer, reader)?;
+        let text = config::synthetic(&diff_id);
+        let config = config::read(&text, 1).map_err(|cause| self.content(cause))?;
+        Ok(staging.publish(self.reference, &Digest::of(&text), None, &config.image)?)
+    }
+}

@@ -1,0 +1,100 @@
+//! Locks between processes: `flock`, which ends with the process that holds it.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::io::Errno;
+
+/// How often a lock that another process holds is tried again.
+const POLL: Duration = Duration::from_millis(25);
+
+/// Opens and locks a file, made where absent. `None` while another holds it.
+pub(super) fn try_lock_file(path: &Path) -> io::Result<Option<File>> {
+    loop {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags((OFlags::NOFOLLOW | OFlags::CLOEXEC).bits().cast_signed())
+            .open(path)?;
+        if !try_exclusive(&file)? {
+            return Ok(None);
+        }
+        // Whoever held it may have deleted it meanwhile.
+        if is_still_at(&file, path)? {
+            return Ok(Some(file));
+        }
+    }
+}
+
+/// Waits for a file's lock without blocking the thread.
+pub(super) async fn lock_file(path: &Path) -> io::Result<File> {
+    loop {
+        if let Some(file) = try_lock_file(path)? {
+            return Ok(file);
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Waits for a file's lock.
+pub(super) fn lock_file_blocking(path: &Path) -> io::Result<File> {
+    loop {
+        if let Some(file) = try_lock_file(path)? {
+            return Ok(file);
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// Opens a folder, `None` where there is none.
+pub(super) fn open_folder(path: &Path) -> io::Result<Option<File>> {
+    let flags = (OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC)
+        .bits()
+        .cast_signed();
+    match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Ok(folder) => Ok(Some(folder)),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(cause) => Err(cause),
+    }
+}
+
+/// Locks for one; false while anybody else holds it.
+pub(super) fn try_exclusive(file: &File) -> io::Result<bool> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(cause) => Err(cause.into()),
+    }
+}
+
+/// Locks for many. Waits, but exclusive locks on roots are held for moments.
+pub(super) fn share(file: &File) -> io::Result<()> {
+    loop {
+        match flock(file, FlockOperation::LockShared) {
+            Err(Errno::INTR) => {}
+            done => return Ok(done?),
+        }
+    }
+}
+
+/// Lets go without closing.
+pub(super) fn unlock(file: &File) -> io::Result<()> {
+    Ok(flock(file, FlockOperation::Unlock)?)
+}
+
+/// Whether an open file is still the one at its path.
+pub(super) fn is_still_at(file: &File, path: &Path) -> io::Result<bool> {
+    let ours = file.metadata()?;
+    match std::fs::symlink_metadata(path) {
+        Ok(there) => Ok(there.ino() == ours.ino() && there.dev() == ours.dev()),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(cause) => Err(cause),
+    }
+}

@@ -1,0 +1,128 @@
+//! Names and what they mean: one small JSON file each.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Entry, Store, StoreError, files};
+use crate::digest::Digest;
+use crate::reference::Reference;
+
+/// Longest name of a file that is readable; longer ones are hashed.
+const FILE_NAME_BYTES_MAX: usize = 200;
+
+/// What is written for one name.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub(super) reference: Reference,
+    pub(super) digest: Digest,
+    bytes: u64,
+    /// Seconds since 1970.
+    created: u64,
+}
+
+impl Record {
+    pub(super) fn into_entry(self) -> Entry {
+        Entry {
+            reference: self.reference,
+            digest: self.digest,
+            size: self.bytes,
+            created: UNIX_EPOCH + Duration::from_secs(self.created),
+        }
+    }
+}
+
+fn parse(path: &Path, text: &[u8]) -> Result<Record, StoreError> {
+    serde_json::from_slice(text).map_err(|cause| StoreError::Damaged {
+        path: path.to_owned(),
+        problem: cause.to_string(),
+    })
+}
+
+impl Store {
+    /// The digest that a name means. Of one with a digest, that digest, or what
+    /// it chose here if it is an index's.
+    pub(super) fn lookup(&self, reference: &Reference) -> Result<Option<Digest>, StoreError> {
+        if let Some(digest) = reference.digest() {
+            let alias = self.path(["aliases", &digest.file_name()]);
+            let Some(text) = files::read(&alias)? else {
+                return Ok(Some(digest.clone()));
+            };
+            let target = String::from_utf8_lossy(&text).trim().parse();
+            return target.map(Some).map_err(|problem| StoreError::Damaged {
+                path: alias,
+                problem: format!("it names no image, failed to {problem}"),
+            });
+        }
+        let path = self.record_path(reference);
+        match files::read(&path)? {
+            Some(text) => Ok(Some(parse(&path, &text)?.digest)),
+            None => Ok(None),
+        }
+    }
+
+    /// Writes what a name means from now on.
+    pub(super) fn record(
+        &self,
+        reference: &Reference,
+        digest: &Digest,
+        index: Option<&Digest>,
+        bytes: u64,
+    ) -> Result<(), StoreError> {
+        let tmp = self.inner.folder.join("tmp");
+        let sync = self.inner.options.sync;
+        if let Some(index) = index {
+            let alias = self.path(["aliases", &index.file_name()]);
+            files::replace(&tmp, &alias, digest.as_str().as_bytes(), sync)?;
+        }
+        let path = self.record_path(reference);
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let record = Record {
+            reference: reference.clone(),
+            digest: digest.clone(),
+            bytes,
+            created: now.as_secs(),
+        };
+        let text =
+            serde_json::to_vec(&record).map_err(|cause| StoreError::io("write", &path, cause))?;
+        files::replace(&tmp, &path, &text, sync)
+    }
+
+    /// Takes a name out; false where it was not in.
+    pub(super) fn forget(&self, reference: &Reference) -> Result<bool, StoreError> {
+        let path = self.record_path(reference);
+        match std::fs::remove_file(&path) {
+            Ok(()) => Ok(true),
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(cause) => Err(StoreError::io("remove", &path, cause)),
+        }
+    }
+
+    /// All records. Those that another process takes out meanwhile are left out.
+    pub(super) fn records(&self) -> Result<Vec<Record>, StoreError> {
+        let folder = self.inner.folder.join("references");
+        let fail = |cause| StoreError::io("read", &folder, cause);
+        let mut records = Vec::new();
+        for item in std::fs::read_dir(&folder).map_err(fail)? {
+            let path = item.map_err(fail)?.path();
+            if let Some(text) = files::read(&path)? {
+                records.push(parse(&path, &text)?);
+            }
+        }
+        Ok(records)
+    }
+
+    /// `docker.io+library+busybox:latest`: `+` is in no reference.
+    fn record_path(&self, reference: &Reference) -> PathBuf {
+        let name = reference.to_string().replace('/', "+");
+        let name = match name.len() {
+            0..=FILE_NAME_BYTES_MAX => name,
+            _ => Digest::of(name.as_bytes()).file_name(),
+        };
+        self.path(["references", &name])
+    }
+}

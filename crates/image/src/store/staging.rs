@@ -1,0 +1,156 @@
+//! A root on its way: filled aside under a lock, then renamed to its place.
+
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use rustix::fs::{CWD, RenameFlags};
+use rustix::io::Errno;
+
+use super::image::{DESCRIPTION, Description, ROOT};
+use super::{Image, Store, StoreError, files, lock};
+use crate::config::ImageConfig;
+use crate::digest::Digest;
+use crate::layer::{Budget, Layer, LayerError, LayerProblem, Root, delete_tree, unpack};
+use crate::reference::Reference;
+
+const TRASH: &str = "trash";
+
+/// A root being filled. Dropped before it is published, it is deleted.
+pub(super) struct Staging {
+    store: Store,
+    path: PathBuf,
+    /// The folder, locked for us alone, so that no sweep takes it for left over.
+    folder: Option<File>,
+    root: Root,
+    budget: Budget,
+}
+
+impl Staging {
+    /// An empty root. Setting `cancelled` makes its layers fail soon.
+    pub(super) fn create(store: &Store, cancelled: Arc<AtomicBool>) -> Result<Self, StoreError> {
+        let (path, folder) = loop {
+            let path = files::unused(&store.inner.folder.join("tmp"));
+            let fail = |cause| StoreError::io("make", &path, cause);
+            DirBuilder::new().mode(0o700).create(&path).map_err(fail)?;
+            // Between making and locking, another process may have swept it.
+            let Some(folder) = lock::open_folder(&path).map_err(fail)? else {
+                continue;
+            };
+            if lock::try_exclusive(&folder).map_err(fail)?
+                && lock::is_still_at(&folder, &path).map_err(fail)?
+            {
+                break (path, folder);
+            }
+        };
+        let made = DirBuilder::new().mode(0o700).create(path.join(TRASH));
+        made.map_err(|cause| StoreError::io("make", &path, cause))?;
+        let options = &store.inner.options;
+        let root = Root::create(&path.join(ROOT), &path.join(TRASH), options.owners);
+        let root = root.map_err(|problem| match problem {
+            LayerProblem::Io { step, cause, .. } => StoreError::io(step, &path, cause),
+            LayerProblem::DiskFull { .. } => StoreError::DiskFull {
+                step: "make",
+                path: path.clone(),
+            },
+            other => StoreError::io("make", &path, io::Error::other(other.to_string())),
+        })?;
+        Ok(Self {
+            store: store.clone(),
+            folder: Some(folder),
+            root,
+            budget: Budget::new(&options.limits, cancelled),
+            path,
+        })
+    }
+
+    /// Applies a layer; gives the digest of its uncompressed bytes.
+    pub(super) fn unpack(
+        &mut self,
+        layer: &Layer<'_>,
+        reader: Box<dyn io::Read + Send + '_>,
+    ) -> Result<Digest, LayerError> {
+        unpack(&mut self.root, layer, reader, &mut self.budget)
+    }
+
+    /// Makes it the root of `digest`, and `reference` its name.
+    pub(super) fn publish(
+        mut self,
+        reference: &Reference,
+        digest: &Digest,
+        index: Option<&Digest>,
+        config: &ImageConfig,
+    ) -> Result<Image, StoreError> {
+        self.complete(config)?;
+        let store = self.store.clone();
+        let place = store.root_folder(digest);
+        let fail = |cause: io::Error| StoreError::io("publish", &place, cause);
+        let bytes = self.budget.file_bytes;
+        loop {
+            match rustix::fs::renameat_with(CWD, &self.path, CWD, &place, RenameFlags::NOREPLACE) {
+                Ok(()) => break,
+                Err(Errno::EXIST) => {
+                    // Another process was faster: its root is as good as ours.
+                    if let Some(image) = store.open_image(reference, digest)? {
+                        store.record(reference, digest, index, image.bytes)?;
+                        return Ok(image);
+                    }
+                }
+                Err(cause) => return Err(fail(cause.into())),
+            }
+        }
+        let folder = self.folder.take();
+        if store.inner.options.sync {
+            files::sync_folder(&place)?;
+        }
+        // Named before the lock becomes a shared one, so that a sweep in between
+        // finds the name.
+        store.record(reference, digest, index, bytes)?;
+        let folder = folder.ok_or_else(|| fail(io::Error::other("it was published twice")))?;
+        lock::share(&folder).map_err(fail)?;
+        store.describe(reference, digest, folder)
+    }
+
+    fn complete(&mut self, config: &ImageConfig) -> Result<(), StoreError> {
+        let options = &self.store.inner.options;
+        let fail = |cause: io::Error| StoreError::io("complete", &self.path, cause);
+        let finished = self
+            .root
+            .add_mount_points(options.mount_points)
+            .and_then(|()| self.root.finish());
+        finished.map_err(|problem| match problem {
+            LayerProblem::DiskFull { .. } => StoreError::DiskFull {
+                step: "complete",
+                path: self.path.clone(),
+            },
+            LayerProblem::Io { cause, .. } => fail(cause),
+            other => fail(io::Error::other(other.to_string())),
+        })?;
+        std::fs::remove_dir(self.path.join(TRASH)).map_err(fail)?;
+        let description = Description {
+            config: config.clone(),
+            bytes: self.budget.file_bytes,
+        };
+        let text = serde_json::to_vec(&description).map_err(|cause| fail(cause.into()))?;
+        std::fs::write(self.path.join(DESCRIPTION), text).map_err(fail)?;
+        match &self.folder {
+            Some(folder) if options.sync => {
+                rustix::fs::syncfs(folder).map_err(|cause| fail(cause.into()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if self.folder.is_some()
+            && let Err(cause) = delete_tree(&self.path)
+        {
+            tracing::warn!(path = %self.path.display(), %cause, "an unfinished image is left for the next sweep");
+        }
+    }
+}

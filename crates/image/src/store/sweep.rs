@@ -1,0 +1,146 @@
+//! Deleting what nobody needs: left behind by dead processes, or unnamed.
+//!
+//! Runs before something is added and after something is removed. What is
+//! locked is in use. A failure only means that something stays until the next
+//! sweep, so it is logged and not returned.
+
+use std::collections::HashSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::{Store, StoreError, files, lock};
+use crate::digest::Digest;
+use crate::layer::delete_tree;
+
+/// How long an unfinished download is kept for a pull that resumes it.
+const BLOB_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// How long a small file may take from being made to being renamed.
+const FILE_KEPT: Duration = Duration::from_secs(600);
+
+impl Store {
+    pub(super) fn sweep(&self) {
+        let steps: [(&str, fn(&Self) -> io::Result<()>); 5] = [
+            ("tmp", Self::sweep_tmp),
+            ("blobs", Self::sweep_blobs),
+            ("locks", Self::sweep_locks),
+            ("roots", Self::sweep_roots),
+            ("aliases", Self::sweep_aliases),
+        ];
+        for (name, step) in steps {
+            if let Err(cause) = step(self) {
+                tracing::warn!(folder = name, %cause, "sweeping the image store failed");
+            }
+        }
+    }
+
+    fn items(&self, name: &str) -> io::Result<Vec<PathBuf>> {
+        let items = std::fs::read_dir(self.inner.folder.join(name))?;
+        items.map(|item| Ok(item?.path())).collect()
+    }
+
+    fn sweep_tmp(&self) -> io::Result<()> {
+        for path in self.items("tmp")? {
+            let Ok(about) = std::fs::symlink_metadata(&path) else {
+                continue;
+            };
+            if !about.is_dir() {
+                if is_older(about.modified(), FILE_KEPT) {
+                    remove_file(&path)?;
+                }
+                continue;
+            }
+            let Some(folder) = lock::open_folder(&path)? else {
+                continue;
+            };
+            if lock::try_exclusive(&folder)? {
+                delete_tree(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn sweep_blobs(&self) -> io::Result<()> {
+        for path in self.items("blobs")? {
+            let old = std::fs::symlink_metadata(&path)
+                .is_ok_and(|about| is_older(about.modified(), BLOB_KEPT));
+            if old && let Some(_held) = lock::try_lock_file(&path)? {
+                remove_file(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn sweep_locks(&self) -> io::Result<()> {
+        for path in self.items("locks")? {
+            if let Some(_held) = lock::try_lock_file(&path)? {
+                remove_file(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn sweep_roots(&self) -> io::Result<()> {
+        for path in self.items("roots")? {
+            let digest = digest_of_root(&path);
+            let Some(digest) = digest else {
+                continue;
+            };
+            if self.is_named(&digest)? {
+                continue;
+            }
+            let Some(folder) = lock::open_folder(&path)? else {
+                continue;
+            };
+            // Looked up again under the lock: whoever names an image holds it.
+            if lock::try_exclusive(&folder)? && !self.is_named(&digest)? {
+                let aside = files::unused(&self.inner.folder.join("tmp"));
+                std::fs::rename(&path, &aside)?;
+                delete_tree(&aside)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn sweep_aliases(&self) -> io::Result<()> {
+        for path in self.items("aliases")? {
+            let text = files::read(&path).map_err(other)?.unwrap_or_default();
+            let target = String::from_utf8_lossy(&text).trim().parse::<Digest>();
+            if !target.is_ok_and(|target| self.root_folder(&target).exists()) {
+                remove_file(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_named(&self, digest: &Digest) -> io::Result<bool> {
+        let named: HashSet<Digest> = self
+            .records()
+            .map_err(other)?
+            .into_iter()
+            .map(|record| record.digest)
+            .collect();
+        Ok(named.contains(digest))
+    }
+}
+
+/// `sha256-<hex>-<owners>`.
+fn digest_of_root(path: &Path) -> Option<Digest> {
+    let name = path.file_name()?.to_str()?;
+    Digest::from_file_name(name.rsplit_once('-')?.0)
+}
+
+fn other(error: StoreError) -> io::Error {
+    io::Error::other(error)
+}
+
+fn remove_file(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(cause),
+        _ => Ok(()),
+    }
+}
+
+fn is_older(modified: io::Result<SystemTime>, age: Duration) -> bool {
+    modified.is_ok_and(|modified| modified.elapsed().is_ok_and(|elapsed| elapsed > age))
+}
