@@ -54,7 +54,7 @@ async fn open_with(
     change(&mut chain);
     let portal = Portal::open(chain, Arc::new(transport), &Memory::new())
         .await
-        .unwrap();
+        .expect("a chain with links");
     Fixture {
         portal,
         _registrations: registrations,
@@ -97,7 +97,7 @@ fn witness(seen: &mpsc::UnboundedSender<Result<Bytes, Cut>>) -> Arc<dyn Service>
         async move {
             let stdin = process.stdin.collect().await;
             let cut = stdin.is_err();
-            seen.send(stdin).unwrap();
+            seen.send(stdin).expect("a test that listens");
             if cut { Err(Ending::Cut) } else { Ok(0) }
         }
     })
@@ -107,7 +107,7 @@ fn witness(seen: &mpsc::UnboundedSender<Result<Bytes, Cut>>) -> Arc<dyn Service>
 fn replying(outcome: Outcome, body: fn() -> Body) -> Arc<dyn Service> {
     fake::service(move |_| {
         let (sender, pending) = PendingOutcome::channel();
-        sender.send(outcome.clone()).unwrap();
+        sender.send(outcome.clone()).expect("an outcome that is held");
         std::future::ready(Ok(Reply {
             body: body(),
             outcome: pending,

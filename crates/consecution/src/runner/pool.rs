@@ -1,0 +1,528 @@
+//! A link's pool of processes that are already started.
+//!
+//! Who takes one gets it at once where one is idle; its replacement starts
+//! after that, and nobody waits for it. A process leaves the pool for good when
+//! it is taken. What is decided stands in [`pool_state`](super::pool_state);
+//! here it is done: starting, watching what is idle, telling who waits. It must
+//! not know what a process is given to do.
+//!
+//! All pools that share a [`Capacity`] share one lock. Nothing under it waits,
+//! starts or drops a process.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use chain::LinkId;
+use futures_util::future::BoxFuture;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+
+use super::pool_state::{Action, Config, Counts, Member, Moment, PoolState, Started, Take, Ticket};
+
+#[cfg(test)]
+mod tests;
+
+/// Starts processes of one link.
+pub trait Starter: Send + Sync + 'static {
+    /// What it starts. Dropping one stops it.
+    type Process: Idle;
+
+    /// Starts a process, until it is ready for its request.
+    ///
+    /// The error says what went wrong, as a lower-case fragment.
+    fn start(&self) -> impl Future<Output = Result<Self::Process, Arc<str>>> + Send;
+}
+
+/// A process without a request.
+pub trait Idle: Send + Sync + 'static {
+    /// Resolves when the process is no longer as good as fresh: it has ended,
+    /// or has written something.
+    fn spoiled(&self) -> impl Future<Output = ()> + Send;
+}
+
+/// The room for processes that all pools of a runner share. Clones are the same.
+pub struct Capacity<P> {
+    shared: Arc<Shared<P>>,
+}
+
+impl<P> Clone for Capacity<P> {
+    fn clone(&self) -> Capacity<P> {
+        Capacity {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
+/// The pool of one link. Dropping it drains it.
+pub struct Pool<P: Idle> {
+    shared: Arc<Shared<P>>,
+    member: Member,
+    keeper: JoinHandle<()>,
+}
+
+/// A process that was taken, and its room.
+pub struct Taken<P: Idle> {
+    /// The process.
+    pub process: P,
+    /// To be dropped when the process is gone, and not before.
+    pub permit: Permit<P>,
+}
+
+/// Room for a process that is in use.
+pub struct Permit<P: Idle> {
+    shared: Arc<Shared<P>>,
+    member: Member,
+}
+
+/// No process could be taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TakeError {
+    /// All processes are in use, and enough wait for one.
+    #[error("all processes are in use")]
+    Busy,
+    /// The link cannot be started, for this reason.
+    #[error("{0}")]
+    CannotStart(Arc<str>),
+}
+
+struct Shared<P> {
+    inner: Mutex<Inner<P>>,
+    began: Instant,
+    runtime: Handle,
+}
+
+/// What the lock is for: what is decided, and what it is decided about, which
+/// always agree.
+struct Inner<P> {
+    state: PoolState,
+    shelves: BTreeMap<Member, Shelf<P>>,
+    /// What is to be dropped once the lock is free, since that may do anything.
+    discarded: Vec<P>,
+}
+
+/// What one pool has.
+struct Shelf<P> {
+    id: LinkId,
+    start: Start<P>,
+    idle: VecDeque<Shelved<P>>,
+    waiting: BTreeMap<Ticket, oneshot::Sender<Answer<P>>>,
+    /// Wakes the keeper.
+    changed: Arc<Notify>,
+}
+
+type Start<P> = Arc<dyn Fn() -> BoxFuture<'static, Result<P, Arc<str>>> + Send + Sync>;
+/// What who waits is told. A process that was sent counts as in use.
+type Answer<P> = Result<P, TakeError>;
+
+impl<P: Idle> Capacity<P> {
+    /// Room for that many processes: idle, starting and in use.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn new(processes_max: usize) -> Capacity<P> {
+        let inner = Inner {
+            state: PoolState::new(processes_max),
+            shelves: BTreeMap::new(),
+            discarded: Vec::new(),
+        };
+        let shared = Shared {
+            inner: Mutex::new(inner),
+            began: Instant::now(),
+            runtime: Handle::current(),
+        };
+        Capacity {
+            shared: Arc::new(shared),
+        }
+    }
+}
+
+impl<P: Idle> Pool<P> {
+    /// Opens the pool of link `id`, and starts what it is to have in reserve.
+    pub fn new<S>(id: LinkId, starter: S, config: &Config, capacity: &Capacity<P>) -> Pool<P>
+    where
+        S: Starter<Process = P>,
+    {
+        let starter = Arc::new(starter);
+        let start: Start<P> = Arc::new(move || {
+            let starter = Arc::clone(&starter);
+            Box::pin(async move { starter.start().await })
+        });
+        let changed = Arc::new(Notify::new());
+        let shelf = Shelf {
+            id,
+            start,
+            idle: VecDeque::new(),
+            waiting: BTreeMap::new(),
+            changed: Arc::clone(&changed),
+        };
+        let shared = Arc::clone(&capacity.shared);
+        let member = shared.with(|inner, now| {
+            let member = inner.state.add(config.clone(), now);
+            inner.shelves.insert(member, shelf);
+            member
+        });
+        let keeper = keep(Arc::clone(&shared), member, changed);
+        let keeper = shared.runtime.spawn(keeper);
+        Pool {
+            shared,
+            member,
+            keeper,
+        }
+    }
+
+    /// Takes a process out of the pool: at once where one is idle, else when
+    /// one has been started.
+    ///
+    /// # Errors
+    /// [`TakeError`]: at once where there is no room to wait.
+    pub async fn take(&self) -> Result<Taken<P>, TakeError> {
+        enum Step<P> {
+            Idle(Option<Shelved<P>>),
+            Wait(Ticket, oneshot::Receiver<Answer<P>>),
+            Busy,
+        }
+        loop {
+            let step = self.shared.with(|inner, now| {
+                let Some(shelf) = inner.shelves.get_mut(&self.member) else {
+                    return Step::Busy;
+                };
+                match inner.state.take(self.member, now) {
+                    Take::Idle => Step::Idle(shelf.idle.pop_front()),
+                    Take::Wait(ticket) => {
+                        let (answer, answered) = oneshot::channel();
+                        shelf.waiting.insert(ticket, answer);
+                        Step::Wait(ticket, answered)
+                    }
+                    Take::Busy => Step::Busy,
+                }
+            });
+            match step {
+                Step::Busy => return Err(TakeError::Busy),
+                Step::Wait(ticket, answered) => {
+                    let process = self.wait(ticket, answered).await?;
+                    return Ok(Taken {
+                        process,
+                        permit: self.permit(),
+                    });
+                }
+                Step::Idle(shelved) => {
+                    let permit = self.permit();
+                    match shelved.map(Shelved::take) {
+                        Some((process, Condition::Fresh)) => return Ok(Taken { process, permit }),
+                        // It has been spoiled just now; the next one, if any,
+                        // will be a new one.
+                        Some((_, Condition::Spoiled)) | None => self.shared.turn_cold(self.member),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Stops refilling, throws away what is idle and sends away who waits. What
+    /// is in use is left alone.
+    pub fn drain(&self) {
+        self.shared.with(|inner, now| {
+            inner.state.drain(self.member, now);
+            if let Some(shelf) = inner.shelves.get_mut(&self.member) {
+                // Who has gone already does not need to be told.
+                let waiting = std::mem::take(&mut shelf.waiting).into_values();
+                waiting.for_each(|answer| drop(answer.send(Err(TakeError::Busy))));
+            }
+        });
+    }
+
+    /// How many processes and takers it has.
+    pub fn counts(&self) -> Counts {
+        self.shared.with(|inner, _| inner.state.counts(self.member))
+    }
+
+    fn permit(&self) -> Permit<P> {
+        Permit {
+            shared: Arc::clone(&self.shared),
+            member: self.member,
+        }
+    }
+
+    async fn wait(&self, ticket: Ticket, answered: oneshot::Receiver<Answer<P>>) -> Answer<P> {
+        let mut waiting = Waiting {
+            pool: self,
+            ticket,
+            answered,
+        };
+        let answer = (&mut waiting.answered).await;
+        answer.unwrap_or(Err(TakeError::Busy))
+    }
+}
+
+impl<P: Idle> Drop for Pool<P> {
+    fn drop(&mut self) {
+        self.keeper.abort();
+        self.drain();
+        self.shared
+            .with(|inner, _| inner.shelves.remove(&self.member));
+    }
+}
+
+/// Somebody who waits, and may stop to.
+struct Waiting<'a, P: Idle> {
+    pool: &'a Pool<P>,
+    ticket: Ticket,
+    answered: oneshot::Receiver<Answer<P>>,
+}
+
+impl<P: Idle> Drop for Waiting<'_, P> {
+    fn drop(&mut self) {
+        let Pool { shared, member, .. } = self.pool;
+        shared.with(|inner, now| {
+            let shelf = inner.shelves.get_mut(member);
+            if shelf.is_some_and(|shelf| shelf.waiting.remove(&self.ticket).is_some()) {
+                inner.state.gave_up(*member, self.ticket, now);
+            }
+        });
+        // Answered, but not heard: the process goes, and gives its room back.
+        if let Ok(Ok(process)) = self.answered.try_recv() {
+            drop((process, self.pool.permit()));
+        }
+    }
+}
+
+impl<P: Idle> Drop for Permit<P> {
+    fn drop(&mut self) {
+        self.shared
+            .with(|inner, now| inner.state.released(self.member, now));
+    }
+}
+
+impl<P: Idle> Shared<P> {
+    /// Changes the state, and does what follows.
+    fn with<T>(self: &Arc<Self>, change: impl FnOnce(&mut Inner<P>, Moment) -> T) -> T {
+        // A panic under the lock is a fault of ours, and fails one call; the
+        // counts are still what they were.
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = change(&mut inner, self.began.elapsed());
+        let mut starts = Vec::new();
+        for action in inner.state.actions() {
+            match action {
+                Action::Start(member) => {
+                    let start = inner
+                        .shelves
+                        .get(&member)
+                        .map(|shelf| Arc::clone(&shelf.start));
+                    starts.push((member, start));
+                }
+                Action::Stop(member) => {
+                    let shelf = inner.shelves.get_mut(&member);
+                    let stopped = shelf.and_then(|shelf| shelf.idle.pop_back());
+                    inner
+                        .discarded
+                        .extend(stopped.map(|shelved| shelved.take().0));
+                }
+            }
+        }
+        let discarded = std::mem::take(&mut inner.discarded);
+        drop(inner);
+        drop(discarded);
+        for (member, start) in starts {
+            let approval = Approval {
+                shared: Arc::clone(self),
+                member,
+                is_used: false,
+            };
+            if let Some(start) = start {
+                self.runtime.spawn(approval.start(start));
+            }
+        }
+        result
+    }
+
+    fn turn_cold(self: &Arc<Self>, member: Member) {
+        self.with(|inner, now| {
+            if inner.state.turn_cold(member, now) {
+                inner.say_cold(member);
+            }
+        });
+    }
+
+    /// Throws away what has been spoiled, or wakes `context` when something is.
+    fn poll_spoiled(self: &Arc<Self>, member: Member, context: &mut Context<'_>) -> Poll<()> {
+        self.with(|inner, now| {
+            // A pool that is gone leaves nothing to look after.
+            let Some(shelf) = inner.shelves.get_mut(&member) else {
+                return Poll::Pending;
+            };
+            let mut spoiled = Vec::new();
+            shelf
+                .idle
+                .retain_mut(|shelved| match shelved.watch.as_mut().poll(context) {
+                    Poll::Ready((process, _)) => {
+                        spoiled.push(process);
+                        false
+                    }
+                    Poll::Pending => true,
+                });
+            if spoiled.is_empty() {
+                return Poll::Pending;
+            }
+            for process in spoiled {
+                inner.discarded.push(process);
+                if inner.state.spoiled(member, now) {
+                    inner.say_cold(member);
+                }
+            }
+            Poll::Ready(())
+        })
+    }
+}
+
+impl<P> Inner<P> {
+    fn say_cold(&self, member: Member) {
+        if let Some(shelf) = self.shelves.get(&member) {
+            tracing::warn!(
+                link = %shelf.id,
+                "a process of the link ended or wrote before it had its input: \
+                 from now on they are started on demand"
+            );
+        }
+    }
+}
+
+/// Leave to start one process. It is either used, or given back.
+struct Approval<P: Idle> {
+    shared: Arc<Shared<P>>,
+    member: Member,
+    is_used: bool,
+}
+
+impl<P: Idle> Approval<P> {
+    async fn start(mut self, start: Start<P>) {
+        let began = Instant::now();
+        let result = start().await;
+        self.is_used = true;
+        match result {
+            Ok(process) => self.succeeded(process, began),
+            Err(reason) => self.failed(reason),
+        }
+    }
+
+    fn succeeded(&self, process: P, began: Instant) {
+        let member = self.member;
+        self.shared.with(|inner, now| {
+            let started = inner.state.started(member, began.elapsed(), now);
+            let Some(shelf) = inner.shelves.get_mut(&member) else {
+                return inner.discarded.push(process);
+            };
+            match started {
+                Started::Surplus => inner.discarded.push(process),
+                Started::Idle => {
+                    shelf.idle.push_back(Shelved::new(process));
+                    shelf.changed.notify_one();
+                }
+                Started::For(ticket) => {
+                    // Whoever waits takes itself off the list before it goes.
+                    let answer = shelf.waiting.remove(&ticket);
+                    let unheard = answer.map(|answer| answer.send(Ok(process)));
+                    if let Some(Err(Ok(process))) = unheard {
+                        inner.discarded.push(process);
+                        inner.state.released(member, now);
+                    }
+                }
+            }
+        });
+    }
+
+    fn failed(&self, reason: Arc<str>) {
+        let member = self.member;
+        self.shared.with(|inner, now| {
+            let ticket = inner.state.start_failed(member, now);
+            let Some(shelf) = inner.shelves.get_mut(&member) else {
+                return;
+            };
+            shelf.changed.notify_one();
+            match ticket.and_then(|ticket| shelf.waiting.remove(&ticket)) {
+                // Who has gone already does not need to be told.
+                Some(answer) => drop(answer.send(Err(TakeError::CannotStart(reason)))),
+                None => tracing::warn!(link = %shelf.id, "failed to refill the pool: {reason}"),
+            }
+        });
+    }
+}
+
+impl<P: Idle> Drop for Approval<P> {
+    fn drop(&mut self) {
+        if !self.is_used {
+            self.failed("the start was given up".into());
+        }
+    }
+}
+
+/// Looks after one pool: throws away what is spoiled, and lets time pass.
+async fn keep<P: Idle>(shared: Arc<Shared<P>>, member: Member, changed: Arc<Notify>) {
+    loop {
+        let tick = shared.with(|inner, now| inner.state.next_tick(member, now));
+        let tick = async {
+            match tick {
+                Some(tick) => sleep_until(shared.began + tick).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = poll_fn(|context| shared.poll_spoiled(member, context)) => {}
+            () = tick => shared.with(|inner, now| inner.state.tick(member, now)),
+            () = changed.notified() => {}
+        }
+    }
+}
+
+/// An idle process that is watched, and can be had back at any time.
+struct Shelved<P> {
+    watch: Pin<Box<dyn Future<Output = (P, Condition)> + Send>>,
+    wanted: Arc<AtomicBool>,
+}
+
+enum Condition {
+    Fresh,
+    Spoiled,
+}
+
+impl<P: Idle> Shelved<P> {
+    fn new(process: P) -> Shelved<P> {
+        let wanted = Arc::new(AtomicBool::new(false));
+        let is_wanted = Arc::clone(&wanted);
+        let watch = Box::pin(async move {
+            let condition = {
+                let mut spoiled = pin!(process.spoiled());
+                poll_fn(|context| match spoiled.as_mut().poll(context) {
+                    Poll::Ready(()) => Poll::Ready(Condition::Spoiled),
+                    Poll::Pending if is_wanted.load(Ordering::Relaxed) => {
+                        Poll::Ready(Condition::Fresh)
+                    }
+                    Poll::Pending => Poll::Pending,
+                })
+                .await
+            };
+            (process, condition)
+        });
+        Shelved { watch, wanted }
+    }
+}
+
+impl<P> Shelved<P> {
+    /// The process, at once, and whether it is still fresh.
+    fn take(mut self) -> (P, Condition) {
+        self.wanted.store(true, Ordering::Relaxed);
+        match self
+            .watch
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()))
+        {
+            Poll::Ready(taken) => taken,
+            Poll::Pending => unreachable!("a watch ends when its process is wanted"),
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! The pool with fakes for processes, under a paused clock.
+
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use super::*;
+use crate::transport::conformance::fake;
+
+const START_TIME: Duration = Duration::from_millis(5);
+
+/// What a test decides about the processes of a link, and sees of them.
+#[derive(Clone)]
+struct Bench {
+    fails: Arc<AtomicBool>,
+    spoil: Arc<watch::Sender<bool>>,
+    alive: Arc<AtomicUsize>,
+    started: Arc<AtomicUsize>,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        Bench {
+            fails: Arc::default(),
+            spoil: Arc::new(watch::Sender::new(false)),
+            alive: Arc::default(),
+            started: Arc::default(),
+        }
+    }
+
+    fn alive(&self) -> usize {
+        self.alive.load(Ordering::SeqCst)
+    }
+
+    fn started(&self) -> usize {
+        self.started.load(Ordering::SeqCst)
+    }
+
+    fn pool(&self, floor: usize, capacity: &Capacity<Fake>) -> Pool<Fake> {
+        let config = Config {
+            floor,
+            waiting_max: 2,
+            ..Config::default()
+        };
+        Pool::new(fake::link_id(), self.clone(), &config, capacity)
+    }
+}
+
+struct Fake {
+    spoil: watch::Receiver<bool>,
+    alive: Arc<AtomicUsize>,
+}
+
+impl Starter for Bench {
+    type Process = Fake;
+
+    async fn start(&self) -> Result<Fake, Arc<str>> {
+        sleep(START_TIME).await;
+        if self.fails.load(Ordering::SeqCst) {
+            return Err("no such command".into());
+        }
+        self.alive.fetch_add(1, Ordering::SeqCst);
+        self.started.fetch_add(1, Ordering::SeqCst);
+        Ok(Fake {
+            spoil: self.spoil.subscribe(),
+            alive: Arc::clone(&self.alive),
+        })
+    }
+}
+
+impl Idle for Fake {
+    async fn spoiled(&self) {
+        let mut spoil = self.spoil.clone();
+        spoil.wait_for(|spoil| *spoil).await.expect("a bench");
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.alive.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_process_is_taken_at_once_and_replaced_later() {
+    let bench = Bench::new();
+    let pool = bench.pool(2, &Capacity::new(10));
+    sleep(START_TIME * 2).await;
+    assert_eq!(pool.counts().idle, 2);
+
+    let before = Instant::now();
+    let _one = pool.take().await.unwrap();
+    let _two = pool.take().await.unwrap();
+    assert_eq!(before.elapsed(), Duration::ZERO);
+    assert_eq!(
+        pool.counts(),
+        Counts {
+            idle: 0,
+            starting: 2,
+            in_use: 2,
+            waiting: 0
+        }
+    );
+    sleep(START_TIME * 2).await;
+    assert_eq!(
+        pool.counts(),
+        Counts {
+            idle: 2,
+            starting: 0,
+            in_use: 2,
+            waiting: 0
+        }
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_floor_nothing_is_left_behind() {
+    let bench = Bench::new();
+    let pool = bench.pool(0, &Capacity::new(10));
+    sleep(START_TIME * 2).await;
+    assert_eq!(bench.started(), 0);
+    drop(pool.take().await.unwrap());
+    sleep(START_TIME * 2).await;
+    assert_eq!((bench.started(), bench.alive()), (1, 0));
+    assert_eq!(pool.counts(), Counts::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn room_comes_back_with_the_permit_and_not_with_the_process() {
+    let bench = Bench::new();
+    let pool = bench.pool(0, &Capacity::new(1));
+    let Taken { process, permit } = pool.take().await.unwrap();
+    drop(process);
+    assert!(timeout(Duration::from_secs(1), pool.take()).await.is_err());
+    drop(permit);
+    pool.take().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_beyond_the_bound_is_told_at_once() {
+    let bench = Bench::new();
+    let pool = Arc::new(bench.pool(0, &Capacity::new(1)));
+    let taken = pool.take().await.unwrap();
+    let waiting: Vec<_> = (0..2)
+        .map(|_| {
+            let pool = Arc::clone(&pool);
+            tokio::spawn(async move { pool.take().await.map(drop) })
+        })
+        .collect();
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(pool.take().await.err(), Some(TakeError::Busy));
+    drop(taken);
+    for waiting in waiting {
+        waiting.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_stops_waiting_leaves_nothing_behind() {
+    let bench = Bench::new();
+    let pool = bench.pool(0, &Capacity::new(1));
+    // Before the process is started, and at the very moment at which it is.
+    for patience in [START_TIME / 2, START_TIME] {
+        let _ = timeout(patience, pool.take()).await;
+        sleep(START_TIME * 2).await;
+        assert_eq!(pool.counts(), Counts::default());
+        assert_eq!(bench.alive(), 0);
+    }
+    let taken = pool.take().await.unwrap();
+    assert!(timeout(START_TIME, pool.take()).await.is_err());
+    assert_eq!(pool.counts().waiting, 0);
+    drop(taken);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_fails_is_told_and_tried_again_later() {
+    let bench = Bench::new();
+    bench.fails.store(true, Ordering::SeqCst);
+    let pool = bench.pool(1, &Capacity::new(10));
+    let error = pool.take().await.err();
+    assert_eq!(
+        error,
+        Some(TakeError::CannotStart("no such command".into()))
+    );
+    bench.fails.store(false, Ordering::SeqCst);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(pool.counts().idle, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_panics_gives_its_room_back() {
+    struct Panicking;
+    impl Starter for Panicking {
+        type Process = Fake;
+        async fn start(&self) -> Result<Fake, Arc<str>> {
+            panic!("on purpose");
+        }
+    }
+    let config = Config {
+        floor: 0,
+        ..Config::default()
+    };
+    let pool = Pool::new(fake::link_id(), Panicking, &config, &Capacity::new(1));
+    for _ in 0..3 {
+        let error = pool.take().await.err();
+        assert!(matches!(error, Some(TakeError::CannotStart(_))));
+    }
+    assert_eq!(pool.counts(), Counts::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spoiled_process_is_thrown_away_and_its_link_started_cold() {
+    let bench = Bench::new();
+    let pool = bench.pool(3, &Capacity::new(10));
+    sleep(START_TIME * 2).await;
+    assert_eq!(bench.alive(), 3);
+    bench.spoil.send_replace(true);
+    sleep(START_TIME * 2).await;
+    assert_eq!((bench.alive(), bench.started()), (0, 3));
+
+    drop(pool.take().await.unwrap());
+    sleep(START_TIME * 2).await;
+    assert_eq!((bench.alive(), bench.started()), (0, 4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_is_spoiled_is_not_given_to_a_taker() {
+    let bench = Bench::new();
+    let pool = bench.pool(3, &Capacity::new(10));
+    sleep(START_TIME * 2).await;
+    bench.spoil.send_replace(true);
+    // The taker is here before the one who looks after the pool.
+    let _taken = pool.take().await.unwrap();
+    assert_eq!((bench.alive(), bench.started()), (1, 4));
+    assert_eq!(
+        pool.counts(),
+        Counts {
+            in_use: 1,
+            ..Counts::default()
+        }
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn links_share_the_room_and_none_starves() {
+    let (rich, poor) = (Bench::new(), Bench::new());
+    let capacity = Capacity::new(3);
+    let rich_pool = rich.pool(3, &capacity);
+    sleep(START_TIME * 2).await;
+    let poor_pool = poor.pool(2, &capacity);
+    let taken = poor_pool.take().await.unwrap();
+    assert_eq!((rich.alive(), poor.alive()), (2, 1));
+    drop(taken);
+    sleep(START_TIME * 2).await;
+    assert_eq!((rich_pool.counts().idle, poor_pool.counts().idle), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_pool_leaves_what_is_in_use_alone_and_nothing_else() {
+    let bench = Bench::new();
+    let capacity = Capacity::new(4);
+    let pool = bench.pool(3, &capacity);
+    sleep(START_TIME * 2).await;
+    let taken = pool.take().await.unwrap();
+    // While a replacement is being started.
+    drop(pool);
+    sleep(START_TIME * 2).await;
+    assert_eq!(bench.alive(), 1);
+    drop(taken);
+    let pool = Bench::new().pool(0, &capacity);
+    let all: Vec<_> = join_all((0..4).map(|_| pool.take())).await;
+    assert!(all.iter().all(Result::is_ok), "all the room is back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drained_pool_sends_away_who_waits() {
+    let bench = Bench::new();
+    let pool = Arc::new(bench.pool(0, &Capacity::new(1)));
+    let _taken = pool.take().await.unwrap();
+    let waiting = Arc::clone(&pool);
+    let waiting = tokio::spawn(async move { waiting.take().await.map(drop) });
+    sleep(START_TIME).await;
+    pool.drain();
+    assert_eq!(waiting.await.unwrap(), Err(TakeError::Busy));
+    assert_eq!(pool.take().await.err(), Some(TakeError::Busy));
+}
+
+#[tokio::test]
+async fn many_takers_at_once_each_get_a_process_of_their_own() {
+    let bench = Bench::new();
+    let capacity = Capacity::new(8);
+    let config = Config {
+        waiting_max: 1_000,
+        ..Config::default()
+    };
+    let pool = Arc::new(Pool::new(
+        fake::link_id(),
+        bench.clone(),
+        &config,
+        &capacity,
+    ));
+    let takers = (0..200).map(|_| {
+        let (pool, bench) = (Arc::clone(&pool), bench.clone());
+        tokio::spawn(async move {
+            let taken = pool.take().await.unwrap();
+            assert!(bench.alive() <= 8);
+            tokio::task::yield_now().await;
+            let Taken { process, permit } = taken;
+            drop(process);
+            drop(permit);
+        })
+    });
+    for taker in takers.collect::<Vec<_>>() {
+        taker.await.unwrap();
+    }
+    assert!(bench.started() >= 200);
+}

@@ -1,0 +1,462 @@
+//! What the pools promise, for any order of events.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::*;
+
+const MS: Duration = Duration::from_millis(1);
+
+fn config(floor: usize) -> Config {
+    Config {
+        floor,
+        idle_max: 8,
+        waiting_max: 3,
+    }
+}
+
+/// Starts everything that is asked for, until nothing is.
+fn settle(state: &mut PoolState, now: Moment) {
+    loop {
+        let actions = state.actions();
+        if actions.is_empty() {
+            return;
+        }
+        for action in actions {
+            if let Action::Start(member) = action {
+                state.started(member, 5 * MS, now);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pool_starts_with_its_floor_and_refills_after_a_take() {
+    let mut state = PoolState::new(10);
+    let link = state.add(config(2), MS);
+    assert_eq!(state.actions(), [Action::Start(link), Action::Start(link)]);
+    state.started(link, MS, MS);
+    state.started(link, MS, MS);
+    assert_eq!(state.take(link, 2 * MS), Take::Idle);
+    assert_eq!(state.actions(), [Action::Start(link)]);
+    assert_eq!(
+        state.counts(link),
+        Counts {
+            idle: 1,
+            starting: 1,
+            in_use: 1,
+            waiting: 0
+        }
+    );
+}
+
+#[test]
+fn without_a_floor_processes_are_started_on_demand_only() {
+    let mut state = PoolState::new(10);
+    let link = state.add(config(0), MS);
+    assert!(state.actions().is_empty());
+    let Take::Wait(ticket) = state.take(link, MS) else {
+        panic!("nothing is idle")
+    };
+    assert_eq!(state.actions(), [Action::Start(link)]);
+    assert_eq!(state.started(link, MS, MS), Started::For(ticket));
+    state.released(link, 2 * MS);
+    assert!(state.actions().is_empty());
+    assert_eq!(state.counts(link), Counts::default());
+}
+
+#[test]
+fn the_reserve_follows_the_rate_and_falls_back_to_the_floor() {
+    let mut state = PoolState::new(100);
+    let link = state.add(config(2), MS);
+    settle(&mut state, MS);
+    let mut now = MS;
+    // About 170 a second, at 5 ms a start: less than one while another starts.
+    for _ in 0..20_000 {
+        now += 6 * MS;
+        assert_eq!(state.take(link, now), Take::Idle);
+        settle(&mut state, now);
+        state.released(link, now);
+    }
+    assert_eq!(state.counts(link).idle, 2);
+    for _ in 0..20_000 {
+        now += MS;
+        assert_eq!(state.take(link, now), Take::Idle);
+        settle(&mut state, now);
+        state.released(link, now);
+    }
+    assert_eq!(
+        state.counts(link).idle,
+        8,
+        "1,000 a second want more than the most allowed"
+    );
+
+    let mut ticks = 0;
+    while let Some(tick) = state.next_tick(link, now) {
+        now = tick;
+        state.tick(link, now);
+        assert!(
+            !state
+                .actions()
+                .iter()
+                .any(|action| matches!(action, Action::Start(_)))
+        );
+        ticks += 1;
+        assert!(ticks < 100, "it never comes to rest");
+    }
+    assert_eq!(state.counts(link).idle, 2);
+}
+
+#[test]
+fn a_failed_start_is_told_to_who_waits_and_delays_refills_only() {
+    let mut state = PoolState::new(10);
+    let link = state.add(config(1), MS);
+    state.actions();
+    assert_eq!(state.start_failed(link, MS), None);
+    assert!(state.actions().is_empty(), "refilling rests");
+    let refill_at = state.next_tick(link, MS).unwrap();
+    assert_eq!(refill_at, MS + REFILL_BACKOFF_MIN);
+
+    let Take::Wait(ticket) = state.take(link, 2 * MS) else {
+        panic!("nothing is idle")
+    };
+    assert_eq!(state.actions(), [Action::Start(link)]);
+    assert_eq!(state.start_failed(link, 3 * MS), Some(ticket));
+    assert_eq!(
+        state.next_tick(link, 3 * MS),
+        Some(3 * MS + 2 * REFILL_BACKOFF_MIN)
+    );
+
+    state.tick(link, 3 * MS + 2 * REFILL_BACKOFF_MIN);
+    assert_eq!(state.actions(), [Action::Start(link)]);
+}
+
+#[test]
+fn refills_that_keep_failing_are_tried_rarely_but_for_ever() {
+    let mut state = PoolState::new(10);
+    let link = state.add(config(1), MS);
+    let mut now = MS;
+    for _ in 0..100 {
+        assert_eq!(state.actions(), [Action::Start(link)]);
+        state.start_failed(link, now);
+        let next = state.next_tick(link, now).unwrap();
+        assert!(next - now <= REFILL_BACKOFF_MAX);
+        now = next;
+        state.tick(link, now);
+    }
+}
+
+#[test]
+fn a_spoiled_process_makes_its_link_cold_and_says_so_once() {
+    let mut state = PoolState::new(10);
+    let link = state.add(config(3), MS);
+    settle(&mut state, MS);
+    assert!(state.spoiled(link, MS));
+    assert_eq!(state.actions(), [Action::Stop(link), Action::Stop(link)]);
+    assert!(!state.turn_cold(link, MS));
+    let Take::Wait(_) = state.take(link, MS) else {
+        panic!("nothing is idle")
+    };
+    assert_eq!(state.actions(), [Action::Start(link)]);
+}
+
+#[test]
+fn a_taker_without_room_takes_the_room_of_what_is_idle_elsewhere() {
+    let mut state = PoolState::new(4);
+    let rich = state.add(config(4), MS);
+    settle(&mut state, MS);
+    let poor = state.add(config(2), MS);
+    assert!(
+        state.actions().is_empty(),
+        "a reserve is no reason to stop another's"
+    );
+    let Take::Wait(_) = state.take(poor, MS) else {
+        panic!("nothing is idle")
+    };
+    assert_eq!(state.actions(), [Action::Stop(rich), Action::Start(poor)]);
+}
+
+#[test]
+fn room_goes_to_who_has_waited_longest_whatever_its_link() {
+    let mut state = PoolState::new(1);
+    let busy = state.add(config(0), MS);
+    let other = state.add(config(0), MS);
+    let Take::Wait(_) = state.take(busy, MS) else {
+        panic!("nothing is idle")
+    };
+    settle(&mut state, MS);
+    let Take::Wait(_) = state.take(other, MS) else {
+        panic!("there is room to wait")
+    };
+    let Take::Wait(_) = state.take(busy, MS) else {
+        panic!("there is room to wait")
+    };
+    state.released(busy, 2 * MS);
+    assert_eq!(state.actions(), [Action::Start(other)]);
+}
+
+#[test]
+fn waiting_is_bounded() {
+    let mut state = PoolState::new(1);
+    let link = state.add(config(0), MS);
+    for _ in 0..4 {
+        assert!(matches!(state.take(link, MS), Take::Wait(_)));
+    }
+    assert_eq!(state.take(link, MS), Take::Busy);
+    assert_eq!(
+        state.counts(link).waiting,
+        4,
+        "one has a start under way, three have not"
+    );
+}
+
+#[test]
+fn draining_gives_everything_back_and_takes_nothing_on() {
+    let mut state = PoolState::new(3);
+    let link = state.add(config(2), MS);
+    settle(&mut state, MS);
+    assert_eq!(state.take(link, MS), Take::Idle);
+    state.drain(link, MS);
+    assert!(state.actions().contains(&Action::Stop(link)));
+    assert_eq!(state.take(link, MS), Take::Busy);
+    assert_eq!(state.started(link, MS, MS), Started::Surplus);
+    state.released(link, MS);
+    assert!(state.links.is_empty());
+    assert_eq!(state.processes, 0);
+}
+
+/// What may happen, with numbers that choose among what there is.
+#[derive(Debug, Clone)]
+enum Event {
+    Take(usize),
+    StartSucceeds(usize),
+    StartFails(usize),
+    Spoil(usize),
+    GiveUp(usize),
+    Release(usize),
+    Wait(u64),
+    Drain(usize),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let which = any::<usize>();
+    prop_oneof![
+        8 => which.prop_map(Event::Take),
+        8 => which.prop_map(Event::StartSucceeds),
+        1 => which.prop_map(Event::StartFails),
+        1 => which.prop_map(Event::Spoil),
+        2 => which.prop_map(Event::GiveUp),
+        6 => which.prop_map(Event::Release),
+        4 => (0..3_000_u64).prop_map(Event::Wait),
+        1 => (0..40_usize).prop_map(Event::Drain),
+    ]
+}
+
+/// The pools, and what a runner that does as it is told would have.
+struct Model {
+    state: PoolState,
+    processes_max: usize,
+    now: Moment,
+    members: Vec<Member>,
+    starting: Vec<Member>,
+    idle: Vec<Member>,
+    in_use: Vec<Member>,
+    waiting: Vec<(Member, Ticket)>,
+    answered: BTreeSet<Ticket>,
+    configs: BTreeMap<Member, Config>,
+    drained: BTreeSet<Member>,
+}
+
+impl Model {
+    fn new(processes_max: usize, floors: &[usize]) -> Model {
+        let mut state = PoolState::new(processes_max);
+        let members: Vec<Member> = floors
+            .iter()
+            .map(|floor| state.add(config(*floor), Moment::ZERO))
+            .collect();
+        let configs = members
+            .iter()
+            .copied()
+            .zip(floors.iter().map(|floor| config(*floor)));
+        Model {
+            state,
+            processes_max,
+            now: Moment::ZERO,
+            configs: configs.collect(),
+            members,
+            starting: Vec::new(),
+            idle: Vec::new(),
+            in_use: Vec::new(),
+            waiting: Vec::new(),
+            answered: BTreeSet::new(),
+            drained: BTreeSet::new(),
+        }
+    }
+
+    fn apply(&mut self, event: Event) {
+        match event {
+            Event::Take(which) => {
+                let member = self.members[which % self.members.len()];
+                match self.state.take(member, self.now) {
+                    Take::Idle => {
+                        self.remove_idle(member);
+                        self.in_use.push(member);
+                    }
+                    Take::Wait(ticket) => self.waiting.push((member, ticket)),
+                    Take::Busy => {}
+                }
+            }
+            Event::StartSucceeds(which) => {
+                if let Some(member) = pick(&mut self.starting, which) {
+                    match self.state.started(member, 5 * MS, self.now) {
+                        Started::For(ticket) => {
+                            self.answer(ticket);
+                            self.in_use.push(member);
+                        }
+                        Started::Idle => self.idle.push(member),
+                        Started::Surplus => {}
+                    }
+                }
+            }
+            Event::StartFails(which) => {
+                if let Some(member) = pick(&mut self.starting, which)
+                    && let Some(ticket) = self.state.start_failed(member, self.now)
+                {
+                    self.answer(ticket);
+                }
+            }
+            Event::Spoil(which) => {
+                if let Some(member) = pick(&mut self.idle, which) {
+                    self.state.spoiled(member, self.now);
+                }
+            }
+            Event::GiveUp(which) => {
+                if let Some((member, ticket)) = pick(&mut self.waiting, which) {
+                    self.state.gave_up(member, ticket, self.now);
+                }
+            }
+            Event::Release(which) => {
+                if let Some(member) = pick(&mut self.in_use, which) {
+                    self.state.released(member, self.now);
+                }
+            }
+            Event::Wait(milliseconds) => {
+                self.now += Duration::from_millis(milliseconds);
+                for member in &self.members {
+                    self.state.tick(*member, self.now);
+                }
+            }
+            Event::Drain(which) => {
+                if let Some(member) = self.members.get(which) {
+                    self.drained.insert(*member);
+                    for ticket in self.state.drain(*member, self.now) {
+                        self.answer(ticket);
+                    }
+                }
+            }
+        }
+        for action in self.state.actions() {
+            match action {
+                Action::Start(member) => self.starting.push(member),
+                Action::Stop(member) => self.remove_idle(member),
+            }
+        }
+    }
+
+    fn remove_idle(&mut self, member: Member) {
+        let position = self.idle.iter().position(|idle| *idle == member);
+        self.idle.remove(position.expect("an idle process"));
+    }
+
+    fn answer(&mut self, answered: Ticket) {
+        let position = self
+            .waiting
+            .iter()
+            .position(|(_, ticket)| *ticket == answered);
+        self.waiting.remove(position.expect("somebody who waits"));
+        assert!(self.answered.insert(answered), "answered twice");
+    }
+
+    fn check(&self) {
+        let processes = self.starting.len() + self.idle.len() + self.in_use.len();
+        assert_eq!(self.state.processes, processes);
+        assert!(processes <= self.processes_max, "over the cap");
+        let mut uncovered = 0;
+        for member in &self.members {
+            let count = |of: &[Member]| of.iter().filter(|of| *of == member).count();
+            let expected = Counts {
+                idle: count(&self.idle),
+                starting: count(&self.starting),
+                in_use: count(&self.in_use),
+                waiting: self.waiting.iter().filter(|(of, _)| of == member).count(),
+            };
+            let counts = self.state.counts(*member);
+            assert_eq!(counts, expected);
+            let config = &self.configs[member];
+            assert!(
+                counts.idle == 0 || counts.waiting == 0,
+                "idle while somebody waits"
+            );
+            assert!(counts.idle <= config.idle_max.max(config.floor));
+            if config.floor == 0 || self.drained.contains(member) {
+                assert_eq!(counts.idle, 0);
+            }
+            let waits = counts.waiting.saturating_sub(counts.starting);
+            assert!(waits <= config.waiting_max, "more wait than may");
+            uncovered += waits;
+        }
+        if uncovered > 0 {
+            assert_eq!(processes, self.processes_max, "there is room for who waits");
+            assert!(
+                self.idle.is_empty(),
+                "somebody waits for what is idle elsewhere"
+            );
+        }
+    }
+}
+
+fn pick<T>(of: &mut Vec<T>, which: usize) -> Option<T> {
+    (!of.is_empty()).then(|| of.swap_remove(which % of.len()))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_the_counts_hold_and_everything_comes_back(
+        processes_max in 1..12_usize,
+        floors in prop::collection::vec(0..4_usize, 1..4),
+        events in prop::collection::vec(event(), 0..400),
+    ) {
+        let mut model = Model::new(processes_max, &floors);
+        for event in events {
+            model.apply(event);
+            model.check();
+        }
+
+        // At rest, whoever waits is served, and what is kept is what is wanted.
+        while !(model.waiting.is_empty() && model.starting.is_empty() && model.in_use.is_empty()) {
+            model.apply(Event::Release(0));
+            model.apply(Event::StartSucceeds(0));
+            model.check();
+        }
+        model.apply(Event::Wait(600_000));
+        for member in &model.members {
+            prop_assert!(model.state.counts(*member).idle <= model.configs[member].floor);
+        }
+        while !model.starting.is_empty() {
+            model.apply(Event::StartSucceeds(0));
+        }
+        for which in 0..model.members.len() {
+            model.apply(Event::Drain(which));
+            while !model.starting.is_empty() {
+                model.apply(Event::StartSucceeds(0));
+            }
+            model.check();
+        }
+        prop_assert_eq!(model.state.processes, 0);
+        prop_assert!(model.state.links.is_empty());
+        prop_assert!(model.idle.is_empty() && model.waiting.is_empty());
+    }
+}
