@@ -108,18 +108,16 @@ impl Reference {
     /// The short form that Docker prints: `busybox:latest`.
     #[must_use]
     pub fn familiar(&self) -> String {
-        let mut text = String::new();
-        if self.registry == HUB {
-            text.push_str(
-                self.repository
-                    .strip_prefix(HUB_OFFICIAL)
-                    .unwrap_or(&self.repository),
-            );
-        } else {
-            text.push_str(&self.registry);
-            text.push('/');
-            text.push_str(&self.repository);
-        }
+        let short = self
+            .repository
+            .strip_prefix(HUB_OFFICIAL)
+            .unwrap_or(&self.repository);
+        // Left away only where what remains is not read as a registry.
+        let first = short.split_once('/').map_or("", |(first, _)| first);
+        let mut text = match self.registry == HUB && !is_registry(first) {
+            true => short.to_owned(),
+            false => format!("{}/{}", self.registry, self.repository),
+        };
         self.push_suffix(&mut text);
         text
     }

@@ -118,6 +118,7 @@ proptest! {
         tag in prop_oneof![Just(String::new()), ":[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}"],
         digest in prop_oneof![Just(String::new()), Just(format!("@sha256:{HEX}"))],
     ) {
+        let registry = if registry.is_empty() && path.contains('/') { "docker.io/".to_owned() } else { registry };
         let reference: Reference = format!("{registry}{path}{tag}{digest}").parse().unwrap();
         prop_assert_eq!(&reference.to_string().parse::<Reference>().unwrap(), &reference);
         prop_assert_eq!(&reference.familiar().parse::<Reference>().unwrap(), &reference);

@@ -20,16 +20,16 @@ const FILE_KEPT: Duration = Duration::from_secs(600);
 
 impl Store {
     pub(super) fn sweep(&self) {
-        let steps: [(&str, fn(&Self) -> io::Result<()>); 5] = [
-            ("tmp", Self::sweep_tmp),
-            ("blobs", Self::sweep_blobs),
-            ("locks", Self::sweep_locks),
-            ("roots", Self::sweep_roots),
-            ("aliases", Self::sweep_aliases),
+        let steps = [
+            ("tmp", self.sweep_tmp()),
+            ("blobs", self.sweep_blobs()),
+            ("locks", self.sweep_locks()),
+            ("roots", self.sweep_roots()),
+            ("aliases", self.sweep_aliases()),
         ];
-        for (name, step) in steps {
-            if let Err(cause) = step(self) {
-                tracing::warn!(folder = name, %cause, "sweeping the image store failed");
+        for (folder, done) in steps {
+            if let Err(cause) = done {
+                tracing::warn!(folder, %cause, "sweeping the image store failed");
             }
         }
     }

@@ -28,7 +28,7 @@ impl Session<'_> {
         progress: &dyn Progress,
     ) -> Result<BlobFile, RegistryError> {
         let mut slot = Some(file);
-        self.from_any(resolved.endpoint, async |endpoint| {
+        self.ask_each(resolved.endpoint, async |endpoint| {
             let mut download = Download {
                 session: self,
                 endpoint,

@@ -159,7 +159,7 @@ impl Session<'_> {
             accept: None,
             from: 0,
         };
-        self.from_any(resolved.endpoint, async |endpoint| {
+        self.ask_each(resolved.endpoint, async |endpoint| {
             self.retry(async || {
                 let answer = self.ask(endpoint, &ask).await?;
                 let bytes =
@@ -180,7 +180,7 @@ impl Session<'_> {
 
     /// Asks the endpoint at `first` and then those behind it; the last one's
     /// error counts.
-    pub(super) async fn from_any<T>(
+    pub(super) async fn ask_each<T>(
         &self,
         first: usize,
         mut get: impl AsyncFnMut(&Endpoint) -> Result<T, RegistryError>,

@@ -1,0 +1,184 @@
+//! Promise: what cannot be imported gets a clear error and does no damage.
+
+mod support;
+
+use std::fs;
+
+use support::*;
+
+fn refused(bytes: &[u8]) -> String {
+    let home = Home::new();
+    let error = home.import_bytes("x", bytes).unwrap_err().to_string();
+    assert!(home.store.list().unwrap().is_empty());
+    assert_eq!(home.items("roots"), [""; 0], "{error}");
+    assert_eq!(home.items("tmp"), [""; 0], "{error}");
+    error
+}
+
+fn assert_says(error: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(error.contains(part), "'{part}' is not in: {error}");
+    }
+    assert!(error.starts_with(char::is_lowercase), "{error}");
+}
+
+#[test]
+fn what_is_no_image_is_named() {
+    assert_says(&refused(b""), &["standard input", "empty", "docker save"]);
+    assert_says(&refused(b"hello"), &["no tar"]);
+    assert_says(&refused(&[b'x'; 4096]), &["no tar", "checksum"]);
+    assert_says(&refused(&[0; 1024]), &["nothing in it"]);
+}
+
+#[test]
+fn a_folder_must_be_a_layout() {
+    let home = Home::new();
+    let error = home
+        .import("x", home.folder.path())
+        .unwrap_err()
+        .to_string();
+    assert_says(
+        &error,
+        &["oci-layout", home.folder.path().to_str().unwrap()],
+    );
+    let error = home
+        .import("x", &home.path("missing"))
+        .unwrap_err()
+        .to_string();
+    assert_says(&error, &["missing", "No such file"]);
+}
+
+#[test]
+fn what_is_cut_off_is_noticed() {
+    let content: Vec<u8> = (0..100_000u32)
+        .flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes())
+        .collect();
+    let tar = tar_of(&[("file", &content)]);
+    let gz = gzip(&tar);
+    assert_says(&refused(&gz[..gz.len() / 2]), &["cut off"]);
+    let zst = zstd::stream::encode_all(&tar[..], 1).unwrap();
+    assert_says(&refused(&zst[..zst.len() / 2]), &["cut off"]);
+    assert_says(&refused(&tar[..tar.len() / 2]), &["middle of an entry"]);
+    // Between two entries nothing but the missing end marker tells.
+    assert_says(&refused(&tar[..tar.len() - 1024]), &["end marker"]);
+}
+
+fn layout_of(made: &Made) -> (Home, std::path::PathBuf) {
+    let home = Home::new();
+    let folder = home.path("layout");
+    write_layout(&folder, &[(made, None)]);
+    (home, folder)
+}
+
+fn refused_layout(home: &Home, folder: &std::path::Path) -> String {
+    let error = home.import("x", folder).unwrap_err().to_string();
+    assert_eq!(home.items("roots"), [""; 0], "{error}");
+    error
+}
+
+#[test]
+fn every_blob_is_verified() {
+    let made = image_of(&[tar_of(&[("a", b"1")])]);
+    for (place, (digest, bytes)) in made.blobs.iter().enumerate() {
+        let (home, folder) = layout_of(&made);
+        let blob = folder.join("blobs/sha256").join(digest.hex());
+        let mut damaged = bytes.clone();
+        let last = damaged.len() - 1;
+        damaged[last] ^= 1;
+        fs::write(&blob, &damaged).unwrap();
+        let error = refused_layout(&home, &folder);
+        assert_says(&error, &["verify", digest.as_str()]);
+        fs::write(&blob, &bytes[..last]).unwrap();
+        assert_says(&refused_layout(&home, &folder), &["bytes instead of"]);
+        fs::remove_file(&blob).unwrap();
+        assert_says(&refused_layout(&home, &folder), &["incomplete"]);
+        assert!(place < 2);
+    }
+}
+
+#[test]
+fn a_layer_that_is_not_the_configs_is_refused() {
+    let mut made = image_of(&[tar_of(&[("a", b"1")])]);
+    let other = image_of(&[tar_of(&[("a", b"2")])]);
+    // The manifest names another layer, correctly, but the config does not.
+    let text = String::from_utf8(made.manifest.clone()).unwrap();
+    let (layer, bytes) = &other.blobs[0];
+    let old = &made.blobs[0];
+    let text = text.replace(old.0.as_str(), layer.as_str());
+    let text = text.replace(
+        &format!("\"size\":{}}}]", old.1.len()),
+        &format!("\"size\":{}}}]", bytes.len()),
+    );
+    made.manifest = text.into_bytes();
+    made.digest = image::Digest::of(&made.manifest);
+    made.blobs[0] = other.blobs[0].clone();
+    let (home, folder) = layout_of(&made);
+    assert_says(&refused_layout(&home, &folder), &["uncompressed digest"]);
+}
+
+#[test]
+fn another_machines_image_is_refused() {
+    let (home, folder) = layout_of(&image_for("vax", &[]));
+    assert_says(
+        &refused_layout(&home, &folder),
+        &["linux/vax", "this machine is"],
+    );
+}
+
+#[test]
+fn a_store_of_a_newer_version_is_left_alone() {
+    let home = Home::new();
+    fs::write(home.images().join("version"), "999\n").unwrap();
+    let error = image::Store::open(&home.path("home"), options())
+        .unwrap_err()
+        .to_string();
+    assert_says(&error, &["version 999", "knows 1", "--home"]);
+}
+
+#[test]
+fn bounds_are_kept() {
+    let limited = |limits: image::Limits| {
+        Home::with(image::StoreOptions {
+            limits,
+            ..options()
+        })
+    };
+    let bomb = gzip(&tar_of(&[("bomb", &vec![0; 3 << 20])]));
+    let home = limited(image::Limits {
+        unpacked_bytes_max: 1 << 20,
+        ..Default::default()
+    });
+    let made = image_of(&[tar_of(&[("bomb", &vec![0; 3 << 20])])]);
+    write_layout(&home.path("layout"), &[(&made, None)]);
+    assert_says(
+        &home
+            .import("x", &home.path("layout"))
+            .unwrap_err()
+            .to_string(),
+        &["more than 1048576 bytes"],
+    );
+    assert_says(
+        &home.import_bytes("x", &bomb).unwrap_err().to_string(),
+        &["1048576 bytes"],
+    );
+    let home = limited(image::Limits {
+        entries_max: 2,
+        ..Default::default()
+    });
+    let tar = tar_of(&[("a", b""), ("b", b""), ("c", b"")]);
+    assert_says(
+        &home.import_bytes("x", &tar).unwrap_err().to_string(),
+        &["more than 2 entries"],
+    );
+    let home = limited(image::Limits {
+        path_bytes_max: 5,
+        ..Default::default()
+    });
+    assert_says(
+        &home
+            .import_bytes("x", &tar_of(&[("abcdef", b"")]))
+            .unwrap_err()
+            .to_string(),
+        &["path of 6 bytes"],
+    );
+}

@@ -1,0 +1,169 @@
+//! Promise: whatever common tools write can be imported, told apart by content.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+
+use support::*;
+
+fn skopeo(from: &str, to: &str) {
+    run(
+        "skopeo",
+        &["--insecure-policy", "copy", "--quiet", from, to],
+    );
+}
+
+fn compressed(path: &Path) -> [std::path::PathBuf; 2] {
+    let bytes = fs::read(path).unwrap();
+    let (gz, zst) = (path.with_extension("gz"), path.with_extension("zst"));
+    fs::write(&gz, gzip(&bytes)).unwrap();
+    fs::write(&zst, zstd::stream::encode_all(&bytes[..], 1).unwrap()).unwrap();
+    [gz, zst]
+}
+
+#[test]
+fn images_of_umoci_and_skopeo_in_every_form() {
+    if !have(&["umoci", "skopeo", "busybox"]) {
+        return;
+    }
+    let home = Home::new();
+    let layout = busybox_layout(home.folder.path());
+    let source = format!("oci:{}:1", layout.display());
+    let from_layout = home.import("from-layout", &layout).unwrap();
+    assert_busybox(&from_layout);
+    assert_eq!(from_layout.config.environment, [("A".into(), "b".into())]);
+    assert_eq!(from_layout.config.command, ["/bin/cat"]);
+
+    let save = home.path("save.tar");
+    skopeo(
+        &source,
+        &format!("docker-archive:{}:busybox:1", save.display()),
+    );
+    let oci = home.path("oci.tar");
+    skopeo(&source, &format!("oci-archive:{}:1", oci.display()));
+    for archive in [&save, &oci] {
+        let [gz, zst] = compressed(archive);
+        let image = home.import("plain", archive).unwrap();
+        assert_busybox(&image);
+        assert_eq!(image.config.command, ["/bin/cat"]);
+        for other in [gz, zst] {
+            assert_eq!(home.import("other", &other).unwrap().digest, image.digest);
+        }
+        let bytes = fs::read(archive).unwrap();
+        assert_eq!(
+            home.import_bytes("stream", &bytes).unwrap().digest,
+            image.digest
+        );
+    }
+    // An OCI image keeps its manifest's digest from folder to archive.
+    assert_eq!(home.import("x", &oci).unwrap().digest, from_layout.digest);
+}
+
+#[test]
+fn a_root_file_system_tar_gets_a_digest_of_its_content() {
+    if !have(&["tar", "busybox"]) {
+        return;
+    }
+    let home = Home::new();
+    let root = home.path("root");
+    fs::create_dir_all(root.join("bin")).unwrap();
+    fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
+    std::os::unix::fs::symlink("busybox", root.join("bin/cat")).unwrap();
+    let tar = home.path("root.tar");
+    run(
+        "tar",
+        &[
+            "-C",
+            root.to_str().unwrap(),
+            "--sort=name",
+            "-cf",
+            tar.to_str().unwrap(),
+            ".",
+        ],
+    );
+    let image = home.import("plain", &tar).unwrap();
+    assert_busybox(&image);
+    for other in compressed(&tar) {
+        assert_eq!(home.import("other", &other).unwrap().digest, image.digest);
+    }
+}
+
+#[test]
+fn a_docker_save_of_today_is_read_as_the_oci_layout_it_is() {
+    let home = Home::new();
+    let made = image_of(&[tar_of(&[("a", b"1")])]);
+    let folder = home.path("layout");
+    write_layout(&folder, &[(&made, Some("latest"))]);
+    let config = made.blobs.last().unwrap().0.hex().to_owned();
+    let layer = made.blobs[0].0.hex().to_owned();
+    let manifest = serde_json::json!([{
+        "Config": format!("blobs/sha256/{config}"), "RepoTags": ["x:latest"],
+        "Layers": [format!("blobs/sha256/{layer}")],
+    }]);
+    fs::write(folder.join("manifest.json"), manifest.to_string()).unwrap();
+    let tar = home.path("save.tar");
+    run(
+        "tar",
+        &[
+            "-C",
+            folder.to_str().unwrap(),
+            "-cf",
+            tar.to_str().unwrap(),
+            ".",
+        ],
+    );
+    let image = home.import("x", &tar).unwrap();
+    assert_eq!(image.digest, made.digest);
+    assert_eq!(fs::read(image.root().join("a")).unwrap(), b"1");
+}
+
+#[test]
+fn of_several_images_the_name_decides() {
+    let home = Home::new();
+    let one = image_of(&[tar_of(&[("a", b"1")])]);
+    let two = image_of(&[tar_of(&[("a", b"2")])]);
+    let folder = home.path("layout");
+    write_layout(&folder, &[(&one, Some("one")), (&two, Some("two"))]);
+    assert_eq!(home.import("x:two", &folder).unwrap().digest, two.digest);
+    let error = home.import("x:three", &folder).unwrap_err().to_string();
+    assert!(
+        error.contains("one, two") && error.contains("x:three"),
+        "{error}"
+    );
+}
+
+#[test]
+fn docker_save_of_several_images_is_chosen_by_tag() {
+    let home = Home::new();
+    let layers = [tar_of(&[("a", b"1")]), tar_of(&[("a", b"2")])];
+    let images: Vec<_> = layers
+        .iter()
+        .map(|layer| image_of(std::slice::from_ref(layer)))
+        .collect();
+    let mut files: Vec<(String, Vec<u8>)> = Vec::new();
+    let mut manifest = Vec::new();
+    for (place, (image, layer)) in images.iter().zip(&layers).enumerate() {
+        let (digest, config) = image.blobs.last().unwrap();
+        files.push((format!("{}.json", digest.hex()), config.clone()));
+        files.push((format!("{place}/layer.tar"), layer.clone()));
+        manifest.push(serde_json::json!({
+            "Config": format!("{}.json", digest.hex()), "RepoTags": [format!("me/x:{place}")],
+            "Layers": [format!("{place}/layer.tar")],
+        }));
+    }
+    files.push((
+        "manifest.json".into(),
+        serde_json::to_vec(&manifest).unwrap(),
+    ));
+    let list: Vec<(&str, &[u8])> = files
+        .iter()
+        .map(|(path, bytes)| (path.as_str(), &bytes[..]))
+        .collect();
+    let tar = tar_of(&list);
+    let image = home.import_bytes("me/x:1", &tar).unwrap();
+    assert_eq!(fs::read(image.root().join("a")).unwrap(), b"2");
+    assert_eq!(image.digest, images[1].blobs.last().unwrap().0);
+    let error = home.import_bytes("me/y", &tar).unwrap_err().to_string();
+    assert!(error.contains("me/x:0, me/x:1"), "{error}");
+}

@@ -1,0 +1,154 @@
+//! Promise: several processes share a store, and nothing in use goes away.
+
+mod support;
+
+use std::fs;
+use std::time::Instant;
+
+use image::{Input, NoProgress, Store};
+use support::*;
+
+#[test]
+fn what_was_imported_is_found_listed_and_removed() {
+    let home = Home::new();
+    let one = home
+        .import_bytes("busybox", &tar_of(&[("a", b"one")]))
+        .unwrap();
+    home.import_bytes("me/other:2", &tar_of(&[("a", b"other")]))
+        .unwrap();
+    let again = Store::open(&home.path("home"), options()).unwrap();
+    let found = again
+        .get(&reference("docker.io/library/busybox:latest"))
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        (found.digest.clone(), found.root()),
+        (one.digest.clone(), one.root())
+    );
+    assert!(again.get(&reference("busybox:2")).unwrap().is_none());
+    let list = again.list().unwrap();
+    let names: Vec<String> = list
+        .iter()
+        .map(|entry| entry.reference.familiar())
+        .collect();
+    assert_eq!(names, ["busybox:latest", "me/other:2"]);
+    assert_eq!((list[0].size, list[1].size), (3, 5));
+    assert!(list[0].created.elapsed().unwrap().as_secs() < 60);
+    let error = again.remove(&reference("busibox")).unwrap_err().to_string();
+    assert!(error.contains("did you mean busybox:latest?"), "{error}");
+    again.remove(&reference("busybox")).unwrap();
+    assert!(again.get(&reference("busybox")).unwrap().is_none());
+    assert_eq!(again.list().unwrap().len(), 1);
+}
+
+#[test]
+fn a_digest_means_itself_alone() {
+    let home = Home::new();
+    let image = home.import_bytes("x:1", &tar_of(&[("a", b"")])).unwrap();
+    let pinned = reference(&format!("x:1@{}", image.digest));
+    assert_eq!(
+        home.store.get(&pinned).unwrap().unwrap().digest,
+        image.digest
+    );
+    let other = reference(&format!("x:1@{}", image::Digest::of(b"other")));
+    assert!(home.store.get(&other).unwrap().is_none());
+}
+
+#[test]
+fn a_root_in_use_outlives_its_name() {
+    let home = Home::new();
+    let image = home.import_bytes("x", &tar_of(&[("a", b"1")])).unwrap();
+    let clone = image.clone();
+    drop(image);
+    home.store.remove(&reference("x")).unwrap();
+    assert!(home.store.get(&reference("x")).unwrap().is_none());
+    assert_eq!(fs::read(clone.root().join("a")).unwrap(), b"1");
+    drop(clone);
+    home.import_bytes("y", &tar_of(&[("a", b"2")])).unwrap();
+    assert_eq!(home.items("roots").len(), 1);
+}
+
+#[test]
+fn a_name_can_move_and_two_names_share_a_root() {
+    let home = Home::new();
+    let tar = tar_of(&[("a", b"1")]);
+    let one = home.import_bytes("x", &tar).unwrap();
+    let two = home.import_bytes("y", &tar).unwrap();
+    assert_eq!(one.root(), two.root());
+    drop((one, two));
+    home.import_bytes("x", &tar_of(&[("a", b"2")])).unwrap();
+    home.store.remove(&reference("x")).unwrap();
+    assert_eq!(
+        fs::read(
+            home.store
+                .get(&reference("y"))
+                .unwrap()
+                .unwrap()
+                .root()
+                .join("a")
+        )
+        .unwrap(),
+        b"1"
+    );
+    home.store.remove(&reference("y")).unwrap();
+    assert_eq!(home.items("roots"), [""; 0]);
+}
+
+#[test]
+fn one_root_however_many_import_at_once() {
+    let home = Home::new();
+    let tar = tar_of(&[("a", &[7; 100_000])]);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let store = Store::open(&home.path("home"), options()).unwrap();
+                let input = Input::Read(Box::new(std::io::Cursor::new(tar.clone())));
+                let image = store.import(&reference("x"), input, &NoProgress).unwrap();
+                assert_eq!(fs::read(image.root().join("a")).unwrap(), [7; 100_000]);
+            });
+        }
+    });
+    assert_eq!(home.items("roots").len(), 1);
+    assert_eq!(home.items("tmp"), [""; 0]);
+}
+
+#[test]
+fn importing_and_removing_at_once_never_shows_half_an_image() {
+    let home = Home::new();
+    let tar = tar_of(&[("a", b"whole"), ("z", b"whole")]);
+    std::thread::scope(|scope| {
+        for worker in 0..4 {
+            let (home, tar) = (&home, &tar);
+            scope.spawn(move || {
+                for _ in 0..40 {
+                    let name = format!("x{}", worker % 2);
+                    if worker < 2 {
+                        home.import_bytes(&name, tar).unwrap();
+                    } else {
+                        let _ = home.store.remove(&reference(&name));
+                    }
+                    if let Some(image) = home.store.get(&reference("x0")).unwrap() {
+                        assert_eq!(fs::read(image.root().join("z")).unwrap(), b"whole");
+                    }
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn finding_an_image_is_quick() {
+    let home = Home::new();
+    home.import_bytes("x", &tar_of(&[("a", b"1")])).unwrap();
+    let mut times: Vec<_> = (0..101)
+        .map(|_| {
+            let start = Instant::now();
+            let store = Store::open(&home.path("home"), options()).unwrap();
+            assert!(store.get(&reference("x")).unwrap().is_some());
+            start.elapsed()
+        })
+        .collect();
+    times.sort();
+    println!("open and get: median {:?}", times[50]);
+    assert!(times[50].as_micros() < 1000, "{:?}", times[50]);
+}

@@ -1,0 +1,253 @@
+//! What the tests share: stores, tars, images made by other programs.
+
+#![expect(dead_code, unreachable_pub, reason = "each test uses some of it")]
+
+pub mod server;
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use image::{Digest, Image, ImportError, Input, NoProgress, Reference, Store, StoreOptions};
+
+/// A throw-away folder with a store in it.
+pub struct Home {
+    pub folder: tempfile::TempDir,
+    pub store: Store,
+}
+
+pub fn options() -> StoreOptions {
+    StoreOptions {
+        sync: false,
+        ..StoreOptions::default()
+    }
+}
+
+impl Home {
+    pub fn new() -> Self {
+        Self::with(options())
+    }
+
+    pub fn with(options: StoreOptions) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("home"), options).unwrap();
+        Self { folder, store }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn images(&self) -> PathBuf {
+        self.path("home/images")
+    }
+
+    pub fn import(&self, name: &str, path: &Path) -> Result<Image, ImportError> {
+        self.store
+            .import(&reference(name), Input::Path(path.to_owned()), &NoProgress)
+    }
+
+    pub fn import_bytes(&self, name: &str, bytes: &[u8]) -> Result<Image, ImportError> {
+        let input = Input::Read(Box::new(std::io::Cursor::new(bytes.to_vec())));
+        self.store.import(&reference(name), input, &NoProgress)
+    }
+
+    /// Names in one of the store's folders.
+    pub fn items(&self, folder: &str) -> Vec<String> {
+        let items = fs::read_dir(self.images().join(folder)).unwrap();
+        items
+            .map(|item| item.unwrap().file_name().into_string().unwrap())
+            .collect()
+    }
+}
+
+pub fn reference(text: &str) -> Reference {
+    text.parse().unwrap()
+}
+
+/// Whether these programs are there. In CI they must be.
+pub fn have(programs: &[&str]) -> bool {
+    for program in programs {
+        let found = Command::new("sh")
+            .args(["-c", "command -v \"$0\" >/dev/null", program])
+            .status()
+            .unwrap();
+        if !found.success() {
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "{program} is needed in CI"
+            );
+            eprintln!("SKIPPED: {program} is not installed");
+            return false;
+        }
+    }
+    true
+}
+
+pub fn run(program: &str, arguments: &[&str]) {
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// One entry of a tar to be.
+pub fn entry(
+    tar: &mut tar::Builder<Vec<u8>>,
+    kind: tar::EntryType,
+    path: &str,
+    link: &str,
+    content: &[u8],
+) {
+    let mut header = tar::Header::new_gnu();
+    let name = path.as_bytes();
+    // Set raw, since the crate refuses what hostile tars are made of.
+    header.as_old_mut().name[..name.len()].copy_from_slice(name);
+    header.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());
+    header.set_entry_type(kind);
+    header.set_size(content.len() as u64);
+    header.set_mode(if kind.is_dir() { 0o755 } else { 0o644 });
+    header.set_mtime(1_000_000_000);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_cksum();
+    tar.append(&header, content).unwrap();
+}
+
+/// A tar of plain files; a name that ends with a slash is a folder.
+pub fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (path, content) in files {
+        let kind = match path.ends_with('/') {
+            true => tar::EntryType::Directory,
+            false => tar::EntryType::Regular,
+        };
+        entry(&mut tar, kind, path, "", content);
+    }
+    tar.into_inner().unwrap()
+}
+
+pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// An OCI image in memory: its blobs, manifest and the manifest's digest.
+pub struct Made {
+    pub blobs: Vec<(Digest, Vec<u8>)>,
+    pub manifest: Vec<u8>,
+    pub digest: Digest,
+}
+
+pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+pub fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// An image of these layers, which are uncompressed tars.
+pub fn image_of(layers: &[Vec<u8>]) -> Made {
+    image_for(architecture(), layers)
+}
+
+pub fn image_for(architecture: &str, layers: &[Vec<u8>]) -> Made {
+    let diff_ids: Vec<Digest> = layers.iter().map(|layer| Digest::of(layer)).collect();
+    let config = serde_json::json!({
+        "architecture": architecture, "os": "linux",
+        "config": {"Env": ["PATH=/bin"], "Cmd": ["/bin/sh"], "WorkingDir": "/work", "User": "7"},
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
+    });
+    let config = config.to_string().into_bytes();
+    let descriptor = |bytes: &[u8], kind: &str| serde_json::json!({"mediaType": kind, "digest": Digest::of(bytes), "size": bytes.len()});
+    let compressed: Vec<Vec<u8>> = layers.iter().map(|layer| gzip(layer)).collect();
+    let manifest = serde_json::json!({
+        "schemaVersion": 2, "mediaType": MANIFEST,
+        "config": descriptor(&config, "application/vnd.oci.image.config.v1+json"),
+        "layers": compressed.iter().map(|layer| descriptor(layer, "application/vnd.oci.image.layer.v1.tar+gzip")).collect::<Vec<_>>(),
+    });
+    let manifest = manifest.to_string().into_bytes();
+    let blobs = compressed.into_iter().chain([config]);
+    Made {
+        digest: Digest::of(&manifest),
+        blobs: blobs.map(|blob| (Digest::of(&blob), blob)).collect(),
+        manifest,
+    }
+}
+
+/// Writes images as an OCI layout folder; `names` are their ref.name annotations.
+pub fn write_layout(folder: &Path, images: &[(&Made, Option<&str>)]) {
+    let blobs = folder.join("blobs/sha256");
+    fs::create_dir_all(&blobs).unwrap();
+    fs::write(
+        folder.join("oci-layout"),
+        r#"{"imageLayoutVersion":"1.0.0"}"#,
+    )
+    .unwrap();
+    let mut entries = Vec::new();
+    for (image, name) in images {
+        for (digest, bytes) in &image.blobs {
+            fs::write(blobs.join(digest.hex()), bytes).unwrap();
+        }
+        fs::write(blobs.join(image.digest.hex()), &image.manifest).unwrap();
+        let mut entry = serde_json::json!({"mediaType": MANIFEST, "digest": image.digest, "size": image.manifest.len()});
+        if let Some(name) = name {
+            entry["annotations"] = serde_json::json!({"org.opencontainers.image.ref.name": name});
+        }
+        entries.push(entry);
+    }
+    let index = serde_json::json!({"schemaVersion": 2, "manifests": entries});
+    fs::write(folder.join("index.json"), index.to_string()).unwrap();
+}
+
+/// A layout folder with the image of Debian's busybox, made by umoci.
+pub fn busybox_layout(folder: &Path) -> PathBuf {
+    let layout = folder.join("busybox");
+    let at = |tag: &str| format!("{}:{tag}", layout.display());
+    let root = folder.join("busybox-root");
+    fs::create_dir_all(root.join("bin")).unwrap();
+    fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
+    std::os::unix::fs::symlink("busybox", root.join("bin/cat")).unwrap();
+    run("umoci", &["init", "--layout", layout.to_str().unwrap()]);
+    run("umoci", &["new", "--image", &at("1")]);
+    run(
+        "umoci",
+        &["insert", "--image", &at("1"), root.to_str().unwrap(), "/"],
+    );
+    let config = [
+        "config",
+        "--image",
+        &at("1"),
+        "--config.env",
+        "A=b",
+        "--config.cmd",
+        "/bin/cat",
+        "--architecture",
+        architecture(),
+    ];
+    run("umoci", &config);
+    layout
+}
+
+/// Asserts that this is busybox.
+pub fn assert_busybox(image: &Image) {
+    let busybox = fs::read(image.root().join("bin/busybox")).unwrap();
+    assert!(busybox == fs::read("/bin/busybox").unwrap());
+    assert_eq!(
+        fs::read_link(image.root().join("bin/cat")).unwrap(),
+        Path::new("busybox")
+    );
+}
