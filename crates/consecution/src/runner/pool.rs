@@ -11,10 +11,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use chain::LinkId;
 use futures_util::future::BoxFuture;
@@ -25,8 +23,11 @@ use tokio::time::{Instant, sleep_until};
 
 use super::pool_state::{Action, Config, Counts, Member, Moment, PoolState, Started, Take, Ticket};
 
+mod shelved;
 #[cfg(test)]
 mod tests;
+
+use shelved::{Condition, Shelved};
 
 /// Starts processes of one link.
 pub trait Starter: Send + Sync + 'static {
@@ -359,8 +360,8 @@ impl<P: Idle> Shared<P> {
             let mut spoiled = Vec::new();
             shelf
                 .idle
-                .retain_mut(|shelved| match shelved.watch.as_mut().poll(context) {
-                    Poll::Ready((process, _)) => {
+                .retain_mut(|shelved| match shelved.poll_spoiled(context) {
+                    Poll::Ready(process) => {
                         spoiled.push(process);
                         false
                     }
@@ -475,54 +476,6 @@ async fn keep<P: Idle>(shared: Arc<Shared<P>>, member: Member, changed: Arc<Noti
             () = poll_fn(|context| shared.poll_spoiled(member, context)) => {}
             () = tick => shared.with(|inner, now| inner.state.tick(member, now)),
             () = changed.notified() => {}
-        }
-    }
-}
-
-/// An idle process that is watched, and can be had back at any time.
-struct Shelved<P> {
-    watch: Pin<Box<dyn Future<Output = (P, Condition)> + Send>>,
-    wanted: Arc<AtomicBool>,
-}
-
-enum Condition {
-    Fresh,
-    Spoiled,
-}
-
-impl<P: Idle> Shelved<P> {
-    fn new(process: P) -> Shelved<P> {
-        let wanted = Arc::new(AtomicBool::new(false));
-        let is_wanted = Arc::clone(&wanted);
-        let watch = Box::pin(async move {
-            let condition = {
-                let mut spoiled = pin!(process.spoiled());
-                poll_fn(|context| match spoiled.as_mut().poll(context) {
-                    Poll::Ready(()) => Poll::Ready(Condition::Spoiled),
-                    Poll::Pending if is_wanted.load(Ordering::Relaxed) => {
-                        Poll::Ready(Condition::Fresh)
-                    }
-                    Poll::Pending => Poll::Pending,
-                })
-                .await
-            };
-            (process, condition)
-        });
-        Shelved { watch, wanted }
-    }
-}
-
-impl<P> Shelved<P> {
-    /// The process, at once, and whether it is still fresh.
-    fn take(mut self) -> (P, Condition) {
-        self.wanted.store(true, Ordering::Relaxed);
-        match self
-            .watch
-            .as_mut()
-            .poll(&mut Context::from_waker(Waker::noop()))
-        {
-            Poll::Ready(taken) => taken,
-            Poll::Pending => unreachable!("a watch ends when its process is wanted"),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The pool with fakes for processes, under a paused clock.
 
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;

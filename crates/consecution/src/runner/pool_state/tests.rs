@@ -421,13 +421,13 @@ fn pick<T>(of: &mut Vec<T>, which: usize) -> Option<T> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_happens_the_counts_hold_and_everything_comes_back(
         processes_max in 1..12_usize,
         floors in prop::collection::vec(0..4_usize, 1..4),
-        events in prop::collection::vec(event(), 0..400),
+        events in prop::collection::vec(event(), 0..300),
     ) {
         let mut model = Model::new(processes_max, &floors);
         for event in events {

@@ -1,0 +1,72 @@
+//! An idle process on its shelf.
+//!
+//! The future that watches a process borrows it, so both live in one future,
+//! which gives the process back when it has been spoiled, or is wanted. No task
+//! stands between a process and its taker.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use super::Idle;
+
+/// An idle process that is watched, and can be had back at any time.
+pub(super) struct Shelved<P> {
+    watch: Pin<Box<dyn Future<Output = (P, Condition)> + Send>>,
+    wanted: Arc<AtomicBool>,
+}
+
+/// What a process is like when it leaves the shelf.
+pub(super) enum Condition {
+    /// As good as just started.
+    Fresh,
+    /// It has ended, or has written something.
+    Spoiled,
+}
+
+impl<P: Idle> Shelved<P> {
+    pub(super) fn new(process: P) -> Shelved<P> {
+        let wanted = Arc::new(AtomicBool::new(false));
+        let is_wanted = Arc::clone(&wanted);
+        let watch = Box::pin(async move {
+            let condition = {
+                let mut spoiled = pin!(process.spoiled());
+                poll_fn(|context| match spoiled.as_mut().poll(context) {
+                    Poll::Ready(()) => Poll::Ready(Condition::Spoiled),
+                    Poll::Pending if is_wanted.load(Ordering::Relaxed) => {
+                        Poll::Ready(Condition::Fresh)
+                    }
+                    Poll::Pending => Poll::Pending,
+                })
+                .await
+            };
+            (process, condition)
+        });
+        Shelved { watch, wanted }
+    }
+}
+
+impl<P> Shelved<P> {
+    /// The process, if it has been spoiled; else wakes `context` when it is.
+    pub(super) fn poll_spoiled(&mut self, context: &mut Context<'_>) -> Poll<P> {
+        self.watch
+            .as_mut()
+            .poll(context)
+            .map(|(process, _)| process)
+    }
+
+    /// The process, at once, and whether it is still fresh.
+    pub(super) fn take(mut self) -> (P, Condition) {
+        self.wanted.store(true, Ordering::Relaxed);
+        match self
+            .watch
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()))
+        {
+            Poll::Ready(taken) => taken,
+            Poll::Pending => unreachable!("a watch ends when its process is wanted"),
+        }
+    }
+}
