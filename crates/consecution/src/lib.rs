@@ -1,8 +1,10 @@
 //! Consecution: Unix pipelines whose every stage is a container.
 #![forbid(unsafe_code)]
 
+pub mod app;
 #[doc(hidden)]
 pub mod conformance;
 pub mod link_store;
 pub mod portal;
+pub mod runner;
 pub mod transport;

@@ -1,3 +1,16 @@
-//! The command.
+//! The `consecution` command.
 #![forbid(unsafe_code)]
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod cli;
+
+fn main() -> ExitCode {
+    // Before anything that could start a thread: this program is also its own
+    // zygote.
+    sandbox::run_zygote_if_asked();
+    cli::log::start();
+    cli::execute(cli::Arguments::parse())
+}

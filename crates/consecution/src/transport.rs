@@ -56,7 +56,9 @@ pub struct Registration {
 impl Registration {
     /// A registration that ends when `withdraw` is dropped.
     pub fn new(withdraw: impl Send + Sync + 'static) -> Registration {
-        Registration { _withdraw: Box::new(withdraw) }
+        Registration {
+            _withdraw: Box::new(withdraw),
+        }
     }
 }
 
@@ -76,7 +78,11 @@ pub struct Request {
 impl Request {
     /// A request with that body, no deadline and nobody listening to stderr.
     pub fn new(body: impl Into<Body>) -> Request {
-        Request { body: body.into(), deadline: None, stderr: None }
+        Request {
+            body: body.into(),
+            deadline: None,
+            stderr: None,
+        }
     }
 }
 
@@ -112,7 +118,9 @@ pub struct Cut {
 impl Cut {
     /// A cut for that reason, a lower-case fragment.
     pub fn new(reason: impl Into<Arc<str>>) -> Cut {
-        Cut { reason: reason.into() }
+        Cut {
+            reason: reason.into(),
+        }
     }
 }
 
@@ -135,8 +143,12 @@ impl Body {
     /// The stream was cut off. The memory used is as large as the body: for
     /// bodies whose size is bounded elsewhere.
     pub async fn collect(mut self) -> Result<Bytes, Cut> {
-        let Some(first) = self.next().await.transpose()? else { return Ok(Bytes::new()) };
-        let Some(second) = self.next().await.transpose()? else { return Ok(first) };
+        let Some(first) = self.next().await.transpose()? else {
+            return Ok(Bytes::new());
+        };
+        let Some(second) = self.next().await.transpose()? else {
+            return Ok(first);
+        };
         let mut all = Vec::from(first);
         all.extend_from_slice(&second);
         while let Some(chunk) = self.next().await.transpose()? {
@@ -149,7 +161,11 @@ impl Body {
 impl<T: Into<Bytes>> From<T> for Body {
     fn from(bytes: T) -> Body {
         let bytes = bytes.into();
-        if bytes.is_empty() { Body::empty() } else { Body(Box::pin(stream::iter([Ok(bytes)]))) }
+        if bytes.is_empty() {
+            Body::empty()
+        } else {
+            Body(Box::pin(stream::iter([Ok(bytes)])))
+        }
     }
 }
 
@@ -200,7 +216,11 @@ impl PendingOutcome {
     /// without a word means that the runner was lost.
     pub fn channel() -> (oneshot::Sender<Outcome>, PendingOutcome) {
         let (sender, receiver) = oneshot::channel::<Outcome>();
-        let outcome = async { receiver.await.unwrap_or_else(|_| Outcome::lost("it went away in mid-call")) };
+        let outcome = async {
+            receiver
+                .await
+                .unwrap_or_else(|_| Outcome::lost("it went away in mid-call"))
+        };
         (sender, PendingOutcome(outcome.boxed().shared()))
     }
 }
@@ -215,7 +235,10 @@ impl Future for PendingOutcome {
 
 impl fmt::Debug for PendingOutcome {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_tuple("PendingOutcome").field(&self.0.peek()).finish()
+        formatter
+            .debug_tuple("PendingOutcome")
+            .field(&self.0.peek())
+            .finish()
     }
 }
 
@@ -238,7 +261,11 @@ impl Outcome {
     /// The outcome of a call whose runner was lost for that reason, a
     /// lower-case fragment.
     pub fn lost(reason: &str) -> Outcome {
-        Outcome { ending: Ending::Lost(reason.into()), stderr: Bytes::new(), elapsed: Duration::ZERO }
+        Outcome {
+            ending: Ending::Lost(reason.into()),
+            stderr: Bytes::new(),
+            elapsed: Duration::ZERO,
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::fs::MemfdFlags;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -345,6 +345,13 @@ impl Drop for Process {
             // A cgroup can be removed only when the last process has left it.
             wait_readable(pidfd.as_fd(), REAP_WAIT_MAX);
         }
+    }
+}
+
+/// For those who wait for descriptors by their number.
+impl AsRawFd for Process {
+    fn as_raw_fd(&self) -> RawFd {
+        self.control.as_raw_fd()
     }
 }
 

@@ -1,0 +1,131 @@
+//! The composition root: the only place that names a backend.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use chain::Chain;
+use image::{Limits, MountPoint, Owners, Store, StoreError, StoreOptions};
+use sandbox::{Ids, Launcher};
+
+use crate::link_store::memory::Memory;
+use crate::portal::{Portal, PortalError};
+use crate::runner::{Images, LoadError, Options, Runner};
+use crate::transport::Transport;
+use crate::transport::in_process::InProcess;
+
+/// A chain, its portal and a runner in this process, for one payload.
+pub struct OneShot {
+    /// Where to send the payload.
+    pub portal: Portal,
+    _runner: Runner,
+}
+
+/// A chain could not be made ready. The texts read well on their own.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A link cannot be run here.
+    #[error("link {} '{name}' ({image}): failed to {error}", index + 1)]
+    Link {
+        /// Which link, counted from 0.
+        index: usize,
+        /// What the chain calls it.
+        name: String,
+        /// Its image.
+        image: String,
+        /// What is wrong.
+        error: Arc<LoadError>,
+    },
+    /// The portal cannot be opened.
+    #[error("failed to {0}")]
+    Portal(#[from] PortalError),
+}
+
+impl OneShot {
+    /// Fetches what images are missing, opens every link's zygote, all at the
+    /// same time, and is ready.
+    ///
+    /// # Errors
+    /// The first link, in chain order, that cannot be run.
+    pub async fn start(chain: Chain, images: Images) -> Result<OneShot, StartError> {
+        let links = Memory::new();
+        let transport: Arc<dyn Transport> = Arc::new(InProcess::new());
+        let portal = Portal::open(chain, Arc::clone(&transport), &links).await?;
+        let runner = Runner::start(
+            Options::one_shot(),
+            transport,
+            &links,
+            images,
+            Launcher::new(),
+        );
+        for (index, link) in portal.chain().links.iter().enumerate() {
+            runner
+                .ready(link.id)
+                .await
+                .map_err(|error| StartError::Link {
+                    index,
+                    name: link.name.clone(),
+                    image: link.link.image.clone(),
+                    error,
+                })?;
+        }
+        Ok(OneShot {
+            portal,
+            _runner: runner,
+        })
+    }
+}
+
+/// What the sandbox mounts over, and so every root must have.
+const MOUNT_POINTS: [MountPoint;
+    sandbox::MOUNT_POINT_FOLDERS.len() + sandbox::MOUNT_POINT_FILES.len()] = {
+    let folders = sandbox::MOUNT_POINT_FOLDERS;
+    let files = sandbox::MOUNT_POINT_FILES;
+    let mut points = [MountPoint::Directory("");
+        sandbox::MOUNT_POINT_FOLDERS.len() + sandbox::MOUNT_POINT_FILES.len()];
+    let mut at = 0;
+    while at < folders.len() {
+        points[at] = MountPoint::Directory(folders[at]);
+        at += 1;
+    }
+    while at < points.len() {
+        points[at] = MountPoint::File(files[at - folders.len()]);
+        at += 1;
+    }
+    points
+};
+
+/// Opens the image store under `home`, with roots as our sandbox wants them.
+///
+/// # Errors
+/// It cannot be made or read.
+pub fn open_store(home: &Path) -> Result<Store, StoreError> {
+    let owners = match Ids::detect() {
+        Ids::Shifted { base } => Owners::Shifted { base },
+        Ids::Own => Owners::Mine,
+    };
+    let options = StoreOptions {
+        owners,
+        mount_points: &MOUNT_POINTS,
+        limits: Limits::default(),
+        sync: false,
+    };
+    Store::open(home, options)
+}
+
+/// Where state and images live if nobody says otherwise: `/var/lib/consecution`
+/// for root, else below the XDG data folder. `None` where that cannot be told.
+pub fn default_home() -> Option<PathBuf> {
+    if rustix::process::geteuid().is_root() {
+        return Some(PathBuf::from("/var/lib/consecution"));
+    }
+    let data = std::env::var_os("XDG_DATA_HOME")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute());
+    let data = data.or_else(|| {
+        Some(
+            PathBuf::from(std::env::var_os("HOME").filter(|home| !home.is_empty())?)
+                .join(".local/share"),
+        )
+    });
+    Some(data?.join("consecution"))
+}

@@ -1,0 +1,170 @@
+//! `consecution image`: what is in the store, and how it gets there.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, anyhow};
+use clap::Subcommand;
+use consecution::app;
+use consecution::runner::Images;
+use image::{Entry, Image, Input, Progress, Reference, Registries, Store};
+
+use super::{EXIT_OWN_FAILURE, Global, progress};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Fetches an image from its registry, also if it is here already.
+    Pull {
+        /// The image: `busybox`, `registry.example.com/a/b:1@sha256:…`.
+        name: String,
+    },
+    /// Reads an image from a file, a folder, or standard input.
+    ///
+    /// What `docker save` and `docker export` write, OCI archives and layout
+    /// folders, and root file systems as tar; plain, gzip or zstd.
+    Import {
+        /// The name that the image is to have here.
+        name: String,
+        /// The file or folder, or `-` for standard input.
+        file: PathBuf,
+    },
+    /// Lists the images that are here.
+    List,
+    /// Removes images.
+    Remove {
+        /// Their names.
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+}
+
+pub(crate) fn execute(global: &Global, command: Command) -> ExitCode {
+    match try_execute(global, command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            super::report(&error);
+            ExitCode::from(EXIT_OWN_FAILURE)
+        }
+    }
+}
+
+fn try_execute(global: &Global, command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Pull { name } => {
+            let name = reference(&name)?;
+            let images = source(global, progress::on_terminal())?;
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            let pulling = images
+                .store
+                .pull(&name, &images.registries, &*images.progress);
+            let image = runtime.block_on(pulling).map_err(failed_to)?;
+            print(&added(&image))
+        }
+        Command::Import { name, file } => {
+            let name = reference(&name)?;
+            let input = if file.as_os_str() == "-" {
+                Input::Read(Box::new(std::io::stdin()))
+            } else {
+                Input::Path(file)
+            };
+            let progress = progress::on_terminal();
+            let image = store(global)?
+                .import(&name, input, &*progress)
+                .map_err(failed_to)?;
+            print(&added(&image))
+        }
+        Command::List => print(&table(&store(global)?.list().map_err(failed_to)?)),
+        Command::Remove { names } => {
+            let store = store(global)?;
+            for name in names {
+                store.remove(&reference(&name)?).map_err(failed_to)?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// The store and the registries, as the options have them.
+pub(crate) fn source(global: &Global, progress: Arc<dyn Progress>) -> anyhow::Result<Images> {
+    let mut registries = Registries::from_environment().map_err(failed_to)?;
+    registries
+        .plain_http
+        .extend(global.plain_http.iter().cloned());
+    for mirror in &global.mirror {
+        let (registry, url) = mirror
+            .split_once('=')
+            .with_context(|| format!("failed to read mirror {mirror:?}: write REGISTRY=URL"))?;
+        registries
+            .mirrors
+            .entry(registry.to_owned())
+            .or_default()
+            .push(url.to_owned());
+    }
+    Ok(Images {
+        store: store(global)?,
+        registries: Arc::new(registries),
+        progress,
+    })
+}
+
+fn store(global: &Global) -> anyhow::Result<Store> {
+    let home = global.home.clone().or_else(app::default_home).context(
+        "failed to find a place for images: neither HOME nor XDG_DATA_HOME is set; set CONSECUTION_HOME",
+    )?;
+    app::open_store(&home).map_err(failed_to)
+}
+
+fn reference(name: &str) -> anyhow::Result<Reference> {
+    name.parse()
+        .map_err(|error: image::ReferenceError| failed_to(error))
+}
+
+fn failed_to(error: impl std::fmt::Display) -> anyhow::Error {
+    anyhow!("failed to {error}")
+}
+
+/// Prints for whoever reads; one who has seen enough is no failure.
+fn print(text: &str) -> anyhow::Result<()> {
+    use std::io::Write;
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("failed to write to standard output"),
+    }
+}
+
+fn added(image: &Image) -> String {
+    format!("{}  {}\n", image.reference.familiar(), image.digest)
+}
+
+fn table(entries: &[Entry]) -> String {
+    let name = |entry: &Entry| entry.reference.familiar();
+    let width = entries
+        .iter()
+        .map(|entry| name(entry).len())
+        .max()
+        .unwrap_or(0)
+        .max("NAME".len());
+    let mut text = format!(
+        "{:width$}  {:71}  {:>9}  {}\n",
+        "NAME", "DIGEST", "SIZE", "CREATED"
+    );
+    for entry in entries {
+        let (digest, size) = (
+            entry.digest.to_string(),
+            indicatif::HumanBytes(entry.size).to_string(),
+        );
+        let age = SystemTime::now()
+            .duration_since(entry.created)
+            .unwrap_or(Duration::ZERO);
+        let age = indicatif::HumanDuration(age);
+        text.push_str(&format!(
+            "{:width$}  {digest:71}  {size:>9}  {age} ago\n",
+            name(entry)
+        ));
+    }
+    text
+}

@@ -1,0 +1,75 @@
+//! Downloads, shown as they go: a bar for each layer on a terminal, nothing
+//! elsewhere.
+
+use std::collections::HashMap;
+use std::io::IsTerminal;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use image::{Digest, NoProgress, Progress};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// How many characters of a digest tell layers apart, as Docker shows them.
+const DIGEST_CHARACTERS: usize = 12;
+
+/// Bars on standard error if that is a terminal.
+pub(crate) fn on_terminal() -> Arc<dyn Progress> {
+    if std::io::stderr().is_terminal() {
+        Arc::new(Bars {
+            all: MultiProgress::with_draw_target(ProgressDrawTarget::stderr()),
+            by_layer: Mutex::default(),
+        })
+    } else {
+        Arc::new(NoProgress)
+    }
+}
+
+struct Bars {
+    all: MultiProgress,
+    by_layer: Mutex<HashMap<Digest, ProgressBar>>,
+}
+
+impl Progress for Bars {
+    fn layer(&self, layer: &Digest, total_bytes: u64) {
+        // Refused only if the template is wrong, which the test below excludes.
+        let style =
+            ProgressStyle::with_template(TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = self
+            .all
+            .add(ProgressBar::new(total_bytes).with_style(style));
+        bar.set_prefix(
+            layer
+                .hex()
+                .chars()
+                .take(DIGEST_CHARACTERS)
+                .collect::<String>(),
+        );
+        let mut bars = self.by_layer.lock().unwrap_or_else(PoisonError::into_inner);
+        bars.insert(layer.clone(), bar);
+    }
+
+    fn advanced(&self, layer: &Digest, bytes: u64) {
+        let bars = self.by_layer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bar) = bars.get(layer) {
+            bar.set_position(bytes);
+        }
+    }
+
+    fn done(&self, layer: &Digest) {
+        let bars = self.by_layer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bar) = bars.get(layer) {
+            bar.finish();
+        }
+    }
+}
+
+const TEMPLATE: &str = "{prefix} {bar:30} {binary_bytes:>11} of {binary_total_bytes:>11} {msg}";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bar_can_be_drawn() {
+        assert!(ProgressStyle::with_template(TEMPLATE).is_ok());
+    }
+}

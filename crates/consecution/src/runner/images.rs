@@ -1,0 +1,43 @@
+//! Images for a runner: from the store, or else from their registry.
+
+use std::sync::Arc;
+
+use image::{Image, Progress, Reference, Registries, Store};
+
+use super::worker::LoadError;
+
+/// Where a runner finds its images.
+#[derive(Clone)]
+pub struct Images {
+    /// Images on this machine.
+    pub store: Store,
+    /// Where those that are not come from.
+    pub registries: Arc<Registries>,
+    /// Who is told how a download goes.
+    pub progress: Arc<dyn Progress>,
+}
+
+impl Images {
+    /// The image of that name, pulled if it is not in the store.
+    pub(super) async fn get(&self, name: &str) -> Result<Image, LoadError> {
+        let reference: Reference = name.parse().map_err(LoadError::Reference)?;
+        if let Some(image) = self.store.get(&reference).map_err(LoadError::Store)? {
+            return Ok(image);
+        }
+        // On a thread of its own: the future holds async closures, which the
+        // compiler cannot yet prove to be `Send`.
+        let (images, runtime) = (self.clone(), tokio::runtime::Handle::current());
+        let pulling = tokio::task::spawn_blocking(move || {
+            let Images {
+                store,
+                registries,
+                progress,
+            } = images;
+            let pulling = store.pull(&reference, &registries, &*progress);
+            runtime
+                .block_on(pulling)
+                .map_err(|error| LoadError::Pull(Box::new(error)))
+        });
+        pulling.await.map_err(|_| LoadError::Stopped)?
+    }
+}

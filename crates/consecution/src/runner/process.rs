@@ -1,0 +1,364 @@
+//! One process of a link, from its start to its end: fed, read, timed, and
+//! stopped when it must be.
+//!
+//! It does not decide when processes are started (the pool does) nor what a
+//! failure is (the portal does).
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::pin;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::FusedFuture;
+use futures_util::{FutureExt, StreamExt, stream};
+use sandbox::{Event, Failure, Stdio, WaitStatus, Zygote};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::unix::pipe;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::transport::{
+    Body, Cut, Ending, Outcome, PendingOutcome, Reply, Request, STDERR_TAIL_BYTES_MAX,
+};
+
+/// How much is read from a pipe at a time: what a pipe holds by default.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// When nobody reads a process's output any more, a shell's pipe still has room
+/// for this much before the process notices. A process that ends within that
+/// room ends by itself, and its exit code counts; one that writes more is
+/// stopped. So what a pipeline gives does not hang on who was quicker.
+const UNREAD_BYTES_MAX: usize = 64 * 1024;
+
+/// And this is how long it may take to end by itself.
+const UNREAD_WAIT_MAX: Duration = Duration::from_millis(250);
+
+/// How long a process that was asked for may take to be executed.
+const START_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// How long to wait for a killed process's last words.
+const LAST_WORDS_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// A process that was started and has not been given any input.
+#[derive(Debug)]
+pub(super) struct IdleProcess {
+    process: AsyncFd<sandbox::Process>,
+    stdin: pipe::Sender,
+    stdout: pipe::Receiver,
+    stderr: pipe::Receiver,
+}
+
+/// A process could not be started.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StartError {
+    #[error(transparent)]
+    Failed(#[from] Failure),
+    #[error(transparent)]
+    Sandbox(#[from] sandbox::StartError),
+    #[error("start a process: {0}")]
+    Io(#[from] io::Error),
+    #[error("start a process: it was killed before it began; is memory short?")]
+    Killed,
+    #[error("start a process: it did not begin within {} s", START_WAIT_MAX.as_secs())]
+    TooSlow,
+}
+
+impl IdleProcess {
+    /// Starts a process and waits until its program has been executed.
+    ///
+    /// # Errors
+    /// [`StartError`] says what kept it from starting; nothing is left behind.
+    pub(super) async fn start(zygote: &Zygote) -> Result<IdleProcess, StartError> {
+        let (stdin_theirs, stdin) = io::pipe()?;
+        let (stdout, stdout_theirs) = io::pipe()?;
+        let (stderr, stderr_theirs) = io::pipe()?;
+        let process = zygote.start(Stdio {
+            stdin: stdin_theirs.into(),
+            stdout: stdout_theirs.into(),
+            stderr: stderr_theirs.into(),
+        })?;
+        let mut process = watch(process)?;
+        let started = tokio::time::timeout(START_WAIT_MAX, next_event(&mut process));
+        match started.await.map_err(|_| StartError::TooSlow)?? {
+            Event::Started => {}
+            Event::Failed(step, errno) => return Err(zygote.explain(step, errno).into()),
+            Event::Exited(_) | Event::Gone => return Err(StartError::Killed),
+        }
+        Ok(IdleProcess {
+            process,
+            stdin: pipe::Sender::from_owned_fd(stdin.into())?,
+            stdout: pipe::Receiver::from_owned_fd(stdout.into())?,
+            stderr: pipe::Receiver::from_owned_fd(stderr.into())?,
+        })
+    }
+
+    /// Resolves when the process can no longer serve as a fresh one: it has
+    /// ended, or has written output before it had any input. What it says on
+    /// standard error meanwhile is no result, and is kept for its request.
+    pub(super) async fn until_spoiled(&self) {
+        tokio::select! {
+            _ = self.process.readable() => {}
+            _ = self.stdout.readable() => {}
+        }
+    }
+
+    /// Gives the process its request. `held` is dropped when the process is gone.
+    pub(super) fn serve(self, request: Request, held: impl Send + 'static) -> Reply {
+        let (hand_back, handed_back) = oneshot::channel();
+        let output = Output {
+            pipe: Some(self.stdout),
+            hand_back: Some(hand_back),
+        };
+        let (tell, outcome) = PendingOutcome::channel();
+        let call = Call {
+            process: self.process,
+            stderr: self.stderr,
+        };
+        let (body, deadline, listener) = (request.body, request.deadline, request.stderr);
+        let stdin = self.stdin;
+        tokio::spawn(async move {
+            let started = Instant::now();
+            let (ending, stderr) = call.run(body, stdin, deadline, listener, handed_back).await;
+            let _ = tell.send(Outcome {
+                ending,
+                stderr,
+                elapsed: started.elapsed(),
+            });
+            drop(held);
+        });
+        Reply {
+            body: output.into_body(),
+            outcome,
+        }
+    }
+}
+
+#[expect(
+    deprecated,
+    reason = "what replaces it is unsafe, for types that may swap their descriptor; ours does not"
+)]
+fn watch(process: sandbox::Process) -> io::Result<AsyncFd<sandbox::Process>> {
+    AsyncFd::with_interest(process, Interest::READABLE)
+}
+
+async fn next_event(process: &mut AsyncFd<sandbox::Process>) -> io::Result<Event> {
+    loop {
+        let mut ready = process.readable_mut().await?;
+        match ready.get_inner_mut().next_event()? {
+            Some(event) => return Ok(event),
+            None => ready.clear_ready(),
+        }
+    }
+}
+
+/// A process's output while somebody reads it. When that reader goes away
+/// before the end, the pipe goes to whoever looks after the process.
+struct Output {
+    /// `None` when it has ended.
+    pipe: Option<pipe::Receiver>,
+    hand_back: Option<oneshot::Sender<pipe::Receiver>>,
+}
+
+impl Output {
+    fn into_body(self) -> Body {
+        Body::new(stream::unfold(self, |mut output| async {
+            match read_chunk(output.pipe.as_mut()?).await {
+                Ok(Some(chunk)) => return Some((Ok(chunk), output)),
+                Ok(None) => drop(output.pipe.take()),
+                Err(error) => {
+                    output.pipe = None;
+                    return Some((Err(Cut::new(format!("read its output: {error}"))), output));
+                }
+            }
+            None
+        }))
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        if let (Some(pipe), Some(hand_back)) = (self.pipe.take(), self.hand_back.take()) {
+            // Refused only when the process is gone already.
+            let _ = hand_back.send(pipe);
+        }
+    }
+}
+
+/// What is in the pipe, up to [`CHUNK_BYTES`]; `None` at its end.
+async fn read_chunk(pipe: &mut pipe::Receiver) -> io::Result<Option<Bytes>> {
+    let mut chunk = BytesMut::with_capacity(CHUNK_BYTES);
+    let length = pipe.read_buf(&mut chunk).await?;
+    Ok((length > 0).then(|| chunk.freeze()))
+}
+
+/// A process at work.
+struct Call {
+    process: AsyncFd<sandbox::Process>,
+    stderr: pipe::Receiver,
+}
+
+impl Call {
+    /// Sees the process through to its end, whichever that is, and leaves none
+    /// of it behind.
+    async fn run(
+        self,
+        body: Body,
+        stdin: pipe::Sender,
+        deadline: Option<Instant>,
+        listener: Option<mpsc::Sender<Bytes>>,
+        handed_back: oneshot::Receiver<pipe::Receiver>,
+    ) -> (Ending, Bytes) {
+        let mut tail = Tail::default();
+        let Call {
+            mut process,
+            mut stderr,
+        } = self;
+        let listening = listen(&mut stderr, &mut tail, listener);
+        let ending = {
+            let mut listening = pin!(listening.fuse());
+            let ending = {
+                // Dropped as soon as the process is gone: that tells upstream.
+                let mut feeding = pin!(feed(body, stdin).fuse());
+                let mut unread = pin!(unread(handed_back));
+                let mut deadline = pin!(until(deadline));
+                loop {
+                    tokio::select! {
+                        biased;
+                        event = next_event(&mut process) => {
+                            if let Some(ending) = ending(event) { break ending }
+                        }
+                        () = &mut deadline => break Ending::DeadlinePassed,
+                        () = &mut unread => break Ending::Unread,
+                        fed = &mut feeding => if fed.is_err() { break Ending::Cut },
+                        () = &mut listening => {}
+                    }
+                }
+            };
+            drop(process);
+            if !listening.is_terminated() {
+                // All writers are gone or being killed, so this ends.
+                let _ = tokio::time::timeout(LAST_WORDS_WAIT_MAX, listening).await;
+            }
+            ending
+        };
+        (ending, tail.into_bytes())
+    }
+}
+
+/// The ending that an event of the process means, if it means one.
+fn ending(event: io::Result<Event>) -> Option<Ending> {
+    match event {
+        Ok(Event::Started) => None,
+        Ok(Event::Exited(WaitStatus::Exited(code))) => Some(Ending::Exited(code)),
+        Ok(Event::Exited(WaitStatus::Signalled(signal))) => Some(Ending::Signalled(signal)),
+        // Somebody killed it together with its init.
+        Ok(Event::Gone | Event::Failed(..)) => Some(Ending::Signalled(SIGKILL)),
+        Err(error) => Some(Ending::Lost(format!("follow its process: {error}").into())),
+    }
+}
+
+const SIGKILL: i32 = rustix::process::Signal::KILL.as_raw();
+
+/// Resolves at the deadline, if there is one.
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Gives the process its input, and then the end of it, which only a complete
+/// body has.
+async fn feed(mut body: Body, mut stdin: pipe::Sender) -> Result<(), Cut> {
+    loop {
+        let chunk = tokio::select! {
+            biased;
+            chunk = body.next() => chunk,
+            // The process has closed its input without waiting for more.
+            _ = stdin.ready(Interest::ERROR) => None,
+        };
+        let Some(chunk) = chunk.transpose()? else {
+            return Ok(());
+        };
+        if stdin.write_all(&chunk).await.is_err() {
+            // It reads no more: its business, and its exit code says whether
+            // that is right. Dropping the body tells upstream.
+            return Ok(());
+        }
+    }
+}
+
+/// Resolves when nobody reads the output any more and the process has had its
+/// chance to end by itself.
+async fn unread(handed_back: oneshot::Receiver<pipe::Receiver>) {
+    // Without a word: the output was read to its end.
+    let Ok(mut pipe) = handed_back.await else {
+        return std::future::pending().await;
+    };
+    let swallow = async {
+        let mut swallowed_bytes = 0;
+        while swallowed_bytes <= UNREAD_BYTES_MAX {
+            match read_chunk(&mut pipe).await {
+                Ok(Some(chunk)) => swallowed_bytes += chunk.len(),
+                // It has closed its output, which says nothing of its end.
+                Ok(None) | Err(_) => return std::future::pending().await,
+            }
+        }
+    };
+    let _ = tokio::time::timeout(UNREAD_WAIT_MAX, swallow).await;
+}
+
+/// Reads what the process writes to standard error until that is closed: keeps
+/// the end of it, and passes it on to `listener`.
+async fn listen(
+    stderr: &mut pipe::Receiver,
+    tail: &mut Tail,
+    mut listener: Option<mpsc::Sender<Bytes>>,
+) {
+    while let Ok(Some(chunk)) = read_chunk(stderr).await {
+        tail.push(&chunk);
+        if let Some(open) = &listener
+            && open.send(chunk).await.is_err()
+        {
+            listener = None;
+        }
+    }
+}
+
+/// The last [`STDERR_TAIL_BYTES_MAX`] bytes of what was pushed.
+#[derive(Debug, Default)]
+struct Tail(VecDeque<u8>);
+
+impl Tail {
+    fn push(&mut self, bytes: &[u8]) {
+        let bytes = &bytes[bytes.len().saturating_sub(STDERR_TAIL_BYTES_MAX)..];
+        let surplus = (self.0.len() + bytes.len()).saturating_sub(STDERR_TAIL_BYTES_MAX);
+        self.0.drain(..surplus.min(self.0.len()));
+        self.0.extend(bytes);
+    }
+
+    fn into_bytes(self) -> Bytes {
+        Vec::from(self.0).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tail_keeps_the_end_and_no_more() {
+        let mut tail = Tail::default();
+        tail.push(b"abc");
+        tail.push(&vec![b'x'; STDERR_TAIL_BYTES_MAX - 2]);
+        assert_eq!(tail.0.len(), STDERR_TAIL_BYTES_MAX);
+        assert_eq!(tail.0[0], b'c');
+        tail.push(&vec![b'y'; 3 * STDERR_TAIL_BYTES_MAX]);
+        tail.push(b"z");
+        let bytes = tail.into_bytes();
+        assert_eq!(bytes.len(), STDERR_TAIL_BYTES_MAX);
+        assert!(bytes.ends_with(b"yz"));
+    }
+}

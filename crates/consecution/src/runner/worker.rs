@@ -1,0 +1,242 @@
+//! One link on this runner: from its image to its zygote, its pool, and the
+//! calls that it answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chain::{Link, LinkId, Network};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use image::Image;
+use sandbox::{Ids, Launcher, Limits, Spec, Zygote};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::pool::{Capacity, Idle, Pool, Starter, TakeError, Taken};
+use super::process::IdleProcess;
+use super::{Images, States, pool_state};
+use crate::transport::{Refusal, RefusalReason, Reply, Request, Service, Transport};
+
+/// How long a broken link rests before it is tried again: at first, and at most.
+const RETRY_WAIT_MIN: Duration = Duration::from_secs(1);
+const RETRY_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// How many characters of a link's id its host name has, as Docker does it.
+const HOSTNAME_CHARACTERS: usize = 12;
+
+/// What all workers of a runner share.
+pub(super) struct Shared {
+    pub(super) pool: pool_state::Config,
+    pub(super) capacity: Capacity<IdleProcess>,
+    pub(super) transport: Arc<dyn Transport>,
+    pub(super) images: Images,
+    pub(super) launcher: Launcher,
+    pub(super) states: watch::Sender<States>,
+}
+
+/// How far a runner is with a link.
+#[derive(Debug, Clone)]
+pub enum LinkState {
+    /// Its image is fetched, its zygote opened.
+    Loading,
+    /// It answers calls.
+    Serving,
+    /// It could not be loaded; it is tried again after a while.
+    Broken(Arc<LoadError>),
+}
+
+/// A link could not be loaded. The texts read well after "failed to".
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each text says it")]
+pub enum LoadError {
+    #[error(transparent)]
+    Reference(image::ReferenceError),
+    #[error(transparent)]
+    Store(image::StoreError),
+    #[error(transparent)]
+    Pull(Box<image::PullError>),
+    #[error(transparent)]
+    Open(#[from] sandbox::OpenError),
+    #[error("load it: the runner was stopped")]
+    Stopped,
+}
+
+/// Serves a link until it is dropped.
+pub(super) struct Worker {
+    serving: JoinHandle<()>,
+}
+
+impl Worker {
+    pub(super) fn start(shared: &Arc<Shared>, id: LinkId, link: Arc<Link>) -> Worker {
+        let shared = Arc::clone(shared);
+        let serving = tokio::spawn(async move {
+            let _forget = Forget {
+                states: shared.states.clone(),
+                id,
+            };
+            let zygote = load_until_it_works(&shared, id, &link).await;
+            let pool = Pool::new(id, ZygoteStarter(zygote), &shared.pool, &shared.capacity);
+            let _registration = shared.transport.serve(id, Arc::new(PoolService(pool)));
+            tell(&shared.states, id, LinkState::Serving);
+            std::future::pending::<()>().await;
+        });
+        Worker { serving }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+/// Takes a link out of the states when its worker goes.
+struct Forget {
+    states: watch::Sender<States>,
+    id: LinkId,
+}
+
+impl Drop for Forget {
+    fn drop(&mut self) {
+        self.states.send_modify(|states| {
+            states.remove(&self.id);
+        });
+    }
+}
+
+fn tell(states: &watch::Sender<States>, id: LinkId, state: LinkState) {
+    states.send_modify(|states| {
+        states.insert(id, state);
+    });
+}
+
+async fn load_until_it_works(shared: &Shared, id: LinkId, link: &Link) -> Held {
+    let mut wait = RETRY_WAIT_MIN;
+    tell(&shared.states, id, LinkState::Loading);
+    loop {
+        match load(shared, id, link).await {
+            Ok(held) => return held,
+            Err(error) => {
+                tracing::warn!(link = %id, image = link.image, "failed to {error}");
+                tell(&shared.states, id, LinkState::Broken(Arc::new(error)));
+            }
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(RETRY_WAIT_MAX);
+    }
+}
+
+async fn load(shared: &Shared, id: LinkId, link: &Link) -> Result<Held, LoadError> {
+    let image = shared.images.get(&link.image).await?;
+    let spec = spec(id, link, &image);
+    let limits = limits(link);
+    let launcher = shared.launcher.clone();
+    let opening = tokio::task::spawn_blocking(move || launcher.open(&spec, limits));
+    let zygote = opening.await.map_err(|_| LoadError::Stopped)??;
+    Ok(Held {
+        zygote,
+        _image: image,
+    })
+}
+
+/// A zygote, and the image that must stay while it lives.
+struct Held {
+    zygote: Zygote,
+    _image: Image,
+}
+
+/// What a link asks for, over what its image does, as `docker run` would have it.
+fn spec(id: LinkId, link: &Link, image: &Image) -> Spec {
+    let config = &image.config;
+    let command = match &link.command {
+        Some(command) => std::iter::once(command)
+            .chain(&link.arguments)
+            .cloned()
+            .collect(),
+        None if link.arguments.is_empty() => [&config.entrypoint[..], &config.command].concat(),
+        None => [&config.entrypoint[..], &link.arguments].concat(),
+    };
+    let of_image = config.environment.iter();
+    let mut environment: Vec<(String, String)> = of_image
+        .filter(|(name, _)| !link.environment.contains_key(name))
+        .cloned()
+        .collect();
+    environment.extend(
+        link.environment
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone())),
+    );
+    let working_directory = link
+        .working_directory
+        .as_ref()
+        .or(config.working_directory.as_ref())
+        .cloned();
+    let mut hostname = id.to_string();
+    hostname.truncate(HOSTNAME_CHARACTERS);
+    Spec {
+        root: image.root().to_owned(),
+        command,
+        environment,
+        working_directory: working_directory.unwrap_or_else(|| "/".to_owned()),
+        user: link
+            .user
+            .as_ref()
+            .or(config.user.as_ref())
+            .cloned()
+            .unwrap_or_default(),
+        writable: link.writable,
+        network: match link.network {
+            Network::None => sandbox::Network::None,
+            Network::Host => sandbox::Network::Host,
+        },
+        hostname,
+        ids: Ids::detect(),
+    }
+}
+
+fn limits(link: &Link) -> Limits {
+    Limits {
+        memory_bytes: link.constraints.memory,
+        cpu_millicores: link.constraints.cpu.map(|cpu| cpu.millicores().into()),
+        processes: link.constraints.processes,
+    }
+}
+
+/// Starts processes of one link.
+struct ZygoteStarter(Held);
+
+impl Starter for ZygoteStarter {
+    type Process = IdleProcess;
+
+    async fn start(&self) -> Result<IdleProcess, Arc<str>> {
+        let started = IdleProcess::start(&self.0.zygote).await;
+        started.map_err(|error| format!("failed to {error}").into())
+    }
+}
+
+impl Idle for IdleProcess {
+    async fn spoiled(&self) {
+        self.until_spoiled().await;
+    }
+}
+
+/// Answers calls with a fresh process each.
+struct PoolService(Pool<IdleProcess>);
+
+impl Service for PoolService {
+    fn call(&self, request: Request) -> BoxFuture<'_, Result<Reply, Refusal>> {
+        async move {
+            match self.0.take().await {
+                Ok(Taken { process, permit }) => Ok(process.serve(request, permit)),
+                Err(error) => {
+                    let reason = match error {
+                        TakeError::Busy => RefusalReason::Busy,
+                        TakeError::CannotStart(reason) => RefusalReason::CannotStart(reason),
+                    };
+                    Err(Refusal { request, reason })
+                }
+            }
+        }
+        .boxed()
+    }
+}
