@@ -107,7 +107,9 @@ fn witness(seen: &mpsc::UnboundedSender<Result<Bytes, Cut>>) -> Arc<dyn Service>
 fn replying(outcome: Outcome, body: fn() -> Body) -> Arc<dyn Service> {
     fake::service(move |_| {
         let (sender, pending) = PendingOutcome::channel();
-        sender.send(outcome.clone()).expect("an outcome that is held");
+        sender
+            .send(outcome.clone())
+            .expect("an outcome that is held");
         std::future::ready(Ok(Reply {
             body: body(),
             outcome: pending,
