@@ -115,6 +115,7 @@ fn links_lead_nowhere_outside() {
         fs::read(image.root().join(&victim[1..]).join("file")).unwrap(),
         b"evil"
     );
+    let home = with_victim();
     let error = error_of(
         &home,
         &[
@@ -165,7 +166,7 @@ fn a_file_is_not_written_through_a_link_at_its_own_name() {
 #[test]
 fn nonsense_is_refused() {
     let home = with_victim();
-    let error = error_of(&home, &[(EntryType::Regular, "./", "")]);
+    let error = error_of(&home, &[(EntryType::Regular, ".", "")]);
     assert!(error.contains("root folder"), "{error}");
     let error = error_of(&home, &[(EntryType::Link, "l", "missing")]);
     assert!(error.contains("does not exist"), "{error}");

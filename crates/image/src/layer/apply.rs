@@ -28,6 +28,8 @@ pub(super) struct Applier<'r> {
 
 impl<'r> Applier<'r> {
     pub(super) fn new(root: &'r mut Root, first: bool) -> Self {
+        // What an earlier layer passed through, this one has yet to.
+        root.forget_open();
         Self {
             root,
             own: (!first).then(HashSet::new),

@@ -64,6 +64,11 @@ impl Root {
         })
     }
 
+    /// Makes every path be resolved anew.
+    pub(super) fn forget_open(&mut self) {
+        self.open.clear();
+    }
+
     pub(super) fn owners(&self) -> Owners {
         self.owners
     }

@@ -110,11 +110,13 @@ impl Pull<'_> {
         let staging = Staging::create(self.store, Arc::clone(&cancel.0))?;
         let (senders, receivers): (Vec<_>, Vec<_>) =
             layers.iter().map(|_| oneshot::channel()).unzip();
-        let downloads = stream::iter(layers.iter().zip(senders))
-            .map(Ok)
-            .try_for_each_concurrent(DOWNLOADS_MAX, |(layer, sender)| {
-                self.download(layer, sender)
-            });
+        let mut downloads = Vec::new();
+        for (layer, sender) in layers.iter().zip(senders) {
+            downloads.push(self.download(layer, sender));
+        }
+        let downloads = stream::iter(downloads)
+            .buffer_unordered(DOWNLOADS_MAX)
+            .try_collect::<()>();
         let ((), staging) = tokio::try_join!(downloads, self.unpack(staging, receivers))?;
         let image = self.publish(reference, staging).await?;
         for layer in layers {

@@ -114,6 +114,50 @@ impl Server {
         })
     }
 
+    /// What it answers to this request, asked over the wire.
+    pub fn forward(&self, request: &Request) -> Reply {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        let method = if request.body.is_empty() {
+            "GET"
+        } else {
+            "POST"
+        };
+        let query = if request.query.is_empty() {
+            String::new()
+        } else {
+            format!("?{}", request.query)
+        };
+        write!(
+            stream,
+            "{method} {}{query} HTTP/1.1\r\nContent-Length: {}\r\n",
+            request.path,
+            request.body.len()
+        )
+        .unwrap();
+        if let Some(authorization) = &request.authorization {
+            write!(stream, "Authorization: {authorization}\r\n").unwrap();
+        }
+        write!(stream, "\r\n{}", request.body).unwrap();
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).unwrap();
+        let end = bytes
+            .windows(4)
+            .position(|four| four == b"\r\n\r\n")
+            .unwrap();
+        let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let mut reply = Reply::new(status, &bytes[end + 4..]);
+        for (name, header) in [
+            ("Content-Type", "Content-Type: "),
+            ("WWW-Authenticate", "WWW-Authenticate: "),
+        ] {
+            if let Some(value) = head.lines().find_map(|line| line.strip_prefix(header)) {
+                reply = reply.with(name, value);
+            }
+        }
+        reply
+    }
+
     pub fn name(&self, repository: &str) -> String {
         format!("127.0.0.1:{}/{repository}", self.address.port())
     }

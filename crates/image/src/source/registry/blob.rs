@@ -28,17 +28,23 @@ impl Session<'_> {
         progress: &dyn Progress,
     ) -> Result<BlobFile, RegistryError> {
         let mut slot = Some(file);
-        self.ask_each(resolved.endpoint, async |endpoint| {
-            let mut download = Download {
-                session: self,
-                endpoint,
-                layer,
-                progress,
-                tries: Tries::new(self.options),
-            };
-            download.run(&mut slot).await
-        })
-        .await?;
+        let (mirrors, registry) = self
+            .endpoints_from(resolved.endpoint)
+            .ok_or_else(|| self.nowhere())?;
+        let download = |endpoint| Download {
+            session: self,
+            endpoint,
+            layer,
+            progress,
+            tries: Tries::new(self.options),
+        };
+        for mirror in mirrors {
+            match download(mirror).run(&mut slot).await {
+                Ok(()) => return slot.ok_or_else(lost),
+                Err(error) => tracing::warn!(%error, "mirror failed, going on to the next"),
+            }
+        }
+        download(registry).run(&mut slot).await?;
         slot.ok_or_else(lost)
     }
 }

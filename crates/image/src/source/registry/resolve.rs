@@ -5,7 +5,7 @@ use reqwest::header::CONTENT_TYPE;
 
 use super::RegistryError;
 use super::endpoint::Endpoint;
-use super::session::{Ask, Failure, Session, read_bounded};
+use super::session::{Ask, Failure, Session, Tries, read_bounded};
 use crate::digest::Digest;
 use crate::manifest::{
     self, ContentError, DOCKER_LIST, DOCKER_MANIFEST, Descriptor, Document, Manifest, OCI_INDEX,
@@ -35,22 +35,14 @@ struct Fetched {
 impl Session<'_> {
     /// Asks the mirrors in turn and then the registry, whose error counts.
     pub(crate) async fn resolve(&self) -> Result<Resolved, RegistryError> {
-        let mut last = None;
-        for (place, endpoint) in self.endpoints.iter().enumerate() {
-            match self.resolve_at(endpoint, place).await {
+        let (mirrors, registry) = self.endpoints_from(0).ok_or_else(|| self.nowhere())?;
+        for (place, mirror) in mirrors.iter().enumerate() {
+            match self.resolve_at(mirror, place).await {
                 Ok(resolved) => return Ok(resolved),
-                Err(error) => {
-                    if place + 1 < self.endpoints.len() {
-                        tracing::warn!(%error, "mirror failed, going on to the next");
-                    }
-                    last = Some(error);
-                }
+                Err(error) => tracing::warn!(%error, "mirror failed, going on to the next"),
             }
         }
-        Err(last.unwrap_or_else(|| RegistryError::NotFound {
-            reference: self.reference.familiar(),
-            address: self.reference.registry().to_owned(),
-        }))
+        self.resolve_at(registry, mirrors.len()).await
     }
 
     async fn resolve_at(
@@ -96,107 +88,110 @@ impl Session<'_> {
         endpoint: &Endpoint,
         entry: Option<&Descriptor>,
     ) -> Result<Fetched, RegistryError> {
+        let mut tries = Tries::new(self.options);
+        loop {
+            match self.ask_manifest(endpoint, entry).await {
+                Ok(fetched) => return Ok(fetched),
+                Err(failure) => tries.wait_after(failure).await?,
+            }
+        }
+    }
+
+    async fn ask_manifest(
+        &self,
+        endpoint: &Endpoint,
+        entry: Option<&Descriptor>,
+    ) -> Result<Fetched, Failure> {
         let wanted = entry.map(|entry| &entry.digest).or(self.reference.digest());
         let name = wanted
             .map(Digest::as_str)
             .or(self.reference.tag())
             .unwrap_or("latest");
-        let what = format!("the manifest of {}", self.reference.familiar());
-        let accept = [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST].join(", ");
         let ask = Ask {
-            what: &what,
+            what: &format!("the manifest of {}", self.reference.familiar()),
             path: &format!("manifests/{name}"),
-            accept: Some(&accept),
+            accept: Some(&[OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST].join(", ")),
             from: 0,
         };
-        self.retry(async || {
-            let answer = self.ask(endpoint, &ask).await?;
-            let header = |name: &str| {
-                answer
-                    .headers()
-                    .get(name)
-                    .and_then(|value| value.to_str().ok())
-            };
-            let media_type = header(CONTENT_TYPE.as_str()).unwrap_or_default();
-            let media_type = media_type
-                .split(';')
-                .next()
-                .unwrap_or_default()
-                .trim()
-                .to_owned();
-            let promised: Option<Digest> =
-                header("docker-content-digest").and_then(|text| text.parse().ok());
-            let bytes =
-                read_bounded(endpoint, "manifest", answer, self.limits.document_bytes_max).await?;
-            let verified = match (entry, wanted.or(promised.as_ref())) {
-                (Some(entry), _) => manifest::verify("the manifest", entry, &bytes),
-                (None, Some(digest)) => manifest::verify_digest("the manifest", digest, &bytes),
-                (None, None) => Ok(()),
-            };
-            verified.map_err(|cause| {
-                Failure::Final(RegistryError::Content {
-                    address: endpoint.address.clone(),
-                    cause,
-                })
-            })?;
-            let digest = wanted.cloned().unwrap_or_else(|| Digest::of(&bytes));
-            Ok(Fetched {
-                bytes,
-                media_type,
-                digest,
-            })
+        let answer = self.ask(endpoint, &ask).await?;
+        let header = |name: &str| {
+            answer
+                .headers()
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+        };
+        let media_type = header(CONTENT_TYPE.as_str()).unwrap_or_default();
+        let media_type = media_type
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_owned();
+        let promised: Option<Digest> =
+            header("docker-content-digest").and_then(|text| text.parse().ok());
+        let bytes =
+            read_bounded(endpoint, "manifest", answer, self.limits.document_bytes_max).await?;
+        let verified = match (entry, wanted.or(promised.as_ref())) {
+            (Some(entry), _) => manifest::verify("the manifest", entry, &bytes),
+            (None, Some(digest)) => manifest::verify_digest("the manifest", digest, &bytes),
+            (None, None) => Ok(()),
+        };
+        verified.map_err(|cause| wrong(endpoint, cause))?;
+        let digest = wanted.cloned().unwrap_or_else(|| Digest::of(&bytes));
+        Ok(Fetched {
+            bytes,
+            media_type,
+            digest,
         })
-        .await
     }
 
     /// A small blob, the config, verified.
     pub(crate) async fn fetch_config(&self, resolved: &Resolved) -> Result<Bytes, RegistryError> {
         let config = &resolved.manifest.config;
-        let what = format!("the config of {}", self.reference.familiar());
+        let (mirrors, registry) = self
+            .endpoints_from(resolved.endpoint)
+            .ok_or_else(|| self.nowhere())?;
+        for mirror in mirrors {
+            match self.fetch_config_at(mirror, config).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) => tracing::warn!(%error, "mirror failed, going on to the next"),
+            }
+        }
+        self.fetch_config_at(registry, config).await
+    }
+
+    async fn fetch_config_at(
+        &self,
+        endpoint: &Endpoint,
+        config: &Descriptor,
+    ) -> Result<Bytes, RegistryError> {
+        let mut tries = Tries::new(self.options);
+        loop {
+            match self.ask_config(endpoint, config).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(failure) => tries.wait_after(failure).await?,
+            }
+        }
+    }
+
+    async fn ask_config(&self, endpoint: &Endpoint, config: &Descriptor) -> Result<Bytes, Failure> {
         let ask = Ask {
-            what: &what,
+            what: &format!("the config of {}", self.reference.familiar()),
             path: &format!("blobs/{}", config.digest),
             accept: None,
             from: 0,
         };
-        self.ask_each(resolved.endpoint, async |endpoint| {
-            self.retry(async || {
-                let answer = self.ask(endpoint, &ask).await?;
-                let bytes =
-                    read_bounded(endpoint, "config", answer, self.limits.document_bytes_max)
-                        .await?;
-                match manifest::verify("the config", config, &bytes) {
-                    Ok(()) => Ok(bytes),
-                    Err(cause) => Err(Failure::Final(RegistryError::Content {
-                        address: endpoint.address.clone(),
-                        cause,
-                    })),
-                }
-            })
-            .await
-        })
-        .await
+        let answer = self.ask(endpoint, &ask).await?;
+        let bytes =
+            read_bounded(endpoint, "config", answer, self.limits.document_bytes_max).await?;
+        manifest::verify("the config", config, &bytes).map_err(|cause| wrong(endpoint, cause))?;
+        Ok(bytes)
     }
+}
 
-    /// Asks the endpoint at `first` and then those behind it; the last one's
-    /// error counts.
-    pub(super) async fn ask_each<T>(
-        &self,
-        first: usize,
-        mut get: impl AsyncFnMut(&Endpoint) -> Result<T, RegistryError>,
-    ) -> Result<T, RegistryError> {
-        let mut endpoints = self.endpoints.iter().skip(first).peekable();
-        while let Some(endpoint) = endpoints.next() {
-            match get(endpoint).await {
-                Err(error) if endpoints.peek().is_some() => {
-                    tracing::warn!(%error, "mirror failed, going on to the next");
-                }
-                result => return result,
-            }
-        }
-        Err(RegistryError::NotFound {
-            reference: self.reference.familiar(),
-            address: self.reference.registry().to_owned(),
-        })
-    }
+fn wrong(endpoint: &Endpoint, cause: ContentError) -> Failure {
+    Failure::Final(RegistryError::Content {
+        address: endpoint.address.clone(),
+        cause,
+    })
 }

@@ -112,17 +112,18 @@ impl<'o> Session<'o> {
         }
     }
 
-    /// Attempts until one succeeds, fails for good, or too many got nowhere.
-    pub(super) async fn retry<T>(
-        &self,
-        mut attempt: impl AsyncFnMut() -> Result<T, Failure>,
-    ) -> Result<T, RegistryError> {
-        let mut tries = Tries::new(self.options);
-        loop {
-            match attempt().await {
-                Ok(value) => return Ok(value),
-                Err(failure) => tries.wait_after(failure).await?,
-            }
+    /// The endpoints from `first` on: those that may fail since another follows,
+    /// and the last, whose error counts.
+    pub(super) fn endpoints_from(&self, first: usize) -> Option<(&[Endpoint], &Endpoint)> {
+        let (last, others) = self.endpoints.split_last()?;
+        Some((others.get(first..).unwrap_or_default(), last))
+    }
+
+    /// That there is no endpoint at all, which no registry name leads to.
+    pub(super) fn nowhere(&self) -> RegistryError {
+        RegistryError::NotFound {
+            reference: self.reference.familiar(),
+            address: self.reference.registry().to_owned(),
         }
     }
 }

@@ -1,0 +1,136 @@
+//! Promise: killed at any moment, a process leaves no half image, and nothing
+//! that the next one does not clear away.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use image::{Input, NoProgress, Registries, Store};
+use support::server::Server;
+use support::*;
+
+/// Not a test of its own: what the other tests start and kill.
+#[test]
+fn child() {
+    let Some(home) = std::env::var_os("KILLED_HOME") else {
+        return;
+    };
+    let store = Store::open(Path::new(&home), options()).unwrap();
+    let name = std::env::var("KILLED_NAME").unwrap();
+    match std::env::var_os("KILLED_INPUT") {
+        Some(input) => drop(
+            store
+                .import(&reference(&name), Input::Path(input.into()), &NoProgress)
+                .unwrap(),
+        ),
+        None => {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            let (name, registries) = (reference(&name), Registries::default());
+            let pull = store.pull(&name, &registries, &NoProgress);
+            drop(runtime.block_on(pull).unwrap());
+        }
+    }
+}
+
+fn start(home: &Home, name: &str, input: Option<&Path>) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["--exact", "child"])
+        .env("KILLED_HOME", home.path("home"))
+        .env("KILLED_NAME", name);
+    if let Some(input) = input {
+        command.env("KILLED_INPUT", input);
+    }
+    command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+fn files(count: usize) -> Vec<u8> {
+    let names: Vec<String> = (0..count)
+        .map(|place| format!("folder{}/file{place}", place % 50))
+        .collect();
+    let content = [b'x'; 2000];
+    let list: Vec<(&str, &[u8])> = names
+        .iter()
+        .map(|name| (name.as_str(), &content[..]))
+        .collect();
+    tar_of(&list)
+}
+
+fn whole(root: &Path, count: usize) -> bool {
+    let folders = fs::read_dir(root).unwrap();
+    let files = folders.map(|folder| fs::read_dir(folder.unwrap().path()).unwrap().count());
+    files.sum::<usize>() == count
+}
+
+/// Kills after growing delays until one process gets through.
+fn kill_again_and_again(home: &Home, name: &str, input: Option<&Path>, count: usize) {
+    let mut killed = 0;
+    // Each delay is a fifth longer than the one before.
+    for milliseconds in std::iter::successors(Some(8u64), |delay| Some(delay + delay / 5 + 1)) {
+        let mut child = start(home, name, input);
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        let ended = child.try_wait().unwrap().is_some();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // Whatever is there under its digest is whole.
+        for root in fs::read_dir(home.images().join("roots"))
+            .into_iter()
+            .flatten()
+        {
+            assert!(whole(&root.unwrap().path().join("root"), count));
+        }
+        if let Some(image) = home.store.get(&reference(name)).unwrap() {
+            assert!(whole(image.root(), count));
+            drop(image);
+            home.store.remove(&reference(name)).unwrap();
+        }
+        if ended {
+            break;
+        }
+        killed += 1;
+        assert!(killed < 60, "it never ends by itself");
+    }
+    assert!(killed > 2, "it was too quick to be killed");
+}
+
+#[test]
+fn an_import_that_is_killed_leaves_nothing_for_long() {
+    let home = Home::new();
+    let count = 1500;
+    let input = home.path("root.tar");
+    fs::write(&input, files(count)).unwrap();
+    kill_again_and_again(&home, "x", Some(&input), count);
+    home.import("x", &input).unwrap();
+    assert_eq!(home.items("tmp"), [""; 0]);
+    assert_eq!(home.items("roots").len(), 1);
+}
+
+#[test]
+fn a_pull_that_is_killed_leaves_nothing_for_long() {
+    let home = Home::new();
+    let count = 1500;
+    let made = image_of(&[files(count)]);
+    let server = Server::of(&made, |_, _| None);
+    kill_again_and_again(&home, &server.name("x"), None, count);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let name = reference(&server.name("x"));
+    runtime
+        .block_on(home.store.pull(&name, &Registries::default(), &NoProgress))
+        .unwrap();
+    assert_eq!(home.items("tmp"), [""; 0]);
+    assert_eq!(home.items("blobs"), [""; 0]);
+    assert_eq!(home.items("roots").len(), 1);
+}
