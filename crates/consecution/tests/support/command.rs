@@ -1,0 +1,201 @@
+//! Running the real program, with a bound on every wait.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+/// The program that is tested.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_consecution");
+
+/// How long anything may take that is expected to take a moment: long, since the
+/// machine may be busy, but not for ever.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The program with that `--home`, and nothing of the caller's settings.
+pub(crate) fn consecution(home: &Path) -> Command {
+    let mut command = Command::new(PROGRAM);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("CONSECUTION_") {
+            command.env_remove(name);
+        }
+    }
+    command.env("CONSECUTION_HOME", home);
+    command
+}
+
+/// `consecution run` with the shared store.
+pub(crate) fn run(chain: &Path) -> Command {
+    let mut command = consecution(super::home::shared());
+    command.arg("run").arg(chain);
+    command
+}
+
+/// How a command ended, and what it wrote.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: String,
+    pub(crate) elapsed: Duration,
+}
+
+impl Finished {
+    /// Its exit code; 128 and the signal where one ended it, as in a shell.
+    pub(crate) fn code(&self) -> i32 {
+        let signal = || 128 + self.status.signal().unwrap_or_default();
+        self.status.code().unwrap_or_else(signal)
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.stdout).unwrap()
+    }
+
+    #[track_caller]
+    pub(crate) fn expect_success(self) -> Finished {
+        self.expect_code(0)
+    }
+
+    #[track_caller]
+    pub(crate) fn expect_code(self, code: i32) -> Finished {
+        assert_eq!(self.code(), code, "stderr: {}", self.stderr);
+        self
+    }
+
+    #[track_caller]
+    pub(crate) fn expect_output(self, stdout: impl AsRef<[u8]>) -> Finished {
+        let (found, wanted) = (self.stdout.escape_ascii(), stdout.as_ref().escape_ascii());
+        assert_eq!(
+            found.to_string(),
+            wanted.to_string(),
+            "stderr: {}",
+            self.stderr
+        );
+        self
+    }
+
+    /// Standard error has all of these.
+    #[track_caller]
+    pub(crate) fn expect_stderr(self, parts: &[&str]) -> Finished {
+        for part in parts {
+            assert!(
+                self.stderr.contains(part),
+                "no {part:?} in stderr: {}",
+                self.stderr
+            );
+        }
+        self
+    }
+}
+
+/// Runs a command to its end with that on its standard input.
+#[track_caller]
+pub(crate) fn finish(mut command: Command, stdin: &[u8], patience: Duration) -> Finished {
+    let child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = child.spawn().unwrap();
+    let (mut pipe, stdin) = (child.stdin.take().unwrap(), stdin.to_owned());
+    // It may read as much or as little as it likes.
+    let feeding = std::thread::spawn(move || drop(pipe.write_all(&stdin)));
+    let finished = finish_child(child, patience);
+    feeding.join().unwrap();
+    finished
+}
+
+/// Runs a chain in the shared store to its end with that on its standard input.
+#[track_caller]
+pub(crate) fn run_on(chain: &super::chain::ChainFile, stdin: &[u8]) -> Finished {
+    finish(run(chain.path()), stdin, PATIENCE)
+}
+
+/// Collects what a child writes to those of its outputs that are pipes, until
+/// its end.
+#[track_caller]
+pub(crate) fn finish_child(mut child: Child, patience: Duration) -> Finished {
+    let started = Instant::now();
+    let stdout = child.stdout.take().map(collect);
+    let stderr = child.stderr.take().map(collect);
+    let Some(status) = wait(&mut child, patience) else {
+        let _ = child.kill();
+        let _ = child.wait();
+        let stderr = stderr
+            .map(|reader| reader.join().unwrap())
+            .unwrap_or_default();
+        let stderr = String::from_utf8_lossy(&stderr);
+        panic!("still running after {patience:?}; stderr: {stderr}");
+    };
+    let elapsed = started.elapsed();
+    let joined = |reader: Option<JoinHandle<Vec<u8>>>| reader.map(|reader| reader.join().unwrap());
+    Finished {
+        status,
+        stdout: joined(stdout).unwrap_or_default(),
+        stderr: String::from_utf8_lossy(&joined(stderr).unwrap_or_default()).into_owned(),
+        elapsed,
+    }
+}
+
+fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = pipe.read_to_end(&mut bytes);
+        bytes
+    })
+}
+
+/// Waits for a child's end, for so long at most.
+pub(crate) fn wait(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
+    let pid = Pid::from_child(child);
+    match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(pidfd) if !is_readable_within(&pidfd, patience) => None,
+        _ => Some(child.wait().unwrap()),
+    }
+}
+
+/// Whether a descriptor becomes readable within that time; for a pidfd that is
+/// the end of its process.
+pub(crate) fn is_readable_within(fd: &impl rustix::fd::AsFd, patience: Duration) -> bool {
+    let deadline = Instant::now() + patience;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec {
+            tv_sec: left.as_secs().cast_signed(),
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        match poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&left)) {
+            Ok(ready) => return ready > 0,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => panic!("poll: {error}"),
+        }
+    }
+}
+
+/// Tries again until it gives something, for as long as is bearable. For states
+/// that nothing announces.
+#[track_caller]
+pub(crate) fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = attempt() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} for {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// A file with that in it, opened for reading, that has no name any more.
+pub(crate) fn file_with(bytes: &[u8]) -> io::Result<File> {
+    use std::io::Seek;
+    let mut file = tempfile::tempfile()?;
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file)
+}
