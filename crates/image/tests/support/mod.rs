@@ -1,6 +1,11 @@
 //! What the tests share: stores, tars, images made by other programs.
 
-#![expect(dead_code, unreachable_pub, reason = "each test uses some of it")]
+#![expect(
+    clippy::unwrap_used,
+    dead_code,
+    unreachable_pub,
+    reason = "each test uses some of it"
+)]
 
 pub mod server;
 
