@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::link_store::{Change, LinkStore};
 use crate::transport::Transport;
+use pool_state::Counts;
 
 mod images;
 pub mod pool;
@@ -21,8 +22,8 @@ mod process;
 mod worker;
 
 pub use images::Images;
-pub use worker::{LinkState, LoadError};
-use worker::{Shared, Worker};
+pub use worker::LoadError;
+use worker::{LinkState, Shared, Worker};
 
 /// How many processes a runner has at most over all links, idle ones included,
 /// unless it is told otherwise.
@@ -61,14 +62,13 @@ impl Default for Options {
 }
 
 /// Serves links. Dropping it ends every process that it started.
-#[derive(Debug)]
 pub struct Runner {
     states: watch::Receiver<States>,
     watching: JoinHandle<()>,
 }
 
 /// What is known of each link; a link that is missing is not known.
-pub(crate) type States = BTreeMap<LinkId, LinkState>;
+type States = BTreeMap<LinkId, LinkState>;
 
 impl Runner {
     /// Starts to serve the links of `links`, and those that come, over
@@ -117,13 +117,21 @@ impl Runner {
         let mut states = self.states.clone();
         loop {
             match states.borrow_and_update().get(&id) {
-                Some(LinkState::Serving) => return Ok(()),
+                Some(LinkState::Serving(_)) => return Ok(()),
                 Some(LinkState::Broken(error)) => return Err(Arc::clone(error)),
                 Some(LinkState::Loading) | None => {}
             }
             if states.changed().await.is_err() {
                 return Err(Arc::new(LoadError::Stopped));
             }
+        }
+    }
+
+    /// How many processes of link `id` there are; `None` where it is not served.
+    pub fn counts(&self, id: LinkId) -> Option<Counts> {
+        match self.states.borrow().get(&id)? {
+            LinkState::Serving(pool) => Some(pool.counts()),
+            LinkState::Loading | LinkState::Broken(_) => None,
         }
     }
 }

@@ -12,6 +12,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::future::FusedFuture;
 use futures_util::{FutureExt, StreamExt, stream};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::AsFd;
 use sandbox::{Event, Failure, Stdio, WaitStatus, Zygote};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
@@ -99,8 +101,22 @@ impl IdleProcess {
     /// standard error meanwhile is no result, and is kept for its request.
     pub(super) async fn until_spoiled(&self) {
         tokio::select! {
-            _ = self.process.readable() => {}
+            () = self.until_it_reports() => {}
             _ = self.stdout.readable() => {}
+        }
+    }
+
+    /// Resolves when there is an event, which can only be its end.
+    async fn until_it_reports(&self) {
+        loop {
+            let Ok(mut ready) = self.process.readable().await else {
+                return;
+            };
+            // The runtime may still remember the event that said it has started.
+            if is_readable(ready.get_inner()) {
+                return;
+            }
+            ready.clear_ready();
         }
     }
 
@@ -133,6 +149,13 @@ impl IdleProcess {
             outcome,
         }
     }
+}
+
+/// Is there something to read now?
+fn is_readable(descriptor: &impl AsFd) -> bool {
+    let mut wanted = [PollFd::new(descriptor, PollFlags::IN)];
+    let at_once = Timespec::default();
+    poll(&mut wanted, Some(&at_once)).is_ok_and(|ready| ready > 0)
 }
 
 #[expect(
@@ -354,7 +377,7 @@ mod tests {
         tail.push(b"abc");
         tail.push(&vec![b'x'; STDERR_TAIL_BYTES_MAX - 2]);
         assert_eq!(tail.0.len(), STDERR_TAIL_BYTES_MAX);
-        assert_eq!(tail.0[0], b'c');
+        assert_eq!(tail.0[0], b'b');
         tail.push(&vec![b'y'; 3 * STDERR_TAIL_BYTES_MAX]);
         tail.push(b"z");
         let bytes = tail.into_bytes();

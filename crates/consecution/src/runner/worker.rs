@@ -35,12 +35,12 @@ pub(super) struct Shared {
 }
 
 /// How far a runner is with a link.
-#[derive(Debug, Clone)]
-pub enum LinkState {
+#[derive(Clone)]
+pub(super) enum LinkState {
     /// Its image is fetched, its zygote opened.
     Loading,
-    /// It answers calls.
-    Serving,
+    /// It answers calls, from this pool.
+    Serving(Arc<Pool<IdleProcess>>),
     /// It could not be loaded; it is tried again after a while.
     Broken(Arc<LoadError>),
 }
@@ -76,8 +76,10 @@ impl Worker {
             };
             let zygote = load_until_it_works(&shared, id, &link).await;
             let pool = Pool::new(id, ZygoteStarter(zygote), &shared.pool, &shared.capacity);
-            let _registration = shared.transport.serve(id, Arc::new(PoolService(pool)));
-            tell(&shared.states, id, LinkState::Serving);
+            let pool = Arc::new(pool);
+            let service = Arc::new(PoolService(Arc::clone(&pool)));
+            let _registration = shared.transport.serve(id, service);
+            tell(&shared.states, id, LinkState::Serving(pool));
             std::future::pending::<()>().await;
         });
         Worker { serving }
@@ -117,11 +119,14 @@ async fn load_until_it_works(shared: &Shared, id: LinkId, link: &Link) -> Held {
         match load(shared, id, link).await {
             Ok(held) => return held,
             Err(error) => {
-                tracing::warn!(link = %id, image = link.image, "failed to {error}");
-                tell(&shared.states, id, LinkState::Broken(Arc::new(error)));
+                let error = Arc::new(error);
+                tell(&shared.states, id, LinkState::Broken(Arc::clone(&error)));
+                // Said when it is tried again: who waits for the link has been
+                // told by then, and may have given up.
+                tokio::time::sleep(wait).await;
+                tracing::warn!(link = %id, image = link.image, "trying again: failed to {error}");
             }
         }
-        tokio::time::sleep(wait).await;
         wait = (wait * 2).min(RETRY_WAIT_MAX);
     }
 }
@@ -221,7 +226,7 @@ impl Idle for IdleProcess {
 }
 
 /// Answers calls with a fresh process each.
-struct PoolService(Pool<IdleProcess>);
+struct PoolService(Arc<Pool<IdleProcess>>);
 
 impl Service for PoolService {
     fn call(&self, request: Request) -> BoxFuture<'_, Result<Reply, Refusal>> {
