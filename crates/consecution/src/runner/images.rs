@@ -24,20 +24,11 @@ impl Images {
         if let Some(image) = self.store.get(&reference).map_err(LoadError::Store)? {
             return Ok(image);
         }
-        // On a thread of its own: the future holds async closures, which the
-        // compiler cannot yet prove to be `Send`.
-        let (images, runtime) = (self.clone(), tokio::runtime::Handle::current());
-        let pulling = tokio::task::spawn_blocking(move || {
-            let Images {
-                store,
-                registries,
-                progress,
-            } = images;
-            let pulling = store.pull(&reference, &registries, &*progress);
-            runtime
-                .block_on(pulling)
-                .map_err(|error| LoadError::Pull(Box::new(error)))
-        });
-        pulling.await.map_err(|_| LoadError::Stopped)?
+        let pulling = self
+            .store
+            .pull(&reference, &self.registries, &*self.progress);
+        pulling
+            .await
+            .map_err(|error| LoadError::Pull(Box::new(error)))
     }
 }
