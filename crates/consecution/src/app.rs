@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use chain::Chain;
+use chain::{Chain, LinkId};
 use image::{Limits, MountPoint, Owners, Store, StoreError, StoreOptions};
 use sandbox::{Ids, Launcher};
 
 use crate::link_store::memory::Memory;
+use crate::portal::http::{LinkState, Links, PoolSizes};
 use crate::portal::{Portal, PortalError};
-use crate::runner::{Images, LoadError, Options, Runner};
+use crate::runner::{Images, LinkStatus, LoadError, Options, Runner};
 use crate::transport::Transport;
 use crate::transport::in_process::InProcess;
 
@@ -57,22 +58,96 @@ impl OneShot {
             images,
             Launcher::new(),
         );
-        for (index, link) in portal.chain().links.iter().enumerate() {
-            runner
-                .ready(link.id)
-                .await
-                .map_err(|error| StartError::Link {
-                    index,
-                    name: link.name.clone(),
-                    image: link.link.image.clone(),
-                    error,
-                })?;
-        }
+        until_ready(&runner, &portal).await?;
         Ok(OneShot {
             portal,
             _runner: runner,
         })
     }
+}
+
+/// Chains, their portals and a runner in this process, for as many payloads as
+/// come.
+pub struct Serve {
+    /// Where to send payloads, in the order of the chains.
+    pub portals: Vec<Portal>,
+    runner: Arc<Runner>,
+}
+
+impl Serve {
+    /// Starts to load every link, and does not wait for it: a link that cannot
+    /// be loaded is tried again and again, and hurts no other one.
+    ///
+    /// # Errors
+    /// A portal cannot be opened.
+    pub async fn start(
+        chains: Vec<Chain>,
+        images: Images,
+        processes_max: usize,
+    ) -> Result<Serve, StartError> {
+        let links = Memory::new();
+        let transport: Arc<dyn Transport> = Arc::new(InProcess::new());
+        let mut portals = Vec::new();
+        for chain in chains {
+            portals.push(Portal::open(chain, Arc::clone(&transport), &links).await?);
+        }
+        let options = Options {
+            processes_max,
+            ..Options::default()
+        };
+        let runner = Runner::start(options, transport, &links, images, Launcher::new());
+        let runner = Arc::new(runner);
+        Ok(Serve { portals, runner })
+    }
+
+    /// Knows which links can be called.
+    pub fn links(&self) -> Arc<dyn Links> {
+        Arc::new(LinksHere(Arc::clone(&self.runner)))
+    }
+
+    /// Waits for each link of a chain to be loaded, in chain order.
+    ///
+    /// # Errors
+    /// The first one that could not be; it is tried again all the same.
+    pub async fn ready(&self, portal: &Portal) -> Result<(), StartError> {
+        until_ready(&self.runner, portal).await
+    }
+}
+
+/// The links of the runner in this process.
+struct LinksHere(Arc<Runner>);
+
+impl Links for LinksHere {
+    fn state(&self, id: LinkId) -> LinkState {
+        match self.0.status(id) {
+            LinkStatus::Serving(counts) => LinkState::Served(Some(PoolSizes {
+                idle: counts.idle,
+                starting: counts.starting,
+                in_use: counts.in_use,
+                waiting: counts.waiting,
+            })),
+            LinkStatus::Broken(error) => LinkState::Missing(format!("failed to {error}")),
+            LinkStatus::Loading | LinkStatus::Unknown => {
+                LinkState::Missing("it is being loaded".to_owned())
+            }
+        }
+    }
+}
+
+/// Waits for each link of a chain, in chain order.
+async fn until_ready(runner: &Runner, portal: &Portal) -> Result<(), StartError> {
+    for (index, link) in portal.chain().links.iter().enumerate() {
+        runner
+            .ready(link.id)
+            .await
+            .map_err(|error| StartError::Link {
+                index,
+                name: link.name.clone(),
+                image: link.link.image.clone(),
+                error,
+            })?;
+    }
+    Ok(())
 }
 
 /// What the sandbox mounts over, and so every root must have.

@@ -9,9 +9,10 @@ use clap::{Args, Parser, Subcommand};
 mod chain_file;
 mod check;
 mod images;
-pub(crate) mod log;
+mod log;
 mod progress;
 mod run;
+mod serve;
 mod stdio;
 
 /// Unix pipelines whose every stage is a container.
@@ -56,6 +57,15 @@ pub(crate) struct Global {
         value_delimiter = ','
     )]
     mirror: Vec<String>,
+    /// How log lines look.
+    #[arg(
+        long,
+        global = true,
+        env = "CONSECUTION_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "text"
+    )]
+    log_format: log::Format,
 }
 
 #[derive(Debug, Subcommand)]
@@ -70,6 +80,11 @@ enum Command {
         #[arg(env = "CONSECUTION_CHAIN")]
         chain: PathBuf,
     },
+    /// Serves chains over HTTP, from one process that needs no other.
+    ///
+    /// `POST /` runs the first chain, `POST /chains/NAME` any of them. SIGTERM
+    /// or SIGINT finishes what is in flight, a second one leaves at once.
+    Serve(serve::Arguments),
     /// Validates chain files, and prints what each link runs.
     Check {
         /// The chain files.
@@ -82,7 +97,13 @@ enum Command {
 }
 
 pub(crate) fn execute(arguments: Arguments) -> ExitCode {
+    let log_level = match arguments.command {
+        Command::Serve(_) => tracing::Level::INFO,
+        _ => tracing::Level::WARN,
+    };
+    log::start(log_level, arguments.global.log_format);
     match arguments.command {
+        Command::Serve(serve) => serve::serve(&arguments.global, serve),
         Command::Run { chain } => run::run(&arguments.global, &chain),
         Command::Check { chains } => check::check(&chains),
         Command::Image(command) => images::execute(&arguments.global, command),

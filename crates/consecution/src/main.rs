@@ -11,6 +11,5 @@ fn main() -> ExitCode {
     // Before anything that could start a thread: this program is also its own
     // zygote.
     sandbox::run_zygote_if_asked();
-    cli::log::start();
     cli::execute(cli::Arguments::parse())
 }

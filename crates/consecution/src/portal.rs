@@ -15,9 +15,11 @@
 //! | `trail` | what is known of a run, and what follows from it, as plain data |
 //! | `gate` | the streams between the links, and behind the last one |
 //! | `failure` | reports and errors, and how they read |
+//! | [`http`] | chains over HTTP |
 
 mod failure;
 mod gate;
+pub mod http;
 mod trail;
 mod walk;
 

@@ -67,6 +67,19 @@ pub struct Runner {
     watching: JoinHandle<()>,
 }
 
+/// How far a runner is with a link.
+#[derive(Debug, Clone)]
+pub enum LinkStatus {
+    /// It has not heard of it.
+    Unknown,
+    /// Its image is fetched, its first processes prepared.
+    Loading,
+    /// It answers calls.
+    Serving(Counts),
+    /// It could not be loaded; it is tried again after a while.
+    Broken(Arc<LoadError>),
+}
+
 /// What is known of each link; a link that is missing is not known.
 type States = BTreeMap<LinkId, LinkState>;
 
@@ -124,6 +137,16 @@ impl Runner {
             if states.changed().await.is_err() {
                 return Err(Arc::new(LoadError::Stopped));
             }
+        }
+    }
+
+    /// How it is with link `id` now.
+    pub fn status(&self, id: LinkId) -> LinkStatus {
+        match self.states.borrow().get(&id) {
+            None => LinkStatus::Unknown,
+            Some(LinkState::Loading) => LinkStatus::Loading,
+            Some(LinkState::Serving(pool)) => LinkStatus::Serving(pool.counts()),
+            Some(LinkState::Broken(error)) => LinkStatus::Broken(Arc::clone(error)),
         }
     }
 

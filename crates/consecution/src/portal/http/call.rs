@@ -1,0 +1,187 @@
+//! One call of a chain: request in, reply out.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, EXPECT, HeaderValue, RETRY_AFTER, TRAILER};
+use hyper::{Request, Response, StatusCode, Version};
+
+use super::answer::{Answer, Reset, Running};
+use super::call_id::CallId;
+use super::metrics::{Kind, Tracked};
+use super::problem::{PROBLEM_JSON, Problem, RETRY_AFTER_S};
+use super::upload::Upload;
+use super::{Offered, story};
+use crate::portal::{ChainError, ChainReply, FailureReason};
+use crate::transport::{Body, Cut};
+
+/// How long a reply that has begun is held back, in case it is also over: a
+/// filter writes its last bytes a moment before it ends, and a reply that is
+/// complete has a length, its links' fate in its head, and may still become a
+/// failure that can be told.
+const SETTLE_WAIT_MAX: Duration = Duration::from_millis(10);
+
+/// And no more than this of it.
+const SETTLE_BYTES_MAX: usize = 64 * 1024;
+
+/// What a chain's bytes are, as far as we know.
+const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+
+/// The trailers of a reply that began before its end was known.
+const TRAILERS: HeaderValue = HeaderValue::from_static("Consecution-Pipestatus, Server-Timing");
+
+/// How a reply begins.
+enum Beginning {
+    /// With all of it.
+    Whole(Vec<Bytes>),
+    /// With what has come so far.
+    Open(VecDeque<Bytes>),
+    /// Not at all.
+    Broken(Cut),
+}
+
+/// Runs a chain on a request.
+pub(super) async fn call(
+    chain: &Offered,
+    request: Request<Incoming>,
+    bytes_max: Option<u64>,
+    call_id: &CallId,
+    reset: &Reset,
+) -> Response<Answer> {
+    let mut tracked = Tracked::begin(&chain.metrics);
+    let name = &chain.portal.chain().name;
+    let is_closed_to_end = request.version() < Version::HTTP_11;
+    let is_held_back = request.headers().contains_key(EXPECT);
+    let upload = Upload::new(request.into_body(), bytes_max, is_held_back);
+    let too_large = upload.too_large();
+    if upload.is_announced_too_large() {
+        tracked.fail(Kind::TooLarge);
+        return refuse_size(name, bytes_max, call_id);
+    }
+    let ChainReply { mut body, report } = chain.portal.stream(Body::new(upload), None);
+    let cut = match begin(&mut body).await {
+        Beginning::Open(first) => {
+            let running = Running {
+                first,
+                body: Some(body),
+                report,
+                tracked,
+                reset: is_closed_to_end.then(|| reset.clone()),
+                say: format!("call {call_id} of chain '{name}'"),
+                is_cut: false,
+            };
+            let mut response = Response::new(Answer::Running(Box::new(running)));
+            let headers = response.headers_mut();
+            headers.insert(CONTENT_TYPE, OCTETS);
+            headers.insert(TRAILER, TRAILERS);
+            return response;
+        }
+        Beginning::Whole(chunks) => {
+            let result = report.await;
+            tracked.end(&result);
+            match result {
+                Ok(report) => {
+                    let mut response = Response::new(Answer::Whole(joined(chunks)));
+                    let headers = response.headers_mut();
+                    headers.insert(CONTENT_TYPE, OCTETS);
+                    story::tell(&report, headers);
+                    return response;
+                }
+                Err(error) => return failed(&error, call_id),
+            }
+        }
+        Beginning::Broken(cut) => cut,
+    };
+    drop(body);
+    match report.await {
+        Err(error) if too_large.is_set() && is_cut(&error) => {
+            tracked.fail(Kind::TooLarge);
+            refuse_size(name, bytes_max, call_id)
+        }
+        Err(error) => {
+            tracked.end(&Err(error.clone()));
+            failed(&error, call_id)
+        }
+        // A body is cut off only by a run that has failed.
+        Ok(report) => {
+            tracked.end(&Ok(report));
+            let (status, detail) = (StatusCode::INTERNAL_SERVER_ERROR, cut.to_string());
+            tracing::error!("call {call_id} of chain '{name}': no link failed, but {detail}");
+            let problem = Problem::new(status, "a fault of ours", detail, call_id);
+            respond(&problem.of_chain(name))
+        }
+    }
+}
+
+fn is_cut(error: &ChainError) -> bool {
+    matches!(error.reason, FailureReason::InputCut(_))
+}
+
+/// Waits for a reply to begin, and a moment longer for its end.
+async fn begin(body: &mut Body) -> Beginning {
+    let mut chunks = VecDeque::new();
+    let mut bytes = 0;
+    let mut take = |chunk: Option<Result<Bytes, Cut>>, chunks: &mut VecDeque<Bytes>| match chunk {
+        Some(Ok(chunk)) => {
+            bytes += chunk.len();
+            chunks.push_back(chunk);
+            (bytes >= SETTLE_BYTES_MAX).then(|| Beginning::Open(std::mem::take(chunks)))
+        }
+        Some(Err(cut)) => Some(Beginning::Broken(cut)),
+        None => Some(Beginning::Whole(std::mem::take(chunks).into())),
+    };
+    let first = body.next().await;
+    if let Some(beginning) = take(first, &mut chunks) {
+        return beginning;
+    }
+    let mut settled = std::pin::pin!(tokio::time::sleep(SETTLE_WAIT_MAX));
+    loop {
+        let chunk = tokio::select! {
+            biased;
+            chunk = body.next() => chunk,
+            () = &mut settled => return Beginning::Open(chunks),
+        };
+        if let Some(beginning) = take(chunk, &mut chunks) {
+            return beginning;
+        }
+    }
+}
+
+fn joined(mut chunks: Vec<Bytes>) -> Bytes {
+    match chunks.len() {
+        0 => Bytes::new(),
+        1 => chunks.remove(0),
+        _ => chunks.concat().into(),
+    }
+}
+
+fn failed(error: &ChainError, call_id: &CallId) -> Response<Answer> {
+    let problem = Problem::of_run(error, call_id);
+    let (chain, status) = (&error.chain, problem.status.as_u16());
+    tracing::info!("call {call_id} of chain '{chain}': {status}: {error}");
+    let mut response = respond(&problem);
+    story::tell(&error.report, response.headers_mut());
+    response
+}
+
+fn refuse_size(chain: &str, bytes_max: Option<u64>, call_id: &CallId) -> Response<Answer> {
+    let bytes_max = bytes_max.unwrap_or_default();
+    let detail = format!("the request's body is larger than {bytes_max} bytes");
+    let status = StatusCode::PAYLOAD_TOO_LARGE;
+    respond(&Problem::new(status, "the request is too large", detail, call_id).of_chain(chain))
+}
+
+/// A problem as a reply.
+pub(super) fn respond(problem: &Problem) -> Response<Answer> {
+    let mut response = Response::new(Answer::Whole(problem.to_json().into()));
+    *response.status_mut() = problem.status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+    if problem.status == StatusCode::SERVICE_UNAVAILABLE {
+        headers.insert(RETRY_AFTER, RETRY_AFTER_S.into());
+    }
+    response
+}

@@ -1,0 +1,255 @@
+//! What is counted, and how it reads for Prometheus.
+//!
+//! All handles of a chain are resolved when it is loaded; a call only adds to
+//! them. Names are those of `docs/http.md`.
+
+use std::fmt;
+use std::sync::Arc;
+
+use chain::{Chain, LinkId};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Metric, Registry, Unit};
+use tokio::time::Instant;
+
+use super::{LinkState, Links};
+use crate::portal::{ChainError, FailureReason, Report};
+
+type Labels = Vec<(&'static str, String)>;
+
+/// From half a millisecond to half a minute, each twice the one before.
+fn latency() -> Histogram {
+    Histogram::new(exponential_buckets(0.0005, 2.0, 17))
+}
+
+/// Why a call failed, as the label says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Exited,
+    Signalled,
+    CannotStart,
+    NoRunner,
+    Busy,
+    Deadline,
+    Lost,
+    InputCut,
+    TooLarge,
+    ClientGone,
+}
+
+impl Kind {
+    const ALL: [(Kind, &str); 10] = [
+        (Kind::Exited, "exited"),
+        (Kind::Signalled, "signalled"),
+        (Kind::CannotStart, "cannot_start"),
+        (Kind::NoRunner, "no_runner"),
+        (Kind::Busy, "busy"),
+        (Kind::Deadline, "deadline"),
+        (Kind::Lost, "lost"),
+        (Kind::InputCut, "input_cut"),
+        (Kind::TooLarge, "too_large"),
+        (Kind::ClientGone, "client_gone"),
+    ];
+
+    fn of(error: &ChainError) -> Kind {
+        match error.reason {
+            FailureReason::Exited(_) => Kind::Exited,
+            FailureReason::Signalled(_) => Kind::Signalled,
+            FailureReason::CannotStart(_) => Kind::CannotStart,
+            FailureReason::NoRunner => Kind::NoRunner,
+            FailureReason::Busy => Kind::Busy,
+            FailureReason::DeadlinePassed => Kind::Deadline,
+            FailureReason::Lost(_) => Kind::Lost,
+            FailureReason::InputCut(_) => Kind::InputCut,
+        }
+    }
+}
+
+/// All that is counted.
+pub(super) struct Metrics {
+    registry: Registry,
+    calls: Family<Labels, Counter>,
+    failures: Family<Labels, Counter>,
+    in_flight: Family<Labels, Gauge>,
+    durations: Family<Labels, Histogram>,
+    link_durations: Family<Labels, Histogram>,
+    /// Open connections.
+    pub(super) connections: Gauge,
+}
+
+/// What is counted of one chain.
+pub(super) struct ChainMetrics {
+    calls: Counter,
+    failures: [Counter; Kind::ALL.len()],
+    in_flight: Gauge,
+    duration: Histogram,
+    links: Vec<Histogram>,
+}
+
+impl Metrics {
+    pub(super) fn new(links: Arc<dyn Links>, ids: Vec<LinkId>) -> Metrics {
+        let mut registry = Registry::with_prefix("consecution");
+        let calls = register(&mut registry, "calls", "Calls of chains");
+        let failures = register(&mut registry, "call_failures", "Calls that failed, by kind");
+        let in_flight = register(&mut registry, "calls_in_flight", "Calls under way");
+        let durations = Family::new_with_constructor(latency as fn() -> Histogram);
+        let help = "From a call's head to the end of its reply";
+        registry.register_with_unit("call_duration", help, Unit::Seconds, durations.clone());
+        let link_durations = Family::new_with_constructor(latency as fn() -> Histogram);
+        let help = "How long the process of a link had its request";
+        registry.register_with_unit("link_duration", help, Unit::Seconds, link_durations.clone());
+        let connections = register(&mut registry, "http_connections", "Open connections");
+        registry.register_collector(Box::new(Pools { links, ids }));
+        Metrics {
+            registry,
+            calls,
+            failures,
+            in_flight,
+            durations,
+            link_durations,
+            connections,
+        }
+    }
+
+    pub(super) fn of_chain(&self, chain: &Chain) -> Arc<ChainMetrics> {
+        let label = || vec![("chain", chain.name.clone())];
+        let with = |name, value: String| [label(), vec![(name, value)]].concat();
+        let links = chain.links.iter().enumerate().map(|(index, link)| {
+            let labels = with("index", index.to_string());
+            let labels = [labels, vec![("link", link.name.clone())]].concat();
+            self.link_durations.get_or_create_owned(&labels)
+        });
+        let failure = |(_, kind): (Kind, &str)| {
+            self.failures
+                .get_or_create_owned(&with("kind", kind.to_owned()))
+        };
+        Arc::new(ChainMetrics {
+            calls: self.calls.get_or_create_owned(&label()),
+            failures: Kind::ALL.map(failure),
+            in_flight: self.in_flight.get_or_create_owned(&label()),
+            duration: self.durations.get_or_create_owned(&label()),
+            links: links.collect(),
+        })
+    }
+
+    /// As Prometheus reads it.
+    pub(super) fn render(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
+        text
+    }
+}
+
+fn register<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+/// One call, while it is under way. Dropped before its end, it was given up by
+/// the client.
+pub(super) struct Tracked {
+    chain: Arc<ChainMetrics>,
+    began: Instant,
+    is_over: bool,
+}
+
+impl Tracked {
+    pub(super) fn begin(chain: &Arc<ChainMetrics>) -> Tracked {
+        chain.calls.inc();
+        chain.in_flight.inc();
+        Tracked {
+            chain: Arc::clone(chain),
+            began: Instant::now(),
+            is_over: false,
+        }
+    }
+
+    /// The run has ended.
+    pub(super) fn end(&mut self, result: &Result<Report, ChainError>) {
+        let report = match result {
+            Ok(report) => report,
+            Err(error) => {
+                self.fail(Kind::of(error));
+                &error.report
+            }
+        };
+        for (link, duration) in report.links.iter().zip(&self.chain.links) {
+            if link.ending.is_some() {
+                duration.observe(link.elapsed.as_secs_f64());
+            }
+        }
+        self.is_over = true;
+    }
+
+    /// There will be no run, or no end of it.
+    pub(super) fn fail(&mut self, kind: Kind) {
+        if let Some(at) = Kind::ALL.iter().position(|(each, _)| *each == kind)
+            && !self.is_over
+        {
+            self.chain.failures[at].inc();
+        }
+        self.is_over = true;
+    }
+}
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        self.fail(Kind::ClientGone);
+        self.chain.in_flight.dec();
+        self.chain
+            .duration
+            .observe(self.began.elapsed().as_secs_f64());
+    }
+}
+
+/// The pools of those links that are served here, looked up when asked.
+struct Pools {
+    links: Arc<dyn Links>,
+    ids: Vec<LinkId>,
+}
+
+impl fmt::Debug for Pools {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("Pools").field(&self.ids).finish()
+    }
+}
+
+impl Collector for Pools {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let pools = self
+            .ids
+            .iter()
+            .filter_map(|id| match self.links.state(*id) {
+                LinkState::Served(Some(pool)) => Some((id.to_string(), pool)),
+                _ => None,
+            });
+        let pools: Vec<_> = pools.collect();
+        let gauge = |value: usize| ConstGauge::<u64>::new(value as u64);
+        let kind = gauge(0).metric_type();
+        let help = "Processes of a link, by state";
+        let mut family = encoder.encode_descriptor("pool_processes", help, None, kind)?;
+        for (id, pool) in &pools {
+            for (state, count) in [
+                ("idle", pool.idle),
+                ("starting", pool.starting),
+                ("in_use", pool.in_use),
+            ] {
+                let labels = [("link_id", id.as_str()), ("state", state)];
+                gauge(count).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let help = "Calls that wait for a process of a link";
+        let mut family = encoder.encode_descriptor("pool_waiting", help, None, kind)?;
+        for (id, pool) in &pools {
+            let labels = [("link_id", id.as_str())];
+            gauge(pool.waiting).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}

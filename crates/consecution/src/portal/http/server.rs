@@ -1,0 +1,216 @@
+//! Connections: taken, bounded, and brought to an end.
+//!
+//! A drain has three stages. First no new connection is taken, but those that
+//! the kernel has taken for us already still are; replies say that their
+//! connection closes. Then connections without a request are closed. Whoever
+//! is not done when the grace period is over is cut off.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::answer::Reset;
+use super::{Options, Site};
+
+/// How large a request's head may be, in bytes, and how many fields it may have.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+const HEAD_FIELDS_MAX: usize = 100;
+
+/// How much is read ahead of a request, in bytes.
+const BUFFER_BYTES_MAX: usize = 128 * 1024;
+
+/// How long a client may take for a request's head, and for the next one.
+const HEAD_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// How long a drain waits for requests that are on their way on connections
+/// that have none.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// How long to wait when no connection can be taken, for want of descriptors.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+/// How far the end has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Stage {
+    Open,
+    Draining,
+    Closing,
+}
+
+/// HTTP on one address.
+pub struct Server {
+    listener: TcpListener,
+    site: Arc<Site>,
+    options: Options,
+    stage: watch::Sender<Stage>,
+}
+
+/// How a server has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drained {
+    /// Every request has had its reply.
+    All,
+    /// Some were cut off when the grace period was over.
+    CutOff,
+}
+
+impl Server {
+    pub(super) async fn bind(
+        address: SocketAddr,
+        options: Options,
+        site: impl FnOnce(watch::Receiver<Stage>) -> Site,
+    ) -> io::Result<Server> {
+        let listener = TcpListener::bind(address).await?;
+        let (stage, told) = watch::channel(Stage::Open);
+        let site = Arc::new(site(told));
+        Ok(Server {
+            listener,
+            site,
+            options,
+            stage,
+        })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until `stop` resolves, and then until every request has had its
+    /// reply, or the grace period is over.
+    pub async fn serve(self, stop: impl Future<Output = ()>) -> Drained {
+        let Server {
+            listener,
+            site,
+            options,
+            stage,
+        } = self;
+        let slots = Arc::new(Semaphore::new(options.connections_max));
+        let mut connections = JoinSet::new();
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut stop => break,
+                Some(_) = connections.join_next() => {}
+                (stream, slot) = accept(&listener, &slots) => {
+                    let serving = connection(stream, Arc::clone(&site), stage.subscribe());
+                    connections.spawn(async move {
+                        serving.await;
+                        drop(slot);
+                    });
+                }
+            }
+        }
+        stage.send_replace(Stage::Draining);
+        for stream in taken_by_the_kernel(listener) {
+            connections.spawn(connection(stream, Arc::clone(&site), stage.subscribe()));
+        }
+        let over = async { while connections.join_next().await.is_some() {} };
+        let mut over = std::pin::pin!(over);
+        if timeout(LINGER, &mut over).await.is_ok() {
+            return Drained::All;
+        }
+        stage.send_replace(Stage::Closing);
+        match timeout(options.grace, over).await {
+            Ok(()) => Drained::All,
+            Err(_) => Drained::CutOff,
+        }
+    }
+}
+
+/// The next connection, when there is room for it.
+async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> (TcpStream, Option<tokio::sync::OwnedSemaphorePermit>) {
+    // Never closed, so never refused.
+    let slot = Arc::clone(slots).acquire_owned().await.ok();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return (stream, slot),
+            Err(error) if is_of_one_client(&error) => {}
+            Err(error) => {
+                tracing::warn!("failed to take a connection: {error}");
+                sleep(ACCEPT_BACKOFF).await;
+            }
+        }
+    }
+}
+
+fn is_of_one_client(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}
+
+/// Connections that clients believe to have, since the kernel has made them.
+fn taken_by_the_kernel(listener: TcpListener) -> Vec<TcpStream> {
+    let mut streams = Vec::new();
+    if let Ok(listener) = listener.into_std() {
+        // It does not block, so it ends with an error when there is none left.
+        while let Ok((stream, _)) = listener.accept() {
+            let stream = stream
+                .set_nonblocking(true)
+                .and_then(|()| TcpStream::from_std(stream));
+            streams.extend(stream);
+        }
+    }
+    streams
+}
+
+/// Serves one connection to its end.
+async fn connection(stream: TcpStream, site: Arc<Site>, mut stage: watch::Receiver<Stage>) {
+    let _open = site.count_connection();
+    // Only a matter of speed.
+    let _ = stream.set_nodelay(true);
+    let reset = Reset::default();
+    let service = service_fn(|request| {
+        let (site, reset) = (Arc::clone(&site), reset.clone());
+        async move { Ok::<_, Infallible>(site.answer(request, &reset).await) }
+    });
+    let mut connection = http1::Builder::new()
+        .title_case_headers(true)
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_WAIT_MAX)
+        .max_header_size(HEAD_BYTES_MAX)
+        .max_headers(HEAD_FIELDS_MAX)
+        .max_buf_size(BUFFER_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut is_told = false;
+    let result = loop {
+        tokio::select! {
+            result = &mut connection => break result,
+            closing = stage.wait_for(|stage| *stage == Stage::Closing), if !is_told => {
+                drop(closing);
+                is_told = true;
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
+            }
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!("a connection broke off: {error}");
+    }
+    if reset.is_asked_for() {
+        // An older client takes a connection that is closed for the end of the
+        // reply, which this is not.
+        let _ = connection.into_parts().io.into_inner().set_zero_linger();
+    }
+}
