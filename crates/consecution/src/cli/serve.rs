@@ -52,6 +52,15 @@ pub(crate) struct Arguments {
         default_value_t = http::CONNECTIONS_MAX_DEFAULT
     )]
     connections_max: usize,
+    /// How long a client may take for a request's head, and for the next one.
+    #[arg(
+        long,
+        env = "CONSECUTION_HEADER_TIMEOUT",
+        value_name = "DURATION",
+        default_value = "30s",
+        value_parser = chain::units::parse_duration
+    )]
+    header_timeout: Duration,
     /// How large a request's body may be [default: no limit].
     #[arg(long, env = "CONSECUTION_MAX_REQUEST_BYTES", value_name = "BYTES")]
     max_request_bytes: Option<u64>,
@@ -129,6 +138,7 @@ async fn run(arguments: Arguments, chains: Vec<Chain>, images: Images) -> anyhow
     let mut signals = Signals::listen()?;
     let options = http::Options {
         connections_max: arguments.connections_max,
+        head_wait_max: arguments.header_timeout,
         request_bytes_max: arguments.max_request_bytes,
         grace: arguments.grace,
     };

@@ -52,6 +52,10 @@ use super::Portal;
 /// more wait to be taken.
 pub const CONNECTIONS_MAX_DEFAULT: usize = 1024;
 
+/// How long a client may take for a request's head, and for the next one, unless
+/// it is said otherwise.
+pub const HEAD_WAIT_MAX_DEFAULT: Duration = Duration::from_secs(30);
+
 /// How long a drain waits for requests in flight, unless it is said otherwise.
 pub const GRACE_DEFAULT: Duration = Duration::from_secs(30);
 
@@ -60,6 +64,8 @@ pub const GRACE_DEFAULT: Duration = Duration::from_secs(30);
 pub struct Options {
     /// Connections at a time.
     pub connections_max: usize,
+    /// How long a client may take for a request's head, and for the next one.
+    pub head_wait_max: Duration,
     /// How large a request's body may be; `None` for no limit.
     pub request_bytes_max: Option<u64>,
     /// How long a drain waits for requests in flight.
@@ -70,6 +76,7 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             connections_max: CONNECTIONS_MAX_DEFAULT,
+            head_wait_max: HEAD_WAIT_MAX_DEFAULT,
             request_bytes_max: None,
             grace: GRACE_DEFAULT,
         }
@@ -114,8 +121,7 @@ pub async fn bind(
     chains: Vec<Portal>,
     links: Arc<dyn Links>,
 ) -> io::Result<Server> {
-    let request_bytes_max = options.request_bytes_max;
-    let site = |stage| Site::new(chains, links, request_bytes_max, stage);
+    let site = |options: &Options, stage| Site::new(chains, links, options, stage);
     Server::bind(address, options, site).await
 }
 
@@ -125,6 +131,7 @@ struct Site {
     by_name: BTreeMap<String, usize>,
     links: Arc<dyn Links>,
     metrics: Metrics,
+    head_wait_max: Duration,
     request_bytes_max: Option<u64>,
     stage: watch::Receiver<Stage>,
 }
@@ -177,7 +184,7 @@ impl Site {
     fn new(
         portals: Vec<Portal>,
         links: Arc<dyn Links>,
-        request_bytes_max: Option<u64>,
+        options: &Options,
         stage: watch::Receiver<Stage>,
     ) -> Site {
         let ids = portals.iter().flat_map(|portal| &portal.chain().links);
@@ -195,7 +202,8 @@ impl Site {
             chains,
             links,
             metrics,
-            request_bytes_max,
+            head_wait_max: options.head_wait_max,
+            request_bytes_max: options.request_bytes_max,
             stage,
         }
     }

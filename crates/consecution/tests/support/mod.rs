@@ -5,6 +5,7 @@
 pub(crate) mod chain;
 pub(crate) mod command;
 pub(crate) mod home;
+pub(crate) mod http;
 pub(crate) mod leftovers;
 pub(crate) mod registry;
 

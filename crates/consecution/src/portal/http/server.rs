@@ -29,9 +29,6 @@ const HEAD_FIELDS_MAX: usize = 100;
 /// How much is read ahead of a request, in bytes.
 const BUFFER_BYTES_MAX: usize = 128 * 1024;
 
-/// How long a client may take for a request's head, and for the next one.
-const HEAD_WAIT_MAX: Duration = Duration::from_secs(30);
-
 /// How long a drain waits for requests that are on their way on connections
 /// that have none.
 const LINGER: Duration = Duration::from_secs(1);
@@ -68,11 +65,11 @@ impl Server {
     pub(super) async fn bind(
         address: SocketAddr,
         options: Options,
-        site: impl FnOnce(watch::Receiver<Stage>) -> Site,
+        site: impl FnOnce(&Options, watch::Receiver<Stage>) -> Site,
     ) -> io::Result<Server> {
         let listener = TcpListener::bind(address).await?;
         let (stage, told) = watch::channel(Stage::Open);
-        let site = Arc::new(site(told));
+        let site = Arc::new(site(&options, told));
         Ok(Server {
             listener,
             site,
@@ -179,6 +176,7 @@ fn taken_by_the_kernel(listener: TcpListener) -> Vec<TcpStream> {
 /// Serves one connection to its end.
 async fn connection(stream: TcpStream, site: Arc<Site>, mut stage: watch::Receiver<Stage>) {
     let _open = site.count_connection();
+    let head_wait_max = site.head_wait_max;
     // Only a matter of speed.
     let _ = stream.set_nodelay(true);
     let reset = Reset::default();
@@ -189,7 +187,7 @@ async fn connection(stream: TcpStream, site: Arc<Site>, mut stage: watch::Receiv
     let mut connection = http1::Builder::new()
         .title_case_headers(true)
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_WAIT_MAX)
+        .header_read_timeout(head_wait_max)
         .max_header_size(HEAD_BYTES_MAX)
         .max_headers(HEAD_FIELDS_MAX)
         .max_buf_size(BUFFER_BYTES_MAX)

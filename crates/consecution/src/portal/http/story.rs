@@ -23,7 +23,9 @@ pub(super) fn tell(report: &Report, headers: &mut HeaderMap) {
         (PIPESTATUS, pipestatus(report)),
         (SERVER_TIMING, server_timing(report)),
     ] {
-        if let Ok(value) = HeaderValue::try_from(value) {
+        if !value.is_empty()
+            && let Ok(value) = HeaderValue::try_from(value)
+        {
             headers.insert(name, value);
         }
     }
