@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rustix::process::Signal;
 use support::chain::{chain, chain_with, link, shell};
 use support::command::{PATIENCE, eventually};
-use support::http::{serve, serve_with};
+use support::http::{listen, serve, serve_with, serving};
 use support::leftovers;
 
 #[test]
@@ -208,4 +208,18 @@ fn an_address_that_is_taken_is_said() {
     support::command::finish(other, b"", PATIENCE)
         .expect_code(125)
         .expect_stderr(&["failed to listen on", &address]);
+}
+
+#[test]
+fn log_lines_may_be_json_and_name_the_call() {
+    let failing = chain([shell("cat >/dev/null; exit 3")]);
+    let served = listen(serving(&[&failing], &["--log-format", "json"]));
+    served.await_line("\"ready\"");
+    let mut client = served.connect();
+    client.send_request("POST", "/", &["Consecution-Call-Id: seven"], b"x");
+    client.reply().problem(502);
+    let line = served.await_line("seven");
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(line["level"], "INFO");
+    assert!(line["timestamp"].is_string(), "{line}");
 }

@@ -55,6 +55,8 @@ pub(crate) fn listen(mut command: Command) -> Served {
     };
     let line = served.await_line("listening on http://");
     let (_, address) = line.split_once("http://").unwrap();
+    // In JSON there is more behind it.
+    let address = address.split('"').next().unwrap();
     served.address = address.parse().unwrap();
     served
 }
