@@ -16,7 +16,7 @@ use crate::cgroup::{Cgroup, CgroupError, Cgroups};
 use crate::failure::{Failure, Step};
 use crate::process::{Process, Stdio};
 use crate::program::Program;
-use crate::spec::{Limits, Spec};
+use crate::spec::{Ids, Limits, Spec};
 use crate::wire::{Opened, SPEC_BYTES_MAX, START, receive, send};
 use crate::zygote;
 
@@ -82,7 +82,7 @@ impl Launcher {
         )
         .map_err(|error| io("make a socket")(error.into()))?;
 
-        let mut entering = self.spawn(theirs)?;
+        let mut entering = self.spawn(theirs, spec.ids)?;
         let mut zygote = Zygote {
             socket: Some(ours),
             pidfd: None,
@@ -106,9 +106,9 @@ impl Launcher {
     }
 
     /// Executes the program, which will fork the zygote and exit.
-    fn spawn(&self, socket: OwnedFd) -> Result<Child, OpenError> {
+    fn spawn(&self, socket: OwnedFd, ids: Ids) -> Result<Child, OpenError> {
         let io = |what| move |source: io::Error| OpenError::Io { what, source };
-        let program = self.program.path();
+        let program = self.program.path(ids);
         let program = program.map_err(io("copy this program for a zygote"))?;
         let mut command = Command::new(program);
         command

@@ -209,8 +209,9 @@ pub(crate) fn plan(spec: &Spec) -> Result<Vec<Operation>, Failure> {
     } else {
         ""
     };
-    // Read-only, since root inside owns the settings of the network namespace,
-    // which the link's processes share: one could leave word for the next.
+    // Read-only: for most of its settings the kernel asks who one is outside,
+    // not which capabilities one has; and that may be root, where ids are not
+    // shifted. Costs nothing here, other than mounts over parts of it.
     let flags = PRIVATE | libc::MS_NOEXEC | libc::MS_RDONLY;
     let target = format!("{prefix}/proc");
     plan.push(mount(

@@ -1,9 +1,12 @@
-//! The program that zygotes execute: a copy in memory that nobody can change.
+//! The program that zygotes execute: one that no command can change.
 //!
 //! A command is executed by a process that is still the zygote, so an image may
 //! have `/proc/self/exe` for its command, or for a script's interpreter, and get
 //! the zygote's own program. Were that the file on the host, a command could
-//! open it, and, where it runs as the runner's own user, change it.
+//! open it, and, where it runs as the runner's own user, change it. There a
+//! copy in memory takes its place, sealed. Where a command's ids are shifted the
+//! file on the host is nobody's that it could be, and needs no copy, which would
+//! take milliseconds.
 
 use std::fs::File;
 use std::io;
@@ -13,6 +16,8 @@ use std::sync::Mutex;
 use rustix::fd::AsRawFd;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
+
+use crate::spec::Ids;
 
 /// A program, copied when it is first wanted.
 #[derive(Debug)]
@@ -29,8 +34,12 @@ impl Program {
         }
     }
 
-    /// The path that a child of this process may execute.
-    pub(crate) fn path(&self) -> io::Result<PathBuf> {
+    /// The path that a child of this process may execute, for commands with
+    /// those ids.
+    pub(crate) fn path(&self, ids: Ids) -> io::Result<PathBuf> {
+        if let Ids::Shifted { .. } = ids {
+            return Ok(self.original.clone());
+        }
         let mut copy = self
             .copy
             .lock()
@@ -74,8 +83,8 @@ mod tests {
     #[test]
     fn the_copy_is_faithful_and_cannot_be_changed() {
         let program = Program::new("/bin/sh".into());
-        let path = program.path().unwrap();
-        assert_eq!(program.path().unwrap(), path);
+        let path = program.path(Ids::Own).unwrap();
+        assert_eq!(program.path(Ids::Own).unwrap(), path);
         assert!(std::fs::read(&path).unwrap() == std::fs::read("/bin/sh").unwrap());
 
         let mut file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
@@ -88,6 +97,6 @@ mod tests {
 
     #[test]
     fn a_program_that_is_not_there_is_an_error() {
-        assert!(Program::new("/nonesuch".into()).path().is_err());
+        assert!(Program::new("/nonesuch".into()).path(Ids::Own).is_err());
     }
 }

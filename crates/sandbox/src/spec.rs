@@ -14,7 +14,8 @@ pub struct Spec {
     /// The program and its arguments. A first word without a slash is looked up
     /// in the `PATH` of `environment`, inside the root.
     pub command: Vec<String>,
-    /// The whole environment; `PATH` and `HOME` are added where they are missing.
+    /// The whole environment; `PATH`, `HOME` and `HOSTNAME` are added where they
+    /// are missing.
     pub environment: Vec<(String, String)>,
     /// Where the process starts, a path inside the root.
     pub working_directory: String,
@@ -52,7 +53,8 @@ pub enum Ids {
         base: u32,
     },
     /// One id, whichever the link runs as, stands for the caller's own. All
-    /// that an unprivileged user may have.
+    /// that an unprivileged user may have. For root it is the weaker choice:
+    /// the processes are root outside too, if without any capability.
     Own,
 }
 

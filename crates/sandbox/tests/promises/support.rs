@@ -256,6 +256,11 @@ fn give(path: &Path, owner: u32) {
     }
 }
 
+/// Those of busybox that a test uses: a link for each of all takes its time.
+const APPLETS: &str = "cat chmod chown chroot cut dd env find grep head hostname id insmod ip ln ls \
+    mkdir mknod mount mv nc nice nsenter pivot_root pwd readlink reboot rm rmdir setsid sh sleep \
+    sort stat swapon tail touch tr true umount uname unshare wc yes";
+
 fn build_root(root: &Path) {
     for folder in MOUNT_POINT_FOLDERS
         .iter()
@@ -267,11 +272,8 @@ fn build_root(root: &Path) {
         fs::write(root.join(file), "").unwrap();
     }
     fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
-    let applets = Command::new("/bin/busybox").arg("--list").output().unwrap();
-    for applet in String::from_utf8(applets.stdout).unwrap().lines() {
-        if applet != "busybox" {
-            symlink("busybox", root.join("bin").join(applet)).unwrap();
-        }
+    for applet in APPLETS.split_whitespace() {
+        symlink("busybox", root.join("bin").join(applet)).unwrap();
     }
     fs::copy(probe(), root.join("bin/probe")).unwrap();
     fs::set_permissions(root.join("bin/probe"), fs::Permissions::from_mode(0o755)).unwrap();
