@@ -118,10 +118,6 @@ int main(int count, char **arguments) {
     volatile char *memory = malloc(bytes);
     for (size_t at = 0; at < bytes; at += 4096) memory[at] = 1;
     puts("got it");
-  } else if (!strcmp(what, "chmod-own-program")) {
-    int file = open("/proc/self/exe", O_RDONLY);
-    report("chmod", fchmod(file, 0));
-    report("write", open("/proc/self/exe", O_WRONLY));
 #ifdef __x86_64__
   } else if (!strcmp(what, "int80")) {
     long result;

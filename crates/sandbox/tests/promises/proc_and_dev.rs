@@ -31,14 +31,6 @@ promises! {
         assert_eq!(setup.prints("cat /proc/1/comm; tr '\\0' '\\n' < /proc/1/cmdline"), "zygote\nconsecution-zygote\n");
     }
 
-    fn the_zygotes_copy_cannot_be_changed(setup) {
-        // Where one user is both inside and outside, the file is his.
-        std::fs::remove_file(setup.root.join("bin/probe")).unwrap();
-        std::os::unix::fs::symlink("/proc/self/exe", setup.root.join("bin/probe")).unwrap();
-        let output = setup.run(&setup.spec(&["/bin/probe", "chmod-own-program"]), b"");
-        assert_ne!(output.last, exited(0), "{output:?}");
-    }
-
     fn dev_has_what_every_program_needs_and_no_more(setup) {
         assert_eq!(
             setup.prints("ls -A /dev; cd /dev; for f in fd stdin stdout stderr; do readlink $f; done"),
