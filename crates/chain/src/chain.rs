@@ -56,7 +56,20 @@ impl Chain {
         label: &str,
         default_name: &str,
     ) -> Result<Self, FileError> {
-        file::read_chain(text.as_ref(), label, &chain_name_from(default_name))
+        file::read_chain(text.as_ref(), label, &chain_name_from(default_name), None)
+    }
+
+    /// As [`parse`](Self::parse), but the names of images have to pass a test
+    /// as well: `image_problem` says what is wrong with one, as a fragment such
+    /// as `it is too long`. Which names there can be is not known here.
+    pub fn parse_with(
+        text: impl AsRef<[u8]>,
+        label: &str,
+        default_name: &str,
+        image_problem: fn(&str) -> Option<String>,
+    ) -> Result<Self, FileError> {
+        let default_name = chain_name_from(default_name);
+        file::read_chain(text.as_ref(), label, &default_name, Some(image_problem))
     }
 
     /// The chain as a chain file: only what differs from the defaults. It

@@ -15,6 +15,7 @@ mod tree;
 mod value;
 mod write;
 
+pub(crate) use diagnostic::ImageProblem;
 pub use diagnostic::{Diagnostic, FileError, Suggestion};
 pub(crate) use write::{write_chain, write_link};
 
@@ -23,15 +24,32 @@ use crate::link::Link;
 use diagnostic::Problems;
 
 /// Reads a chain file; `default_name` is the chain's name where it has none.
-pub(crate) fn read_chain(text: &[u8], label: &str, default_name: &str) -> Result<Chain, FileError> {
-    read_text(text, label, limits::MAX_FILE_BYTES, |root, problems| {
-        read::chain(root, default_name, problems)
-    })
+pub(crate) fn read_chain(
+    text: &[u8],
+    label: &str,
+    default_name: &str,
+    image_problem: Option<ImageProblem>,
+) -> Result<Chain, FileError> {
+    let problems = Problems::new(image_problem);
+    read_text(
+        text,
+        label,
+        limits::MAX_FILE_BYTES,
+        problems,
+        |root, problems| read::chain(root, default_name, problems),
+    )
 }
 
 /// Reads a link that stands by itself.
 pub(crate) fn read_link(text: &[u8], label: &str) -> Result<Link, FileError> {
-    read_text(text, label, limits::MAX_LINK_FILE_BYTES, read::link)
+    let problems = Problems::default();
+    read_text(
+        text,
+        label,
+        limits::MAX_LINK_FILE_BYTES,
+        problems,
+        read::link,
+    )
 }
 
 /// Decodes and parses the text, reads it, and makes an error of any problem.
@@ -39,9 +57,9 @@ fn read_text<T>(
     bytes: &[u8],
     label: &str,
     max_bytes: usize,
+    mut problems: Problems,
     read: impl FnOnce(&tree::Node, &mut Problems) -> Option<T>,
 ) -> Result<T, FileError> {
-    let mut problems = Problems::default();
     let text = decode(bytes, max_bytes, &mut problems);
     let root = match &text {
         Ok(text) => tree::parse(text, max_bytes, &mut problems),

@@ -184,7 +184,9 @@ pub fn open_store(home: &Path) -> Result<Store, StoreError> {
         limits: Limits::default(),
         sync: false,
     };
-    Store::open(home, options)
+    // Zygotes open roots from another folder than ours.
+    let home = std::path::absolute(home).unwrap_or_else(|_| home.to_owned());
+    Store::open(&home, options)
 }
 
 /// Where state and images live if nobody says otherwise: `/var/lib/consecution`

@@ -21,7 +21,7 @@ pub mod pool_state;
 mod process;
 mod worker;
 
-pub use images::Images;
+pub use images::{FindRegistries, Images};
 pub use worker::LoadError;
 use worker::{LinkState, Shared, Worker};
 

@@ -184,7 +184,6 @@ fn keys_and_types_are_checked() {
 }
 
 #[test]
-#[ignore = "not yet: neither the file nor the line is named"]
 fn image_names_are_checked() {
     for image in [
         "BusyBox",
@@ -208,7 +207,6 @@ fn all_errors_are_shown_at_once() {
 }
 
 #[test]
-#[ignore = "not yet: only the first image's name is reported"]
 fn all_wrong_image_names_are_shown_at_once() {
     let images = "Chain:\n- Image: One\n- Image: Two\n";
     expect_wrong(images, &["One", "Two"]);

@@ -178,6 +178,30 @@ fn a_link_that_nobody_reads_any_more_is_stopped_and_has_not_failed() {
 }
 
 #[test]
+fn a_link_that_nobody_reads_any_more_may_still_end_by_itself() {
+    // The rule: 64 KiB more, and 250 ms. A quicker run has kept to the time.
+    let rule = Duration::from_millis(250);
+    let links = [shell("cat; exit 4"), link(&["true"])];
+    let chain = chain(links);
+    let quick = (0..100)
+        .map(|_| run_on(&chain, b"a little"))
+        .filter(|ran| ran.elapsed < rule)
+        .take(10)
+        .inspect(|ran| assert_eq!(ran.code(), 4, "stderr: {}", ran.stderr));
+    if quick.count() < 10 {
+        cannot_run_here!("this machine is too slow, or too busy");
+    }
+}
+
+#[test]
+fn a_link_that_has_much_to_say_to_nobody_has_not_failed() {
+    let links = [shell("head -c 10000000 /dev/zero; exit 4"), link(&["true"])];
+    run_on(&chain(links), b"")
+        .expect_success()
+        .expect_output("");
+}
+
+#[test]
 fn an_end_in_mid_chain_is_no_end_of_input() {
     // The second link would write its count at an end-of-file.
     let links = [

@@ -33,7 +33,7 @@ impl World {
         let transport: Arc<dyn Transport> = Arc::new(InProcess::new());
         let images = Images {
             store: app::open_store(home::shared()).unwrap(),
-            registries: Arc::default(),
+            registries: Arc::new(|| Ok(image::Registries::default())),
             progress: Arc::new(image::NoProgress),
         };
         let launcher = Launcher::with_program(command::PROGRAM);

@@ -9,8 +9,8 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use rustix::fd::OwnedFd;
 
@@ -19,6 +19,10 @@ use crate::spec::Limits;
 /// The period over which processor time is counted, in microseconds: the
 /// kernel's default.
 const CPU_PERIOD_MICROSECONDS: u64 = 100_000;
+
+/// What the kernel takes at least and at most; the latter is 175 million cores.
+const CPU_QUOTA_MICROSECONDS_MIN: u64 = 1000;
+const CPU_QUOTA_MICROSECONDS_MAX: u64 = (1 << 44) - 1;
 
 /// A limit on resources cannot be kept.
 #[derive(Debug, thiserror::Error)]
@@ -42,10 +46,15 @@ pub enum CgroupError {
 
 /// The cgroups of one runner.
 #[derive(Debug)]
-pub struct Cgroups {
+pub(crate) struct Cgroups {
     /// Looked for when the first limit is wanted.
     parents: OnceLock<Vec<Hierarchy>>,
+    /// Of the runner's own folder in each of them.
+    name: String,
     made: AtomicU64,
+    /// Folders that could not be removed yet, because of processes that were
+    /// killed and are not gone yet.
+    retired: Mutex<Vec<PathBuf>>,
 }
 
 /// A folder in which we may make cgroups for some controllers.
@@ -62,9 +71,10 @@ enum Version {
     Two,
 }
 
-/// The cgroup of one process; removed when dropped, if it is empty by then.
+/// The cgroup of one process; removed when dropped, or as soon as it is empty.
 #[derive(Debug)]
 pub(crate) struct Cgroup {
+    of: Arc<Cgroups>,
     folders: Vec<PathBuf>,
     join_files: Vec<OwnedFd>,
 }
@@ -78,16 +88,16 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        for folder in &self.folders {
-            let _ = fs::remove_dir(folder);
-        }
+        self.of.retired().append(&mut self.folders);
+        self.of.remove_retired();
     }
 }
 
 impl Drop for Cgroups {
     fn drop(&mut self) {
+        self.remove_retired();
         for hierarchy in self.parents.get().into_iter().flatten() {
-            let _ = fs::remove_dir(hierarchy.folder.join(our_name()));
+            let _ = fs::remove_dir(hierarchy.folder.join(&self.name));
         }
     }
 }
@@ -119,7 +129,8 @@ fn settings(limits: &Limits) -> Vec<Setting> {
         });
     }
     if let Some(millicores) = limits.cpu_millicores {
-        let quota = (millicores * CPU_PERIOD_MICROSECONDS / 1000).max(1000);
+        let quota = millicores.saturating_mul(CPU_PERIOD_MICROSECONDS / 1000);
+        let quota = quota.clamp(CPU_QUOTA_MICROSECONDS_MIN, CPU_QUOTA_MICROSECONDS_MAX);
         settings.push(Setting {
             what: "processor time",
             controller: "cpu",
@@ -131,8 +142,7 @@ fn settings(limits: &Limits) -> Vec<Setting> {
         });
     }
     if let Some(processes) = limits.processes {
-        // Our init is one more, and none of the command's business.
-        let maximum = (u64::from(processes) + 1).to_string();
+        let maximum = processes.to_string();
         settings.push(Setting {
             what: "processes",
             controller: "pids",
@@ -147,15 +157,32 @@ impl Cgroups {
     pub(crate) fn new() -> Cgroups {
         Cgroups {
             parents: OnceLock::new(),
+            name: our_name(),
             made: AtomicU64::new(0),
+            retired: Mutex::new(Vec::new()),
         }
     }
 
+    fn retired(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+        self.retired
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Removes what can be removed by now.
+    pub(crate) fn remove_retired(&self) {
+        self.retired().retain(|folder| {
+            let removed = fs::remove_dir(folder);
+            removed.is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy)
+        });
+    }
+
     /// Makes a cgroup with these limits.
-    pub(crate) fn create(&self, limits: &Limits) -> Result<Cgroup, CgroupError> {
-        let parents = self.parents.get_or_init(find_parents);
-        let name = self.made.fetch_add(1, Ordering::Relaxed).to_string();
+    pub(crate) fn create(this: &Arc<Cgroups>, limits: &Limits) -> Result<Cgroup, CgroupError> {
+        let parents = this.parents.get_or_init(|| find_parents(&this.name));
+        let name = this.made.fetch_add(1, Ordering::Relaxed).to_string();
         let mut cgroup = Cgroup {
+            of: this.clone(),
             folders: Vec::new(),
             join_files: Vec::new(),
         };
@@ -174,7 +201,7 @@ impl Cgroups {
                 let path = path.to_owned();
                 move |source| CgroupError::Refused { what, path, source }
             };
-            let folder = hierarchy.folder.join(our_name()).join(&name);
+            let folder = hierarchy.folder.join(&this.name).join(&name);
             if !cgroup.folders.contains(&folder) {
                 fs::create_dir_all(&folder).map_err(refused(&folder))?;
                 cgroup.folders.push(folder.clone());
@@ -223,18 +250,18 @@ fn start_time(process: u32) -> Option<u64> {
     rest.split_whitespace().nth(19)?.parse().ok()
 }
 
-fn find_parents() -> Vec<Hierarchy> {
+fn find_parents(name: &str) -> Vec<Hierarchy> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let mut parents = Vec::new();
     for (folder, controllers, version) in candidates(&mounts, &own) {
         let folder = folder.join("consecution");
-        if fs::create_dir_all(&folder).is_err() {
+        if fs::create_dir_all(folder.join(name)).is_err() {
             continue;
         }
         let controllers = match version {
             Version::One => controllers,
-            Version::Two => hand_down_controllers(&folder),
+            Version::Two => hand_down_controllers(&folder, name),
         };
         sweep(&folder);
         parents.push(Hierarchy {
@@ -303,9 +330,8 @@ fn candidates(mounts: &str, own: &str) -> Vec<(PathBuf, Vec<String>, Version)> {
 }
 
 /// Hands as many controllers as possible down to the cgroups in `folder`.
-fn hand_down_controllers(folder: &Path) -> Vec<String> {
-    let ours = folder.join(our_name());
-    let _ = fs::create_dir(&ours);
+fn hand_down_controllers(folder: &Path, name: &str) -> Vec<String> {
+    let ours = folder.join(name);
     for controller in ["memory", "cpu", "pids"] {
         for level in [folder.parent(), Some(folder), Some(ours.as_path())]
             .into_iter()

@@ -5,97 +5,66 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A step of entering the sandbox or of starting a process in it. The numbers
-/// travel from init to the runner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[repr(u32)]
-#[expect(missing_docs, reason = "each name says it; the texts are in Display")]
-pub enum Step {
-    OpenRoot,
-    ResolveUser,
-    CreateNamespaces,
-    MapIds,
-    BecomeRoot,
-    CloneRoot,
-    PivotRoot,
-    MountDevices,
-    MountProc,
-    MountPrivate,
-    MountOverlay,
-    SetHostname,
-    SetLimits,
-    DropCapabilities,
-    FindCommand,
-    InstallFilter,
-    MakeStack,
-    StartInit,
-    JoinCgroup,
-    ForkCommand,
-    SetUser,
-    EnterWorkingDirectory,
-    Execute,
+use crate::wire::MESSAGE_BYTES_MAX;
+
+/// The steps, in the order in which they are taken, each with its text.
+macro_rules! steps {
+    ($($step:ident $text:literal,)*) => {
+        /// A step of entering the sandbox or of starting a process in it. The
+        /// numbers travel from init to the runner.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+        #[repr(u32)]
+        pub enum Step {
+            $(#[doc = $text] $step,)*
+        }
+
+        impl Step {
+            /// All of them, in order.
+            pub(crate) const ALL: &[Step] = &[$(Step::$step,)*];
+        }
+
+        impl fmt::Display for Step {
+            fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str(match self {
+                    $(Step::$step => $text,)*
+                })
+            }
+        }
+    };
+}
+
+steps! {
+    ReceiveSpec "receive the spec",
+    OpenRoot "open the image's root",
+    ResolveUser "find the user",
+    CreateNamespaces "create the namespaces",
+    MapIds "map the user and group ids",
+    BecomeRoot "become the sandbox's root",
+    CloneRoot "mount the image's root",
+    PivotRoot "make the image's root the root",
+    MountDevices "mount /dev",
+    MountHostFiles "mount the host's network files",
+    MountProc "mount /proc",
+    SetHostname "set the host name",
+    SetLimits "set the resource limits",
+    FindCommand "find the command",
+    DropCapabilities "drop the capabilities",
+    InstallFilter "install the system call filter",
+    MakeStack "make room for a process",
+    StartInit "start a process",
+    MountOverlay "mount the private writable root",
+    MountPrivate "mount a private folder",
+    StartCommand "start the command's process",
+    JoinCgroup "join its cgroup",
+    SetUser "change to the user",
+    EnterWorkingDirectory "enter the working directory",
+    Execute "execute the command",
 }
 
 impl Step {
-    const ALL: [Step; 23] = [
-        Step::OpenRoot,
-        Step::ResolveUser,
-        Step::CreateNamespaces,
-        Step::MapIds,
-        Step::BecomeRoot,
-        Step::CloneRoot,
-        Step::PivotRoot,
-        Step::MountDevices,
-        Step::MountProc,
-        Step::MountPrivate,
-        Step::MountOverlay,
-        Step::SetHostname,
-        Step::SetLimits,
-        Step::DropCapabilities,
-        Step::FindCommand,
-        Step::InstallFilter,
-        Step::MakeStack,
-        Step::StartInit,
-        Step::JoinCgroup,
-        Step::ForkCommand,
-        Step::SetUser,
-        Step::EnterWorkingDirectory,
-        Step::Execute,
-    ];
-
     /// The step with that number, if there is one.
     pub(crate) fn from_number(number: u32) -> Option<Step> {
-        Step::ALL.into_iter().find(|step| *step as u32 == number)
-    }
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Step::OpenRoot => "open the image's root",
-            Step::ResolveUser => "find the user",
-            Step::CreateNamespaces => "create the namespaces",
-            Step::MapIds => "map the user and group ids",
-            Step::BecomeRoot => "become the sandbox's root",
-            Step::CloneRoot => "mount the image's root",
-            Step::PivotRoot => "make the image's root the root",
-            Step::MountDevices => "mount /dev",
-            Step::MountProc => "mount /proc",
-            Step::MountPrivate => "mount a private folder",
-            Step::MountOverlay => "mount the private writable root",
-            Step::SetHostname => "set the host name",
-            Step::SetLimits => "set the resource limits",
-            Step::DropCapabilities => "drop the capabilities",
-            Step::FindCommand => "find the command",
-            Step::InstallFilter => "install the system call filter",
-            Step::MakeStack => "make room for a process",
-            Step::StartInit => "start a process",
-            Step::JoinCgroup => "join its cgroup",
-            Step::ForkCommand => "start the command's process",
-            Step::SetUser => "change to the user",
-            Step::EnterWorkingDirectory => "enter the working directory",
-            Step::Execute => "execute the command",
-        })
+        Step::ALL.get(usize::try_from(number).ok()?).copied()
     }
 }
 
@@ -118,7 +87,7 @@ impl Failure {
     pub(crate) fn new(step: Step, subject: impl Into<String>, errno: i32) -> Failure {
         Failure {
             step,
-            subject: subject.into(),
+            subject: bounded(subject.into()),
             errno,
             reason: String::new(),
         }
@@ -132,9 +101,9 @@ impl Failure {
     ) -> Failure {
         Failure {
             step,
-            subject: subject.into(),
+            subject: bounded(subject.into()),
             errno: 0,
-            reason: reason.into(),
+            reason: bounded(reason.into()),
         }
     }
 
@@ -162,14 +131,11 @@ impl Failure {
             (Step::MountOverlay, libc::EPERM | libc::ENODEV | libc::EINVAL) => Some(
                 "`Writable` needs overlay file systems in user namespaces: Linux 5.11 or newer",
             ),
-            (Step::OpenRoot | Step::MountPrivate, libc::ENOENT) => {
+            (Step::OpenRoot | Step::MountPrivate | Step::MountProc, libc::ENOENT) => {
                 Some("the root is incomplete: remove the image and fetch it again")
             }
             (Step::EnterWorkingDirectory, libc::ENOENT) => {
                 Some("create it in the image, or set WorkingDirectory")
-            }
-            (Step::SetUser, libc::EINVAL) => {
-                Some("without root only one id can be used: run as root, or choose another User")
             }
             (Step::FindCommand, libc::EACCES) => Some("make it executable in the image: chmod +x"),
             (Step::Execute, libc::ENOENT) => Some(
@@ -186,6 +152,20 @@ impl Failure {
         }
     }
 }
+
+/// A failure is told in one message, whatever an image has for a name.
+fn bounded(text: String) -> String {
+    if text.len() <= TEXT_BYTES_MAX {
+        return text;
+    }
+    let end = text.floor_char_boundary(TEXT_BYTES_MAX);
+    format!("{}…", &text[..end])
+}
+
+/// The longest subject or reason; JSON may write a byte as six.
+const TEXT_BYTES_MAX: usize = 1024;
+
+const _: () = assert!(2 * 6 * TEXT_BYTES_MAX + 1024 <= MESSAGE_BYTES_MAX);
 
 impl fmt::Display for Failure {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -216,9 +196,28 @@ mod tests {
     #[test]
     fn steps_have_numbers_that_lead_back() {
         for step in Step::ALL {
-            assert_eq!(Step::from_number(step as u32), Some(step));
+            assert_eq!(Step::from_number(*step as u32), Some(*step));
         }
         assert_eq!(Step::from_number(Step::ALL.len() as u32), None);
+    }
+
+    #[test]
+    fn the_document_has_the_same_steps_in_the_same_order() {
+        let document = include_str!("../../../docs/sandbox.md");
+        let documented = document.lines().filter_map(|line| {
+            let (number, text) = line.split_once(". **")?;
+            number.parse::<usize>().ok()?;
+            Some(text.split_once("**")?.0.to_owned())
+        });
+        let steps = Step::ALL.iter().map(Step::to_string);
+        assert_eq!(documented.collect::<Vec<_>>(), steps.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn long_texts_are_cut_at_a_character() {
+        let failure = Failure::new(Step::Execute, "ä".repeat(5000), 0);
+        assert!(failure.subject.len() <= TEXT_BYTES_MAX + "…".len());
+        assert!(failure.subject.ends_with("ä…"));
     }
 
     #[test]

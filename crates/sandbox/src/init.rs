@@ -10,8 +10,8 @@ use std::ffi::CString;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 use crate::failure::Step;
-use crate::mounts::{OVERLAY_FOLDERS, OVERLAY_ROOT, PrivateMount, PrivateMounts};
-use crate::sys::{self, Errno, Knock, Stack, StringArray, in_our_memory as call};
+use crate::mounts::Operation;
+use crate::sys::{self, Errno, Knock, Life, Stack, StringArray, in_our_memory as call};
 use crate::user::Identity;
 use crate::wire::{CGROUPS_MAX, Report};
 
@@ -24,16 +24,17 @@ pub(crate) struct Plan {
     pub(crate) identity: Identity,
     /// Where one id is mapped only, groups can neither be set nor dropped.
     pub(crate) set_groups: bool,
-    pub(crate) mounts: PrivateMounts,
+    pub(crate) mounts: Vec<Operation>,
     pub(crate) knock: Knock,
 }
 
-/// The place of one process: its stack, and what differs from the others.
+/// The place of one process in the zygote's memory.
 pub(crate) struct Slot {
     pub(crate) plan: &'static Plan,
-    pub(crate) stack: Stack,
-    /// 1 while a process is here; the kernel sets it to 0.
-    pub(crate) busy: AtomicI32,
+    init_stack: Stack,
+    /// Of the command's process until its exec. Not init's: when init is killed
+    /// the kernel lets go of init's stack before it kills the other.
+    command_stack: Stack,
     /// Descriptors in init's own table.
     pub(crate) stdin: AtomicI32,
     pub(crate) stdout: AtomicI32,
@@ -51,8 +52,8 @@ impl Slot {
         let none = || AtomicI32::new(-1);
         Ok(Slot {
             plan,
-            stack: Stack::new()?,
-            busy: AtomicI32::new(0),
+            init_stack: Stack::new()?,
+            command_stack: Stack::new()?,
             stdin: none(),
             stdout: none(),
             stderr: none(),
@@ -62,70 +63,66 @@ impl Slot {
             failed_errno: AtomicI32::new(0),
         })
     }
+
+    /// Is nobody here any more? Init first: it is init that starts the other.
+    pub(crate) fn is_free(&self) -> bool {
+        !self.init_stack.is_busy() && !self.command_stack.is_busy()
+    }
+
+    /// Starts an init here, and does not wait for it.
+    pub(crate) fn start(&'static self) -> Result<(), Errno> {
+        sys::spawn::<Init>(self, &self.init_stack, NAMESPACES, self.plan.knock).map(drop)
+    }
 }
 
 /// The namespaces that each process has for itself.
-pub(crate) const NAMESPACES: i32 = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC;
+const NAMESPACES: i32 = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC;
+
+/// As what init sees itself in its own namespace.
+const OWN_PID: i32 = 1;
 
 type Failed = (Step, Errno);
 
-/// Init.
-pub(crate) extern "C" fn init(slot: *const ()) -> ! {
-    let slot: &'static Slot = sys::argument(slot);
-    let report = |report: Report| {
-        call::send(slot.control.load(Ordering::Relaxed), &report.to_bytes());
-    };
-    match start(slot) {
-        Err((step, errno)) => {
-            report(Report::Failed(step, errno));
-            call::exit(1)
-        }
-        Ok(command) => {
-            report(Report::Started);
-            report(Report::Exited(reap_until_gone(command)));
-            call::exit(0)
-        }
+enum Init {}
+
+impl Life for Init {
+    type Argument = Slot;
+
+    fn live(slot: &'static Slot) -> ! {
+        let Err((step, errno)) = run(slot);
+        // If the runner has gone away, it does not care.
+        let _ = tell(slot, Report::Failed(step, errno), None);
+        call::exit(1)
     }
 }
 
-/// Starts the command's process, and afterwards holds on to nothing of its.
-fn start(slot: &'static Slot) -> Result<i32, Failed> {
+/// Sees a process through, from its private mounts to the command's end.
+fn run(slot: &'static Slot) -> Result<std::convert::Infallible, Failed> {
     // The zygote ignores it, so as not to have to reap; init has to.
     sys::set_signal_action(libc::SIGCHLD, false);
-    join_cgroups(slot)?;
-    mount(&slot.plan.mounts, slot.plan.knock)?;
-    slot.failed_errno.store(0, Ordering::Relaxed);
-    let command = sys::spawn_and_wait_for_exec(run_command, slot)
-        .map_err(|errno| (Step::ForkCommand, errno))?;
-    match slot.failed_errno.load(Ordering::Relaxed) {
-        0 => {}
-        errno => {
-            let step = Step::from_number(slot.failed_step.load(Ordering::Relaxed));
-            return Err((step.unwrap_or(Step::Execute), errno));
-        }
+    for operation in &slot.plan.mounts {
+        mount(operation, slot.plan.knock)?;
     }
-    // Else nobody upstream would notice when the command closes its input.
+    let command = start_command(slot)?;
+    let pidfd = let_go(slot).map_err(|errno| (Step::StartCommand, errno))?;
+    // The runner kills us by our pidfd. If it has gone away before it got that,
+    // nobody else will.
+    if tell(slot, Report::Started, Some(pidfd)).is_err() || call::close(pidfd).is_err() {
+        call::exit(1);
+    }
+    let status = reap_until_gone(command);
+    let _ = tell(slot, Report::Exited(status), None);
+    call::exit(0)
+}
+
+fn tell(slot: &Slot, report: Report, passed: Option<i32>) -> Result<(), Errno> {
     let control = slot.control.load(Ordering::Relaxed);
-    call::duplicate_to(control, 0).map_err(|errno| (Step::ForkCommand, errno))?;
-    call::close_from(1).map_err(|errno| (Step::ForkCommand, errno))?;
-    slot.control.store(0, Ordering::Relaxed);
-    Ok(command)
+    call::send(control, &report.to_bytes(), passed)
 }
 
-fn join_cgroups(slot: &Slot) -> Result<(), Failed> {
-    for cgroup in &slot.cgroups {
-        let file = cgroup.load(Ordering::Relaxed);
-        if file >= 0 {
-            // "0" is whoever writes.
-            call::write(file, b"0").map_err(|errno| (Step::JoinCgroup, errno))?;
-        }
-    }
-    Ok(())
-}
-
-fn mount(mounts: &PrivateMounts, knock: Knock) -> Result<(), Failed> {
-    let one = |mount: &PrivateMount| {
-        call::mount(
+fn mount(operation: &Operation, knock: Knock) -> Result<(), Failed> {
+    match operation {
+        Operation::Mount(mount) => call::mount(
             &mount.source,
             &mount.target,
             &mount.file_system,
@@ -133,27 +130,47 @@ fn mount(mounts: &PrivateMounts, knock: Knock) -> Result<(), Failed> {
             &mount.data,
             knock,
         )
-        .map_err(|errno| (mount.step, errno))
-    };
-    let overlay = |errno| (Step::MountOverlay, errno);
-    if let Some([scratch, root]) = &mounts.base {
-        one(scratch)?;
-        for folder in OVERLAY_FOLDERS {
-            call::make_folder(folder, 0o755).map_err(overlay)?;
+        .map_err(|errno| (mount.step, errno)),
+        Operation::MakeFolder(path, step) => match call::make_folder(path, 0o755) {
+            Ok(()) | Err(libc::EEXIST) => Ok(()),
+            Err(errno) => Err((*step, errno)),
+        },
+        Operation::ChangeRoot(path) => {
+            change_root(path, knock).map_err(|errno| (Step::MountOverlay, errno))
         }
-        one(root)?;
     }
-    for folder in &mounts.folders {
-        one(folder)?;
+}
+
+/// The old root comes to lie on the new one, and goes.
+fn change_root(path: &CString, knock: Knock) -> Result<(), Errno> {
+    call::change_folder(path)?;
+    call::pivot_root(c".", c".", knock)?;
+    call::unmount_detached(c".", knock)?;
+    call::change_folder(c"/")
+}
+
+/// Starts the command's process and waits until it has executed the program.
+fn start_command(slot: &'static Slot) -> Result<i32, Failed> {
+    slot.failed_errno.store(0, Ordering::Relaxed);
+    let wait_for_exec = libc::CLONE_VFORK;
+    let command = sys::spawn::<Command>(slot, &slot.command_stack, wait_for_exec, slot.plan.knock)
+        .map_err(|errno| (Step::StartCommand, errno))?;
+    match slot.failed_errno.load(Ordering::Relaxed) {
+        0 => Ok(command),
+        errno => {
+            let step = Step::from_number(slot.failed_step.load(Ordering::Relaxed));
+            Err((step.unwrap_or(Step::Execute), errno))
+        }
     }
-    if mounts.base.is_some() {
-        // As in mounts.rs: the old root comes to lie on the new one, and goes.
-        call::change_folder(OVERLAY_ROOT).map_err(overlay)?;
-        call::pivot_root(c".", c".", knock).map_err(overlay)?;
-        call::unmount_detached(c".", knock).map_err(overlay)?;
-        call::change_folder(c"/").map_err(overlay)?;
-    }
-    Ok(())
+}
+
+/// Keeps nothing open but the control socket: else nobody upstream would notice
+/// when the command closes its input. Gives a pidfd of init.
+fn let_go(slot: &Slot) -> Result<i32, Errno> {
+    call::duplicate_to(slot.control.load(Ordering::Relaxed), 0)?;
+    call::close_from(1)?;
+    slot.control.store(0, Ordering::Relaxed);
+    call::open_process(OWN_PID)
 }
 
 /// Waits for the command, reaping whatever else dies meanwhile.
@@ -170,29 +187,48 @@ fn reap_until_gone(command: i32) -> i32 {
 }
 
 /// The command's process, from its start to its exec.
-extern "C" fn run_command(slot: *const ()) -> ! {
-    let slot: &'static Slot = sys::argument(slot);
-    let (step, errno) = execute(slot);
-    slot.failed_step.store(step as u32, Ordering::Relaxed);
-    slot.failed_errno.store(errno, Ordering::Relaxed);
-    call::exit(127)
+enum Command {}
+
+impl Life for Command {
+    type Argument = Slot;
+
+    fn live(slot: &'static Slot) -> ! {
+        let Err((step, errno)) = execute(slot);
+        slot.failed_step.store(step as u32, Ordering::Relaxed);
+        slot.failed_errno.store(errno, Ordering::Relaxed);
+        call::exit(127)
+    }
 }
 
-fn execute(slot: &Slot) -> Failed {
+fn execute(slot: &Slot) -> Result<std::convert::Infallible, Failed> {
+    let at = |step| move |errno| (step, errno);
     let plan = slot.plan;
-    if let Err(errno) = take_stdio(slot) {
-        return (Step::ForkCommand, errno);
+    join_cgroups(slot).map_err(at(Step::JoinCgroup))?;
+    take_stdio(slot).map_err(at(Step::StartCommand))?;
+    take_identity(plan).map_err(at(Step::SetUser))?;
+    call::change_folder(&plan.working_directory).map_err(at(Step::EnterWorkingDirectory))?;
+    let errno = call::execute(&plan.program, &plan.arguments, &plan.environment);
+    Err((Step::Execute, errno))
+}
+
+/// The command joins its cgroups, and init does not: where memory runs out, the
+/// kernel kills a process there with all that share its memory, which for init
+/// would be the zygote and the inits of all others.
+fn join_cgroups(slot: &Slot) -> Result<(), Errno> {
+    let mut joined = false;
+    for cgroup in &slot.cgroups {
+        let file = cgroup.load(Ordering::Relaxed);
+        if file >= 0 {
+            // "0" is whoever writes.
+            call::write(file, b"0")?;
+            joined = true;
+        }
     }
-    if let Err(errno) = take_identity(plan) {
-        return (Step::SetUser, errno);
+    if joined {
+        // Else /proc/self/cgroup would show which runner it is under.
+        call::new_cgroup_namespace(slot.plan.knock)?;
     }
-    if let Err(errno) = call::change_folder(&plan.working_directory) {
-        return (Step::EnterWorkingDirectory, errno);
-    }
-    (
-        Step::Execute,
-        call::execute(&plan.program, &plan.arguments, &plan.environment),
-    )
+    Ok(())
 }
 
 fn take_stdio(slot: &Slot) -> Result<(), Errno> {

@@ -1,41 +1,39 @@
-//! The runner's end: opening a zygote, asking it for processes, and following
-//! each of them.
+//! The runner's end: opening a zygote, and asking it for processes.
 
-use std::io::{self, IoSlice, IoSliceMut, Write};
-use std::mem::MaybeUninit;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio as Inherited};
+use std::process::{Child, Command, Stdio as Inherited};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use rustix::fs::MemfdFlags;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
-};
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, pidfd_send_signal, waitpid};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{Gid, MemfdFlags, Uid};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, socketpair};
+use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use crate::cgroup::{Cgroup, CgroupError, Cgroups};
 use crate::failure::{Failure, Step};
-use crate::spec::{Limits, Spec};
-use crate::wire::{
-    CGROUPS_MAX, MESSAGE_BYTES_MAX, Message, Opened, REPORT_BYTES, Report, START, START_DESCRIPTORS,
-};
+use crate::process::{Process, Stdio};
+use crate::program::Program;
+use crate::spec::{Ids, Limits, Spec};
+use crate::wire::{Opened, SPEC_BYTES_MAX, START, receive, send};
 use crate::zygote;
 
 /// How long a zygote may take to enter its sandbox; it takes milliseconds.
 const OPEN_WAIT_MAX: Duration = Duration::from_secs(20);
 
-/// How long to wait for the kernel to finish with a process that was killed.
-const REAP_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How long to wait for another thread's child to let go of the program, which
+/// takes it microseconds.
+const BUSY_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// The file system of pipes without a name, from linux/magic.h.
+const PIPEFS_MAGIC: rustix::fs::FsWord = 0x5049_5045;
 
 /// Opens zygotes.
 #[derive(Debug, Clone)]
 pub struct Launcher {
-    program: PathBuf,
+    program: Arc<Program>,
     cgroups: Arc<Cgroups>,
 }
 
@@ -49,7 +47,7 @@ impl Launcher {
     /// A launcher whose zygotes are that program.
     pub fn with_program(program: impl Into<PathBuf>) -> Launcher {
         Launcher {
-            program: program.into(),
+            program: Arc::new(Program::new(program.into())),
             cgroups: Arc::new(Cgroups::new()),
         }
     }
@@ -66,7 +64,7 @@ impl Launcher {
         }
         // A limit that cannot be kept is found now, not with the first request.
         let cgroups = if limits.any() {
-            drop(self.cgroups.create(&limits)?);
+            drop(Cgroups::create(&self.cgroups, &limits)?);
             Some(self.cgroups.clone())
         } else {
             None
@@ -84,31 +82,55 @@ impl Launcher {
         )
         .map_err(|error| io("make a socket")(error.into()))?;
 
-        let mut entering = Command::new(&self.program)
-            .arg0(zygote::NAME)
-            .env_clear()
-            .current_dir("/")
-            .stdin(theirs)
-            .stdout(Inherited::null())
-            .spawn()
-            .map_err(io("execute this program as a zygote"))?;
+        let mut entering = self.spawn(theirs, spec.ids)?;
         let mut zygote = Zygote {
             socket: Some(ours),
-            pid: None,
+            pidfd: None,
+            owner: None,
             command: spec.command.clone(),
             working_directory: spec.working_directory.clone(),
             user: spec.user.clone(),
             limits,
             cgroups,
         };
-        let opened = send_spec(zygote.socket(), spec)
-            .map_err(io("send the spec to the zygote"))
-            .and_then(|()| zygote.await_ready());
+        let sent = match send_spec(zygote.socket(), spec) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(OpenError::Silent),
+            sent => sent.map_err(io("send the spec to the zygote")),
+        };
+        let opened = sent.and_then(|()| zygote.await_ready());
         if opened.is_err() {
             let _ = entering.kill();
         }
         let _ = entering.wait();
         opened.map(|()| zygote)
+    }
+
+    /// Executes the program, which will fork the zygote and exit.
+    fn spawn(&self, socket: OwnedFd, ids: Ids) -> Result<Child, OpenError> {
+        let io = |what| move |source: io::Error| OpenError::Io { what, source };
+        let program = self.program.path(ids);
+        let program = program.map_err(io("copy this program for a zygote"))?;
+        let mut command = Command::new(program);
+        command
+            .arg0(zygote::NAME)
+            .env_clear()
+            .current_dir("/")
+            .stdin(socket)
+            .stdout(Inherited::null());
+        let give_up = Instant::now() + BUSY_WAIT_MAX;
+        loop {
+            match command.spawn() {
+                // Another thread has forked while the copy was still written, and
+                // its child has not executed its own program yet.
+                Err(error)
+                    if error.kind() == io::ErrorKind::ExecutableFileBusy
+                        && Instant::now() < give_up =>
+                {
+                    std::thread::yield_now();
+                }
+                spawned => return spawned.map_err(io("execute this program as a zygote")),
+            }
+        }
     }
 }
 
@@ -135,6 +157,8 @@ pub enum OpenError {
         "start a zygote: it went away without a word; has the system run out of memory or processes?"
     )]
     Silent,
+    #[error("start a zygote: it was not ready within {} s", OPEN_WAIT_MAX.as_secs())]
+    TooSlow,
     #[error("start a zygote: this program must call run_zygote_if_asked first thing in main")]
     NoZygote,
 }
@@ -144,21 +168,14 @@ pub enum OpenError {
 pub struct Zygote {
     /// `None` only while it is dropped.
     socket: Option<OwnedFd>,
-    pid: Option<Pid>,
+    pidfd: Option<OwnedFd>,
+    /// The user and group of the host that its processes are, if not our own.
+    owner: Option<(u32, u32)>,
     command: Vec<String>,
     working_directory: String,
     user: String,
     limits: Limits,
     cgroups: Option<Arc<Cgroups>>,
-}
-
-/// The sandbox's ends of a process's standard descriptors.
-#[derive(Debug)]
-#[expect(missing_docs, reason = "their names say it")]
-pub struct Stdio {
-    pub stdin: OwnedFd,
-    pub stdout: OwnedFd,
-    pub stderr: OwnedFd,
 }
 
 impl Zygote {
@@ -168,16 +185,29 @@ impl Zygote {
 
     fn await_ready(&mut self) -> Result<(), OpenError> {
         loop {
-            let message = receive(self.socket()).map_err(|source| OpenError::Io {
-                what: "wait for the zygote",
-                source,
-            })?;
-            let opened = message.and_then(|message| serde_json::from_slice(&message.bytes).ok());
-            match opened {
-                Some(Opened::Forked(pid)) => self.pid = Pid::from_raw(pid),
-                Some(Opened::Ready) => return Ok(()),
-                Some(Opened::Failed(failure)) => return Err(OpenError::Failed(failure)),
-                None => return Err(OpenError::Silent),
+            let message = match receive(self.socket()) {
+                Ok(Some(message)) => message,
+                Ok(None) => return Err(OpenError::Silent),
+                // It died with our message unread.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    return Err(OpenError::Silent);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(OpenError::TooSlow);
+                }
+                Err(source) => {
+                    let what = "wait for the zygote";
+                    return Err(OpenError::Io { what, source });
+                }
+            };
+            match serde_json::from_slice(&message.bytes) {
+                Ok(Opened::Forked) => self.pidfd = message.descriptors.into_iter().next(),
+                Ok(Opened::Ready { owner }) => {
+                    self.owner = owner;
+                    return Ok(());
+                }
+                Ok(Opened::Failed(failure)) => return Err(OpenError::Failed(failure)),
+                Err(_) => return Err(OpenError::Silent),
             }
         }
     }
@@ -193,8 +223,11 @@ impl Zygote {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (control, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(io)?;
+        for pipe in [&stdio.stdin, &stdio.stdout, &stdio.stderr] {
+            self.give(pipe);
+        }
         let cgroup = match &self.cgroups {
-            Some(cgroups) => Some(cgroups.create(&self.limits)?),
+            Some(cgroups) => Some(Cgroups::create(cgroups, &self.limits)?),
             None => None,
         };
         let joins = cgroup.as_ref().map_or(&[][..], Cgroup::join_files);
@@ -209,11 +242,20 @@ impl Zygote {
         .collect();
         send(self.socket(), START, &descriptors, SendFlags::DONTWAIT)
             .map_err(StartError::Zygote)?;
-        Ok(Process {
-            control,
-            pidfd: None,
-            _cgroup: cgroup,
-        })
+        Ok(Process::new(control, cgroup))
+    }
+
+    /// Gives a pipe to the user that the processes are, as Docker does: else
+    /// they could use it, but not open `/dev/stdin` or `/dev/stdout`.
+    fn give(&self, pipe: &OwnedFd) {
+        let Some((user, group)) = self.owner else {
+            return;
+        };
+        // Only where no name of the host leads.
+        if rustix::fs::fstatfs(pipe).is_ok_and(|found| found.f_type == PIPEFS_MAGIC) {
+            let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
+            let _ = rustix::fs::fchown(pipe, Some(user), Some(group));
+        }
     }
 
     /// What a process's failure to start was about.
@@ -231,10 +273,16 @@ impl Zygote {
 impl Drop for Zygote {
     fn drop(&mut self) {
         self.socket.take();
-        if let Some(pid) = self.pid {
-            // It is our child and not yet waited for, so the id is still its own.
-            let _ = kill_process(pid, Signal::KILL);
-            let _ = waitpid(Some(pid), WaitOptions::empty());
+        if let Some(pidfd) = &self.pidfd {
+            // "No such process" is what we want. All that it started is gone
+            // before it is.
+            let _ = pidfd_send_signal(pidfd, Signal::KILL);
+            let _ = rustix::io::retry_on_intr(|| {
+                waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED)
+            });
+        }
+        if let Some(cgroups) = &self.cgroups {
+            cgroups.remove_retired();
         }
     }
 }
@@ -249,200 +297,15 @@ pub enum StartError {
     Cgroup(#[from] CgroupError),
 }
 
-/// A process that was asked for. Dropping it kills it, with all that it started.
-///
-/// It may be waited for through its descriptor: readable means that there is an
-/// [`Event`].
-#[derive(Debug)]
-pub struct Process {
-    control: OwnedFd,
-    /// Of its init.
-    pidfd: Option<OwnedFd>,
-    /// Removed when the process is: see `drop`.
-    _cgroup: Option<Cgroup>,
-}
-
-/// What becomes of a process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event {
-    /// The command has been executed.
-    Started,
-    /// It could not be, for [`Zygote::explain`] to put into words.
-    Failed(Step, i32),
-    /// It is gone, and what it started is being killed.
-    Exited(WaitStatus),
-    /// Init is gone without a word of the command: both were killed.
-    Gone,
-}
-
-/// How a command ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WaitStatus {
-    /// It exited with this code.
-    Exited(u8),
-    /// This signal killed it.
-    Signalled(i32),
-}
-
-impl WaitStatus {
-    /// From the number that `wait` gives.
-    fn from_raw(status: i32) -> WaitStatus {
-        let status = std::process::ExitStatus::from_raw(status);
-        match (status.code(), status.signal()) {
-            (Some(code), _) => WaitStatus::Exited(code.to_le_bytes()[0]),
-            (None, signal) => WaitStatus::Signalled(signal.unwrap_or(libc::SIGKILL)),
-        }
-    }
-}
-
-impl Process {
-    /// The next event, or `None` if there is none yet.
-    ///
-    /// # Errors
-    /// The socket failed, which it does not.
-    pub fn next_event(&mut self) -> io::Result<Option<Event>> {
-        loop {
-            let message = match receive(self.control.as_fd()) {
-                Ok(Some(message)) => message,
-                Ok(None) => return Ok(Some(Event::Gone)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                // The zygote died with our message unread.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-                    return Ok(Some(Event::Gone));
-                }
-                Err(error) => return Err(error),
-            };
-            match Report::from_bytes(&message.bytes) {
-                Some(Report::Created) => self.pidfd = message.descriptors.into_iter().next(),
-                Some(Report::Started) => return Ok(Some(Event::Started)),
-                Some(Report::Failed(step, errno)) => return Ok(Some(Event::Failed(step, errno))),
-                Some(Report::Exited(status)) => {
-                    return Ok(Some(Event::Exited(WaitStatus::from_raw(status))));
-                }
-                None => return Err(io::ErrorKind::InvalidData.into()),
-            }
-        }
-    }
-
-    /// Kills the process and all that it started; needs no wait.
-    pub fn kill(&mut self) {
-        if self.pidfd.is_none() {
-            // Asked for, and not yet made: the zygote says so within microseconds.
-            wait_readable(self.control.as_fd(), REAP_WAIT_MAX);
-            let _ = self.next_event();
-        }
-        if let Some(pidfd) = &self.pidfd {
-            // "No such process" is what we want.
-            let _ = pidfd_send_signal(pidfd, Signal::KILL);
-        }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.kill();
-        if let (Some(pidfd), Some(_)) = (&self.pidfd, &self._cgroup) {
-            // A cgroup can be removed only when the last process has left it.
-            wait_readable(pidfd.as_fd(), REAP_WAIT_MAX);
-        }
-    }
-}
-
-/// For those who wait for descriptors by their number.
-impl AsRawFd for Process {
-    fn as_raw_fd(&self) -> RawFd {
-        self.control.as_raw_fd()
-    }
-}
-
-impl AsFd for Process {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.control.as_fd()
-    }
-}
-
-fn wait_readable(descriptor: BorrowedFd<'_>, limit: Duration) {
-    let limit = Timespec::try_from(limit).ok();
-    let mut wanted = [PollFd::new(&descriptor, PollFlags::IN)];
-    let _ = poll(&mut wanted, limit.as_ref());
-}
-
 /// The spec goes through a file in memory: it may be larger than a message.
 fn send_spec(socket: BorrowedFd<'_>, spec: &Spec) -> io::Result<()> {
     let json = serde_json::to_vec(spec)?;
+    if json.len() > SPEC_BYTES_MAX {
+        // More than the kernel would take with any program.
+        return Err(rustix::io::Errno::TOOBIG.into());
+    }
     let mut file = std::fs::File::from(rustix::fs::memfd_create("spec", MemfdFlags::CLOEXEC)?);
     file.write_all(&json)?;
     rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0))?;
     send(socket, b"spec", &[file.as_fd()], SendFlags::empty())
 }
-
-/// Tells the runner how opening goes; if it is gone, so are we, soon.
-pub(crate) fn send_opened(socket: &OwnedFd, opened: &Opened) {
-    if let Ok(json) = serde_json::to_vec(opened) {
-        let _ = send(socket.as_fd(), &json, &[], SendFlags::empty());
-    }
-}
-
-/// Hands the pidfd of a new process to whoever holds the other end of `control`.
-pub(crate) fn send_created(control: &OwnedFd, pidfd: &OwnedFd) {
-    let _ = send(
-        control.as_fd(),
-        &Report::Created.to_bytes(),
-        &[pidfd.as_fd()],
-        SendFlags::empty(),
-    );
-}
-
-pub(crate) fn send_report(control: &OwnedFd, report: Report) {
-    let _ = send(control.as_fd(), &report.to_bytes(), &[], SendFlags::empty());
-}
-
-const DESCRIPTORS_MAX: usize = START_DESCRIPTORS + CGROUPS_MAX;
-
-fn send(
-    socket: BorrowedFd<'_>,
-    bytes: &[u8],
-    descriptors: &[BorrowedFd<'_>],
-    flags: SendFlags,
-) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    let flags = flags | SendFlags::NOSIGNAL;
-    rustix::io::retry_on_intr(|| sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, flags))?;
-    Ok(())
-}
-
-/// Receives a message; `None` when the other end is closed.
-pub(crate) fn receive(socket: impl AsFd) -> io::Result<Option<Message>> {
-    let mut bytes = [0; MESSAGE_BYTES_MAX];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let received = rustix::io::retry_on_intr(|| {
-        recvmsg(
-            &socket,
-            &mut [IoSliceMut::new(&mut bytes)],
-            &mut ancillary,
-            RecvFlags::CMSG_CLOEXEC,
-        )
-    })?;
-    let descriptors: Vec<OwnedFd> = ancillary
-        .drain()
-        .filter_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
-            _ => None,
-        })
-        .flatten()
-        .collect();
-    if received.bytes == 0 && descriptors.is_empty() {
-        return Ok(None);
-    }
-    Ok(Some(Message {
-        bytes: bytes[..received.bytes].to_vec(),
-        descriptors,
-    }))
-}
-
-const _: () = assert!(REPORT_BYTES <= MESSAGE_BYTES_MAX);

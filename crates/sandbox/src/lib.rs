@@ -12,12 +12,15 @@
 
 mod capabilities;
 mod cgroup;
+mod command;
 mod enter;
 mod failure;
 mod init;
 mod launcher;
 mod mounts;
 mod network;
+mod process;
+mod program;
 mod rlimits;
 mod seccomp;
 mod spec;
@@ -27,9 +30,10 @@ mod user;
 mod wire;
 mod zygote;
 
-pub use cgroup::{CgroupError, Cgroups};
+pub use cgroup::CgroupError;
 pub use failure::{Failure, Step};
-pub use launcher::{Event, Launcher, OpenError, Process, StartError, Stdio, WaitStatus, Zygote};
+pub use launcher::{Launcher, OpenError, StartError, Zygote};
 pub use mounts::{MOUNT_POINT_FILES, MOUNT_POINT_FOLDERS};
+pub use process::{Event, Process, Stdio, WaitStatus};
 pub use spec::{Ids, Limits, Network, SHIFTED_IDS, Spec};
 pub use zygote::run_zygote_if_asked;

@@ -2,7 +2,7 @@
 //! remains to be mounted for each process.
 //!
 //! What comes from the host is opened before the root changes ([`gather`]) and
-//! put in place after ([`furnish`]), so that no path of the image, which may
+//! put in place when nothing of the host is left ([`furnish`]), so that no path of the image, which may
 //! hold any symbolic link, is ever followed on the host.
 
 use std::ffi::CString;
@@ -12,11 +12,12 @@ use std::path::{Path, PathBuf};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags, UnmountFlags, fsconfig_create, fsmount, fsopen,
 };
 
 use crate::failure::{Failure, Step};
-use crate::spec::{Network, Spec};
+use crate::spec::Spec;
 use crate::{network, sys};
 
 /// Folders that a root must have, because something is mounted on each.
@@ -43,91 +44,104 @@ const DEVICE_LINKS: [(&str, &str); 4] = [
     ("/proc/self/fd/2", "/dev/stderr"),
 ];
 
-/// From linux/mount.h.
-const MOUNT_ATTR_RDONLY: u64 = 0x1;
-const MOUNT_ATTR_NOSUID: u64 = 0x2;
-const MOUNT_ATTR_NODEV: u64 = 0x4;
-const MOUNT_ATTR_NOEXEC: u64 = 0x8;
-
-/// What comes from the host, as mounts that are not in place yet.
+/// What comes from outside, as mounts that are not in place yet.
 pub(crate) struct Outside {
     root: OwnedFd,
-    files: Vec<(PathBuf, OwnedFd)>,
     devices: Vec<(PathBuf, OwnedFd)>,
+    files: Vec<(PathBuf, OwnedFd)>,
+    proc: OwnedFd,
 }
 
 /// Opens the root, which is the current folder, and what else comes from the
 /// host, in this process's new mount namespace.
 pub(crate) fn gather(spec: &Spec) -> Result<Outside, Failure> {
-    let failure = |step, subject: &Path| {
-        let subject = subject.display().to_string();
-        move |error: rustix::io::Errno| Failure::new(step, subject, error.raw_os_error())
-    };
+    let root = &spec.root;
     rustix::mount::mount_change(
         "/",
         MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
     )
-    .map_err(failure(Step::CloneRoot, &spec.root))?;
-    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let root = rustix::mount::open_tree(CWD, "", clone | OpenTreeFlags::AT_EMPTY_PATH)
-        .map_err(failure(Step::CloneRoot, &spec.root))?;
-    let attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV;
-    sys::mount_set_attributes(root.as_fd(), attributes)
-        .map_err(|errno| Failure::new(Step::CloneRoot, spec.root.display().to_string(), errno))?;
+    .map_err(failure(Step::CloneRoot, root))?;
+    let harmless = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV;
+    let root = clone_mount(Path::new(""), root, Step::CloneRoot)?;
+    sys::mount_set_attributes(root.as_fd(), harmless)
+        .map_err(|errno| Failure::new(Step::CloneRoot, shown(&spec.root), errno))?;
 
-    let open =
-        |step, path: &Path| rustix::mount::open_tree(CWD, path, clone).map_err(failure(step, path));
     let mut devices = Vec::new();
     for name in DEVICES {
         let path = Path::new("/dev").join(name);
-        devices.push((path.clone(), open(Step::MountDevices, &path)?));
+        let mount = clone_mount(&path, &path, Step::MountDevices)?;
+        devices.push((path, mount));
     }
     let mut files = Vec::new();
-    for path in network::files(spec.network)
-        .iter()
-        .map(Path::new)
-        .filter(|path| path.exists())
-    {
-        files.push((path.to_owned(), open(Step::CloneRoot, path)?));
+    for path in network::files(spec.network).iter().map(Path::new) {
+        if path.exists() {
+            let mount = clone_mount(path, path, Step::MountHostFiles)?;
+            sys::mount_set_attributes(mount.as_fd(), harmless | MountAttrFlags::MOUNT_ATTR_NOEXEC)
+                .map_err(|errno| Failure::new(Step::MountHostFiles, shown(path), errno))?;
+            files.push((path.to_owned(), mount));
+        }
     }
+    let proc = make_proc().map_err(failure(Step::MountProc, Path::new("/proc")))?;
     Ok(Outside {
         root,
-        files,
         devices,
+        files,
+        proc,
     })
 }
 
-/// Makes the image's root the root of this mount namespace, furnishes it, and
-/// lets go of the host's.
-pub(crate) fn furnish(outside: Outside) -> Result<(), Failure> {
-    let failure = |step, subject: &str| {
-        let subject = subject.to_owned();
-        move |error: rustix::io::Errno| Failure::new(step, subject, error.raw_os_error())
-    };
-    let host = rustix::fs::open(
-        "/",
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(failure(Step::PivotRoot, "/"))?;
-    attach(&outside.root, Path::new("."), Step::PivotRoot)?;
-    rustix::process::fchdir(&outside.root).map_err(failure(Step::PivotRoot, "/"))?;
-    rustix::process::pivot_root(".", ".").map_err(failure(Step::PivotRoot, "/"))?;
+fn clone_mount(path: &Path, subject: &Path, step: Step) -> Result<OwnedFd, Failure> {
+    let clone = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    rustix::mount::open_tree(CWD, path, clone).map_err(failure(step, subject))
+}
 
-    // From here on, absolute paths are the image's, wherever its links lead.
+/// The `/proc` of the zygote's own namespace. Made while the host's is still to
+/// be seen: the kernel shows a new one only to who could see one before.
+fn make_proc() -> rustix::io::Result<OwnedFd> {
+    let proc = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(&proc)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    fsmount(&proc, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+/// Makes the image's root the root of this mount namespace.
+pub(crate) fn change_root(outside: &Outside) -> Result<(), Failure> {
+    let failure = || failure(Step::PivotRoot, Path::new("/"));
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let host = rustix::fs::open("/", flags, Mode::empty()).map_err(failure())?;
+    attach(&outside.root, Path::new("."), Step::PivotRoot)?;
+    rustix::process::fchdir(&outside.root).map_err(failure())?;
+    rustix::process::pivot_root(".", ".").map_err(failure())?;
+    // The old root lies on the new one now, where `..` would still find it. So
+    // it has to go before any path of the image is followed.
+    rustix::process::fchdir(&host).map_err(failure())?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(failure())?;
+    rustix::process::chdir("/").map_err(failure())
+}
+
+/// Puts the rest in place. Whatever links the image has in these places, they
+/// lead nowhere but to the image.
+pub(crate) fn furnish(outside: Outside) -> Result<(), Failure> {
     mount_devices(&outside.devices)?;
     for (path, mount) in &outside.files {
-        attach(mount, path, Step::CloneRoot)?;
+        attach(mount, path, Step::MountHostFiles)?;
     }
-    // While the host's /proc is still in this namespace: the kernel lets us see
-    // a new one only where we could see one before.
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    rustix::mount::mount("proc", "/proc", "proc", flags, None)
-        .map_err(failure(Step::MountProc, "/proc"))?;
+    attach(&outside.proc, Path::new("/proc"), Step::MountProc)
+}
 
-    rustix::process::fchdir(&host).map_err(failure(Step::PivotRoot, "/"))?;
-    rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(failure(Step::PivotRoot, "/"))?;
-    rustix::process::chdir("/").map_err(failure(Step::PivotRoot, "/"))
+fn failure(step: Step, subject: &Path) -> impl FnOnce(rustix::io::Errno) -> Failure + use<> {
+    let subject = shown(subject);
+    move |error| Failure::new(step, subject, error.raw_os_error())
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
 }
 
 fn attach(mount: &OwnedFd, path: &Path, step: Step) -> Result<(), Failure> {
@@ -143,12 +157,7 @@ fn attach(mount: &OwnedFd, path: &Path, step: Step) -> Result<(), Failure> {
 
 /// A small read-only `/dev` that all processes of the link share.
 fn mount_devices(devices: &[(PathBuf, OwnedFd)]) -> Result<(), Failure> {
-    let failure = |subject: &str| {
-        let subject = subject.to_owned();
-        move |error: rustix::io::Errno| {
-            Failure::new(Step::MountDevices, subject, error.raw_os_error())
-        }
-    };
+    let failure = |subject: &str| failure(Step::MountDevices, Path::new(subject));
     let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
     rustix::mount::mount("tmpfs", "/dev", "tmpfs", flags, Some(c"mode=755,size=64k"))
         .map_err(failure("/dev"))?;
@@ -156,19 +165,30 @@ fn mount_devices(devices: &[(PathBuf, OwnedFd)]) -> Result<(), Failure> {
         .map_err(failure("/dev"))?;
     for (path, mount) in devices {
         rustix::fs::mknodat(CWD, path, FileType::RegularFile, Mode::RUSR, 0)
-            .map_err(failure(&path.display().to_string()))?;
+            .map_err(failure(&shown(path)))?;
         attach(mount, path, Step::MountDevices)?;
     }
     for (target, link) in DEVICE_LINKS {
         rustix::fs::symlink(target, link).map_err(failure(link))?;
     }
     rustix::fs::mkdir("/dev/shm", Mode::RWXU).map_err(failure("/dev/shm"))?;
-    let attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     sys::mount_set_attributes(folder.as_fd(), attributes)
         .map_err(|errno| Failure::new(Step::MountDevices, "/dev", errno))
 }
 
-/// A mount that is made anew for each process.
+/// Something that is done anew for each process, by init.
+pub(crate) enum Operation {
+    Mount(PrivateMount),
+    /// Unless it exists.
+    MakeFolder(CString, Step),
+    /// To this folder, and lets go of the old one.
+    ChangeRoot(CString),
+}
+
+/// A mount, as the arguments of `mount`.
 pub(crate) struct PrivateMount {
     pub(crate) source: CString,
     pub(crate) target: CString,
@@ -178,130 +198,205 @@ pub(crate) struct PrivateMount {
     pub(crate) step: Step,
 }
 
-/// The folder on which a process with a writable root builds it.
-const SCRATCH: &str = "/tmp";
-pub(crate) const OVERLAY_ROOT: &std::ffi::CStr = c"/tmp/root";
-pub(crate) const OVERLAY_FOLDERS: [&std::ffi::CStr; 3] =
-    [c"/tmp/upper", c"/tmp/work", OVERLAY_ROOT];
-
-/// What a process mounts for itself: first `base`, where its root is to be
-/// writable, and `folders` in any case.
-pub(crate) struct PrivateMounts {
-    pub(crate) base: Option<[PrivateMount; 2]>,
-    pub(crate) folders: Vec<PrivateMount>,
-}
+const PRIVATE: libc::c_ulong = libc::MS_NOSUID | libc::MS_NODEV;
 
 /// Plans the mounts of each process, inside the new root.
-pub(crate) fn plan(spec: &Spec) -> Result<PrivateMounts, Failure> {
-    let private = libc::MS_NOSUID | libc::MS_NODEV;
-    let prefix = if spec.writable { "/tmp/root" } else { "" };
-    let mut folders = Vec::new();
-    if spec.writable {
-        folders.push(bind("/dev", prefix)?);
-        if spec.network == Network::Host {
-            for path in network::files(spec.network)
-                .iter()
-                .filter(|path| Path::new(path).exists())
-            {
-                folders.push(bind(path, prefix)?);
-            }
-        }
-    }
-    let proc_flags = private | libc::MS_NOEXEC;
-    folders.push(mount(
+pub(crate) fn plan(spec: &Spec) -> Result<Vec<Operation>, Failure> {
+    let mut plan = Vec::new();
+    let prefix = if spec.writable {
+        plan_overlay(spec, &mut plan)?;
+        OVERLAY_ROOT
+    } else {
+        ""
+    };
+    // Read-only: for most of its settings the kernel asks who one is outside,
+    // not which capabilities one has; and that may be root, where ids are not
+    // shifted. Costs nothing here, other than mounts over parts of it.
+    let flags = PRIVATE | libc::MS_NOEXEC | libc::MS_RDONLY;
+    let target = format!("{prefix}/proc");
+    plan.push(mount(
         "proc",
-        &format!("{prefix}/proc"),
+        target.as_bytes(),
         "proc",
-        proc_flags,
+        flags,
         "",
         Step::MountProc,
     )?);
-    for (path, mode) in distinct_private_folders()? {
-        let flags = if path.starts_with("/dev/shm") {
-            private | libc::MS_NOEXEC
-        } else {
-            private
-        };
-        let target = [prefix.as_bytes(), path.as_os_str().as_bytes()].concat();
-        let target = CString::new(target)
-            .map_err(|_| Failure::new(Step::MountPrivate, "/", libc::EINVAL))?;
-        folders.push(PrivateMount {
-            target,
-            ..mount("tmpfs", "", "tmpfs", flags, mode, Step::MountPrivate)?
-        });
+    plan_private_folders(&private_folders()?, prefix, &mut plan)?;
+    if spec.writable {
+        let root = text(OVERLAY_ROOT.as_bytes(), Step::MountOverlay)?;
+        plan.push(Operation::ChangeRoot(root));
     }
-    let base = if spec.writable {
-        let options = "lowerdir=/,upperdir=/tmp/upper,workdir=/tmp/work,userxattr";
-        Some([
-            mount(
-                "tmpfs",
-                SCRATCH,
-                "tmpfs",
-                private,
-                "mode=700",
-                Step::MountOverlay,
-            )?,
-            mount(
-                "overlay",
-                "/tmp/root",
-                "overlay",
-                private,
-                options,
-                Step::MountOverlay,
-            )?,
-        ])
-    } else {
-        None
-    };
-    Ok(PrivateMounts { base, folders })
+    Ok(plan)
 }
 
-/// The private folders, links resolved; one that leads into another is covered
-/// by it.
-fn distinct_private_folders() -> Result<Vec<(PathBuf, &'static str)>, Failure> {
-    let mut found: Vec<(PathBuf, &str)> = Vec::new();
-    for (path, mode) in PRIVATE_FOLDERS {
-        let resolved = std::fs::canonicalize(path).map_err(|error| {
-            Failure::new(
-                Step::MountPrivate,
-                path,
-                error.raw_os_error().unwrap_or(libc::EIO),
-            )
+/// Where a process with a writable root builds it.
+const SCRATCH: &str = "/tmp";
+const OVERLAY_ROOT: &str = "/tmp/root";
+
+fn plan_overlay(spec: &Spec, plan: &mut Vec<Operation>) -> Result<(), Failure> {
+    let step = Step::MountOverlay;
+    plan.push(mount(
+        "tmpfs",
+        SCRATCH.as_bytes(),
+        "tmpfs",
+        PRIVATE,
+        "mode=700",
+        step,
+    )?);
+    for folder in ["/tmp/upper", "/tmp/work", OVERLAY_ROOT] {
+        plan.push(Operation::MakeFolder(text(folder.as_bytes(), step)?, step));
+    }
+    let options = "lowerdir=/,upperdir=/tmp/upper,workdir=/tmp/work,userxattr";
+    plan.push(mount(
+        "overlay",
+        OVERLAY_ROOT.as_bytes(),
+        "overlay",
+        PRIVATE,
+        options,
+        step,
+    )?);
+    // An overlay shows no mounts of what lies below it.
+    let mounted = ["/dev"].iter().chain(network::files(spec.network));
+    for path in mounted.filter(|path| Path::new(path).exists()) {
+        let target = format!("{OVERLAY_ROOT}{path}");
+        let flags = libc::MS_BIND | libc::MS_REC;
+        plan.push(mount(path, target.as_bytes(), "", flags, "", step)?);
+    }
+    Ok(())
+}
+
+/// A folder that each process has for itself.
+#[derive(Debug, PartialEq)]
+struct PrivateFolder {
+    path: PathBuf,
+    options: &'static str,
+}
+
+/// The private folders, links resolved, each behind the one that it lies in.
+fn private_folders() -> Result<Vec<PrivateFolder>, Failure> {
+    let mut folders: Vec<PrivateFolder> = Vec::new();
+    for (path, options) in PRIVATE_FOLDERS {
+        let path = std::fs::canonicalize(path).map_err(|error| {
+            let errno = error.raw_os_error().unwrap_or(libc::EIO);
+            Failure::new(Step::MountPrivate, path, errno)
         })?;
-        if !found.iter().any(|(other, _)| resolved.starts_with(other)) {
-            found.push((resolved, mode));
+        if !folders.iter().any(|other| other.path == path) {
+            folders.push(PrivateFolder { path, options });
         }
     }
-    Ok(found)
+    folders.sort_by_key(|folder| folder.path.components().count());
+    Ok(folders)
 }
 
-fn bind(path: &str, prefix: &str) -> Result<PrivateMount, Failure> {
-    mount(
-        path,
-        &format!("{prefix}{path}"),
-        "",
-        libc::MS_BIND | libc::MS_REC,
-        "",
-        Step::MountOverlay,
-    )
+fn plan_private_folders(
+    folders: &[PrivateFolder],
+    prefix: &str,
+    plan: &mut Vec<Operation>,
+) -> Result<(), Failure> {
+    let step = Step::MountPrivate;
+    let target = |path: &Path| [prefix.as_bytes(), path.as_os_str().as_bytes()].concat();
+    for (at, folder) in folders.iter().enumerate() {
+        // One within another, which is empty, is made there first.
+        let around = folders[..at]
+            .iter()
+            .rfind(|other| folder.path.starts_with(&other.path));
+        if let Some(around) = around {
+            let missing = folder
+                .path
+                .ancestors()
+                .take_while(|path| *path != around.path);
+            for path in missing.collect::<Vec<_>>().into_iter().rev() {
+                plan.push(Operation::MakeFolder(text(&target(path), step)?, step));
+            }
+        }
+        let flags = if folder.path.starts_with("/dev") {
+            PRIVATE | libc::MS_NOEXEC
+        } else {
+            PRIVATE
+        };
+        plan.push(mount(
+            "tmpfs",
+            &target(&folder.path),
+            "tmpfs",
+            flags,
+            folder.options,
+            step,
+        )?);
+    }
+    Ok(())
+}
+
+/// Which of the folders that no process sees the image's content of has `path`
+/// in it, if any.
+pub(crate) fn hidden_by(path: &Path) -> Result<Option<PathBuf>, Failure> {
+    let Ok(path) = std::fs::canonicalize(path) else {
+        return Ok(None);
+    };
+    let fixed = ["/dev", "/proc"].map(PathBuf::from);
+    Ok(private_folders()?
+        .into_iter()
+        .map(|folder| folder.path)
+        .chain(fixed)
+        .find(|folder| path.starts_with(folder) && path != *folder))
 }
 
 fn mount(
     source: &str,
-    target: &str,
+    target: &[u8],
     file_system: &str,
     flags: libc::c_ulong,
     data: &str,
     step: Step,
-) -> Result<PrivateMount, Failure> {
-    let text =
-        |text: &str| CString::new(text).map_err(|_| Failure::new(step, target, libc::EINVAL));
-    Ok(PrivateMount {
-        source: text(source)?,
-        target: text(target)?,
-        file_system: text(file_system)?,
+) -> Result<Operation, Failure> {
+    Ok(Operation::Mount(PrivateMount {
+        source: text(source.as_bytes(), step)?,
+        target: text(target, step)?,
+        file_system: text(file_system.as_bytes(), step)?,
         flags,
-        data: text(data)?,
+        data: text(data.as_bytes(), step)?,
         step,
-    })
+    }))
+}
+
+fn text(text: &[u8], step: Step) -> Result<CString, Failure> {
+    CString::new(text).map_err(|_| Failure::new(step, String::from_utf8_lossy(text), libc::EINVAL))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn targets(paths: &[&str]) -> Vec<String> {
+        let folders: Vec<_> = paths
+            .iter()
+            .map(|path| PrivateFolder {
+                path: path.into(),
+                options: "",
+            })
+            .collect();
+        let mut plan = Vec::new();
+        plan_private_folders(&folders, "", &mut plan).unwrap();
+        let target = |operation: &Operation| match operation {
+            Operation::Mount(mount) => format!("mount {}", mount.target.to_str().unwrap()),
+            Operation::MakeFolder(path, _) => format!("make {}", path.to_str().unwrap()),
+            Operation::ChangeRoot(_) => unreachable!(),
+        };
+        plan.iter().map(target).collect()
+    }
+
+    #[test]
+    fn a_private_folder_within_another_is_made_there() {
+        assert_eq!(
+            targets(&["/tmp", "/run", "/run/a/b"]),
+            [
+                "mount /tmp",
+                "mount /run",
+                "make /run/a",
+                "make /run/a/b",
+                "mount /run/a/b"
+            ]
+        );
+        assert_eq!(targets(&["/a", "/ab"]), ["mount /a", "mount /ab"]);
+    }
 }

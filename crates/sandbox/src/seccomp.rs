@@ -42,6 +42,7 @@ pub(crate) fn install(knock: Knock) -> Result<(), Failure> {
 fn filters(knock: Knock) -> Result<[BpfProgram; 2], seccompiler::BackendError> {
     let allowed = calls::ALLOWED
         .iter()
+        .chain(calls::PRIVILEGED)
         .map(|call| (*call, Vec::new()))
         .collect();
     let [absent, forbidden] =
@@ -67,8 +68,8 @@ fn forbidden_calls(knock: Knock) -> Result<Rules, seccompiler::BackendError> {
         rules.insert(*call, Vec::new());
     }
     let unknown = || Condition::new(5, Length::Qword, Compare::Ne, knock.0);
-    for call in [libc::SYS_mount, libc::SYS_umount2, libc::SYS_pivot_root] {
-        rules.insert(call, vec![Rule::new(vec![unknown()?])?]);
+    for call in calls::PRIVILEGED {
+        rules.insert(*call, vec![Rule::new(vec![unknown()?])?]);
     }
     let mut clone = Vec::new();
     for flag in calls::NAMESPACE_FLAGS {

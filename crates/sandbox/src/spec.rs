@@ -14,7 +14,8 @@ pub struct Spec {
     /// The program and its arguments. A first word without a slash is looked up
     /// in the `PATH` of `environment`, inside the root.
     pub command: Vec<String>,
-    /// The whole environment; `PATH` and `HOME` are added where they are missing.
+    /// The whole environment; `PATH`, `HOME` and `HOSTNAME` are added where they
+    /// are missing.
     pub environment: Vec<(String, String)>,
     /// Where the process starts, a path inside the root.
     pub working_directory: String,
@@ -52,14 +53,16 @@ pub enum Ids {
         base: u32,
     },
     /// One id, whichever the link runs as, stands for the caller's own. All
-    /// that an unprivileged user may have.
+    /// that an unprivileged user may have. For root it is the weaker choice:
+    /// the processes are root outside too, if without any capability.
     Own,
 }
 
-/// The ids that a privileged runner uses: the range that systemd's table of user
-/// ids leaves to no one (0x70000000 and up), so neither users, nor their
-/// sub-ids, nor other container engines meet it.
-pub const SHIFTED_IDS: Ids = Ids::Shifted { base: 0x7000_0000 };
+/// The ids that a privileged runner uses: in the gap that systemd's table of ids
+/// leaves to no one (0x70000000 to 0x7FFDFFFF), above what directory services
+/// take from it by default; so that neither users, nor their sub-ids, nor other
+/// container engines meet it.
+pub const SHIFTED_IDS: Ids = Ids::Shifted { base: 0x7800_0000 };
 
 /// How many ids a shifted range has.
 pub(crate) const SHIFTED_IDS_COUNT: u32 = 65536;
@@ -119,14 +122,14 @@ mod tests {
     fn a_map_covers_what_lies_in_one_extent() {
         assert!(map_covers(
             "         0          0 4294967295\n",
-            0x7000_0000,
+            0x7800_0000,
             65536
         ));
         assert!(map_covers("0 1000 1\n1 100000 65536\n", 1, 65536));
         assert!(!map_covers("0 1000 1\n1 100000 65536\n", 1, 65537));
         assert!(!map_covers(
             "0 1000 1\n1 100000 65536\n",
-            0x7000_0000,
+            0x7800_0000,
             65536
         ));
         assert!(!map_covers("", 0, 1));

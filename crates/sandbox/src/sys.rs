@@ -14,10 +14,11 @@
 
 use std::arch::asm;
 use std::ffi::{CStr, CString, c_char};
-use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
+use std::{mem, ptr};
 
 use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use rustix::mount::MountAttrFlags;
 
 /// The kernel's error number.
 pub(crate) type Errno = i32;
@@ -90,18 +91,18 @@ fn outcome(result: isize) -> Result<usize, Errno> {
 }
 
 /// `clone` for a child that goes on in `entry(argument)` on its own stack, in
-/// the same memory.
+/// the same memory. The kernel writes the child's id to `busy` before the child
+/// wakes, and 0 when it has left this memory.
 ///
 /// # Safety
-/// `stack` is the top of an unused, writable region that outlives the child;
-/// `pidfd` and `child_tid`, where the flags use them, outlive the call and the
-/// child; `entry` keeps to the rules of this module.
+/// `stack` is the top, 16-byte aligned, of a writable region that nobody else
+/// uses until `busy` is 0 again; both outlive the child. `entry` keeps to the
+/// rules of this module, and `argument` is what it expects.
 #[cfg(target_arch = "x86_64")]
 unsafe fn clone_call(
-    flags: u64,
+    flags: usize,
     stack: *mut u8,
-    pidfd: *mut i32,
-    child_tid: *mut i32,
+    busy: *mut i32,
     knock: Knock,
     entry: extern "C" fn(*const ()) -> !,
     argument: *const (),
@@ -123,8 +124,8 @@ unsafe fn clone_call(
             inlateout("rax") libc::SYS_clone as isize => result,
             in("rdi") flags,
             in("rsi") stack,
-            in("rdx") pidfd,
-            in("r10") child_tid,
+            in("rdx") busy,
+            in("r10") busy,
             in("r8") 0usize,
             in("r9") knock.0,
             in("r12") entry,
@@ -137,18 +138,18 @@ unsafe fn clone_call(
 }
 
 /// `clone` for a child that goes on in `entry(argument)` on its own stack, in
-/// the same memory.
+/// the same memory. The kernel writes the child's id to `busy` before the child
+/// wakes, and 0 when it has left this memory.
 ///
 /// # Safety
-/// `stack` is the top of an unused, writable region that outlives the child;
-/// `pidfd` and `child_tid`, where the flags use them, outlive the call and the
-/// child; `entry` keeps to the rules of this module.
+/// `stack` is the top, 16-byte aligned, of a writable region that nobody else
+/// uses until `busy` is 0 again; both outlive the child. `entry` keeps to the
+/// rules of this module, and `argument` is what it expects.
 #[cfg(target_arch = "aarch64")]
 unsafe fn clone_call(
-    flags: u64,
+    flags: usize,
     stack: *mut u8,
-    pidfd: *mut i32,
-    child_tid: *mut i32,
+    busy: *mut i32,
     knock: Knock,
     entry: extern "C" fn(*const ()) -> !,
     argument: *const (),
@@ -167,11 +168,11 @@ unsafe fn clone_call(
             "brk #1",
             "2:",
             in("x8") libc::SYS_clone,
-            inlateout("x0") flags => result,
+            inlateout("x0") flags as isize => result,
             in("x1") stack,
-            in("x2") pidfd,
+            in("x2") busy,
             in("x3") 0usize,
-            in("x4") child_tid,
+            in("x4") busy,
             in("x5") knock.0,
             in("x9") entry,
             in("x10") argument,
@@ -181,10 +182,12 @@ unsafe fn clone_call(
     outcome(result).map(|pid| pid as i32)
 }
 
-/// A stack for a process that shares our memory, with a page below it that
+/// A stack for a process that shares our memory, with a guard below it that
 /// nobody may touch, so that an overflow is a fault and no corruption.
 pub(crate) struct Stack {
     lowest: AtomicPtr<u8>,
+    /// Not 0 while a process uses this stack. Only the kernel writes it.
+    busy: AtomicI32,
 }
 
 /// Init and the command's process before its exec each use less than 4 KiB in
@@ -208,16 +211,26 @@ impl Stack {
         // SAFETY: the range is the upper part of the mapping just made, which
         // nobody else knows yet.
         if unsafe { libc::mprotect(lowest.add(GUARD_BYTES).cast(), STACK_BYTES, usable) } != 0 {
-            return Err(last_errno());
+            let errno = last_errno();
+            // SAFETY: the mapping just made, to which nothing refers.
+            unsafe { libc::munmap(lowest.cast(), length) };
+            return Err(errno);
         }
         Ok(Stack {
             lowest: AtomicPtr::new(lowest),
+            busy: AtomicI32::new(0),
         })
+    }
+
+    /// Is a process on it?
+    pub(crate) fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Acquire) != 0
     }
 
     /// Its top, 16-byte aligned since mappings are page-aligned.
     fn top(&self) -> *mut u8 {
-        // SAFETY: one past the end of the mapping that `new` made.
+        // SAFETY: one past the end of the mapping that `new` made, which is
+        // never unmapped.
         unsafe {
             self.lowest
                 .load(Ordering::Relaxed)
@@ -226,105 +239,78 @@ impl Stack {
     }
 }
 
-/// Starts `entry(argument)` as a process in our memory, on `stack`, in
-/// namespaces of its own as `namespaces` says; gives its pidfd. When the process
-/// has gone and no longer uses the stack, the kernel sets `busy` to 0.
+/// What a process in our memory does. It must keep to the rules of this module.
+pub(crate) trait Life {
+    /// What it is given.
+    type Argument: Sync + 'static;
+
+    /// The whole of it.
+    fn live(argument: &'static Self::Argument) -> !;
+}
+
+extern "C" fn begin<L: Life>(argument: *const ()) -> ! {
+    // SAFETY: only `spawn::<L>` passes this function on, and with it an
+    // `&'static L::Argument`.
+    L::live(unsafe { &*argument.cast::<L::Argument>() })
+}
+
+/// Starts a life as a process in our memory, on `stack`, with what `flags` say;
+/// gives its process id.
 ///
-/// `entry` must keep to the rules of this module, and `stack` be unused:
-/// `busy`, which is set to 1 here, tells both.
-pub(crate) fn spawn_in_our_memory<T: Sync>(
-    entry: extern "C" fn(*const ()) -> !,
-    argument: &'static T,
+/// Nobody else may start one on the same stack at the same time.
+pub(crate) fn spawn<L: Life>(
+    argument: &'static L::Argument,
     stack: &'static Stack,
-    busy: &'static AtomicI32,
-    namespaces: i32,
+    flags: i32,
     knock: Knock,
-) -> Result<OwnedFd, Errno> {
-    let flags = namespaces
+) -> Result<i32, Errno> {
+    if stack.is_busy() {
+        return Err(libc::EBUSY);
+    }
+    let flags = flags
         | libc::CLONE_VM
-        | libc::CLONE_PIDFD
+        | libc::CLONE_PARENT_SETTID
         | libc::CLONE_CHILD_CLEARTID
         | libc::SIGCHLD;
-    let mut pidfd = -1;
-    assert_eq!(busy.swap(1, Ordering::Acquire), 0, "the stack is in use");
-    // SAFETY: stack, argument and busy live as long as the process ('static);
-    // `busy` was 0, so no earlier child is on this stack any more.
-    let result = unsafe {
-        clone_call(
-            flags as u64,
-            stack.top(),
-            &raw mut pidfd,
-            busy.as_ptr(),
-            knock,
-            entry,
-            ptr::from_ref(argument).cast(),
-        )
-    };
-    match result {
-        // SAFETY: the kernel has just made this descriptor for us.
-        Ok(_) => Ok(unsafe { OwnedFd::from_raw_fd(pidfd) }),
-        Err(errno) => {
-            busy.store(0, Ordering::Release);
-            Err(errno)
-        }
-    }
-}
-
-/// Starts `entry(argument)` as a process in our memory and waits until it has
-/// executed a program or is gone; it works further down on the stack of the
-/// caller, who does not move meanwhile. Gives the process's id.
-pub(crate) fn spawn_and_wait_for_exec<T: Sync>(
-    entry: extern "C" fn(*const ()) -> !,
-    argument: &'static T,
-) -> Result<i32, Errno> {
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-    let mut room = [0u128; ROOM_BYTES / 16];
-    // SAFETY: `room` is aligned to 16 and unused, and CLONE_VFORK keeps us, and
-    // so `room`, in place until the child has left this memory.
+    // SAFETY: stack, its `busy` and the argument live for ever ('static), and
+    // `busy` was 0, so no earlier process is on this stack any more.
     unsafe {
         clone_call(
-            flags as u64,
-            room.as_mut_ptr_range().end.cast(),
-            ptr::null_mut(),
-            ptr::null_mut(),
-            Knock(0),
-            entry,
+            flags as usize,
+            stack.top(),
+            stack.busy.as_ptr(),
+            knock,
+            begin::<L>,
             ptr::from_ref(argument).cast(),
         )
     }
-}
-
-/// The part of init's stack that the command's process has until its exec.
-const ROOM_BYTES: usize = 12 * 1024;
-
-/// What `entry` was given.
-///
-/// # Panics
-/// Never; a null pointer ends the process.
-pub(crate) fn argument<T: Sync>(pointer: *const ()) -> &'static T {
-    // SAFETY: the only pointers that get here are those that the two functions
-    // above make of a `&'static T`, with the same T (init.rs has one type).
-    unsafe { &*pointer.cast::<T>() }
 }
 
 /// Makes a copy of this process (`fork`) in the namespaces of `flags`, with our
-/// own parent for a parent. `None` in the copy, its process id here.
+/// own parent for a parent. `None` in the copy; its process id and pidfd here.
 ///
 /// Only for a process with a single thread: others would be missing in the copy.
-pub(crate) fn fork_into_namespaces(flags: i32) -> Result<Option<i32>, Errno> {
-    let flags = (flags | libc::CLONE_PARENT | libc::SIGCHLD) as usize;
+pub(crate) fn fork_into_namespaces(flags: i32) -> Result<Option<(i32, OwnedFd)>, Errno> {
+    let flags = flags | libc::CLONE_PARENT | libc::CLONE_PIDFD | libc::SIGCHLD;
+    let mut pidfd = -1i32;
+    let arguments = [flags as usize, 0, (&raw mut pidfd) as usize, 0, 0, 0];
     // SAFETY: without CLONE_VM the child has a copy of our memory and goes on
-    // like a forked process; the null stack means that it keeps its own.
-    match unsafe { syscall(libc::SYS_clone, [flags, 0, 0, 0, 0, 0]) }? {
+    // like a forked process; the null stack means that it keeps its own. The
+    // kernel writes the pidfd, here only, during the call.
+    match unsafe { syscall(libc::SYS_clone, arguments) }? {
         0 => Ok(None),
-        pid => Ok(Some(pid as i32)),
+        // SAFETY: the kernel has just made this descriptor for us.
+        pid => Ok(Some((pid as i32, unsafe { OwnedFd::from_raw_fd(pidfd) }))),
     }
 }
 
-/// How many threads' worth of care is needed: none, if this is 1.
-pub(crate) fn mount_set_attributes(mount: BorrowedFd<'_>, attributes: u64) -> Result<(), Errno> {
+/// Turns on attributes (`MOUNT_ATTR_*`) of a mount that is open as a whole.
+pub(crate) fn mount_set_attributes(
+    mount: BorrowedFd<'_>,
+    attributes: MountAttrFlags,
+) -> Result<(), Errno> {
     let set = libc::mount_attr {
-        attr_set: attributes,
+        attr_set: u64::from(attributes.bits()),
         attr_clr: 0,
         propagation: 0,
         userns_fd: 0,
@@ -525,18 +511,75 @@ pub(crate) mod in_our_memory {
         Ok((pid as i32, status))
     }
 
-    /// Writes a message in one piece, or not: whoever is gone does not read it.
-    pub(crate) fn send(socket: i32, bytes: &[u8]) {
+    /// The kernel's `struct msghdr`; the C libraries differ in theirs.
+    #[repr(C)]
+    struct MessageHeader {
+        name: usize,
+        name_length: i32,
+        parts: usize,
+        parts_length: usize,
+        control: usize,
+        control_length: usize,
+        flags: u32,
+    }
+
+    /// A `struct cmsghdr` with one descriptor behind it.
+    #[repr(C)]
+    struct ControlMessage {
+        length: usize,
+        level: i32,
+        kind: i32,
+        descriptor: i32,
+        padding: i32,
+    }
+
+    /// Sends a message, with a descriptor if there is one to send.
+    pub(crate) fn send(socket: i32, bytes: &[u8], passed: Option<i32>) -> Result<(), Errno> {
+        let control = ControlMessage {
+            length: mem::offset_of!(ControlMessage, padding),
+            level: libc::SOL_SOCKET,
+            kind: libc::SCM_RIGHTS,
+            descriptor: passed.unwrap_or(-1),
+            padding: 0,
+        };
+        let part = [bytes.as_ptr() as usize, bytes.len()];
+        let message = MessageHeader {
+            name: 0,
+            name_length: 0,
+            parts: part.as_ptr() as usize,
+            parts_length: 1,
+            control: ptr::from_ref(&control) as usize,
+            control_length: if passed.is_some() {
+                size_of::<ControlMessage>()
+            } else {
+                0
+            },
+            flags: 0,
+        };
         let arguments = [
             socket as usize,
-            bytes.as_ptr() as usize,
-            bytes.len(),
+            ptr::from_ref(&message) as usize,
             libc::MSG_NOSIGNAL as usize,
             0,
             0,
+            0,
         ];
-        // SAFETY: reads bytes that live across the call.
-        let _ = unsafe { syscall(libc::SYS_sendto, arguments) };
+        // SAFETY: the message, and what its addresses lead to, live across the
+        // call, which only reads them.
+        unsafe { syscall(libc::SYS_sendmsg, arguments) }.map(drop)
+    }
+
+    /// A descriptor for a process.
+    pub(crate) fn open_process(pid: i32) -> Result<i32, Errno> {
+        // SAFETY: makes a new descriptor and touches no memory.
+        unsafe { syscall(libc::SYS_pidfd_open, [pid as usize, 0, 0, 0, 0, 0]) }.map(|fd| fd as i32)
+    }
+
+    /// Leaves the cgroup namespace for a new one, whose root is where we are.
+    pub(crate) fn new_cgroup_namespace(knock: Knock) -> Result<(), Errno> {
+        let flags = libc::CLONE_NEWCGROUP as usize;
+        // SAFETY: changes nothing but the namespaces of this process.
+        unsafe { syscall(libc::SYS_unshare, [flags, 0, 0, 0, 0, knock.0 as usize]) }.map(drop)
     }
 
     /// Writes to a file, which takes all of it or says why not.
@@ -557,6 +600,11 @@ pub(crate) mod in_our_memory {
         let arguments = [first as usize, u32::MAX as usize, 0, 0, 0, 0];
         // SAFETY: as in `duplicate_to`.
         unsafe { syscall(libc::SYS_close_range, arguments) }.map(drop)
+    }
+
+    pub(crate) fn close(descriptor: i32) -> Result<(), Errno> {
+        // SAFETY: as in `duplicate_to`.
+        unsafe { syscall(libc::SYS_close, [descriptor as usize, 0, 0, 0, 0, 0]) }.map(drop)
     }
 
     pub(crate) fn new_session() -> Result<(), Errno> {

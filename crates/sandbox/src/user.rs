@@ -6,7 +6,7 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use crate::failure::{Failure, Step};
-use crate::spec::{Ids, SHIFTED_IDS_COUNT};
+use crate::spec::{Ids, SHIFTED_IDS_COUNT, Spec};
 
 /// What a process is, inside the sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +18,18 @@ pub(crate) struct Identity {
     pub(crate) home: String,
 }
 
+impl Identity {
+    /// Which user and group of the host it is, unless the runner's own.
+    pub(crate) fn outside(&self, ids: Ids) -> Option<(u32, u32)> {
+        match ids {
+            Ids::Shifted { base } => {
+                Some((base.checked_add(self.uid)?, base.checked_add(self.gid)?))
+            }
+            Ids::Own => None,
+        }
+    }
+}
+
 /// A password or group file larger than this is not read.
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
@@ -26,11 +38,31 @@ const GROUPS_MAX: usize = 1024;
 
 /// Finds who `user` is, by the root's own `/etc/passwd` and `/etc/group`, as
 /// Docker does: an unknown number is taken as it is, an unknown name is an error.
-pub(crate) fn resolve(root: &OwnedFd, user: &str) -> Result<Identity, Failure> {
+pub(crate) fn resolve(root: &OwnedFd, spec: &Spec) -> Result<Identity, Failure> {
     let passwd = read_inside(root, "etc/passwd")?;
     let group = read_inside(root, "etc/group")?;
-    identity(user, &passwd, &group)
-        .map_err(|reason| Failure::because(Step::ResolveUser, user, reason))
+    identity(&spec.user, &passwd, &group)
+        .and_then(|identity| check_mapped(identity, spec.ids))
+        .map_err(|reason| Failure::because(Step::ResolveUser, spec.user.as_str(), reason))
+}
+
+/// An id that stands for nothing outside cannot be had. And the kernel takes the
+/// highest one of all for "leave it as it is", which would be root.
+fn check_mapped(mut identity: Identity, ids: Ids) -> Result<Identity, String> {
+    let end = match ids {
+        Ids::Shifted { .. } => SHIFTED_IDS_COUNT,
+        Ids::Own => u32::MAX,
+    };
+    for id in [identity.uid, identity.gid] {
+        if id >= end {
+            return Err(format!(
+                "the ids of a sandbox end with {}, and this is {id}",
+                end - 1
+            ));
+        }
+    }
+    identity.groups.retain(|group| *group < end);
+    Ok(identity)
 }
 
 /// Reads a file of the root, without ever leaving it; a missing one is empty.
@@ -215,6 +247,21 @@ mod tests {
         assert_eq!(find("www:staff"), Ok((33, 50, vec![], "/var/www".into())));
         assert_eq!(find("1000:1001"), Ok((1000, 1001, vec![], "/".into())));
         assert_eq!(find("1000"), Ok((1000, 0, vec![], "/".into())));
+    }
+
+    #[test]
+    fn ids_that_nobody_has_are_refused() {
+        let check = |user: &str, ids| {
+            identity(user, PASSWD, "high:x:70000:www\nlow:x:7:www\n")
+                .and_then(|identity| check_mapped(identity, ids))
+        };
+        let shifted = Ids::Shifted { base: 1 };
+        assert_eq!(check("www", shifted).map(|found| found.groups), Ok(vec![7]));
+        assert_eq!(check("65535", shifted).map(|found| found.uid), Ok(65535));
+        assert!(check("65536", shifted).is_err());
+        assert!(check("1:65536", shifted).is_err());
+        assert_eq!(check("65536", Ids::Own).map(|found| found.uid), Ok(65536));
+        assert!(check("4294967295", Ids::Own).is_err());
     }
 
     #[test]

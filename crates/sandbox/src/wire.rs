@@ -4,9 +4,16 @@
 //! Runner and zygote share one socket: the spec goes one way, [`Opened`] the
 //! other, and then one [`START`] a process, with its descriptors. Everything
 //! about one process goes over that process's own control socket as [`Report`]s,
-//! first from the zygote and then from its init.
+//! from its init, or from the zygote where it could not make one.
 
-use rustix::fd::OwnedFd;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Step};
@@ -25,7 +32,7 @@ pub(crate) const START_DESCRIPTORS: usize = 4;
 
 /// A spec larger than this is refused: the kernel takes no more than 6 MiB of
 /// arguments and environment, and JSON may write a byte as six.
-pub(crate) const SPEC_BYTES_MAX: u64 = 64 * 1024 * 1024;
+pub(crate) const SPEC_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// The longest message on a runner's and zygote's socket.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 16 * 1024;
@@ -33,20 +40,20 @@ pub(crate) const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 /// The zygote's answer to its spec.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Opened {
-    /// The process with this id (as the runner sees it) is the zygote from now on.
-    Forked(i32),
-    /// It is ready to start processes.
-    Ready,
+    /// The process whose pidfd comes with this is the zygote from now on.
+    Forked,
+    /// It is ready to start processes, which are this user and group of the
+    /// host, unless they are the runner's own.
+    Ready { owner: Option<(u32, u32)> },
     /// It is not, and has exited.
     Failed(Failure),
 }
 
-/// What a process's control socket says: three native 32-bit words.
+/// What a process's control socket says: three native 32-bit words. Made also in
+/// init, and so without a panic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Report {
-    /// The process exists; its init's pidfd comes with this message.
-    Created,
-    /// The command has been executed.
+    /// The command has been executed; its init's pidfd comes with this.
     Started,
     /// It has not: this step failed with this error number.
     Failed(Step, i32),
@@ -55,27 +62,17 @@ pub(crate) enum Report {
 }
 
 /// The length of a [`Report`].
-pub(crate) const REPORT_BYTES: usize = 12;
+const REPORT_BYTES: usize = 12;
 
 impl Report {
     pub(crate) fn to_bytes(self) -> [u8; REPORT_BYTES] {
         let words = match self {
-            Report::Created => [0, 0, 0],
             Report::Started => [1, 0, 0],
             Report::Failed(step, errno) => [2, step as u32, errno.cast_unsigned()],
             Report::Exited(status) => [3, status.cast_unsigned(), 0],
         };
-        let mut bytes = [0; REPORT_BYTES];
-        let mut at = 0;
-        while at < words.len() {
-            let word = words[at].to_ne_bytes();
-            bytes[at * 4] = word[0];
-            bytes[at * 4 + 1] = word[1];
-            bytes[at * 4 + 2] = word[2];
-            bytes[at * 4 + 3] = word[3];
-            at += 1;
-        }
-        bytes
+        let [[a, b, c, d], [e, f, g, h], [i, j, k, l]] = words.map(u32::to_ne_bytes);
+        [a, b, c, d, e, f, g, h, i, j, k, l]
     }
 
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Report> {
@@ -86,7 +83,6 @@ impl Report {
             .ok()?
             .map(u32::from_ne_bytes);
         match kind {
-            0 => Some(Report::Created),
             1 => Some(Report::Started),
             2 => Some(Report::Failed(
                 Step::from_number(first)?,
@@ -105,6 +101,64 @@ pub(crate) struct Message {
     pub(crate) descriptors: Vec<OwnedFd>,
 }
 
+const DESCRIPTORS_MAX: usize = START_DESCRIPTORS + CGROUPS_MAX;
+
+/// Sends a message, whole or not at all.
+pub(crate) fn send(
+    socket: impl AsFd,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+    flags: SendFlags,
+) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let flags = flags | SendFlags::NOSIGNAL;
+    rustix::io::retry_on_intr(|| sendmsg(&socket, &[IoSlice::new(bytes)], &mut ancillary, flags))?;
+    Ok(())
+}
+
+/// Receives a message; `None` when the other end is closed.
+pub(crate) fn receive(socket: impl AsFd) -> io::Result<Option<Message>> {
+    let mut bytes = [0; MESSAGE_BYTES_MAX];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let received = rustix::io::retry_on_intr(|| {
+        recvmsg(
+            &socket,
+            &mut [IoSliceMut::new(&mut bytes)],
+            &mut ancillary,
+            RecvFlags::CMSG_CLOEXEC,
+        )
+    })?;
+    let descriptors: Vec<OwnedFd> = ancillary
+        .drain()
+        .filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    if received.bytes == 0 && descriptors.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Message {
+        bytes: bytes[..received.bytes].to_vec(),
+        descriptors,
+    }))
+}
+
+/// Tells the runner how opening goes; if it is gone, so are we, soon.
+pub(crate) fn send_opened(socket: impl AsFd, opened: &Opened, passed: &[BorrowedFd<'_>]) {
+    if let Ok(json) = serde_json::to_vec(opened) {
+        let _ = send(socket, &json, passed, SendFlags::empty());
+    }
+}
+
+const _: () = assert!(REPORT_BYTES <= MESSAGE_BYTES_MAX);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,7 +166,6 @@ mod tests {
     #[test]
     fn reports_come_back_as_they_went() {
         for report in [
-            Report::Created,
             Report::Started,
             Report::Failed(Step::Execute, libc::ENOENT),
             Report::Exited(0x7f00),

@@ -8,14 +8,18 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
 use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
+use rustix::net::SendFlags;
 
 use crate::enter;
 use crate::failure::{Failure, Step};
-use crate::init::{self, Plan, Slot};
-use crate::launcher::{receive, send_created, send_opened, send_report};
+use crate::init::{Plan, Slot};
 use crate::spec::Spec;
 use crate::sys;
-use crate::wire::{CGROUPS_MAX, Opened, Report, SPEC_BYTES_MAX, START, START_DESCRIPTORS};
+use crate::wire::{
+    CGROUPS_MAX, Opened, Report, SPEC_BYTES_MAX, START, START_DESCRIPTORS, receive, send,
+    send_opened,
+};
 
 /// What the zygote's first argument, its name, is.
 pub(crate) const NAME: &str = "consecution-zygote";
@@ -39,26 +43,39 @@ fn run() -> ExitCode {
         return ExitCode::FAILURE;
     };
     reset_signals();
+    // What `ps` shows on the host, and its init within.
+    let _ = rustix::thread::set_name(c"zygote");
     // The terminal's signals are for the runner.
     let _ = rustix::process::setsid();
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    let plan = match receive_spec(&socket).and_then(|spec| enter::enter(&spec, &socket)) {
-        Ok(plan) => Box::leak(Box::new(plan)),
+    let entered = receive_spec(&socket)
+        .and_then(|spec| enter::enter(&spec, &socket).map(|plan| (plan, spec.ids)));
+    let (plan, ids) = match entered {
+        Ok((plan, ids)) => (&*Box::leak(Box::new(plan)), ids),
         Err(failure) => {
-            send_opened(&socket, &Opened::Failed(failure));
+            send_opened(&socket, &Opened::Failed(failure), &[]);
             return ExitCode::FAILURE;
         }
     };
     // From here on there is nothing more to say to anyone but the runner.
     let _ = rustix::stdio::dup2_stderr(rustix::stdio::stdin());
-    send_opened(&socket, &Opened::Ready);
+    let owner = plan.identity.outside(ids);
+    send_opened(&socket, &Opened::Ready { owner }, &[]);
     serve(&socket, plan)
 }
 
-/// Our end of the socket was handed to us as standard input.
+/// Our end of the socket was handed to us as standard input. Nothing else of the
+/// runner's stays open, also what it did not mean to pass on; but for standard
+/// error, in case of a panic.
 fn take_socket() -> Option<OwnedFd> {
+    // Before anything here has a descriptor that might be closed with them.
+    sys::in_our_memory::close_from(3).ok()?;
     let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).ok()?;
-    enter::close_all_but(socket).ok()
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    let null = rustix::fs::open("/dev/null", flags, Mode::empty()).ok()?;
+    rustix::stdio::dup2_stdin(&null).ok()?;
+    rustix::stdio::dup2_stdout(&null).ok()?;
+    Some(socket)
 }
 
 /// Everything at its default and nothing blocked, as a shell would have it; the
@@ -72,14 +89,14 @@ fn reset_signals() {
 }
 
 fn receive_spec(socket: &OwnedFd) -> Result<Spec, Failure> {
-    let failure = |reason: String| Failure::because(Step::OpenRoot, "", reason);
+    let failure = |reason: String| Failure::because(Step::ReceiveSpec, "", reason);
     let message = receive(socket).map_err(|error| failure(error.to_string()))?;
     let file = message
         .and_then(|message| message.descriptors.into_iter().next())
         .ok_or_else(|| failure("no spec was sent".to_owned()))?;
     let mut json = Vec::new();
     std::fs::File::from(file)
-        .take(SPEC_BYTES_MAX)
+        .take(SPEC_BYTES_MAX as u64)
         .read_to_end(&mut json)
         .map_err(|error| failure(error.to_string()))?;
     serde_json::from_slice(&json).map_err(|error| failure(error.to_string()))
@@ -99,28 +116,26 @@ fn serve(socket: &OwnedFd, plan: &'static Plan) -> ExitCode {
             return ExitCode::FAILURE;
         }
         let control = &descriptors[START_DESCRIPTORS - 1];
-        match start(&mut slots, plan, &descriptors) {
-            Ok(pidfd) => send_created(control, &pidfd),
-            Err((step, errno)) => send_report(control, Report::Failed(step, errno)),
+        if let Err((step, errno)) = start(&mut slots, plan, &descriptors) {
+            let report = Report::Failed(step, errno).to_bytes();
+            // If the runner has gone away, it does not care.
+            let _ = send(control, &report, &[], SendFlags::empty());
         }
         // Init has copies of its own; ours close here.
     }
 }
 
+/// Starts a process; from then on its init does all the talking.
 fn start(
     slots: &mut Vec<&'static Slot>,
     plan: &'static Plan,
     descriptors: &[OwnedFd],
-) -> Result<OwnedFd, (Step, sys::Errno)> {
-    let free = slots
-        .iter()
-        .find(|slot| slot.busy.load(Ordering::Acquire) == 0);
-    let slot: &'static Slot = match free {
+) -> Result<(), (Step, sys::Errno)> {
+    let slot = match slots.iter().find(|slot| slot.is_free()) {
         Some(slot) => slot,
         None => {
             let slot = Slot::new(plan).map_err(|errno| (Step::MakeStack, errno))?;
-            slots.push(Box::leak(Box::new(slot)));
-            slots[slots.len() - 1]
+            slots.push_mut(Box::leak(Box::new(slot)))
         }
     };
     let [stdin, stdout, stderr, control, cgroups @ ..] = descriptors else {
@@ -135,18 +150,8 @@ fn start(
         place.store(descriptor.as_raw_fd(), Ordering::Relaxed);
     }
     for (at, place) in slot.cgroups.iter().enumerate() {
-        place.store(
-            cgroups.get(at).map_or(-1, AsRawFd::as_raw_fd),
-            Ordering::Relaxed,
-        );
+        let cgroup = cgroups.get(at).map_or(-1, AsRawFd::as_raw_fd);
+        place.store(cgroup, Ordering::Relaxed);
     }
-    sys::spawn_in_our_memory(
-        init::init,
-        slot,
-        &slot.stack,
-        &slot.busy,
-        init::NAMESPACES,
-        plan.knock,
-    )
-    .map_err(|errno| (Step::StartInit, errno))
+    slot.start().map_err(|errno| (Step::StartInit, errno))
 }

@@ -92,9 +92,21 @@ impl Diagnostic {
 pub(super) struct Problems {
     found: Vec<Diagnostic>,
     omitted: usize,
+    /// What is to be held against an image's name, besides what is here.
+    pub(super) image_problem: Option<ImageProblem>,
 }
 
+/// Says what is wrong with an image's name, as a fragment, if something is.
+pub(crate) type ImageProblem = fn(&str) -> Option<String>;
+
 impl Problems {
+    pub(super) fn new(image_problem: Option<ImageProblem>) -> Self {
+        Self {
+            image_problem,
+            ..Self::default()
+        }
+    }
+
     /// Adds a problem, unless it is known: a shared node is read more than
     /// once.
     pub(super) fn push(&mut self, problem: Diagnostic) {

@@ -178,7 +178,19 @@ fn image(node: &Node, problems: &mut Problems) -> Option<String> {
             Ok(())
         }
     };
-    value::exec_text_where(node, "`Image`", help, test, problems)
+    let image = value::exec_text_where(node, "`Image`", help, test, problems)?;
+    match problems.image_problem.and_then(|problem| problem(&image)) {
+        None => Some(image),
+        Some(problem) => {
+            let message = format!(
+                "`Image` is no image's name: {}",
+                crate::units::quoted(&image)
+            );
+            let problem = Diagnostic::new(node.span.clone(), message).label(problem);
+            problems.push(problem.help(help));
+            None
+        }
+    }
 }
 
 fn command(node: &Node, problems: &mut Problems) -> Option<String> {

@@ -32,5 +32,12 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Chain> {
         .with_context(|| format!("failed to read chain file {label}"))?;
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let coloured = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    Chain::parse(&text, &label, &stem).map_err(|error| Invalid(error.render(coloured)).into())
+    Chain::parse_with(&text, &label, &stem, image_problem)
+        .map_err(|error| Invalid(error.render(coloured)).into())
+}
+
+/// The chain file leaves the syntax of image names to whoever fetches them.
+fn image_problem(name: &str) -> Option<String> {
+    let problem = name.parse::<image::Reference>().err()?.problem;
+    Some(problem.to_string())
 }

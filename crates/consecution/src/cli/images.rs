@@ -1,5 +1,6 @@
 //! `consecution image`: what is in the store, and how it gets there.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -58,9 +59,8 @@ fn try_execute(global: &Global, command: Command) -> anyhow::Result<()> {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
-            let pulling = images
-                .store
-                .pull(&name, &images.registries, &*images.progress);
+            let registries = (images.registries)().map_err(failed_to)?;
+            let pulling = images.store.pull(&name, &registries, &*images.progress);
             let image = runtime.block_on(pulling).map_err(failed_to)?;
             print(&added(&image))
         }
@@ -90,20 +90,23 @@ fn try_execute(global: &Global, command: Command) -> anyhow::Result<()> {
 
 /// The store and the registries, as the options have them.
 pub(crate) fn source(global: &Global, progress: Arc<dyn Progress>) -> anyhow::Result<Images> {
-    let mut registries = Registries::from_environment().map_err(failed_to)?;
-    registries
-        .plain_http
-        .extend(global.plain_http.iter().cloned());
+    let mut mirrors: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for mirror in &global.mirror {
         let (registry, url) = mirror
             .split_once('=')
             .with_context(|| format!("failed to read mirror {mirror:?}: write REGISTRY=URL"))?;
-        registries
-            .mirrors
+        mirrors
             .entry(registry.to_owned())
             .or_default()
             .push(url.to_owned());
     }
+    let plain_http = global.plain_http.clone();
+    let registries = move || {
+        let mut registries = Registries::from_environment()?;
+        registries.mirrors.clone_from(&mirrors);
+        registries.plain_http.extend(plain_http.iter().cloned());
+        Ok(registries)
+    };
     Ok(Images {
         store: store(global)?,
         registries: Arc::new(registries),
@@ -160,9 +163,12 @@ fn table(entries: &[Entry]) -> String {
         let age = SystemTime::now()
             .duration_since(entry.created)
             .unwrap_or(Duration::ZERO);
-        let age = indicatif::HumanDuration(age);
+        let age = match age.as_secs() {
+            0 => "just now".to_owned(),
+            _ => format!("{} ago", indicatif::HumanDuration(age)),
+        };
         text.push_str(&format!(
-            "{:width$}  {digest:71}  {size:>9}  {age} ago\n",
+            "{:width$}  {digest:71}  {size:>9}  {age}\n",
             name(entry)
         ));
     }

@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::stdio::{self, Output};
-use super::{EXIT_OWN_FAILURE, Global, chain_file, check, complain, progress};
+use super::{EXIT_OWN_FAILURE, Global, chain_file, complain, progress};
 
 /// As `timeout` has it.
 const EXIT_DEADLINE: u8 = 124;
@@ -29,7 +29,6 @@ pub(crate) fn run(global: &Global, path: &Path) -> ExitCode {
 
 fn try_run(global: &Global, path: &Path) -> anyhow::Result<u8> {
     let chain = chain_file::read(path)?;
-    check::check_images(&chain)?;
     let images = super::images::source(global, progress::on_terminal())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -80,7 +79,8 @@ async fn send(chain: chain::Chain, images: consecution::runner::Images) -> anyho
 
 fn exit_code(error: &ChainError) -> u8 {
     match error.reason {
-        FailureReason::Exited(code) => code,
+        // A chain may refuse 0, but a run that failed must not look like success.
+        FailureReason::Exited(code) => code.max(1),
         FailureReason::Signalled(signal) => signal_code(signal),
         FailureReason::DeadlinePassed | FailureReason::Busy => EXIT_DEADLINE,
         FailureReason::CannotStart(_)

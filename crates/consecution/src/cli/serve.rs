@@ -15,7 +15,7 @@ use consecution::runner::{Images, PROCESSES_MAX_DEFAULT};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{EXIT_OWN_FAILURE, Global, chain_file, check, progress};
+use super::{EXIT_OWN_FAILURE, Global, chain_file, progress};
 
 /// What `serve` takes.
 #[derive(Debug, clap::Args)]
@@ -106,7 +106,6 @@ fn read(paths: &[PathBuf]) -> anyhow::Result<Vec<Chain>> {
     let mut by_name: BTreeMap<String, &PathBuf> = BTreeMap::new();
     for path in paths {
         let chain = chain_file::read(path)?;
-        check::check_images(&chain).with_context(|| path.display().to_string())?;
         if let Some(other) = by_name.insert(chain.name.clone(), path) {
             bail!(
                 "failed to offer two chains named '{}': {} and {}; give one of them a Name",

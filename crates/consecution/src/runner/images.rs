@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use image::{Image, Progress, Reference, Registries, Store};
+use image::{CredentialsError, Image, Progress, Reference, Registries, Store};
 
 use super::worker::LoadError;
 
@@ -11,11 +11,15 @@ use super::worker::LoadError;
 pub struct Images {
     /// Images on this machine.
     pub store: Store,
-    /// Where those that are not come from.
-    pub registries: Arc<Registries>,
+    /// How to reach the registries that the others come from; asked only when
+    /// there is something to pull.
+    pub registries: Arc<FindRegistries>,
     /// Who is told how a download goes.
     pub progress: Arc<dyn Progress>,
 }
+
+/// Finds out how registries are reached, for which credentials are read.
+pub type FindRegistries = dyn Fn() -> Result<Registries, CredentialsError> + Send + Sync;
 
 impl Images {
     /// The image of that name, pulled if it is not in the store.
@@ -24,9 +28,8 @@ impl Images {
         if let Some(image) = self.store.get(&reference).map_err(LoadError::Store)? {
             return Ok(image);
         }
-        let pulling = self
-            .store
-            .pull(&reference, &self.registries, &*self.progress);
+        let registries = (self.registries)().map_err(LoadError::Credentials)?;
+        let pulling = self.store.pull(&reference, &registries, &*self.progress);
         pulling
             .await
             .map_err(|error| LoadError::Pull(Box::new(error)))

@@ -54,6 +54,8 @@ pub enum LoadError {
     #[error(transparent)]
     Store(image::StoreError),
     #[error(transparent)]
+    Credentials(image::CredentialsError),
+    #[error("pull the image, which is not in the store: failed to {0}")]
     Pull(Box<image::PullError>),
     #[error(transparent)]
     Open(#[from] sandbox::OpenError),

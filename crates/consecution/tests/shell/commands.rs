@@ -58,7 +58,7 @@ impl Leaves {
 
 pub(crate) fn stages() -> impl Strategy<Value = Stage> {
     let accepted = prop_oneof![
-        4 => Just(vec![0]),
+        6 => Just(vec![0]),
         2 => Just(vec![0, 1]),
         1 => Just(vec![0, 1, 2, 3, 4, 5, 123]),
         1 => Just((0..=255).collect()),
@@ -71,8 +71,8 @@ fn commands() -> impl Strategy<Value = Command> {
         10 => plain(),
         6 => searching(),
         4 => patient(),
-        4 => leaving(),
-        3 => scripts(),
+        7 => leaving(),
+        5 => scripts(),
         2 => slow(),
     ]
 }

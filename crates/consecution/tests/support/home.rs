@@ -42,7 +42,8 @@ pub(crate) fn shared() -> &'static Path {
 /// A `--home` of one's own, with nothing in it.
 pub(crate) fn empty() -> tempfile::TempDir {
     tempfile::Builder::new()
-        .prefix("home-")
+        // Not "home-": `once` clears away those.
+        .prefix("own-home-")
         .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
         .unwrap()
 }

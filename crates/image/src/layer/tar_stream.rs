@@ -202,8 +202,8 @@ impl<S: Source> TarStream<S> {
     /// The next header block that is not zero, its checksum verified.
     fn next_header(&mut self) -> Result<Option<tar::Header>, LayerProblem> {
         self.source.skip(self.content_left)?;
-        self.source.skip(self.padding)?;
-        (self.content_left, self.padding) = (0, 0);
+        self.content_left = 0;
+        self.skip_padding()?;
         let mut zero_blocks = 0;
         loop {
             if self.source.fill()?.is_empty() {
@@ -228,6 +228,21 @@ impl<S: Source> TarStream<S> {
             self.set_content(size);
             return Ok(Some(header));
         }
+    }
+
+    /// Some writers, umoci's `insert` among them, end without padding the last
+    /// file and without a marker. Nothing of the content is missing then.
+    fn skip_padding(&mut self) -> Result<(), LayerProblem> {
+        while self.padding > 0 {
+            let there = self.source.fill()?.len();
+            if there == 0 {
+                self.padding = 0;
+            }
+            let step = usize::try_from(self.padding).map_or(there, |padding| padding.min(there));
+            self.source.consume(step);
+            self.padding -= step as u64;
+        }
+        Ok(())
     }
 
     pub(super) fn set_content(&mut self, bytes: u64) {

@@ -114,7 +114,6 @@ pub(super) const ALLOWED: &[i64] = &[
     libc::SYS_mlock2,
     libc::SYS_mlockall,
     libc::SYS_mmap,
-    libc::SYS_mount,
     libc::SYS_mprotect,
     libc::SYS_mq_getsetattr,
     libc::SYS_mq_notify,
@@ -141,7 +140,6 @@ pub(super) const ALLOWED: &[i64] = &[
     libc::SYS_pidfd_open,
     libc::SYS_pidfd_send_signal,
     libc::SYS_pipe2,
-    libc::SYS_pivot_root,
     libc::SYS_pkey_alloc,
     libc::SYS_pkey_free,
     libc::SYS_pkey_mprotect,
@@ -244,7 +242,6 @@ pub(super) const ALLOWED: &[i64] = &[
     libc::SYS_tkill,
     libc::SYS_truncate,
     libc::SYS_umask,
-    libc::SYS_umount2,
     libc::SYS_uname,
     libc::SYS_unlinkat,
     libc::SYS_utimensat,
@@ -339,6 +336,14 @@ pub(super) const ALLOWED: &[i64] = &[
     libc::SYS_vfork,
 ];
 
+/// What only the zygote and init may do: who knows the knock.
+pub(super) const PRIVILEGED: &[i64] = &[
+    libc::SYS_mount,
+    libc::SYS_pivot_root,
+    libc::SYS_umount2,
+    libc::SYS_unshare,
+];
+
 /// What is forbidden rather than unknown.
 pub(super) const FORBIDDEN: &[i64] = &[
     libc::SYS_acct,
@@ -389,7 +394,6 @@ pub(super) const FORBIDDEN: &[i64] = &[
     libc::SYS_swapoff,
     libc::SYS_swapon,
     libc::SYS_syslog,
-    libc::SYS_unshare,
     libc::SYS_userfaultfd,
     libc::SYS_vhangup,
     #[cfg(target_arch = "x86_64")]

@@ -1,0 +1,151 @@
+//! What a process of the link executes: the image's program, found by the
+//! image's own rules, with its arguments, environment and folder.
+
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::failure::{Failure, Step};
+use crate::init::Plan;
+use crate::mounts;
+use crate::spec::{Ids, Spec};
+use crate::sys::{Knock, StringArray};
+use crate::user::Identity;
+
+/// What remains for each process, with everything looked up and allocated that
+/// can be: where it is carried out, neither is possible.
+pub(crate) fn plan(spec: &Spec, identity: Identity, knock: Knock) -> Result<Plan, Failure> {
+    let command = spec.command.first().map_or("", String::as_str);
+    let strings = |strings: Vec<String>| {
+        let strings = strings.into_iter().map(CString::new);
+        let strings = strings.collect::<Result<Vec<_>, _>>();
+        strings.map(StringArray::new).map_err(|_| {
+            let reason =
+                "a NUL byte in an argument or the environment, which no program can be given";
+            Failure::because(Step::FindCommand, command, reason)
+        })
+    };
+    let arguments = strings(spec.command.clone())?;
+    let environment = environment(spec, &identity);
+    let pairs = environment
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"));
+    let pairs = strings(pairs.collect())?;
+    let search = environment.iter().find(|(name, _)| name == "PATH");
+    let program = find_command(spec, search.map_or("", |(_, value)| value))?;
+    Ok(Plan {
+        program: c_path(Step::FindCommand, &program)?,
+        arguments,
+        environment: pairs,
+        working_directory: find_working_directory(&spec.working_directory)?,
+        set_groups: spec.ids != Ids::Own,
+        identity,
+        mounts: mounts::plan(spec)?,
+        knock,
+    })
+}
+
+/// What Docker adds to an environment that has not got it.
+fn environment(spec: &Spec, identity: &Identity) -> Vec<(String, String)> {
+    let defaults = [
+        (
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        ),
+        ("HOME", &identity.home),
+        ("HOSTNAME", &spec.hostname),
+    ];
+    let mut environment = spec.environment.clone();
+    for (name, value) in defaults {
+        if !environment.iter().any(|(known, _)| known == name) {
+            environment.push((name.to_owned(), value.to_owned()));
+        }
+    }
+    environment
+}
+
+fn find_command(spec: &Spec, search: &str) -> Result<PathBuf, Failure> {
+    let Some(name) = spec.command.first().filter(|name| !name.is_empty()) else {
+        let reason =
+            "there is none: the image has no entrypoint and no command of its own; set Command";
+        return Err(Failure::because(Step::FindCommand, "", reason));
+    };
+    let failure = |errno| Failure::new(Step::FindCommand, name.as_str(), errno);
+    let base = Path::new("/").join(&spec.working_directory);
+    if name.contains('/') {
+        let path = base.join(name);
+        executable(&path).map_err(failure)?;
+        check_visible(Step::FindCommand, &path)?;
+        return Ok(path);
+    }
+    let mut found_but_not_executable = false;
+    for folder in search.split(':') {
+        let path = base.join(folder).join(name);
+        match executable(&path) {
+            Ok(()) => {
+                check_visible(Step::FindCommand, &path)?;
+                return Ok(path);
+            }
+            Err(libc::EACCES) => found_but_not_executable = true,
+            Err(_) => {}
+        }
+    }
+    if found_but_not_executable {
+        return Err(failure(libc::EACCES));
+    }
+    let reason = format!("it is in no folder of the image's PATH, {search:?}");
+    Err(Failure::because(Step::FindCommand, name.as_str(), reason))
+}
+
+fn executable(path: &Path) -> Result<(), i32> {
+    let found = std::fs::metadata(path).map_err(errno)?;
+    if found.is_dir() {
+        Err(libc::EISDIR)
+    } else if found.is_file() && found.permissions().mode() & 0o111 != 0 {
+        Ok(())
+    } else {
+        Err(libc::EACCES)
+    }
+}
+
+fn find_working_directory(path: &str) -> Result<CString, Failure> {
+    let step = Step::EnterWorkingDirectory;
+    let folder = Path::new("/").join(path);
+    let c_path = c_path(step, &folder)?;
+    let failure = |errno| Failure::new(step, path, errno);
+    let found = std::fs::metadata(&folder).map_err(|error| failure(errno(error)))?;
+    if !found.is_dir() {
+        return Err(failure(libc::ENOTDIR));
+    }
+    check_visible(step, &folder)?;
+    Ok(c_path)
+}
+
+/// What the image has in a folder that is private to each process, no process
+/// sees.
+fn check_visible(step: Step, path: &Path) -> Result<(), Failure> {
+    match mounts::hidden_by(path)? {
+        None => Ok(()),
+        Some(folder) => {
+            let folder = folder.display();
+            let reason =
+                format!("each process has a {folder} of its own, without what the image has there");
+            Err(Failure::because(step, path.display().to_string(), reason))
+        }
+    }
+}
+
+fn errno(error: std::io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(libc::EIO)
+}
+
+fn c_path(step: Step, path: &Path) -> Result<CString, Failure> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| {
+        Failure::because(
+            step,
+            path.display().to_string(),
+            "there is a NUL byte in it",
+        )
+    })
+}

@@ -1,0 +1,160 @@
+//! A process, as the runner follows it: through the control socket that it
+//! shares with the process's init.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use rustix::net::{Shutdown, shutdown};
+use rustix::process::{Signal, pidfd_send_signal};
+
+use crate::cgroup::Cgroup;
+use crate::failure::Step;
+use crate::wire::{Report, receive};
+
+/// The sandbox's ends of a process's standard descriptors.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "their names say it")]
+pub struct Stdio {
+    pub stdin: OwnedFd,
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+}
+
+/// A process that was asked for. Dropping it kills it, with all that it started.
+///
+/// It may be waited for through its descriptor: readable means that there is an
+/// [`Event`].
+#[derive(Debug)]
+pub struct Process {
+    control: OwnedFd,
+    /// Of its init, which sends it when the command has been executed.
+    pidfd: Option<OwnedFd>,
+    /// Events that were received before anybody asked for them.
+    early: VecDeque<Event>,
+    /// Removed when the process is, or soon after.
+    _cgroup: Option<Cgroup>,
+}
+
+/// What becomes of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// The command has been executed.
+    Started,
+    /// It could not be, for [`Zygote::explain`](crate::Zygote::explain) to put
+    /// into words.
+    Failed(Step, i32),
+    /// It is gone, and what it started is being killed.
+    Exited(WaitStatus),
+    /// Init is gone without a word of the command: both were killed.
+    Gone,
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitStatus {
+    /// It exited with this code.
+    Exited(u8),
+    /// This signal killed it.
+    Signalled(i32),
+}
+
+impl WaitStatus {
+    /// From the number that `wait` gives.
+    fn from_raw(status: i32) -> WaitStatus {
+        let status = std::process::ExitStatus::from_raw(status);
+        match (status.code(), status.signal()) {
+            (Some(code), _) => WaitStatus::Exited(code.to_le_bytes()[0]),
+            (None, signal) => WaitStatus::Signalled(signal.unwrap_or(libc::SIGKILL)),
+        }
+    }
+}
+
+impl Process {
+    /// One that was asked for, and whose init has the other end of `control`,
+    /// which does not block.
+    pub(crate) fn new(control: OwnedFd, cgroup: Option<Cgroup>) -> Process {
+        Process {
+            control,
+            pidfd: None,
+            early: VecDeque::new(),
+            _cgroup: cgroup,
+        }
+    }
+
+    /// The next event, or `None` if there is none yet. The last one is `Gone`,
+    /// whatever came before it, and it comes again and again.
+    ///
+    /// # Errors
+    /// This process has no descriptor left for what came with the event; the
+    /// process cannot be killed alone any more, only with its zygote.
+    pub fn next_event(&mut self) -> io::Result<Option<Event>> {
+        match self.early.pop_front() {
+            Some(event) => Ok(Some(event)),
+            None => self.receive_event(),
+        }
+    }
+
+    fn receive_event(&mut self) -> io::Result<Option<Event>> {
+        let message = match receive(self.control.as_fd()) {
+            Ok(Some(message)) => message,
+            Ok(None) => return Ok(Some(Event::Gone)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            // The zygote died with our message unread.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                return Ok(Some(Event::Gone));
+            }
+            Err(error) => return Err(error),
+        };
+        match Report::from_bytes(&message.bytes) {
+            Some(Report::Started) => {
+                let pidfd = message.descriptors.into_iter().next();
+                self.pidfd = Some(pidfd.ok_or(rustix::io::Errno::MFILE)?);
+                Ok(Some(Event::Started))
+            }
+            Some(Report::Failed(step, errno)) => Ok(Some(Event::Failed(step, errno))),
+            Some(Report::Exited(status)) => Ok(Some(Event::Exited(WaitStatus::from_raw(status)))),
+            None => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// Kills the process and all that it started; needs no wait. `Gone` follows,
+    /// unless the command was faster.
+    pub fn kill(&mut self) {
+        if self.pidfd.is_none() {
+            // Not started yet. From here on init's word that it has does not get
+            // through, and then it exits; and if it has got through, it is here.
+            let _ = shutdown(&self.control, Shutdown::Read);
+            while let Ok(Some(event)) = self.receive_event() {
+                if event == Event::Gone {
+                    break;
+                }
+                self.early.push_back(event);
+            }
+        }
+        if let Some(pidfd) = &self.pidfd {
+            // "No such process" is what we want.
+            let _ = pidfd_send_signal(pidfd, Signal::KILL);
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+impl AsFd for Process {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.control.as_fd()
+    }
+}
+
+/// For those who wait for descriptors by their number.
+impl AsRawFd for Process {
+    fn as_raw_fd(&self) -> RawFd {
+        self.control.as_raw_fd()
+    }
+}

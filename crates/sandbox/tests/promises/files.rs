@@ -1,0 +1,76 @@
+//! A process sees the image, which it cannot change, and private folders, which
+//! nobody else sees. It sees nothing of the host.
+
+use std::fs;
+
+use crate::support::{Running, exited, promises};
+
+promises! {
+    fn the_root_cannot_be_changed(setup) {
+        let attempts = [
+            "echo x > /new", "echo x > /etc/passwd", "mkdir /new", "rm /etc/passwd", "rmdir /home",
+            "chmod 777 /etc", "chown 1 /etc", "mv /etc /new", "ln -s x /new", "ln /etc/passwd /new",
+            "touch /etc/passwd", "mknod /new p",
+        ];
+        for attempt in attempts {
+            let output = setup.run(&setup.script(attempt), b"");
+            assert_ne!(output.last, exited(0), "{attempt}");
+            assert!(output.stderr.to_lowercase().contains("read-only file system"), "{output:?}");
+        }
+        assert_eq!(setup.prints("cat /etc/group | head -n 1"), "root:x:0:\n");
+    }
+
+    fn private_folders_are_writable(setup) {
+        for folder in ["/tmp", "/var/tmp", "/run", "/dev/shm"] {
+            let script = format!("cd {folder}; mkdir -p a/b; echo it > a/b/c; mv a d; cat d/b/c; chmod 700 d; rm -r d; ls -A");
+            assert_eq!(setup.prints(&script), "it\n", "{folder}");
+        }
+        assert_eq!(
+            setup.prints("stat -c %a /tmp /var/tmp /run /dev/shm"),
+            "1777\n1777\n755\n1777\n"
+        );
+    }
+
+    fn set_id_files_and_devices_can_be_made_but_not_used(setup) {
+        let mounts = setup.prints("cat /proc/self/mountinfo");
+        for point in ["/", "/tmp", "/var/tmp", "/run", "/dev/shm", "/proc"] {
+            let line = mounts.lines().rfind(|line| line.split(' ').nth(4) == Some(point)).unwrap();
+            assert!(line.contains("nosuid") && line.contains("nodev"), "{line}");
+        }
+    }
+
+    fn what_one_process_writes_no_other_sees(setup) {
+        let zygote = setup.open(&setup.script(
+            "ls -A /tmp /var/tmp /run /dev/shm; for f in /tmp /var/tmp /run /dev/shm; do touch $f/mark; done; echo ready; cat",
+        ));
+        let empty = "/dev/shm:\n\n/run:\n\n/tmp:\n\n/var/tmp:\nready\n";
+        let mut first = Running::start(&zygote);
+        while first.line() != "ready" {}
+        // Beside it, and after it.
+        assert_eq!(Running::start(&zygote).finish(b"").success(), empty);
+        drop(first);
+        assert_eq!(Running::start(&zygote).finish(b"").success(), empty);
+    }
+
+    fn no_file_of_the_host_is_visible(setup) {
+        let marker = setup.folder.path().join("marker");
+        fs::write(&marker, "secret").unwrap();
+        let marker = marker.display();
+        assert_eq!(
+            setup.prints(&format!("cat {marker} 2>/dev/null || ls -A /tmp /home /root")),
+            "/home:\n\n/root:\n\n/tmp:\n"
+        );
+        assert_eq!(
+            setup.prints("ls -A /; ls -A /..; find / -xdev -name marker"),
+            "bin\ndev\netc\nhome\nproc\nroot\nrun\ntmp\nvar\n".repeat(2)
+        );
+    }
+
+    fn the_hosts_mounts_are_gone(setup) {
+        let mounts = setup.prints("cut -d' ' -f5 /proc/self/mountinfo | sort -u");
+        assert_eq!(
+            mounts,
+            "/\n/dev\n/dev/full\n/dev/null\n/dev/random\n/dev/shm\n/dev/tty\n/dev/urandom\n/dev/zero\n/proc\n/run\n/tmp\n/var/tmp\n"
+        );
+    }
+}

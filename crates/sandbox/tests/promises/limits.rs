@@ -1,0 +1,162 @@
+//! Limits hold, for each process by itself, and what they need on the host is
+//! gone afterwards.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use sandbox::{Event, Limits, OpenError, WaitStatus};
+
+use crate::support::{
+    Running, Setup, descendants, eventually, exited, is_root, own_id, promises, skip,
+};
+
+const MIB: u64 = 1 << 20;
+
+fn memory(bytes: u64) -> Limits {
+    Limits {
+        memory_bytes: Some(bytes),
+        ..Limits::default()
+    }
+}
+
+/// Can limits be kept here? If they cannot, they are refused with the reason.
+fn kept(setup: &Setup, limits: Limits) -> bool {
+    match setup.launcher.open(&setup.spec(&["true"]), limits) {
+        Ok(_) => true,
+        Err(OpenError::Cgroup(error)) => {
+            let error = error.to_string();
+            assert!(error.starts_with("limit "), "{error}");
+            assert!(
+                error.contains("run as root, or have the cgroup of this process delegated"),
+                "{error}"
+            );
+            if is_root() {
+                skip(&error);
+            }
+            false
+        }
+        Err(error) => panic!("failed to {error}"),
+    }
+}
+
+/// The folders of a process's cgroups on the host, by file that a limit is in.
+fn cgroup_file(process: i32, file: &str) -> Vec<PathBuf> {
+    let cgroups = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let points = mounts.lines().filter(|line| line.contains(" - cgroup"));
+    let points: Vec<&str> = points.filter_map(|line| line.split(' ').nth(4)).collect();
+    let paths = cgroups
+        .lines()
+        .filter_map(|line| line.splitn(3, ':').nth(2));
+    paths
+        .filter(|path| path.contains("/consecution/"))
+        .flat_map(|path| {
+            points
+                .iter()
+                .map(move |point| Path::new(point).join(&path[1..]).join(file))
+        })
+        .filter(|path| path.exists())
+        .collect()
+}
+
+promises! {
+    fn memory_is_limited(setup) {
+        if !kept(setup, memory(32 * MIB)) {
+            return;
+        }
+        let zygote = setup.open_limited(&setup.script("read what; probe hog $what"), memory(32 * MIB));
+        let beside = Running::start(&zygote);
+        assert_eq!(Running::start(&zygote).finish(b"8\n").success(), "got it\n");
+        let output = Running::start(&zygote).finish(b"100\n");
+        assert_eq!(output.stdout, "", "{output:?}");
+        assert_ne!(output.last, exited(0));
+        assert_eq!(beside.finish(b"8\n").success(), "got it\n");
+    }
+
+    fn private_folders_count_as_memory_and_hurt_nobody_else(setup) {
+        if !kept(setup, memory(32 * MIB)) {
+            return;
+        }
+        let script = "read megabytes; exec dd if=/dev/zero of=/tmp/file bs=1M count=$megabytes 2>/dev/null";
+        let zygote = setup.open_limited(&setup.script(script), memory(32 * MIB));
+        let beside = Running::start(&zygote);
+        // The writer itself is small; whoever is larger must not be its init.
+        for _ in 0..3 {
+            let killed = Event::Exited(WaitStatus::Signalled(libc::SIGKILL));
+            assert_eq!(Running::start(&zygote).finish(b"100\n").last, killed);
+        }
+        beside.finish(b"8\n").success();
+    }
+
+    fn processes_are_limited(setup) {
+        let limits = Limits { processes: Some(5), ..Limits::default() };
+        if !kept(setup, limits) {
+            return;
+        }
+        let script = "i=1; while [ $i -lt 50 ]; do sleep 1000 & i=$((i+1)); echo $i; done";
+        let zygote = setup.open_limited(&setup.script(script), limits);
+        let output = Running::start(&zygote).finish(b"");
+        assert_eq!(output.stdout, "2\n3\n4\n5\n");
+        assert!(output.stderr.contains("can't fork"), "{output:?}");
+        // As many for the next one.
+        assert_eq!(Running::start(&zygote).finish(b"").stdout, "2\n3\n4\n5\n");
+    }
+
+    fn processor_time_is_limited(setup) {
+        let limits = Limits { cpu_millicores: Some(250), ..Limits::default() };
+        if !kept(setup, limits) {
+            return;
+        }
+        let zygote = setup.open_limited(&setup.spec(&["cat"]), limits);
+        let mut running = Running::start(&zygote);
+        assert_eq!(running.event(), Event::Started);
+        let command = descendants(own_id()).pop().unwrap();
+        let quotas = cgroup_file(command.id, "cpu.cfs_quota_us");
+        let both = cgroup_file(command.id, "cpu.max");
+        let found = quotas.iter().chain(&both).next().unwrap();
+        assert!(fs::read_to_string(found).unwrap().starts_with("25000"));
+    }
+
+    fn neither_cgroups_nor_their_names_are_left_or_seen(setup) {
+        let limits = Limits { memory_bytes: Some(64 * MIB), cpu_millicores: Some(1000), processes: Some(50) };
+        if !kept(setup, limits) {
+            return;
+        }
+        let zygote = setup.open_limited(&setup.script("cut -d: -f3 /proc/self/cgroup | sort -u; cat"), limits);
+        let mut first = Running::start(&zygote);
+        assert_eq!(first.event(), Event::Started);
+        let command = descendants(own_id()).pop().unwrap();
+        let files = cgroup_file(command.id, "cgroup.procs");
+        assert!(!files.is_empty());
+        let own = files[0].parent().unwrap().parent().unwrap().to_owned();
+        assert!(own.file_name().unwrap().to_str().unwrap().starts_with(&own_id().to_string()));
+        let shown = Running::start(&zygote).finish(b"").success();
+        assert!(!shown.contains("consecution"), "{shown}");
+        drop(first);
+        for _ in 0..20 {
+            drop(Running::start(&zygote));
+        }
+        drop(zygote);
+        let left: Vec<_> = fs::read_dir(&own).unwrap().flatten().filter(|entry| entry.path().is_dir()).collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+
+    fn what_a_killed_runner_left_is_removed_by_the_next(setup) {
+        if !kept(setup, memory(64 * MIB)) {
+            return;
+        }
+        let zygote = setup.open_limited(&setup.spec(&["cat"]), memory(64 * MIB));
+        let mut running = Running::start(&zygote);
+        assert_eq!(running.event(), Event::Started);
+        let command = descendants(own_id()).pop().unwrap();
+        let all = cgroup_file(command.id, "cgroup.procs")[0].ancestors().nth(3).unwrap().to_owned();
+        // No process can have this id.
+        let stale = all.join("4194305-1");
+        fs::create_dir_all(stale.join("7")).unwrap();
+        let next = sandbox::Launcher::with_program("/proc/self/exe");
+        drop(next.open(&setup.spec(&["true"]), memory(64 * MIB)));
+        eventually("it is removed", || !stale.exists());
+        assert!(all.join(format!("{}-0", own_id())).parent().unwrap().exists());
+        assert_eq!(running.finish(b"x").success(), "x");
+    }
+}

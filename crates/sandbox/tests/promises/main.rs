@@ -1,0 +1,25 @@
+//! What the sandbox promises, a file per promise, each shown from both sides:
+//! what is allowed and what is denied. One test program and not one a file, so
+//! that what they share is compiled once.
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::unwrap_used,
+    reason = "clippy knows tests only by their attribute"
+)]
+
+mod support;
+
+mod command;
+mod defaults;
+mod end_of_life;
+mod files;
+mod identity;
+mod init;
+mod limits;
+mod many;
+mod namespaces;
+mod network;
+mod odd_images;
+mod privilege;
+mod proc_and_dev;
+mod writable;

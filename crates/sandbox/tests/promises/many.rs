@@ -1,0 +1,79 @@
+//! A zygote starts any number of processes, one after the other or at the same
+//! time, and nothing of them stays.
+
+use std::fs;
+
+use sandbox::Event;
+
+use crate::support::{Running, descendants, eventually, exited, own_id, promises};
+
+fn own_descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// The address space of a process, in KiB.
+fn size_kib(process: i32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let size = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmSize:"))
+        .unwrap();
+    size.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+promises! {
+    fn two_hundred_leave_nothing_behind(setup) {
+        let zygote = setup.open(&setup.spec(&["cat"]));
+        let id = descendants(own_id())[0].id;
+        assert_eq!(Running::start(&zygote).finish(b"x").success(), "x");
+        let (descriptors, size) = (own_descriptors(), size_kib(id));
+        let zygotes_descriptors = || fs::read_dir(format!("/proc/{id}/fd")).map(Iterator::count).ok();
+        let its_descriptors = zygotes_descriptors();
+        for _ in 0..200 {
+            assert_eq!(Running::start(&zygote).finish(b"x").success(), "x");
+        }
+        eventually("the processes are gone", || descendants(own_id()).len() == 1);
+        assert_eq!(own_descriptors(), descriptors);
+        assert_eq!(zygotes_descriptors(), its_descriptors);
+        // A place is 192 KiB. The last one may be in use for a moment longer.
+        let grown = size_kib(id).saturating_sub(size);
+        assert!(grown <= 10 * 192, "{grown} KiB");
+    }
+
+    fn fifty_run_at_the_same_time(setup) {
+        let zygote = setup.open(&setup.script("echo $$; cat"));
+        let mut running: Vec<_> = (0..50).map(|_| Running::start(&zygote)).collect();
+        for process in &mut running {
+            assert_eq!(process.line(), "2");
+            assert_eq!(process.event(), Event::Started);
+        }
+        for (at, process) in running.into_iter().enumerate() {
+            let output = process.finish(at.to_string().as_bytes());
+            assert_eq!(output.stdout, at.to_string());
+            assert_eq!(output.last, exited(0));
+        }
+    }
+
+    // A place in the zygote's memory is used again while others are being killed.
+    fn starting_and_killing_do_not_disturb_each_other(setup) {
+        let zygote = setup.open(&setup.spec(&["cat"]));
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let zygote = &zygote;
+                scope.spawn(move || {
+                    for round in 0..50 {
+                        drop(Running::start(zygote));
+                        let mut killed = Running::start(zygote);
+                        if round % 3 == 0 {
+                            assert_eq!(killed.event(), Event::Started);
+                        }
+                        killed.process.kill();
+                        let word = format!("{thread} {round}");
+                        let output = Running::start(zygote).finish(word.as_bytes());
+                        assert_eq!(output.success(), word);
+                    }
+                });
+            }
+        });
+    }
+}

@@ -1,0 +1,37 @@
+//! A process has no network, or the host's where it is given that.
+
+use sandbox::{Network, Spec};
+
+use crate::support::promises;
+
+promises! {
+    fn there_is_none(setup) {
+        let script = "cat /proc/net/dev | tail -n +3 | cut -d: -f1 | tr -d ' '; cat /sys/class/net/lo/operstate 2>/dev/null; ip -o link show lo | grep -c ',UP' ; cat /proc/net/route | wc -l";
+        let output = setup.run(&setup.script(script), b"");
+        assert_eq!(output.stdout, "lo\n0\n0\n", "{output:?}");
+    }
+
+    fn nothing_answers_not_even_oneself(setup) {
+        for address in ["127.0.0.1", "::1", "192.0.2.1"] {
+            let output = setup.run(&setup.script(&format!("nc -w 1 {address} 80")), b"");
+            assert!(
+                output.stderr.contains("unreachable") || output.stderr.contains("assign requested address"),
+                "{output:?}"
+            );
+        }
+    }
+
+    fn the_hosts_is_seen_where_it_is_given(setup) {
+        let spec = Spec {
+            network: Network::Host,
+            ..setup.script("readlink /proc/self/ns/net; cat /etc/hosts; echo x >> /etc/hosts")
+        };
+        for writable in [false, true] {
+            let output = setup.run(&Spec { writable, ..spec.clone() }, b"");
+            let host = std::fs::read_link("/proc/self/ns/net").unwrap();
+            let hosts = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+            assert_eq!(output.stdout, format!("{}\n{hosts}", host.display()));
+            assert!(output.stderr.to_lowercase().contains("can't create /etc/hosts"), "{output:?}");
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! A command has no privilege, and cannot get any.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use sandbox::{Event, WaitStatus};
+
+use crate::support::{exited, promises};
+
+promises! {
+    fn no_capability_is_in_any_set(setup) {
+        for user in ["", "www", "1000:1000"] {
+            let mut spec = setup.script("grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status");
+            spec.user = user.into();
+            assert_eq!(
+                setup.run(&spec, b"").success().replace('\t', " "),
+                "CapInh: 0000000000000000\nCapPrm: 0000000000000000\nCapEff: 0000000000000000\n\
+                 CapBnd: 0000000000000000\nCapAmb: 0000000000000000\nNoNewPrivs: 1\nSeccomp: 2\n"
+            );
+        }
+    }
+
+    fn set_id_bits_do_nothing(setup) {
+        let probe = setup.root.join("bin/probe");
+        fs::set_permissions(&probe, fs::Permissions::from_mode(0o6755)).unwrap();
+        let mut spec = setup.spec(&["probe", "ids"]);
+        spec.user = "33:34".into();
+        assert_eq!(setup.run(&spec, b"").success(), "33 33 33 34 34 34\n");
+    }
+
+    fn dangerous_calls_are_forbidden(setup) {
+        let tried = setup.run(&setup.spec(&["probe", "forbidden"]), b"").success();
+        assert!(tried.lines().count() > 40, "{tried}");
+        for line in tried.lines() {
+            assert!(line.ends_with(" EPERM"), "{line}");
+        }
+    }
+
+    fn unknown_calls_do_not_exist(setup) {
+        let tried = setup.run(&setup.spec(&["probe", "absent"]), b"").success();
+        for line in tried.lines() {
+            assert!(line.ends_with(" ENOSYS"), "{line}");
+        }
+    }
+
+    fn calls_of_another_architecture_are_fatal(setup) {
+        if cfg!(target_arch = "x86_64") {
+            let output = setup.run(&setup.spec(&["probe", "int80"]), b"");
+            assert_eq!(output.last, Event::Exited(WaitStatus::Signalled(libc::SIGSYS)));
+        }
+    }
+
+    fn harmless_calls_work(setup) {
+        let tried = setup.run(&setup.spec(&["probe", "allowed"]), b"").success();
+        assert_eq!(tried.lines().count(), 6, "{tried}");
+        for line in tried.lines() {
+            assert!(line.ends_with(" ok"), "{line}");
+        }
+    }
+
+    fn the_tools_of_an_administrator_fail(setup) {
+        for attempt in [
+            "mount -t tmpfs none /tmp", "mount -o remount,rw /", "umount /tmp", "umount /proc",
+            "unshare -r true", "unshare -m true", "chroot / true", "nsenter -t 1 -m true",
+            "pivot_root /tmp /tmp", "hostname other", "swapon /etc/passwd",
+            "ip link set lo up", "reboot -f", "insmod /etc/passwd", "nice -n -5 true",
+        ] {
+            assert_ne!(setup.run(&setup.script(attempt), b"").last, exited(0), "{attempt}");
+        }
+        assert_eq!(setup.prints("hostname"), "inside\n");
+    }
+}

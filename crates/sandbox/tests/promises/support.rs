@@ -1,0 +1,484 @@
+//! What the tests share: a root made of busybox, a way to run a command in it,
+//! and every promise as two tests, one by root and one by an unprivileged user.
+
+use std::io::{Read, Write};
+use std::os::unix::fs::{PermissionsExt, lchown, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+use std::{env, fs, thread};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use rustix::io::FdFlags;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use sandbox::{
+    Event, Ids, Launcher, Limits, MOUNT_POINT_FILES, MOUNT_POINT_FOLDERS, Network, OpenError,
+    Process, Spec, Stdio, Step, WaitStatus, Zygote,
+};
+
+/// How long anything may take before it counts as never.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Each function becomes two tests, `as_root` and `rootless`, in a module of its
+/// name.
+macro_rules! promises {
+    ($(fn $name:ident($setup:ident) $body:block)*) => {
+        $(fn $name($setup: &crate::support::Setup) $body
+
+        mod $name {
+            #[test]
+            fn as_root() {
+                crate::support::as_root(super::$name);
+            }
+
+            #[test]
+            fn rootless() {
+                crate::support::rootless(concat!(module_path!(), "::rootless"), super::$name);
+            }
+        })*
+    };
+}
+pub(crate) use promises;
+
+/// The unprivileged user of the tests, known as nobody.
+const NOBODY: u32 = 65534;
+
+/// In the process that runs as nobody: what it cannot reach by its path.
+const ZYGOTE: &str = "SANDBOX_TEST_ZYGOTE";
+const PROBE: &str = "SANDBOX_TEST_PROBE";
+
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Says that a test cannot run here; where `CI` is set, everything must run.
+pub(crate) fn skip(reason: &str) {
+    assert!(env::var_os("CI").is_none(), "cannot run here: {reason}");
+    eprintln!("SKIPPED: {reason}");
+}
+
+pub(crate) fn as_root(promise: fn(&Setup)) {
+    if !is_root() {
+        return skip("this test needs root");
+    }
+    promise(&Setup::new());
+}
+
+/// Runs the promise as an unprivileged user: this one, or a copy of this program
+/// as nobody.
+pub(crate) fn rootless(test: &str, promise: fn(&Setup)) {
+    if is_root() {
+        let status = as_nobody(test).status().unwrap();
+        assert!(status.success(), "as nobody: {status}");
+        return;
+    }
+    let setup = Setup::new();
+    let tried = setup
+        .launcher
+        .open(&setup.spec(&["true"]), Limits::default());
+    match tried.map(drop) {
+        Err(OpenError::Failed(failure)) if failure.step == Step::CreateNamespaces => {
+            skip(&failure.to_string());
+        }
+        _ => promise(&setup),
+    }
+}
+
+/// One test of this program, run by nobody, whose way to it may be closed: so
+/// it gets open descriptors instead of paths.
+pub(crate) fn as_nobody(test: &str) -> Command {
+    let [program, zygote, probe] = [env::current_exe().unwrap(), zygote(), probe()].map(|path| {
+        let file = fs::File::open(path).unwrap();
+        rustix::io::fcntl_setfd(&file, FdFlags::empty()).unwrap();
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        // Open until this test is over.
+        std::mem::forget(file);
+        path
+    });
+    let mut command = Command::new(program);
+    command
+        .args([
+            "--exact",
+            without_crate(test),
+            "--include-ignored",
+            "--nocapture",
+        ])
+        .current_dir("/")
+        .env("TMPDIR", "/tmp")
+        .env(ZYGOTE, zygote)
+        .env(PROBE, probe)
+        .uid(NOBODY)
+        .gid(NOBODY);
+    command
+}
+
+/// A test's name as the harness knows it.
+pub(crate) fn without_crate(test: &str) -> &str {
+    test.split_once("::").unwrap().1
+}
+
+fn zygote() -> PathBuf {
+    env::var_os(ZYGOTE).map_or_else(
+        || env!("CARGO_BIN_EXE_sandbox-zygote").into(),
+        PathBuf::from,
+    )
+}
+
+/// The program that tries what busybox cannot, compiled when first wanted.
+fn probe() -> PathBuf {
+    if let Some(probe) = env::var_os(PROBE) {
+        return probe.into();
+    }
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/promises/probe.c");
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let program = folder.join("probe");
+    let modified = |path: &Path| fs::metadata(path).and_then(|found| found.modified()).ok();
+    if modified(&program) < modified(&source) {
+        // Made aside, since other tests may be making it too.
+        let mine = folder.join(format!("probe-{}", std::process::id()));
+        let mut gcc = Command::new("gcc");
+        gcc.args(["-static", "-O1", "-Wall", "-Werror", "-o"]);
+        let status = gcc.arg(&mine).arg(&source).status().unwrap();
+        assert!(status.success(), "gcc: {status}");
+        fs::rename(&mine, &program).unwrap();
+    }
+    program
+}
+
+/// A root folder, and who may run commands in it.
+pub(crate) struct Setup {
+    pub(crate) root: PathBuf,
+    pub(crate) launcher: Launcher,
+    /// A folder of the host that nobody inside may ever see.
+    pub(crate) folder: tempfile::TempDir,
+}
+
+impl Setup {
+    pub(crate) fn new() -> Setup {
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let root = folder.path().join("root");
+        build_root(&root);
+        let setup = Setup {
+            root,
+            launcher: Launcher::with_program(zygote()),
+            folder,
+        };
+        setup.give_to_sandbox();
+        setup
+    }
+
+    pub(crate) fn spec(&self, command: &[&str]) -> Spec {
+        Spec {
+            root: self.root.clone(),
+            command: command.iter().map(ToString::to_string).collect(),
+            environment: Vec::new(),
+            working_directory: "/".into(),
+            user: String::new(),
+            writable: false,
+            network: Network::None,
+            hostname: "inside".into(),
+            ids: Ids::detect(),
+        }
+    }
+
+    /// A script for the root's own shell.
+    pub(crate) fn script(&self, script: &str) -> Spec {
+        self.spec(&["/bin/sh", "-c", script])
+    }
+
+    pub(crate) fn open(&self, spec: &Spec) -> Zygote {
+        self.open_limited(spec, Limits::default())
+    }
+
+    pub(crate) fn open_limited(&self, spec: &Spec, limits: Limits) -> Zygote {
+        match self.launcher.open(spec, limits) {
+            Ok(zygote) => zygote,
+            Err(error) => panic!("failed to {error}"),
+        }
+    }
+
+    /// Why that cannot be opened, as the user reads it.
+    pub(crate) fn open_error(&self, spec: &Spec) -> String {
+        match self.launcher.open(spec, Limits::default()) {
+            Ok(_) => panic!("opened"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    /// Runs one process to its end.
+    pub(crate) fn run(&self, spec: &Spec, input: &[u8]) -> Output {
+        self.start(spec).finish(input)
+    }
+
+    /// Starts one process with a zygote of its own.
+    pub(crate) fn start(&self, spec: &Spec) -> Running {
+        let zygote = self.open(spec);
+        let mut running = Running::start(&zygote);
+        running.zygote = Some(zygote);
+        running
+    }
+
+    /// What a script prints; it must succeed, and say nothing else.
+    pub(crate) fn prints(&self, script: &str) -> String {
+        self.run(&self.script(script), b"").success()
+    }
+
+    /// Writes a file into the root.
+    pub(crate) fn write(&self, path: &str, content: &str, mode: u32) {
+        let path = self.root.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        self.give_to_sandbox();
+    }
+
+    /// The owners that an unpacked image has.
+    pub(crate) fn give_to_sandbox(&self) {
+        if let Ids::Shifted { base } = Ids::detect() {
+            give(&self.root, base);
+        }
+    }
+}
+
+fn give(path: &Path, owner: u32) {
+    let found = fs::symlink_metadata(path).unwrap();
+    lchown(path, Some(owner), Some(owner)).unwrap();
+    if found.is_dir() {
+        for entry in fs::read_dir(path).unwrap() {
+            give(&entry.unwrap().path(), owner);
+        }
+    } else if !found.is_symlink() {
+        // A change of owner takes set-id bits away.
+        fs::set_permissions(path, found.permissions()).unwrap();
+    }
+}
+
+/// Those of busybox that a test uses: a link for each of all takes its time.
+const APPLETS: &str = "cat chmod chown chroot cut dd env find grep head hostname id insmod ip ln ls \
+    mkdir mknod mount mv nc nice nsenter pivot_root pwd readlink reboot rm rmdir setsid sh sleep \
+    sort stat swapon tail touch tr true umount uname unshare wc yes";
+
+fn build_root(root: &Path) {
+    for folder in MOUNT_POINT_FOLDERS
+        .iter()
+        .chain(&["bin", "etc", "home", "root"])
+    {
+        fs::create_dir_all(root.join(folder)).unwrap();
+    }
+    for file in MOUNT_POINT_FILES {
+        fs::write(root.join(file), "").unwrap();
+    }
+    fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
+    for applet in APPLETS.split_whitespace() {
+        symlink("busybox", root.join("bin").join(applet)).unwrap();
+    }
+    fs::copy(probe(), root.join("bin/probe")).unwrap();
+    fs::set_permissions(root.join("bin/probe"), fs::Permissions::from_mode(0o755)).unwrap();
+    let passwd = "root:x:0:0:root:/root:/bin/sh\nwww:x:33:34:www:/var/www:/bin/false\n";
+    fs::write(root.join("etc/passwd"), passwd).unwrap();
+    let group = "root:x:0:\nwww:x:34:\ntape:x:26:www\nstaff:x:50:\n";
+    fs::write(root.join("etc/group"), group).unwrap();
+}
+
+/// A process, and our ends of its pipes.
+pub(crate) struct Running {
+    pub(crate) process: Process,
+    pub(crate) stdin: Option<std::io::PipeWriter>,
+    pub(crate) stdout: std::io::PipeReader,
+    stderr: std::io::PipeReader,
+    /// Where nobody else needs it; it goes after the process.
+    zygote: Option<Zygote>,
+}
+
+/// What a process printed, and how it ended.
+#[derive(Debug)]
+pub(crate) struct Output {
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    pub(crate) last: Event,
+}
+
+impl Output {
+    pub(crate) fn success(self) -> String {
+        assert_eq!(self.last, exited(0), "{self:?}");
+        assert_eq!(self.stderr, "", "{}", self.stdout);
+        self.stdout
+    }
+}
+
+pub(crate) fn exited(code: u8) -> Event {
+    Event::Exited(WaitStatus::Exited(code))
+}
+
+impl Running {
+    /// Asks for a process.
+    pub(crate) fn start(zygote: &Zygote) -> Running {
+        let (stdin_theirs, stdin) = std::io::pipe().unwrap();
+        let (stdout, stdout_theirs) = std::io::pipe().unwrap();
+        let (stderr, stderr_theirs) = std::io::pipe().unwrap();
+        let stdio = Stdio {
+            stdin: stdin_theirs.into(),
+            stdout: stdout_theirs.into(),
+            stderr: stderr_theirs.into(),
+        };
+        Running {
+            process: zygote.start(stdio).unwrap(),
+            stdin: Some(stdin),
+            stdout,
+            stderr,
+            zygote: None,
+        }
+    }
+
+    /// Waits for the next event.
+    pub(crate) fn event(&mut self) -> Event {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(event) = self.process.next_event().unwrap() {
+                return event;
+            }
+            assert!(readable(&self.process, deadline), "no event came");
+        }
+    }
+
+    /// Waits for the last event but `Gone`, or for that.
+    pub(crate) fn last_event(&mut self) -> Event {
+        let mut last = Event::Gone;
+        loop {
+            match self.event() {
+                Event::Gone => return last,
+                event => last = event,
+            }
+        }
+    }
+
+    /// Waits for a line of its output.
+    pub(crate) fn line(&mut self) -> String {
+        let mut line = Vec::new();
+        loop {
+            assert!(
+                readable(&self.stdout, Instant::now() + PATIENCE),
+                "no line came"
+            );
+            let mut byte = [0];
+            match self.stdout.read(&mut byte).unwrap() {
+                0 => panic!("output ended with {:?}", String::from_utf8_lossy(&line)),
+                _ if byte == *b"\n" => return String::from_utf8(line).unwrap(),
+                _ => line.extend(byte),
+            }
+        }
+    }
+
+    /// Gives the process its input and sees it through to its end.
+    pub(crate) fn finish(mut self, input: &[u8]) -> Output {
+        let stdin = self.stdin.take();
+        let (stdout, stderr) = thread::scope(|scope| {
+            scope.spawn(|| stdin.map(|mut stdin| stdin.write_all(input)));
+            let stderr = scope.spawn(|| read_to_end(&self.stderr));
+            (read_to_end(&self.stdout), stderr.join().unwrap())
+        });
+        let last = self.last_event();
+        Output {
+            stdout,
+            stderr,
+            last,
+        }
+    }
+}
+
+fn read_to_end(mut pipe: &std::io::PipeReader) -> String {
+    let mut bytes = Vec::new();
+    let deadline = Instant::now() + PATIENCE;
+    let mut part = [0; 65536];
+    loop {
+        assert!(readable(pipe, deadline), "output did not end");
+        match pipe.read(&mut part).unwrap() {
+            0 => return String::from_utf8_lossy(&bytes).into_owned(),
+            length => bytes.extend(&part[..length]),
+        }
+    }
+}
+
+/// Is there something to read, or an end, by then?
+pub(crate) fn readable(descriptor: impl AsFd, deadline: Instant) -> bool {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let mut wanted = [PollFd::new(&descriptor, PollFlags::IN)];
+    poll(&mut wanted, Some(&Timespec::try_from(left).unwrap())).unwrap() > 0
+}
+
+/// A process of the host, to be waited for.
+pub(crate) struct HostProcess {
+    pub(crate) id: i32,
+    pidfd: OwnedFd,
+}
+
+impl HostProcess {
+    pub(crate) fn new(id: i32) -> Option<HostProcess> {
+        let pidfd = pidfd_open(Pid::from_raw(id)?, PidfdFlags::empty()).ok()?;
+        Some(HostProcess { id, pidfd })
+    }
+
+    pub(crate) fn kill(&self) {
+        rustix::process::pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL).unwrap();
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        readable(&self.pidfd, Instant::now())
+    }
+
+    pub(crate) fn wait_until_gone(&self) {
+        assert!(
+            readable(&self.pidfd, Instant::now() + PATIENCE),
+            "{} lives on",
+            self.id
+        );
+    }
+}
+
+/// The processes that have this one for their parent, and theirs.
+pub(crate) fn descendants(of: i32) -> Vec<HostProcess> {
+    let mut parents = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let id = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<i32>().ok());
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let after_name = stat.rsplit_once(") ").map(|(_, rest)| rest);
+        let parent = after_name.and_then(|rest| rest.split(' ').nth(1)?.parse::<i32>().ok());
+        parents.extend(id.zip(parent));
+    }
+    let mut found = vec![of];
+    let mut at = 0;
+    while at < found.len() {
+        let parent = found[at];
+        found.extend(
+            parents
+                .iter()
+                .filter(|pair| pair.1 == parent)
+                .map(|pair| pair.0),
+        );
+        at += 1;
+    }
+    found[1..]
+        .iter()
+        .filter_map(|id| HostProcess::new(*id))
+        .collect()
+}
+
+/// Our own process id.
+pub(crate) fn own_id() -> i32 {
+    i32::try_from(std::process::id()).unwrap()
+}
+
+/// Waits until something is so, of which nothing tells us.
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        thread::yield_now();
+    }
+}

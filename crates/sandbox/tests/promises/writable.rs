@@ -1,0 +1,55 @@
+//! `writable` gives each process a root of its own to change, which is gone
+//! afterwards.
+
+use std::fs;
+
+use sandbox::Spec;
+
+use crate::support::{Running, Setup, promises};
+
+fn writable(setup: &Setup, script: &str) -> Spec {
+    Spec {
+        writable: true,
+        ..setup.script(script)
+    }
+}
+
+promises! {
+    fn the_whole_root_can_be_changed(setup) {
+        let script = "echo x >> /etc/passwd; tail -n 1 /etc/passwd; rm -r /home; mkdir /new; mv /etc /etc2; chmod 700 /root; ls -d /home /new /etc2/passwd 2>/dev/null; true";
+        assert_eq!(setup.run(&writable(setup, script), b"").success(), "x\n/etc2/passwd\n/new\n");
+        assert!(setup.root.join("home").is_dir());
+        assert!(!setup.root.join("new").exists());
+        assert!(!fs::read_to_string(setup.root.join("etc/passwd")).unwrap().ends_with("x\n"));
+    }
+
+    fn no_other_process_sees_it(setup) {
+        let zygote = setup.open(&writable(setup, "ls -A /home; touch /home/mark; echo ready; cat"));
+        let mut first = Running::start(&zygote);
+        assert_eq!(first.line(), "ready");
+        assert_eq!(Running::start(&zygote).finish(b"").success(), "ready\n");
+        drop(first);
+        assert_eq!(Running::start(&zygote).finish(b"").success(), "ready\n");
+    }
+
+    fn nothing_of_how_it_is_made_is_visible(setup) {
+        let script = "ls -A / /tmp /var/tmp /run /dev/shm; cut -d' ' -f5 /proc/self/mountinfo | sort -u | tr '\\n' ' '";
+        assert_eq!(
+            setup.run(&writable(setup, script), b"").success(),
+            "/:\nbin\ndev\netc\nhome\nproc\nroot\nrun\ntmp\nvar\n\n/dev/shm:\n\n/run:\n\n/tmp:\n\n/var/tmp:\n\
+             / /dev /dev/full /dev/null /dev/random /dev/shm /dev/tty /dev/urandom /dev/zero /proc /run /tmp /var/tmp "
+        );
+    }
+
+    fn its_dev_and_proc_are_right(setup) {
+        let script = "echo x > /dev/null; head -c 3 /dev/zero | wc -c; cd /proc; echo [0-9]*; echo x 2>/dev/null > /dev/new || echo denied";
+        assert_eq!(setup.run(&writable(setup, script), b"").success(), "3\n1 2\ndenied\n");
+    }
+
+    fn private_folders_are_private_there_too(setup) {
+        let zygote = setup.open(&writable(setup, "ls -A /tmp /run; touch /tmp/mark /run/mark /var/tmp/mark /dev/shm/mark"));
+        for _ in 0..2 {
+            assert_eq!(Running::start(&zygote).finish(b"").success(), "/run:\n\n/tmp:\n");
+        }
+    }
+}
