@@ -319,3 +319,34 @@ fn block(number: u64) -> Vec<u8> {
     }
     page.repeat(MIB / page.len())
 }
+
+/// A link that says so when its input ends; quoted, since a message of ours may
+/// show the script.
+const TELLS_END: &str = "cat; echo SAW-''AN-END >&2";
+
+#[test]
+fn links_behind_a_failed_one_see_no_end() {
+    let chain = chain([shell("echo a; exit 3"), shell(TELLS_END), shell(TELLS_END)]);
+    // What would give them one is a race, so once is not enough.
+    for _ in 0..40 {
+        let ran = run_on(&chain, b"").expect_code(3);
+        assert!(!ran.stderr.contains("SAW-AN-END"), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn a_link_that_is_stopped_at_its_deadline_sees_no_end() {
+    let chain = chain_with("Deadline: 60ms", [shell(TELLS_END)]);
+    for _ in 0..20 {
+        let mut run = command::run(chain.path());
+        let mut child = run
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let _open = child.stdin.take();
+        let ran = finish_child(child, PATIENCE).expect_code(124);
+        assert!(!ran.stderr.contains("SAW-AN-END"), "{}", ran.stderr);
+    }
+}

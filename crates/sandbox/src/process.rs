@@ -4,7 +4,9 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::net::{Shutdown, shutdown};
 use rustix::process::{Signal, pidfd_send_signal};
@@ -12,6 +14,9 @@ use rustix::process::{Signal, pidfd_send_signal};
 use crate::cgroup::Cgroup;
 use crate::failure::Step;
 use crate::wire::{Report, receive};
+
+/// How long to wait for the kernel to end what was killed.
+const KILL_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// The sandbox's ends of a process's standard descriptors.
 #[derive(Debug)]
@@ -136,6 +141,20 @@ impl Process {
         if let Some(pidfd) = &self.pidfd {
             // "No such process" is what we want.
             let _ = pidfd_send_signal(pidfd, Signal::KILL);
+        }
+    }
+
+    /// Kills the process and waits until nothing of it runs any more, so that it
+    /// cannot see what is closed afterwards. Blocks, as a rule for microseconds,
+    /// for 2 s at most.
+    pub fn kill_and_wait(&mut self) {
+        self.kill();
+        if let Some(pidfd) = &self.pidfd {
+            // Init's is readable when the kernel has killed all that is left in
+            // its namespace, and not before.
+            let mut wanted = [PollFd::new(pidfd, PollFlags::IN)];
+            let limit = Timespec::try_from(KILL_WAIT_MAX).ok();
+            let _ = rustix::io::retry_on_intr(|| poll(&mut wanted, limit.as_ref()));
         }
     }
 }

@@ -46,8 +46,7 @@ const LAST_WORDS_WAIT_MAX: Duration = Duration::from_secs(1);
 /// A process that was started and has not been given any input.
 #[derive(Debug)]
 pub(super) struct IdleProcess {
-    process: AsyncFd<sandbox::Process>,
-    stdin: pipe::Sender,
+    fed: Fed,
     stdout: pipe::Receiver,
     stderr: pipe::Receiver,
 }
@@ -88,9 +87,12 @@ impl IdleProcess {
             Event::Failed(step, errno) => return Err(zygote.explain(step, errno).into()),
             Event::Exited(_) | Event::Gone => return Err(StartError::Killed),
         }
+        let stdin = pipe::Sender::from_owned_fd(stdin.into())?;
         Ok(IdleProcess {
-            process,
-            stdin: pipe::Sender::from_owned_fd(stdin.into())?,
+            fed: Fed {
+                process,
+                stdin: Some(stdin),
+            },
             stdout: pipe::Receiver::from_owned_fd(stdout.into())?,
             stderr: pipe::Receiver::from_owned_fd(stderr.into())?,
         })
@@ -109,7 +111,7 @@ impl IdleProcess {
     /// Resolves when there is an event, which can only be its end.
     async fn until_it_reports(&self) {
         loop {
-            let Ok(mut ready) = self.process.readable().await else {
+            let Ok(mut ready) = self.fed.process.readable().await else {
                 return;
             };
             // The runtime may still remember the event that said it has started.
@@ -129,14 +131,13 @@ impl IdleProcess {
         };
         let (tell, outcome) = PendingOutcome::channel();
         let call = Call {
-            process: self.process,
+            fed: self.fed,
             stderr: self.stderr,
         };
         let (body, deadline, listener) = (request.body, request.deadline, request.stderr);
-        let stdin = self.stdin;
         tokio::spawn(async move {
             let started = Instant::now();
-            let (ending, stderr) = call.run(body, stdin, deadline, listener, handed_back).await;
+            let (ending, stderr) = call.run(body, deadline, listener, handed_back).await;
             let _ = tell.send(Outcome {
                 ending,
                 stderr,
@@ -147,6 +148,36 @@ impl IdleProcess {
         Reply {
             body: output.into_body(),
             outcome,
+        }
+    }
+}
+
+/// A process, and the writing end of its input. The process sees an end of its
+/// input only where that is complete: as long as it is not, the pipe is closed
+/// when the process is gone, and not before.
+#[derive(Debug)]
+struct Fed {
+    process: AsyncFd<sandbox::Process>,
+    /// `None` once the input is complete, or nobody reads it any more.
+    stdin: Option<pipe::Sender>,
+}
+
+impl Fed {
+    /// Kills what is left of the process, and waits for it where that matters.
+    async fn end(mut self) {
+        if self.stdin.is_some() {
+            self.process.get_mut().kill();
+            // Elsewhere, since it blocks; if there is no elsewhere any more, the
+            // runtime drops it here.
+            let _ = tokio::task::spawn_blocking(move || drop(self)).await;
+        }
+    }
+}
+
+impl Drop for Fed {
+    fn drop(&mut self) {
+        if self.stdin.is_some() {
+            self.process.get_mut().kill_and_wait();
         }
     }
 }
@@ -218,7 +249,7 @@ async fn read_chunk(pipe: &mut pipe::Receiver) -> io::Result<Option<Bytes>> {
 
 /// A process at work.
 struct Call {
-    process: AsyncFd<sandbox::Process>,
+    fed: Fed,
     stderr: pipe::Receiver,
 }
 
@@ -228,20 +259,20 @@ impl Call {
     async fn run(
         self,
         body: Body,
-        stdin: pipe::Sender,
         deadline: Option<Instant>,
         listener: Option<mpsc::Sender<Bytes>>,
         handed_back: oneshot::Receiver<pipe::Receiver>,
     ) -> (Ending, Bytes) {
         let mut tail = Tail::default();
         let Call {
-            mut process,
+            mut fed,
             mut stderr,
         } = self;
         let listening = listen(&mut stderr, &mut tail, listener);
         let ending = {
             let mut listening = pin!(listening.fuse());
             let ending = {
+                let Fed { process, stdin } = &mut fed;
                 // Dropped as soon as the process is gone: that tells upstream.
                 let mut feeding = pin!(feed(body, stdin).fuse());
                 let mut unread = pin!(unread(handed_back));
@@ -249,7 +280,7 @@ impl Call {
                 loop {
                     tokio::select! {
                         biased;
-                        event = next_event(&mut process) => {
+                        event = next_event(process) => {
                             if let Some(ending) = ending(event) { break ending }
                         }
                         () = &mut deadline => break Ending::DeadlinePassed,
@@ -259,7 +290,7 @@ impl Call {
                     }
                 }
             };
-            drop(process);
+            fed.end().await;
             if !listening.is_terminated() {
                 // All writers are gone or being killed, so this ends.
                 let _ = tokio::time::timeout(LAST_WORDS_WAIT_MAX, listening).await;
@@ -294,23 +325,22 @@ async fn until(deadline: Option<Instant>) {
 
 /// Gives the process its input, and then the end of it, which only a complete
 /// body has.
-async fn feed(mut body: Body, mut stdin: pipe::Sender) -> Result<(), Cut> {
-    loop {
+async fn feed(mut body: Body, stdin: &mut Option<pipe::Sender>) -> Result<(), Cut> {
+    while let Some(pipe) = stdin {
         let chunk = tokio::select! {
             biased;
             chunk = body.next() => chunk,
             // The process has closed its input without waiting for more.
-            _ = stdin.ready(Interest::ERROR) => None,
+            _ = pipe.ready(Interest::ERROR) => None,
         };
-        let Some(chunk) = chunk.transpose()? else {
-            return Ok(());
-        };
-        if stdin.write_all(&chunk).await.is_err() {
-            // It reads no more: its business, and its exit code says whether
-            // that is right. Dropping the body tells upstream.
-            return Ok(());
+        match chunk.transpose()? {
+            Some(chunk) if pipe.write_all(&chunk).await.is_ok() => {}
+            // The end; or it reads no more, which is its business, and its exit
+            // code says whether that is right. Dropping the body tells upstream.
+            _ => *stdin = None,
         }
     }
+    Ok(())
 }
 
 /// Resolves when nobody reads the output any more and the process has had its
