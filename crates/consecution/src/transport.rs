@@ -89,8 +89,8 @@ impl Request {
 /// What a link makes of a request.
 #[derive(Debug)]
 pub struct Reply {
-    /// The process's standard output. It ends when the process has closed its
-    /// output *and* is gone. That end says nothing about success: ask
+    /// The process's standard output. It ends when the process has closed it,
+    /// which need not be when it is gone, and says nothing about success: ask
     /// `outcome`. Dropping the body tells the process that nobody reads it any
     /// more, as a closed pipe would.
     pub body: Body,
