@@ -2,9 +2,11 @@
 #![forbid(unsafe_code)]
 
 pub mod app;
+pub mod config;
 #[doc(hidden)]
 pub mod conformance;
 pub mod link_store;
 pub mod portal;
 pub mod runner;
+pub mod trace;
 pub mod transport;

@@ -1,15 +1,19 @@
-//! Where links are made known: portals put them there, runners watch.
+//! Where links are made known: portals put them there, runners watch, and agree
+//! on what the links' images mean.
 //!
 //! A link belongs to no one: whoever uses it puts it, many times over if need
 //! be, and nobody removes it on leaving. A store must not know what is done
 //! with a link. What every store promises is written down as tests in
 //! [`conformance`].
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chain::{Link, LinkId};
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 pub mod conformance;
 pub mod memory;
@@ -26,10 +30,70 @@ pub trait LinkStore: Send + Sync {
     /// Forgets a link; false if it was not known.
     fn remove(&self, id: LinkId) -> BoxFuture<'_, Result<bool, LinkStoreError>>;
 
+    /// Makes `digest` what image `reference` means, unless that is known
+    /// already, and gives what it means from now on: so all runners run the same
+    /// bytes, whatever becomes of the tag in its registry.
+    fn pin_image(
+        &self,
+        reference: &str,
+        digest: &str,
+    ) -> BoxFuture<'_, Result<Arc<str>, LinkStoreError>>;
+
+    /// What image `reference` means, if that is known.
+    fn pinned_image(
+        &self,
+        reference: &str,
+    ) -> BoxFuture<'_, Result<Option<Arc<str>>, LinkStoreError>>;
+
+    /// Makes a runner known, with what it says of itself whenever that changes,
+    /// for as long as the announcement is held. A store that cannot be reached
+    /// is told later.
+    fn announce(&self, runner: &str, state: watch::Receiver<RunnerState>) -> Announcement;
+
+    /// The runners that are known, by name.
+    fn runners(&self) -> BoxFuture<'_, Result<BTreeMap<String, RunnerState>, LinkStoreError>>;
+
     /// What is known now, as a [`Change::Put`] each, and then every change for
     /// as long as the stream is held. A link that was put and removed between
     /// two looks may not be seen at all; what is seen last is what is true.
     fn watch(&self) -> BoxStream<'static, Change>;
+}
+
+/// Keeps a runner known; dropping it makes it forgotten.
+pub struct Announcement {
+    _withdraw: Box<dyn Send + Sync>,
+}
+
+impl Announcement {
+    /// An announcement that ends when `withdraw` is dropped.
+    pub fn new(withdraw: impl Send + Sync + 'static) -> Announcement {
+        Announcement {
+            _withdraw: Box::new(withdraw),
+        }
+    }
+}
+
+/// What a runner says of itself, for whoever looks after it. Written as JSON,
+/// which is YAML too.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct RunnerState {
+    /// Which program it is.
+    pub version: String,
+    /// How many processes it has at most.
+    pub processes_max: usize,
+    /// How many links it serves.
+    pub serving: usize,
+    /// Links that it is getting ready, by id; at most
+    /// [`LINKS_LISTED_MAX`](Self::LINKS_LISTED_MAX).
+    pub loading: Vec<String>,
+    /// Links that it cannot serve, by id, and why; as many at most.
+    pub broken: BTreeMap<String, String>,
+}
+
+impl RunnerState {
+    /// How many links a state lists at most, so that it stays small.
+    pub const LINKS_LISTED_MAX: usize = 100;
 }
 
 /// What a watcher is told.

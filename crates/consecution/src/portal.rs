@@ -36,6 +36,7 @@ use tokio::sync::mpsc;
 pub use failure::{ChainError, ChainFailure, FailureReason, LinkReport, Report};
 
 use crate::link_store::{LinkStore, LinkStoreError};
+use crate::trace::Trace;
 use crate::transport::{Body, Transport};
 use walk::Walk;
 
@@ -90,7 +91,7 @@ impl Portal {
     /// # Errors
     /// The first link, in chain order, that failed.
     pub async fn send(&self, payload: impl Into<Bytes>) -> Result<Bytes, ChainError> {
-        let ChainReply { body, report } = self.stream(Body::from(payload.into()), None);
+        let ChainReply { body, report } = self.stream(ChainRequest::new(payload.into()));
         let received = body.collect().await;
         let report = report.await?;
         // A body is cut off only by a run that has failed.
@@ -99,13 +100,34 @@ impl Portal {
 
     /// Sends a stream through the chain.
     ///
-    /// `stderr` gets what all links write to standard error while they run.
     /// Nothing is run before the reply's body or report is asked for; the
     /// chain's deadline counts from now.
-    pub fn stream(&self, body: Body, stderr: Option<mpsc::Sender<Bytes>>) -> ChainReply {
+    pub fn stream(&self, request: ChainRequest) -> ChainReply {
         let chain = Arc::clone(&self.chain);
         let transport = Arc::clone(&self.transport);
-        Walk::start(chain, transport, body, stderr)
+        Walk::start(chain, transport, request)
+    }
+}
+
+/// What a chain is to work on.
+#[derive(Debug)]
+pub struct ChainRequest {
+    /// What the first link reads.
+    pub body: Body,
+    /// What follows the call.
+    pub trace: Trace,
+    /// Gets what all links write to standard error while they run.
+    pub stderr: Option<mpsc::Sender<Bytes>>,
+}
+
+impl ChainRequest {
+    /// A new call with that body, and nobody listening to stderr.
+    pub fn new(body: impl Into<Body>) -> ChainRequest {
+        ChainRequest {
+            body: body.into(),
+            trace: Trace::default(),
+            stderr: None,
+        }
     }
 }
 

@@ -22,6 +22,8 @@ use futures_util::stream::{self, Stream, StreamExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::trace::Trace;
+
 pub mod conformance;
 pub mod in_process;
 
@@ -67,6 +69,8 @@ impl Registration {
 pub struct Request {
     /// The process's standard input.
     pub body: Body,
+    /// The call that this is a part of, for whoever follows it.
+    pub trace: Trace,
     /// When the call must be over; its process is killed then.
     pub deadline: Option<Instant>,
     /// Where to send what the process writes to standard error while it runs,
@@ -76,10 +80,12 @@ pub struct Request {
 }
 
 impl Request {
-    /// A request with that body, no deadline and nobody listening to stderr.
+    /// A request of a new call with that body, no deadline and nobody listening
+    /// to stderr.
     pub fn new(body: impl Into<Body>) -> Request {
         Request {
             body: body.into(),
+            trace: Trace::default(),
             deadline: None,
             stderr: None,
         }
@@ -89,6 +95,9 @@ impl Request {
 /// What a link makes of a request.
 #[derive(Debug)]
 pub struct Reply {
+    /// The name of the runner that took the call; `None` where it is in this
+    /// process.
+    pub runner: Option<Arc<str>>,
     /// The process's standard output. It ends when the process has closed it,
     /// which need not be when it is gone, and says nothing about success: ask
     /// `outcome`. Dropping the body tells the process that nobody reads it any
@@ -201,6 +210,9 @@ pub enum RefusalReason {
     /// Whoever was asked has no room now: ask again, soon, perhaps elsewhere.
     #[error("every runner that serves the link is busy")]
     Busy,
+    /// Nobody can be asked now, for this reason: ask again, soon.
+    #[error("no runner can be asked: {0}")]
+    Unreachable(Arc<str>),
     /// The link cannot be started: asking again will not help.
     #[error("{0}")]
     CannotStart(Arc<str>),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use chain::{Chain, ChainLink, Link, LinkId};
 use consecution::link_store::{LinkStore, memory::Memory};
-use consecution::portal::{ChainReply, FailureReason, Portal, PortalError};
+use consecution::portal::{ChainReply, ChainRequest, FailureReason, Portal, PortalError};
 use consecution::transport::conformance::fake;
 use consecution::transport::in_process::InProcess;
 use consecution::transport::{
@@ -111,6 +111,7 @@ fn replying(outcome: Outcome, body: fn() -> Body) -> Arc<dyn Service> {
             .send(outcome.clone())
             .expect("an outcome that is held");
         std::future::ready(Ok(Reply {
+            runner: None,
             body: body(),
             outcome: pending,
         }))
@@ -137,7 +138,9 @@ async fn bytes_pass_through_all_links() {
 async fn all_links_run_at_the_same_time() {
     let chain = open([fake::echo(), fake::echo(), fake::echo()]).await;
     let (sender, receiver) = mpsc::channel(1);
-    let ChainReply { mut body, report } = chain.portal.stream(fake::receiving(receiver), None);
+    let ChainReply { mut body, report } = chain
+        .portal
+        .stream(ChainRequest::new(fake::receiving(receiver)));
     for word in ["one", "two", "three"] {
         sender.send(Ok(word.into())).await.unwrap();
         assert_eq!(body.next().await.unwrap().unwrap(), word);
@@ -226,7 +229,7 @@ async fn a_signal_is_named_and_stderr_is_kept() {
 #[tokio::test(start_paused = true)]
 async fn a_link_that_nobody_reads_any_more_has_not_failed() {
     let chain = open([fake::endless(), fake::echo(), head()]).await;
-    let ChainReply { body, report } = chain.portal.stream(Body::empty(), None);
+    let ChainReply { body, report } = chain.portal.stream(ChainRequest::new(Body::empty()));
     assert_eq!(body.collect().await.unwrap(), "y\n");
     let links = report.await.unwrap().links;
     assert_eq!(links[0].ending, Some(Ending::Unread));
@@ -236,7 +239,7 @@ async fn a_link_that_nobody_reads_any_more_has_not_failed() {
 #[tokio::test(start_paused = true)]
 async fn dropping_the_body_stops_the_links_and_is_no_failure() {
     let chain = open([fake::endless(), fake::echo()]).await;
-    let ChainReply { mut body, report } = chain.portal.stream(Body::empty(), None);
+    let ChainReply { mut body, report } = chain.portal.stream(ChainRequest::new(Body::empty()));
     body.next().await.unwrap().unwrap();
     drop(body);
     let links = report.await.unwrap().links;
@@ -258,7 +261,7 @@ async fn dropping_the_reply_cancels_everything() {
     });
     let chain = open([Arc::clone(&hanging), hanging]).await;
     let (input, dropped) = fake::watched();
-    let ChainReply { mut body, report } = chain.portal.stream(input, None);
+    let ChainReply { mut body, report } = chain.portal.stream(ChainRequest::new(input));
     assert!(timeout(Duration::from_secs(1), body.next()).await.is_err());
     drop((body, report));
     dropped.await.unwrap_err();
@@ -276,12 +279,13 @@ async fn an_earlier_link_that_fails_late_cuts_the_reply() {
             let _ = sender.send(fake::ended(Ending::Exited(3)));
         });
         std::future::ready(Ok(Reply {
+            runner: None,
             body: "line\n".into(),
             outcome,
         }))
     });
     let chain = open([late, head()]).await;
-    let ChainReply { mut body, report } = chain.portal.stream(Body::empty(), None);
+    let ChainReply { mut body, report } = chain.portal.stream(ChainRequest::new(Body::empty()));
     assert_eq!(body.next().await.unwrap().unwrap(), "line\n");
     assert!(body.next().await.unwrap().is_err());
     assert!(body.next().await.is_none());
@@ -304,7 +308,11 @@ async fn the_first_failed_link_in_chain_order_is_named() {
             sleep(Duration::from_secs(1)).await;
             let _ = sender.send(fake::ended(Ending::Exited(4)));
         });
-        std::future::ready(Ok(Reply { body, outcome }))
+        std::future::ready(Ok(Reply {
+            runner: None,
+            body,
+            outcome,
+        }))
     });
     let chain = open([slow, sleeping(0, 5), fake::echo()]).await;
     let error = chain.portal.send("").await.unwrap_err();
@@ -320,6 +328,7 @@ async fn an_earlier_link_that_does_not_end_is_not_waited_for_long() {
             drop(sender);
         });
         std::future::ready(Ok(Reply {
+            runner: None,
             body: fake::watched().0,
             outcome,
         }))
@@ -335,8 +344,9 @@ async fn an_earlier_link_that_does_not_end_is_not_waited_for_long() {
 async fn all_that_a_failing_last_link_wrote_arrives() {
     let chain = open([fake::exiting(1)]).await;
     let chunks: Vec<_> = (0..100).map(|_| Ok("0123456789".into())).collect();
-    let ChainReply { mut body, report } =
-        chain.portal.stream(Body::new(stream::iter(chunks)), None);
+    let ChainReply { mut body, report } = chain
+        .portal
+        .stream(ChainRequest::new(Body::new(stream::iter(chunks))));
     let mut received = 0;
     while let Some(Ok(chunk)) = body.next().await {
         received += chunk.len();
@@ -471,7 +481,11 @@ async fn a_deadline_holds_although_the_transport_hangs() {
         let (sender, outcome) = PendingOutcome::channel();
         std::mem::forget(sender);
         let body = Body::new(stream::pending());
-        std::future::ready(Ok(Reply { body, outcome }))
+        std::future::ready(Ok(Reply {
+            runner: None,
+            body,
+            outcome,
+        }))
     });
     let deadline = Some(Duration::from_secs(5));
     let fixture = open_with([fake::echo(), never], |chain| chain.deadline = deadline).await;
@@ -495,7 +509,7 @@ async fn input_that_the_caller_cuts_off_is_no_link_s_fault() {
     let (seen, mut seen_by_last) = mpsc::unbounded_channel();
     let chain = open([fake::echo(), witness(&seen)]).await;
     let input = fake::cut_off(["half of it"], "the client hung up");
-    let ChainReply { body, report } = chain.portal.stream(input, None);
+    let ChainReply { body, report } = chain.portal.stream(ChainRequest::new(input));
     assert!(body.collect().await.is_err());
     let error = report.await.unwrap_err();
     assert_eq!(
@@ -534,6 +548,7 @@ async fn a_lost_runner_is_a_failure() {
     let vanishing = fake::service(|_| {
         let (_, outcome) = PendingOutcome::channel();
         std::future::ready(Ok(Reply {
+            runner: None,
             body: Body::empty(),
             outcome,
         }))
@@ -551,6 +566,7 @@ async fn a_link_that_was_stopped_for_no_reason_is_a_failure() {
             let (sender, outcome) = PendingOutcome::channel();
             sender.send(fake::ended(ending.clone())).unwrap();
             std::future::ready(Ok(Reply {
+                runner: None,
                 body: body.into(),
                 outcome,
             }))
@@ -565,21 +581,21 @@ async fn a_link_that_was_stopped_for_no_reason_is_a_failure() {
 #[tokio::test(start_paused = true)]
 async fn body_and_report_may_be_awaited_together_or_apart() {
     let chain = open([fake::echo(), fake::echo()]).await;
-    let ChainReply { body, report } = chain.portal.stream("data".into(), None);
+    let ChainReply { body, report } = chain.portal.stream(ChainRequest::new("data"));
     let (body, report) = tokio::join!(body.collect(), report);
     assert_eq!(
         (body.unwrap(), report.unwrap().links.len()),
         ("data".into(), 2)
     );
 
-    let ChainReply { body, report } = chain.portal.stream("data".into(), None);
+    let ChainReply { body, report } = chain.portal.stream(ChainRequest::new("data"));
     let report = tokio::spawn(report);
     let body = tokio::spawn(body.collect());
     assert!(report.await.unwrap().is_ok());
     assert_eq!(body.await.unwrap().unwrap(), "data");
 
     // Nothing keeps the run alive but what is read of it.
-    let ChainReply { body, report } = chain.portal.stream("data".into(), None);
+    let ChainReply { body, report } = chain.portal.stream(ChainRequest::new("data"));
     drop(report);
     assert_eq!(body.collect().await.unwrap(), "data");
 }
@@ -596,7 +612,7 @@ async fn input_is_pulled_no_faster_than_the_reply_is_read() {
     let ChainReply {
         mut body,
         report: _report,
-    } = chain.portal.stream(Body::new(input), None);
+    } = chain.portal.stream(ChainRequest::new(Body::new(input)));
     body.next().await.unwrap().unwrap();
     sleep(Duration::from_secs(1)).await;
     let pulled = pulled.load(Ordering::SeqCst);
@@ -622,7 +638,10 @@ async fn stderr_of_all_links_reaches_the_caller() {
     };
     let chain = open([complaining("one"), complaining("two")]).await;
     let (stderr, mut received) = mpsc::channel(4);
-    let ChainReply { body, report } = chain.portal.stream("data".into(), Some(stderr));
+    let ChainReply { body, report } = chain.portal.stream(ChainRequest {
+        stderr: Some(stderr),
+        ..ChainRequest::new("data")
+    });
     body.collect().await.unwrap();
     report.await.unwrap();
     let mut complaints = Vec::new();

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use consecution::app::OneShot;
-use consecution::portal::{ChainError, ChainReply, FailureReason};
+use consecution::portal::{ChainError, ChainReply, ChainRequest, FailureReason};
 use futures_util::StreamExt;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -48,7 +48,11 @@ async fn send(chain: chain::Chain, images: consecution::runner::Images) -> anyho
     let output = Output::start("stdout", std::io::stdout())?;
     let errors = Output::start("stderr", std::io::stderr())?;
     let app = OneShot::start(chain, images).await?;
-    let ChainReply { mut body, report } = app.portal.stream(stdio::input()?, Some(errors.sender()));
+    let request = ChainRequest {
+        stderr: Some(errors.sender()),
+        ..ChainRequest::new(stdio::input()?)
+    };
+    let ChainReply { mut body, report } = app.portal.stream(request);
     let to_output = output.sender();
     let copying = async move {
         // A body that is cut off belongs to a run that failed, which the report says.

@@ -9,13 +9,17 @@ use std::time::Duration;
 use chain::{Link, LinkId};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use tokio::time::timeout;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
 
-use super::{Change, LinkStore};
+use super::{Change, LinkStore, RunnerState};
 use crate::conformance::{run_checks, unique};
 
 /// How long to look whether a watcher is told something that it must not be.
 const LOOK_FOR: Duration = Duration::from_millis(200);
+
+/// How long to wait before looking again at what takes time to be true.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Holds the store to everything that a link store promises.
 ///
@@ -30,6 +34,8 @@ pub async fn all(store: &dyn LinkStore) {
         tells_every_watcher,
         tells_nobody_of_a_link_put_again,
         tells_a_slow_watcher_what_is_true_in_the_end,
+        pins_an_image_once_and_for_all,
+        knows_a_runner_while_it_is_announced,
     );
 }
 
@@ -128,6 +134,45 @@ async fn tells_a_slow_watcher_what_is_true_in_the_end(store: &dyn LinkStore) {
     assert_ne!(last_words[0], Some(true), "a link that is gone");
     assert_eq!(last_words[1], Some(true), "a link that is there");
     remove_all(store, &links[1..]).await;
+}
+
+async fn pins_an_image_once_and_for_all(store: &dyn LinkStore) {
+    // Awkward in a path, as references are.
+    let reference = format!("localhost:5000/a/b_{:016x}:v1@x", unique());
+    let pinned = store.pinned_image(&reference).await.expect("an answer");
+    assert_eq!(pinned, None);
+    let (one, two) = futures_util::future::join(
+        store.pin_image(&reference, "sha256:one"),
+        store.pin_image(&reference, "sha256:two"),
+    )
+    .await;
+    let (one, two) = (one.expect("a pin"), two.expect("a pin"));
+    assert_eq!(one, two, "all mean the same");
+    assert!(["sha256:one", "sha256:two"].contains(&&*one));
+    let pinned = store.pinned_image(&reference).await.expect("an answer");
+    assert_eq!(pinned, Some(one));
+}
+
+async fn knows_a_runner_while_it_is_announced(store: &dyn LinkStore) {
+    let name = format!("runner-{:016x}", unique());
+    let state = |serving| RunnerState {
+        version: "1".to_owned(),
+        serving,
+        ..RunnerState::default()
+    };
+    let (say, said) = watch::channel(state(1));
+    let announcement = store.announce(&name, said);
+    until_runner_is(store, &name, Some(&state(1))).await;
+    say.send_replace(state(2));
+    until_runner_is(store, &name, Some(&state(2))).await;
+    drop(announcement);
+    until_runner_is(store, &name, None).await;
+}
+
+async fn until_runner_is(store: &dyn LinkStore, name: &str, wanted: Option<&RunnerState>) {
+    while store.runners().await.expect("a list").get(name) != wanted {
+        sleep(LOOK_AGAIN).await;
+    }
 }
 
 /// A stream of changes, of which only those of some links matter.

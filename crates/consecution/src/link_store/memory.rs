@@ -5,14 +5,14 @@
 //! last is true.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chain::{Link, LinkId};
 use futures_util::future::{BoxFuture, ready};
 use futures_util::stream::{self, BoxStream, StreamExt};
 use tokio::sync::watch;
 
-use super::{Change, LinkStore, LinkStoreError};
+use super::{Announcement, Change, LinkStore, LinkStoreError, RunnerState};
 
 /// The links that are known.
 type Links = BTreeMap<LinkId, Arc<Link>>;
@@ -21,6 +21,16 @@ type Links = BTreeMap<LinkId, Arc<Link>>;
 #[derive(Clone, Default)]
 pub struct Memory {
     links: Arc<watch::Sender<Links>>,
+    images: Arc<Mutex<BTreeMap<String, Arc<str>>>>,
+    runners: Arc<Mutex<Runners>>,
+}
+
+/// What runners say of themselves, by name. The key tells announcements of the
+/// same name apart: the last one counts.
+#[derive(Default)]
+struct Runners {
+    by_name: BTreeMap<String, (u64, watch::Receiver<RunnerState>)>,
+    last_key: u64,
 }
 
 impl Memory {
@@ -55,6 +65,47 @@ impl LinkStore for Memory {
         Box::pin(ready(Ok(removed)))
     }
 
+    fn pin_image(
+        &self,
+        reference: &str,
+        digest: &str,
+    ) -> BoxFuture<'_, Result<Arc<str>, LinkStoreError>> {
+        let mut images = locked(&self.images);
+        let pinned = images
+            .entry(reference.to_owned())
+            .or_insert_with(|| digest.into());
+        Box::pin(ready(Ok(Arc::clone(pinned))))
+    }
+
+    fn pinned_image(
+        &self,
+        reference: &str,
+    ) -> BoxFuture<'_, Result<Option<Arc<str>>, LinkStoreError>> {
+        let pinned = locked(&self.images).get(reference).cloned();
+        Box::pin(ready(Ok(pinned)))
+    }
+
+    fn announce(&self, runner: &str, state: watch::Receiver<RunnerState>) -> Announcement {
+        let mut runners = locked(&self.runners);
+        runners.last_key += 1;
+        let key = runners.last_key;
+        runners.by_name.insert(runner.to_owned(), (key, state));
+        Announcement::new(Withdraw {
+            runners: Arc::clone(&self.runners),
+            name: runner.to_owned(),
+            key,
+        })
+    }
+
+    fn runners(&self) -> BoxFuture<'_, Result<BTreeMap<String, RunnerState>, LinkStoreError>> {
+        let runners = locked(&self.runners);
+        let states = runners
+            .by_name
+            .iter()
+            .map(|(name, (_, state))| (name.clone(), state.borrow().clone()));
+        Box::pin(ready(Ok(states.collect())))
+    }
+
     fn watch(&self) -> BoxStream<'static, Change> {
         let watcher = Watcher {
             known: self.links.subscribe(),
@@ -68,6 +119,30 @@ impl LinkStore for Memory {
         .flatten()
         .boxed()
     }
+}
+
+/// Forgets a runner when it is dropped.
+struct Withdraw {
+    runners: Arc<Mutex<Runners>>,
+    name: String,
+    key: u64,
+}
+
+impl Drop for Withdraw {
+    fn drop(&mut self) {
+        let by_name = &mut locked(&self.runners).by_name;
+        if by_name
+            .get(&self.name)
+            .is_some_and(|(key, _)| *key == self.key)
+        {
+            by_name.remove(&self.name);
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing that runs under the lock can leave it half-changed.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One stream of changes.

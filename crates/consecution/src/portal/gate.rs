@@ -30,7 +30,7 @@ pub(super) fn input(body: Body, notes: Arc<Notes>) -> Body {
 
 /// What link `index` writes, for the link behind it.
 pub(super) fn between(chain: Arc<Chain>, index: usize, reply: Reply, notes: Arc<Notes>) -> Body {
-    let Reply { body, outcome } = reply;
+    let Reply { body, outcome, .. } = reply;
     Body::new(Gate {
         state: GateState::Open(body),
         outcome,

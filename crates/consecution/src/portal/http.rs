@@ -10,12 +10,11 @@
 //! | `route` | which path means what |
 //! | `call` | one call of a chain |
 //! | `upload`, `answer` | the body of a request, and of a reply |
-//! | `problem`, `story`, `call_id` | how failures and fates are written |
+//! | `problem`, `story` | how failures and fates are written |
 //! | `metrics` | what is counted |
 
 mod answer;
 mod call;
-mod call_id;
 mod metrics;
 mod problem;
 mod route;
@@ -32,7 +31,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use chain::LinkId;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Request, Response, StatusCode};
 use serde::Serialize;
 use tokio::sync::watch;
@@ -40,13 +39,16 @@ use tokio::sync::watch;
 pub use server::{Drained, Server};
 
 use self::answer::{Answer, Reset};
-use self::call_id::{CALL_ID, CallId};
 use self::metrics::{ChainMetrics, Metrics};
 use self::problem::{Problem, RETRY_AFTER_S};
 use self::route::{NoRoute, Route, route};
 use self::server::Stage;
 use self::upload::Upload;
 use super::Portal;
+use crate::trace::CallId;
+
+/// The header that carries a call's id, both ways.
+const CALL_ID: HeaderName = HeaderName::from_static("consecution-call-id");
 
 /// How many connections there may be at a time, unless it is said otherwise;
 /// more wait to be taken.
@@ -215,10 +217,11 @@ impl Site {
 
     /// Answers a request, whatever it is.
     async fn answer(&self, request: Request<Incoming>, reset: &Reset) -> Response<Answer> {
-        let call_id = CallId::new(request.headers().get(&CALL_ID));
+        let call_id = CallId::new(request.headers().get(&CALL_ID).map(HeaderValue::as_bytes));
         let mut response = self.dispatch(request, &call_id, reset).await;
         let headers = response.headers_mut();
-        headers.insert(CALL_ID, call_id.header());
+        // Visible ASCII, which any header can carry.
+        headers.extend(HeaderValue::from_str(call_id.as_str()).map(|id| (CALL_ID, id)));
         if *self.stage.borrow() > Stage::Open {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }

@@ -21,7 +21,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use super::failure::{ChainError, FailureReason, Report};
 use super::gate::{self, Output};
 use super::trail::{LinkEnd, Trail};
-use super::{ChainReply, PendingReport};
+use super::{ChainReply, ChainRequest, PendingReport};
+use crate::trace::Trace;
 use crate::transport::{
     Body, Ending, Outcome, PendingOutcome, Refusal, RefusalReason, Reply, Request, Transport,
 };
@@ -42,6 +43,7 @@ const BUSY_BACKOFF_MAX: Duration = Duration::from_millis(100);
 pub(super) struct Walk {
     chain: Arc<Chain>,
     transport: Arc<dyn Transport>,
+    trace: Trace,
     stderr: Option<mpsc::Sender<Bytes>>,
     deadline: Option<Instant>,
     trail: Trail,
@@ -69,9 +71,13 @@ impl Walk {
     pub(super) fn start(
         chain: Arc<Chain>,
         transport: Arc<dyn Transport>,
-        body: Body,
-        stderr: Option<mpsc::Sender<Bytes>>,
+        request: ChainRequest,
     ) -> ChainReply {
+        let ChainRequest {
+            body,
+            trace,
+            stderr,
+        } = request;
         let (output, last) = oneshot::channel();
         let (reading, drained) = oneshot::channel();
         let walk = Walk {
@@ -81,6 +87,7 @@ impl Walk {
             output: Some(output),
             chain,
             transport,
+            trace,
             stderr,
         };
         let notes = walk.trail.notes();
@@ -133,6 +140,7 @@ impl Walk {
         let deadline = [self.deadline, own].into_iter().flatten().min();
         let request = Request {
             body,
+            trace: self.trace.clone(),
             deadline,
             stderr: self.stderr.clone(),
         };
@@ -194,7 +202,9 @@ async fn call_until_taken(
         match reason {
             RefusalReason::NoRunner => return Err(FailureReason::NoRunner),
             RefusalReason::CannotStart(reason) => return Err(FailureReason::CannotStart(reason)),
-            RefusalReason::Busy => busy.store(true, Ordering::Release),
+            RefusalReason::Busy | RefusalReason::Unreachable(_) => {
+                busy.store(true, Ordering::Release);
+            }
         }
         if before(deadline, sleep(jittered(backoff))).await.is_none() {
             return Err(FailureReason::Busy);

@@ -146,6 +146,7 @@ impl IdleProcess {
             drop(held);
         });
         Reply {
+            runner: None,
             body: output.into_body(),
             outcome,
         }

@@ -22,6 +22,7 @@ use super::{
     STDERR_TAIL_BYTES_MAX, Service, Transport,
 };
 use crate::conformance::run_checks;
+use crate::trace::Trace;
 
 pub mod fake;
 
@@ -209,7 +210,11 @@ async fn tells_the_service_that_nobody_reads_its_reply(transport: &dyn Transport
                 let _ = sender.send(fake::ended(Ending::Unread));
                 told.send(()).await
             });
-            std::future::ready(Ok(Reply { body, outcome }))
+            std::future::ready(Ok(Reply {
+                runner: None,
+                body,
+                outcome,
+            }))
         }),
     );
     let reply = link.call(Request::new("")).await;
@@ -260,6 +265,7 @@ async fn pulls_no_more_of_a_reply_than_it_has_room_for(transport: &dyn Transport
             *outcome.lock().expect("no panic") = Some(sender);
             let body = body.lock().expect("no panic").take().expect("one call");
             std::future::ready(Ok(Reply {
+                runner: None,
                 body,
                 outcome: pending,
             }))
@@ -392,7 +398,11 @@ async fn reports_a_lost_runner(transport: &dyn Transport) {
         fake::service(|_| {
             let (_, outcome) = PendingOutcome::channel();
             let body = fake::cut_off([], "the runner is gone");
-            std::future::ready(Ok(Reply { body, outcome }))
+            std::future::ready(Ok(Reply {
+                runner: None,
+                body,
+                outcome,
+            }))
         }),
     );
     let reply = link.call(Request::new("")).await;
@@ -446,6 +456,7 @@ async fn gives_a_refused_request_back(transport: &dyn Transport) {
             .collect();
         let (stderr, _received) = mpsc::channel(1);
         let request = Request {
+            trace: Trace::default(),
             body: Body::new(stream::iter(chunks)),
             deadline: Some(Instant::now() + Duration::from_secs(600)),
             stderr: Some(stderr),
@@ -558,6 +569,7 @@ fn answering(outcome: Outcome) -> Arc<dyn Service> {
             .expect("an outcome that is held");
         let body = Body::empty();
         std::future::ready(Ok(Reply {
+            runner: None,
             body,
             outcome: pending,
         }))

@@ -74,7 +74,7 @@ impl Transport for InProcess {
                 match refusal.reason {
                     RefusalReason::CannotStart(_) => return Err(refusal),
                     RefusalReason::Busy => reason = RefusalReason::Busy,
-                    RefusalReason::NoRunner => {}
+                    RefusalReason::NoRunner | RefusalReason::Unreachable(_) => {}
                 }
                 request = refusal.request;
             }

@@ -10,12 +10,12 @@ use hyper::header::{CONTENT_TYPE, EXPECT, HeaderValue, RETRY_AFTER, TRAILER};
 use hyper::{Request, Response, StatusCode, Version};
 
 use super::answer::{Answer, Reset, Running};
-use super::call_id::CallId;
 use super::metrics::{Kind, Tracked};
 use super::problem::{PROBLEM_JSON, Problem, RETRY_AFTER_S};
 use super::upload::Upload;
 use super::{Offered, story};
-use crate::portal::{ChainError, ChainReply, FailureReason};
+use crate::portal::{ChainError, ChainReply, ChainRequest, FailureReason};
+use crate::trace::{CallId, Trace, TraceParent};
 use crate::transport::{Body, Cut};
 
 /// How long a reply that has begun is held back, in case it is also over: a
@@ -32,6 +32,9 @@ const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream")
 
 /// The trailers of a reply that began before its end was known.
 const TRAILERS: HeaderValue = HeaderValue::from_static("Consecution-Pipestatus, Server-Timing");
+
+/// A caller's place in a distributed trace, as W3C Trace Context has it.
+const TRACEPARENT: &str = "traceparent";
 
 /// How a reply begins.
 enum Beginning {
@@ -55,13 +58,21 @@ pub(super) async fn call(
     let name = &chain.portal.chain().name;
     let is_closed_to_end = request.version() < Version::HTTP_11;
     let is_held_back = request.headers().contains_key(EXPECT);
+    let parent = request.headers().get(TRACEPARENT);
+    let trace = Trace {
+        call_id: call_id.clone(),
+        parent: parent.and_then(|parent| TraceParent::new(parent.as_bytes())),
+    };
     let upload = Upload::new(request.into_body(), bytes_max, is_held_back);
     let too_large = upload.too_large();
     if upload.is_announced_too_large() {
         tracked.fail(Kind::TooLarge);
         return refuse_size(name, bytes_max, call_id);
     }
-    let ChainReply { mut body, report } = chain.portal.stream(Body::new(upload), None);
+    let ChainReply { mut body, report } = chain.portal.stream(ChainRequest {
+        trace,
+        ..ChainRequest::new(Body::new(upload))
+    });
     let cut = match begin(&mut body).await {
         Beginning::Open(first) => {
             let running = Running {

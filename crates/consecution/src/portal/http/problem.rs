@@ -3,9 +3,9 @@
 use hyper::StatusCode;
 use serde::Serialize;
 
-use super::call_id::CallId;
 use super::story;
 use crate::portal::{ChainError, FailureReason};
+use crate::trace::CallId;
 
 /// The media type of a problem.
 pub(super) const PROBLEM_JSON: &str = "application/problem+json";
@@ -113,14 +113,13 @@ mod tests {
     use crate::portal::Report;
     use bytes::Bytes;
     use chain::Chain;
-    use hyper::header::HeaderValue;
 
     fn problem(reason: FailureReason) -> serde_json::Value {
         let text = "Name: words\nChain: [{Image: a, Command: x}, {Image: b, Command: grep}]";
         let chain = Chain::parse(text, "", "").unwrap();
         let report = Report { links: Vec::new() };
         let error = ChainError::new(&chain, 1, reason, Bytes::from_static(b"no \xff\n"), report);
-        let id = CallId::new(Some(&HeaderValue::from_static("seven")));
+        let id = CallId::new(Some(b"seven"));
         serde_json::from_str(&Problem::of_run(&error, &id).to_json()).unwrap()
     }
 

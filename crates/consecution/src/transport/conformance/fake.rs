@@ -81,7 +81,11 @@ where
             let _ = sender.send(ended(ending));
         });
         let body = receiving(output);
-        std::future::ready(Ok(Reply { body, outcome }))
+        std::future::ready(Ok(Reply {
+            runner: None,
+            body,
+            outcome,
+        }))
     })
 }
 

@@ -1,0 +1,118 @@
+//! What follows a call through every process that has a part in it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustix::rand::{GetRandomFlags, getrandom};
+
+/// A caller's own id may be this long; a longer one is replaced.
+const CALL_ID_BYTES_MAX: usize = 128;
+
+/// Bytes of chance in an id of ours; it is written with twice as many digits.
+const RANDOM_BYTES: usize = 16;
+
+/// How long a `traceparent` is that we hand on, at most; longer ones are of no
+/// version that there is.
+const TRACEPARENT_BYTES_MAX: usize = 128;
+
+/// What follows a call. Clones are cheap.
+#[derive(Debug, Clone, Default)]
+pub struct Trace {
+    /// The call's id.
+    pub call_id: CallId,
+    /// The caller's place in a distributed trace (W3C Trace Context), handed on
+    /// as it came.
+    pub parent: Option<TraceParent>,
+}
+
+/// A call's id: visible ASCII, and not long. By default a new one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallId(Arc<str>);
+
+/// The value of a `traceparent` header: visible ASCII, and not long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TraceParent(Arc<str>);
+
+impl CallId {
+    /// The caller's own id if it is sane, else a new one.
+    pub fn new(given: Option<&[u8]>) -> CallId {
+        match given.and_then(|given| visible(given, CALL_ID_BYTES_MAX)) {
+            Some(given) => CallId(given),
+            None => CallId::default(),
+        }
+    }
+
+    /// As text, which can stand in a header.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for CallId {
+    fn default() -> CallId {
+        let mut bytes = [0; RANDOM_BYTES];
+        // So few bytes are never given in part, and only a kernel older than any
+        // that we run on refuses; an id of zeros would do no harm.
+        let _ = getrandom(&mut bytes, GetRandomFlags::empty());
+        let digits = format!(
+            "{:0width$x}",
+            u128::from_ne_bytes(bytes),
+            width = 2 * RANDOM_BYTES
+        );
+        CallId(digits.into())
+    }
+}
+
+impl fmt::Display for CallId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
+impl TraceParent {
+    /// The caller's, if it can be one.
+    pub fn new(given: &[u8]) -> Option<TraceParent> {
+        visible(given, TRACEPARENT_BYTES_MAX).map(TraceParent)
+    }
+
+    /// As text, which can stand in a header.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What was given, if it is visible ASCII and not too long.
+fn visible(given: &[u8], bytes_max: usize) -> Option<Arc<str>> {
+    let is_visible =
+        (1..=bytes_max).contains(&given.len()) && given.iter().all(u8::is_ascii_graphic);
+    is_visible.then(|| String::from_utf8_lossy(given).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sane_id_is_kept() {
+        for id in ["7", "a-b_c/d:e", &"x".repeat(CALL_ID_BYTES_MAX)] {
+            assert_eq!(CallId::new(Some(id.as_bytes())).as_str(), id);
+        }
+    }
+
+    #[test]
+    fn any_other_is_replaced_by_one_that_nobody_else_has() {
+        let long = "x".repeat(CALL_ID_BYTES_MAX + 1);
+        for id in [
+            &b""[..],
+            b"a b",
+            b"a\tb",
+            b"\xff",
+            "é".as_bytes(),
+            long.as_bytes(),
+        ] {
+            let new = CallId::new(Some(id));
+            assert_eq!(new.as_str().len(), 2 * RANDOM_BYTES);
+            assert_ne!(new, CallId::new(None));
+        }
+    }
+}
