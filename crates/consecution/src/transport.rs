@@ -41,6 +41,13 @@ pub trait Transport: Send + Sync {
     /// Offers `service` for the calls of link `id` until the registration is
     /// dropped. Several services may be offered for the same link.
     fn serve(&self, id: LinkId, service: Arc<dyn Service>) -> Registration;
+
+    /// Whether a call of link `id` would find somebody to take it, as far as can
+    /// be told without making one.
+    ///
+    /// # Errors
+    /// Why not: [`RefusalReason::NoRunner`] or [`RefusalReason::Unreachable`].
+    fn probe(&self, id: LinkId) -> BoxFuture<'_, Result<(), RefusalReason>>;
 }
 
 /// Answers the calls of one link.
@@ -52,15 +59,29 @@ pub trait Service: Send + Sync {
 /// Keeps a service on offer; dropping it takes no more calls, and leaves those
 /// in flight alone.
 pub struct Registration {
-    _withdraw: Box<dyn Send + Sync>,
+    withdraw: Box<dyn Send + Sync>,
+    over: BoxFuture<'static, ()>,
 }
 
 impl Registration {
-    /// A registration that ends when `withdraw` is dropped.
-    pub fn new(withdraw: impl Send + Sync + 'static) -> Registration {
+    /// A registration that ends when `withdraw` is dropped; `over` resolves some
+    /// time after that, when every call that was on its way to the service has
+    /// been answered as far as the transport has a part in it.
+    pub fn new(
+        withdraw: impl Send + Sync + 'static,
+        over: impl Future<Output = ()> + Send + 'static,
+    ) -> Registration {
         Registration {
-            _withdraw: Box::new(withdraw),
+            withdraw: Box::new(withdraw),
+            over: over.boxed(),
         }
+    }
+
+    /// Takes no more calls, and waits until those that had been sent here
+    /// already are answered to the last byte. How long that takes is up to them.
+    pub async fn drain(self) {
+        drop(self.withdraw);
+        self.over.await;
     }
 }
 

@@ -474,7 +474,11 @@ async fn a_deadline_holds_although_the_transport_hangs() {
             Box::pin(std::future::pending())
         }
         fn serve(&self, _: LinkId, _: Arc<dyn Service>) -> Registration {
-            Registration::new(())
+            Registration::new((), std::future::ready(()))
+        }
+
+        fn probe(&self, _: LinkId) -> BoxFuture<'_, Result<(), RefusalReason>> {
+            Box::pin(std::future::ready(Ok(())))
         }
     }
     let never = fake::service(|_| {

@@ -62,6 +62,7 @@ pub async fn all(transport: &dyn Transport) {
         reports_a_lost_runner,
         refuses_a_link_that_nobody_serves,
         gives_a_refused_request_back,
+        tells_whether_a_link_is_served,
         takes_no_call_after_withdrawal,
         finishes_what_is_in_flight_after_withdrawal,
         keeps_links_apart,
@@ -470,6 +471,32 @@ async fn gives_a_refused_request_back(transport: &dyn Transport) {
     }
 }
 
+async fn tells_whether_a_link_is_served(transport: &dyn Transport) {
+    let unknown = transport.probe(fake::link_id()).await;
+    assert!(
+        matches!(unknown, Err(RefusalReason::NoRunner)),
+        "{unknown:?}"
+    );
+    let called = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&called);
+    let link = Served::new(
+        transport,
+        fake::process(move |_| {
+            count.fetch_add(1, Ordering::SeqCst);
+            std::future::ready(Ok(0))
+        }),
+    );
+    while transport.probe(link.id).await.is_err() {
+        sleep(LOOK_AGAIN).await;
+    }
+    assert_eq!(called.load(Ordering::SeqCst), 0, "a probe is no call");
+    let id = link.id;
+    link.registration.drain().await;
+    while transport.probe(id).await.is_ok() {
+        sleep(LOOK_AGAIN).await;
+    }
+}
+
 async fn takes_no_call_after_withdrawal(transport: &dyn Transport) {
     let link = Served::new(transport, fake::echo());
     link.call(Request::new("")).await;
@@ -528,17 +555,17 @@ async fn keeps_concurrent_calls_apart(transport: &dyn Transport) {
 struct Served<'a> {
     transport: &'a dyn Transport,
     id: LinkId,
-    _registration: Registration,
+    registration: Registration,
 }
 
 impl Served<'_> {
     fn new(transport: &dyn Transport, service: Arc<dyn Service>) -> Served<'_> {
         let id = fake::link_id();
-        let _registration = transport.serve(id, service);
+        let registration = transport.serve(id, service);
         Served {
             transport,
             id,
-            _registration,
+            registration,
         }
     }
 

@@ -88,11 +88,19 @@ impl Transport for InProcess {
         let key = offers.last_key;
         let offer = offers.by_link.entry(id).or_default();
         offer.services.push((key, service));
-        Registration::new(Withdraw {
+        let withdraw = Withdraw {
             transport: self.clone(),
             id,
             key,
-        })
+        };
+        // A call is handed over whole: nothing is ever on its way.
+        Registration::new(withdraw, std::future::ready(()))
+    }
+
+    fn probe(&self, id: LinkId) -> BoxFuture<'_, Result<(), RefusalReason>> {
+        let is_served = self.offers().by_link.contains_key(&id);
+        let served = is_served.then_some(()).ok_or(RefusalReason::NoRunner);
+        Box::pin(std::future::ready(served))
     }
 }
 
