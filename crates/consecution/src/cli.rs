@@ -1,18 +1,25 @@
 //! The command line: what is asked for, and which module does it. Only here,
 //! and below, is anything printed.
 
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use consecution::chain_file::ChainFileError;
 
-mod chain_file;
 mod check;
+mod filter;
+mod http;
 mod images;
 mod log;
+
 mod progress;
 mod run;
+
 mod serve;
+mod signals;
 mod stdio;
 
 /// Unix pipelines whose every stage is a container.
@@ -84,11 +91,11 @@ enum Command {
     ///
     /// `POST /` runs the first chain, `POST /chains/NAME` any of them. SIGTERM
     /// or SIGINT finishes what is in flight, a second one leaves at once.
-    Serve(serve::Arguments),
+    Serve(Box<serve::Arguments>),
     /// Validates chain files, and prints what each link runs.
     Check {
         /// The chain files.
-        #[arg(required = true, env = "CONSECUTION_CHAINS")]
+        #[arg(required = true, env = "CONSECUTION_CHAINS", value_delimiter = ',')]
         chains: Vec<PathBuf>,
     },
     /// Fetches, lists and removes images.
@@ -97,16 +104,41 @@ enum Command {
 }
 
 pub(crate) fn execute(arguments: Arguments) -> ExitCode {
-    let log_level = match arguments.command {
+    let Arguments { global, command } = arguments;
+    let log_level = match command {
         Command::Serve(_) => tracing::Level::INFO,
         _ => tracing::Level::WARN,
     };
-    log::start(log_level, arguments.global.log_format);
-    match arguments.command {
-        Command::Serve(serve) => serve::serve(&arguments.global, serve),
-        Command::Run { chain } => run::run(&arguments.global, &chain),
-        Command::Check { chains } => check::check(&chains),
-        Command::Image(command) => images::execute(&arguments.global, command),
+    log::start(log_level, global.log_format);
+    let code = match command {
+        Command::Run { chain } => run::run(&global, &chain),
+        Command::Serve(serve) => serve::serve(&global, *serve),
+        Command::Check { chains } => Ok(check::check(&chains)),
+        Command::Image(command) => images::execute(&global, command),
+    };
+    ExitCode::from(code.unwrap_or_else(|error| {
+        report(&error);
+        EXIT_OWN_FAILURE
+    }))
+}
+
+/// Runs what serves others, until it ends, and leaves what still blocks behind,
+/// such as an image that is being unpacked.
+fn on_all_cores<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(future);
+    runtime.shutdown_background();
+    result
+}
+
+/// A number that must not be 0.
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("it must be at least 1".to_owned()),
+        Ok(number) => Ok(number),
+        Err(error) => Err(format!("{error}")),
     }
 }
 
@@ -116,7 +148,6 @@ const EXIT_OWN_FAILURE: u8 = 125;
 
 /// Prints an error as all of them are printed.
 fn complain(error: impl std::fmt::Display) {
-    use std::io::Write;
     // Whoever has closed standard error does not want to know.
     let _ = writeln!(std::io::stderr(), "consecution: {error}");
 }
@@ -124,15 +155,23 @@ fn complain(error: impl std::fmt::Display) {
 /// Prints an error with what caused it; one that was rendered for the terminal
 /// already, as it is.
 fn report(error: &anyhow::Error) {
-    match error.downcast_ref::<chain_file::Invalid>() {
-        Some(invalid) => eprint_whole(&invalid.to_string()),
-        None => complain(format_args!("{error:#}")),
+    match error.downcast_ref::<ChainFileError>() {
+        Some(ChainFileError::Invalid(invalid)) => {
+            let stderr = std::io::stderr();
+            let coloured = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            // Whoever has closed standard error does not want to know.
+            let _ = writeln!(&stderr, "{}", invalid.render(coloured).trim_end());
+        }
+        _ => complain(format_args!("{error:#}")),
     }
 }
 
-fn eprint_whole(text: &str) {
-    use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "{}", text.trim_end());
+/// Prints for whoever reads; one who has seen enough is no failure.
+fn print(text: &str) -> anyhow::Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("failed to write to standard output"),
+    }
 }
 
 #[cfg(test)]

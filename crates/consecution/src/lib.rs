@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod app;
+pub mod chain_file;
 pub mod config;
 #[doc(hidden)]
 pub mod conformance;

@@ -2,23 +2,27 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use chain::{Chain, ChainLink};
 
-use super::{chain_file, complain};
+use consecution::chain_file;
+
+use super::complain;
+
+/// A file is wrong, or what it says could not be printed.
+const EXIT_WRONG: u8 = 1;
 
 /// Checks each file; fails if any of them is wrong.
-pub(crate) fn check(paths: &[PathBuf]) -> ExitCode {
-    let mut code = ExitCode::SUCCESS;
+pub(crate) fn check(paths: &[PathBuf]) -> u8 {
+    let mut code = 0;
     let mut output = std::io::stdout().lock();
     for path in paths {
         let chain = chain_file::read(path);
         let written = match chain {
             Ok(chain) => write!(output, "{}", describe(path, &chain)),
             Err(error) => {
-                super::report(&error);
-                code = ExitCode::FAILURE;
+                super::report(&error.into());
+                code = EXIT_WRONG;
                 continue;
             }
         };
@@ -26,7 +30,7 @@ pub(crate) fn check(paths: &[PathBuf]) -> ExitCode {
             // Nobody reads any more; what is left to check is still checked.
             if error.kind() != std::io::ErrorKind::BrokenPipe {
                 complain(format_args!("failed to write to standard output: {error}"));
-                return ExitCode::FAILURE;
+                return EXIT_WRONG;
             }
         }
     }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +11,7 @@ use consecution::app;
 use consecution::runner::Images;
 use image::{Entry, Image, Input, Progress, Reference, Registries, Store};
 
-use super::{EXIT_OWN_FAILURE, Global, progress};
+use super::{Global, print, progress};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -41,17 +40,7 @@ pub(crate) enum Command {
     },
 }
 
-pub(crate) fn execute(global: &Global, command: Command) -> ExitCode {
-    match try_execute(global, command) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            super::report(&error);
-            ExitCode::from(EXIT_OWN_FAILURE)
-        }
-    }
-}
-
-fn try_execute(global: &Global, command: Command) -> anyhow::Result<()> {
+pub(crate) fn execute(global: &Global, command: Command) -> anyhow::Result<u8> {
     match command {
         Command::Pull { name } => {
             let name = reference(&name)?;
@@ -62,7 +51,7 @@ fn try_execute(global: &Global, command: Command) -> anyhow::Result<()> {
             let registries = (images.registries)().map_err(failed_to)?;
             let pulling = images.store.pull(&name, &registries, &*images.progress);
             let image = runtime.block_on(pulling).map_err(failed_to)?;
-            print(&added(&image))
+            print(&added(&image))?;
         }
         Command::Import { name, file } => {
             let name = reference(&name)?;
@@ -75,17 +64,17 @@ fn try_execute(global: &Global, command: Command) -> anyhow::Result<()> {
             let image = store(global)?
                 .import(&name, input, &*progress)
                 .map_err(failed_to)?;
-            print(&added(&image))
+            print(&added(&image))?;
         }
-        Command::List => print(&table(&store(global)?.list().map_err(failed_to)?)),
+        Command::List => print(&table(&store(global)?.list().map_err(failed_to)?))?,
         Command::Remove { names } => {
             let store = store(global)?;
             for name in names {
                 store.remove(&reference(&name)?).map_err(failed_to)?;
             }
-            Ok(())
         }
     }
+    Ok(0)
 }
 
 /// The store and the registries, as the options have them.
@@ -128,15 +117,6 @@ fn reference(name: &str) -> anyhow::Result<Reference> {
 
 fn failed_to(error: impl std::fmt::Display) -> anyhow::Error {
     anyhow!("failed to {error}")
-}
-
-/// Prints for whoever reads; one who has seen enough is no failure.
-fn print(text: &str) -> anyhow::Result<()> {
-    use std::io::Write;
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("failed to write to standard output"),
-    }
 }
 
 fn added(image: &Image) -> String {

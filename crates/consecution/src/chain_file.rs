@@ -1,0 +1,80 @@
+//! Chain files from the disk.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use chain::{Chain, FileError};
+
+/// A chain file cannot be used. The texts read well on their own.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each text says it")]
+pub enum ChainFileError {
+    #[error("failed to read chain file {}: {error}", path.display())]
+    Read { path: PathBuf, error: io::Error },
+    #[error("failed to read chain file {}: it is a folder; name the file in it", path.display())]
+    Folder { path: PathBuf },
+    #[error("{0}")]
+    Invalid(FileError),
+    #[error(
+        "failed to offer two chains named '{name}': {} and {}; give one of them a Name",
+        paths.0.display(),
+        paths.1.display()
+    )]
+    SameName {
+        name: String,
+        paths: Box<(PathBuf, PathBuf)>,
+    },
+}
+
+/// Reads and parses a chain file.
+///
+/// # Errors
+/// It cannot be read, or something in it is wrong.
+pub fn read(path: &Path) -> Result<Chain, ChainFileError> {
+    let failed = |error| ChainFileError::Read {
+        path: path.to_owned(),
+        error,
+    };
+    let mut file = File::open(path).map_err(failed)?;
+    if file.metadata().is_ok_and(|found| found.is_dir()) {
+        let path = path.to_owned();
+        return Err(ChainFileError::Folder { path });
+    }
+    let mut text = Vec::new();
+    // One byte more than is allowed shows the parser that it is too long.
+    let limit = chain::limits::MAX_FILE_BYTES as u64 + 1;
+    let mut limited = Read::by_ref(&mut file).take(limit);
+    limited.read_to_end(&mut text).map_err(failed)?;
+    let label = path.display().to_string();
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    Chain::parse_with(&text, &label, &stem, image_problem).map_err(ChainFileError::Invalid)
+}
+
+/// Reads chain files that are to be offered together, so no two chains may have
+/// the same name.
+///
+/// # Errors
+/// The first one that is wrong, or that has the name of one before it.
+pub fn read_all(paths: &[PathBuf]) -> Result<Vec<Chain>, ChainFileError> {
+    let mut chains: Vec<Chain> = Vec::new();
+    let mut by_name: BTreeMap<String, &PathBuf> = BTreeMap::new();
+    for path in paths {
+        let chain = read(path)?;
+        if let Some(other) = by_name.insert(chain.name.clone(), path) {
+            return Err(ChainFileError::SameName {
+                name: chain.name,
+                paths: Box::new((other.clone(), path.clone())),
+            });
+        }
+        chains.push(chain);
+    }
+    Ok(chains)
+}
+
+/// The chain file leaves the syntax of image names to whoever fetches them.
+fn image_problem(name: &str) -> Option<String> {
+    let problem = name.parse::<image::Reference>().err()?.problem;
+    Some(problem.to_string())
+}

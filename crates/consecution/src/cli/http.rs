@@ -1,0 +1,101 @@
+//! Serving HTTP until it is told to end, as several commands do.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use consecution::portal::http::{self, Drained, Server};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::signals::Signals;
+
+/// How to serve chains over HTTP.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "HTTP")]
+pub(crate) struct Http {
+    /// Where to listen; port 0 takes a free one.
+    #[arg(
+        long,
+        env = "CONSECUTION_LISTEN",
+        value_name = "ADDRESS:PORT",
+        default_value = "127.0.0.1:8080"
+    )]
+    pub(crate) listen: SocketAddr,
+    /// Connections at a time; more wait to be taken.
+    #[arg(
+        long,
+        env = "CONSECUTION_CONNECTIONS_MAX",
+        value_name = "NUMBER",
+        default_value_t = http::CONNECTIONS_MAX_DEFAULT,
+        value_parser = super::at_least_one
+    )]
+    connections_max: usize,
+    /// How long a client may take for a request's head, and for the next one.
+    #[arg(
+        long,
+        env = "CONSECUTION_HEADER_TIMEOUT",
+        value_name = "DURATION",
+        default_value = "30s",
+        value_parser = chain::units::parse_duration
+    )]
+    header_timeout: Duration,
+    /// How large a request's body may be [default: no limit].
+    #[arg(long, env = "CONSECUTION_MAX_REQUEST_BYTES", value_name = "BYTES")]
+    max_request_bytes: Option<u64>,
+    /// How long requests in flight may take to finish when it is told to end.
+    #[arg(
+        long,
+        env = "CONSECUTION_GRACE",
+        value_name = "DURATION",
+        default_value = "30s",
+        value_parser = chain::units::parse_duration
+    )]
+    grace: Duration,
+}
+
+impl Http {
+    pub(crate) fn options(&self) -> http::Options {
+        http::Options {
+            connections_max: self.connections_max,
+            head_wait_max: self.header_timeout,
+            request_bytes_max: self.max_request_bytes,
+            grace: self.grace,
+        }
+    }
+}
+
+/// Serves until a signal comes, and then until everything in flight is
+/// finished, the grace period is over, or another signal comes.
+pub(crate) async fn until_told(server: Server, mut signals: Signals) {
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = server.serve(async {
+        let _ = stopped.await;
+    });
+    let mut serving = std::pin::pin!(serving);
+    tokio::select! {
+        _ = &mut serving => return,
+        () = signals.next() => {}
+    }
+    tracing::info!("finishing what is in flight; a second signal leaves at once");
+    let _ = stop.send(());
+    tokio::select! {
+        drained = serving => match drained {
+            Drained::All => tracing::info!("everything in flight is finished"),
+            Drained::CutOff => tracing::warn!("the grace period is over: requests were cut off"),
+        },
+        () = signals.next() => tracing::warn!("leaving at once"),
+    }
+}
+
+/// As many open files as we may have: each process takes four, each connection
+/// one, and the usual soft limit is there for programs that use `select`.
+pub(crate) fn raise_open_files() {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    // Where it is refused, less is possible at a time.
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    );
+}
