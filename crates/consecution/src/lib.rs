@@ -6,6 +6,7 @@ pub mod chain_file;
 pub mod config;
 #[doc(hidden)]
 pub mod conformance;
+pub mod connection;
 pub mod link_store;
 pub mod portal;
 pub mod runner;

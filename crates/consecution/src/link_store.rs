@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 pub mod conformance;
+pub mod etcd;
 pub mod memory;
 
 /// Keeps links by their id, and tells who watches what changes.

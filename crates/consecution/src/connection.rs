@@ -1,0 +1,12 @@
+//! How it is with the connection to a server.
+
+use std::sync::Arc;
+
+/// How it is with the connection to a server, for readiness and for logs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Connection {
+    /// There is none now, for this reason; it is tried again and again.
+    Waiting(Arc<str>),
+    /// The server has answered, and nothing has gone wrong since.
+    Connected,
+}
