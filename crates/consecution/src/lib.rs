@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod app;
+mod backoff;
 pub mod chain_file;
 pub mod config;
 #[doc(hidden)]

@@ -15,6 +15,7 @@ use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+mod changes;
 pub mod conformance;
 pub mod etcd;
 pub mod memory;

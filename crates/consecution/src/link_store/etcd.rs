@@ -1,43 +1,58 @@
 //! The link store that etcd keeps, for portals and runners anywhere.
+//!
+//! Links stand under `/consecution/links/<id>`, what images mean under
+//! `/consecution/images/<reference>`, runners under
+//! `/consecution/runners/<runner>`; all of it reads as YAML. What etcd cannot
+//! do by itself is here: finding a server that answers, coming back after
+//! whatever has happened meanwhile, and not believing everything that stands in
+//! a key.
+//!
+//! | module | for |
+//! |---|---|
+//! | `keys` | the keys, and what may stand in them |
+//! | `options` | what the user says of etcd, checked |
+//! | `session` | a connection to one server, then the next |
+//! | `failure` | what an error means |
+//! | `store` | reading and writing keys |
+//! | `view`, `follow` | what a watcher knows, and how it gets to know it |
+//! | `announce` | a key that is there while its runner is |
+//! | `quiet` | what is worth saying again |
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use chain::{Link, LinkId};
-use futures_util::future::{BoxFuture, ready};
-use futures_util::stream::{self, BoxStream, StreamExt};
+use etcd_client::Client;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
 use tokio::sync::watch;
 
 use super::{Announcement, Change, LinkStore, LinkStoreError, RunnerState};
 use crate::config::EtcdOptions;
 use crate::connection::Connection;
+use failure::Failure;
+use session::Session;
+use store::Store;
+
+mod announce;
+mod failure;
+mod follow;
+mod keys;
+mod options;
+mod quiet;
+mod session;
+mod store;
+mod view;
+
+pub use options::EtcdError;
 
 /// Keeps links in etcd.
+///
+/// Every answer is waited for at most 5 s, whatever becomes of the servers; a
+/// watch or an announcement goes on by itself when they are back.
 #[derive(Clone)]
 pub struct Etcd {
-    connection: watch::Sender<Connection>,
-}
-
-/// etcd cannot be used as it was asked for.
-#[derive(Debug, thiserror::Error)]
-pub enum EtcdError {
-    /// An endpoint is no URL of an etcd server.
-    #[error("use etcd endpoint {endpoint}: {reason}")]
-    Endpoint {
-        /// The endpoint, without a user or password.
-        endpoint: String,
-        /// What is wrong with it, and what to write instead.
-        reason: String,
-    },
-    /// A file for the encryption cannot be used.
-    #[error("use {} for etcd: {reason}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it, and what it must be.
-        reason: String,
-    },
+    store: Arc<Store>,
 }
 
 impl Etcd {
@@ -46,59 +61,99 @@ impl Etcd {
     ///
     /// # Errors
     /// The options cannot be right, whatever the servers say.
-    pub fn new(_options: &EtcdOptions) -> Result<Etcd, EtcdError> {
-        let (connection, _) =
-            watch::channel(Connection::Waiting("nothing was asked of it yet".into()));
-        Ok(Etcd { connection })
+    pub fn new(options: &EtcdOptions) -> Result<Etcd, EtcdError> {
+        let session = Session::new(options)?;
+        Ok(Etcd {
+            store: Arc::new(Store::new(session)),
+        })
     }
 
-    /// How it is with the connection.
+    /// How it was with the connection when etcd was asked last. Watches and
+    /// announcements ask again and again.
     pub fn connection(&self) -> watch::Receiver<Connection> {
-        self.connection.subscribe()
+        self.store.session.connection()
     }
-}
-
-fn later<T: Send + 'static>() -> BoxFuture<'static, Result<T, LinkStoreError>> {
-    Box::pin(ready(Err(LinkStoreError::Unavailable("not yet".into()))))
 }
 
 impl LinkStore for Etcd {
-    fn put(&self, _link: Arc<Link>) -> BoxFuture<'_, Result<(), LinkStoreError>> {
-        later()
+    fn put(&self, link: Arc<Link>) -> BoxFuture<'_, Result<(), LinkStoreError>> {
+        Box::pin(async move {
+            let (key, yaml) = (keys::link_key(link.id()), link.to_yaml());
+            let read = |value: &[u8]| keys::link(key.as_bytes(), value);
+            self.store.put_if_absent(&key, &yaml, read).await?;
+            Ok(())
+        })
     }
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<Arc<Link>>, LinkStoreError>> {
-        later()
+        Box::pin(async {
+            let (_, entries) = self.store.range(keys::LINKS).await?;
+            Ok(self.store.links(&entries).into_values().collect())
+        })
     }
 
-    fn remove(&self, _id: LinkId) -> BoxFuture<'_, Result<bool, LinkStoreError>> {
-        later()
+    fn remove(&self, id: LinkId) -> BoxFuture<'_, Result<bool, LinkStoreError>> {
+        Box::pin(async move {
+            let key = keys::link_key(id);
+            let delete = async |mut client: Client| client.delete(key.as_str(), None).await;
+            let answer = self.store.session.call(delete).await?;
+            Ok(answer.deleted() > 0)
+        })
     }
 
     fn pin_image(
         &self,
-        _reference: &str,
-        _digest: &str,
+        reference: &str,
+        digest: &str,
     ) -> BoxFuture<'_, Result<Arc<str>, LinkStoreError>> {
-        later()
+        let (key, digest) = (keys::image_key(reference), digest.to_owned());
+        Box::pin(async move {
+            let there = self.store.put_if_absent(&key, &digest, keys::digest);
+            Ok(there.await?)
+        })
     }
 
     fn pinned_image(
         &self,
-        _reference: &str,
+        reference: &str,
     ) -> BoxFuture<'_, Result<Option<Arc<str>>, LinkStoreError>> {
-        later()
+        let key = keys::image_key(reference);
+        Box::pin(async move {
+            let get = async |mut client: Client| client.get(key.as_str(), None).await;
+            let answer = self.store.session.call(get).await?;
+            let Some(entry) = answer.kvs().first() else {
+                return Ok(None);
+            };
+            let digest = keys::digest(entry.value());
+            Ok(digest
+                .inspect_err(|reason| self.store.skip(entry, reason))
+                .ok())
+        })
     }
 
-    fn announce(&self, _runner: &str, _state: watch::Receiver<RunnerState>) -> Announcement {
-        Announcement::new(())
+    fn announce(&self, runner: &str, state: watch::Receiver<RunnerState>) -> Announcement {
+        announce::announce(Arc::clone(&self.store), runner, state)
     }
 
     fn runners(&self) -> BoxFuture<'_, Result<BTreeMap<String, RunnerState>, LinkStoreError>> {
-        later()
+        Box::pin(async {
+            let (_, entries) = self.store.range(keys::RUNNERS).await?;
+            let runners = entries.iter().filter_map(|entry| {
+                keys::runner(entry.key(), entry.value())
+                    .inspect_err(|reason| self.store.skip(entry, reason))
+                    .ok()
+            });
+            Ok(runners.collect())
+        })
     }
 
     fn watch(&self) -> BoxStream<'static, Change> {
-        stream::pending().boxed()
+        follow::watch(Arc::clone(&self.store))
+    }
+}
+
+impl From<Failure> for LinkStoreError {
+    fn from(failure: Failure) -> LinkStoreError {
+        LinkStoreError::Unavailable(failure.reason.into())
     }
 }

@@ -1,21 +1,15 @@
 //! The link store that stays in this process.
-//!
-//! A watcher keeps what it has told, and compares that with what is known: so
-//! it holds no queue that could grow, and however slow it is, what it tells
-//! last is true.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chain::{Link, LinkId};
 use futures_util::future::{BoxFuture, ready};
-use futures_util::stream::{self, BoxStream, StreamExt};
+use futures_util::stream::BoxStream;
 use tokio::sync::watch;
 
+use super::changes::{Links, changes};
 use super::{Announcement, Change, LinkStore, LinkStoreError, RunnerState};
-
-/// The links that are known.
-type Links = BTreeMap<LinkId, Arc<Link>>;
 
 /// Keeps links in memory.
 #[derive(Clone, Default)]
@@ -107,17 +101,8 @@ impl LinkStore for Memory {
     }
 
     fn watch(&self) -> BoxStream<'static, Change> {
-        let watcher = Watcher {
-            known: self.links.subscribe(),
-            told: Links::new(),
-            _store: self.clone(),
-        };
-        stream::unfold(watcher, async |mut watcher| {
-            let changes = watcher.changes().await?;
-            Some((stream::iter(changes), watcher))
-        })
-        .flatten()
-        .boxed()
+        // A watcher waits for changes for as long as it is held.
+        changes(self.links.subscribe(), self.clone())
     }
 }
 
@@ -145,40 +130,6 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// One stream of changes.
-struct Watcher {
-    known: watch::Receiver<Links>,
-    /// What its reader takes for true once it has read the last changes.
-    told: Links,
-    /// A watcher waits for changes for as long as it is held.
-    _store: Memory,
-}
-
-impl Watcher {
-    /// What has changed since the last time; waits until something has.
-    async fn changes(&mut self) -> Option<Vec<Change>> {
-        loop {
-            let known = self.known.borrow_and_update().clone();
-            let changes = differences(&self.told, &known);
-            if !changes.is_empty() {
-                self.told = known;
-                return Some(changes);
-            }
-            self.known.changed().await.ok()?;
-        }
-    }
-}
-
-/// What makes `known` out of `told`.
-fn differences(told: &Links, known: &Links) -> Vec<Change> {
-    let removed = told.keys().filter(|id| !known.contains_key(id));
-    let put = known.iter().filter(|(id, _)| !told.contains_key(id));
-    let removed = removed.map(|id| Change::Removed(*id));
-    removed
-        .chain(put.map(|(_, link)| Change::Put(Arc::clone(link))))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,25 +138,5 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_conforms() {
         conformance::all(&Memory::new()).await;
-    }
-
-    #[tokio::test]
-    async fn a_watcher_holds_no_more_than_one_change_a_link() {
-        let store = Memory::new();
-        let link = Arc::new(Link {
-            image: "busybox".to_owned(),
-            ..Link::default()
-        });
-        let mut watcher = Watcher {
-            known: store.links.subscribe(),
-            told: Links::new(),
-            _store: store.clone(),
-        };
-        for _ in 0..1_000 {
-            store.put(Arc::clone(&link)).await.unwrap();
-            store.remove(link.id()).await.unwrap();
-        }
-        store.put(Arc::clone(&link)).await.unwrap();
-        assert_eq!(watcher.changes().await.unwrap(), [Change::Put(link)]);
     }
 }

@@ -1,0 +1,175 @@
+//! What an error of etcd, or on the way to it, means for whoever asked.
+
+use std::error::Error as _;
+
+use etcd_client::Error;
+
+/// Status codes of gRPC.
+mod code {
+    pub(super) const INVALID_ARGUMENT: i32 = 3;
+    pub(super) const NOT_FOUND: i32 = 5;
+    pub(super) const PERMISSION_DENIED: i32 = 7;
+    pub(super) const RESOURCE_EXHAUSTED: i32 = 8;
+    pub(super) const FAILED_PRECONDITION: i32 = 9;
+    pub(super) const OUT_OF_RANGE: i32 = 11;
+    pub(super) const UNIMPLEMENTED: i32 = 12;
+    pub(super) const UNAUTHENTICATED: i32 = 16;
+}
+
+/// Something that was asked of etcd did not work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// What can be done about it.
+    pub(super) kind: FailureKind,
+    /// Why, as a lower-case fragment, with what to do where that is known.
+    pub(super) reason: String,
+}
+
+/// Failures, cut by what can be done about them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FailureKind {
+    /// This server does not answer, or cannot now: ask another one, or later.
+    Unreachable,
+    /// It does not know us any more: tell it again who we are.
+    Forgotten,
+    /// It has answered, and will not do it.
+    Refused,
+}
+
+impl Failure {
+    pub(super) fn unreachable(reason: impl Into<String>) -> Failure {
+        Failure {
+            kind: FailureKind::Unreachable,
+            reason: reason.into(),
+        }
+    }
+
+    pub(super) fn refused(reason: impl Into<String>) -> Failure {
+        Failure {
+            kind: FailureKind::Refused,
+            reason: reason.into(),
+        }
+    }
+
+    /// What etcd, or the way to it, says with a status.
+    fn of_status(code: i32, message: &str) -> Failure {
+        // A token can be out of date, too: somebody's roles were changed.
+        let is_forgotten =
+            code == code::UNAUTHENTICATED || message.contains("revision of auth store is old");
+        let kind = match code {
+            _ if is_forgotten => FailureKind::Forgotten,
+            code::INVALID_ARGUMENT
+            | code::NOT_FOUND
+            | code::PERMISSION_DENIED
+            | code::FAILED_PRECONDITION
+            | code::OUT_OF_RANGE
+            | code::UNIMPLEMENTED => FailureKind::Refused,
+            // Also the connection's way to say that it is used too much.
+            code::RESOURCE_EXHAUSTED if message.starts_with("etcdserver:") => FailureKind::Refused,
+            _ => FailureKind::Unreachable,
+        };
+        let message = message.strip_prefix("etcdserver: ").unwrap_or(message);
+        let reason = match advice(message) {
+            Some(advice) => format!("{message}; {advice}"),
+            None => message.to_owned(),
+        };
+        Failure { kind, reason }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        match &error {
+            Error::GRpcStatus(status) => {
+                let mut failure = Failure::of_status(status.code().into(), status.message());
+                if let Some(cause) = status.source().and_then(innermost)
+                    && !failure.reason.contains(&cause)
+                {
+                    failure.reason = format!("{}: {cause}", failure.reason);
+                }
+                failure
+            }
+            Error::TransportError(error) => {
+                Failure::unreachable(innermost(error).unwrap_or_else(|| error.to_string()))
+            }
+            Error::LeaseKeepAliveError(reason) => Failure::refused(reason),
+            _ => Failure::unreachable(error.to_string()),
+        }
+    }
+}
+
+/// The cause of it all.
+fn innermost(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let causes = std::iter::successors(Some(error), |error| (*error).source());
+    Some(causes.last()?.to_string())
+}
+
+/// What to do where etcd gives this message.
+fn advice(message: &str) -> Option<&'static str> {
+    let cases = [
+        (
+            "permission denied",
+            "the etcd user needs a role that allows it",
+        ),
+        (
+            "user name is empty",
+            "etcd asks for a user and password: give those of an etcd user",
+        ),
+        ("authentication failed", "check the etcd user and password"),
+        (
+            "authentication is not enabled",
+            "leave the etcd user out, or enable authentication in etcd",
+        ),
+        (
+            "database space exceeded",
+            "compact and defragment etcd, then disarm its alarm",
+        ),
+    ];
+    let (_, advice) = cases.iter().find(|(part, _)| message.contains(part))?;
+    Some(advice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_answer_means_what_can_be_done() {
+        use FailureKind::{Forgotten, Refused, Unreachable};
+        let cases = [
+            (16, "etcdserver: invalid auth token", Forgotten),
+            (3, "etcdserver: revision of auth store is old", Forgotten),
+            (
+                3,
+                "etcdserver: authentication failed, invalid user ID or password",
+                Refused,
+            ),
+            (3, "etcdserver: user name is empty", Refused),
+            (7, "etcdserver: permission denied", Refused),
+            (8, "etcdserver: mvcc: database space exceeded", Refused),
+            (8, "h2 protocol error", Unreachable),
+            (9, "etcdserver: authentication is not enabled", Refused),
+            (
+                11,
+                "etcdserver: mvcc: required revision has been compacted",
+                Refused,
+            ),
+            (14, "etcdserver: no leader", Unreachable),
+            (14, "etcdserver: request timed out", Unreachable),
+            (2, "transport error", Unreachable),
+            (1, "operation was canceled", Unreachable),
+        ];
+        for (code, message, kind) in cases {
+            assert_eq!(Failure::of_status(code, message).kind, kind, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_reason_says_what_to_do() {
+        let failure = Failure::of_status(7, "etcdserver: permission denied");
+        assert_eq!(
+            failure.reason,
+            "permission denied; the etcd user needs a role that allows it"
+        );
+    }
+}

@@ -1,0 +1,144 @@
+//! Following the links in etcd: a list, then every change behind it, and a list
+//! again when that breaks off, for whatever reason.
+//!
+//! What is known stays known while etcd is away.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_client::{Client, Error, WatchOptions, WatchResponse, WatchStream};
+use futures_util::stream::BoxStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use super::failure::{Failure, FailureKind};
+use super::keys::{self, LINKS};
+use super::quiet::Quiet;
+use super::store::{MESSAGE_BYTES_MAX, Store, position_of};
+use super::view::{Position, View};
+use crate::backoff::Backoff;
+use crate::link_store::Change;
+use crate::link_store::changes::{Links, changes};
+
+/// How long to wait before the next list.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// Follows for as long as the stream is held.
+pub(super) fn watch(store: Arc<Store>) -> BoxStream<'static, Change> {
+    let (known, told) = watch::channel(Links::new());
+    tokio::spawn(async move {
+        tokio::select! {
+            () = known.closed() => {}
+            never = follow(&store, &known) => match never {},
+        }
+    });
+    changes(told, ())
+}
+
+async fn follow(store: &Store, known: &watch::Sender<Links>) -> Infallible {
+    let mut view = View::default();
+    let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
+    let mut quiet = Quiet::default();
+    loop {
+        let started = Instant::now();
+        let Err(failure) = follow_once(store, &mut view, known).await;
+        // What does not answer was said by the session.
+        if failure.kind == FailureKind::Refused && quiet.lets(&failure.reason, Instant::now()) {
+            tracing::warn!(
+                "trying again: failed to watch the links in etcd: {}",
+                failure.reason
+            );
+        } else {
+            tracing::debug!("listing the links in etcd again: {}", failure.reason);
+        }
+        if started.elapsed() > BACKOFF_MAX {
+            backoff.reset();
+        }
+        sleep(backoff.next()).await;
+    }
+}
+
+/// Lists, and follows until that breaks off.
+async fn follow_once(
+    store: &Store,
+    view: &mut View,
+    known: &watch::Sender<Links>,
+) -> Result<Infallible, Failure> {
+    let (position, entries) = store.range(LINKS).await?;
+    if let Some(kept) = view.listed(position, store.links(&entries)) {
+        tracing::warn!(
+            "etcd has lost its data, or is another cluster than before: \
+             {kept} links that it does not have are kept until this process ends"
+        );
+    }
+    publish(view, known);
+    let mut stream = open(store, position).await?;
+    loop {
+        let response = stream.message().await?;
+        let response = response.ok_or_else(|| Failure::unreachable("the watch ended"))?;
+        check(&response, position)?;
+        apply(store, view, &response);
+        publish(view, known);
+    }
+}
+
+/// Watches what comes behind that position.
+async fn open(store: &Store, position: Position) -> Result<WatchStream, Failure> {
+    let options = WatchOptions::new()
+        .with_range(keys::end_of(LINKS))
+        .with_start_revision(position.revision + 1)
+        .with_fragment();
+    let ask = async |client: Client| -> Result<WatchStream, Error> {
+        let mut watch = client
+            .watch_client()
+            .max_decoding_message_size(MESSAGE_BYTES_MAX);
+        watch.watch(LINKS, Some(options.clone())).await
+    };
+    store.session.call(ask).await
+}
+
+/// Whether a response is one of a watch that goes on, and of the data that was
+/// listed: etcd would wait without a word for a revision that it has lost.
+fn check(response: &WatchResponse, listed: Position) -> Result<(), Failure> {
+    if response.canceled() {
+        return Err(match response.compact_revision() {
+            0 => Failure::refused(format!(
+                "etcd ended the watch: {}",
+                response.cancel_reason()
+            )),
+            _ => Failure::unreachable("etcd has forgotten the changes since the last list"),
+        });
+    }
+    if !position_of(response.header()).continues(listed) {
+        return Err(Failure::unreachable("etcd has lost what it had listed"));
+    }
+    Ok(())
+}
+
+/// Takes over what a response says.
+fn apply(store: &Store, view: &mut View, response: &WatchResponse) {
+    for entry in response.events().iter().filter_map(|event| event.kv()) {
+        // A key that is gone has no version.
+        let is_there = entry.version() > 0;
+        let link = is_there.then(|| store.link(entry)).flatten();
+        match (link, keys::link_id(entry.key())) {
+            (Some(link), _) => view.put(link.id(), link),
+            (None, Some(id)) => view.removed(id),
+            (None, None) => {}
+        }
+    }
+    view.reached(position_of(response.header()).revision);
+}
+
+/// Tells the readers, if there is anything new.
+fn publish(view: &View, known: &watch::Sender<Links>) {
+    known.send_if_modified(|known| {
+        let is_new = known != view.links();
+        if is_new {
+            known.clone_from(view.links());
+        }
+        is_new
+    });
+}

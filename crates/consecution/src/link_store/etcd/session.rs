@@ -1,0 +1,225 @@
+//! A connection to one of etcd's servers at a time, that moves on to the next
+//! one when that does not answer, and what is said about it.
+//!
+//! It must not know what is kept in etcd.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use etcd_client::{Client, Error};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use super::failure::{Failure, FailureKind};
+use super::options::{self, EtcdError};
+use super::quiet::Quiet;
+use crate::config::EtcdOptions;
+use crate::connection::Connection;
+
+/// How long an answer may take, however many servers are asked for it.
+const CALL_SECONDS_MAX: u64 = 5;
+
+/// How long it may take to be known to a server.
+const CONNECT_SECONDS_MAX: u64 = 3;
+
+/// Where etcd is, and how it is with it.
+pub(super) struct Session {
+    options: EtcdOptions,
+    endpoints: Vec<String>,
+    server: tokio::sync::Mutex<Server>,
+    connection: watch::Sender<Connection>,
+    said: Mutex<Quiet>,
+}
+
+/// The server that is asked now.
+struct Server {
+    /// Which of the endpoints it is, counted on and on.
+    turn: usize,
+    /// A connection to it, if there is one.
+    client: Option<Client>,
+    /// Tells connections apart.
+    generation: u64,
+}
+
+/// A connection, and which one it is.
+struct Connected {
+    client: Client,
+    endpoint: String,
+    generation: u64,
+}
+
+/// Why one server did not do what was asked.
+struct FailedAttempt {
+    endpoint: String,
+    failure: Failure,
+}
+
+impl Session {
+    pub(super) fn new(options: &EtcdOptions) -> Result<Session, EtcdError> {
+        let endpoints = options::checked_endpoints(options)?;
+        let server = Server {
+            turn: 0,
+            client: None,
+            generation: 0,
+        };
+        let waiting = Connection::Waiting("etcd was not asked anything yet".into());
+        Ok(Session {
+            options: options.clone(),
+            endpoints,
+            server: tokio::sync::Mutex::new(server),
+            connection: watch::Sender::new(waiting),
+            said: Mutex::default(),
+        })
+    }
+
+    pub(super) fn connection(&self) -> watch::Receiver<Connection> {
+        self.connection.subscribe()
+    }
+
+    /// Asks etcd: the server that answered last, then the others. `ask` may be
+    /// done more than once.
+    pub(super) async fn call<T, F>(&self, ask: impl Fn(Client) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let deadline = Instant::now() + Duration::from_secs(CALL_SECONDS_MAX);
+        // By endpoint, so that the same trouble always reads the same.
+        let mut reasons = BTreeMap::new();
+        // Once more than there are servers: the first attempt may only find that
+        // a connection, or what the server knew of us, is no longer good.
+        for _ in 0..=self.endpoints.len() {
+            let FailedAttempt { endpoint, failure } = match self.attempt(&ask, deadline).await {
+                Ok(answer) => {
+                    self.say_connected();
+                    return Ok(answer);
+                }
+                Err(failed) => failed,
+            };
+            if failure.kind == FailureKind::Refused {
+                // Who was answered before is connected still.
+                if *self.connection.borrow() != Connection::Connected {
+                    self.say_waiting(&failure.reason);
+                }
+                return Err(failure);
+            }
+            reasons.insert(endpoint, failure.reason);
+            if Instant::now() >= deadline {
+                break;
+            }
+        }
+        let reasons = reasons
+            .iter()
+            .map(|(endpoint, reason)| format!("{endpoint} ({reason})"));
+        let reasons = reasons.collect::<Vec<_>>().join(", ");
+        let failure = Failure::unreachable(format!(
+            "etcd does not answer at {reasons}; check that it runs there and can be reached"
+        ));
+        self.say_waiting(&failure.reason);
+        Err(failure)
+    }
+
+    /// Asks one server.
+    async fn attempt<T, F>(
+        &self,
+        ask: impl Fn(Client) -> F,
+        deadline: Instant,
+    ) -> Result<T, FailedAttempt>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let connected = self.connected(deadline).await?;
+        let failure = match timeout_at(deadline, ask(connected.client)).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(error)) => Failure::from(error),
+            Err(_) => Failure::unreachable(format!("no answer within {CALL_SECONDS_MAX} s")),
+        };
+        if failure.kind != FailureKind::Refused {
+            let mut server = self.server.lock().await;
+            // Somebody else may have given it up already.
+            if server.generation == connected.generation {
+                server.client = None;
+                server.turn += usize::from(failure.kind == FailureKind::Unreachable);
+            }
+        }
+        Err(FailedAttempt {
+            endpoint: connected.endpoint,
+            failure,
+        })
+    }
+
+    /// The connection there is, or a new one.
+    async fn connected(&self, deadline: Instant) -> Result<Connected, FailedAttempt> {
+        let Ok(mut server) = timeout_at(deadline, self.server.lock()).await else {
+            return Err(FailedAttempt {
+                endpoint: self.endpoints.join(", "),
+                failure: Failure::unreachable("others are still trying to connect"),
+            });
+        };
+        let index = server.turn % self.endpoints.len().max(1);
+        let endpoint = self.endpoints.get(index).cloned().unwrap_or_default();
+        let client = match &server.client {
+            Some(client) => client.clone(),
+            None => match self.connect(&endpoint, deadline).await {
+                Ok(client) => {
+                    server.generation += 1;
+                    server.client.insert(client).clone()
+                }
+                Err(failure) => {
+                    server.turn += 1;
+                    if failure.kind == FailureKind::Refused {
+                        self.say_waiting(&failure.reason);
+                    }
+                    return Err(FailedAttempt { endpoint, failure });
+                }
+            },
+        };
+        Ok(Connected {
+            client,
+            endpoint,
+            generation: server.generation,
+        })
+    }
+
+    /// Makes a connection. Without a user it is made when it is first used.
+    async fn connect(&self, endpoint: &str, deadline: Instant) -> Result<Client, Failure> {
+        let connect_options = options::connect_options(endpoint, &self.options)
+            .map_err(|error| Failure::refused(format!("failed to {error}")))?;
+        let deadline = deadline.min(Instant::now() + Duration::from_secs(CONNECT_SECONDS_MAX));
+        let connecting = Client::connect([endpoint], Some(connect_options));
+        match timeout_at(deadline, connecting).await {
+            Ok(connected) => Ok(connected?),
+            Err(_) => Err(Failure::unreachable(format!(
+                "no answer within {CONNECT_SECONDS_MAX} s"
+            ))),
+        }
+    }
+
+    fn say_connected(&self) {
+        let is_new = self.connection.send_if_modified(|connection| {
+            let is_new = *connection != Connection::Connected;
+            *connection = Connection::Connected;
+            is_new
+        });
+        if is_new && self.said().lets_all_is_well(Instant::now()) {
+            tracing::info!("connected to etcd at {}", self.endpoints.join(", "));
+        }
+    }
+
+    fn say_waiting(&self, reason: &str) {
+        let waiting = Connection::Waiting(reason.into());
+        self.connection.send_if_modified(|connection| {
+            let is_new = *connection != waiting;
+            *connection = waiting;
+            is_new
+        });
+        if self.said().lets(reason, Instant::now()) {
+            tracing::warn!("waiting for etcd: {reason}");
+        }
+    }
+
+    fn said(&self) -> std::sync::MutexGuard<'_, Quiet> {
+        // Nothing that runs under the lock can leave it half-changed.
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
