@@ -54,7 +54,7 @@ impl OneShot {
         let runner = Runner::start(
             Options::one_shot(),
             transport,
-            &links,
+            Arc::new(links),
             images,
             Launcher::new(),
         );
@@ -95,7 +95,8 @@ impl Serve {
             processes_max,
             ..Options::default()
         };
-        let runner = Runner::start(options, transport, &links, images, Launcher::new());
+        let links = Arc::new(links);
+        let runner = Runner::start(options, transport, links, images, Launcher::new());
         let runner = Arc::new(runner);
         Ok(Serve { portals, runner })
     }

@@ -84,6 +84,8 @@ pub struct RunnerState {
     pub version: String,
     /// How many processes it has at most.
     pub processes_max: usize,
+    /// It takes no more calls, and leaves when those that it has are over.
+    pub draining: bool,
     /// How many links it serves.
     pub serving: usize,
     /// Links that it is getting ready, by id; at most

@@ -7,31 +7,38 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chain::LinkId;
-use futures_util::StreamExt;
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use futures_util::stream::{self, BoxStream, StreamExt};
+use tokio::sync::{oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
 
-use crate::link_store::{Change, LinkStore};
+use crate::link_store::{Announcement, Change, LinkStore, RunnerState};
 use crate::transport::Transport;
 use pool_state::Counts;
 
 mod images;
+mod name;
 pub mod pool;
 pub mod pool_state;
 mod process;
+mod states;
 mod worker;
 
 pub use images::{FindRegistries, Images};
+pub use name::{RunnerName, RunnerNameError};
+use states::{LinkState, States, Teller};
 pub use worker::LoadError;
-use worker::{LinkState, Shared, Worker};
+use worker::Shared;
 
 /// How many processes a runner has at most over all links, idle ones included,
 /// unless it is told otherwise.
 pub const PROCESSES_MAX_DEFAULT: usize = 256;
 
-/// How a runner keeps its processes.
+/// How a runner keeps its processes, and what it is called.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// The name under which it is announced in the link store; `None` where
+    /// nobody is to know of it.
+    pub name: Option<RunnerName>,
     /// The pool of each link.
     pub pool: pool_state::Config,
     /// Processes over all links, idle ones included.
@@ -39,13 +46,15 @@ pub struct Options {
 }
 
 impl Options {
-    /// For one run: nothing is kept warm, since nothing comes after it.
+    /// For one run: nothing is kept warm, since nothing comes after it, and
+    /// nobody is told of it.
     pub fn one_shot() -> Options {
         let pool = pool_state::Config {
             floor: 0,
             ..pool_state::Config::default()
         };
         Options {
+            name: None,
             pool,
             ..Options::default()
         }
@@ -55,6 +64,7 @@ impl Options {
 impl Default for Options {
     fn default() -> Options {
         Options {
+            name: Some(RunnerName::default()),
             pool: pool_state::Config::default(),
             processes_max: PROCESSES_MAX_DEFAULT,
         }
@@ -63,8 +73,12 @@ impl Default for Options {
 
 /// Serves links. Dropping it ends every process that it started.
 pub struct Runner {
-    states: watch::Receiver<States>,
+    states: watch::Sender<States>,
     watching: JoinHandle<()>,
+    /// Closed when all workers are gone.
+    over: watch::Receiver<()>,
+    processes_max: usize,
+    _announcement: Option<Announcement>,
 }
 
 /// How far a runner is with a link.
@@ -80,46 +94,43 @@ pub enum LinkStatus {
     Broken(Arc<LoadError>),
 }
 
-/// What is known of each link; a link that is missing is not known.
-type States = BTreeMap<LinkId, LinkState>;
-
 impl Runner {
     /// Starts to serve the links of `links`, and those that come, over
     /// `transport`.
     pub fn start(
         options: Options,
         transport: Arc<dyn Transport>,
-        links: &dyn LinkStore,
+        links: Arc<dyn LinkStore>,
         images: Images,
         launcher: sandbox::Launcher,
     ) -> Runner {
-        let (told, states) = watch::channel(States::new());
+        let states = watch::Sender::new(States::default());
+        let processes_max = options.processes_max;
+        let announcement = options.name.map(|name| {
+            let (told, state) = watch::channel(RunnerState::default());
+            tokio::spawn(states::summarise(states.subscribe(), processes_max, told));
+            links.announce(name.as_str(), state)
+        });
         let shared = Arc::new(Shared {
-            capacity: pool::Capacity::new(options.processes_max),
+            capacity: pool::Capacity::new(processes_max),
             pool: options.pool,
             transport,
             images,
             launcher,
-            states: told,
         });
-        let mut changes = links.watch();
+        let (running, over) = watch::channel(());
+        let watching = serve(shared, links.watch(), states.clone());
         let watching = tokio::spawn(async move {
-            let mut workers: BTreeMap<LinkId, Worker> = BTreeMap::new();
-            while let Some(change) = changes.next().await {
-                match change {
-                    Change::Put(link) => {
-                        let id = link.id();
-                        workers
-                            .entry(id)
-                            .or_insert_with(|| Worker::start(&shared, id, link));
-                    }
-                    Change::Removed(id) => {
-                        workers.remove(&id);
-                    }
-                }
-            }
+            watching.await;
+            drop(running);
         });
-        Runner { states, watching }
+        Runner {
+            states,
+            watching,
+            over,
+            processes_max,
+            _announcement: announcement,
+        }
     }
 
     /// Waits until link `id`, which must have been put into the store, is served.
@@ -127,12 +138,16 @@ impl Runner {
     /// # Errors
     /// Why it could not be loaded; the runner goes on trying.
     pub async fn ready(&self, id: LinkId) -> Result<(), Arc<LoadError>> {
-        let mut states = self.states.clone();
+        let mut states = self.states.subscribe();
         loop {
-            match states.borrow_and_update().get(&id) {
-                Some(LinkState::Serving(_)) => return Ok(()),
-                Some(LinkState::Broken(error)) => return Err(Arc::clone(error)),
-                Some(LinkState::Loading) | None => {}
+            {
+                let known = states.borrow_and_update();
+                match known.get(id) {
+                    Some(LinkState::Serving(_)) => return Ok(()),
+                    Some(LinkState::Broken(error)) => return Err(Arc::clone(error)),
+                    None if known.is_draining => return Err(Arc::new(LoadError::Stopped)),
+                    Some(LinkState::Loading) | None => {}
+                }
             }
             if states.changed().await.is_err() {
                 return Err(Arc::new(LoadError::Stopped));
@@ -142,7 +157,7 @@ impl Runner {
 
     /// How it is with link `id` now.
     pub fn status(&self, id: LinkId) -> LinkStatus {
-        match self.states.borrow().get(&id) {
+        match self.states.borrow().get(id) {
             None => LinkStatus::Unknown,
             Some(LinkState::Loading) => LinkStatus::Loading,
             Some(LinkState::Serving(pool)) => LinkStatus::Serving(pool.counts()),
@@ -152,10 +167,23 @@ impl Runner {
 
     /// How many processes of link `id` there are; `None` where it is not served.
     pub fn counts(&self, id: LinkId) -> Option<Counts> {
-        match self.states.borrow().get(&id)? {
-            LinkState::Serving(pool) => Some(pool.counts()),
-            LinkState::Loading | LinkState::Broken(_) => None,
+        match self.status(id) {
+            LinkStatus::Serving(counts) => Some(counts),
+            LinkStatus::Unknown | LinkStatus::Loading | LinkStatus::Broken(_) => None,
         }
+    }
+
+    /// What it says of itself to whoever looks after it.
+    pub fn state(&self) -> RunnerState {
+        self.states.borrow().summary(self.processes_max)
+    }
+
+    /// Takes no more calls, finishes those that it has, however long they take,
+    /// and stops then: bound it by a timeout, and drop the runner after that.
+    pub async fn drain(&self) {
+        states::drain(&self.states);
+        let mut over = self.over.clone();
+        while over.changed().await.is_ok() {}
     }
 }
 
@@ -163,4 +191,43 @@ impl Drop for Runner {
     fn drop(&mut self) {
         self.watching.abort();
     }
+}
+
+/// Keeps a worker for each link that is known, until the runner is drained and
+/// all of them are gone.
+async fn serve(
+    shared: Arc<Shared>,
+    changes: BoxStream<'static, Change>,
+    states: watch::Sender<States>,
+) {
+    let mut changes = changes.chain(stream::pending());
+    let mut drained = states.subscribe();
+    let drained = async { drop(drained.wait_for(|states| states.is_draining).await) };
+    let mut drained = std::pin::pin!(drained);
+    let mut workers = JoinSet::new();
+    // Dropped, each tells its worker to finish what it has.
+    let mut stops: BTreeMap<LinkId, oneshot::Sender<()>> = BTreeMap::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut drained => break,
+            Some(_) = workers.join_next() => {}
+            Some(change) = changes.next() => match change {
+                Change::Put(link) => {
+                    stops.entry(link.id()).or_insert_with_key(|id| {
+                        let (stop, stopped) = oneshot::channel();
+                        let teller = Teller::new(&states, *id);
+                        workers.spawn(worker::work(Arc::clone(&shared), link, teller, stopped));
+                        stop
+                    });
+                }
+                Change::Removed(id) => {
+                    states::forget(&states, id);
+                    stops.remove(&id);
+                }
+            },
+        }
+    }
+    drop((changes, stops));
+    while workers.join_next().await.is_some() {}
 }

@@ -3,85 +3,11 @@
 //! each other.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use chain::{Chain, ChainLink, Link};
-use consecution::app;
-use consecution::link_store::LinkStore;
-use consecution::link_store::memory::Memory;
-use consecution::portal::Portal;
-use consecution::runner::pool_state::Counts;
-use consecution::runner::{Images, Options, Runner};
-use consecution::transport::Transport;
-use consecution::transport::in_process::InProcess;
-use sandbox::Launcher;
-use support::{command, home};
+use chain::Link;
+use consecution::runner::Options;
+use support::runner::{World, shell};
 
 mod support;
-
-/// A runner with the default options, and what it is joined to.
-struct World {
-    links: Memory,
-    transport: Arc<dyn Transport>,
-    runner: Runner,
-}
-
-impl World {
-    fn start(options: Options) -> World {
-        let links = Memory::new();
-        let transport: Arc<dyn Transport> = Arc::new(InProcess::new());
-        let images = Images {
-            store: app::open_store(home::shared()).unwrap(),
-            registries: Arc::new(|| Ok(image::Registries::default())),
-            progress: Arc::new(image::NoProgress),
-        };
-        let launcher = Launcher::with_program(command::PROGRAM);
-        let runner = Runner::start(options, Arc::clone(&transport), &links, images, launcher);
-        World {
-            links,
-            transport,
-            runner,
-        }
-    }
-
-    /// A portal for a chain of that link, which is served.
-    async fn portal(&self, link: &Link) -> Portal {
-        let portal = self.portal_of(vec![link.clone()]).await;
-        self.runner.ready(link.id()).await.unwrap();
-        portal
-    }
-
-    async fn portal_of(&self, links: Vec<Link>) -> Portal {
-        let chain = Chain {
-            name: "test".to_owned(),
-            deadline: Some(Duration::from_secs(30)),
-            links: links.into_iter().map(ChainLink::new).collect(),
-        };
-        Portal::open(chain, Arc::clone(&self.transport), &self.links)
-            .await
-            .unwrap()
-    }
-
-    /// Waits until the link's counts are so.
-    async fn until(&self, link: &Link, wanted: impl Fn(Counts) -> bool) {
-        let waiting = async {
-            while !self.runner.counts(link.id()).is_some_and(&wanted) {
-                tokio::task::yield_now().await;
-            }
-        };
-        let waited = tokio::time::timeout(Duration::from_secs(20), waiting).await;
-        assert!(waited.is_ok(), "{:?}", self.runner.counts(link.id()));
-    }
-}
-
-fn shell(script: &str) -> Link {
-    Link {
-        command: Some("/bin/sh".to_owned()),
-        arguments: vec!["-c".to_owned(), script.to_owned()],
-        ..Link::new("busybox")
-    }
-}
 
 #[tokio::test]
 async fn two_processes_wait_for_requests_and_are_replaced() {
@@ -187,21 +113,4 @@ async fn a_broken_link_does_not_hurt_another() {
     assert!(portal.send("x").await.is_err());
     let good = world.portal(&shell("cat")).await;
     assert_eq!(good.send("x").await.unwrap(), "x");
-}
-
-#[tokio::test]
-async fn a_link_that_is_removed_is_served_no_longer() {
-    let world = World::start(Options::default());
-    let link = shell("cat");
-    let portal = world.portal(&link).await;
-    assert_eq!(portal.send("x").await.unwrap(), "x");
-    assert!(world.links.remove(link.id()).await.unwrap());
-    let waiting = async {
-        while world.runner.counts(link.id()).is_some() || portal.send("x").await.is_ok() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), waiting)
-        .await
-        .unwrap();
 }

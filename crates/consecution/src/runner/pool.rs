@@ -64,6 +64,7 @@ impl<P> Clone for Capacity<P> {
 pub struct Pool<P: Idle> {
     shared: Arc<Shared<P>>,
     member: Member,
+    unused: Arc<Notify>,
     keeper: JoinHandle<()>,
 }
 
@@ -115,6 +116,8 @@ struct Shelf<P> {
     waiting: BTreeMap<Ticket, oneshot::Sender<Answer<P>>>,
     /// Wakes the keeper.
     changed: Arc<Notify>,
+    /// Tells that nobody has a process of it, or waits for one.
+    unused: Arc<Notify>,
 }
 
 type Start<P> = Arc<dyn Fn() -> BoxFuture<'static, Result<P, Arc<str>>> + Send + Sync>;
@@ -154,13 +157,14 @@ impl<P: Idle> Pool<P> {
             let starter = Arc::clone(&starter);
             Box::pin(async move { starter.start().await })
         });
-        let changed = Arc::new(Notify::new());
+        let (changed, unused) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let shelf = Shelf {
             id,
             start,
             idle: VecDeque::new(),
             waiting: BTreeMap::new(),
             changed: Arc::clone(&changed),
+            unused: Arc::clone(&unused),
         };
         let shared = Arc::clone(&capacity.shared);
         let member = shared.with(|inner, now| {
@@ -173,6 +177,7 @@ impl<P: Idle> Pool<P> {
         Pool {
             shared,
             member,
+            unused,
             keeper,
         }
     }
@@ -238,6 +243,18 @@ impl<P: Idle> Pool<P> {
         });
     }
 
+    /// Waits until nobody has a process of it, or waits for one.
+    pub async fn until_unused(&self) {
+        loop {
+            // Hears of what happens from here on, also before it is awaited.
+            let unused = self.unused.notified();
+            if self.counts().is_unused() {
+                return;
+            }
+            unused.await;
+        }
+    }
+
     /// How many processes and takers it has.
     pub fn counts(&self) -> Counts {
         self.shared.with(|inner, _| inner.state.counts(self.member))
@@ -284,6 +301,7 @@ impl<P: Idle> Drop for Waiting<'_, P> {
             let shelf = inner.shelves.get_mut(member);
             if shelf.is_some_and(|shelf| shelf.waiting.remove(&self.ticket).is_some()) {
                 inner.state.gave_up(*member, self.ticket, now);
+                inner.tell_if_unused(*member);
             }
         });
         // Answered, but not heard: the process goes, and gives its room back.
@@ -295,8 +313,10 @@ impl<P: Idle> Drop for Waiting<'_, P> {
 
 impl<P: Idle> Drop for Permit<P> {
     fn drop(&mut self) {
-        self.shared
-            .with(|inner, now| inner.state.released(self.member, now));
+        self.shared.with(|inner, now| {
+            inner.state.released(self.member, now);
+            inner.tell_if_unused(self.member);
+        });
     }
 }
 
@@ -382,6 +402,14 @@ impl<P: Idle> Shared<P> {
 }
 
 impl<P> Inner<P> {
+    fn tell_if_unused(&self, member: Member) {
+        if let Some(shelf) = self.shelves.get(&member)
+            && self.state.counts(member).is_unused()
+        {
+            shelf.unused.notify_waiters();
+        }
+    }
+
     fn say_cold(&self, member: Member) {
         if let Some(shelf) = self.shelves.get(&member) {
             tracing::warn!(
@@ -431,6 +459,7 @@ impl<P: Idle> Approval<P> {
                     if let Some(Err(Ok(process))) = unheard {
                         inner.discarded.push(process);
                         inner.state.released(member, now);
+                        inner.tell_if_unused(member);
                     }
                 }
             }
@@ -441,6 +470,7 @@ impl<P: Idle> Approval<P> {
         let member = self.member;
         self.shared.with(|inner, now| {
             let ticket = inner.state.start_failed(member, now);
+            inner.tell_if_unused(member);
             let Some(shelf) = inner.shelves.get_mut(&member) else {
                 return;
             };

@@ -116,6 +116,13 @@ pub struct Counts {
     pub waiting: usize,
 }
 
+impl Counts {
+    /// Nobody has a process, or waits for one.
+    pub fn is_unused(&self) -> bool {
+        self.in_use + self.waiting == 0
+    }
+}
+
 /// The pools of all links of a runner.
 #[derive(Debug)]
 pub struct PoolState {

@@ -122,7 +122,8 @@ impl IdleProcess {
         }
     }
 
-    /// Gives the process its request. `held` is dropped when the process is gone.
+    /// Gives the process its request. `held` is dropped when the process is gone
+    /// and whoever waits for its outcome has been told.
     pub(super) fn serve(self, request: Request, held: impl Send + 'static) -> Reply {
         let (hand_back, handed_back) = oneshot::channel();
         let output = Output {

@@ -9,12 +9,12 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use image::Image;
 use sandbox::{Ids, Launcher, Limits, Spec, Zygote};
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot;
 
 use super::pool::{Capacity, Idle, Pool, Starter, TakeError, Taken};
 use super::process::IdleProcess;
-use super::{Images, States, pool_state};
+use super::states::{LinkState, Teller};
+use super::{Images, pool_state};
 use crate::transport::{Refusal, RefusalReason, Reply, Request, Service, Transport};
 
 /// How long a broken link rests before it is tried again: at first, and at most.
@@ -31,18 +31,6 @@ pub(super) struct Shared {
     pub(super) transport: Arc<dyn Transport>,
     pub(super) images: Images,
     pub(super) launcher: Launcher,
-    pub(super) states: watch::Sender<States>,
-}
-
-/// How far a runner is with a link.
-#[derive(Clone)]
-pub(super) enum LinkState {
-    /// Its image is fetched, its zygote opened.
-    Loading,
-    /// It answers calls, from this pool.
-    Serving(Arc<Pool<IdleProcess>>),
-    /// It could not be loaded; it is tried again after a while.
-    Broken(Arc<LoadError>),
 }
 
 /// A link could not be loaded. The texts read well after "failed to".
@@ -63,66 +51,39 @@ pub enum LoadError {
     Stopped,
 }
 
-/// Serves a link until it is dropped.
-pub(super) struct Worker {
-    serving: JoinHandle<()>,
+/// Serves a link until `stopped` resolves, and then until every call that was
+/// taken is over. Dropping it ends the calls, too.
+pub(super) async fn work(
+    shared: Arc<Shared>,
+    link: Arc<Link>,
+    teller: Teller,
+    mut stopped: oneshot::Receiver<()>,
+) {
+    let id = link.id();
+    let zygote = tokio::select! {
+        biased;
+        _ = &mut stopped => return,
+        zygote = load_until_it_works(&shared, id, &link, &teller) => zygote,
+    };
+    let pool = Pool::new(id, ZygoteStarter(zygote), &shared.pool, &shared.capacity);
+    let pool = Arc::new(pool);
+    let service = Arc::new(PoolService(Arc::clone(&pool)));
+    let registration = shared.transport.serve(id, service);
+    teller.tell(LinkState::Serving(Arc::clone(&pool)));
+    // Nobody sends anything: the other end is dropped.
+    let _ = stopped.await;
+    registration.drain().await;
+    pool.until_unused().await;
 }
 
-impl Worker {
-    pub(super) fn start(shared: &Arc<Shared>, id: LinkId, link: Arc<Link>) -> Worker {
-        let shared = Arc::clone(shared);
-        let serving = tokio::spawn(async move {
-            let _forget = Forget {
-                states: shared.states.clone(),
-                id,
-            };
-            let zygote = load_until_it_works(&shared, id, &link).await;
-            let pool = Pool::new(id, ZygoteStarter(zygote), &shared.pool, &shared.capacity);
-            let pool = Arc::new(pool);
-            let service = Arc::new(PoolService(Arc::clone(&pool)));
-            let _registration = shared.transport.serve(id, service);
-            tell(&shared.states, id, LinkState::Serving(pool));
-            std::future::pending::<()>().await;
-        });
-        Worker { serving }
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        self.serving.abort();
-    }
-}
-
-/// Takes a link out of the states when its worker goes.
-struct Forget {
-    states: watch::Sender<States>,
-    id: LinkId,
-}
-
-impl Drop for Forget {
-    fn drop(&mut self) {
-        self.states.send_modify(|states| {
-            states.remove(&self.id);
-        });
-    }
-}
-
-fn tell(states: &watch::Sender<States>, id: LinkId, state: LinkState) {
-    states.send_modify(|states| {
-        states.insert(id, state);
-    });
-}
-
-async fn load_until_it_works(shared: &Shared, id: LinkId, link: &Link) -> Held {
+async fn load_until_it_works(shared: &Shared, id: LinkId, link: &Link, teller: &Teller) -> Held {
     let mut wait = RETRY_WAIT_MIN;
-    tell(&shared.states, id, LinkState::Loading);
     loop {
         match load(shared, id, link).await {
             Ok(held) => return held,
             Err(error) => {
                 let error = Arc::new(error);
-                tell(&shared.states, id, LinkState::Broken(Arc::clone(&error)));
+                teller.tell(LinkState::Broken(Arc::clone(&error)));
                 // Said when it is tried again: who waits for the link has been
                 // told by then, and may have given up.
                 tokio::time::sleep(wait).await;

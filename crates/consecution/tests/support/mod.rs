@@ -8,6 +8,7 @@ pub(crate) mod home;
 pub(crate) mod http;
 pub(crate) mod leftovers;
 pub(crate) mod registry;
+pub(crate) mod runner;
 
 /// The tests cannot do what they are for on this machine. By hand that is a
 /// visible skip, where CI is set it is a failure.

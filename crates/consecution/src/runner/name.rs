@@ -1,0 +1,129 @@
+//! What a runner calls itself.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use rustix::rand::{GetRandomFlags, getrandom};
+use rustix::system::uname;
+
+/// A name may be this long, in bytes.
+const NAME_BYTES_MAX: usize = 128;
+
+/// How much of the host's name a runner's default one has, in bytes.
+const HOST_BYTES_MAX: usize = 63;
+
+/// Bytes of chance behind it, written with twice as many digits: there may be
+/// several runners on a host, and several hosts of one name.
+const RANDOM_BYTES: usize = 4;
+
+/// A runner's name: 1 to 128 visible ASCII characters, none of which has a
+/// meaning where names are used, in keys and subjects: no `/`, `.`, `*`, `>`.
+/// By default the host's name and something that makes it unique. Clones are
+/// cheap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunnerName(Arc<str>);
+
+/// A text is no runner's name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "use '{}' as a runner's name: it must be 1 to {NAME_BYTES_MAX} visible ASCII characters \
+     without '/', '.', '*' and '>'",
+    .text.escape_debug()
+)]
+pub struct RunnerNameError {
+    /// The text.
+    pub text: String,
+}
+
+impl RunnerName {
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+fn is_allowed(character: char) -> bool {
+    character.is_ascii_graphic() && !"/.*>".contains(character)
+}
+
+impl FromStr for RunnerName {
+    type Err = RunnerNameError;
+
+    fn from_str(text: &str) -> Result<RunnerName, RunnerNameError> {
+        if (1..=NAME_BYTES_MAX).contains(&text.len()) && text.chars().all(is_allowed) {
+            Ok(RunnerName(text.into()))
+        } else {
+            Err(RunnerNameError {
+                text: text.to_owned(),
+            })
+        }
+    }
+}
+
+impl Default for RunnerName {
+    fn default() -> RunnerName {
+        let mut bytes = [0; RANDOM_BYTES];
+        // So few bytes are never given in part.
+        let _ = getrandom(&mut bytes, GetRandomFlags::empty());
+        let chance = u32::from_ne_bytes(bytes);
+        let host = uname();
+        let host = host_part(&host.nodename().to_string_lossy());
+        let width = 2 * RANDOM_BYTES;
+        RunnerName(format!("{host}-{chance:0width$x}").into())
+    }
+}
+
+/// The host's own name without its domain, as far as it may stand in ours.
+fn host_part(nodename: &str) -> String {
+    let own = nodename.split('.').next().unwrap_or_default();
+    let host: String = own
+        .chars()
+        .filter(|character| is_allowed(*character))
+        .take(HOST_BYTES_MAX)
+        .collect();
+    if host.is_empty() {
+        "runner".to_owned()
+    } else {
+        host
+    }
+}
+
+impl fmt::Display for RunnerName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_can_stand_in_a_key_and_in_a_subject() {
+        for name in ["a", "host-1_2:3", &"x".repeat(NAME_BYTES_MAX)] {
+            assert_eq!(name.parse::<RunnerName>().unwrap().as_str(), name);
+        }
+        let long = "x".repeat(NAME_BYTES_MAX + 1);
+        for name in [
+            "", "a b", "a/b", "a.b", "a*", ">", "a\tb", "a\n", "é", &long,
+        ] {
+            let error = name.parse::<RunnerName>().unwrap_err().to_string();
+            assert!(error.starts_with("use '"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_default_name_is_allowed_and_nobody_else_has_it() {
+        let (one, two) = (RunnerName::default(), RunnerName::default());
+        assert_ne!(one, two);
+        assert_eq!(one.as_str().parse(), Ok(one));
+    }
+
+    #[test]
+    fn a_host_gives_what_it_can() {
+        assert_eq!(host_part("web1.example.com"), "web1");
+        assert_eq!(host_part("a b*"), "ab");
+        assert_eq!(host_part(".x"), "runner");
+    }
+}

@@ -1,0 +1,155 @@
+//! How far a runner is with each of its links, and what it says of that to
+//! whoever looks after it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chain::LinkId;
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::pool::Pool;
+use super::process::IdleProcess;
+use super::worker::LoadError;
+use crate::link_store::RunnerState;
+
+/// How long to let changes gather before they are told, since many come at the
+/// same time.
+const TELL_PAUSE: Duration = Duration::from_millis(250);
+
+/// How much of the reason is told why a link is broken, in characters.
+const REASON_CHARACTERS_MAX: usize = 500;
+
+/// What is known of a runner's links.
+#[derive(Default)]
+pub(super) struct States {
+    links: BTreeMap<LinkId, Known>,
+    last_key: Key,
+    /// No more calls are taken.
+    pub(super) is_draining: bool,
+}
+
+struct Known {
+    key: Key,
+    state: LinkState,
+}
+
+/// Tells workers of the same link apart: one may still be drained when the next
+/// one begins.
+type Key = u64;
+
+/// How far a runner is with a link.
+#[derive(Clone)]
+pub(super) enum LinkState {
+    /// Its image is fetched, its zygote opened.
+    Loading,
+    /// It answers calls, from this pool.
+    Serving(Arc<Pool<IdleProcess>>),
+    /// It could not be loaded; it is tried again after a while.
+    Broken(Arc<LoadError>),
+}
+
+impl States {
+    pub(super) fn get(&self, id: LinkId) -> Option<&LinkState> {
+        self.links.get(&id).map(|known| &known.state)
+    }
+
+    /// In a few words, for the link store.
+    pub(super) fn summary(&self, processes_max: usize) -> RunnerState {
+        let mut summary = RunnerState {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            processes_max,
+            draining: self.is_draining,
+            ..RunnerState::default()
+        };
+        for (id, known) in &self.links {
+            match &known.state {
+                LinkState::Serving(_) => summary.serving += 1,
+                LinkState::Loading if summary.loading.len() < RunnerState::LINKS_LISTED_MAX => {
+                    summary.loading.push(id.to_string());
+                }
+                LinkState::Broken(error)
+                    if summary.broken.len() < RunnerState::LINKS_LISTED_MAX =>
+                {
+                    let reason = format!("failed to {error}");
+                    let reason = reason.chars().take(REASON_CHARACTERS_MAX).collect();
+                    summary.broken.insert(id.to_string(), reason);
+                }
+                LinkState::Loading | LinkState::Broken(_) => {}
+            }
+        }
+        summary
+    }
+}
+
+/// Where the worker of a link says how far it is.
+pub(super) struct Teller {
+    states: watch::Sender<States>,
+    id: LinkId,
+    key: Key,
+}
+
+impl Teller {
+    /// A teller for a new worker of that link, which is loading.
+    pub(super) fn new(states: &watch::Sender<States>, id: LinkId) -> Teller {
+        let mut key = 0;
+        states.send_modify(|states| {
+            states.last_key += 1;
+            key = states.last_key;
+            let state = LinkState::Loading;
+            states.links.insert(id, Known { key, state });
+        });
+        Teller {
+            states: states.clone(),
+            id,
+            key,
+        }
+    }
+
+    /// Says how far it is; nobody hears it once the link has been forgotten.
+    pub(super) fn tell(&self, state: LinkState) {
+        self.states.send_if_modified(|states| {
+            let known = states.links.get_mut(&self.id);
+            let Some(known) = known.filter(|known| known.key == self.key) else {
+                return false;
+            };
+            known.state = state;
+            true
+        });
+    }
+}
+
+/// The link is not known any more.
+pub(super) fn forget(states: &watch::Sender<States>, id: LinkId) {
+    states.send_modify(|states| drop(states.links.remove(&id)));
+}
+
+/// No more calls are taken, and no link is known any more.
+pub(super) fn drain(states: &watch::Sender<States>) {
+    states.send_modify(|states| {
+        states.links.clear();
+        states.is_draining = true;
+    });
+}
+
+/// Keeps `told` up to date, until nobody listens.
+pub(super) async fn summarise(
+    mut states: watch::Receiver<States>,
+    processes_max: usize,
+    told: watch::Sender<RunnerState>,
+) {
+    loop {
+        let summary = states.borrow_and_update().summary(processes_max);
+        told.send_if_modified(|told| {
+            let is_new = *told != summary;
+            *told = summary;
+            is_new
+        });
+        tokio::select! {
+            () = told.closed() => return,
+            changed = states.changed() => if changed.is_err() { return },
+        }
+        sleep(TELL_PAUSE).await;
+    }
+}
