@@ -26,6 +26,8 @@ use crate::trace::Trace;
 
 pub mod conformance;
 pub mod in_process;
+pub mod nats;
+pub mod subject;
 
 /// Carries calls from whoever needs a link run to whoever serves that link.
 pub trait Transport: Send + Sync {

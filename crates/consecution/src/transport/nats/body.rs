@@ -1,0 +1,389 @@
+//! The two ends of a body that travels as frames: a [`Source`] that is sent, and
+//! a [`Sink`] that what comes is put into.
+//!
+//! Neither waits for the network, and each keeps what it has when a wait is
+//! given up.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::{self, Stream, StreamExt};
+use tokio::sync::mpsc;
+
+use crate::transport::{Body, Cut};
+
+/// Chunks below this size are put together with what else is ready; copying
+/// more costs more than a message.
+const TINY_BYTES: usize = 16 * 1024;
+
+/// A step of a body.
+#[derive(Debug)]
+pub(super) enum Piece {
+    Data(Bytes),
+    End,
+    Cut(Cut),
+}
+
+/// A body that is sent, and what has been pulled of it.
+pub(super) struct Source {
+    held: VecDeque<Bytes>,
+    held_bytes: usize,
+    rest: Rest,
+}
+
+/// What of a body has not been pulled.
+enum Rest {
+    Body(Body),
+    Nothing,
+    Cut(Cut),
+}
+
+impl Source {
+    pub(super) fn new(body: Body) -> Source {
+        Source {
+            held: VecDeque::new(),
+            held_bytes: 0,
+            rest: Rest::Body(body),
+        }
+    }
+
+    /// Pulls once.
+    fn poll_pull(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Rest::Body(body) = &mut self.rest else {
+            return Poll::Ready(());
+        };
+        match ready!(std::pin::Pin::new(body).poll_next(context)) {
+            Some(Ok(chunk)) => {
+                self.held_bytes += chunk.len();
+                self.held.push_back(chunk);
+            }
+            Some(Err(cut)) => self.rest = Rest::Cut(cut),
+            None => self.rest = Rest::Nothing,
+        }
+        Poll::Ready(())
+    }
+
+    /// Pulls until there is something, if only an end.
+    pub(super) async fn begin(&mut self) {
+        poll_fn(
+            |context| match self.held.is_empty() && matches!(self.rest, Rest::Body(_)) {
+                true => self.poll_pull(context),
+                false => Poll::Ready(()),
+            },
+        )
+        .await;
+    }
+
+    /// Pulls until there is an end, or more than `room` bytes.
+    pub(super) async fn gather(&mut self, room: usize) {
+        poll_fn(|context| {
+            while self.held_bytes <= room && matches!(self.rest, Rest::Body(_)) {
+                ready!(self.poll_pull(context));
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    /// All of it, if all has been pulled and is no more than `room` bytes.
+    pub(super) fn whole(&mut self, room: usize) -> Option<Bytes> {
+        if !matches!(self.rest, Rest::Nothing) || self.held_bytes > room {
+            return None;
+        }
+        if self.held.len() > 1 {
+            let all = self.put_together(room);
+            self.held = VecDeque::from([all]);
+        }
+        Some(self.held.front().cloned().unwrap_or_default())
+    }
+
+    /// Why it was cut off, if it was.
+    pub(super) fn cut(&self) -> Option<&Cut> {
+        match &self.rest {
+            Rest::Cut(cut) => Some(cut),
+            Rest::Body(_) | Rest::Nothing => None,
+        }
+    }
+
+    /// Takes the first bytes of what has been pulled, no more than `room`.
+    pub(super) fn take(&mut self, room: usize) -> Bytes {
+        let is_alone = self.held.len() == 1;
+        let bytes = match self.held.front_mut() {
+            Some(front) if front.len() > room => front.split_to(room),
+            Some(front) if front.len() >= TINY_BYTES || is_alone => {
+                self.held.pop_front().unwrap_or_default()
+            }
+            Some(_) => self.put_together(room),
+            None => Bytes::new(),
+        };
+        self.held_bytes -= bytes.len();
+        bytes
+    }
+
+    /// Copies the first chunks, as far as they fit.
+    fn put_together(&mut self, room: usize) -> Bytes {
+        let mut all = BytesMut::with_capacity(room.min(self.held_bytes));
+        while let Some(front) = self.held.front_mut() {
+            let left = room - all.len();
+            if front.len() > left {
+                all.extend_from_slice(&front.split_to(left));
+                break;
+            }
+            all.extend_from_slice(front);
+            self.held.pop_front();
+        }
+        all.freeze()
+    }
+
+    /// Puts what was taken back to the front.
+    pub(super) fn put_back(&mut self, bytes: Bytes) {
+        if !bytes.is_empty() {
+            self.held_bytes += bytes.len();
+            self.held.push_front(bytes);
+        }
+    }
+
+    /// The next piece, data no longer than `room`, which must not be 0. Tiny
+    /// chunks that are ready come together.
+    pub(super) async fn next(&mut self, room: usize) -> Piece {
+        poll_fn(|context| {
+            while self.held.is_empty() {
+                match &self.rest {
+                    Rest::Nothing => return Poll::Ready(Piece::End),
+                    Rest::Cut(cut) => return Poll::Ready(Piece::Cut(cut.clone())),
+                    Rest::Body(_) => ready!(self.poll_pull(context)),
+                }
+            }
+            while self.held_bytes < TINY_BYTES.min(room) && matches!(self.rest, Rest::Body(_)) {
+                if self.poll_pull(context).is_pending() {
+                    break;
+                }
+            }
+            Poll::Ready(Piece::Data(self.take(room)))
+        })
+        .await
+    }
+
+    /// What is left of it.
+    pub(super) fn into_body(self) -> Body {
+        let rest = match self.rest {
+            Rest::Body(body) => body,
+            Rest::Nothing => Body::empty(),
+            Rest::Cut(cut) => Body::new(stream::iter([Err(cut)])),
+        };
+        match self.held.is_empty() {
+            true => rest,
+            false => Body::new(stream::iter(self.held.into_iter().map(Ok)).chain(rest)),
+        }
+    }
+}
+
+/// Where the pieces that come of a body wait for its reader. What may wait is
+/// bounded by whoever sends them.
+pub(super) struct Sink {
+    waiting: VecDeque<Piece>,
+    /// `None` when nothing more can be handed over.
+    reader: Option<mpsc::Sender<Piece>>,
+}
+
+/// What a [`Sink`] got done.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Handed {
+    /// So many bytes have gone to the reader.
+    Over(usize),
+    /// The reader is gone, and wants no more.
+    Unread,
+}
+
+/// A body, and where to put what comes of it. Where the sink is dropped before
+/// the body's end, the body is cut off.
+pub(super) fn channel() -> (Sink, Body) {
+    let (sender, receiver) = mpsc::channel(1);
+    let sink = Sink {
+        waiting: VecDeque::new(),
+        reader: Some(sender),
+    };
+    let body = stream::unfold(Some(receiver), async |receiver| {
+        let mut receiver = receiver?;
+        match receiver.recv().await {
+            Some(Piece::Data(chunk)) => Some((Ok(chunk), Some(receiver))),
+            Some(Piece::End) => None,
+            Some(Piece::Cut(cut)) => Some((Err(cut), None)),
+            None => Some((Err(Cut::new("whoever sends it is gone")), None)),
+        }
+    });
+    (sink, Body::new(body))
+}
+
+impl Sink {
+    /// Must be given no data after an end.
+    pub(super) fn put(&mut self, piece: Piece) {
+        if self.reader.is_some() {
+            self.waiting.push_back(piece);
+        }
+    }
+
+    /// Cuts it off behind what has come, unless it has ended.
+    pub(super) fn cut(&mut self, reason: Arc<str>) {
+        let has_end = matches!(self.waiting.back(), Some(Piece::End | Piece::Cut(_)));
+        if !has_end {
+            self.put(Piece::Cut(Cut { reason }));
+        }
+    }
+
+    /// Nothing waits, and nothing can come.
+    pub(super) fn is_done(&self) -> bool {
+        self.reader.is_none()
+    }
+
+    /// Hands the next piece over when the reader asks for it; where none waits,
+    /// resolves only when the reader is gone.
+    pub(super) async fn hand_over(&mut self) -> Handed {
+        let Some(reader) = &self.reader else {
+            return std::future::pending().await;
+        };
+        if self.waiting.is_empty() {
+            reader.closed().await;
+            self.reader = None;
+            return Handed::Unread;
+        }
+        let Ok(permit) = reader.reserve().await else {
+            self.reader = None;
+            self.waiting.clear();
+            return Handed::Unread;
+        };
+        match self.waiting.pop_front() {
+            Some(Piece::Data(chunk)) => {
+                let bytes = chunk.len();
+                permit.send(Piece::Data(chunk));
+                Handed::Over(bytes)
+            }
+            last => {
+                permit.send(last.unwrap_or(Piece::End));
+                self.reader = None;
+                Handed::Over(0)
+            }
+        }
+    }
+}
+
+/// Where standard error goes while it is written; whether anybody listens makes
+/// no difference to who writes.
+#[derive(Default)]
+pub(super) struct StderrSink {
+    waiting: VecDeque<Bytes>,
+    listener: Option<mpsc::Sender<Bytes>>,
+}
+
+impl StderrSink {
+    pub(super) fn new(listener: Option<mpsc::Sender<Bytes>>) -> StderrSink {
+        StderrSink {
+            waiting: VecDeque::new(),
+            listener,
+        }
+    }
+
+    pub(super) fn put(&mut self, bytes: Bytes) {
+        self.waiting.push_back(bytes);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Hands the next piece over, and says how long it was.
+    pub(super) async fn hand_over(&mut self) -> usize {
+        if self.waiting.is_empty() {
+            return std::future::pending().await;
+        }
+        let Some(listener) = &self.listener else {
+            return self.waiting.pop_front().map_or(0, |bytes| bytes.len());
+        };
+        let Ok(permit) = listener.reserve().await else {
+            self.listener = None;
+            return self.waiting.pop_front().map_or(0, |bytes| bytes.len());
+        };
+        let bytes = self.waiting.pop_front().unwrap_or_default();
+        let length = bytes.len();
+        permit.send(bytes);
+        length
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::conformance::fake;
+    use futures_util::FutureExt;
+
+    fn body_of(chunks: &[&'static str]) -> Body {
+        let chunks: Vec<_> = chunks.iter().map(|chunk| Ok((*chunk).into())).collect();
+        Body::new(stream::iter(chunks))
+    }
+
+    #[tokio::test]
+    async fn what_was_gathered_and_put_back_is_the_body_again() {
+        for room in 0..12 {
+            let mut source = Source::new(body_of(&["abc", "def", "ghi"]));
+            source.gather(room).await;
+            assert_eq!(source.whole(room).is_some(), room >= 9);
+            let first = source.take(room);
+            assert!(first.len() <= room);
+            source.put_back(first);
+            assert_eq!(source.into_body().collect().await.unwrap(), "abcdefghi");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_cut_stays_a_cut() {
+        let mut source = Source::new(fake::cut_off(["some"], "on purpose"));
+        source.gather(100).await;
+        assert!(source.whole(100).is_none());
+        assert!(source.into_body().collect().await.is_err());
+        let mut source = Source::new(fake::cut_off(["some"], "on purpose"));
+        assert!(matches!(source.next(100).await, Piece::Data(_)));
+        assert!(matches!(source.next(100).await, Piece::Cut(_)));
+    }
+
+    #[tokio::test]
+    async fn tiny_chunks_come_together_and_large_ones_in_pieces() {
+        let mut source = Source::new(body_of(&["ab", "cd", "ef"]));
+        assert!(matches!(source.next(5).await, Piece::Data(data) if data == "abcde"));
+        assert!(matches!(source.next(5).await, Piece::Data(data) if data == "f"));
+        assert!(matches!(source.next(5).await, Piece::End));
+    }
+
+    #[tokio::test]
+    async fn a_sink_that_is_dropped_cuts_its_body() {
+        let (mut sink, body) = channel();
+        sink.put(Piece::Data("some".into()));
+        assert_eq!(sink.hand_over().await, Handed::Over(4));
+        drop(sink);
+        assert!(body.collect().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_sink_hands_over_what_came_before_a_cut() {
+        let (mut sink, mut body) = channel();
+        sink.put(Piece::Data("some".into()));
+        sink.cut("on purpose".into());
+        assert_eq!(sink.hand_over().await, Handed::Over(4));
+        assert!(sink.hand_over().now_or_never().is_none());
+        assert_eq!(body.next().await.unwrap().unwrap(), "some");
+        assert_eq!(sink.hand_over().await, Handed::Over(0));
+        assert!(sink.is_done());
+        assert!(body.next().await.unwrap().is_err());
+        assert!(body.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_is_gone_is_noticed_at_once() {
+        let (mut sink, body) = channel();
+        drop(body);
+        assert_eq!(sink.hand_over().await, Handed::Unread);
+        assert!(sink.is_done());
+    }
+}

@@ -1,0 +1,386 @@
+//! The connection: made, watched, logged, and made again.
+//!
+//! The client library reconnects by itself, and takes its subscriptions with it.
+//! Should it stop for good, which a message that it cannot bear may do to it, a
+//! new client takes its place.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use async_nats::message::OutboundMessage;
+use async_nats::{Client, Event, HeaderMap, Subject};
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::inbox::{Delivery, Inbox};
+use super::options::Target;
+use super::{Role, head};
+
+/// How long a call waits for a connection before it is refused.
+const CONNECTED_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// How long after a lost connection is back runners may still be on their way
+/// back too, so that nobody being there means nothing.
+const SETTLE_TIME: Duration = Duration::from_secs(2);
+
+/// How long to wait between attempts to connect, at most; jittered. Short: a
+/// whole fleet waits for little else, and an attempt costs the server little.
+const RECONNECT_WAIT_MAX: Duration = Duration::from_secs(2);
+const RECONNECT_WAIT_MIN: Duration = Duration::from_millis(10);
+
+/// How often the server must show that it is there: after the third silent one
+/// the connection counts as lost.
+const PING_EVERY: Duration = Duration::from_secs(2);
+
+/// How long a server may take to let us in.
+const CONNECT_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// Messages that may wait for us in one subscription. The client drops what is
+/// beyond, so that must never come: inboxes are emptied at once, and a link's
+/// requests become tasks at once.
+const SUBSCRIPTION_MESSAGES_MAX: usize = 64 * 1024;
+
+/// Messages that may wait to be written; whoever has one more waits.
+const OUTGOING_MESSAGES_MAX: usize = 1024;
+
+/// How many calls one connection answers at a time. The pool's own bound is far
+/// lower; this one keeps a flood of requests from taking all memory.
+pub(super) const CALLS_IN_FLIGHT_MAX: usize = 1024;
+
+/// How long leaving may take.
+const CLOSE_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// How often the same trouble is logged, at most.
+const LOG_EVERY: Duration = Duration::from_secs(30);
+
+/// How it is with a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Connection {
+    /// There is none now, for this reason; it is being tried.
+    Waiting(Arc<str>),
+    /// There is one.
+    Connected,
+}
+
+/// What everything on one connection shares.
+pub(super) struct Shared {
+    /// The portal's or runner's name, as it may stand in a header.
+    pub(super) name: String,
+    pub(super) inbox: Inbox,
+    /// Room for calls to be answered.
+    pub(super) in_flight: Arc<Semaphore>,
+    state: watch::Sender<Connection>,
+    /// `None` before the first client, between two, and after the last.
+    client: watch::Sender<Option<Arc<Client>>>,
+    trouble: Mutex<Trouble>,
+    is_closed: AtomicBool,
+}
+
+/// What went wrong lately, so that it is logged, but not over and over.
+#[derive(Default)]
+struct Trouble {
+    last: Option<(Arc<str>, Instant)>,
+    /// Until when absent runners may just be late.
+    unsettled_until: Option<Instant>,
+}
+
+/// Ends the connection when it is dropped.
+pub(super) struct Guard {
+    shared: Arc<Shared>,
+    keeping: JoinHandle<()>,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.keeping.abort();
+        self.shared.is_closed.store(true, Ordering::Release);
+        self.shared.client.send_replace(None);
+        self.shared.inbox.clear();
+    }
+}
+
+/// Starts to connect, for as long as the guard is held.
+pub(super) fn start(target: Target, role: Role, name: &str) -> (Arc<Shared>, Guard) {
+    let shared = Arc::new(Shared {
+        name: head::name(name),
+        inbox: Inbox::new(role.inbox()),
+        in_flight: Arc::new(Semaphore::new(CALLS_IN_FLIGHT_MAX)),
+        state: watch::Sender::new(Connection::Waiting("no answer yet".into())),
+        client: watch::Sender::new(None),
+        trouble: Mutex::default(),
+        is_closed: AtomicBool::new(false),
+    });
+    let keeping = tokio::spawn(keep(Arc::clone(&shared), target));
+    let guard = Guard {
+        shared: Arc::clone(&shared),
+        keeping,
+    };
+    (shared, guard)
+}
+
+/// Keeps a client, and hands out what comes to its inboxes.
+async fn keep(shared: Arc<Shared>, target: Target) {
+    let Target { servers, options } = target;
+    let options = follow(options, &shared);
+    while !shared.is_closed.load(Ordering::Acquire) {
+        // It does not wait for a server, and the addresses have been parsed.
+        match options.clone().connect(&servers[..]).await {
+            Ok(client) => hand_out(&shared, Arc::new(client)).await,
+            Err(error) => shared.waiting(&error.to_string()),
+        }
+        shared.client.send_replace(None);
+        shared.lost("the connection was closed");
+        sleep(RECONNECT_WAIT_MIN).await;
+    }
+}
+
+/// Until the client stops for good.
+async fn hand_out(shared: &Arc<Shared>, client: Arc<Client>) {
+    let Ok(mut messages) = client.subscribe(shared.inbox.wildcard()).await else {
+        return;
+    };
+    // Only now, so that no request goes out before its answer could come in.
+    shared.client.send_replace(Some(Arc::clone(&client)));
+    while let Some(message) = messages.next().await {
+        match shared.inbox.deliver(message) {
+            Delivery::Taken => {}
+            Delivery::Overflow => {
+                tracing::warn!("ended a call: the other side sent more than it may");
+            }
+            Delivery::Unknown(message) => {
+                let Some(reply) = message.reply else { continue };
+                tracing::debug!(subject = %message.subject, "a message for nobody");
+                // Without waiting: nobody's messages must hold up anybody's.
+                let (headers, payload) = (head::gone(), Bytes::new());
+                let answer = client.publish_with_headers(reply, headers, payload);
+                let _ = answer.now_or_never();
+            }
+        }
+    }
+}
+
+/// Has the client tell us how it is with its connection.
+fn follow(options: async_nats::ConnectOptions, shared: &Arc<Shared>) -> async_nats::ConnectOptions {
+    let (of_events, of_attempts, of_delays) = (
+        Arc::downgrade(shared),
+        Arc::downgrade(shared),
+        Arc::downgrade(shared),
+    );
+    options
+        .ping_interval(PING_EVERY)
+        .connection_timeout(CONNECT_WAIT_MAX)
+        .subscription_capacity(SUBSCRIPTION_MESSAGES_MAX)
+        .client_capacity(OUTGOING_MESSAGES_MAX)
+        .reconnect_delay_callback(move |attempts| delay(&of_delays, attempts))
+        // Asked before each round of attempts: the only place to learn why the
+        // one before has failed.
+        .reconnect_to_server_callback(move |servers, _| {
+            let failed = servers.iter().find_map(|server| {
+                let error = server.last_error.as_ref()?;
+                let (host, port) = (server.addr.host(), server.addr.port());
+                Some(format!("{host}:{port}: {error}"))
+            });
+            if let (Some(shared), Some(failed)) = (of_attempts.upgrade(), failed) {
+                shared.waiting(&failed);
+            }
+            std::future::ready(None)
+        })
+        .event_callback(move |event| {
+            if let Some(shared) = of_events.upgrade() {
+                shared.happened(&event);
+            }
+            std::future::ready(())
+        })
+}
+
+/// How long to wait before that attempt.
+fn delay(shared: &Weak<Shared>, attempts: usize) -> Duration {
+    /// The client goes on trying when nobody needs it any more, but slowly.
+    const UNWANTED: Duration = Duration::from_secs(3600);
+    if shared.upgrade().is_none_or(|shared| shared.is_closed()) {
+        return UNWANTED;
+    }
+    if attempts <= 1 {
+        return Duration::ZERO;
+    }
+    let doublings = u32::try_from(attempts - 2).unwrap_or(u32::MAX).min(16);
+    let wait = (RECONNECT_WAIT_MIN * 2_u32.pow(doublings)).min(RECONNECT_WAIT_MAX);
+    // Who lost the same server must not come back at the same moment.
+    let random = RandomState::new().hash_one(()) as u32;
+    wait / 2 + wait.mul_f64(f64::from(random) / f64::from(u32::MAX)) / 2
+}
+
+impl Shared {
+    pub(super) fn connection(&self) -> watch::Receiver<Connection> {
+        self.state.subscribe()
+    }
+
+    fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Acquire)
+    }
+
+    fn happened(&self, event: &Event) {
+        match event {
+            Event::Connected => self.connected(),
+            Event::Disconnected => self.lost("the connection was lost"),
+            Event::ServerError(error) => self.complain("NATS complains", &error.to_string()),
+            Event::SlowConsumer(_) => {
+                self.complain("NATS", "messages were dropped, since too many came at once");
+            }
+            Event::LameDuckMode => tracing::info!("the NATS server is leaving"),
+            Event::Draining | Event::Closed | Event::ClientError(_) => {}
+        }
+    }
+
+    fn connected(&self) {
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        if trouble.last.take().is_some() {
+            trouble.unsettled_until = Some(Instant::now() + SETTLE_TIME);
+        }
+        drop(trouble);
+        self.state.send_replace(Connection::Connected);
+        tracing::info!("connected to NATS");
+    }
+
+    /// Whatever was under way on the connection cannot go on: what was sent
+    /// while there was none is missing.
+    fn lost(&self, why: &str) {
+        let was_connected = *self.state.borrow() == Connection::Connected;
+        if was_connected {
+            self.waiting(why);
+            self.inbox.clear();
+        }
+    }
+
+    fn waiting(&self, why: &str) {
+        if self.is_closed() {
+            return;
+        }
+        self.complain("waiting for NATS", why);
+        self.state.send_replace(Connection::Waiting(why.into()));
+    }
+
+    /// Logs it unless it has been logged a moment ago.
+    fn complain(&self, what: &str, why: &str) {
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let is_known = trouble.last.as_ref().is_some_and(|(last, logged)| {
+            last.as_ref() == why && now.duration_since(*logged) < LOG_EVERY
+        });
+        if !is_known {
+            tracing::warn!("{what}: {why}");
+            trouble.last = Some((why.into(), now));
+        }
+    }
+
+    /// Whether runners that are not there may just be late.
+    pub(super) fn is_settling(&self) -> bool {
+        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        trouble
+            .unsettled_until
+            .is_some_and(|until| Instant::now() < until)
+    }
+
+    /// The client, once it is connected.
+    ///
+    /// # Errors
+    /// Why it is not, after a bounded wait.
+    pub(super) async fn connected_client(
+        &self,
+        deadline: Option<Instant>,
+    ) -> Result<Arc<Client>, Arc<str>> {
+        if let Some(client) = self.connected_now() {
+            return Ok(client);
+        }
+        let patience = Instant::now() + CONNECTED_WAIT_MAX;
+        let until = deadline.map_or(patience, |deadline| deadline.min(patience));
+        let mut state = self.state.subscribe();
+        let mut clients = self.client.subscribe();
+        loop {
+            if let Some(client) = self.connected_now() {
+                return Ok(client);
+            }
+            let changed = async {
+                tokio::select! {
+                    changed = state.changed() => changed,
+                    changed = clients.changed() => changed,
+                }
+            };
+            if !matches!(timeout_at(until, changed).await, Ok(Ok(()))) {
+                return Err(self.why_not());
+            }
+        }
+    }
+
+    fn connected_now(&self) -> Option<Arc<Client>> {
+        if *self.state.borrow() != Connection::Connected {
+            return None;
+        }
+        self.client.borrow().clone()
+    }
+
+    fn why_not(&self) -> Arc<str> {
+        match &*self.state.borrow() {
+            Connection::Waiting(why) => format!("waiting for NATS: {why}").into(),
+            Connection::Connected => "waiting for NATS".into(),
+        }
+    }
+
+    /// The client that there is, connected or not, other than `last`; `None` when
+    /// there will be none any more.
+    pub(super) async fn next_client(&self, last: Option<&Arc<Client>>) -> Option<Arc<Client>> {
+        let mut clients = self.client.subscribe();
+        let is_next = |client: &Option<Arc<Client>>| {
+            let is_last = |client: &Arc<Client>| last.is_some_and(|last| Arc::ptr_eq(last, client));
+            client.as_ref().is_some_and(|client| !is_last(client)) || self.is_closed()
+        };
+        let client = clients.wait_for(is_next).await.ok()?;
+        client.clone()
+    }
+
+    pub(super) async fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
+        let client = self.client.send_replace(None);
+        let is_connected = *self.state.borrow() == Connection::Connected;
+        if let Some(client) = client
+            && is_connected
+        {
+            let _ = timeout(CLOSE_WAIT_MAX, client.flush()).await;
+            let _ = timeout(CLOSE_WAIT_MAX, client.drain()).await;
+        }
+        self.state
+            .send_replace(Connection::Waiting("it is closed".into()));
+        self.inbox.clear();
+    }
+}
+
+/// Publishes one message, and waits for room no longer than that.
+///
+/// # Errors
+/// It cannot be sent; nothing of it was.
+pub(super) async fn publish(
+    client: &Client,
+    subject: Subject,
+    reply: Option<Subject>,
+    headers: HeaderMap,
+    payload: Bytes,
+    patience: Duration,
+) -> Result<(), Arc<str>> {
+    use async_nats::client::traits::Publisher;
+    let message = OutboundMessage {
+        subject,
+        reply,
+        payload,
+        headers: Some(headers),
+    };
+    match timeout(patience, client.publish_message(message)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(format!("NATS took no message: {error}").into()),
+        Err(_) => Err("NATS took no message in time".into()),
+    }
+}

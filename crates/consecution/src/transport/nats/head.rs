@@ -1,0 +1,498 @@
+//! The headers of requests and replies: written, and read without believing any.
+//!
+//! Values must not hold what the client library, or the server, could trip over:
+//! whatever comes from a process or a user is escaped.
+
+use std::fmt::Write;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{HeaderMap, HeaderName, Message};
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::trace::{CallId, Trace, TraceParent};
+use crate::transport::subject::{
+    self, CALL_ID, ELAPSED_US, ENDING, ERROR, ERROR_CODE, PROBE, RUNNER, STDERR, STREAM,
+    TIMEOUT_MS, TRACEPARENT,
+};
+use crate::transport::{Ending, Outcome, RefusalReason, STDERR_TAIL_BYTES_MAX};
+
+/// What all headers of a message but the end of standard error take at most.
+pub(super) const HEADERS_BYTES_MAX: usize = 4 * 1024;
+
+/// How much of a name, and of a reason, is sent.
+const NAME_BYTES_MAX: usize = 128;
+const REASON_BYTES_MAX: usize = 512;
+
+/// How much of a line of standard error stands in the one line about a failure.
+const LINE_BYTES_MAX: usize = 200;
+
+/// How long the one line about a failure is.
+const ERROR_BYTES_MAX: usize = 1024;
+
+/// The longest deadline that is believed: beyond it there is none.
+const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// What a request asks for.
+#[derive(Debug)]
+pub(super) struct RequestHead {
+    pub(super) trace: Trace,
+    pub(super) deadline: Option<Instant>,
+    /// `None` from a caller who wants its reply in one message.
+    pub(super) stream: Option<Offer>,
+    pub(super) live_stderr: bool,
+    pub(super) is_probe: bool,
+}
+
+/// A caller understands frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Offer {
+    /// The request's body is all in this message.
+    pub(super) is_whole: bool,
+    /// How much the runner may send before it is given more.
+    pub(super) credit: u64,
+}
+
+/// A message that is none of the protocol's, and why, as a lower-case fragment.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Malformed(pub(super) String);
+
+impl RequestHead {
+    pub(super) fn write(&self, now: Instant) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(CALL_ID.clone(), self.trace.call_id.as_str());
+        if let Some(parent) = &self.trace.parent {
+            headers.insert(TRACEPARENT.clone(), parent.as_str());
+        }
+        if let Some(deadline) = self.deadline {
+            let left = deadline.saturating_duration_since(now).min(TIMEOUT_MAX);
+            headers.insert(TIMEOUT_MS.clone(), left.as_millis().to_string());
+        }
+        if let Some(Offer { is_whole, credit }) = self.stream {
+            let version = subject::STREAM_VERSION;
+            let body = match is_whole {
+                true => subject::STREAM_WHOLE,
+                false => subject::STREAM_OPEN,
+            };
+            headers.insert(STREAM.clone(), format!("{version} {body} {credit}"));
+        }
+        if self.live_stderr {
+            headers.insert(STDERR.clone(), subject::STDERR_LIVE);
+        }
+        headers
+    }
+
+    /// # Errors
+    /// A header is there and cannot be meant.
+    pub(super) fn read(headers: Option<&HeaderMap>, now: Instant) -> Result<Self, Malformed> {
+        let get = |name: &'static HeaderName| value(headers?, name);
+        let timeout = get(&TIMEOUT_MS).map(|text| {
+            let timeout = number(text).map(Duration::from_millis);
+            timeout.ok_or_else(|| bad(&TIMEOUT_MS, text, "it must be a number of milliseconds"))
+        });
+        let timeout = timeout
+            .transpose()?
+            .filter(|timeout| *timeout <= TIMEOUT_MAX);
+        let live_stderr = match get(&STDERR) {
+            None => false,
+            Some(subject::STDERR_LIVE) => true,
+            Some(text) => return Err(bad(&STDERR, text, "the only value is `live`")),
+        };
+        Ok(RequestHead {
+            trace: Trace {
+                call_id: CallId::new(get(&CALL_ID).map(str::as_bytes)),
+                parent: get(&TRACEPARENT).and_then(|text| TraceParent::new(text.as_bytes())),
+            },
+            deadline: timeout.map(|timeout| now + timeout),
+            stream: get(&STREAM).map(str::parse).transpose()?,
+            live_stderr,
+            is_probe: get(&PROBE).is_some(),
+        })
+    }
+}
+
+impl FromStr for Offer {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Offer, Malformed> {
+        let mut words = text.split(' ');
+        let (version, body, credit) = (words.next(), words.next(), words.next());
+        if version != Some(subject::STREAM_VERSION) {
+            return Err(bad(&STREAM, text, "the version spoken here is 1"));
+        }
+        let is_whole = match body {
+            Some(subject::STREAM_WHOLE) => Some(true),
+            Some(subject::STREAM_OPEN) => Some(false),
+            _ => None,
+        };
+        match (is_whole, credit.and_then(number), words.next()) {
+            (Some(is_whole), Some(credit), None) => Ok(Offer { is_whole, credit }),
+            _ => Err(bad(
+                &STREAM,
+                text,
+                "it must be `1`, `whole` or `open`, and how many bytes of credit the runner has",
+            )),
+        }
+    }
+}
+
+/// The headers of a probe.
+pub(super) fn probe() -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(PROBE.clone(), "1");
+    headers
+}
+
+/// What a reply in one message says.
+#[derive(Debug)]
+pub(super) struct ReplyHead {
+    pub(super) runner: Option<Arc<str>>,
+    pub(super) end: End,
+}
+
+/// How a call ended, or that it never began.
+#[derive(Debug)]
+pub(super) enum End {
+    Ran(Outcome),
+    Refused(RefusalReason),
+}
+
+/// Why a runner answers without having run anything to its end.
+#[derive(Debug, Clone)]
+pub(super) enum Fault {
+    Busy,
+    CannotStart(Arc<str>),
+    Malformed(Malformed),
+    /// The output does not fit into the one message that the caller can take.
+    TooLarge,
+    /// The output was cut off, for that reason.
+    OutputCut(Arc<str>),
+}
+
+impl ReplyHead {
+    /// # Errors
+    /// It is no reply to a call.
+    pub(super) fn read(headers: &HeaderMap) -> Result<ReplyHead, Malformed> {
+        let ending = value(headers, &ENDING)
+            .ok_or_else(|| Malformed("a reply without `Consecution-Ending`".to_owned()))?;
+        let (word, detail) = ending.split_once(' ').unwrap_or((ending, ""));
+        let end = match word {
+            "busy" => End::Refused(RefusalReason::Busy),
+            "cannot-start" => End::Refused(RefusalReason::CannotStart(text_of(detail))),
+            // Nothing has been run, and asking again will not help.
+            "malformed" | "too-large" => {
+                let error = value(headers, &ERROR).unwrap_or(word);
+                End::Refused(RefusalReason::CannotStart(error.into()))
+            }
+            _ => End::Ran(outcome(headers)?),
+        };
+        Ok(ReplyHead {
+            runner: runner(headers),
+            end,
+        })
+    }
+}
+
+/// The runner that a message names.
+pub(super) fn runner(headers: &HeaderMap) -> Option<Arc<str>> {
+    value(headers, &RUNNER).map(text_of)
+}
+
+/// Reads how a call ended from the headers of a reply, or of the last frame.
+///
+/// # Errors
+/// They do not say so.
+pub(super) fn outcome(headers: &HeaderMap) -> Result<Outcome, Malformed> {
+    let ending = value(headers, &ENDING).unwrap_or_default();
+    let ending = ending_of(ending).ok_or_else(|| bad(&ENDING, ending, "no such ending"))?;
+    let elapsed = value(headers, &ELAPSED_US).and_then(number).unwrap_or(0);
+    let mut stderr = unescape(value(headers, &STDERR).unwrap_or_default());
+    let surplus = stderr.len().saturating_sub(STDERR_TAIL_BYTES_MAX);
+    stderr.drain(..surplus);
+    Ok(Outcome {
+        ending,
+        stderr: stderr.into(),
+        elapsed: Duration::from_micros(elapsed),
+    })
+}
+
+fn ending_of(text: &str) -> Option<Ending> {
+    let (word, detail) = text.split_once(' ').unwrap_or((text, ""));
+    Some(match word {
+        "exited" => Ending::Exited(u8::try_from(number(detail)?).ok()?),
+        "signalled" => Ending::Signalled(i32::try_from(number(detail)?).ok()?),
+        "unread" => Ending::Unread,
+        "cut" => Ending::Cut,
+        "deadline" => Ending::DeadlinePassed,
+        "lost" => Ending::Lost(text_of(detail)),
+        _ => return None,
+    })
+}
+
+/// Adds how a call ended. Of standard error the end, no more than `room` bytes
+/// as written.
+pub(super) fn write_outcome(headers: &mut HeaderMap, outcome: &Outcome, runner: &str, room: usize) {
+    let ending = match &outcome.ending {
+        Ending::Exited(code) => format!("exited {code}"),
+        Ending::Signalled(signal) => format!("signalled {signal}"),
+        Ending::Unread => "unread".to_owned(),
+        Ending::Cut => "cut".to_owned(),
+        Ending::DeadlinePassed => "deadline".to_owned(),
+        Ending::Lost(reason) => format!("lost {}", short(reason)),
+    };
+    headers.insert(ENDING.clone(), ending);
+    let elapsed = u64::try_from(outcome.elapsed.as_micros()).unwrap_or(u64::MAX);
+    headers.insert(ELAPSED_US.clone(), elapsed.to_string());
+    if !outcome.stderr.is_empty() {
+        headers.insert(STDERR.clone(), escape_end(&outcome.stderr, room));
+    }
+    let (code, what) = match &outcome.ending {
+        Ending::Exited(0) => return,
+        Ending::Exited(code) => (502, format!("the link exited with code {code}")),
+        Ending::Signalled(signal) => (502, format!("signal {signal} ended the link")),
+        Ending::Unread => (
+            502,
+            "the link was stopped: nobody read its output".to_owned(),
+        ),
+        Ending::Cut => (
+            502,
+            "the link was stopped: its input was cut off".to_owned(),
+        ),
+        Ending::DeadlinePassed => (504, "the link was stopped at its deadline".to_owned()),
+        Ending::Lost(reason) => (502, format!("the link was lost: {reason}")),
+    };
+    write_error(
+        headers,
+        code,
+        &format!("{what}{}, on runner {runner}", said(&outcome.stderr)),
+    );
+}
+
+/// The headers of an answer that is no outcome.
+pub(super) fn fault(fault: &Fault, runner: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let (ending, code, what) = match fault {
+        Fault::Busy => (
+            "busy".to_owned(),
+            503,
+            "it is busy; ask again soon".to_owned(),
+        ),
+        Fault::CannotStart(reason) => (
+            format!("cannot-start {}", short(reason)),
+            502,
+            reason.to_string(),
+        ),
+        Fault::Malformed(malformed) => (
+            "malformed".to_owned(),
+            400,
+            format!("malformed request: {malformed}"),
+        ),
+        Fault::TooLarge => (
+            "too-large".to_owned(),
+            413,
+            "the output does not fit into one message; ask for a stream".to_owned(),
+        ),
+        Fault::OutputCut(reason) => {
+            let reason = format!("its output was cut off: {reason}");
+            (format!("lost {}", short(&reason)), 502, reason)
+        }
+    };
+    headers.insert(ENDING.clone(), ending);
+    write_error(&mut headers, code, &format!("{what}, on runner {runner}"));
+    headers
+}
+
+/// The headers of an answer to a message for an inbox that nobody has.
+pub(super) fn gone() -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    write_error(&mut headers, 404, "no call has this inbox, or not any more");
+    headers
+}
+
+fn write_error(headers: &mut HeaderMap, code: u16, error: &str) {
+    headers.insert(ERROR_CODE.clone(), code.to_string());
+    headers.insert(ERROR.clone(), line(error, ERROR_BYTES_MAX));
+}
+
+/// The first and the last line of standard error, for people.
+fn said(stderr: &[u8]) -> String {
+    let text = String::from_utf8_lossy(stderr);
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    match (lines.next(), lines.next_back()) {
+        (None, _) => String::new(),
+        (Some(only), None) => format!(": {}", line(only, LINE_BYTES_MAX)),
+        (Some(first), Some(last)) => format!(
+            ": {} … {}",
+            line(first, LINE_BYTES_MAX),
+            line(last, LINE_BYTES_MAX)
+        ),
+    }
+}
+
+/// A text in one line and not long, for people.
+fn line(text: &str, bytes_max: usize) -> String {
+    let end = text.floor_char_boundary(bytes_max);
+    let visible = |character: char| {
+        if character.is_control() {
+            ' '
+        } else {
+            character
+        }
+    };
+    text[..end].chars().map(visible).collect()
+}
+
+/// The value of a header, the first if there are several.
+pub(super) fn value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name.clone()).map(|value| value.as_str())
+}
+
+/// A number in decimal digits and nothing else.
+pub(super) fn number(text: &str) -> Option<u64> {
+    let is_plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    is_plain.then(|| text.parse().ok()).flatten()
+}
+
+fn bad(name: &HeaderName, text: &str, reason: &str) -> Malformed {
+    let name: &str = name.as_ref();
+    Malformed(format!("`{name}: {}`: {reason}", short(text)))
+}
+
+/// A name as it may stand in a header.
+pub(super) fn name(name: &str) -> String {
+    escape_start(name.as_bytes(), NAME_BYTES_MAX)
+}
+
+fn short(reason: &str) -> String {
+    escape_start(reason.as_bytes(), REASON_BYTES_MAX)
+}
+
+fn text_of(escaped: &str) -> Arc<str> {
+    String::from_utf8_lossy(&unescape(escaped)).into()
+}
+
+/// The message says that nobody listens to its subject.
+pub(super) fn says_no_responders(message: &Message) -> bool {
+    message.status == Some(async_nats::StatusCode::NO_RESPONDERS)
+}
+
+/// Visible ASCII stays as it is, anything else becomes `%` and two digits; so
+/// does a space where it would be taken for padding.
+fn escape(bytes: impl IntoIterator<Item = u8>) -> impl Iterator<Item = Escaped> {
+    bytes.into_iter().map(|byte| match byte {
+        b' '..=b'~' if byte != b'%' => Escaped::Plain(byte),
+        _ => Escaped::Digits(byte),
+    })
+}
+
+#[derive(Clone, Copy)]
+enum Escaped {
+    Plain(u8),
+    Digits(u8),
+}
+
+impl Escaped {
+    fn length(self) -> usize {
+        match self {
+            Escaped::Plain(_) => 1,
+            Escaped::Digits(_) => 3,
+        }
+    }
+}
+
+/// The start of it, as much as fits into so many bytes when it is escaped.
+fn escape_start(bytes: &[u8], room: usize) -> String {
+    let mut left = room;
+    let fits = escape(bytes.iter().copied()).take_while(|escaped| {
+        let fits = escaped.length() <= left;
+        left = left.saturating_sub(escaped.length());
+        fits
+    });
+    let count = fits.count();
+    written(&bytes[..count])
+}
+
+/// The end of it, as much as fits into so many bytes when it is escaped.
+fn escape_end(bytes: &[u8], room: usize) -> String {
+    let mut left = room;
+    let fits = escape(bytes.iter().rev().copied()).take_while(|escaped| {
+        let fits = escaped.length() <= left;
+        left = left.saturating_sub(escaped.length());
+        fits
+    });
+    let count = fits.count();
+    written(&bytes[bytes.len() - count..])
+}
+
+fn written(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    let last = bytes.len().saturating_sub(1);
+    for (index, escaped) in escape(bytes.iter().copied()).enumerate() {
+        match escaped {
+            Escaped::Plain(b' ') if index == 0 || index == last => text.push_str("%20"),
+            Escaped::Plain(byte) => text.push(char::from(byte)),
+            // Writing to a string does not fail.
+            Escaped::Digits(byte) => drop(write!(text, "%{byte:02X}")),
+        }
+    }
+    text
+}
+
+/// The bytes that were escaped; what is not escaped properly stays as it is.
+pub(super) fn unescape(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let digits = (byte == b'%').then(|| after.split_at_checked(2)).flatten();
+        let code = digits.and_then(|(digits, after)| {
+            let digits = str::from_utf8(digits).ok()?;
+            // Not what `from_str_radix` would also take.
+            let is_hex = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+            let code = u8::from_str_radix(digits, 16).ok().filter(|_| is_hex)?;
+            Some((code, after))
+        });
+        let (byte, after) = code.unwrap_or((byte, after));
+        bytes.push(byte);
+        rest = after;
+    }
+    bytes
+}
+
+/// How many bytes the headers take on the wire.
+pub(super) fn wire_bytes(headers: &HeaderMap) -> usize {
+    const AROUND: usize = "NATS/1.0\r\n".len() + "\r\n".len();
+    const BETWEEN: usize = ": ".len() + "\r\n".len();
+    let lines = headers.iter().flat_map(|(name, values)| {
+        let name: &str = name.as_ref();
+        let length = |value: &str| name.len() + value.len() + BETWEEN;
+        values.iter().map(move |value| length(value.as_str()))
+    });
+    AROUND + lines.sum::<usize>()
+}
+
+/// What a finished call's reply carries beside its output: everything in one
+/// message, as far as it fits into one of `message_bytes_max`. `None` where the
+/// output alone is too large.
+pub(super) fn reply(
+    outcome: &Outcome,
+    call_id: &CallId,
+    runner: &str,
+    stdout: &Bytes,
+    message_bytes_max: usize,
+) -> Option<HeaderMap> {
+    let room = message_bytes_max.checked_sub(stdout.len() + HEADERS_BYTES_MAX)?;
+    let mut headers = about(call_id, runner);
+    write_outcome(&mut headers, outcome, runner, room);
+    Some(headers)
+}
+
+/// The headers that every reply has.
+pub(super) fn about(call_id: &CallId, runner: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(CALL_ID.clone(), call_id.as_str());
+    headers.insert(RUNNER.clone(), runner);
+    headers
+}

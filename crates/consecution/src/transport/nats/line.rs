@@ -1,0 +1,160 @@
+//! One side's line to the other: the exchange, with the inbox that its frames
+//! come in at and the connection that they go out on.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{Client, Message, Subject};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::connection::publish;
+use super::exchange::{Broken, Event, Exchange, SILENCE_MAX};
+use super::frame::{Frame, Numbered};
+use super::head;
+use super::inbox::Mailbox;
+use crate::transport::subject::ERROR_CODE;
+
+/// What the headers of a frame with data take at most, by far.
+const DATA_HEADERS_BYTES_MAX: usize = 256;
+
+/// How long a frame may wait for its turn to be sent; if the server takes
+/// nothing for so long, the other side has given up.
+const SEND_WAIT_MAX: Duration = SILENCE_MAX;
+
+/// See the module.
+pub(super) struct Line {
+    pub(super) exchange: Exchange,
+    client: Arc<Client>,
+    mailbox: Mailbox,
+    /// The other side's inbox.
+    peer: Subject,
+    /// Our name, where we are a runner.
+    runner: Arc<str>,
+    timer: Pin<Box<Sleep>>,
+}
+
+/// What a line waited for.
+pub(super) enum Next {
+    /// This came; `None` when nothing can come any more.
+    Message(Option<Message>),
+    /// Time has passed.
+    Tick,
+}
+
+impl Line {
+    pub(super) fn new(
+        exchange: Exchange,
+        client: Arc<Client>,
+        mailbox: Mailbox,
+        peer: Subject,
+        runner: Arc<str>,
+    ) -> Line {
+        let timer = Box::pin(sleep_until(exchange.due()));
+        Line {
+            exchange,
+            client,
+            mailbox,
+            peer,
+            runner,
+            timer,
+        }
+    }
+
+    /// How much of the body one frame may carry now; 0: none may be sent.
+    pub(super) fn room(&self) -> usize {
+        self.exchange.room().min(self.data_bytes_max())
+    }
+
+    /// As [`Line::room`], of standard error.
+    pub(super) fn stderr_room(&self) -> usize {
+        self.exchange.stderr_room().min(self.data_bytes_max())
+    }
+
+    fn data_bytes_max(&self) -> usize {
+        let message_bytes_max = self.client.max_payload();
+        message_bytes_max.saturating_sub(DATA_HEADERS_BYTES_MAX)
+    }
+
+    /// Sends a frame of our exchange, which must go out in the order in which
+    /// they were made.
+    ///
+    /// # Errors
+    /// It could not be sent, so nothing behind it may.
+    pub(super) async fn send(&mut self, numbered: Numbered) -> Result<(), Broken> {
+        // With these the server tells us when the other side's connection is
+        // gone, and the other side where to write to.
+        let reply = match numbered.frame {
+            Frame::Alive | Frame::Accept { .. } => Some(self.mailbox.subject.clone()),
+            _ => None,
+        };
+        let (headers, payload) = numbered.write(&self.runner, self.client.max_payload());
+        let peer = self.peer.clone();
+        publish(&self.client, peer, reply, headers, payload, SEND_WAIT_MAX)
+            .await
+            .map_err(Broken::Connection)
+    }
+
+    /// As [`Line::send`], where there is something to send.
+    pub(super) async fn send_any(&mut self, numbered: Option<Numbered>) -> Result<(), Broken> {
+        match numbered {
+            Some(numbered) => self.send(numbered).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for a message, or for time to pass. What came goes to
+    /// [`Line::handle`], so that this may be given up at any time.
+    pub(super) async fn next(&mut self) -> Next {
+        tokio::select! {
+            biased;
+            message = self.mailbox.messages.recv() => Next::Message(message),
+            () = &mut self.timer => Next::Tick,
+        }
+    }
+
+    /// # Errors
+    /// The exchange is over: there is nothing more to send or to come.
+    pub(super) async fn handle(&mut self, next: Next) -> Result<Event, Broken> {
+        let now = Instant::now();
+        let event = match next {
+            Next::Message(None) => Err(Broken::Connection(
+                "the connection to NATS was lost, or too much came at once".into(),
+            )),
+            Next::Message(Some(message)) => {
+                let numbered = read(&message)?;
+                self.exchange.receive(numbered, now)
+            }
+            Next::Tick => {
+                if self.exchange.tick(now)? {
+                    let alive = self.exchange.alive();
+                    self.send(alive).await?;
+                }
+                self.timer.as_mut().reset(self.exchange.due());
+                Ok(Event::Nothing)
+            }
+        };
+        event
+    }
+}
+
+/// The frame that a message to an inbox is.
+///
+/// # Errors
+/// It is none, or says that the other side is gone.
+pub(super) fn read(message: &Message) -> Result<Numbered, Broken> {
+    if head::says_no_responders(message) {
+        return Err(Broken::Gone);
+    }
+    match Numbered::read(message) {
+        Some(Ok(numbered)) => Ok(numbered),
+        Some(Err(malformed)) => Err(Broken::Violation(malformed.0)),
+        None => {
+            let headers = message.headers.as_ref();
+            match headers.is_some_and(|headers| head::value(headers, &ERROR_CODE).is_some()) {
+                true => Err(Broken::Gone),
+                false => Err(Broken::Violation("a message that is no frame".to_owned())),
+            }
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! From our options to the client's, with every mistake that can be seen without
+//! a server named at once.
+//!
+//! A secret must not get into an error, nor into an address, since the client
+//! library writes addresses to the log.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use async_nats::rustls::pki_types::pem::{self, PemObject};
+use async_nats::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use async_nats::{ConnectOptions, ServerAddr};
+
+use super::Role;
+use crate::config::{NatsIdentity, NatsOptions, Secret, Tls};
+
+/// Where NATS is if nobody says otherwise.
+const SERVER_DEFAULT: &str = "nats://127.0.0.1:4222";
+
+/// How long the seed of an NKey is, and what that of a user starts with.
+const SEED_CHARACTERS: usize = 58;
+const SEED_PREFIX: &str = "SU";
+
+/// Options for NATS that cannot be right. The texts read well after "failed to".
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each text says it")]
+pub enum NatsError {
+    #[error(
+        "use `{server}` as the address of a NATS server: {reason}; it should look like nats://host:4222 or tls://host:4222"
+    )]
+    Server { server: String, reason: String },
+    #[error(
+        "use the addresses of the NATS servers: they name different users; name one, or give user and password by themselves"
+    )]
+    Users,
+    #[error(
+        "use the NKey seed for NATS: it must be {SEED_CHARACTERS} characters, {SEED_PREFIX} first"
+    )]
+    Seed,
+    #[error("read the NATS credentials file {}: {reason}", path.display())]
+    Credentials { path: PathBuf, reason: io::Error },
+    #[error("read {what} for NATS from {}: {reason}; it must be in PEM", path.display())]
+    Certificate {
+        what: &'static str,
+        path: PathBuf,
+        reason: pem::Error,
+    },
+}
+
+/// What to connect to, and how.
+pub(super) struct Target {
+    pub(super) servers: Vec<ServerAddr>,
+    pub(super) options: ConnectOptions,
+}
+
+pub(super) fn target(options: &NatsOptions, role: Role, name: &str) -> Result<Target, NatsError> {
+    let (servers, identity_in_url) = servers(&options.servers)?;
+    let identity = match (&options.identity, identity_in_url) {
+        (NatsIdentity::Anonymous, Some(identity)) => identity,
+        (identity, _) => identity.clone(),
+    };
+    let name = match role {
+        Role::Portal => format!("consecution portal {name}"),
+        Role::Runner => format!("consecution runner {name}"),
+    };
+    let connect = ConnectOptions::new()
+        .name(name)
+        .custom_inbox_prefix(role.inbox())
+        .retry_on_initial_connect();
+    let connect = identify(connect, &identity)?;
+    Ok(Target {
+        servers,
+        options: encrypt(connect, &options.tls)?,
+    })
+}
+
+/// The addresses without the users in them, and that user if there is one.
+fn servers(urls: &[String]) -> Result<(Vec<ServerAddr>, Option<NatsIdentity>), NatsError> {
+    let default = [SERVER_DEFAULT.to_owned()];
+    let urls = if urls.is_empty() { &default } else { urls };
+    let mut user: Option<&str> = None;
+    let mut servers = Vec::with_capacity(urls.len());
+    for url in urls {
+        let (bare, own) = without_user(url);
+        if user.is_some() && own.is_some() && user != own {
+            return Err(NatsError::Users);
+        }
+        user = user.or(own);
+        let server = bare
+            .parse::<ServerAddr>()
+            .map_err(|error| error.to_string());
+        let server = server.and_then(|server| match server.scheme() {
+            "nats" | "tls" if !server.host().is_empty() => Ok(server),
+            "nats" | "tls" => Err("it names no host".to_owned()),
+            scheme => Err(format!("{scheme}:// is not supported")),
+        });
+        let error = |reason| NatsError::Server {
+            server: bare.clone(),
+            reason,
+        };
+        servers.push(server.map_err(error)?);
+    }
+    Ok((servers, user.map(identity_of)))
+}
+
+/// Splits `nats://user:password@host` into address and user.
+fn without_user(url: &str) -> (String, Option<&str>) {
+    let (scheme, rest) = url.trim().split_once("://").unwrap_or(("nats", url.trim()));
+    match rest.rsplit_once('@') {
+        Some((user, host)) => (format!("{scheme}://{host}"), Some(user)),
+        None => (format!("{scheme}://{rest}"), None),
+    }
+}
+
+/// As NATS clients read an address: a user without a password is a token.
+fn identity_of(user: &str) -> NatsIdentity {
+    match user.split_once(':') {
+        Some((user, password)) => NatsIdentity::Password {
+            user: unescaped(user),
+            password: Secret::new(unescaped(password)),
+        },
+        None => NatsIdentity::Token(Secret::new(unescaped(user))),
+    }
+}
+
+fn unescaped(text: &str) -> String {
+    String::from_utf8_lossy(&super::head::unescape(text)).into_owned()
+}
+
+fn identify(connect: ConnectOptions, identity: &NatsIdentity) -> Result<ConnectOptions, NatsError> {
+    Ok(match identity {
+        NatsIdentity::Anonymous => connect,
+        NatsIdentity::Password { user, password } => {
+            connect.user_and_password(user.clone(), password.reveal().to_owned())
+        }
+        NatsIdentity::Token(token) => connect.token(token.reveal().to_owned()),
+        NatsIdentity::NKey(seed) => {
+            let seed = seed.reveal().trim();
+            let is_base32 = |byte: u8| matches!(byte, b'A'..=b'Z' | b'2'..=b'7');
+            if seed.len() != SEED_CHARACTERS
+                || !seed.starts_with(SEED_PREFIX)
+                || !seed.bytes().all(is_base32)
+            {
+                return Err(NatsError::Seed);
+            }
+            connect.nkey(seed.to_owned())
+        }
+        NatsIdentity::Credentials(path) => {
+            let credentials = fs::read_to_string(path);
+            let connect = credentials.and_then(|credentials| connect.credentials(&credentials));
+            connect.map_err(|reason| NatsError::Credentials {
+                path: path.clone(),
+                reason,
+            })?
+        }
+    })
+}
+
+/// Who gives files for encryption does not want to go without it.
+fn encrypt(mut connect: ConnectOptions, tls: &Tls) -> Result<ConnectOptions, NatsError> {
+    if let Some(ca_file) = &tls.ca_file {
+        has_certificates("the certificates of who vouches", ca_file)?;
+        connect = connect
+            .add_root_certificates(ca_file.clone())
+            .require_tls(true);
+    }
+    if let Some((certificate, key)) = &tls.client_files {
+        has_certificates("our certificate", certificate)?;
+        PrivateKeyDer::from_pem_file(key).map_err(|reason| NatsError::Certificate {
+            what: "our key",
+            path: key.clone(),
+            reason,
+        })?;
+        connect = connect
+            .add_client_certificate(certificate.clone(), key.clone())
+            .require_tls(true);
+    }
+    Ok(connect)
+}
+
+fn has_certificates(what: &'static str, path: &Path) -> Result<(), NatsError> {
+    let error = |reason| NatsError::Certificate {
+        what,
+        path: path.to_owned(),
+        reason,
+    };
+    let mut certificates = CertificateDer::pem_file_iter(path).map_err(error)?;
+    match certificates.next() {
+        Some(certificate) => certificate.map(|_| ()).map_err(error),
+        None => Err(error(pem::Error::NoItemsFound)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error_of(options: NatsOptions) -> String {
+        match target(&options, Role::Portal, "name") {
+            Ok(_) => panic!("{options:?} should be refused"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    fn at(server: &str) -> NatsOptions {
+        NatsOptions {
+            servers: vec![server.to_owned()],
+            ..NatsOptions::default()
+        }
+    }
+
+    #[test]
+    fn no_error_shows_a_password() {
+        for server in [
+            "nats://user:hidden@",
+            "http://user:hidden@host",
+            "nats://user:hidden@host:port",
+            "nats://user:hidden@@host:70000",
+            "user:hidden@[host",
+        ] {
+            let error = error_of(at(server));
+            assert!(!error.contains("hidden"), "{server}: {error}");
+        }
+        let error = error_of(NatsOptions {
+            identity: NatsIdentity::NKey(Secret::new("hidden")),
+            ..NatsOptions::default()
+        });
+        assert!(!error.contains("hidden"), "{error}");
+    }
+
+    #[test]
+    fn a_user_in_an_address_is_used_and_taken_out_of_it() {
+        let urls = ["nats://us%3Aer:p%40ss@one:1".to_owned(), "two".to_owned()];
+        let (servers, identity) = servers(&urls).unwrap();
+        let addresses: Vec<_> = servers.iter().map(ServerAddr::as_url_str).collect();
+        assert_eq!(addresses, ["nats://one:1", "nats://two"]);
+        match identity {
+            Some(NatsIdentity::Password { user, password }) => {
+                assert_eq!((user.as_str(), password.reveal()), ("us:er", "p@ss"));
+            }
+            other => panic!("{other:?}"),
+        }
+        match super::servers(&["nats://token@one".to_owned()]).unwrap().1 {
+            Some(NatsIdentity::Token(token)) => assert_eq!(token.reveal(), "token"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn addresses_of_different_users_are_refused() {
+        let options = NatsOptions {
+            servers: vec!["nats://a:1@one".to_owned(), "nats://b:1@two".to_owned()],
+            ..NatsOptions::default()
+        };
+        assert!(matches!(
+            target(&options, Role::Portal, ""),
+            Err(NatsError::Users)
+        ));
+    }
+
+    #[test]
+    fn a_file_that_is_missing_or_is_none_of_its_kind_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let empty = folder.path().join("empty");
+        fs::write(&empty, "").unwrap();
+        let missing = folder.path().join("missing");
+        for path in [empty, missing] {
+            let name = path.display().to_string();
+            let credentials = NatsOptions {
+                identity: NatsIdentity::Credentials(path.clone()),
+                ..NatsOptions::default()
+            };
+            assert!(error_of(credentials).contains(&name));
+            for tls in [
+                Tls {
+                    ca_file: Some(path.clone()),
+                    client_files: None,
+                },
+                Tls {
+                    ca_file: None,
+                    client_files: Some((path.clone(), path)),
+                },
+            ] {
+                let options = NatsOptions {
+                    tls,
+                    ..NatsOptions::default()
+                };
+                assert!(error_of(options).contains(&name));
+            }
+        }
+    }
+}
