@@ -16,6 +16,7 @@ use super::{Refusal, RefusalReason, Registration, Reply, Request, Service, Trans
 use crate::config::NatsOptions;
 use connection::{Guard, Shared};
 
+mod answer;
 mod body;
 mod caller;
 mod connection;

@@ -100,6 +100,11 @@ impl Source {
         Some(self.held.front().cloned().unwrap_or_default())
     }
 
+    /// Whether something has been pulled that was not taken.
+    pub(super) fn has_some(&self) -> bool {
+        !self.held.is_empty()
+    }
+
     /// Why it was cut off, if it was.
     pub(super) fn cut(&self) -> Option<&Cut> {
         match &self.rest {

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{HeaderMap, HeaderName, Message};
-use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::trace::{CallId, Trace, TraceParent};
@@ -459,34 +458,6 @@ pub(super) fn unescape(text: &str) -> Vec<u8> {
         rest = after;
     }
     bytes
-}
-
-/// How many bytes the headers take on the wire.
-pub(super) fn wire_bytes(headers: &HeaderMap) -> usize {
-    const AROUND: usize = "NATS/1.0\r\n".len() + "\r\n".len();
-    const BETWEEN: usize = ": ".len() + "\r\n".len();
-    let lines = headers.iter().flat_map(|(name, values)| {
-        let name: &str = name.as_ref();
-        let length = |value: &str| name.len() + value.len() + BETWEEN;
-        values.iter().map(move |value| length(value.as_str()))
-    });
-    AROUND + lines.sum::<usize>()
-}
-
-/// What a finished call's reply carries beside its output: everything in one
-/// message, as far as it fits into one of `message_bytes_max`. `None` where the
-/// output alone is too large.
-pub(super) fn reply(
-    outcome: &Outcome,
-    call_id: &CallId,
-    runner: &str,
-    stdout: &Bytes,
-    message_bytes_max: usize,
-) -> Option<HeaderMap> {
-    let room = message_bytes_max.checked_sub(stdout.len() + HEADERS_BYTES_MAX)?;
-    let mut headers = about(call_id, runner);
-    write_outcome(&mut headers, outcome, runner, room);
-    Some(headers)
 }
 
 /// The headers that every reply has.

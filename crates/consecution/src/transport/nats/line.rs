@@ -117,7 +117,7 @@ impl Line {
     /// The exchange is over: there is nothing more to send or to come.
     pub(super) async fn handle(&mut self, next: Next) -> Result<Event, Broken> {
         let now = Instant::now();
-        let event = match next {
+        match next {
             Next::Message(None) => Err(Broken::Connection(
                 "the connection to NATS was lost, or too much came at once".into(),
             )),
@@ -133,8 +133,7 @@ impl Line {
                 self.timer.as_mut().reset(self.exchange.due());
                 Ok(Event::Nothing)
             }
-        };
-        event
+        }
     }
 }
 

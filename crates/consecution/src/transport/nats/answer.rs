@@ -1,0 +1,375 @@
+//! One call, answered: in one message if it is soon over and fits, else in
+//! frames if the caller understands them.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::{self, StreamExt};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
+
+use super::body::{self, Handed, Piece, Sink, Source};
+use super::exchange::{ALIVE_EVERY, Broken, Event, Exchange};
+use super::head::{self, Fault, HEADERS_BYTES_MAX, Offer, RequestHead};
+use super::line::{Line, Next};
+use super::server::Replying;
+use crate::transport::{
+    Body, Cut, Outcome, PendingOutcome, Refusal, RefusalReason, Reply, Request, Service,
+};
+
+/// How long to wait for a call to be over before its caller is told that it goes
+/// on: few calls take longer, and those do not feel one message more.
+const COMPLETE_WAIT: Duration = Duration::from_millis(20);
+
+/// The largest output that travels in one message, whatever the server allows.
+const WHOLE_BYTES_MAX: usize = 1024 * 1024;
+
+/// The deadline of a caller who names none and shows no sign of life, so that
+/// nobody could tell whether it still waits.
+const PLAIN_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long the last of standard error may wait for its reader once the call is
+/// over.
+const STDERR_GRACE: Duration = Duration::from_secs(1);
+
+/// A call to be answered.
+pub(super) struct Answer<'a> {
+    pub(super) to: &'a Replying,
+    pub(super) head: RequestHead,
+    pub(super) received: Instant,
+}
+
+/// A call that a service has taken.
+struct Taken {
+    output: Source,
+    outcome: PendingOutcome,
+    /// Standard error while it is written, where the caller wants it.
+    stderr: Option<Source>,
+}
+
+impl Answer<'_> {
+    /// # Errors
+    /// What to answer instead of an outcome.
+    pub(super) async fn run(
+        mut self,
+        service: &Arc<dyn Service>,
+        payload: Bytes,
+    ) -> Result<(), Fault> {
+        match self.head.stream {
+            None => self.plain(service, payload).await,
+            Some(offer) => self.framed(service, payload, offer).await,
+        }
+    }
+
+    fn request(&self, body: Body, stderr: Option<mpsc::Sender<Bytes>>) -> Request {
+        Request {
+            body,
+            trace: self.head.trace.clone(),
+            deadline: self.head.deadline,
+            stderr,
+        }
+    }
+
+    /// The largest output that fits into one message.
+    fn room(&self) -> usize {
+        let room = self.to.client.max_payload().min(WHOLE_BYTES_MAX);
+        room.saturating_sub(HEADERS_BYTES_MAX)
+    }
+
+    /// Answers in one message, whenever that is.
+    async fn plain(&mut self, service: &Arc<dyn Service>, payload: Bytes) -> Result<(), Fault> {
+        let deadline = self.received + PLAIN_DEADLINE;
+        self.head.deadline.get_or_insert(deadline);
+        let request = self.request(payload.into(), None);
+        let reply = service.call(request).await.map_err(fault)?;
+        let (mut output, room) = (Source::new(reply.body), self.room());
+        output.gather(room).await;
+        if let Some(cut) = output.cut() {
+            return Err(Fault::OutputCut(Arc::clone(&cut.reason)));
+        }
+        let stdout = output.whole(room).ok_or(Fault::TooLarge)?;
+        self.complete(stdout, reply.outcome.await).await;
+        Ok(())
+    }
+
+    async fn complete(&self, stdout: Bytes, outcome: Outcome) {
+        let (call_id, name) = (&self.head.trace.call_id, &self.to.shared.name);
+        let mut headers = head::about(call_id, name);
+        let taken = stdout.len() + HEADERS_BYTES_MAX;
+        let room = self.to.client.max_payload().saturating_sub(taken);
+        head::write_outcome(&mut headers, &outcome, name, room);
+        self.to.send(headers, stdout).await;
+    }
+
+    /// Answers a caller who understands frames.
+    async fn framed(
+        &mut self,
+        service: &Arc<dyn Service>,
+        payload: Bytes,
+        offer: Offer,
+    ) -> Result<(), Fault> {
+        let (input, body) = match offer.is_whole {
+            true => (None, payload.into()),
+            false => {
+                let (sink, rest) = body::channel();
+                (
+                    Some(sink),
+                    Body::new(stream::iter([Ok(payload)]).chain(rest)),
+                )
+            }
+        };
+        let (stderr, listening) = self.head.live_stderr.then(listen).unzip();
+        let mut calling = service.call(self.request(body, stderr));
+        let (result, line) = match self.called(&mut calling, offer).await {
+            Ok(called) => called,
+            // The call was not taken yet, and is dropped with that.
+            Err(broken) => {
+                tracing::debug!("dropped a call before it was taken: {broken}");
+                return Ok(());
+            }
+        };
+        let reply = result.map_err(fault)?;
+        let mut taken = Taken {
+            output: Source::new(reply.body),
+            outcome: reply.outcome,
+            stderr: listening,
+        };
+        if offer.is_whole
+            && line.is_none()
+            && let Some((stdout, outcome)) = self.completed(&mut taken).await
+        {
+            self.complete(stdout, outcome).await;
+            return Ok(());
+        }
+        let line = line.unwrap_or_else(|| self.line(offer));
+        let stream = Stream {
+            line,
+            input,
+            output: Some(taken.output),
+            outcome: taken.outcome,
+            stderr: taken.stderr,
+        };
+        stream.run(!offer.is_whole).await;
+        Ok(())
+    }
+
+    fn line(&self, offer: Offer) -> Line {
+        let Replying {
+            shared,
+            client,
+            reply,
+        } = self.to;
+        let exchange = Exchange::of_runner(Instant::now(), offer.credit);
+        let (client, mailbox) = (Arc::clone(client), shared.inbox.open());
+        let name = shared.name.as_str().into();
+        Line::new(exchange, client, mailbox, reply.clone(), name)
+    }
+
+    /// Waits until the service has taken the call or refused it; where that takes
+    /// its time, the caller is shown that we live, and we learn whether it does.
+    async fn called(
+        &self,
+        calling: &mut BoxFuture<'_, Result<Reply, Refusal>>,
+        offer: Offer,
+    ) -> Result<(Result<Reply, Refusal>, Option<Line>), Broken> {
+        let soon = timeout_at(self.received + ALIVE_EVERY, &mut *calling).await;
+        if let Ok(result) = soon {
+            return Ok((result, None));
+        }
+        let mut line = self.line(offer);
+        let alive = line.exchange.alive();
+        line.send(alive).await?;
+        loop {
+            tokio::select! {
+                biased;
+                result = &mut *calling => return Ok((result, Some(line))),
+                next = line.next() => match line.handle(next).await? {
+                    Event::Nothing => {}
+                    _ => return Err(Broken::Violation("a frame before its time".to_owned())),
+                },
+            }
+        }
+    }
+
+    /// What the call gave, if it is over soon and fits into one message.
+    async fn completed(&self, taken: &mut Taken) -> Option<(Bytes, Outcome)> {
+        let (until, room) = (self.received + COMPLETE_WAIT, self.room());
+        timeout_at(until, taken.output.gather(room)).await.ok()?;
+        let stdout = taken.output.whole(room)?;
+        let outcome = timeout_at(until, taken.outcome.clone()).await.ok()?;
+        if let Some(stderr) = &mut taken.stderr {
+            // What it has said meanwhile must go to whoever listens.
+            let _ = stderr.begin().now_or_never();
+            if stderr.has_some() {
+                return None;
+            }
+        }
+        let fits = 3 * outcome.stderr.len() <= room.saturating_sub(stdout.len());
+        fits.then_some((stdout, outcome))
+    }
+}
+
+/// Where a process is to write its standard error, and what comes of it.
+fn listen() -> (mpsc::Sender<Bytes>, Source) {
+    let (sender, receiver) = mpsc::channel(1);
+    let chunks = stream::unfold(receiver, async |mut receiver| {
+        let chunk = receiver.recv().await?;
+        Some((Ok(chunk), receiver))
+    });
+    (sender, Source::new(Body::new(chunks)))
+}
+
+fn fault(refusal: Refusal) -> Fault {
+    match refusal.reason {
+        RefusalReason::CannotStart(reason) => Fault::CannotStart(reason),
+        RefusalReason::Busy | RefusalReason::NoRunner | RefusalReason::Unreachable(_) => {
+            Fault::Busy
+        }
+    }
+}
+
+/// A call that goes on in frames.
+struct Stream {
+    line: Line,
+    /// The request's body, where it is not whole.
+    input: Option<Sink>,
+    /// The reply's body; `None` when nothing more is sent of it.
+    output: Option<Source>,
+    outcome: PendingOutcome,
+    /// `None` when it is over, or nobody wants it.
+    stderr: Option<Source>,
+}
+
+/// What a stream waits for.
+enum Step {
+    Came(Next),
+    Handed(Handed),
+    Output(Piece),
+    Stderr(Piece),
+    Ended(Outcome),
+    StderrGraceOver,
+}
+
+impl Stream {
+    /// Until all is said. Where the caller is lost, the process is stopped by
+    /// dropping its output and cutting its input.
+    async fn run(mut self, goes_on: bool) {
+        let accept = self.line.exchange.accept(goes_on);
+        let result = match self.line.send(accept).await {
+            Ok(()) => self.exchange().await,
+            Err(broken) => Err(broken),
+        };
+        if let Err(broken) = result {
+            tracing::debug!("stopped a call whose caller is lost: {broken}");
+        }
+    }
+
+    async fn exchange(&mut self) -> Result<(), Broken> {
+        let mut ended: Option<Outcome> = None;
+        let mut grace: Option<Pin<Box<tokio::time::Sleep>>> = None;
+        loop {
+            if self.line.exchange.has_sent_all()
+                && self.stderr.is_none()
+                && let Some(outcome) = ended.take()
+            {
+                let outcome = self.line.exchange.outcome(outcome);
+                return self.line.send(outcome).await;
+            }
+            match self.wait(ended.is_some(), grace.as_mut()).await {
+                Step::Came(next) => self.came(next).await?,
+                Step::Handed(handed) => {
+                    let frame = match handed {
+                        Handed::Over(bytes) => self.line.exchange.consumed(bytes),
+                        Handed::Unread => self.line.exchange.close(),
+                    };
+                    self.line.send_any(frame).await?;
+                }
+                Step::Output(piece) => {
+                    let frame = match piece {
+                        Piece::Data(bytes) => self.line.exchange.data(bytes),
+                        Piece::End => self.line.exchange.end(Ok(())),
+                        Piece::Cut(cut) => self.line.exchange.end(Err(cut.reason)),
+                    };
+                    self.line.send(frame).await?;
+                    if self.line.exchange.has_sent_all() {
+                        self.output = None;
+                    }
+                }
+                Step::Stderr(Piece::Data(bytes)) => {
+                    let frame = self.line.exchange.stderr(bytes);
+                    self.line.send(frame).await?;
+                }
+                Step::Stderr(Piece::End | Piece::Cut(_)) | Step::StderrGraceOver => {
+                    self.stderr = None;
+                }
+                Step::Ended(outcome) => {
+                    ended = Some(outcome);
+                    grace = Some(Box::pin(tokio::time::sleep(STDERR_GRACE)));
+                }
+            }
+        }
+    }
+
+    async fn wait(
+        &mut self,
+        has_ended: bool,
+        grace: Option<&mut Pin<Box<tokio::time::Sleep>>>,
+    ) -> Step {
+        let (room, stderr_room) = (self.line.room(), self.line.stderr_room());
+        let Stream {
+            line,
+            input,
+            output,
+            outcome,
+            stderr,
+        } = self;
+        let handing = async {
+            match input {
+                Some(input) => input.hand_over().await,
+                None => std::future::pending().await,
+            }
+        };
+        let sending = async {
+            match output {
+                Some(output) if room > 0 => output.next(room).await,
+                _ => std::future::pending().await,
+            }
+        };
+        let listening = async {
+            match stderr {
+                Some(stderr) if stderr_room > 0 => stderr.next(stderr_room).await,
+                _ => std::future::pending().await,
+            }
+        };
+        let grace = async {
+            match grace {
+                Some(grace) => grace.await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            next = line.next() => Step::Came(next),
+            handed = handing => Step::Handed(handed),
+            piece = listening => Step::Stderr(piece),
+            piece = sending => Step::Output(piece),
+            outcome = outcome, if !has_ended => Step::Ended(outcome),
+            () = grace => Step::StderrGraceOver,
+        }
+    }
+
+    async fn came(&mut self, next: Next) -> Result<(), Broken> {
+        match (self.line.handle(next).await?, &mut self.input) {
+            (Event::Nothing, _) => {}
+            (Event::Closed, _) => self.output = None,
+            (Event::Data(bytes), Some(input)) => input.put(Piece::Data(bytes)),
+            (Event::End, Some(input)) => input.put(Piece::End),
+            (Event::Cut(reason), Some(input)) => input.put(Piece::Cut(Cut { reason })),
+            _ => return Err(Broken::Violation("a frame that is a runner's".to_owned())),
+        }
+        Ok(())
+    }
+}
