@@ -7,6 +7,7 @@ pub(crate) mod command;
 pub(crate) mod home;
 pub(crate) mod http;
 pub(crate) mod leftovers;
+pub(crate) mod nats;
 pub(crate) mod registry;
 pub(crate) mod runner;
 
