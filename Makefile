@@ -1,7 +1,7 @@
 # The only commands; what runs in continuous integration calls them too.
 # Each one gets what it needs first: see scripts/setup.
 
-.PHONY: help demo test check bench
+.PHONY: help demo demo-network test check bench
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -10,6 +10,10 @@ help: ## show this
 demo: ## build, get a busybox image, run examples/words/chain.yaml
 	@scripts/setup demo
 	@scripts/demo
+
+demo-network: ## the same over NATS and etcd: two runners, a portal, all on free ports
+	@scripts/setup demo-network
+	@scripts/demo-network
 
 test: ## run all tests
 	@scripts/setup test

@@ -1,10 +1,15 @@
 //! The composition root: the only place that names a backend.
+//!
+//! One process with everything in it is [`OneShot`] or [`Serve`]; portals and
+//! runners that are processes of their own meet over a [`Network`].
+
+mod network;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use chain::{Chain, LinkId};
-use image::{Limits, MountPoint, Owners, Store, StoreError, StoreOptions};
+use image::{Limits, MountPoint, NoProgress, Owners, Registries, Store, StoreError, StoreOptions};
 use sandbox::{Ids, Launcher};
 
 use crate::link_store::memory::Memory;
@@ -13,6 +18,11 @@ use crate::portal::{Portal, PortalError};
 use crate::runner::{Images, LinkStatus, LoadError, Options, Runner};
 use crate::transport::Transport;
 use crate::transport::in_process::InProcess;
+
+pub use network::{ConnectError, Network, link_store};
+/// To be called first in `main` of every program that has a runner in it: the
+/// program is also its own zygote, and does not return from here then.
+pub use sandbox::run_zygote_if_asked;
 
 /// A chain, its portal and a runner in this process, for one payload.
 pub struct OneShot {
@@ -188,6 +198,19 @@ pub fn open_store(home: &Path) -> Result<Store, StoreError> {
     // Zygotes open roots from another folder than ours.
     let home = std::path::absolute(home).unwrap_or_else(|_| home.to_owned());
     Store::open(&home, options)
+}
+
+/// Images of the store under `home`, pulled as this user's Docker tools would
+/// where they are missing.
+///
+/// # Errors
+/// The store cannot be made or read.
+pub fn images(home: &Path) -> Result<Images, StoreError> {
+    Ok(Images {
+        store: open_store(home)?,
+        registries: Arc::new(Registries::from_environment),
+        progress: Arc::new(NoProgress),
+    })
 }
 
 /// Where state and images live if nobody says otherwise: `/var/lib/consecution`

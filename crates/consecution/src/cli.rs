@@ -13,12 +13,17 @@ mod check;
 mod filter;
 mod http;
 mod images;
+mod link;
 mod log;
+mod portal;
 
 mod progress;
 mod run;
+mod runner;
 
+mod send;
 mod serve;
+mod servers;
 mod signals;
 mod stdio;
 
@@ -92,6 +97,23 @@ enum Command {
     /// `POST /` runs the first chain, `POST /chains/NAME` any of them. SIGTERM
     /// or SIGINT finishes what is in flight, a second one leaves at once.
     Serve(Box<serve::Arguments>),
+    /// Offers chains over HTTP, whose links are run by runners elsewhere.
+    ///
+    /// It may start before NATS, etcd and the runners: /readyz says what it waits
+    /// for. SIGTERM or SIGINT finishes what is in flight, a second one leaves at
+    /// once.
+    Portal(Box<portal::Arguments>),
+    /// Runs links for portals elsewhere.
+    ///
+    /// It may start before NATS and etcd. More runners, on this machine or on
+    /// others, give more capacity. SIGTERM or SIGINT finishes what is in flight,
+    /// a second one leaves at once.
+    Runner(Box<runner::Arguments>),
+    /// Sends standard input through a chain whose links are run by runners
+    /// elsewhere; standard output is the last link's.
+    ///
+    /// The exit status is as that of `run`.
+    Send(Box<send::Arguments>),
     /// Validates chain files, and prints what each link runs.
     Check {
         /// The chain files.
@@ -101,20 +123,27 @@ enum Command {
     /// Fetches, lists and removes images.
     #[command(subcommand)]
     Image(images::Command),
+    /// Lists, shows and removes the links that portals have made known.
+    #[command(subcommand)]
+    Link(link::Command),
 }
 
 pub(crate) fn execute(arguments: Arguments) -> ExitCode {
     let Arguments { global, command } = arguments;
     let log_level = match command {
-        Command::Serve(_) => tracing::Level::INFO,
+        Command::Serve(_) | Command::Portal(_) | Command::Runner(_) => tracing::Level::INFO,
         _ => tracing::Level::WARN,
     };
     log::start(log_level, global.log_format);
     let code = match command {
         Command::Run { chain } => run::run(&global, &chain),
         Command::Serve(serve) => serve::serve(&global, *serve),
+        Command::Portal(portal) => portal::portal(*portal),
+        Command::Runner(runner) => runner::runner(&global, *runner),
+        Command::Send(send) => send::send(*send),
         Command::Check { chains } => Ok(check::check(&chains)),
         Command::Image(command) => images::execute(&global, command),
+        Command::Link(command) => link::execute(command),
     };
     ExitCode::from(code.unwrap_or_else(|error| {
         report(&error);

@@ -1,0 +1,215 @@
+//! Portals and runners as processes of their own, joined by NATS and etcd.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chain::Chain;
+use sandbox::Launcher;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::backoff::Backoff;
+use crate::chain_file::{self, ChainFileError};
+use crate::config::{EtcdOptions, NatsOptions};
+use crate::link_store::LinkStore;
+use crate::link_store::etcd::{Etcd, EtcdError};
+use crate::portal::{Portal, PortalError};
+use crate::runner::{Images, Options, Runner};
+use crate::transport::nats::{Nats, NatsError, Role};
+use crate::transport::{RefusalReason, Transport};
+
+/// How long [`Portal::connect`] waits for servers and runners.
+const CONNECT_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// How long to wait before looking again whether a link is served: at first, and
+/// at most.
+const LOOK_AGAIN_MIN: Duration = Duration::from_millis(10);
+const LOOK_AGAIN_MAX: Duration = Duration::from_millis(500);
+
+/// How long something that is waited for may be missing before it is said.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Connections to the servers that portals and runners share. Clones are the
+/// same.
+#[derive(Clone)]
+pub struct Network {
+    nats: Nats,
+    links: Arc<dyn LinkStore>,
+}
+
+/// A portal could not be connected. The texts read well on their own.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each text says it")]
+pub enum ConnectError {
+    #[error(transparent)]
+    ChainFile(#[from] ChainFileError),
+    #[error("failed to {0}")]
+    Nats(#[from] NatsError),
+    #[error("failed to {0}")]
+    Etcd(#[from] EtcdError),
+    #[error("failed to {0}")]
+    Portal(#[from] PortalError),
+    #[error("link {} '{name}' ({image}) cannot be called: {reason}", index + 1)]
+    NotServed {
+        index: usize,
+        name: String,
+        image: String,
+        reason: String,
+    },
+}
+
+impl Network {
+    /// Starts to connect, and does not wait for it. `name` is the portal's or the
+    /// runner's.
+    ///
+    /// # Errors
+    /// An address, a certificate or a secret is not one.
+    pub fn connect(
+        nats: &NatsOptions,
+        etcd: &EtcdOptions,
+        role: Role,
+        name: &str,
+    ) -> Result<Network, ConnectError> {
+        Ok(Network {
+            nats: Nats::new(nats, role, name)?,
+            links: Arc::new(Etcd::new(etcd)?),
+        })
+    }
+
+    /// What carries calls.
+    pub fn transport(&self) -> Arc<dyn Transport> {
+        Arc::new(self.nats.clone())
+    }
+
+    /// What keeps links.
+    pub fn links(&self) -> Arc<dyn LinkStore> {
+        Arc::clone(&self.links)
+    }
+
+    /// Starts a runner that serves what is known, and what comes.
+    pub fn runner(&self, options: Options, images: Images) -> Runner {
+        let (transport, links) = (self.transport(), self.links());
+        Runner::start(options, transport, links, images, Launcher::new())
+    }
+
+    /// Opens a portal, and waits until its links are known and a runner serves
+    /// each of them; not longer than `wait`.
+    ///
+    /// # Errors
+    /// What was missing when the time was over.
+    pub async fn open(&self, chain: Chain, wait: Duration) -> Result<Portal, ConnectError> {
+        let deadline = Instant::now() + wait;
+        let portal = Portal::open(chain, self.transport(), &*self.links).await?;
+        for index in 0..portal.chain().links.len() {
+            self.until_served(&portal, index, deadline).await?;
+        }
+        Ok(portal)
+    }
+
+    async fn until_served(
+        &self,
+        portal: &Portal,
+        index: usize,
+        deadline: Instant,
+    ) -> Result<(), ConnectError> {
+        let link = &portal.chain().links[index];
+        let began = Instant::now();
+        let mut backoff = Backoff::new(LOOK_AGAIN_MIN, LOOK_AGAIN_MAX);
+        let mut is_said = false;
+        loop {
+            let probed = timeout_at(deadline, self.nats.probe(link.id)).await;
+            let reason = match probed {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(reason)) => reason,
+                Err(_) => RefusalReason::NoRunner,
+            };
+            let rest = backoff.next();
+            let is_over = Instant::now() + rest >= deadline;
+            if is_over || (!is_said && began.elapsed() >= PATIENCE) {
+                let (name, image) = (link.name.clone(), link.link.image.clone());
+                let reason = self.why_not(link.id, &reason).await;
+                if is_over {
+                    return Err(ConnectError::NotServed {
+                        index,
+                        name,
+                        image,
+                        reason,
+                    });
+                }
+                is_said = true;
+                tracing::warn!(
+                    "waiting for link {} '{name}' ({image}): {reason}",
+                    index + 1
+                );
+            }
+            sleep(rest).await;
+        }
+    }
+
+    /// What keeps a link from being called, in more words if a runner has some.
+    async fn why_not(&self, id: chain::LinkId, reason: &RefusalReason) -> String {
+        let id = id.to_string();
+        let runners = self.links.runners().await.unwrap_or_default();
+        let mut broken = runners
+            .iter()
+            .filter_map(|(runner, state)| Some((runner, state.broken.get(&id)?)));
+        match broken.next() {
+            Some((runner, problem)) => format!("runner '{runner}' cannot serve it: {problem}"),
+            None => reason.to_string(),
+        }
+    }
+
+    /// Sends what is still to be sent, and closes the connections.
+    pub async fn close(&self) {
+        self.nats.close().await;
+    }
+}
+
+/// Only the links, for whoever makes no calls.
+///
+/// # Errors
+/// An address, a certificate or a secret is not one.
+pub fn link_store(etcd: &EtcdOptions) -> Result<Arc<dyn LinkStore>, ConnectError> {
+    Ok(Arc::new(Etcd::new(etcd)?))
+}
+
+impl Portal {
+    /// Reads a chain file, connects to the servers, makes the chain's links
+    /// known, and waits until runners serve them.
+    ///
+    /// `nats` and each of `etcds` is a URL; `nats` may be several, separated by
+    /// commas. For TLS and credentials, and to wait for less or more, see
+    /// [`Network`].
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use consecution::portal::Portal;
+    ///
+    /// let portal =
+    ///     Portal::connect("files/chain.yaml", "nats://nats:4222", ["http://etcd:2379"]).await?;
+    /// let reply = portal.send("yourpayload").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The file is wrong, or something that is needed was not there within 30
+    /// seconds.
+    pub async fn connect(
+        file: impl AsRef<Path>,
+        nats: &str,
+        etcds: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Result<Portal, ConnectError> {
+        let chain = chain_file::read(file.as_ref())?;
+        let nats = NatsOptions {
+            servers: nats.split(',').map(str::to_owned).collect(),
+            ..NatsOptions::default()
+        };
+        let etcd = EtcdOptions {
+            endpoints: etcds.into_iter().map(Into::into).collect(),
+            ..EtcdOptions::default()
+        };
+        let network = Network::connect(&nats, &etcd, Role::Portal, &chain.name)?;
+        network.open(chain, CONNECT_WAIT_MAX).await
+    }
+}

@@ -1,0 +1,65 @@
+//! `consecution portal`: chains over HTTP, whose links are run elsewhere.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use chain::Chain;
+use consecution::app::Network;
+use consecution::chain_file;
+use consecution::portal::{Portal, http as portal_http};
+use consecution::transport::nats::Role;
+
+use super::signals::Signals;
+use super::{http, servers};
+
+/// What `portal` takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// The chain files. The first one's chain is also found at `/`.
+    #[arg(
+        required = true,
+        env = "CONSECUTION_CHAINS",
+        value_name = "CHAIN",
+        value_delimiter = ','
+    )]
+    chains: Vec<PathBuf>,
+    #[command(flatten)]
+    http: http::Http,
+    #[command(flatten)]
+    nats: servers::Nats,
+    #[command(flatten)]
+    etcd: servers::Etcd,
+}
+
+pub(crate) fn portal(arguments: Arguments) -> anyhow::Result<u8> {
+    let chains = chain_file::read_all(&arguments.chains)?;
+    http::raise_open_files();
+    super::on_all_cores(run(arguments, chains))?;
+    Ok(0)
+}
+
+async fn run(arguments: Arguments, chains: Vec<Chain>) -> anyhow::Result<()> {
+    let signals = Signals::listen()?;
+    let Arguments {
+        http, nats, etcd, ..
+    } = arguments;
+    let (nats, etcd) = (nats.options()?, etcd.options()?);
+    let network = Network::connect(&nats, &etcd, Role::Portal, "portal")?;
+    let mut portals = Vec::new();
+    for chain in chains {
+        portals.push(Portal::open(chain, network.transport(), &*network.links()).await?);
+    }
+    struct All;
+    impl portal_http::Links for All {
+        fn state(&self, _: chain::LinkId) -> portal_http::LinkState {
+            portal_http::LinkState::Served(None)
+        }
+    }
+    let links = std::sync::Arc::new(All);
+    let server = portal_http::bind(http.listen, http.options(), portals.clone(), links).await;
+    let server = server.with_context(|| format!("failed to listen on {}", http.listen))?;
+    tracing::info!("listening on http://{}", server.address()?);
+    http::until_told(server, signals).await;
+    network.close().await;
+    Ok(())
+}

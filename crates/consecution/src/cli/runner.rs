@@ -1,0 +1,79 @@
+//! `consecution runner`: links, for portals elsewhere.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use consecution::app::Network;
+use consecution::runner::{Images, Options, PROCESSES_MAX_DEFAULT, RunnerName};
+use consecution::transport::nats::Role;
+use tokio::time::timeout;
+
+use super::signals::Signals;
+use super::{Global, http, progress, servers};
+
+/// What `runner` takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// What it is called, in logs, replies and `consecution link show` [default:
+    /// the host's name, and something that makes it unique].
+    #[arg(long, env = "CONSECUTION_NAME", value_name = "NAME")]
+    name: Option<RunnerName>,
+    /// Processes over all links, idle ones included.
+    #[arg(
+        long,
+        env = "CONSECUTION_PROCESSES_MAX",
+        value_name = "NUMBER",
+        default_value_t = PROCESSES_MAX_DEFAULT,
+        value_parser = super::at_least_one
+    )]
+    processes_max: usize,
+    /// Where to offer /metrics, /healthz and /readyz [default: nowhere].
+    #[arg(long, env = "CONSECUTION_LISTEN", value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+    /// How long calls in flight may take to finish when it is told to end.
+    #[arg(
+        long,
+        env = "CONSECUTION_GRACE",
+        value_name = "DURATION",
+        default_value = "30s",
+        value_parser = chain::units::parse_duration
+    )]
+    grace: Duration,
+    #[command(flatten)]
+    nats: servers::Nats,
+    #[command(flatten)]
+    etcd: servers::Etcd,
+}
+
+pub(crate) fn runner(global: &Global, arguments: Arguments) -> anyhow::Result<u8> {
+    http::raise_open_files();
+    let images = super::images::source(global, progress::on_terminal())?;
+    super::on_all_cores(run(arguments, images))?;
+    Ok(0)
+}
+
+async fn run(arguments: Arguments, images: Images) -> anyhow::Result<()> {
+    let mut signals = Signals::listen()?;
+    let (nats, etcd) = (arguments.nats.options()?, arguments.etcd.options()?);
+    let name = arguments.name.unwrap_or_default();
+    let network = Network::connect(&nats, &etcd, Role::Runner, name.as_str())?;
+    tracing::info!("runner '{}'", name.as_str());
+    let options = Options {
+        name: Some(name),
+        processes_max: arguments.processes_max,
+        ..Options::default()
+    };
+    let runner = network.runner(options, images);
+    signals.next().await;
+    tracing::info!("finishing what is in flight; a second signal leaves at once");
+    tokio::select! {
+        drained = timeout(arguments.grace, runner.drain()) => match drained {
+            Ok(()) => tracing::info!("everything in flight is finished"),
+            Err(_) => tracing::warn!("the grace period is over: calls were cut off"),
+        },
+        () = signals.next() => tracing::warn!("leaving at once"),
+    }
+    drop(runner);
+    network.close().await;
+    Ok(())
+}

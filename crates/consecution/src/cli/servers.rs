@@ -1,0 +1,221 @@
+//! Which servers to use, and who we are to them, as the options have it.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use consecution::config::{EtcdOptions, NatsIdentity, NatsOptions, Secret, Tls};
+
+/// How large a file with a secret may be, in bytes.
+const SECRET_BYTES_MAX: u64 = 4096;
+
+/// NATS, which carries the calls.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "NATS")]
+pub(crate) struct Nats {
+    /// Its servers; several of one cluster are separated by commas.
+    #[arg(
+        long,
+        env = "NATS_URL",
+        value_name = "URL",
+        value_delimiter = ',',
+        default_value = "nats://127.0.0.1:4222",
+        hide_env_values = true
+    )]
+    nats: Vec<String>,
+    /// Who we are. The password comes from a file, or from the environment
+    /// (CONSECUTION_NATS_PASSWORD).
+    #[arg(long, env = "CONSECUTION_NATS_USER", value_name = "USER")]
+    nats_user: Option<String>,
+    /// A file with that user's password.
+    #[arg(
+        long,
+        env = "CONSECUTION_NATS_PASSWORD_FILE",
+        value_name = "FILE",
+        requires = "nats_user"
+    )]
+    nats_password_file: Option<PathBuf>,
+    /// A file with a token. It may also come from the environment
+    /// (CONSECUTION_NATS_TOKEN).
+    #[arg(
+        long,
+        env = "CONSECUTION_NATS_TOKEN_FILE",
+        value_name = "FILE",
+        conflicts_with_all = ["nats_user", "nats_nkey_file", "nats_credentials"]
+    )]
+    nats_token_file: Option<PathBuf>,
+    /// A file with the seed of an NKey.
+    #[arg(
+        long,
+        env = "CONSECUTION_NATS_NKEY_FILE",
+        value_name = "FILE",
+        conflicts_with_all = ["nats_user", "nats_credentials"]
+    )]
+    nats_nkey_file: Option<PathBuf>,
+    /// A credentials file, as nsc makes it.
+    #[arg(
+        long,
+        env = "CONSECUTION_NATS_CREDENTIALS",
+        value_name = "FILE",
+        conflicts_with = "nats_user"
+    )]
+    nats_credentials: Option<PathBuf>,
+    /// Who may vouch for the servers, in PEM [default: whoever the system
+    /// trusts].
+    #[arg(long, env = "CONSECUTION_NATS_CA", value_name = "FILE")]
+    nats_ca: Option<PathBuf>,
+    /// Our certificate, in PEM.
+    #[arg(
+        long,
+        env = "CONSECUTION_NATS_CERT",
+        value_name = "FILE",
+        requires = "nats_key"
+    )]
+    nats_cert: Option<PathBuf>,
+    /// Its key, in PEM.
+    #[arg(
+        long,
+        env = "CONSECUTION_NATS_KEY",
+        value_name = "FILE",
+        requires = "nats_cert"
+    )]
+    nats_key: Option<PathBuf>,
+}
+
+/// etcd, which keeps the links.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "etcd")]
+pub(crate) struct Etcd {
+    /// Its members; several are separated by commas.
+    #[arg(
+        long,
+        env = "ETCD_ENDPOINTS",
+        value_name = "URL",
+        value_delimiter = ',',
+        default_value = "http://127.0.0.1:2379",
+        hide_env_values = true
+    )]
+    etcd: Vec<String>,
+    /// Who we are. The password comes from a file, or from the environment
+    /// (CONSECUTION_ETCD_PASSWORD).
+    #[arg(long, env = "CONSECUTION_ETCD_USER", value_name = "USER")]
+    etcd_user: Option<String>,
+    /// A file with that user's password.
+    #[arg(
+        long,
+        env = "CONSECUTION_ETCD_PASSWORD_FILE",
+        value_name = "FILE",
+        requires = "etcd_user"
+    )]
+    etcd_password_file: Option<PathBuf>,
+    /// Who may vouch for the members, in PEM [default: whoever the system
+    /// trusts].
+    #[arg(long, env = "CONSECUTION_ETCD_CA", value_name = "FILE")]
+    etcd_ca: Option<PathBuf>,
+    /// Our certificate, in PEM.
+    #[arg(
+        long,
+        env = "CONSECUTION_ETCD_CERT",
+        value_name = "FILE",
+        requires = "etcd_key"
+    )]
+    etcd_cert: Option<PathBuf>,
+    /// Its key, in PEM.
+    #[arg(
+        long,
+        env = "CONSECUTION_ETCD_KEY",
+        value_name = "FILE",
+        requires = "etcd_cert"
+    )]
+    etcd_key: Option<PathBuf>,
+}
+
+/// Secrets that may come from the environment, where a file is too much.
+const NATS_PASSWORD: &str = "CONSECUTION_NATS_PASSWORD";
+const NATS_TOKEN: &str = "CONSECUTION_NATS_TOKEN";
+const ETCD_PASSWORD: &str = "CONSECUTION_ETCD_PASSWORD";
+
+impl Nats {
+    /// What it takes to connect; secrets are read now.
+    pub(crate) fn options(&self) -> anyhow::Result<NatsOptions> {
+        Ok(NatsOptions {
+            servers: self.nats.clone(),
+            identity: self.identity()?,
+            tls: tls(&self.nats_ca, &self.nats_cert, &self.nats_key),
+        })
+    }
+
+    fn identity(&self) -> anyhow::Result<NatsIdentity> {
+        if let Some(user) = &self.nats_user {
+            let Some(password) = secret(&self.nats_password_file, NATS_PASSWORD)? else {
+                bail!(
+                    "failed to sign in to NATS as {user}: give a password, with \
+                     --nats-password-file or {NATS_PASSWORD}"
+                );
+            };
+            let user = user.clone();
+            return Ok(NatsIdentity::Password { user, password });
+        }
+        if let Some(path) = &self.nats_nkey_file {
+            return Ok(NatsIdentity::NKey(read(path)?));
+        }
+        if let Some(path) = &self.nats_credentials {
+            return Ok(NatsIdentity::Credentials(path.clone()));
+        }
+        let token = secret(&self.nats_token_file, NATS_TOKEN)?;
+        Ok(token.map_or(NatsIdentity::Anonymous, NatsIdentity::Token))
+    }
+}
+
+impl Etcd {
+    /// What it takes to connect; secrets are read now.
+    pub(crate) fn options(&self) -> anyhow::Result<EtcdOptions> {
+        let user = match &self.etcd_user {
+            Some(user) => match secret(&self.etcd_password_file, ETCD_PASSWORD)? {
+                Some(password) => Some((user.clone(), password)),
+                None => bail!(
+                    "failed to sign in to etcd as {user}: give a password, with \
+                     --etcd-password-file or {ETCD_PASSWORD}"
+                ),
+            },
+            None => None,
+        };
+        Ok(EtcdOptions {
+            endpoints: self.etcd.clone(),
+            user,
+            tls: tls(&self.etcd_ca, &self.etcd_cert, &self.etcd_key),
+        })
+    }
+}
+
+fn tls(ca: &Option<PathBuf>, cert: &Option<PathBuf>, key: &Option<PathBuf>) -> Tls {
+    Tls {
+        ca_file: ca.clone(),
+        client_files: cert.clone().zip(key.clone()),
+    }
+}
+
+/// A secret from its file, or else from the environment.
+fn secret(file: &Option<PathBuf>, variable: &str) -> anyhow::Result<Option<Secret>> {
+    if let Some(path) = file {
+        return read(path).map(Some);
+    }
+    match std::env::var(variable) {
+        Ok(secret) => Ok(Some(Secret::new(secret))),
+        Err(std::env::VarError::NotPresent) => Ok(None),
+        Err(std::env::VarError::NotUnicode(_)) => bail!("failed to read {variable}: not UTF-8"),
+    }
+}
+
+/// A secret from a file; the line's end is not a part of it.
+fn read(path: &PathBuf) -> anyhow::Result<Secret> {
+    use std::io::Read;
+    let what = || format!("failed to read the secret in {}", path.display());
+    let mut text = String::new();
+    let file = std::fs::File::open(path).with_context(what)?;
+    let mut limited = file.take(SECRET_BYTES_MAX + 1);
+    limited.read_to_string(&mut text).with_context(what)?;
+    if text.len() as u64 > SECRET_BYTES_MAX {
+        bail!("{}: it is larger than {SECRET_BYTES_MAX} bytes", what());
+    }
+    Ok(Secret::new(text.trim_end_matches(['\r', '\n'])))
+}
