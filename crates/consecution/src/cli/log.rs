@@ -12,13 +12,19 @@ pub(crate) enum Format {
     Json,
 }
 
+/// The variable that asks for more or less.
+const VARIABLE: &str = "CONSECUTION_LOG";
+
 /// Starts logging: from that level on, or what `CONSECUTION_LOG` asks for
-/// (`info`, `consecution=debug`).
+/// (`info`, `consecution=debug`). What libraries have to say is said by us, in
+/// our words.
 pub(crate) fn start(level: Level, format: Format) {
-    let filter = EnvFilter::builder()
-        .with_default_directive(level.into())
-        .with_env_var("CONSECUTION_LOG")
-        .from_env_lossy();
+    let filter = match std::env::var(VARIABLE) {
+        Ok(asked) if !asked.is_empty() => EnvFilter::builder().parse_lossy(asked),
+        _ => EnvFilter::new(format!(
+            "off,consecution={level},image={level},sandbox={level}"
+        )),
+    };
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

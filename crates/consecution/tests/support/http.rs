@@ -3,21 +3,18 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::process::{Child, ChildStderr, Command, Stdio};
-use std::sync::Mutex;
-use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
-
-use rustix::process::{Pid, Signal, kill_process};
+use std::ops::Deref;
+use std::process::Command;
+use std::time::Duration;
 
 use super::chain::ChainFile;
-use super::command::{self, Finished, PATIENCE, consecution};
+use super::command::{Finished, PATIENCE, consecution};
+use super::running::Running;
 
-/// `consecution serve`, running.
+/// `consecution serve` or `consecution portal`, running.
 pub(crate) struct Served {
-    child: Option<Child>,
+    running: Running,
     pub(crate) address: SocketAddr,
-    lines: Mutex<Receiver<String>>,
 }
 
 /// Serves these chains, and waits until all of them are ready.
@@ -42,64 +39,29 @@ pub(crate) fn serving(chains: &[&ChainFile], options: &[&str]) -> Command {
 }
 
 /// Starts that command, and waits until it listens.
-pub(crate) fn listen(mut command: Command) -> Served {
-    let mut child = command
-        .stdin(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut served = Served {
-        lines: Mutex::new(lines(child.stderr.take().unwrap())),
-        child: Some(child),
-        address: ([127, 0, 0, 1], 0).into(),
-    };
-    let line = served.await_line("listening on http://");
+pub(crate) fn listen(command: Command) -> Served {
+    let running = Running::start(command);
+    let line = running.await_line("listening on http://");
     let (_, address) = line.split_once("http://").unwrap();
     // In JSON there is more behind it.
     let address = address.split('"').next().unwrap();
-    served.address = address.parse().unwrap();
-    served
+    let address = address.parse().unwrap();
+    Served { running, address }
 }
 
-fn lines(stderr: ChildStderr) -> Receiver<String> {
-    let (sender, lines) = channel();
-    std::thread::spawn(move || {
-        for line in BufReader::new(stderr).lines() {
-            let Ok(line) = line else { return };
-            eprintln!("{line}");
-            let _ = sender.send(line);
-        }
-    });
-    lines
+impl Deref for Served {
+    type Target = Running;
+
+    fn deref(&self) -> &Running {
+        &self.running
+    }
 }
 
 impl Served {
-    /// Waits for a line that has that in it.
-    #[track_caller]
-    pub(crate) fn await_line(&self, part: &str) -> String {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.lines.lock().unwrap().recv_timeout(left) {
-                Ok(line) if line.contains(part) => return line,
-                Ok(_) => {}
-                Err(_) => panic!("no line with {part:?}"),
-            }
-        }
-    }
-
-    pub(crate) fn process(&self) -> u32 {
-        self.child.as_ref().unwrap().id()
-    }
-
-    pub(crate) fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(self.child.as_ref().unwrap()), signal).unwrap();
-    }
-
     /// Waits for its end.
     #[track_caller]
-    pub(crate) fn end(mut self) -> Finished {
-        command::finish_child(self.child.take().unwrap(), PATIENCE)
+    pub(crate) fn end(self) -> Finished {
+        self.running.end()
     }
 
     /// `curl` with these arguments and the URL of that path.
@@ -135,15 +97,6 @@ impl Served {
     #[track_caller]
     pub(crate) fn post(&self, path: &str, body: &[u8]) -> Reply {
         self.request("POST", path, body)
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
     }
 }
 

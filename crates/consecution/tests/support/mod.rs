@@ -4,12 +4,15 @@
 
 pub(crate) mod chain;
 pub(crate) mod command;
+pub(crate) mod etcd;
 pub(crate) mod home;
 pub(crate) mod http;
 pub(crate) mod leftovers;
 pub(crate) mod nats;
+pub(crate) mod network;
 pub(crate) mod registry;
 pub(crate) mod runner;
+pub(crate) mod running;
 
 /// The tests cannot do what they are for on this machine. By hand that is a
 /// visible skip, where CI is set it is a failure.

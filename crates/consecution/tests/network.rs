@@ -1,0 +1,30 @@
+//! Portals and runners as processes of their own, as their users have them.
+
+mod support;
+
+use support::chain::{chain, link};
+use support::command::{PATIENCE, finish};
+use support::network::{Servers, until_ready};
+
+#[test]
+fn the_seed_chain_answers_the_seed_request() {
+    let Some(servers) = Servers::start() else {
+        cannot_run_here!("nats-server, etcd or etcdctl is missing");
+    };
+    let seed = chain([
+        link(&["/bin/cat"]),
+        link(&["/bin/grep", "data"]),
+        link(&["/bin/xargs", "-n", "1"]),
+    ]);
+    let _runner = servers.runner("one");
+    let mut send = servers.command("send");
+    send.arg(seed.path());
+    finish(send, b"more data", PATIENCE)
+        .expect_success()
+        .expect_output("more\ndata\n");
+
+    let portal = servers.portal(&[&seed]);
+    until_ready(&portal);
+    let reply = portal.post("/", b"this is raw data").expect(200);
+    assert_eq!(reply.text(), "this\nis\nraw\ndata\n");
+}

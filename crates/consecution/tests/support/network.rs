@@ -1,0 +1,74 @@
+//! Portals and runners as processes of their own, joined by servers of our own.
+
+use std::path::Path;
+use std::process::Command;
+
+use super::chain::ChainFile;
+use super::command::{consecution, eventually};
+use super::etcd::Etcd;
+use super::http::{Served, listen};
+use super::nats::NatsServer;
+use super::running::Running;
+
+/// What portals and runners share.
+pub(crate) struct Servers {
+    pub(crate) nats: NatsServer,
+    pub(crate) etcd: Etcd,
+}
+
+impl Servers {
+    /// Starts both, empty; `None` where one of them is not here.
+    pub(crate) fn start() -> Option<Servers> {
+        Some(Servers {
+            nats: NatsServer::start("")?,
+            etcd: Etcd::start()?,
+        })
+    }
+
+    /// The program, with the shared store, told where the servers are.
+    pub(crate) fn command(&self, name: &str) -> Command {
+        self.command_with(name, super::home::shared())
+    }
+
+    /// As [`Servers::command`], with a store of its own.
+    pub(crate) fn command_with(&self, name: &str, home: &Path) -> Command {
+        let mut command = consecution(home);
+        command.env("NATS_URL", self.nats.url());
+        command.env("ETCD_ENDPOINTS", &self.etcd.options().endpoints[0]);
+        command.arg(name);
+        command
+    }
+
+    /// A runner of that name. It may not serve anything yet.
+    pub(crate) fn runner(&self, name: &str) -> Running {
+        self.runner_with(name, &[])
+    }
+
+    /// As [`Servers::runner`], with options.
+    pub(crate) fn runner_with(&self, name: &str, options: &[&str]) -> Running {
+        let mut command = self.command("runner");
+        command.args(["--name", name]).args(options);
+        Running::start(command)
+    }
+
+    /// A portal for these chains, listening; see [`until_ready`].
+    pub(crate) fn portal(&self, chains: &[&ChainFile]) -> Served {
+        self.portal_with(chains, &[])
+    }
+
+    /// As [`Servers::portal`], with options.
+    pub(crate) fn portal_with(&self, chains: &[&ChainFile], options: &[&str]) -> Served {
+        let mut command = self.command("portal");
+        command.args(["--listen", "127.0.0.1:0"]).args(options);
+        command.args(chains.iter().map(|chain| chain.path()));
+        listen(command)
+    }
+}
+
+/// Waits until a runner serves every link of a portal's chains.
+pub(crate) fn until_ready(portal: &Served) {
+    eventually("the portal to be ready", || {
+        let reply = portal.request("GET", "/readyz", b"");
+        (reply.status == 200).then_some(())
+    });
+}
