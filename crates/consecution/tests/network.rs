@@ -1,5 +1,7 @@
 //! Portals and runners as processes of their own, as their users have them.
 
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 mod support;
 
 use support::chain::{chain, link};
