@@ -13,6 +13,8 @@
 //! |---|---|
 //! | `walk` | one run of a chain: makes the calls, waits for what becomes of them |
 //! | `trail` | what is known of a run, and what follows from it, as plain data |
+//! | `retry` | the call of one link: asked for, and made again where its runner is lost |
+//! | `replay` | the input of a call that may have to be made again |
 //! | `gate` | the streams between the links, and behind the last one |
 //! | `failure` | reports and errors, and how they read |
 //! | [`http`] | chains over HTTP |
@@ -20,6 +22,8 @@
 mod failure;
 mod gate;
 pub mod http;
+mod replay;
+mod retry;
 mod trail;
 mod walk;
 

@@ -247,6 +247,11 @@ pub enum RefusalReason {
 pub struct PendingOutcome(Shared<BoxFuture<'static, Outcome>>);
 
 impl PendingOutcome {
+    /// The outcome that `outcome` will give.
+    pub fn new(outcome: impl Future<Output = Outcome> + Send + 'static) -> PendingOutcome {
+        PendingOutcome(outcome.boxed().shared())
+    }
+
     /// The outcome that `sender`'s other end will get. A sender that is dropped
     /// without a word means that the runner was lost.
     pub fn channel() -> (oneshot::Sender<Outcome>, PendingOutcome) {
@@ -256,7 +261,7 @@ impl PendingOutcome {
                 .await
                 .unwrap_or_else(|_| Outcome::lost("it went away in mid-call"))
         };
-        (sender, PendingOutcome(outcome.boxed().shared()))
+        (sender, PendingOutcome::new(outcome))
     }
 }
 

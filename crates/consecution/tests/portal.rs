@@ -3,12 +3,16 @@
 //! The links are fakes on the in-process transport, and time is paused: what
 //! takes seconds here takes none.
 
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+mod support;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use chain::{Chain, ChainLink, Link, LinkId};
+use chain::{Chain, ChainLink, LinkId};
 use consecution::link_store::{LinkStore, memory::Memory};
 use consecution::portal::{ChainReply, ChainRequest, FailureReason, Portal, PortalError};
 use consecution::transport::conformance::fake;
@@ -20,55 +24,9 @@ use consecution::transport::{
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream;
+use support::portal::{link, open, open_with};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
-
-/// A portal for a chain of fakes, and what keeps them on offer.
-struct Fixture {
-    portal: Portal,
-    _registrations: Vec<Registration>,
-}
-
-async fn open(services: impl IntoIterator<Item = Arc<dyn Service>>) -> Fixture {
-    open_with(services, |_| {}).await
-}
-
-/// As [`open`], once `change` has changed the chain.
-async fn open_with(
-    services: impl IntoIterator<Item = Arc<dyn Service>>,
-    change: impl FnOnce(&mut Chain),
-) -> Fixture {
-    let transport = InProcess::new();
-    let mut links = Vec::new();
-    let mut registrations = Vec::new();
-    for service in services {
-        let link = link(links.len());
-        registrations.push(transport.serve(link.id(), service));
-        links.push(ChainLink::new(link));
-    }
-    let mut chain = Chain {
-        name: "test".to_owned(),
-        deadline: None,
-        links,
-    };
-    change(&mut chain);
-    let portal = Portal::open(chain, Arc::new(transport), &Memory::new())
-        .await
-        .expect("a chain with links");
-    Fixture {
-        portal,
-        _registrations: registrations,
-    }
-}
-
-fn link(index: usize) -> Link {
-    let name = ["first", "second", "third", "fourth"][index];
-    Link {
-        image: "fake".to_owned(),
-        command: Some(format!("/bin/{name}")),
-        ..Link::default()
-    }
-}
 
 /// Reads nothing, runs for so long, and exits with this code.
 fn sleeping(seconds: u64, code: u8) -> Arc<dyn Service> {

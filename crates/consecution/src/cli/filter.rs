@@ -78,6 +78,7 @@ fn exit_code(error: &ChainError) -> u8 {
         FailureReason::DeadlinePassed | FailureReason::Busy => EXIT_DEADLINE,
         FailureReason::CannotStart(_)
         | FailureReason::NoRunner
+        | FailureReason::Unreachable(_)
         | FailureReason::Lost(_)
         | FailureReason::InputCut(_) => EXIT_OWN_FAILURE,
     }

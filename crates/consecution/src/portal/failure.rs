@@ -67,11 +67,16 @@ pub enum FailureReason {
     CannotStart(Arc<str>),
     /// Nobody serves the link.
     NoRunner,
-    /// Everybody who serves the link was busy until the deadline.
+    /// Everybody who serves the link was busy, until the deadline or for too
+    /// long.
     Busy,
+    /// Nobody could be asked to run the link, for this reason, until the deadline
+    /// or for too long.
+    Unreachable(Arc<str>),
     /// The link's deadline, or the chain's, passed.
     DeadlinePassed,
-    /// The link's runner was lost, or its output was, for this reason.
+    /// The link's runner was lost, or its output was, for this reason, which also
+    /// says why the link was not called again.
     Lost(Arc<str>),
     /// The caller cut its input off, for this reason.
     InputCut(Arc<str>),
@@ -140,7 +145,10 @@ impl fmt::Display for FailureReason {
             },
             Self::CannotStart(reason) => write!(formatter, "cannot be started: {reason}"),
             Self::NoRunner => formatter.write_str("is served by no runner"),
-            Self::Busy => formatter.write_str("found every runner busy until the deadline"),
+            Self::Busy => {
+                formatter.write_str("found every runner busy for as long as it could wait")
+            }
+            Self::Unreachable(reason) => write!(formatter, "cannot be asked for: {reason}"),
             Self::DeadlinePassed => formatter.write_str("was still running at its deadline"),
             Self::Lost(reason) => write!(formatter, "was lost: {reason}"),
             Self::InputCut(reason) => write!(formatter, "had its input cut off: {reason}"),

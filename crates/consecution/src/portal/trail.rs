@@ -4,8 +4,7 @@
 //! fails with the first link in chain order that failed, so nothing is decided
 //! while a link before a failed one may still turn out to have failed too.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,8 +40,41 @@ pub(super) struct Notes {
     pub(super) input_cut: OnceLock<Arc<str>>,
     /// Why what a link wrote broke off, for each link where it did.
     pub(super) output_cut: Vec<OnceLock<Arc<str>>>,
-    /// Whether the call of a link has found nobody free so far.
-    pub(super) busy: Vec<AtomicBool>,
+    /// How it is with the call of each link.
+    calls: Vec<Mutex<CallNotes>>,
+}
+
+/// How it is with the call of a link.
+#[derive(Clone, Default)]
+pub(super) struct CallNotes {
+    /// Why nobody has taken it yet, while it is asked for.
+    pub(super) untaken: Option<FailureReason>,
+    /// The runner that took it last, if it has a name.
+    pub(super) runner: Option<Arc<str>>,
+}
+
+impl Notes {
+    /// A runner has taken the call of that link.
+    pub(super) fn taken(&self, index: usize, runner: Option<Arc<str>>) {
+        let untaken = None;
+        *self.call(index) = CallNotes { untaken, runner };
+    }
+
+    /// Nobody has taken the call of that link so far, for this reason.
+    pub(super) fn untaken(&self, index: usize, reason: FailureReason) {
+        self.call(index).untaken = Some(reason);
+    }
+
+    /// How it is with the call of that link now.
+    pub(super) fn of_call(&self, index: usize) -> CallNotes {
+        self.call(index).clone()
+    }
+
+    fn call(&self, index: usize) -> MutexGuard<'_, CallNotes> {
+        // Nothing that runs under the lock can leave it half-changed.
+        let call = self.calls[index].lock();
+        call.unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Trail {
@@ -52,7 +84,7 @@ impl Trail {
             notes: Arc::new(Notes {
                 input_cut: OnceLock::new(),
                 output_cut: (0..links).map(|_| OnceLock::new()).collect(),
-                busy: (0..links).map(|_| AtomicBool::new(false)).collect(),
+                calls: (0..links).map(|_| Mutex::default()).collect(),
             }),
             links: (0..links).map(|_| None).collect(),
             chain,
@@ -103,13 +135,14 @@ impl Trail {
     fn first_failure(&self) -> Option<(usize, FailureReason)> {
         let mut links = 0..self.links.len();
         let (index, reason) = links.find_map(|index| Some((index, self.failure_of(index)?)))?;
-        // A link whose time runs out while the one behind it finds nobody free
-        // has only been waiting for that one.
-        let busy = links.find(|index| self.notes.busy[*index].load(Ordering::Acquire));
-        match (&reason, busy) {
-            (FailureReason::DeadlinePassed, Some(busy)) => Some((busy, FailureReason::Busy)),
-            _ => Some((index, reason)),
+        if reason != FailureReason::DeadlinePassed {
+            return Some((index, reason));
         }
+        // A link whose time runs out while one behind it finds nobody to take it
+        // has only been waiting for that one.
+        let mut calls = index..self.links.len();
+        let untaken = calls.find_map(|index| Some((index, self.notes.of_call(index).untaken?)));
+        Some(untaken.unwrap_or((index, reason)))
     }
 
     fn failure_of(&self, index: usize) -> Option<FailureReason> {

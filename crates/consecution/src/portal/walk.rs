@@ -5,27 +5,25 @@
 //! moves when its reply's body or report is polled, and whoever drops both has
 //! stopped it.
 
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use chain::{Chain, LinkId};
+use chain::Chain;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::failure::{ChainError, FailureReason, Report};
 use super::gate::{self, Output};
+use super::replay::Input;
+use super::retry::{self, Call, before};
 use super::trail::{LinkEnd, Trail};
 use super::{ChainReply, ChainRequest, PendingReport};
 use crate::trace::Trace;
-use crate::transport::{
-    Body, Ending, Outcome, PendingOutcome, Refusal, RefusalReason, Reply, Request, Transport,
-};
+use crate::transport::{Body, Ending, Outcome, PendingOutcome, Reply, Transport};
 
 /// How long the links before a failed one may take to end, so that the first
 /// failure in chain order is known.
@@ -34,10 +32,6 @@ const EARLIER_LINKS_GRACE: Duration = Duration::from_secs(3);
 /// How long after a deadline to wait for the runner's own word on it, which has
 /// the end of stderr, before going on without.
 const DEADLINE_GRACE: Duration = Duration::from_millis(200);
-
-/// How long to wait before asking busy runners again: at first, and at most.
-const BUSY_BACKOFF_MIN: Duration = Duration::from_millis(1);
-const BUSY_BACKOFF_MAX: Duration = Duration::from_millis(100);
 
 /// A run under way.
 pub(super) struct Walk {
@@ -48,6 +42,8 @@ pub(super) struct Walk {
     deadline: Option<Instant>,
     trail: Trail,
     events: FuturesUnordered<BoxFuture<'static, Event>>,
+    /// What the links that have been called read, in chain order.
+    inputs: Vec<Input>,
     /// Where the last link's output goes.
     output: Option<oneshot::Sender<Body>>,
 }
@@ -84,6 +80,7 @@ impl Walk {
             deadline: chain.deadline.map(|deadline| Instant::now() + deadline),
             trail: Trail::new(Arc::clone(&chain)),
             events: FuturesUnordered::new(),
+            inputs: Vec::new(),
             output: Some(output),
             chain,
             transport,
@@ -112,9 +109,7 @@ impl Walk {
                 Some(Event::Called(index, deadline, result)) => {
                     self.called(index, deadline, result)
                 }
-                Some(Event::Ended(index, outcome)) => {
-                    self.trail.record(index, LinkEnd::Ended(outcome));
-                }
+                Some(Event::Ended(index, outcome)) => self.end(index, LinkEnd::Ended(outcome)),
                 Some(Event::Drained) => self.trail.drained = true,
                 Some(Event::Overdue) => self.trail.overdue = true,
                 Some(Event::PatienceOver) | None => self.trail.patience_over = true,
@@ -129,6 +124,13 @@ impl Walk {
         }
     }
 
+    /// Takes note of a link that has ended: it needs its input no more, whatever
+    /// its runner still does with it.
+    fn end(&mut self, index: usize, end: LinkEnd) {
+        self.inputs[index].close();
+        self.trail.record(index, end);
+    }
+
     fn expect(&mut self, event: impl Future<Output = Event> + Send + 'static) {
         self.events.push(event.boxed());
     }
@@ -138,19 +140,20 @@ impl Walk {
         let link = &self.chain.links[index];
         let own = link.deadline.map(|deadline| Instant::now() + deadline);
         let deadline = [self.deadline, own].into_iter().flatten().min();
-        let request = Request {
-            body,
+        let input = Input::new(body, retry::retries_max(link) > 0);
+        self.inputs.push(input.clone());
+        let call = Call {
+            chain: Arc::clone(&self.chain),
+            index,
+            transport: Arc::clone(&self.transport),
+            input,
             trace: self.trace.clone(),
             deadline,
             stderr: self.stderr.clone(),
+            notes: self.trail.notes(),
         };
-        let (transport, id) = (Arc::clone(&self.transport), link.id);
-        let notes = self.trail.notes();
-        self.expect(async move {
-            let busy = &notes.busy[index];
-            let result = call_until_taken(transport.as_ref(), id, request, busy).await;
-            Event::Called(index, deadline, result)
-        });
+        let called = call.make();
+        self.expect(called.map(move |result| Event::Called(index, deadline, result)));
     }
 
     /// Takes note of a call that was taken or refused, and makes the next one.
@@ -162,7 +165,7 @@ impl Walk {
     ) {
         let reply = match result {
             Ok(reply) => reply,
-            Err(reason) => return self.trail.record(index, LinkEnd::Refused(reason)),
+            Err(reason) => return self.end(index, LinkEnd::Refused(reason)),
         };
         let outcome = ended(reply.outcome.clone(), deadline);
         self.expect(outcome.map(move |outcome| Event::Ended(index, outcome)));
@@ -177,40 +180,13 @@ impl Walk {
     }
 }
 
-/// Calls until somebody takes the call, for as long as there is time.
-async fn call_until_taken(
-    transport: &dyn Transport,
-    id: LinkId,
-    mut request: Request,
-    busy: &AtomicBool,
-) -> Result<Reply, FailureReason> {
-    let deadline = request.deadline;
-    let mut backoff = BUSY_BACKOFF_MIN;
-    loop {
-        let refusal = match before(deadline, transport.call(id, request)).await {
-            Some(Ok(reply)) => {
-                busy.store(false, Ordering::Release);
-                return Ok(reply);
-            }
-            Some(Err(refusal)) => refusal,
-            None => return Err(FailureReason::DeadlinePassed),
-        };
-        let Refusal {
-            request: given_back,
-            reason,
-        } = refusal;
-        match reason {
-            RefusalReason::NoRunner => return Err(FailureReason::NoRunner),
-            RefusalReason::CannotStart(reason) => return Err(FailureReason::CannotStart(reason)),
-            RefusalReason::Busy | RefusalReason::Unreachable(_) => {
-                busy.store(true, Ordering::Release);
-            }
+impl Drop for Walk {
+    /// Nothing of a run that is over goes on, even where a runner does not stop:
+    /// a link whose reply nobody holds any more is told so.
+    fn drop(&mut self) {
+        for input in &self.inputs {
+            input.close();
         }
-        if before(deadline, sleep(jittered(backoff))).await.is_none() {
-            return Err(FailureReason::Busy);
-        }
-        backoff = (backoff * 2).min(BUSY_BACKOFF_MAX);
-        request = given_back;
     }
 }
 
@@ -230,19 +206,4 @@ async fn ended(outcome: PendingOutcome, deadline: Option<Instant>) -> Outcome {
         outcome.ending = Ending::DeadlinePassed;
     }
     outcome
-}
-
-/// What `future` gives, unless the deadline comes first.
-async fn before<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -> Option<T> {
-    match deadline {
-        Some(deadline) => timeout_at(deadline, future).await.ok(),
-        None => Some(future.await),
-    }
-}
-
-/// Between half of that and all of it, so that those who were refused together
-/// do not come back together.
-fn jittered(backoff: Duration) -> Duration {
-    let random = RandomState::new().hash_one(()) as u32;
-    backoff / 2 + backoff.mul_f64(f64::from(random) / f64::from(u32::MAX)) / 2
 }

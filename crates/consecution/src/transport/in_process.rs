@@ -73,8 +73,8 @@ impl Transport for InProcess {
                 };
                 match refusal.reason {
                     RefusalReason::CannotStart(_) => return Err(refusal),
-                    RefusalReason::Busy => reason = RefusalReason::Busy,
-                    RefusalReason::NoRunner | RefusalReason::Unreachable(_) => {}
+                    RefusalReason::NoRunner => {}
+                    other => reason = other,
                 }
                 request = refusal.request;
             }

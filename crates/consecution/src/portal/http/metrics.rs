@@ -34,6 +34,7 @@ pub(super) enum Kind {
     CannotStart,
     NoRunner,
     Busy,
+    Unreachable,
     Deadline,
     Lost,
     InputCut,
@@ -42,12 +43,13 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    const ALL: [(Kind, &str); 10] = [
+    const ALL: [(Kind, &str); 11] = [
         (Kind::Exited, "exited"),
         (Kind::Signalled, "signalled"),
         (Kind::CannotStart, "cannot_start"),
         (Kind::NoRunner, "no_runner"),
         (Kind::Busy, "busy"),
+        (Kind::Unreachable, "unreachable"),
         (Kind::Deadline, "deadline"),
         (Kind::Lost, "lost"),
         (Kind::InputCut, "input_cut"),
@@ -62,6 +64,7 @@ impl Kind {
             FailureReason::CannotStart(_) => Kind::CannotStart,
             FailureReason::NoRunner => Kind::NoRunner,
             FailureReason::Busy => Kind::Busy,
+            FailureReason::Unreachable(_) => Kind::Unreachable,
             FailureReason::DeadlinePassed => Kind::Deadline,
             FailureReason::Lost(_) => Kind::Lost,
             FailureReason::InputCut(_) => Kind::InputCut,

@@ -73,6 +73,9 @@ impl Problem {
             FailureReason::Lost(_) => (StatusCode::BAD_GATEWAY, "a link was lost"),
             FailureReason::NoRunner => (StatusCode::SERVICE_UNAVAILABLE, "no runner"),
             FailureReason::Busy => (StatusCode::SERVICE_UNAVAILABLE, "all runners are busy"),
+            FailureReason::Unreachable(_) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "no runner can be asked")
+            }
             FailureReason::DeadlinePassed => {
                 (StatusCode::GATEWAY_TIMEOUT, "the deadline has passed")
             }
@@ -147,6 +150,7 @@ mod tests {
             (FailureReason::Lost("x".into()), 502),
             (FailureReason::NoRunner, 503),
             (FailureReason::Busy, 503),
+            (FailureReason::Unreachable("x".into()), 503),
             (FailureReason::DeadlinePassed, 504),
             (FailureReason::InputCut("x".into()), 400),
         ];

@@ -1,0 +1,384 @@
+//! One link's call: asked for until somebody takes it, and made again where its
+//! runner is lost.
+//!
+//! A link that can be run twice, and of whose output nothing has been given on,
+//! is run again as if nothing had been. All of that is driven by whoever reads
+//! the reply: there is no task, and a link whose reader is gone is not run
+//! again.
+
+use std::borrow::Cow;
+use std::mem;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use chain::{Chain, ChainLink};
+use futures_util::future::{self, BoxFuture, FutureExt};
+use futures_util::stream::{Stream, StreamExt};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::failure::FailureReason;
+use super::replay::Input;
+use super::trail::Notes;
+use crate::backoff::Backoff;
+use crate::trace::Trace;
+use crate::transport::{
+    Body, Cut, Ending, Outcome, PendingOutcome, RefusalReason, Reply, Request, Transport,
+};
+
+/// How long to wait before asking again for a runner: at first, and at most.
+const ASK_BACKOFF_MIN: Duration = Duration::from_millis(1);
+const ASK_BACKOFF_MAX: Duration = Duration::from_millis(100);
+
+/// How long to ask while everybody is busy, where there is no deadline.
+const BUSY_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// How long to ask while nobody can be asked, and for those who have just gone
+/// to come back.
+const AWAY_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// How often a call is made again where its link does not say: often enough for
+/// any bad day, and an end to an input that takes its runners with it.
+const RETRIES_MAX_DEFAULT: u32 = 10;
+
+/// How long to wait before a call is made again: at first, and at most.
+const RETRY_BACKOFF_MIN: Duration = Duration::from_millis(10);
+const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// A call of a link of a chain.
+pub(super) struct Call {
+    pub(super) chain: Arc<Chain>,
+    /// Which link.
+    pub(super) index: usize,
+    pub(super) transport: Arc<dyn Transport>,
+    pub(super) input: Input,
+    pub(super) trace: Trace,
+    pub(super) deadline: Option<Instant>,
+    pub(super) stderr: Option<mpsc::Sender<Bytes>>,
+    pub(super) notes: Arc<Notes>,
+}
+
+/// How often a call of that link is made again, at most.
+pub(super) fn retries_max(link: &ChainLink) -> u32 {
+    let by_default = if link.link.is_pure() {
+        RETRIES_MAX_DEFAULT
+    } else {
+        0
+    };
+    link.retries.unwrap_or(by_default)
+}
+
+impl Call {
+    /// Makes the call, and gives a reply once it is taken for the first time.
+    /// What its body gives, and its outcome, are those of the last time.
+    pub(super) async fn make(self) -> Result<Reply, FailureReason> {
+        let Reply {
+            runner,
+            body,
+            outcome,
+        } = self.ask(None).await?;
+        let (told, tries) = watch::channel(Try {
+            outcome: outcome.clone(),
+            last: self.may_be_made_again(0).err(),
+        });
+        let body = Body::new(Tries {
+            state: State::Running(body, outcome),
+            retries: 0,
+            backoff: Backoff::new(RETRY_BACKOFF_MIN, RETRY_BACKOFF_MAX),
+            told,
+            call: Arc::new(self),
+        });
+        Ok(Reply {
+            runner,
+            body,
+            outcome: PendingOutcome::new(last_outcome(tries)),
+        })
+    }
+
+    /// Asks until somebody takes the call, for as long as that makes sense;
+    /// `lost_at` is when the call's runner was lost, if it is made again.
+    async fn ask(&self, lost_at: Option<Instant>) -> Result<Reply, FailureReason> {
+        let mut request = Request {
+            body: self.input.reader(),
+            trace: self.trace.clone(),
+            deadline: self.deadline,
+            stderr: self.stderr.clone(),
+        };
+        let busy_until = self.deadline.unwrap_or(Instant::now() + BUSY_WAIT_MAX);
+        // Since when nobody is there who may be about to come back.
+        let mut away_since = lost_at;
+        let mut backoff = Backoff::new(ASK_BACKOFF_MIN, ASK_BACKOFF_MAX);
+        loop {
+            let called = self.transport.call(self.link().id, request);
+            let refusal = match before(self.deadline, called).await {
+                Some(Ok(reply)) => {
+                    self.notes.taken(self.index, reply.runner.clone());
+                    return Ok(reply);
+                }
+                Some(Err(refusal)) => refusal,
+                None => return Err(FailureReason::DeadlinePassed),
+            };
+            let (reason, until) = match refusal.reason {
+                RefusalReason::CannotStart(reason) => {
+                    return Err(FailureReason::CannotStart(reason));
+                }
+                RefusalReason::Busy => {
+                    away_since = None;
+                    (FailureReason::Busy, busy_until)
+                }
+                RefusalReason::NoRunner => {
+                    // Who was there a moment ago is only restarted, or the
+                    // network is, and everybody comes back to it.
+                    let Some(since) = away_since else {
+                        return Err(FailureReason::NoRunner);
+                    };
+                    (FailureReason::NoRunner, since + AWAY_WAIT_MAX)
+                }
+                RefusalReason::Unreachable(reason) => {
+                    let since = *away_since.get_or_insert_with(Instant::now);
+                    (FailureReason::Unreachable(reason), since + AWAY_WAIT_MAX)
+                }
+            };
+            self.notes.untaken(self.index, reason.clone());
+            let until = self.deadline.map_or(until, |deadline| deadline.min(until));
+            if before(Some(until), sleep(backoff.next())).await.is_none() {
+                return Err(reason);
+            }
+            request = refusal.request;
+        }
+    }
+
+    /// Makes the call once more, a little later.
+    async fn again(self: Arc<Self>, wait: Duration) -> Result<Reply, FailureReason> {
+        let lost_at = Instant::now();
+        if before(self.deadline, sleep(wait)).await.is_none() {
+            return Err(FailureReason::DeadlinePassed);
+        }
+        self.ask(Some(lost_at)).await
+    }
+
+    fn link(&self) -> &ChainLink {
+        &self.chain.links[self.index]
+    }
+
+    /// Whether the call may be made once more, when it has been made again that
+    /// often; if not, why, to be read behind what has happened to it.
+    fn may_be_made_again(&self, retries: u32) -> Result<(), Cow<'static, str>> {
+        let link = self.link();
+        let retries_max = retries_max(link);
+        let why = if retries > 0 && retries >= retries_max {
+            return Err(format!("called again {retries} times before").into());
+        } else if link.retries == Some(0) {
+            "not called again, since its Retries are 0"
+        } else if retries_max == 0 {
+            "not called again, since it has a network"
+        } else if !self.input.is_replayable() {
+            "not called again, since its input is too large to be kept"
+        } else if self.input.is_cut() {
+            "not called again, since its input is incomplete"
+        } else {
+            return Ok(());
+        };
+        Err(why.into())
+    }
+
+    fn log_retry(&self, reason: &str, retries: u32) {
+        let notes = self.notes.of_call(self.index);
+        let link = self.link();
+        tracing::warn!(
+            call_id = self.trace.call_id.as_str(),
+            chain = self.chain.name,
+            link = link.name,
+            runner = notes.runner.as_deref(),
+            "link {} '{}' is called again ({retries}), since it was lost: {reason}",
+            self.index + 1,
+            link.name,
+        );
+    }
+}
+
+/// One time that a call is made.
+#[derive(Clone)]
+struct Try {
+    outcome: PendingOutcome,
+    /// Why it is the last, should it be lost, if that is known already.
+    last: Option<Cow<'static, str>>,
+}
+
+/// How a call ends: like the first try that is not lost, or like the last.
+async fn last_outcome(mut tries: watch::Receiver<Try>) -> Outcome {
+    loop {
+        let Try { outcome, last } = tries.borrow_and_update().clone();
+        let mut outcome = tokio::select! {
+            biased;
+            Ok(()) = tries.changed() => continue,
+            outcome = outcome => outcome,
+        };
+        let Ending::Lost(reason) = &mut outcome.ending else {
+            return outcome;
+        };
+        if let Some(why) = last {
+            *reason = format!("{reason}; {why}").into();
+            return outcome;
+        }
+        if tries.changed().await.is_err() {
+            return outcome;
+        }
+    }
+}
+
+/// A reply's body, over all the times that the call is made.
+struct Tries {
+    call: Arc<Call>,
+    state: State,
+    /// How often the call has been made again.
+    retries: u32,
+    backoff: Backoff,
+    told: watch::Sender<Try>,
+}
+
+enum State {
+    /// Nothing of this reply has been given on.
+    Running(Body, PendingOutcome),
+    /// This reply was over, or broke off, with nothing in it.
+    Ending(PendingOutcome, Option<Cut>),
+    /// The call was lost like that, and is made again.
+    Again(Outcome, BoxFuture<'static, Result<Reply, FailureReason>>),
+    /// This is the last reply.
+    Last(Body),
+    Over,
+}
+
+impl Tries {
+    /// That is the last outcome; `why` if it is a loss.
+    fn settle(&self, outcome: PendingOutcome, why: impl Into<Cow<'static, str>>) {
+        self.call.input.settle();
+        let last = Some(why.into());
+        self.told.send_replace(Try { outcome, last });
+    }
+
+    /// The reply has given something: it is the last one.
+    fn begun(&mut self) {
+        if let State::Running(body, outcome) = mem::replace(&mut self.state, State::Over) {
+            self.settle(outcome, "not called again, since its output had begun");
+            self.state = State::Last(body);
+        }
+    }
+
+    /// The reply has given nothing, and will give nothing.
+    fn over(&mut self, cut: Option<Cut>) {
+        if let State::Running(_, outcome) = mem::replace(&mut self.state, State::Over) {
+            self.state = State::Ending(outcome, cut);
+        }
+    }
+
+    /// A reply with nothing in it has ended like that: makes the call again if
+    /// it may, and says whether it does.
+    fn ended(&mut self, outcome: Outcome) -> bool {
+        let again = match &outcome.ending {
+            Ending::Lost(reason) => {
+                let again = self.call.may_be_made_again(self.retries);
+                again.inspect(|()| self.call.log_retry(reason, self.retries + 1))
+            }
+            _ => Err(Cow::Borrowed("")),
+        };
+        match again {
+            Ok(()) => {
+                self.retries += 1;
+                let call = Arc::clone(&self.call).again(self.backoff.next());
+                self.state = State::Again(outcome, call.boxed());
+                true
+            }
+            Err(why) => {
+                self.settle(PendingOutcome::new(future::ready(outcome)), why);
+                self.state = State::Over;
+                false
+            }
+        }
+    }
+
+    /// The call was taken again.
+    fn taken(&mut self, reply: Reply) {
+        self.told.send_replace(Try {
+            outcome: reply.outcome.clone(),
+            last: self.call.may_be_made_again(self.retries).err(),
+        });
+        self.state = State::Running(reply.body, reply.outcome);
+    }
+
+    /// Nobody took the call again.
+    fn refused(&mut self, mut lost: Outcome, refused: &FailureReason) {
+        let is_late = |deadline| Instant::now() >= deadline;
+        if self.call.deadline.is_some_and(is_late) {
+            lost.ending = Ending::DeadlinePassed;
+        }
+        let why = format!("called again, it {refused}");
+        self.settle(PendingOutcome::new(future::ready(lost)), why);
+        self.state = State::Over;
+    }
+}
+
+impl Stream for Tries {
+    type Item = Result<Bytes, Cut>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let tries = &mut *self;
+        loop {
+            match &mut tries.state {
+                State::Last(body) => return body.poll_next_unpin(context),
+                State::Running(body, _) => match ready!(body.poll_next_unpin(context)) {
+                    Some(Ok(chunk)) => {
+                        tries.begun();
+                        return Poll::Ready(Some(Ok(chunk)));
+                    }
+                    end => tries.over(end.and_then(Result::err)),
+                },
+                State::Ending(outcome, cut) => {
+                    let outcome = ready!(outcome.poll_unpin(context));
+                    let cut = cut.take();
+                    if !tries.ended(outcome) {
+                        return Poll::Ready(cut.map(Err));
+                    }
+                }
+                State::Again(lost, call) => match ready!(call.poll_unpin(context)) {
+                    Ok(reply) => tries.taken(reply),
+                    Err(refused) => {
+                        let lost = lost.clone();
+                        tries.refused(lost, &refused);
+                        return Poll::Ready(Some(Err(Cut::new("its runner was lost"))));
+                    }
+                },
+                State::Over => return Poll::Ready(None),
+            }
+        }
+    }
+}
+
+impl Drop for Tries {
+    /// Nobody reads any more: the call is not made again.
+    fn drop(&mut self) {
+        let outcome = match mem::replace(&mut self.state, State::Over) {
+            State::Running(_, outcome) | State::Ending(outcome, _) => outcome,
+            State::Again(lost, _) => PendingOutcome::new(future::ready(Outcome {
+                ending: Ending::Unread,
+                ..lost
+            })),
+            State::Last(_) | State::Over => return,
+        };
+        self.settle(outcome, "not called again, since nobody read its output");
+    }
+}
+
+/// What `future` gives, unless the deadline comes first.
+pub(super) async fn before<T>(
+    deadline: Option<Instant>,
+    future: impl Future<Output = T>,
+) -> Option<T> {
+    match deadline {
+        Some(deadline) => timeout_at(deadline, future).await.ok(),
+        None => Some(future.await),
+    }
+}

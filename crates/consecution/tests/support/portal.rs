@@ -1,0 +1,134 @@
+//! A portal on fake links, in this process.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use chain::{Chain, ChainLink, Link};
+use consecution::link_store::memory::Memory;
+use consecution::portal::Portal;
+use consecution::transport::conformance::fake;
+use consecution::transport::in_process::InProcess;
+use consecution::transport::{
+    Body, Cut, Ending, PendingOutcome, Registration, Reply, Service, Transport,
+};
+use futures_util::StreamExt;
+use futures_util::stream;
+use tokio::sync::mpsc;
+
+/// A portal for a chain of fakes, and what keeps them on offer.
+pub(crate) struct Fixture {
+    pub(crate) portal: Portal,
+    pub(crate) transport: InProcess,
+    pub(crate) registrations: Vec<Registration>,
+}
+
+pub(crate) async fn open(services: impl IntoIterator<Item = Arc<dyn Service>>) -> Fixture {
+    open_with(services, |_| {}).await
+}
+
+/// As [`open`], once `change` has changed the chain.
+pub(crate) async fn open_with(
+    services: impl IntoIterator<Item = Arc<dyn Service>>,
+    change: impl FnOnce(&mut Chain),
+) -> Fixture {
+    let services: Vec<_> = services.into_iter().collect();
+    let mut chain = Chain {
+        name: "test".to_owned(),
+        deadline: None,
+        links: (0..services.len())
+            .map(|index| ChainLink::new(link(index)))
+            .collect(),
+    };
+    change(&mut chain);
+    let transport = InProcess::new();
+    let links = chain.links.iter().zip(services);
+    let registrations = links.map(|(link, service)| transport.serve(link.id, service));
+    let registrations = registrations.collect();
+    let portal = Portal::open(chain, Arc::new(transport.clone()), &Memory::new())
+        .await
+        .expect("a chain with links");
+    Fixture {
+        portal,
+        transport,
+        registrations,
+    }
+}
+
+/// What the link in that place runs.
+pub(crate) fn link(index: usize) -> Link {
+    let name = ["first", "second", "third", "fourth"][index];
+    Link {
+        image: "fake".to_owned(),
+        command: Some(format!("/bin/{name}")),
+        ..Link::default()
+    }
+}
+
+/// One service for the first call, the next one for the next, the last one for
+/// all others; and how many calls there have been.
+pub(crate) fn in_turn(
+    services: impl IntoIterator<Item = Arc<dyn Service>>,
+) -> (Arc<dyn Service>, Arc<AtomicUsize>) {
+    let services: Vec<_> = services.into_iter().collect();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&calls);
+    let service = fake::service(move |request| {
+        let at = count.fetch_add(1, Ordering::SeqCst).min(services.len() - 1);
+        let service = Arc::clone(&services[at]);
+        async move { service.call(request).await }
+    });
+    (service, calls)
+}
+
+/// How a runner is lost.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Manner {
+    /// Its output breaks off, and nobody says how the call ended.
+    Cut,
+    /// All of its output has arrived, only not how the call ended.
+    Silent,
+    /// Whoever looks after it says that it is lost.
+    Told,
+}
+
+/// A runner that is lost once it has read that many chunks, or all there are,
+/// and written that.
+pub(crate) fn losing(
+    reads: usize,
+    writes: &'static [&'static str],
+    manner: Manner,
+) -> Arc<dyn Service> {
+    fake::service(move |mut request| {
+        let (stdout, output) = mpsc::channel(1);
+        let (sender, outcome) = PendingOutcome::channel();
+        tokio::spawn(async move {
+            for _ in 0..reads {
+                request.body.next().await;
+            }
+            for word in writes {
+                let _ = stdout.send(Ok(Bytes::from(*word))).await;
+            }
+            match manner {
+                Manner::Cut => {
+                    let _ = stdout.send(Err(Cut::new("the wire broke"))).await;
+                }
+                Manner::Silent => {}
+                Manner::Told => {
+                    let _ = sender.send(fake::ended(Ending::Lost("it was killed".into())));
+                }
+            }
+        });
+        std::future::ready(Ok(Reply {
+            runner: Some("doomed".into()),
+            body: fake::receiving(output),
+            outcome,
+        }))
+    })
+}
+
+/// A body of these chunks.
+pub(crate) fn chunks(chunks: impl IntoIterator<Item = impl Into<Bytes>>) -> Body {
+    let chunks: Vec<_> = chunks.into_iter().map(|chunk| Ok(chunk.into())).collect();
+    Body::new(stream::iter(chunks))
+}
