@@ -212,7 +212,7 @@ fn an_address_that_is_taken_is_said() {
 
 #[test]
 fn log_lines_may_be_json_and_name_the_call() {
-    let failing = chain([shell("cat >/dev/null; exit 3")]);
+    let failing = chain_with("Name: bad", [shell("cat >/dev/null; exit 3")]);
     let served = listen(serving(&[&failing], &["--log-format", "json"]));
     served.await_line("\"ready\"");
     let mut client = served.connect();
@@ -222,4 +222,11 @@ fn log_lines_may_be_json_and_name_the_call() {
     let line: serde_json::Value = serde_json::from_str(&line).unwrap();
     assert_eq!(line["level"], "INFO");
     assert!(line["timestamp"].is_string(), "{line}");
+    let fields = &line["fields"];
+    assert_eq!(fields["call_id"], "seven");
+    assert_eq!(
+        (&fields["chain"], &fields["link"]),
+        (&"bad".into(), &"sh".into())
+    );
+    assert_eq!(fields["status"], 502);
 }

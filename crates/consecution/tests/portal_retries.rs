@@ -17,7 +17,7 @@ use consecution::portal::{ChainError, ChainReply, ChainRequest, FailureReason};
 use consecution::transport::conformance::fake;
 use consecution::transport::{Body, RefusalReason, Service, Transport};
 use futures_util::{FutureExt, StreamExt};
-use support::portal::{Manner, chunks, in_turn, link, losing, open, open_with};
+use support::portal::{Manner, chunks, in_turn, link, losing, on, open, open_with};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -211,6 +211,28 @@ async fn a_runner_that_is_restarted_gets_the_call_again() {
     assert_eq!(chunk.await.unwrap().unwrap(), "input");
     assert!(body.next().await.is_none());
     report.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_runner_of_the_last_call_is_named() {
+    let doomed = |name| on(name, losing(1, &[], Manner::Told));
+    let services = [
+        doomed("north"),
+        doomed("east"),
+        on("south", fake::exiting(1)),
+    ];
+    let (result, _) = run(services, "x", |_| {}).await;
+    let error = result.unwrap_err();
+    let text = "link 1 'first' (fake /bin/first) on runner 'south' exited with code 1";
+    assert_eq!(error.to_string(), text);
+    assert_eq!(error.runner.as_deref(), Some("south"));
+    assert_eq!(error.report.links[0].runner, error.runner);
+
+    let services = [doomed("north"), fake::refusing(RefusalReason::NoRunner)];
+    let (result, _) = run(services, "x", |_| {}).await;
+    let text = "link 1 'first' (fake /bin/first) on runner 'north' was lost: \
+                it was killed; called again, it is served by no runner";
+    assert_eq!(result.unwrap_err().to_string(), text);
 }
 
 #[tokio::test(start_paused = true)]

@@ -30,6 +30,9 @@ pub struct LinkReport {
     pub ending: Option<Ending>,
     /// How long it ran, where its ending is known.
     pub elapsed: Duration,
+    /// The runner that took the call, the last one if there were several; `None`
+    /// where nobody did, or where it is in this process.
+    pub runner: Option<Arc<str>>,
 }
 
 /// A run of a chain failed. Clones are cheap; dereferences to the details.
@@ -48,6 +51,8 @@ pub struct ChainFailure {
     pub name: String,
     /// That link's image, command and arguments, in one line.
     pub command: String,
+    /// The runner that had that link's call, as in its report.
+    pub runner: Option<Arc<str>>,
     /// What happened.
     pub reason: FailureReason,
     /// The end of what that link wrote to standard error.
@@ -96,6 +101,7 @@ impl ChainError {
             index,
             name: link.name.clone(),
             command: command_line(&link.link),
+            runner: report.links.get(index).and_then(|link| link.runner.clone()),
             reason,
             stderr,
             report,
@@ -128,9 +134,13 @@ impl fmt::Display for ChainError {
         let number = self.index + 1;
         write!(
             formatter,
-            "link {number} '{}' ({}) {}",
-            self.name, self.command, self.reason
-        )
+            "link {number} '{}' ({}) ",
+            self.name, self.command
+        )?;
+        if let Some(runner) = &self.runner {
+            write!(formatter, "on runner '{runner}' ")?;
+        }
+        write!(formatter, "{}", self.reason)
     }
 }
 

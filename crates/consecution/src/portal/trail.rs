@@ -183,8 +183,8 @@ impl Trail {
     }
 
     fn report(&self) -> Report {
-        let links = self.chain.links.iter().zip(&self.links);
-        let links = links.map(|(link, end)| {
+        let links = self.chain.links.iter().zip(&self.links).enumerate();
+        let links = links.map(|(index, (link, end))| {
             let outcome = match end {
                 Some(LinkEnd::Ended(outcome)) => Some(outcome),
                 _ => None,
@@ -193,6 +193,7 @@ impl Trail {
                 name: link.name.clone(),
                 ending: outcome.map(|outcome| outcome.ending.clone()),
                 elapsed: outcome.map_or(Duration::ZERO, |outcome| outcome.elapsed),
+                runner: self.notes.of_call(index).runner,
             }
         });
         Report {

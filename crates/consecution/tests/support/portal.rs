@@ -81,6 +81,18 @@ pub(crate) fn in_turn(
     (service, calls)
 }
 
+/// A service that is a runner of that name.
+pub(crate) fn on(runner: &'static str, service: Arc<dyn Service>) -> Arc<dyn Service> {
+    fake::service(move |request| {
+        let service = Arc::clone(&service);
+        async move {
+            let mut reply = service.call(request).await?;
+            reply.runner = Some(runner.into());
+            Ok(reply)
+        }
+    })
+}
+
 /// How a runner is lost.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Manner {
@@ -120,7 +132,7 @@ pub(crate) fn losing(
             }
         });
         std::future::ready(Ok(Reply {
-            runner: Some("doomed".into()),
+            runner: None,
             body: fake::receiving(output),
             outcome,
         }))

@@ -7,13 +7,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use chain::Chain;
 use futures_util::{FutureExt, StreamExt};
+use hyper::StatusCode;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::HeaderMap;
 
 use super::metrics::Tracked;
-use super::story;
+use super::{call, story};
 use crate::portal::PendingReport;
+use crate::trace::CallId;
 use crate::transport;
 
 /// A reply's body. Dropping it before its end stops the run behind it.
@@ -36,8 +39,8 @@ pub(super) struct Running {
     pub(super) tracked: Tracked,
     /// What to do where a connection that is closed would pass for an end.
     pub(super) reset: Option<Reset>,
-    /// What to say in the log where the run fails.
-    pub(super) say: String,
+    pub(super) call_id: CallId,
+    pub(super) chain: Arc<Chain>,
     /// The body was cut off, and what came before has been given time to leave.
     pub(super) is_cut: bool,
 }
@@ -81,11 +84,13 @@ impl Running {
             Ok(report) if !self.is_cut => {
                 let mut trailers = HeaderMap::new();
                 story::tell(&report, &mut trailers);
+                call::log_success(&self.chain.name, &self.call_id);
                 Poll::Ready(Some(Ok(Frame::trailers(trailers))))
             }
             result => {
                 if let Err(error) = result {
-                    tracing::info!("{}: aborted: {error}", self.say);
+                    let status = StatusCode::OK;
+                    call::log_failure("a call was aborted", &error, &self.call_id, status);
                 }
                 if let Some(Reset(asked)) = &self.reset {
                     asked.store(true, Ordering::Release);

@@ -1,6 +1,7 @@
 //! One call of a chain: request in, reply out.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -81,7 +82,8 @@ pub(super) async fn call(
                 report,
                 tracked,
                 reset: is_closed_to_end.then(|| reset.clone()),
-                say: format!("call {call_id} of chain '{name}'"),
+                call_id: call_id.clone(),
+                chain: Arc::clone(chain.portal.chain()),
                 is_cut: false,
             };
             let mut response = Response::new(Answer::Running(Box::new(running)));
@@ -95,6 +97,7 @@ pub(super) async fn call(
             tracked.end(&result);
             match result {
                 Ok(report) => {
+                    log_success(name, call_id);
                     let mut response = Response::new(Answer::Whole(joined(chunks)));
                     let headers = response.headers_mut();
                     headers.insert(CONTENT_TYPE, OCTETS);
@@ -120,7 +123,12 @@ pub(super) async fn call(
         Ok(report) => {
             tracked.end(&Ok(report));
             let (status, detail) = (StatusCode::INTERNAL_SERVER_ERROR, cut.to_string());
-            tracing::error!("call {call_id} of chain '{name}': no link failed, but {detail}");
+            tracing::error!(
+                %call_id,
+                chain = name,
+                status = status.as_u16(),
+                "a call failed although no link did: {detail}"
+            );
             let problem = Problem::new(status, "a fault of ours", detail, call_id);
             respond(&problem.of_chain(name))
         }
@@ -171,11 +179,29 @@ fn joined(mut chunks: Vec<Bytes>) -> Bytes {
 
 fn failed(error: &ChainError, call_id: &CallId) -> Response<Answer> {
     let problem = Problem::of_run(error, call_id);
-    let (chain, status) = (&error.chain, problem.status.as_u16());
-    tracing::info!("call {call_id} of chain '{chain}': {status}: {error}");
+    log_failure("a call failed", error, call_id, problem.status);
     let mut response = respond(&problem);
     story::tell(&error.report, response.headers_mut());
     response
+}
+
+/// Says that a call has failed, for whoever looks for its id, its chain or a
+/// runner.
+pub(super) fn log_failure(what: &str, error: &ChainError, call_id: &CallId, status: StatusCode) {
+    tracing::info!(
+        %call_id,
+        chain = error.chain,
+        link = error.name,
+        runner = error.runner.as_deref(),
+        status = status.as_u16(),
+        "{what}: {error}"
+    );
+}
+
+/// Says that a call has succeeded.
+pub(super) fn log_success(chain: &str, call_id: &CallId) {
+    let status = StatusCode::OK.as_u16();
+    tracing::debug!(%call_id, chain, status, "a call succeeded");
 }
 
 fn refuse_size(chain: &str, bytes_max: Option<u64>, call_id: &CallId) -> Response<Answer> {

@@ -28,6 +28,8 @@ pub(super) struct Problem {
     #[serde(skip_serializing_if = "Option::is_none")]
     link_name: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    runner: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     exit_code: Option<u8>,
     #[serde(skip_serializing_if = "Option::is_none")]
     signal: Option<i32>,
@@ -91,6 +93,7 @@ impl Problem {
         if !matches!(error.reason, FailureReason::InputCut(_)) {
             problem.link_index = Some(error.index);
             problem.link_name = Some(error.name.clone());
+            problem.runner = error.runner.as_deref().map(str::to_owned);
             problem.stderr = Some(String::from_utf8_lossy(&error.stderr).into_owned());
         }
         match error.reason {
@@ -113,14 +116,23 @@ impl Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::portal::Report;
+    use crate::portal::{LinkReport, Report};
     use bytes::Bytes;
     use chain::Chain;
+    use std::time::Duration;
 
     fn problem(reason: FailureReason) -> serde_json::Value {
         let text = "Name: words\nChain: [{Image: a, Command: x}, {Image: b, Command: grep}]";
         let chain = Chain::parse(text, "", "").unwrap();
-        let report = Report { links: Vec::new() };
+        let link = |runner: Option<&str>| LinkReport {
+            name: String::new(),
+            ending: None,
+            elapsed: Duration::ZERO,
+            runner: runner.map(Into::into),
+        };
+        let report = Report {
+            links: vec![link(None), link(Some("north"))],
+        };
         let error = ChainError::new(&chain, 1, reason, Bytes::from_static(b"no \xff\n"), report);
         let id = CallId::new(Some(b"seven"));
         serde_json::from_str(&Problem::of_run(&error, &id).to_json()).unwrap()
@@ -130,9 +142,9 @@ mod tests {
     fn it_tells_the_whole_story() {
         let wanted = serde_json::json!({
             "status": 502, "title": "a link failed",
-            "detail": "link 2 'grep' (b grep) exited with code 3",
+            "detail": "link 2 'grep' (b grep) on runner 'north' exited with code 3",
             "call_id": "seven", "chain": "words", "link_index": 1, "link_name": "grep",
-            "exit_code": 3, "stderr": "no \u{fffd}\n", "pipestatus": "",
+            "runner": "north", "exit_code": 3, "stderr": "no \u{fffd}\n", "pipestatus": "-,-",
         });
         assert_eq!(problem(FailureReason::Exited(3)), wanted);
         let killed = problem(FailureReason::Signalled(9));

@@ -93,6 +93,7 @@ mod tests {
             name: format!("lïnk {at}"),
             ending: ending.clone(),
             elapsed: Duration::from_micros(1_234),
+            runner: None,
         };
         Report {
             links: endings.iter().enumerate().map(link).collect(),
