@@ -17,11 +17,13 @@
 //! | `replay` | the input of a call that may have to be made again |
 //! | `gate` | the streams between the links, and behind the last one |
 //! | `failure` | reports and errors, and how they read |
+//! | `publish` | makes a chain's links known |
 //! | [`http`] | chains over HTTP |
 
 mod failure;
 mod gate;
 pub mod http;
+mod publish;
 mod replay;
 mod retry;
 mod trail;
@@ -35,13 +37,15 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use chain::Chain;
 use futures_util::future::{BoxFuture, FutureExt, Shared};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 pub use failure::{ChainError, ChainFailure, FailureReason, LinkReport, Report};
+pub use publish::Publication;
 
 use crate::link_store::{LinkStore, LinkStoreError};
 use crate::trace::Trace;
 use crate::transport::{Body, Transport};
+use publish::Publishing;
 use walk::Walk;
 
 /// One chain on a transport. Clones are cheap, and are the same portal.
@@ -49,6 +53,7 @@ use walk::Walk;
 pub struct Portal {
     chain: Arc<Chain>,
     transport: Arc<dyn Transport>,
+    publishing: Arc<Publishing>,
 }
 
 /// A chain cannot be offered.
@@ -63,7 +68,26 @@ pub enum PortalError {
 }
 
 impl Portal {
-    /// Makes the chain's links known, and is ready then.
+    /// A portal whose links are yet to be [published](Self::publish). It takes
+    /// calls all the same: they succeed if somebody else has published the links,
+    /// and runners serve them.
+    ///
+    /// # Errors
+    /// The chain is empty.
+    pub fn new(chain: Chain, transport: Arc<dyn Transport>) -> Result<Portal, PortalError> {
+        if chain.links.is_empty() {
+            return Err(PortalError::NoLinks);
+        }
+        let chain = Arc::new(chain);
+        let publishing = Arc::new(Publishing::new(Arc::clone(&chain)));
+        Ok(Portal {
+            chain,
+            transport,
+            publishing,
+        })
+    }
+
+    /// A portal whose links are published.
     ///
     /// # Errors
     /// The chain is empty, or the store cannot be reached.
@@ -72,14 +96,31 @@ impl Portal {
         transport: Arc<dyn Transport>,
         links: &dyn LinkStore,
     ) -> Result<Portal, PortalError> {
-        if chain.links.is_empty() {
-            return Err(PortalError::NoLinks);
-        }
-        for link in &chain.links {
-            links.put(Arc::clone(&link.link)).await?;
-        }
-        let chain = Arc::new(chain);
-        Ok(Portal { chain, transport })
+        let portal = Portal::new(chain, transport)?;
+        portal.publish(links).await?;
+        Ok(portal)
+    }
+
+    /// Makes the chain's links known. Doing so again changes nothing.
+    ///
+    /// # Errors
+    /// The store cannot be reached; some links may have been made known.
+    pub async fn publish(&self, links: &dyn LinkStore) -> Result<(), PortalError> {
+        Ok(self.publishing.publish(links).await?)
+    }
+
+    /// Makes the chain's links known, however long the store is out of reach, and
+    /// from then on those again that a call finds no runner for, at most every
+    /// 10 s: so a store that has lost its data gets it back.
+    ///
+    /// It never ends: to be spawned for as long as the portal is needed.
+    pub async fn keep_published(self, links: Arc<dyn LinkStore>) {
+        self.publishing.keep(links.as_ref()).await;
+    }
+
+    /// Whether the chain's links have been made known.
+    pub fn publication(&self) -> watch::Receiver<Publication> {
+        self.publishing.state()
     }
 
     /// The chain that it walks.
@@ -109,7 +150,8 @@ impl Portal {
     pub fn stream(&self, request: ChainRequest) -> ChainReply {
         let chain = Arc::clone(&self.chain);
         let transport = Arc::clone(&self.transport);
-        Walk::start(chain, transport, request)
+        let publishing = Arc::clone(&self.publishing);
+        Walk::start(chain, transport, publishing, request)
     }
 }
 

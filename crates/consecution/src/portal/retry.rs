@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::failure::FailureReason;
+use super::publish::Publishing;
 use super::replay::Input;
 use super::trail::Notes;
 use crate::backoff::Backoff;
@@ -54,6 +55,7 @@ pub(super) struct Call {
     /// Which link.
     pub(super) index: usize,
     pub(super) transport: Arc<dyn Transport>,
+    pub(super) publishing: Arc<Publishing>,
     pub(super) input: Input,
     pub(super) trace: Trace,
     pub(super) deadline: Option<Instant>,
@@ -130,6 +132,7 @@ impl Call {
                     (FailureReason::Busy, busy_until)
                 }
                 RefusalReason::NoRunner => {
+                    self.publishing.miss(self.index);
                     // Who was there a moment ago is only restarted, or the
                     // network is, and everybody comes back to it.
                     let Some(since) = away_since else {

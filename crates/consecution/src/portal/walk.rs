@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::failure::{ChainError, FailureReason, Report};
 use super::gate::{self, Output};
+use super::publish::Publishing;
 use super::replay::Input;
 use super::retry::{self, Call, before};
 use super::trail::{LinkEnd, Trail};
@@ -37,6 +38,7 @@ const DEADLINE_GRACE: Duration = Duration::from_millis(200);
 pub(super) struct Walk {
     chain: Arc<Chain>,
     transport: Arc<dyn Transport>,
+    publishing: Arc<Publishing>,
     trace: Trace,
     stderr: Option<mpsc::Sender<Bytes>>,
     deadline: Option<Instant>,
@@ -67,6 +69,7 @@ impl Walk {
     pub(super) fn start(
         chain: Arc<Chain>,
         transport: Arc<dyn Transport>,
+        publishing: Arc<Publishing>,
         request: ChainRequest,
     ) -> ChainReply {
         let ChainRequest {
@@ -84,6 +87,7 @@ impl Walk {
             output: Some(output),
             chain,
             transport,
+            publishing,
             trace,
             stderr,
         };
@@ -146,6 +150,7 @@ impl Walk {
             chain: Arc::clone(&self.chain),
             index,
             transport: Arc::clone(&self.transport),
+            publishing: Arc::clone(&self.publishing),
             input,
             trace: self.trace.clone(),
             deadline,

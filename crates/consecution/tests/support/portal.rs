@@ -1,11 +1,14 @@
 //! A portal on fake links, in this process.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
-use chain::{Chain, ChainLink, Link};
+use chain::{Chain, ChainLink, Link, LinkId};
 use consecution::link_store::memory::Memory;
+use consecution::link_store::{Announcement, Change, LinkStore, LinkStoreError, RunnerState};
 use consecution::portal::Portal;
 use consecution::transport::conformance::fake;
 use consecution::transport::in_process::InProcess;
@@ -13,8 +16,9 @@ use consecution::transport::{
     Body, Cut, Ending, PendingOutcome, Registration, Reply, Service, Transport,
 };
 use futures_util::StreamExt;
-use futures_util::stream;
-use tokio::sync::mpsc;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream};
+use tokio::sync::{mpsc, watch};
 
 /// A portal for a chain of fakes, and what keeps them on offer.
 pub(crate) struct Fixture {
@@ -143,4 +147,63 @@ pub(crate) fn losing(
 pub(crate) fn chunks(chunks: impl IntoIterator<Item = impl Into<Bytes>>) -> Body {
     let chunks: Vec<_> = chunks.into_iter().map(|chunk| Ok(chunk.into())).collect();
     Body::new(stream::iter(chunks))
+}
+
+/// A store that can be out of reach, and takes its time.
+#[derive(Default)]
+pub(crate) struct Remote {
+    pub(crate) links: Memory,
+    pub(crate) is_away: AtomicBool,
+    /// How long it takes to put a link.
+    pub(crate) delay: Duration,
+    /// How often a link was put, or not.
+    pub(crate) puts: AtomicUsize,
+}
+
+impl LinkStore for Remote {
+    fn put(&self, link: Arc<Link>) -> BoxFuture<'_, Result<(), LinkStoreError>> {
+        Box::pin(async move {
+            self.puts.fetch_add(1, Ordering::SeqCst);
+            tokio::time::sleep(self.delay).await;
+            if self.is_away.load(Ordering::SeqCst) {
+                return Err(LinkStoreError::Unavailable("nobody answers".into()));
+            }
+            self.links.put(link).await
+        })
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Arc<Link>>, LinkStoreError>> {
+        self.links.list()
+    }
+
+    fn remove(&self, id: LinkId) -> BoxFuture<'_, Result<bool, LinkStoreError>> {
+        self.links.remove(id)
+    }
+
+    fn pin_image(
+        &self,
+        reference: &str,
+        digest: &str,
+    ) -> BoxFuture<'_, Result<Arc<str>, LinkStoreError>> {
+        self.links.pin_image(reference, digest)
+    }
+
+    fn pinned_image(
+        &self,
+        reference: &str,
+    ) -> BoxFuture<'_, Result<Option<Arc<str>>, LinkStoreError>> {
+        self.links.pinned_image(reference)
+    }
+
+    fn announce(&self, runner: &str, state: watch::Receiver<RunnerState>) -> Announcement {
+        self.links.announce(runner, state)
+    }
+
+    fn runners(&self) -> BoxFuture<'_, Result<BTreeMap<String, RunnerState>, LinkStoreError>> {
+        self.links.runners()
+    }
+
+    fn watch(&self) -> BoxStream<'static, Change> {
+        self.links.watch()
+    }
 }
