@@ -99,7 +99,15 @@ impl Network {
     /// What was missing when the time was over.
     pub async fn open(&self, chain: Chain, wait: Duration) -> Result<Portal, ConnectError> {
         let deadline = Instant::now() + wait;
-        let portal = Portal::open(chain, self.transport(), &*self.links).await?;
+        let portal = Portal::new(chain, self.transport())?;
+        let mut backoff = Backoff::new(LOOK_AGAIN_MIN, LOOK_AGAIN_MAX);
+        while let Err(error) = portal.publish(&*self.links).await {
+            let rest = backoff.next();
+            if Instant::now() + rest >= deadline {
+                return Err(error.into());
+            }
+            sleep(rest).await;
+        }
         for index in 0..portal.chain().links.len() {
             self.until_served(&portal, index, deadline).await?;
         }

@@ -47,7 +47,9 @@ async fn run(arguments: Arguments, chains: Vec<Chain>) -> anyhow::Result<()> {
     let network = Network::connect(&nats, &etcd, Role::Portal, "portal")?;
     let mut portals = Vec::new();
     for chain in chains {
-        portals.push(Portal::open(chain, network.transport(), &*network.links()).await?);
+        let portal = Portal::new(chain, network.transport())?;
+        tokio::spawn(portal.clone().keep_published(network.links()));
+        portals.push(portal);
     }
     struct All;
     impl portal_http::Links for All {
