@@ -70,14 +70,18 @@ async fn follow_once(
     if let Some(kept) = view.listed(position, store.links(&entries)) {
         tracing::warn!(
             "etcd has lost its data, or is another cluster than before: \
-             {kept} links that it does not have are kept until this process ends"
+             links that it does not have are kept until this process ends: {kept}"
         );
     }
     publish(view, known);
     let mut stream = open(store, position).await?;
     loop {
-        let response = stream.message().await?;
-        let response = response.ok_or_else(|| Failure::unreachable("the watch ended"))?;
+        let response = tokio::select! {
+            response = stream.message() => response?,
+            // Nothing may be all that can be heard from a server that is gone.
+            () = store.session.is_in_trouble() => None,
+        };
+        let response = response.ok_or_else(|| Failure::unreachable("the watch broke off"))?;
         check(&response, position)?;
         apply(store, view, &response);
         publish(view, known);

@@ -4,7 +4,9 @@
 //! It must not know what is kept in etcd.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Client, Error};
@@ -29,7 +31,15 @@ pub(super) struct Session {
     endpoints: Vec<String>,
     server: tokio::sync::Mutex<Server>,
     connection: watch::Sender<Connection>,
-    said: Mutex<Quiet>,
+    trouble: Mutex<Trouble>,
+}
+
+/// What has gone wrong since etcd has answered last.
+#[derive(Default)]
+struct Trouble {
+    /// By endpoint, whoever asked there, so that it always reads the same.
+    reasons: BTreeMap<String, String>,
+    said: Quiet,
 }
 
 /// The server that is asked now.
@@ -59,7 +69,8 @@ impl Session {
     pub(super) fn new(options: &EtcdOptions) -> Result<Session, EtcdError> {
         let endpoints = options::checked_endpoints(options)?;
         let server = Server {
-            turn: 0,
+            // So that not all ask the same one.
+            turn: RandomState::new().hash_one(()) as usize >> 1,
             client: None,
             generation: 0,
         };
@@ -69,12 +80,19 @@ impl Session {
             endpoints,
             server: tokio::sync::Mutex::new(server),
             connection: watch::Sender::new(waiting),
-            said: Mutex::default(),
+            trouble: Mutex::default(),
         })
     }
 
     pub(super) fn connection(&self) -> watch::Receiver<Connection> {
         self.connection.subscribe()
+    }
+
+    /// Resolves when somebody got no answer, and nobody has since.
+    pub(super) async fn is_in_trouble(&self) {
+        let mut connection = self.connection();
+        // It cannot be closed as long as there is a session.
+        let _ = connection.wait_for(|it| *it != Connection::Connected).await;
     }
 
     /// Asks etcd: the server that answered last, then the others. `ask` may be
@@ -84,8 +102,6 @@ impl Session {
         F: Future<Output = Result<T, Error>>,
     {
         let deadline = Instant::now() + Duration::from_secs(CALL_SECONDS_MAX);
-        // By endpoint, so that the same trouble always reads the same.
-        let mut reasons = BTreeMap::new();
         // Once more than there are servers: the first attempt may only find that
         // a connection, or what the server knew of us, is no longer good.
         for _ in 0..=self.endpoints.len() {
@@ -103,18 +119,12 @@ impl Session {
                 }
                 return Err(failure);
             }
-            reasons.insert(endpoint, failure.reason);
+            self.trouble().reasons.insert(endpoint, failure.reason);
             if Instant::now() >= deadline {
                 break;
             }
         }
-        let reasons = reasons
-            .iter()
-            .map(|(endpoint, reason)| format!("{endpoint} ({reason})"));
-        let reasons = reasons.collect::<Vec<_>>().join(", ");
-        let failure = Failure::unreachable(format!(
-            "etcd does not answer at {reasons}; check that it runs there and can be reached"
-        ));
+        let failure = Failure::unreachable(self.trouble().to_string());
         self.say_waiting(&failure.reason);
         Err(failure)
     }
@@ -134,13 +144,13 @@ impl Session {
             Ok(Err(error)) => Failure::from(error),
             Err(_) => Failure::unreachable(format!("no answer within {CALL_SECONDS_MAX} s")),
         };
-        if failure.kind != FailureKind::Refused {
-            let mut server = self.server.lock().await;
+        if failure.kind != FailureKind::Refused
+            && let Ok(mut server) = timeout_at(deadline, self.server.lock()).await
             // Somebody else may have given it up already.
-            if server.generation == connected.generation {
-                server.client = None;
-                server.turn += usize::from(failure.kind == FailureKind::Unreachable);
-            }
+            && server.generation == connected.generation
+            && server.client.take().is_some()
+        {
+            server.turn += usize::from(failure.kind == FailureKind::Unreachable);
         }
         Err(FailedAttempt {
             endpoint: connected.endpoint,
@@ -196,12 +206,14 @@ impl Session {
     }
 
     fn say_connected(&self) {
+        let mut trouble = self.trouble();
+        trouble.reasons.clear();
         let is_new = self.connection.send_if_modified(|connection| {
             let is_new = *connection != Connection::Connected;
             *connection = Connection::Connected;
             is_new
         });
-        if is_new && self.said().lets_all_is_well(Instant::now()) {
+        if is_new && trouble.said.lets_all_is_well(Instant::now()) {
             tracing::info!("connected to etcd at {}", self.endpoints.join(", "));
         }
     }
@@ -213,13 +225,23 @@ impl Session {
             *connection = waiting;
             is_new
         });
-        if self.said().lets(reason, Instant::now()) {
-            tracing::warn!("waiting for etcd: {reason}");
+        if self.trouble().said.lets(reason, Instant::now()) {
+            tracing::warn!("waiting: {reason}");
         }
     }
 
-    fn said(&self) -> std::sync::MutexGuard<'_, Quiet> {
+    fn trouble(&self) -> MutexGuard<'_, Trouble> {
         // Nothing that runs under the lock can leave it half-changed.
-        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("etcd does not answer")?;
+        for (endpoint, reason) in &self.reasons {
+            write!(formatter, ", at {endpoint}: {reason}")?;
+        }
+        formatter.write_str("; check that it runs there and can be reached")
     }
 }
