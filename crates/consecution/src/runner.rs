@@ -4,11 +4,12 @@
 //! It must not know of chains or portals: all that it sees is links and calls.
 
 use std::collections::BTreeMap;
+use std::num::NonZero;
 use std::sync::Arc;
 
 use chain::LinkId;
 use futures_util::stream::{self, BoxStream, StreamExt};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::link_store::{Announcement, Change, LinkStore, RunnerState};
@@ -23,6 +24,7 @@ mod process;
 mod states;
 mod worker;
 
+use images::AgreedImages;
 pub use images::{FindRegistries, Images};
 pub use name::{RunnerName, RunnerNameError};
 use states::{LinkState, States, Teller};
@@ -115,7 +117,8 @@ impl Runner {
             capacity: pool::Capacity::new(processes_max),
             pool: options.pool,
             transport,
-            images,
+            images: AgreedImages::new(images, Arc::clone(&links)),
+            opens: Semaphore::new(opens_max()),
             launcher,
         });
         let (running, over) = watch::channel(());
@@ -191,6 +194,11 @@ impl Drop for Runner {
     fn drop(&mut self) {
         self.watching.abort();
     }
+}
+
+/// Zygotes opened at a time, which is work for a processor each.
+fn opens_max() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 /// Keeps a worker for each link that is known, until the runner is drained and

@@ -119,10 +119,10 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub fn get(&self, reference: &Reference) -> Result<Option<Image>, StoreError> {
-        let Some(digest) = self.lookup(reference)? else {
+        let Some((digest, index)) = self.lookup(reference)? else {
             return Ok(None);
         };
-        self.open_image(reference, &digest)
+        self.open_image(reference, &digest, index.as_ref())
     }
 
     /// All names in the store, in order.

@@ -279,6 +279,16 @@ async fn an_index_leads_to_this_machines_image() {
             made.digest
         );
     }
+
+    // Its pin is what leads others, also of another kind, to theirs.
+    let name = reference(&server.name("x"));
+    let found = home.store.get(&name).unwrap().unwrap();
+    let again = pull(&home, &server).await.unwrap();
+    let pinned = reference(&format!("{}@{}", server.name("x"), image.pin()));
+    let pinned = home.store.get(&pinned).unwrap().unwrap();
+    for image in [image, found, again, pinned] {
+        assert_eq!((image.pin(), &image.digest), (&index_digest, &made.digest));
+    }
 }
 
 #[tokio::test]

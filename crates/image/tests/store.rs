@@ -45,6 +45,7 @@ fn what_was_imported_is_found_listed_and_removed() {
 fn a_digest_means_itself_alone() {
     let home = Home::new();
     let image = home.import_bytes("x:1", &tar_of(&[("a", b"")])).unwrap();
+    assert_eq!(image.pin(), &image.digest);
     let pinned = reference(&format!("x:1@{}", image.digest));
     assert_eq!(
         home.store.get(&pinned).unwrap().unwrap().digest,

@@ -1,10 +1,23 @@
 //! Images for a runner: from the store, or else from their registry.
+//!
+//! A name with a tag may mean different bytes at different times and places. So
+//! that all runners run the same, the first one that can run what it has found
+//! under a name pins the name in the link store, and everybody else uses what it
+//! is pinned to. That is the digest that a registry knows: of the index, where
+//! the name leads to one, so that machines of another kind find theirs by it;
+//! else of the manifest. What was imported from a file may have no such digest;
+//! its pin is that of its config, which leads those to it who import the same.
 
 use std::sync::Arc;
 
-use image::{CredentialsError, Image, Progress, Reference, Registries, Store};
+use image::{CredentialsError, Digest, Image, Progress, Reference, Registries, Store};
+use tokio::sync::Semaphore;
 
 use super::worker::LoadError;
+use crate::link_store::LinkStore;
+
+/// Images pulled at a time, each with a few layers at a time; more wait.
+const PULLS_MAX: usize = 4;
 
 /// Where a runner finds its images.
 #[derive(Clone)]
@@ -21,15 +34,75 @@ pub struct Images {
 /// Finds out how registries are reached, for which credentials are read.
 pub type FindRegistries = dyn Fn() -> Result<Registries, CredentialsError> + Send + Sync;
 
-impl Images {
-    /// The image of that name, pulled if it is not in the store.
+/// Images, as all runners agree on them.
+pub(super) struct AgreedImages {
+    images: Images,
+    links: Arc<dyn LinkStore>,
+    pulls: Semaphore,
+}
+
+impl AgreedImages {
+    pub(super) fn new(images: Images, links: Arc<dyn LinkStore>) -> AgreedImages {
+        AgreedImages {
+            images,
+            links,
+            pulls: Semaphore::new(PULLS_MAX),
+        }
+    }
+
+    /// The image of that name, or what the name is pinned to; pulled if it is
+    /// not in the store.
     pub(super) async fn get(&self, name: &str) -> Result<Image, LoadError> {
         let reference: Reference = name.parse().map_err(LoadError::Reference)?;
-        if let Some(image) = self.store.get(&reference).map_err(LoadError::Store)? {
+        if reference.digest().is_some() {
+            return self.here_or_pulled(&reference).await;
+        }
+        let Some(pin) = self.links.pinned_image(&reference.to_string()).await? else {
+            return self.here_or_pulled(&reference).await;
+        };
+        let digest: Digest = pin.parse().map_err(|cause| LoadError::BadPin {
+            reference: reference.clone(),
+            pin,
+            cause,
+        })?;
+        let pinned = reference.clone().with_digest(digest.clone());
+        let found = self.here_or_pulled(&pinned).await;
+        found.map_err(|cause| LoadError::Pinned {
+            reference,
+            digest,
+            cause: Box::new(cause),
+        })
+    }
+
+    /// Pins an image that can be run, unless its name is pinned. False if the
+    /// name means another one to the other runners: then [`get`](Self::get) it
+    /// again.
+    pub(super) async fn agree(&self, image: &Image) -> Result<bool, LoadError> {
+        if image.reference.digest().is_some() {
+            return Ok(true);
+        }
+        let (name, ours) = (image.reference.to_string(), image.pin().as_str());
+        let pinned = self.links.pin_image(&name, ours).await?;
+        Ok(*pinned == *ours)
+    }
+
+    async fn here_or_pulled(&self, reference: &Reference) -> Result<Image, LoadError> {
+        let Images {
+            store,
+            registries,
+            progress,
+        } = &self.images;
+        if let Some(image) = store.get(reference).map_err(LoadError::Store)? {
             return Ok(image);
         }
-        let registries = (self.registries)().map_err(LoadError::Credentials)?;
-        let pulling = self.store.pull(&reference, &registries, &*self.progress);
+        // Never closed, so never refused.
+        let _turn = self.pulls.acquire().await;
+        // Whoever had a turn before may have pulled just this.
+        if let Some(image) = store.get(reference).map_err(LoadError::Store)? {
+            return Ok(image);
+        }
+        let registries = registries().map_err(LoadError::Credentials)?;
+        let pulling = store.pull(reference, &registries, &**progress);
         pulling
             .await
             .map_err(|error| LoadError::Pull(Box::new(error)))

@@ -7,14 +7,16 @@ use std::time::Duration;
 use chain::{Link, LinkId, Network};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use image::Image;
+use image::{Digest, Image, Reference};
 use sandbox::{Ids, Launcher, Limits, Spec, Zygote};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
+use super::images::AgreedImages;
 use super::pool::{Capacity, Idle, Pool, Starter, TakeError, Taken};
+use super::pool_state;
 use super::process::IdleProcess;
 use super::states::{LinkState, Teller};
-use super::{Images, pool_state};
+use crate::link_store::LinkStoreError;
 use crate::transport::{Refusal, RefusalReason, Reply, Request, Service, Transport};
 
 /// How long a broken link rests before it is tried again: at first, and at most.
@@ -29,7 +31,9 @@ pub(super) struct Shared {
     pub(super) pool: pool_state::Config,
     pub(super) capacity: Capacity<IdleProcess>,
     pub(super) transport: Arc<dyn Transport>,
-    pub(super) images: Images,
+    pub(super) images: AgreedImages,
+    /// Turns for those who open zygotes.
+    pub(super) opens: Semaphore,
     pub(super) launcher: Launcher,
 }
 
@@ -45,6 +49,29 @@ pub enum LoadError {
     Credentials(image::CredentialsError),
     #[error("pull the image, which is not in the store: failed to {0}")]
     Pull(Box<image::PullError>),
+    #[error(transparent)]
+    LinkStore(#[from] LinkStoreError),
+    #[error(
+        "use '{pin}', to which image {} is pinned: failed to {cause}; \
+         remove /consecution/images/{reference} from etcd",
+        reference.familiar()
+    )]
+    BadPin {
+        reference: Reference,
+        pin: Arc<str>,
+        cause: image::DigestError,
+    },
+    #[error(
+        "get {digest}, to which image {} is pinned: failed to {cause}; \
+         import the same image here, \
+         or remove /consecution/images/{reference} from etcd to pin another",
+        reference.familiar()
+    )]
+    Pinned {
+        reference: Reference,
+        digest: Digest,
+        cause: Box<LoadError>,
+    },
     #[error(transparent)]
     Open(#[from] sandbox::OpenError),
     #[error("load it: the runner was stopped")]
@@ -95,16 +122,25 @@ async fn load_until_it_works(shared: &Shared, id: LinkId, link: &Link, teller: &
 }
 
 async fn load(shared: &Shared, id: LinkId, link: &Link) -> Result<Held, LoadError> {
-    let image = shared.images.get(&link.image).await?;
-    let spec = spec(id, link, &image);
-    let limits = limits(link);
+    loop {
+        let image = shared.images.get(&link.image).await?;
+        let zygote = open(shared, spec(id, link, &image), limits(link)).await?;
+        // Only now, since an image that cannot be run had better be replaced.
+        if shared.images.agree(&image).await? {
+            return Ok(Held {
+                zygote,
+                _image: image,
+            });
+        }
+    }
+}
+
+async fn open(shared: &Shared, spec: Spec, limits: Limits) -> Result<Zygote, LoadError> {
+    // Never closed, so never refused.
+    let _turn = shared.opens.acquire().await;
     let launcher = shared.launcher.clone();
     let opening = tokio::task::spawn_blocking(move || launcher.open(&spec, limits));
-    let zygote = opening.await.map_err(|_| LoadError::Stopped)??;
-    Ok(Held {
-        zygote,
-        _image: image,
-    })
+    Ok(opening.await.map_err(|_| LoadError::Stopped)??)
 }
 
 /// A zygote, and the image that must stay while it lives.

@@ -20,6 +20,9 @@ pub struct Image {
     /// What it is: of a pulled or imported OCI image the digest of its manifest
     /// for this machine, of any other import the digest of its config.
     pub digest: Digest,
+    /// The digest of the index that it was chosen from, where its name led to
+    /// one.
+    pub index: Option<Digest>,
     /// What a container of it runs by default.
     pub config: ImageConfig,
     root: PathBuf,
@@ -34,6 +37,13 @@ impl Image {
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// The digest by which other machines, also of other kinds, get the same: the
+    /// index's where there was one, else the image's own.
+    #[must_use]
+    pub fn pin(&self) -> &Digest {
+        self.index.as_ref().unwrap_or(&self.digest)
     }
 }
 
@@ -53,6 +63,7 @@ impl Store {
         &self,
         reference: &Reference,
         digest: &Digest,
+        index: Option<&Digest>,
     ) -> Result<Option<Image>, StoreError> {
         let path = self.root_folder(digest);
         let fail = |cause| StoreError::io("open", &path, cause);
@@ -64,7 +75,7 @@ impl Store {
         if !lock::is_still_at(&folder, &path).map_err(fail)? {
             return Ok(None);
         }
-        self.describe(reference, digest, folder).map(Some)
+        self.describe(reference, digest, index, folder).map(Some)
     }
 
     /// The image in a folder that is locked already.
@@ -72,6 +83,7 @@ impl Store {
         &self,
         reference: &Reference,
         digest: &Digest,
+        index: Option<&Digest>,
         folder: File,
     ) -> Result<Image, StoreError> {
         let path = self.root_folder(digest);
@@ -86,6 +98,7 @@ impl Store {
         Ok(Image {
             reference: reference.clone(),
             digest: digest.clone(),
+            index: index.cloned(),
             config: description.config,
             bytes: description.bytes,
             root: path.join(ROOT),

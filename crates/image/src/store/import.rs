@@ -58,25 +58,17 @@ impl Import<'_> {
         let path = self.store.path(["locks", &found.digest.file_name()]);
         let _held = lock::lock_file_blocking(&path)
             .map_err(|cause| StoreError::io("lock", &path, cause))?;
-        if let Some(image) = self.store.open_image(self.reference, &found.digest)? {
-            self.store.record(
-                self.reference,
-                &found.digest,
-                found.index.as_ref(),
-                image.bytes,
-            )?;
+        let (digest, index) = (&found.digest, found.index.as_ref());
+        if let Some(image) = self.store.open_image(self.reference, digest, index)? {
+            let bytes = image.bytes;
+            self.store.record(self.reference, digest, index, bytes)?;
             return Ok(image);
         }
         let mut staging = Staging::create(self.store, Arc::default())?;
         for (place, (layer, diff_id)) in found.layers.iter().zip(&config.diff_ids).enumerate() {
             self.layer(&mut staging, place, layer, diff_id)?;
         }
-        Ok(staging.publish(
-            self.reference,
-            &found.digest,
-            found.index.as_ref(),
-            &config.image,
-        )?)
+        Ok(staging.publish(self.reference, digest, index, &config.image)?)
     }
 
     fn layer(

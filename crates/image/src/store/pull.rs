@@ -71,14 +71,10 @@ fn known(
     reference: &Reference,
     resolved: &Resolved,
 ) -> Result<Option<Image>, StoreError> {
-    let image = store.open_image(reference, &resolved.digest)?;
+    let index = resolved.index.as_ref();
+    let image = store.open_image(reference, &resolved.digest, index)?;
     if let Some(image) = &image {
-        store.record(
-            reference,
-            &resolved.digest,
-            resolved.index.as_ref(),
-            image.bytes,
-        )?;
+        store.record(reference, &resolved.digest, index, image.bytes)?;
     }
     Ok(image)
 }

@@ -18,6 +18,9 @@ const FILE_NAME_BYTES_MAX: usize = 200;
 pub(super) struct Record {
     pub(super) reference: Reference,
     pub(super) digest: Digest,
+    /// The index that it was chosen from; older records do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    index: Option<Digest>,
     bytes: u64,
     /// Seconds since 1970.
     created: u64,
@@ -42,23 +45,31 @@ fn parse(path: &Path, text: &[u8]) -> Result<Record, StoreError> {
 }
 
 impl Store {
-    /// The digest that a name means. Of one with a digest, that digest, or what
-    /// it chose here if it is an index's.
-    pub(super) fn lookup(&self, reference: &Reference) -> Result<Option<Digest>, StoreError> {
+    /// The digest that a name means, and that of the index it was chosen from.
+    /// Of a name with a digest, that digest, or what it chose here if it is an
+    /// index's.
+    pub(super) fn lookup(
+        &self,
+        reference: &Reference,
+    ) -> Result<Option<(Digest, Option<Digest>)>, StoreError> {
         if let Some(digest) = reference.digest() {
             let alias = self.path(["aliases", &digest.file_name()]);
             let Some(text) = files::read(&alias)? else {
-                return Ok(Some(digest.clone()));
+                return Ok(Some((digest.clone(), None)));
             };
             let target = String::from_utf8_lossy(&text).trim().parse();
-            return target.map(Some).map_err(|problem| StoreError::Damaged {
+            let target = target.map_err(|problem| StoreError::Damaged {
                 path: alias,
                 problem: format!("it names no image, failed to {problem}"),
-            });
+            })?;
+            return Ok(Some((target, Some(digest.clone()))));
         }
         let path = self.record_path(reference);
         match files::read(&path)? {
-            Some(text) => Ok(Some(parse(&path, &text)?.digest)),
+            Some(text) => {
+                let record = parse(&path, &text)?;
+                Ok(Some((record.digest, record.index)))
+            }
             None => Ok(None),
         }
     }
@@ -84,6 +95,7 @@ impl Store {
         let record = Record {
             reference: reference.clone(),
             digest: digest.clone(),
+            index: index.cloned(),
             bytes,
             created: now.as_secs(),
         };

@@ -94,7 +94,7 @@ impl Staging {
                 Ok(()) => break,
                 Err(Errno::EXIST) => {
                     // Another process was faster: its root is as good as ours.
-                    if let Some(image) = store.open_image(reference, digest)? {
+                    if let Some(image) = store.open_image(reference, digest, index)? {
                         store.record(reference, digest, index, image.bytes)?;
                         return Ok(image);
                     }
@@ -111,7 +111,7 @@ impl Staging {
         store.record(reference, digest, index, bytes)?;
         let folder = folder.ok_or_else(|| fail(io::Error::other("it was published twice")))?;
         lock::share(&folder).map_err(fail)?;
-        store.describe(reference, digest, folder)
+        store.describe(reference, digest, index, folder)
     }
 
     fn complete(&mut self, config: &ImageConfig) -> Result<(), StoreError> {
