@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use chain::{Chain, LinkId};
+use futures_util::future::BoxFuture;
 use image::{Limits, MountPoint, NoProgress, Owners, Registries, Store, StoreError, StoreOptions};
 use sandbox::{Ids, Launcher};
 
@@ -129,8 +130,8 @@ impl Serve {
 struct LinksHere(Arc<Runner>);
 
 impl Links for LinksHere {
-    fn state(&self, id: LinkId) -> LinkState {
-        match self.0.status(id) {
+    fn state(&self, id: LinkId) -> BoxFuture<'_, LinkState> {
+        let state = match self.0.status(id) {
             LinkStatus::Serving(counts) => LinkState::Served(Some(PoolSizes {
                 idle: counts.idle,
                 starting: counts.starting,
@@ -141,7 +142,8 @@ impl Links for LinksHere {
             LinkStatus::Loading | LinkStatus::Unknown => {
                 LinkState::Missing("it is being loaded".to_owned())
             }
-        }
+        };
+        Box::pin(std::future::ready(state))
     }
 }
 

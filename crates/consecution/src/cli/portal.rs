@@ -1,12 +1,14 @@
 //! `consecution portal`: chains over HTTP, whose links are run elsewhere.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context;
 use chain::Chain;
 use consecution::app::Network;
 use consecution::chain_file;
-use consecution::portal::{Portal, http as portal_http};
+use consecution::portal::Portal;
+use consecution::portal::http::{self as portal_http, Probed};
 use consecution::transport::nats::Role;
 
 use super::signals::Signals;
@@ -51,13 +53,7 @@ async fn run(arguments: Arguments, chains: Vec<Chain>) -> anyhow::Result<()> {
         tokio::spawn(portal.clone().keep_published(network.links()));
         portals.push(portal);
     }
-    struct All;
-    impl portal_http::Links for All {
-        fn state(&self, _: chain::LinkId) -> portal_http::LinkState {
-            portal_http::LinkState::Served(None)
-        }
-    }
-    let links = std::sync::Arc::new(All);
+    let links = Arc::new(Probed::new(network.transport()));
     let server = portal_http::bind(http.listen, http.options(), portals.clone(), links).await;
     let server = server.with_context(|| format!("failed to listen on {}", http.listen))?;
     tracing::info!("listening on http://{}", server.address()?);

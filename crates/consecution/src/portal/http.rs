@@ -11,12 +11,14 @@
 //! | `call` | one call of a chain |
 //! | `upload`, `answer` | the body of a request, and of a reply |
 //! | `problem`, `story` | how failures and fates are written |
+//! | `readiness` | what keeps chains from being run |
 //! | `metrics` | what is counted |
 
 mod answer;
 mod call;
 mod metrics;
 mod problem;
+mod readiness;
 mod route;
 mod server;
 mod story;
@@ -29,18 +31,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chain::LinkId;
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Request, Response, StatusCode};
 use serde::Serialize;
 use tokio::sync::watch;
 
+pub use readiness::{LinkState, Links, PoolSizes, Probed};
 pub use server::{Drained, Server};
 
 use self::answer::{Answer, Reset};
 use self::metrics::{ChainMetrics, Metrics};
 use self::problem::{Problem, RETRY_AFTER_S};
+use self::readiness::{Missing, Readiness};
 use self::route::{NoRoute, Route, route};
 use self::server::Stage;
 use self::upload::Upload;
@@ -85,34 +88,6 @@ impl Default for Options {
     }
 }
 
-/// Knows which links can be called.
-pub trait Links: Send + Sync {
-    /// How it is with that link now.
-    fn state(&self, id: LinkId) -> LinkState;
-}
-
-/// Whether a link can be called.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LinkState {
-    /// It can; with the processes that it has here, if it has any here.
-    Served(Option<PoolSizes>),
-    /// It cannot, for this reason, a lower-case fragment.
-    Missing(String),
-}
-
-/// Processes of a link.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct PoolSizes {
-    /// In reserve.
-    pub idle: usize,
-    /// On their way.
-    pub starting: usize,
-    /// At work.
-    pub in_use: usize,
-    /// Calls that wait for one.
-    pub waiting: usize,
-}
-
 /// Opens an address on which `chains` are offered, the first one also at `/`.
 ///
 /// # Errors
@@ -131,7 +106,7 @@ pub async fn bind(
 struct Site {
     chains: Vec<Offered>,
     by_name: BTreeMap<String, usize>,
-    links: Arc<dyn Links>,
+    readiness: Readiness,
     metrics: Metrics,
     head_wait_max: Duration,
     request_bytes_max: Option<u64>,
@@ -160,17 +135,9 @@ struct LinkEntry<'a> {
 
 /// Whether all chains can be run, as `/readyz` shows it.
 #[derive(Serialize)]
-struct Readiness<'a> {
+struct Ready<'a> {
     ready: bool,
-    missing: Vec<Missing<'a>>,
-}
-
-#[derive(Serialize)]
-struct Missing<'a> {
-    chain: &'a str,
-    link_index: usize,
-    link_name: &'a str,
-    reason: String,
+    missing: &'a [Missing],
 }
 
 /// Counts a connection while it is held.
@@ -202,7 +169,7 @@ impl Site {
         Site {
             by_name: names.collect(),
             chains,
-            links,
+            readiness: Readiness::new(links),
             metrics,
             head_wait_max: options.head_wait_max,
             request_bytes_max: options.request_bytes_max,
@@ -242,7 +209,7 @@ impl Site {
             },
             Ok(Route::Chains) => return json(StatusCode::OK, &self.list()),
             Ok(Route::Health) => return text("text/plain; charset=utf-8", "ok\n"),
-            Ok(Route::Ready) => return self.readiness(),
+            Ok(Route::Ready) => return self.ready().await,
             Ok(Route::Metrics) => {
                 let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
                 return text(kind, self.metrics.render());
@@ -273,31 +240,15 @@ impl Site {
             .collect()
     }
 
-    fn readiness(&self) -> Response<Answer> {
-        let mut missing = Vec::new();
-        for offered in &self.chains {
-            let chain = offered.portal.chain();
-            for (link_index, link) in chain.links.iter().enumerate() {
-                if let LinkState::Missing(reason) = self.links.state(link.id) {
-                    let link_name = &link.name;
-                    missing.push(Missing {
-                        chain: &chain.name,
-                        link_index,
-                        link_name,
-                        reason,
-                    });
-                }
-            }
-        }
+    async fn ready(&self) -> Response<Answer> {
+        let missing = &*self.readiness.missing(&self.chains).await;
         // Whoever shares the load among several is to look elsewhere now.
         let ready = missing.is_empty() && *self.stage.borrow() == Stage::Open;
         if ready {
-            return json(StatusCode::OK, &Readiness { ready, missing });
+            return json(StatusCode::OK, &Ready { ready, missing });
         }
-        let mut response = json(
-            StatusCode::SERVICE_UNAVAILABLE,
-            &Readiness { ready, missing },
-        );
+        let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+        let mut response = json(unavailable, &Ready { ready, missing });
         response
             .headers_mut()
             .insert(RETRY_AFTER, RETRY_AFTER_S.into());

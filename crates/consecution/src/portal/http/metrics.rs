@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use chain::{Chain, LinkId};
+use futures_util::FutureExt;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::Counter;
@@ -228,8 +229,8 @@ impl Collector for Pools {
         let pools = self
             .ids
             .iter()
-            .filter_map(|id| match self.links.state(*id) {
-                LinkState::Served(Some(pool)) => Some((id.to_string(), pool)),
+            .filter_map(|id| match self.links.state(*id).now_or_never() {
+                Some(LinkState::Served(Some(pool))) => Some((id.to_string(), pool)),
                 _ => None,
             });
         let pools: Vec<_> = pools.collect();
