@@ -311,7 +311,9 @@ impl Shared {
                     changed = clients.changed() => changed,
                 }
             };
-            if !matches!(timeout_at(until, changed).await, Ok(Ok(()))) {
+            let is_over =
+                self.is_closed() || !matches!(timeout_at(until, changed).await, Ok(Ok(())));
+            if is_over {
                 return Err(self.why_not());
             }
         }
