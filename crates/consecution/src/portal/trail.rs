@@ -112,9 +112,11 @@ impl Trail {
         let last = self.links.len() - 1;
         if let Some((index, reason)) = self.first_failure() {
             let certain = self.patience_over || self.links[..index].iter().all(Option::is_some);
-            // What a failed last link has written is still the caller's.
+            // What a failed last link has written is still the caller's, unless
+            // its time is over, and so the caller's to read it.
             let refused = matches!(self.links[index], Some(LinkEnd::Refused(_)) | None);
-            let read = index < last || refused || self.drained || self.overdue;
+            let late = self.overdue || reason == FailureReason::DeadlinePassed;
+            let read = index < last || refused || self.drained || late;
             return (certain && read).then(|| Err(self.error(index, reason)));
         }
         if self.links.iter().any(Option::is_none) {
