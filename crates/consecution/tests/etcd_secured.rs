@@ -29,17 +29,6 @@ macro_rules! server {
     };
 }
 
-/// What `docs/operations.md` says of users and roles, done as it stands there.
-fn set_up_roles(server: &mut Server) {
-    let document = include_str!("../../../docs/operations.md");
-    let script = document.split("```sh\n# etcd: users and roles\n").nth(1);
-    let script = script.unwrap().split("```").next().unwrap();
-    for line in script.lines().filter(|line| line.starts_with("etcdctl ")) {
-        server.ctl(line.split_whitespace().skip(1));
-    }
-    server.user = Some("root:change-me-root".to_owned());
-}
-
 fn as_user(server: &Server, user: &str, password: &str) -> EtcdOptions {
     EtcdOptions {
         user: Some((user.to_owned(), Secret::new(password))),
@@ -55,7 +44,7 @@ fn link(name: &str) -> Arc<Link> {
 async fn it_conforms_with_certificates_and_a_user() {
     let mut server = server!().with_certificates();
     server.run();
-    set_up_roles(&mut server);
+    server.set_up_roles();
     let root = as_user(&server, "root", "change-me-root");
     conformance::all(&Etcd::new(&root).unwrap()).await;
 }
@@ -64,7 +53,7 @@ async fn it_conforms_with_certificates_and_a_user() {
 async fn portal_and_runner_need_no_more_than_the_documented_roles() {
     let mut server = server!();
     server.run();
-    set_up_roles(&mut server);
+    server.set_up_roles();
     let store = |user: &str| Etcd::new(&as_user(&server, user, &format!("change-me-{user}")));
     let portal = store("portal").unwrap();
     let runner = store("runner").unwrap();
@@ -122,7 +111,7 @@ async fn portal_and_runner_need_no_more_than_the_documented_roles() {
 async fn a_token_that_is_no_longer_good_is_replaced() {
     let mut server = server!().with_argument("--auth-token-ttl=1");
     server.run();
-    set_up_roles(&mut server);
+    server.set_up_roles();
     let root = as_user(&server, "root", "change-me-root");
     let store = Etcd::new(&root).unwrap();
     let mut watcher = store.watch();
@@ -148,7 +137,7 @@ async fn a_token_that_is_no_longer_good_is_replaced() {
 async fn a_wrong_password_is_said_and_not_shown() {
     let mut server = server!();
     server.run();
-    set_up_roles(&mut server);
+    server.set_up_roles();
     let options = as_user(&server, "root", "hidden");
     assert!(!format!("{options:?}").contains("hidden"));
     let store = Etcd::new(&options).unwrap();

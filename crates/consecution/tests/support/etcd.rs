@@ -60,8 +60,13 @@ impl Etcd {
     }
 
     /// Before it is started: encrypts, and asks clients for a certificate.
-    pub(crate) fn with_certificates(mut self) -> Etcd {
+    pub(crate) fn with_certificates(self) -> Etcd {
         let certificates = Certificates::new(self.folder.path());
+        self.with(certificates)
+    }
+
+    /// As [`Etcd::with_certificates`], with these.
+    pub(crate) fn with(mut self, certificates: Certificates) -> Etcd {
         let file = |flag: &str, path: &Path| format!("--{flag}={}", path.display());
         self.arguments.extend([
             file("cert-file", &certificates.server.0),
@@ -155,6 +160,14 @@ impl Etcd {
     #[track_caller]
     pub(crate) fn try_ctl<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Finished {
         self.ctl_on(arguments, b"")
+    }
+
+    /// Users and roles, as `docs/operations.md` has them.
+    pub(crate) fn set_up_roles(&mut self) {
+        for line in super::documented("# etcd: users and roles").lines() {
+            self.ctl(line.split_whitespace().skip(1));
+        }
+        self.user = Some("root:change-me-root".to_owned());
     }
 
     /// Puts any bytes under a key.

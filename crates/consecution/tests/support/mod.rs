@@ -26,3 +26,18 @@ macro_rules! cannot_run_here {
         return;
     }};
 }
+
+/// A block of `docs/operations.md`, by how its first line begins; without that
+/// line.
+pub(crate) fn documented(first_line: &str) -> String {
+    let document = include_str!("../../../../docs/operations.md");
+    let mut lines = document
+        .lines()
+        .skip_while(|line| !line.starts_with(first_line));
+    assert!(
+        lines.next().is_some(),
+        "docs/operations.md has no {first_line:?}"
+    );
+    let block: Vec<&str> = lines.take_while(|line| *line != "```").collect();
+    block.join("\n")
+}
