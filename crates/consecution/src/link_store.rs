@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chain::{Link, LinkId};
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -61,17 +61,29 @@ pub trait LinkStore: Send + Sync {
     fn watch(&self) -> BoxStream<'static, Change>;
 }
 
-/// Keeps a runner known; dropping it makes it forgotten.
+/// Keeps a runner known; some time after it is dropped, the runner is forgotten.
 pub struct Announcement {
-    _withdraw: Box<dyn Send + Sync>,
+    withdraw: Box<dyn Send + Sync>,
+    over: BoxFuture<'static, ()>,
 }
 
 impl Announcement {
-    /// An announcement that ends when `withdraw` is dropped.
-    pub fn new(withdraw: impl Send + Sync + 'static) -> Announcement {
+    /// An announcement that ends when `withdraw` is dropped; `over` resolves some
+    /// time after that, when the runner is forgotten, or soon will be.
+    pub fn new(
+        withdraw: impl Send + Sync + 'static,
+        over: impl Future<Output = ()> + Send + 'static,
+    ) -> Announcement {
         Announcement {
-            _withdraw: Box::new(withdraw),
+            withdraw: Box::new(withdraw),
+            over: over.boxed(),
         }
+    }
+
+    /// Waits until the runner is forgotten, for some seconds at most.
+    pub async fn withdraw(self) {
+        drop(self.withdraw);
+        self.over.await;
     }
 }
 

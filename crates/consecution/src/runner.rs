@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZero;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use chain::LinkId;
 use futures_util::stream::{self, BoxStream, StreamExt};
@@ -80,7 +80,8 @@ pub struct Runner {
     /// Closed when all workers are gone.
     over: watch::Receiver<()>,
     processes_max: usize,
-    _announcement: Option<Announcement>,
+    /// `None` where nobody is to know of it, or not any more.
+    announcement: Mutex<Option<Announcement>>,
 }
 
 /// How far a runner is with a link.
@@ -132,7 +133,7 @@ impl Runner {
             watching,
             over,
             processes_max,
-            _announcement: announcement,
+            announcement: Mutex::new(announcement),
         }
     }
 
@@ -187,6 +188,14 @@ impl Runner {
         states::drain(&self.states);
         let mut over = self.over.clone();
         while over.changed().await.is_ok() {}
+        let announcement = {
+            // Nothing that runs under the lock can leave it half-changed.
+            let mut held = (self.announcement.lock()).unwrap_or_else(PoisonError::into_inner);
+            held.take()
+        };
+        if let Some(announcement) = announcement {
+            announcement.withdraw().await;
+        }
     }
 }
 

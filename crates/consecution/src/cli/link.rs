@@ -92,10 +92,14 @@ enum State<'a> {
     Serving,
     Loading,
     Broken(&'a str),
+    /// It takes no more calls.
+    Leaving,
 }
 
 fn state<'a>(id: &str, runner: &'a RunnerState) -> State<'a> {
-    if let Some(reason) = runner.broken.get(id) {
+    if runner.draining {
+        State::Leaving
+    } else if let Some(reason) = runner.broken.get(id) {
         State::Broken(reason)
     } else if runner.loading.iter().any(|loading| loading == id) {
         State::Loading
@@ -139,16 +143,21 @@ fn summary(id: &str, runners: &Runners) -> String {
     if runners.is_empty() {
         return "no runner".to_owned();
     }
-    let (mut serving, mut loading, mut broken) = (0, 0, 0);
+    let (mut serving, mut loading, mut broken, mut leaving) = (0, 0, 0, 0);
     for runner in runners.values() {
         match state(id, runner) {
             State::Serving => serving += 1,
             State::Loading => loading += 1,
             State::Broken(_) => broken += 1,
+            State::Leaving => leaving += 1,
         }
     }
     let mut text = format!("served by {serving} of {}", runners.len());
-    for (count, what) in [(loading, "loading"), (broken, "broken")] {
+    for (count, what) in [
+        (loading, "loading"),
+        (broken, "broken"),
+        (leaving, "leaving"),
+    ] {
         if count > 0 {
             let _ = write!(text, ", {count} {what}");
         }
@@ -164,6 +173,7 @@ fn description(id: LinkId, link: &Link, runners: &Runners) -> String {
         let state = match state(&id, runner) {
             State::Serving => "serves it".to_owned(),
             State::Loading => "is loading it".to_owned(),
+            State::Leaving => "is leaving".to_owned(),
             State::Broken(reason) => format!("cannot serve it: {}", reason.replace('\n', " ")),
         };
         let _ = writeln!(text, "# runner {name} {state}");

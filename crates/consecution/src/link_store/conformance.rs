@@ -167,6 +167,12 @@ async fn knows_a_runner_while_it_is_announced(store: &dyn LinkStore) {
     until_runner_is(store, &name, Some(&state(2))).await;
     drop(announcement);
     until_runner_is(store, &name, None).await;
+
+    let announcement = store.announce(&name, say.subscribe());
+    until_runner_is(store, &name, Some(&state(2))).await;
+    announcement.withdraw().await;
+    let runners = store.runners().await.expect("a list");
+    assert!(!runners.contains_key(&name), "it is still known");
 }
 
 async fn until_runner_is(store: &dyn LinkStore, name: &str, wanted: Option<&RunnerState>) {

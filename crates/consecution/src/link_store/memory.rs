@@ -84,11 +84,12 @@ impl LinkStore for Memory {
         runners.last_key += 1;
         let key = runners.last_key;
         runners.by_name.insert(runner.to_owned(), (key, state));
-        Announcement::new(Withdraw {
+        let withdraw = Withdraw {
             runners: Arc::clone(&self.runners),
             name: runner.to_owned(),
             key,
-        })
+        };
+        Announcement::new(withdraw, ready(()))
     }
 
     fn runners(&self) -> BoxFuture<'_, Result<BTreeMap<String, RunnerState>, LinkStoreError>> {

@@ -40,7 +40,7 @@ pub(super) fn announce(
 ) -> Announcement {
     let key = keys::runner_key(runner);
     let (withdraw, withdrawn) = oneshot::channel::<Infallible>();
-    tokio::spawn(async move {
+    let over = tokio::spawn(async move {
         let mut lease = None;
         tokio::select! {
             _ = withdrawn => {}
@@ -51,7 +51,10 @@ pub(super) fn announce(
             let _ = timeout(LEAVE_PATIENCE, store.session.call(revoke)).await;
         }
     });
-    Announcement::new(withdraw)
+    Announcement::new(withdraw, async {
+        // It does not panic, and ends with the runtime at the latest.
+        let _ = over.await;
+    })
 }
 
 /// Holds a lease, and another one whenever that is lost. `lease` is the one
