@@ -79,6 +79,13 @@ impl ChainFile {
     pub(crate) fn path_buf(&self) -> PathBuf {
         self.0.path().to_owned()
     }
+
+    /// The ids of its links, in chain order.
+    #[track_caller]
+    pub(crate) fn ids(&self) -> Vec<String> {
+        let chain = consecution::chain_file::read(self.path()).unwrap();
+        chain.links.iter().map(|link| link.id.to_string()).collect()
+    }
 }
 
 /// A chain file of these links.

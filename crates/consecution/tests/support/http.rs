@@ -80,10 +80,17 @@ impl Served {
 
     /// A connection, where it takes any.
     pub(crate) fn try_connect(&self) -> Option<Client> {
-        let stream = TcpStream::connect(self.address).ok()?;
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        Some(Client(BufReader::new(stream)))
+        Client::to(self.address)
+    }
+
+    /// Begins a call whose body is yet to be sent, in chunks.
+    #[track_caller]
+    pub(crate) fn begin(&self, path: &str) -> Client {
+        let mut client = self.connect();
+        client.send(format!(
+            "POST {path} HTTP/1.1\r\nHost: test\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\r\n"
+        ));
+        client
     }
 
     /// Sends one request on a connection of its own, and reads the reply.
@@ -116,6 +123,14 @@ pub(crate) struct Reply {
 }
 
 impl Client {
+    /// A connection to whoever listens there, if anybody does.
+    pub(crate) fn to(address: SocketAddr) -> Option<Client> {
+        let stream = TcpStream::connect(address).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        Some(Client(BufReader::new(stream)))
+    }
+
     #[track_caller]
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.0.get_mut().write_all(bytes.as_ref()).unwrap();
@@ -145,6 +160,12 @@ impl Client {
     pub(crate) fn send_chunk(&mut self, bytes: &[u8]) {
         let head = format!("{:x}\r\n", bytes.len());
         self.send([head.as_bytes(), bytes, b"\r\n"].concat());
+    }
+
+    /// Sends the end of a body in chunks.
+    #[track_caller]
+    pub(crate) fn end_chunks(&mut self) {
+        self.send("0\r\n\r\n");
     }
 
     pub(crate) fn shut_down(&mut self) {

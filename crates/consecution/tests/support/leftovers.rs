@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fd::OwnedFd;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -69,10 +70,18 @@ fn see(id: u32) -> Option<Seen> {
 /// All of these processes end, and soon.
 #[track_caller]
 pub(crate) fn expect_gone(processes: &[Seen]) {
+    expect_gone_within(processes, PATIENCE);
+}
+
+/// All of these processes end within that time.
+#[track_caller]
+pub(crate) fn expect_gone_within(processes: &[Seen], patience: Duration) {
+    let deadline = Instant::now() + patience;
     for process in processes {
         let Seen { id, command, pidfd } = process;
+        let left = deadline.saturating_duration_since(Instant::now());
         assert!(
-            is_readable_within(pidfd, PATIENCE),
+            is_readable_within(pidfd, left),
             "process {id} ({command}) is still there"
         );
     }

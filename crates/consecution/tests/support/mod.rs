@@ -10,6 +10,7 @@ pub(crate) mod http;
 pub(crate) mod leftovers;
 pub(crate) mod nats;
 pub(crate) mod network;
+pub(crate) mod plain_nats;
 pub(crate) mod portal;
 pub(crate) mod registry;
 pub(crate) mod runner;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::chain::ChainFile;
-use super::command::{consecution, eventually};
+use super::command::{Finished, PATIENCE, consecution, eventually, finish};
 use super::etcd::Etcd;
 use super::http::{Served, listen};
 use super::nats::NatsServer;
@@ -37,6 +37,38 @@ impl Servers {
         command.env("ETCD_ENDPOINTS", &self.etcd.options().endpoints[0]);
         command.arg(name);
         command
+    }
+
+    /// `consecution send` of a payload through a chain, to its end.
+    #[track_caller]
+    pub(crate) fn send(&self, chain: &ChainFile, payload: &[u8]) -> Finished {
+        let mut send = self.command("send");
+        send.arg(chain.path());
+        finish(send, payload, PATIENCE)
+    }
+
+    /// `consecution link` with these arguments, to its end.
+    #[track_caller]
+    pub(crate) fn link(&self, arguments: &[&str]) -> Finished {
+        let mut link = self.command("link");
+        link.args(arguments);
+        finish(link, b"", PATIENCE)
+    }
+
+    /// What a runner says of itself in etcd; nothing where it says nothing.
+    #[track_caller]
+    pub(crate) fn runner_state(&self, name: &str) -> serde_json::Value {
+        let key = format!("/consecution/runners/{name}");
+        let state = self.etcd.ctl(["get", "--print-value-only", &key]);
+        serde_json::from_str(&state).unwrap_or_default()
+    }
+
+    /// Waits until a runner serves that many links.
+    #[track_caller]
+    pub(crate) fn until_serving(&self, name: &str, links: usize) {
+        eventually(&format!("runner {name} to serve {links} links"), || {
+            (self.runner_state(name)["Serving"] == links).then_some(())
+        });
     }
 
     /// A runner of that name. It may not serve anything yet.
