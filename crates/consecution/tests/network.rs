@@ -4,8 +4,20 @@
 
 mod support;
 
+#[path = "network/deadlines.rs"]
+mod deadlines;
+#[path = "network/links.rs"]
+mod links;
+#[path = "network/order.rs"]
+mod order;
+#[path = "network/rolling.rs"]
+mod rolling;
+#[path = "network/stories.rs"]
+mod stories;
+#[path = "network/streams.rs"]
+mod streams;
+
 use support::chain::{chain, link};
-use support::command::{PATIENCE, finish};
 use support::network::{Servers, until_ready};
 
 #[test]
@@ -19,9 +31,8 @@ fn the_seed_chain_answers_the_seed_request() {
         link(&["/bin/xargs", "-n", "1"]),
     ]);
     let _runner = servers.runner("one");
-    let mut send = servers.command("send");
-    send.arg(seed.path());
-    finish(send, b"more data", PATIENCE)
+    servers
+        .send(&seed, b"more data")
         .expect_success()
         .expect_output("more\ndata\n");
 

@@ -1,0 +1,207 @@
+//! A pipe with a pipe's meaning, over the network: any size, both ways at the
+//! same time, and an early end that stops everything.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use crate::cannot_run_here;
+use crate::support::chain::{ChainFile, chain, chain_with, link, shell};
+use crate::support::command::{PATIENCE, PROGRAM, eventually, finish};
+use crate::support::leftovers::{Seen, descendants, expect_gone_within, peak_memory};
+use crate::support::network::{Servers, until_ready};
+use crate::support::running::Running;
+
+/// Far more than any buffer on the way holds.
+const LARGE_BYTES: usize = 100 << 20;
+
+/// More memory than a portal or a runner needs for that.
+const MEMORY_BYTES_MAX: u64 = LARGE_BYTES as u64;
+
+/// How long after a call every process of it may live on.
+const LIVES_ON_MAX: Duration = Duration::from_secs(1);
+
+/// What the processes of calls run, which those kept in reserve do not.
+const AT_WORK: &str = "sleep 98765";
+
+/// A link that copies, and has a process beside it meanwhile.
+fn at_work_cat() -> crate::support::chain::Link {
+    shell(&format!("read line; echo $line; {AT_WORK} & cat"))
+}
+
+/// Waits until so many calls' links are at work.
+#[track_caller]
+fn until_at_work(runner: &Running, links: usize) -> Vec<Seen> {
+    eventually("the links to be at work", || {
+        let found = descendants(runner.process()).into_iter();
+        let found = found.filter(|process| process.command.trim_end() == AT_WORK);
+        let found: Vec<_> = found.collect();
+        (found.len() == links).then_some(found)
+    })
+}
+
+/// A file of bytes that look random.
+fn large_file(folder: &Path) -> PathBuf {
+    let path = folder.join("large");
+    let mut file = File::create(&path).unwrap();
+    let mut state = 0x9E37_79B9_7F4A_7C15u64;
+    let mut block = vec![0; 1 << 20];
+    for _ in 0..LARGE_BYTES / block.len() {
+        for word in block.chunks_exact_mut(8) {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            word.copy_from_slice(&state.to_le_bytes());
+        }
+        file.write_all(&block).unwrap();
+    }
+    path
+}
+
+#[track_caller]
+fn expect_same(path: &Path, wanted: &Path) {
+    let (mut found, mut wanted) = (File::open(path).unwrap(), File::open(wanted).unwrap());
+    let length = found.metadata().unwrap().len();
+    assert_eq!(length, LARGE_BYTES as u64);
+    let (mut ours, mut theirs) = (vec![0; 1 << 20], vec![0; 1 << 20]);
+    for block in 0..LARGE_BYTES / ours.len() {
+        found.read_exact(&mut ours).unwrap();
+        wanted.read_exact(&mut theirs).unwrap();
+        assert!(ours == theirs, "block {block} differs");
+    }
+}
+
+fn cats() -> ChainFile {
+    chain_with("Deadline: none", [(); 3].map(|()| link(&["/bin/cat"])))
+}
+
+#[test]
+fn a_large_body_passes_unchanged_and_in_little_memory() {
+    let Some(servers) = Servers::start() else {
+        cannot_run_here!("nats-server, etcd or etcdctl is missing");
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (large, back) = (large_file(folder.path()), folder.path().join("back"));
+    let cats = cats();
+    let (portal, runner) = (servers.portal(&[&cats]), servers.runner("one"));
+    until_ready(&portal);
+
+    let upload = format!("@{}", large.display());
+    let arguments = [
+        "--fail",
+        "--data-binary",
+        &upload,
+        "--output",
+        back.to_str().unwrap(),
+    ];
+    finish(portal.curl("/", &arguments), b"", PATIENCE).expect_success();
+    expect_same(&back, &large);
+
+    let mut send = servers.command("send");
+    send.arg(cats.path());
+    send.stdin(File::open(&large).unwrap());
+    send.stdout(File::create(&back).unwrap());
+    assert!(send.status().unwrap().success());
+    expect_same(&back, &large);
+    for process in [portal.process(), runner.process()] {
+        let peak = peak_memory(process);
+        assert!(peak < MEMORY_BYTES_MAX, "{peak} bytes");
+    }
+}
+
+#[test]
+fn output_comes_while_the_input_is_still_open() {
+    let Some(servers) = Servers::start() else {
+        cannot_run_here!("nats-server, etcd or etcdctl is missing");
+    };
+    let (cats, _runner) = (cats(), servers.runner("one"));
+    let portal = servers.portal(&[&cats]);
+    until_ready(&portal);
+    let mut client = portal.begin("/");
+    for turn in ["first\n", "second\n"] {
+        client.send_chunk(turn.as_bytes());
+        if turn == "first\n" {
+            client.head();
+        }
+        assert_eq!(client.chunk().unwrap(), turn.as_bytes());
+    }
+    client.end_chunks();
+    assert_eq!(client.chunk().unwrap(), b"");
+    assert!(client.head().contains("Consecution-Pipestatus: 0,0,0"));
+}
+
+#[test]
+fn an_endless_input_ends_with_its_last_reader() {
+    let Some(servers) = Servers::start() else {
+        cannot_run_here!("nats-server, etcd or etcdctl is missing");
+    };
+    let runner = servers.runner("one");
+    let lines = chain([at_work_cat(), link(&["/bin/head", "-n", "3"])]);
+    let pipeline = format!("yes | {PROGRAM} send {}", lines.path().display());
+    let mut shell = servers.command("send");
+    let envs: Vec<_> = (shell.get_envs())
+        .filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())))
+        .collect();
+    shell = std::process::Command::new("sh");
+    shell.envs(envs).args(["-c", &pipeline]);
+    finish(shell, b"", PATIENCE)
+        .expect_success()
+        .expect_output("y\ny\ny\n");
+    until_at_work(&runner, 0);
+}
+
+#[test]
+fn a_client_that_is_killed_stops_every_process_of_its_call() {
+    let Some(servers) = Servers::start() else {
+        cannot_run_here!("nats-server, etcd or etcdctl is missing");
+    };
+    let lines = chain([at_work_cat(), at_work_cat()]);
+    let (portal, runner) = (servers.portal(&[&lines]), servers.runner("one"));
+    until_ready(&portal);
+    let mut curl = portal.curl(
+        "/",
+        &["--no-buffer", "--upload-file", "-", "--request", "POST"],
+    );
+    let mut send = servers.command("send");
+    send.arg(lines.path());
+    for client in [&mut curl, &mut send] {
+        let client = client.stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut client = client.spawn().unwrap();
+        let mut stdin = client.stdin.take().unwrap();
+        stdin.write_all(b"line\n").unwrap();
+        let processes = until_at_work(&runner, 2);
+        client.kill().unwrap();
+        client.wait().unwrap();
+        expect_gone_within(&processes, LIVES_ON_MAX);
+    }
+}
+
+#[test]
+fn a_failure_in_mid_stream_aborts_the_body() {
+    let Some(servers) = Servers::start() else {
+        cannot_run_here!("nats-server, etcd or etcdctl is missing");
+    };
+    let breaks = shell("read line; echo $line; read line; echo oh no >&2; exit 3");
+    let lines = chain([link(&["/bin/cat"]), breaks.with("Name", "breaks")]);
+    let (portal, _runner) = (servers.portal(&[&lines]), servers.runner("north"));
+    until_ready(&portal);
+    let mut client = portal.begin("/");
+    client.send_chunk(b"first\n");
+    client.head();
+    assert_eq!(client.chunk().unwrap(), b"first\n");
+    client.send_chunk(b"second\n");
+    assert_eq!(client.chunk(), None);
+    let line = portal.await_line("a call was aborted");
+    assert!(
+        line.contains("on runner 'north' exited with code 3"),
+        "{line}"
+    );
+
+    servers
+        .send(&lines, b"first\nsecond\n")
+        .expect_code(3)
+        .expect_output("first\n")
+        .expect_stderr(&["oh no\n", "link 2 'breaks'"]);
+}
