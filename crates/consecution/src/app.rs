@@ -16,7 +16,7 @@ use sandbox::{Ids, Launcher};
 use crate::link_store::memory::Memory;
 use crate::portal::http::{LinkState, Links, PoolSizes};
 use crate::portal::{Portal, PortalError};
-use crate::runner::{Images, LinkStatus, LoadError, Options, Runner};
+use crate::runner::{Images, LinkStatus, LoadError, Options, Runner, WAITING_MAX_ALONE};
 use crate::transport::Transport;
 use crate::transport::in_process::InProcess;
 
@@ -104,6 +104,7 @@ impl Serve {
         }
         let options = Options {
             processes_max,
+            waiting_max: WAITING_MAX_ALONE,
             ..Options::default()
         };
         let links = Arc::new(links);

@@ -35,6 +35,13 @@ use worker::Shared;
 /// unless it is told otherwise.
 pub const PROCESSES_MAX_DEFAULT: usize = 256;
 
+/// How many calls may wait on a runner that has none beside it, over all links.
+pub const WAITING_MAX_ALONE: usize = 64;
+
+/// Processes started in reserve at a time, for each processor: a start waits as
+/// much as it works.
+const REFILLING_PER_PROCESSOR_MAX: usize = 4;
+
 /// How a runner keeps its processes, and what it is called.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -45,6 +52,10 @@ pub struct Options {
     pub pool: pool_state::Config,
     /// Processes over all links, idle ones included.
     pub processes_max: usize,
+    /// Calls over all links that may wait while all processes are in use; the
+    /// others are told at once. Where there are other runners to go to, a call
+    /// had better not wait for this one.
+    pub waiting_max: usize,
 }
 
 impl Options {
@@ -58,6 +69,7 @@ impl Options {
         Options {
             name: None,
             pool,
+            waiting_max: WAITING_MAX_ALONE,
             ..Options::default()
         }
     }
@@ -69,6 +81,7 @@ impl Default for Options {
             name: Some(RunnerName::default()),
             pool: pool_state::Config::default(),
             processes_max: PROCESSES_MAX_DEFAULT,
+            waiting_max: 0,
         }
     }
 }
@@ -114,12 +127,19 @@ impl Runner {
             tokio::spawn(states::summarise(states.subscribe(), processes_max, told));
             links.announce(name.as_str(), state)
         });
+        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let limits = pool_state::Limits {
+            processes_max,
+            waiting_max: options.waiting_max,
+            refilling_max: REFILLING_PER_PROCESSOR_MAX * processors,
+        };
         let shared = Arc::new(Shared {
-            capacity: pool::Capacity::new(processes_max),
+            capacity: pool::Capacity::new(limits),
             pool: options.pool,
             transport,
             images: AgreedImages::new(images, Arc::clone(&links)),
-            opens: Semaphore::new(opens_max()),
+            // Work for a processor each.
+            opens: Semaphore::new(processors),
             launcher,
         });
         let (running, over) = watch::channel(());
@@ -203,11 +223,6 @@ impl Drop for Runner {
     fn drop(&mut self) {
         self.watching.abort();
     }
-}
-
-/// Zygotes opened at a time, which is work for a processor each.
-fn opens_max() -> usize {
-    std::thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 /// Keeps a worker for each link that is known, until the runner is drained and

@@ -21,7 +21,9 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-use super::pool_state::{Action, Config, Counts, Member, Moment, PoolState, Started, Take, Ticket};
+use super::pool_state::{
+    Action, Config, Counts, Limits, Member, Moment, PoolState, Started, Take, Ticket,
+};
 
 mod shelved;
 #[cfg(test)]
@@ -125,13 +127,13 @@ type Start<P> = Arc<dyn Fn() -> BoxFuture<'static, Result<P, Arc<str>>> + Send +
 type Answer<P> = Result<P, TakeError>;
 
 impl<P: Idle> Capacity<P> {
-    /// Room for that many processes: idle, starting and in use.
+    /// Room for that much.
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub fn new(processes_max: usize) -> Capacity<P> {
+    pub fn new(limits: Limits) -> Capacity<P> {
         let inner = Inner {
-            state: PoolState::new(processes_max),
+            state: PoolState::new(limits),
             shelves: BTreeMap::new(),
             discarded: Vec::new(),
         };
@@ -343,6 +345,12 @@ impl<P: Idle> Shared<P> {
                     inner
                         .discarded
                         .extend(stopped.map(|shelved| shelved.take().0));
+                }
+                Action::SendAway(member, ticket) => {
+                    let shelf = inner.shelves.get_mut(&member);
+                    let answer = shelf.and_then(|shelf| shelf.waiting.remove(&ticket));
+                    // Who has gone already does not need to be told.
+                    answer.map(|answer| answer.send(Err(TakeError::Busy)));
                 }
             }
         }

@@ -9,34 +9,28 @@
 //! One state holds all links, because they share one cap. Who needs a process
 //! for a call that waits goes before who only wants one in reserve; among those
 //! who wait, the oldest goes first, whatever its link. Where there is no room,
-//! the link with the most idle processes gives one up. So a link waits only
-//! while every process of the runner is at work or on its way to a call, and
-//! nobody starves.
+//! the link that is called least gives an idle process up, and where there is
+//! some, the one that is called most gets it: so of many links, those in use are
+//! warm. A call waits, or is told busy, only while every process of the runner is
+//! at work or on its way to a call.
+//!
+//! Nobody starves: where waiting is bounded, room to wait goes to the link with
+//! fewer who do; and a link that is told busy while it has nothing gets the next
+//! room, and is left it until it has come back.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+mod link;
+mod orders;
 #[cfg(test)]
 mod tests;
 
+use link::Link;
+use orders::{Orders, Spare};
+
 /// A time, as what has passed since the pools were made.
 pub type Moment = Duration;
-
-/// How much of the arrivals' past counts: after this long without any, the rate
-/// has fallen to 37 %.
-const ARRIVALS_WINDOW: Duration = Duration::from_secs(5);
-
-/// How many times the arrivals of one start's time are kept in reserve, since
-/// they do not come evenly.
-const HEADROOM: f64 = 2.0;
-
-/// How much a start's time changes what starts are taken to take.
-const START_TIME_WEIGHT: f64 = 0.2;
-
-/// How long refilling rests after a failed start: at first, and at most.
-const REFILL_BACKOFF_MIN: Duration = Duration::from_millis(100);
-const REFILL_BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// How long to wait before looking again whether there is too much in reserve.
 const SURPLUS_LOOK: Duration = Duration::from_secs(1);
@@ -49,8 +43,6 @@ pub struct Config {
     pub floor: usize,
     /// Processes kept in reserve at most, however much is called.
     pub idle_max: usize,
-    /// Takers that may wait without a start under way for them.
-    pub waiting_max: usize,
 }
 
 impl Default for Config {
@@ -58,9 +50,19 @@ impl Default for Config {
         Config {
             floor: 2,
             idle_max: 32,
-            waiting_max: 64,
         }
     }
+}
+
+/// What all pools of a runner may have together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Processes: idle, starting and in use.
+    pub processes_max: usize,
+    /// Takers that wait without a start under way for them.
+    pub waiting_max: usize,
+    /// Starts under way, beyond which none begins that nobody waits for.
+    pub refilling_max: usize,
 }
 
 /// The pool of one link.
@@ -79,6 +81,8 @@ pub enum Action {
     Start(Member),
     /// Throw an idle process away.
     Stop(Member),
+    /// Tell who waits that there is no room for it any more.
+    SendAway(Member, Ticket),
 }
 
 /// What becomes of who wants a process.
@@ -126,40 +130,49 @@ impl Counts {
 /// The pools of all links of a runner.
 #[derive(Debug)]
 pub struct PoolState {
-    processes_max: usize,
-    /// Idle, starting and in use, over all links.
-    processes: usize,
+    limits: Limits,
     links: BTreeMap<Member, Link>,
+    orders: Orders,
+    totals: Totals,
     members: u64,
     tickets: u64,
     actions: Vec<Action>,
 }
 
-#[derive(Debug)]
-struct Link {
-    config: Config,
-    idle: usize,
+/// Over all links.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Totals {
+    /// Idle, starting and in use.
+    processes: usize,
     starting: usize,
-    in_use: usize,
-    /// Those who wait, oldest first; starts under way are for the first ones.
-    waiting: VecDeque<Ticket>,
-    arrivals: Arrivals,
-    /// What a start takes; `None` before the first.
-    start_time: Option<Duration>,
-    /// Starts that failed since one succeeded.
-    failures: u32,
-    refill_at: Moment,
-    is_cold: bool,
-    is_draining: bool,
+    /// Takers with no start under way for them.
+    uncovered: usize,
+}
+
+impl Totals {
+    fn change(&mut self, before: Totals, after: Totals) {
+        self.processes = self.processes + after.processes - before.processes;
+        self.starting = self.starting + after.starting - before.starting;
+        self.uncovered = self.uncovered + after.uncovered - before.uncovered;
+    }
+
+    fn of(link: &Link) -> Totals {
+        Totals {
+            processes: link.processes(),
+            starting: link.starting,
+            uncovered: link.uncovered(),
+        }
+    }
 }
 
 impl PoolState {
-    /// Pools that hold no more than this many processes together.
-    pub fn new(processes_max: usize) -> PoolState {
+    /// Pools that keep these limits together.
+    pub fn new(limits: Limits) -> PoolState {
         PoolState {
-            processes_max,
-            processes: 0,
+            limits,
             links: BTreeMap::new(),
+            orders: Orders::default(),
+            totals: Totals::default(),
             members: 0,
             tickets: 0,
             actions: Vec::new(),
@@ -171,120 +184,113 @@ impl PoolState {
         self.members += 1;
         let member = Member(self.members);
         self.links.insert(member, Link::new(config));
+        // It has its ranks from here on.
+        self.change(member, now, |_| {});
         self.plan(now);
         member
     }
 
     /// Somebody wants a process.
     pub fn take(&mut self, member: Member, now: Moment) -> Take {
-        let Some(link) = self.links.get_mut(&member).filter(|link| !link.is_draining) else {
-            return Take::Busy;
-        };
-        link.arrivals.record(now);
-        if link.idle > 0 {
-            link.idle -= 1;
-            link.in_use += 1;
-            self.plan(now);
-            return Take::Idle;
-        }
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
-        link.waiting.push_back(ticket);
+        let taken = self.change(member, now, |link| {
+            if link.is_draining {
+                return Take::Busy;
+            }
+            if link.arrive(now) {
+                return Take::Idle;
+            }
+            link.waiting.push_back(ticket);
+            Take::Wait(ticket)
+        });
         self.plan(now);
-        let Some(link) = self.links.get_mut(&member) else {
-            return Take::Busy;
-        };
-        if link.uncovered() > link.config.waiting_max {
-            link.waiting.pop_back();
-            return Take::Busy;
+        match taken {
+            Some(Take::Wait(_)) if !self.has_room_to_wait(member, ticket, now) => Take::Busy,
+            Some(taken) => taken,
+            None => Take::Busy,
         }
-        Take::Wait(ticket)
     }
 
     /// A start succeeded, and took that long.
     pub fn started(&mut self, member: Member, took: Duration, now: Moment) -> Started {
-        let Some(link) = self.links.get_mut(&member) else {
-            return Started::Surplus;
-        };
-        link.starting -= 1;
-        link.failures = 0;
-        link.refill_at = Moment::ZERO;
-        link.learn_start_time(took);
-        let started = if let Some(ticket) = link.waiting.pop_front() {
-            link.in_use += 1;
-            Started::For(ticket)
-        } else if link.idle < link.wanted(now) {
-            link.idle += 1;
-            Started::Idle
-        } else {
-            self.processes -= 1;
-            Started::Surplus
-        };
+        let started = self.change(member, now, |link| {
+            link.starting -= 1;
+            link.learn_start(took);
+            if let Some(ticket) = link.waiting.pop_front() {
+                link.take();
+                Started::For(ticket)
+            } else if link.idle < link.wanted(now) {
+                link.idle += 1;
+                Started::Idle
+            } else {
+                Started::Surplus
+            }
+        });
         self.plan(now);
-        started
+        started.unwrap_or(Started::Surplus)
     }
 
     /// A start failed; gives who is to be told.
     pub fn start_failed(&mut self, member: Member, now: Moment) -> Option<Ticket> {
-        let link = self.links.get_mut(&member)?;
-        link.starting -= 1;
-        self.processes -= 1;
-        let backoff = REFILL_BACKOFF_MIN.saturating_mul(1 << link.failures.min(16));
-        link.failures = link.failures.saturating_add(1);
-        link.refill_at = now + backoff.min(REFILL_BACKOFF_MAX);
-        let told = link.waiting.pop_front();
+        let told = self.change(member, now, |link| {
+            link.starting -= 1;
+            link.learn_failure(now);
+            link.waiting.pop_front()
+        });
         self.plan(now);
-        told
+        told?
     }
 
     /// An idle process ended, or wrote, before it had its request, and was
     /// thrown away. True when the link turns cold for it.
     pub fn spoiled(&mut self, member: Member, now: Moment) -> bool {
-        if let Some(link) = self.links.get_mut(&member).filter(|link| link.idle > 0) {
-            link.idle -= 1;
-            self.processes -= 1;
-        }
+        self.change(member, now, |link| {
+            link.idle = link.idle.saturating_sub(1);
+        });
         self.turn_cold(member, now)
     }
 
     /// A process was found spoiled when it was taken. From now on those of its
     /// link are started on demand only. True when that is new.
     pub fn turn_cold(&mut self, member: Member, now: Moment) -> bool {
-        let Some(link) = self.links.get_mut(&member) else {
-            return false;
-        };
-        let is_new = !std::mem::replace(&mut link.is_cold, true);
+        let is_new = self.change(member, now, |link| {
+            !std::mem::replace(&mut link.is_cold, true)
+        });
         self.stop_surplus(member, now);
         self.plan(now);
-        is_new
+        is_new.unwrap_or(false)
     }
 
     /// Who waited does not any more.
     pub fn gave_up(&mut self, member: Member, ticket: Ticket, now: Moment) {
-        if let Some(link) = self.links.get_mut(&member) {
+        self.change(member, now, |link| {
             link.waiting.retain(|waiting| *waiting != ticket);
-        }
+        });
         self.plan(now);
     }
 
     /// A process that was in use is gone.
     pub fn released(&mut self, member: Member, now: Moment) {
-        if let Some(link) = self.links.get_mut(&member) {
-            link.in_use -= 1;
-            self.processes -= 1;
-        }
+        self.change(member, now, |link| link.in_use -= 1);
         self.plan(now);
     }
 
     /// Time has passed; see [`next_tick`](Self::next_tick).
     pub fn tick(&mut self, member: Member, now: Moment) {
         self.stop_surplus(member, now);
+        self.change(member, now, |_| {});
         self.plan(now);
     }
 
     /// When to call [`tick`](Self::tick), if nothing else happens to the link.
     pub fn next_tick(&self, member: Member, now: Moment) -> Option<Moment> {
         let link = self.links.get(&member)?;
+        if let Some(Spare::Kept(until)) = link.ranks.spares
+            && until > now
+        {
+            return Some(until);
+        }
         if link.refill_at > now && link.reserve() < link.wanted(now) {
             return Some(link.refill_at);
         }
@@ -295,14 +301,12 @@ impl PoolState {
     /// is idle, and is forgotten when the last one in use is gone. Gives those
     /// who wait, and are to be sent elsewhere.
     pub fn drain(&mut self, member: Member, now: Moment) -> Vec<Ticket> {
-        let Some(link) = self.links.get_mut(&member) else {
-            return Vec::new();
-        };
-        link.is_draining = true;
-        let sent_away = link.waiting.drain(..).collect();
-        self.stop_surplus(member, now);
+        // First, since a link is forgotten as soon as it is drained.
+        let sent_away = self.change(member, now, |link| link.waiting.drain(..).collect());
+        while self.stop(member, now) {}
+        self.change(member, now, |link| link.is_draining = true);
         self.plan(now);
-        sent_away
+        sent_away.unwrap_or_default()
     }
 
     /// What is to be done since this was last asked.
@@ -318,171 +322,121 @@ impl PoolState {
             .unwrap_or_default()
     }
 
+    /// Changes a link, and what follows from it for all of them.
+    fn change<T>(
+        &mut self,
+        member: Member,
+        now: Moment,
+        change: impl FnOnce(&mut Link) -> T,
+    ) -> Option<T> {
+        let link = self.links.get_mut(&member)?;
+        let before = Totals::of(link);
+        let result = change(link);
+        self.totals.change(before, Totals::of(link));
+        let ranks = link.ranked(now);
+        self.orders.rank(member, &mut link.ranks, ranks);
+        // Without any process it has no ranks either: it wants and needs none.
+        if link.is_draining && link.processes() == 0 {
+            self.links.remove(&member);
+        }
+        Some(result)
+    }
+
     /// Gives out as many approvals as there is need and room for.
     fn plan(&mut self, now: Moment) {
-        self.links
-            .retain(|_, link| !link.is_draining || link.processes() > 0);
-        while let Some(member) = self.needs_most() {
-            if self.processes >= self.processes_max {
-                let Some(rich) = self.has_most_idle() else {
+        while let Some(member) = self.orders.neediest() {
+            if self.totals.processes >= self.limits.processes_max {
+                let Some(rich) = self.richest(now) else {
                     return;
                 };
-                self.stop(rich);
+                self.stop(rich, now);
             }
-            self.start(member);
+            self.start(member, now);
         }
-        while self.processes < self.processes_max
-            && let Some(member) = self.wants_most(now)
+        while self.totals.processes < self.limits.processes_max
+            && self.totals.starting < self.limits.refilling_max
+            && let Some(member) = self.wanting(now)
         {
-            self.start(member);
+            self.start(member, now);
         }
     }
 
-    /// Whose taker has waited longest without a start under way for it.
-    fn needs_most(&self) -> Option<Member> {
-        let needs = self.links.iter().filter_map(|(member, link)| {
-            let ticket = link.waiting.get(link.starting)?;
-            Some((*ticket, *member))
+    /// Whether a taker may wait, when it has come and all that can be started has
+    /// been. Where there is no room, the last one of the link with most goes,
+    /// which may be this one.
+    fn has_room_to_wait(&mut self, member: Member, ticket: Ticket, now: Moment) -> bool {
+        while self.totals.uncovered > self.limits.waiting_max {
+            let uncovered = |of: &Member| self.links.get(of).map(Link::uncovered);
+            let most = self.orders.needy();
+            let most = most.max_by_key(|of| (uncovered(of), *of == member));
+            let Some(most) = most else { break };
+            let last = self.change(most, now, |link| link.waiting.pop_back());
+            if last == Some(Some(ticket)) {
+                self.change(member, now, |link| link.refuse(now));
+                return false;
+            }
+            let sent_away = last.flatten().map(|last| Action::SendAway(most, last));
+            self.actions.extend(sent_away);
+        }
+        true
+    }
+
+    /// Who is to give up an idle process.
+    fn richest(&mut self, now: Moment) -> Option<Member> {
+        loop {
+            let member = self.orders.richest()?;
+            if self.is_ranked_rightly(member, now) {
+                let spares = &self.links.get(&member)?.ranks.spares;
+                let is_free = matches!(spares, Some(Spare::Free(..)));
+                return is_free.then_some(member);
+            }
+        }
+    }
+
+    /// Who is to get a process in reserve.
+    fn wanting(&mut self, now: Moment) -> Option<Member> {
+        loop {
+            let member = self.orders.wanting()?;
+            if self.is_ranked_rightly(member, now) {
+                return Some(member);
+            }
+        }
+    }
+
+    /// Whether a link still stands where it should; it does after that.
+    fn is_ranked_rightly(&mut self, member: Member, now: Moment) -> bool {
+        let Some(link) = self.links.get_mut(&member) else {
+            return false;
+        };
+        let ranks = link.ranked(now);
+        let is_right = link.ranks == ranks;
+        self.orders.rank(member, &mut link.ranks, ranks);
+        is_right
+    }
+
+    fn start(&mut self, member: Member, now: Moment) {
+        let started = self.change(member, now, |link| link.starting += 1);
+        self.actions.extend(started.map(|()| Action::Start(member)));
+    }
+
+    /// Stops an idle process; false if there is none.
+    fn stop(&mut self, member: Member, now: Moment) -> bool {
+        let stopped = self.change(member, now, |link| {
+            let has_one = link.idle > 0;
+            link.idle -= usize::from(has_one);
+            has_one
         });
-        Some(needs.min()?.1)
-    }
-
-    fn has_most_idle(&self) -> Option<Member> {
-        let idle = self.links.iter().filter(|(_, link)| link.idle > 0);
-        Some(*idle.min_by_key(|(_, link)| Reverse(link.idle))?.0)
-    }
-
-    /// Who has least in reserve of those who want more.
-    fn wants_most(&self, now: Moment) -> Option<Member> {
-        let wants = self
-            .links
-            .iter()
-            .filter(|(_, link)| link.refill_at <= now && link.reserve() < link.wanted(now));
-        Some(*wants.min_by_key(|(_, link)| link.reserve())?.0)
-    }
-
-    fn start(&mut self, member: Member) {
-        if let Some(link) = self.links.get_mut(&member) {
-            link.starting += 1;
-            self.processes += 1;
-            self.actions.push(Action::Start(member));
-        }
-    }
-
-    fn stop(&mut self, member: Member) {
-        if let Some(link) = self.links.get_mut(&member).filter(|link| link.idle > 0) {
-            link.idle -= 1;
-            self.processes -= 1;
+        let stopped = stopped.unwrap_or(false);
+        if stopped {
             self.actions.push(Action::Stop(member));
         }
+        stopped
     }
 
     fn stop_surplus(&mut self, member: Member, now: Moment) {
         while let Some(link) = self.links.get(&member)
-            && link.idle > 0
             && link.reserve() > link.wanted(now)
-        {
-            self.stop(member);
-        }
-    }
-}
-
-impl Link {
-    fn new(config: Config) -> Link {
-        Link {
-            config,
-            idle: 0,
-            starting: 0,
-            in_use: 0,
-            waiting: VecDeque::new(),
-            arrivals: Arrivals::default(),
-            start_time: None,
-            failures: 0,
-            refill_at: Moment::ZERO,
-            is_cold: false,
-            is_draining: false,
-        }
-    }
-
-    fn counts(&self) -> Counts {
-        let Link {
-            idle,
-            starting,
-            in_use,
-            ..
-        } = *self;
-        Counts {
-            idle,
-            starting,
-            in_use,
-            waiting: self.waiting.len(),
-        }
-    }
-
-    fn processes(&self) -> usize {
-        self.idle + self.starting + self.in_use
-    }
-
-    /// Takers with no start under way for them.
-    fn uncovered(&self) -> usize {
-        self.waiting.len().saturating_sub(self.starting)
-    }
-
-    /// What is idle, or will be when all starts have succeeded.
-    fn reserve(&self) -> usize {
-        self.idle + self.starting.saturating_sub(self.waiting.len())
-    }
-
-    /// How much reserve there should be where nothing is called.
-    fn wanted_at_rest(&self) -> usize {
-        if self.is_cold || self.is_draining {
-            0
-        } else {
-            self.config.floor
-        }
-    }
-
-    /// How much reserve there should be: enough for the calls that come while
-    /// another process is started.
-    fn wanted(&self, now: Moment) -> usize {
-        let floor = self.wanted_at_rest();
-        if floor == 0 {
-            return 0;
-        }
-        let start_time = self.start_time.unwrap_or_default().as_secs_f64();
-        let arrivals = self.arrivals.rate_per_second(now) * start_time;
-        // A float that is too large for an integer becomes the largest one.
-        let reserve = (arrivals * HEADROOM).ceil() as usize;
-        reserve.min(self.config.idle_max).max(floor)
-    }
-
-    fn learn_start_time(&mut self, took: Duration) {
-        let before = self.start_time.unwrap_or(took);
-        let learnt = before.mul_f64(1.0 - START_TIME_WEIGHT) + took.mul_f64(START_TIME_WEIGHT);
-        self.start_time = Some(learnt);
-    }
-}
-
-/// How often a link is called: an average that forgets.
-#[derive(Debug, Default)]
-struct Arrivals {
-    rate_per_second: f64,
-    at: Moment,
-}
-
-impl Arrivals {
-    fn record(&mut self, now: Moment) {
-        let rate_per_second = self.rate_per_second(now) + ARRIVALS_WINDOW.as_secs_f64().recip();
-        *self = Arrivals {
-            rate_per_second,
-            at: now.max(self.at),
-        };
-    }
-
-    fn rate_per_second(&self, now: Moment) -> f64 {
-        let windows = now
-            .saturating_sub(self.at)
-            .div_duration_f64(ARRIVALS_WINDOW);
-        self.rate_per_second * (-windows).exp()
+            && self.stop(member, now)
+        {}
     }
 }

@@ -12,6 +12,19 @@ use crate::transport::conformance::fake;
 
 const START_TIME: Duration = Duration::from_millis(5);
 
+/// Room for so many processes, and two who wait.
+fn room(processes_max: usize) -> Capacity<Fake> {
+    room_to_wait(processes_max, 2)
+}
+
+fn room_to_wait(processes_max: usize, waiting_max: usize) -> Capacity<Fake> {
+    Capacity::new(Limits {
+        processes_max,
+        waiting_max,
+        refilling_max: usize::MAX,
+    })
+}
+
 /// What a test decides about the processes of a link, and sees of them.
 #[derive(Clone)]
 struct Bench {
@@ -42,7 +55,6 @@ impl Bench {
     fn pool(&self, floor: usize, capacity: &Capacity<Fake>) -> Pool<Fake> {
         let config = Config {
             floor,
-            waiting_max: 2,
             ..Config::default()
         };
         Pool::new(fake::link_id(), self.clone(), &config, capacity)
@@ -87,7 +99,7 @@ impl Drop for Fake {
 #[tokio::test(start_paused = true)]
 async fn an_idle_process_is_taken_at_once_and_replaced_later() {
     let bench = Bench::new();
-    let pool = bench.pool(2, &Capacity::new(10));
+    let pool = bench.pool(2, &room(10));
     sleep(START_TIME * 2).await;
     assert_eq!(pool.counts().idle, 2);
 
@@ -119,7 +131,7 @@ async fn an_idle_process_is_taken_at_once_and_replaced_later() {
 #[tokio::test(start_paused = true)]
 async fn without_a_floor_nothing_is_left_behind() {
     let bench = Bench::new();
-    let pool = bench.pool(0, &Capacity::new(10));
+    let pool = bench.pool(0, &room(10));
     sleep(START_TIME * 2).await;
     assert_eq!(bench.started(), 0);
     drop(pool.take().await.unwrap());
@@ -131,7 +143,7 @@ async fn without_a_floor_nothing_is_left_behind() {
 #[tokio::test(start_paused = true)]
 async fn room_comes_back_with_the_permit_and_not_with_the_process() {
     let bench = Bench::new();
-    let pool = bench.pool(0, &Capacity::new(1));
+    let pool = bench.pool(0, &room(1));
     let Taken { process, permit } = pool.take().await.unwrap();
     drop(process);
     assert!(timeout(Duration::from_secs(1), pool.take()).await.is_err());
@@ -142,7 +154,7 @@ async fn room_comes_back_with_the_permit_and_not_with_the_process() {
 #[tokio::test(start_paused = true)]
 async fn who_waits_beyond_the_bound_is_told_at_once() {
     let bench = Bench::new();
-    let pool = Arc::new(bench.pool(0, &Capacity::new(1)));
+    let pool = Arc::new(bench.pool(0, &room(1)));
     let taken = pool.take().await.unwrap();
     let waiting: Vec<_> = (0..2)
         .map(|_| {
@@ -159,9 +171,31 @@ async fn who_waits_beyond_the_bound_is_told_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_is_pushed_out_by_another_link_is_told() {
+    let (one, two) = (Bench::new(), Bench::new());
+    let capacity = room(1);
+    let (one, two) = (Arc::new(one.pool(0, &capacity)), two.pool(0, &capacity));
+    let taken = one.take().await.unwrap();
+    let wait = || {
+        let pool = Arc::clone(&one);
+        tokio::spawn(async move { pool.take().await.map(drop) })
+    };
+    let first = wait();
+    sleep(START_TIME).await;
+    let second = wait();
+    sleep(START_TIME).await;
+    let mut other = std::pin::pin!(two.take());
+    assert!(timeout(START_TIME, &mut other).await.is_err());
+    assert_eq!(second.await.unwrap(), Err(TakeError::Busy));
+    drop(taken);
+    first.await.unwrap().unwrap();
+    other.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_stops_waiting_leaves_nothing_behind() {
     let bench = Bench::new();
-    let pool = bench.pool(0, &Capacity::new(1));
+    let pool = bench.pool(0, &room(1));
     // Before the process is started, and at the very moment at which it is.
     for patience in [START_TIME / 2, START_TIME] {
         let _ = timeout(patience, pool.take()).await;
@@ -179,7 +213,7 @@ async fn who_stops_waiting_leaves_nothing_behind() {
 async fn a_start_that_fails_is_told_and_tried_again_later() {
     let bench = Bench::new();
     bench.fails.store(true, Ordering::SeqCst);
-    let pool = bench.pool(1, &Capacity::new(10));
+    let pool = bench.pool(1, &room(10));
     let error = pool.take().await.err();
     assert_eq!(
         error,
@@ -203,7 +237,7 @@ async fn a_start_that_panics_gives_its_room_back() {
         floor: 0,
         ..Config::default()
     };
-    let pool = Pool::new(fake::link_id(), Panicking, &config, &Capacity::new(1));
+    let pool = Pool::new(fake::link_id(), Panicking, &config, &room(1));
     for _ in 0..3 {
         let error = pool.take().await.err();
         assert!(matches!(error, Some(TakeError::CannotStart(_))));
@@ -214,7 +248,7 @@ async fn a_start_that_panics_gives_its_room_back() {
 #[tokio::test(start_paused = true)]
 async fn a_spoiled_process_is_thrown_away_and_its_link_started_cold() {
     let bench = Bench::new();
-    let pool = bench.pool(3, &Capacity::new(10));
+    let pool = bench.pool(3, &room(10));
     sleep(START_TIME * 2).await;
     assert_eq!(bench.alive(), 3);
     bench.spoil.send_replace(true);
@@ -229,7 +263,7 @@ async fn a_spoiled_process_is_thrown_away_and_its_link_started_cold() {
 #[tokio::test(start_paused = true)]
 async fn a_process_that_is_spoiled_is_not_given_to_a_taker() {
     let bench = Bench::new();
-    let pool = bench.pool(3, &Capacity::new(10));
+    let pool = bench.pool(3, &room(10));
     sleep(START_TIME * 2).await;
     bench.spoil.send_replace(true);
     // The taker is here before the one who looks after the pool.
@@ -247,7 +281,7 @@ async fn a_process_that_is_spoiled_is_not_given_to_a_taker() {
 #[tokio::test(start_paused = true)]
 async fn links_share_the_room_and_none_starves() {
     let (rich, poor) = (Bench::new(), Bench::new());
-    let capacity = Capacity::new(3);
+    let capacity = room(3);
     let rich_pool = rich.pool(3, &capacity);
     sleep(START_TIME * 2).await;
     let poor_pool = poor.pool(2, &capacity);
@@ -261,7 +295,7 @@ async fn links_share_the_room_and_none_starves() {
 #[tokio::test(start_paused = true)]
 async fn a_dropped_pool_leaves_what_is_in_use_alone_and_nothing_else() {
     let bench = Bench::new();
-    let capacity = Capacity::new(4);
+    let capacity = room(4);
     let pool = bench.pool(3, &capacity);
     sleep(START_TIME * 2).await;
     let taken = pool.take().await.unwrap();
@@ -278,7 +312,7 @@ async fn a_dropped_pool_leaves_what_is_in_use_alone_and_nothing_else() {
 #[tokio::test(start_paused = true)]
 async fn a_drained_pool_sends_away_who_waits() {
     let bench = Bench::new();
-    let pool = Arc::new(bench.pool(0, &Capacity::new(1)));
+    let pool = Arc::new(bench.pool(0, &room(1)));
     let _taken = pool.take().await.unwrap();
     let waiting = Arc::clone(&pool);
     let waiting = tokio::spawn(async move { waiting.take().await.map(drop) });
@@ -291,17 +325,7 @@ async fn a_drained_pool_sends_away_who_waits() {
 #[tokio::test]
 async fn many_takers_at_once_each_get_a_process_of_their_own() {
     let bench = Bench::new();
-    let capacity = Capacity::new(8);
-    let config = Config {
-        waiting_max: 1_000,
-        ..Config::default()
-    };
-    let pool = Arc::new(Pool::new(
-        fake::link_id(),
-        bench.clone(),
-        &config,
-        &capacity,
-    ));
+    let pool = Arc::new(bench.pool(2, &room_to_wait(8, 1_000)));
     let takers = (0..200).map(|_| {
         let (pool, bench) = (Arc::clone(&pool), bench.clone());
         tokio::spawn(async move {

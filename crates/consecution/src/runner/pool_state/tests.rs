@@ -4,16 +4,23 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
+use super::link::{REFILL_BACKOFF_MAX, REFILL_BACKOFF_MIN};
 use super::*;
 
 const MS: Duration = Duration::from_millis(1);
 
 fn config(floor: usize) -> Config {
-    Config {
-        floor,
-        idle_max: 8,
+    Config { floor, idle_max: 8 }
+}
+
+/// Pools with room for so many processes, three who wait, and any number of
+/// starts.
+fn pools(processes_max: usize) -> PoolState {
+    PoolState::new(Limits {
+        processes_max,
         waiting_max: 3,
-    }
+        refilling_max: usize::MAX,
+    })
 }
 
 /// Starts everything that is asked for, until nothing is.
@@ -33,7 +40,7 @@ fn settle(state: &mut PoolState, now: Moment) {
 
 #[test]
 fn a_pool_starts_with_its_floor_and_refills_after_a_take() {
-    let mut state = PoolState::new(10);
+    let mut state = pools(10);
     let link = state.add(config(2), MS);
     assert_eq!(state.actions(), [Action::Start(link), Action::Start(link)]);
     state.started(link, MS, MS);
@@ -53,7 +60,7 @@ fn a_pool_starts_with_its_floor_and_refills_after_a_take() {
 
 #[test]
 fn without_a_floor_processes_are_started_on_demand_only() {
-    let mut state = PoolState::new(10);
+    let mut state = pools(10);
     let link = state.add(config(0), MS);
     assert!(state.actions().is_empty());
     let Take::Wait(ticket) = state.take(link, MS) else {
@@ -68,7 +75,7 @@ fn without_a_floor_processes_are_started_on_demand_only() {
 
 #[test]
 fn the_reserve_follows_the_rate_and_falls_back_to_the_floor() {
-    let mut state = PoolState::new(100);
+    let mut state = pools(100);
     let link = state.add(config(2), MS);
     settle(&mut state, MS);
     let mut now = MS;
@@ -110,7 +117,7 @@ fn the_reserve_follows_the_rate_and_falls_back_to_the_floor() {
 
 #[test]
 fn a_failed_start_is_told_to_who_waits_and_delays_refills_only() {
-    let mut state = PoolState::new(10);
+    let mut state = pools(10);
     let link = state.add(config(1), MS);
     state.actions();
     assert_eq!(state.start_failed(link, MS), None);
@@ -134,7 +141,7 @@ fn a_failed_start_is_told_to_who_waits_and_delays_refills_only() {
 
 #[test]
 fn refills_that_keep_failing_are_tried_rarely_but_for_ever() {
-    let mut state = PoolState::new(10);
+    let mut state = pools(10);
     let link = state.add(config(1), MS);
     let mut now = MS;
     for _ in 0..100 {
@@ -149,7 +156,7 @@ fn refills_that_keep_failing_are_tried_rarely_but_for_ever() {
 
 #[test]
 fn a_spoiled_process_makes_its_link_cold_and_says_so_once() {
-    let mut state = PoolState::new(10);
+    let mut state = pools(10);
     let link = state.add(config(3), MS);
     settle(&mut state, MS);
     assert!(state.spoiled(link, MS));
@@ -163,7 +170,7 @@ fn a_spoiled_process_makes_its_link_cold_and_says_so_once() {
 
 #[test]
 fn a_taker_without_room_takes_the_room_of_what_is_idle_elsewhere() {
-    let mut state = PoolState::new(4);
+    let mut state = pools(4);
     let rich = state.add(config(4), MS);
     settle(&mut state, MS);
     let poor = state.add(config(2), MS);
@@ -179,7 +186,7 @@ fn a_taker_without_room_takes_the_room_of_what_is_idle_elsewhere() {
 
 #[test]
 fn room_goes_to_who_has_waited_longest_whatever_its_link() {
-    let mut state = PoolState::new(1);
+    let mut state = pools(1);
     let busy = state.add(config(0), MS);
     let other = state.add(config(0), MS);
     let Take::Wait(_) = state.take(busy, MS) else {
@@ -198,7 +205,7 @@ fn room_goes_to_who_has_waited_longest_whatever_its_link() {
 
 #[test]
 fn waiting_is_bounded() {
-    let mut state = PoolState::new(1);
+    let mut state = pools(1);
     let link = state.add(config(0), MS);
     for _ in 0..4 {
         assert!(matches!(state.take(link, MS), Take::Wait(_)));
@@ -213,7 +220,7 @@ fn waiting_is_bounded() {
 
 #[test]
 fn draining_gives_everything_back_and_takes_nothing_on() {
-    let mut state = PoolState::new(3);
+    let mut state = pools(3);
     let link = state.add(config(2), MS);
     settle(&mut state, MS);
     assert_eq!(state.take(link, MS), Take::Idle);
@@ -223,7 +230,130 @@ fn draining_gives_everything_back_and_takes_nothing_on() {
     assert_eq!(state.started(link, MS, MS), Started::Surplus);
     state.released(link, MS);
     assert!(state.links.is_empty());
-    assert_eq!(state.processes, 0);
+    assert_eq!(state.totals.processes, 0);
+}
+
+#[test]
+fn where_nobody_may_wait_only_those_do_for_whom_a_start_is_under_way() {
+    let mut state = PoolState::new(Limits {
+        processes_max: 2,
+        waiting_max: 0,
+        refilling_max: 2,
+    });
+    let link = state.add(config(0), MS);
+    assert!(matches!(state.take(link, MS), Take::Wait(_)));
+    assert!(matches!(state.take(link, MS), Take::Wait(_)));
+    assert_eq!(state.take(link, MS), Take::Busy);
+    settle(&mut state, MS);
+    assert_eq!(state.take(link, MS), Take::Busy);
+    state.released(link, MS);
+    assert!(matches!(state.take(link, MS), Take::Wait(_)));
+}
+
+#[test]
+fn room_to_wait_goes_to_the_link_with_fewer_who_do() {
+    let mut state = pools(1);
+    let crowd = state.add(config(0), MS);
+    let other = state.add(config(0), MS);
+    let tickets: Vec<_> = (0..4).map(|_| state.take(crowd, MS)).collect();
+    let Take::Wait(last) = tickets[3] else {
+        panic!("there is room to wait")
+    };
+    state.actions();
+    assert!(matches!(state.take(other, MS), Take::Wait(_)));
+    assert_eq!(state.actions(), [Action::SendAway(crowd, last)]);
+    assert_eq!(state.take(crowd, MS), Take::Busy);
+    // Not without end: one more, and it would have as many.
+    assert_eq!(state.take(other, MS), Take::Busy);
+    assert!(state.actions().is_empty());
+}
+
+#[test]
+fn a_link_that_was_told_busy_and_has_nothing_gets_the_next_room() {
+    let mut state = PoolState::new(Limits {
+        processes_max: 2,
+        waiting_max: 0,
+        refilling_max: 2,
+    });
+    let hungry = state.add(config(2), MS);
+    settle(&mut state, MS);
+    assert_eq!(state.take(hungry, MS), Take::Idle);
+    assert_eq!(state.take(hungry, MS), Take::Idle);
+    let poor = state.add(config(2), MS);
+    for _ in 0..2 {
+        let now = 2 * MS;
+        assert_eq!(state.take(poor, now), Take::Busy);
+        assert_eq!(state.take(hungry, now), Take::Busy);
+        state.released(hungry, now);
+        assert_eq!(state.actions(), [Action::Start(poor)]);
+        assert_eq!(state.started(poor, MS, now), Started::Idle);
+        // It is left to it.
+        assert_eq!(state.take(hungry, now), Take::Busy);
+        assert_eq!(state.take(poor, now), Take::Idle);
+        state.released(poor, now);
+        // But not more than that.
+        assert_eq!(state.actions(), [Action::Start(hungry)]);
+        assert_eq!(state.started(hungry, MS, now), Started::Idle);
+        assert_eq!(state.take(hungry, now), Take::Idle);
+    }
+    // And not for ever, if it does not come back.
+    let now = 3 * MS;
+    assert_eq!(state.take(poor, now), Take::Busy);
+    state.released(hungry, now);
+    settle(&mut state, now);
+    assert_eq!(state.take(hungry, now), Take::Busy);
+    let later = state.next_tick(poor, now).unwrap();
+    state.tick(poor, later);
+    assert!(matches!(state.take(hungry, later), Take::Wait(_)));
+    assert_eq!(state.actions(), [Action::Stop(poor), Action::Start(hungry)]);
+}
+
+#[test]
+fn of_more_links_than_there_is_room_for_those_in_use_are_warm() {
+    let mut state = pools(16);
+    let links: Vec<Member> = (0..100).map(|_| state.add(config(2), MS)).collect();
+    settle(&mut state, MS);
+    let mut now = MS;
+    let mut misses = 0;
+    for round in 0..200 {
+        for link in [&links[7], &links[50], &links[99]] {
+            now += 10 * MS;
+            match state.take(*link, now) {
+                Take::Idle => {}
+                Take::Wait(_) => misses += 1,
+                Take::Busy => panic!("there is room"),
+            }
+            settle(&mut state, now);
+            state.released(*link, now);
+            settle(&mut state, now);
+        }
+        // Now and then somebody else is, and is served too.
+        let other = links[round % 100];
+        assert_ne!(state.take(other, now), Take::Busy);
+        settle(&mut state, now);
+        state.released(other, now);
+        settle(&mut state, now);
+    }
+    assert!(misses <= 3, "{misses} calls of links in use had to wait");
+}
+
+#[test]
+fn refills_begin_a_few_at_a_time_and_calls_do_not_wait_for_them() {
+    let mut state = PoolState::new(Limits {
+        processes_max: 100,
+        waiting_max: 0,
+        refilling_max: 3,
+    });
+    let links: Vec<Member> = (0..10).map(|_| state.add(config(2), MS)).collect();
+    assert_eq!(state.actions().len(), 3);
+    let last = links[9];
+    assert!(matches!(state.take(last, MS), Take::Wait(_)));
+    assert_eq!(state.actions(), [Action::Start(last)]);
+    assert_eq!(state.totals.starting, 4);
+    state.started(last, MS, MS);
+    assert!(state.actions().is_empty(), "there are still three");
+    state.started(links[0], MS, MS);
+    assert_eq!(state.actions().len(), 1);
 }
 
 /// What may happen, with numbers that choose among what there is.
@@ -256,7 +386,7 @@ fn event() -> impl Strategy<Value = Event> {
 /// The pools, and what a runner that does as it is told would have.
 struct Model {
     state: PoolState,
-    processes_max: usize,
+    limits: Limits,
     now: Moment,
     members: Vec<Member>,
     starting: Vec<Member>,
@@ -269,8 +399,8 @@ struct Model {
 }
 
 impl Model {
-    fn new(processes_max: usize, floors: &[usize]) -> Model {
-        let mut state = PoolState::new(processes_max);
+    fn new(limits: Limits, floors: &[usize]) -> Model {
+        let mut state = PoolState::new(limits.clone());
         let members: Vec<Member> = floors
             .iter()
             .map(|floor| state.add(config(*floor), Moment::ZERO))
@@ -281,7 +411,7 @@ impl Model {
             .zip(floors.iter().map(|floor| config(*floor)));
         Model {
             state,
-            processes_max,
+            limits,
             now: Moment::ZERO,
             configs: configs.collect(),
             members,
@@ -360,6 +490,7 @@ impl Model {
             match action {
                 Action::Start(member) => self.starting.push(member),
                 Action::Stop(member) => self.remove_idle(member),
+                Action::SendAway(_, ticket) => self.answer(ticket),
             }
         }
     }
@@ -380,8 +511,8 @@ impl Model {
 
     fn check(&self) {
         let processes = self.starting.len() + self.idle.len() + self.in_use.len();
-        assert_eq!(self.state.processes, processes);
-        assert!(processes <= self.processes_max, "over the cap");
+        assert_eq!(self.state.totals.processes, processes);
+        assert!(processes <= self.limits.processes_max, "over the cap");
         let mut uncovered = 0;
         for member in &self.members {
             let count = |of: &[Member]| of.iter().filter(|of| *of == member).count();
@@ -402,17 +533,22 @@ impl Model {
             if config.floor == 0 || self.drained.contains(member) {
                 assert_eq!(counts.idle, 0);
             }
-            let waits = counts.waiting.saturating_sub(counts.starting);
-            assert!(waits <= config.waiting_max, "more wait than may");
-            uncovered += waits;
+            uncovered += counts.waiting.saturating_sub(counts.starting);
         }
+        assert!(uncovered <= self.limits.waiting_max, "more wait than may");
         if uncovered > 0 {
-            assert_eq!(processes, self.processes_max, "there is room for who waits");
+            let all = self.limits.processes_max;
+            assert_eq!(processes, all, "there is room for who waits");
             assert!(
-                self.idle.is_empty(),
+                self.idle.iter().all(|member| self.is_kept(*member)),
                 "somebody waits for what is idle elsewhere"
             );
         }
+    }
+
+    fn is_kept(&self, member: Member) -> bool {
+        let ranks = &self.state.links[&member].ranks;
+        matches!(ranks.spares, Some(Spare::Kept(_)))
     }
 }
 
@@ -426,10 +562,13 @@ proptest! {
     #[test]
     fn whatever_happens_the_counts_hold_and_everything_comes_back(
         processes_max in 1..12_usize,
+        waiting_max in 0..5_usize,
+        refilling_max in 1..5_usize,
         floors in prop::collection::vec(0..4_usize, 1..4),
         events in prop::collection::vec(event(), 0..300),
     ) {
-        let mut model = Model::new(processes_max, &floors);
+        let limits = Limits { processes_max, waiting_max, refilling_max };
+        let mut model = Model::new(limits, &floors);
         for event in events {
             model.apply(event);
             model.check();
@@ -439,6 +578,7 @@ proptest! {
         while !(model.waiting.is_empty() && model.starting.is_empty() && model.in_use.is_empty()) {
             model.apply(Event::Release(0));
             model.apply(Event::StartSucceeds(0));
+            model.apply(Event::Wait(1_000));
             model.check();
         }
         model.apply(Event::Wait(600_000));
@@ -455,7 +595,7 @@ proptest! {
             }
             model.check();
         }
-        prop_assert_eq!(model.state.processes, 0);
+        prop_assert_eq!(model.state.totals.processes, 0);
         prop_assert!(model.state.links.is_empty());
         prop_assert!(model.idle.is_empty() && model.waiting.is_empty());
     }

@@ -1,0 +1,212 @@
+//! One link's pool: what it has, what it should have, and where that puts it
+//! among the others.
+
+use std::cmp::Reverse;
+use std::collections::VecDeque;
+use std::f64::consts::LOG2_E;
+use std::time::Duration;
+
+use super::orders::{Heat, Ranks, Spare};
+use super::{Config, Counts, Moment, Ticket};
+
+/// How much of the arrivals' past counts: after this long without any, the rate
+/// has fallen to 37 %.
+const ARRIVALS_WINDOW: Duration = Duration::from_secs(5);
+
+/// How many times the arrivals of one start's time are kept in reserve, since
+/// they do not come evenly.
+const HEADROOM: f64 = 2.0;
+
+/// How much a start's time changes what starts are taken to take.
+const START_TIME_WEIGHT: f64 = 0.2;
+
+/// How long refilling rests after a failed start: at first, and at most.
+pub(super) const REFILL_BACKOFF_MIN: Duration = Duration::from_millis(100);
+pub(super) const REFILL_BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+/// How long a link that was told busy and has nothing at all goes before others:
+/// long enough to come back.
+const OWED_FOR: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) config: Config,
+    pub(super) idle: usize,
+    pub(super) starting: usize,
+    pub(super) in_use: usize,
+    /// Those who wait, oldest first; starts under way are for the first ones.
+    pub(super) waiting: VecDeque<Ticket>,
+    arrivals: Arrivals,
+    /// What a start takes; `None` before the first.
+    start_time: Option<Duration>,
+    /// Starts that failed since one succeeded.
+    failures: u32,
+    pub(super) refill_at: Moment,
+    /// Until when it goes before others.
+    owed_until: Moment,
+    pub(super) is_cold: bool,
+    pub(super) is_draining: bool,
+    /// Where it stands in the orders.
+    pub(super) ranks: Ranks,
+}
+
+impl Link {
+    pub(super) fn new(config: Config) -> Link {
+        Link {
+            config,
+            idle: 0,
+            starting: 0,
+            in_use: 0,
+            waiting: VecDeque::new(),
+            arrivals: Arrivals::default(),
+            start_time: None,
+            failures: 0,
+            refill_at: Moment::ZERO,
+            owed_until: Moment::ZERO,
+            is_cold: false,
+            is_draining: false,
+            ranks: Ranks::default(),
+        }
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        Counts {
+            idle: self.idle,
+            starting: self.starting,
+            in_use: self.in_use,
+            waiting: self.waiting.len(),
+        }
+    }
+
+    pub(super) fn processes(&self) -> usize {
+        self.idle + self.starting + self.in_use
+    }
+
+    /// Takers with no start under way for them.
+    pub(super) fn uncovered(&self) -> usize {
+        self.waiting.len().saturating_sub(self.starting)
+    }
+
+    /// What is idle, or will be when all starts have succeeded.
+    pub(super) fn reserve(&self) -> usize {
+        self.idle + self.starting.saturating_sub(self.waiting.len())
+    }
+
+    /// How much reserve there should be where nothing is called.
+    pub(super) fn wanted_at_rest(&self) -> usize {
+        if self.is_cold || self.is_draining {
+            0
+        } else {
+            self.config.floor
+        }
+    }
+
+    /// How much reserve there should be: enough for the calls that come while
+    /// another process is started.
+    pub(super) fn wanted(&self, now: Moment) -> usize {
+        let floor = self.wanted_at_rest();
+        if floor == 0 {
+            return 0;
+        }
+        let start_time = self.start_time.unwrap_or_default().as_secs_f64();
+        let arrivals = self.arrivals.rate_per_second(now) * start_time;
+        // A float that is too large for an integer becomes the largest one.
+        let reserve = (arrivals * HEADROOM).ceil() as usize;
+        reserve.min(self.config.idle_max).max(floor)
+    }
+
+    /// Somebody wants a process; true if an idle one is theirs.
+    pub(super) fn arrive(&mut self, now: Moment) -> bool {
+        self.arrivals.record(now);
+        if self.idle == 0 {
+            return false;
+        }
+        self.idle -= 1;
+        self.take();
+        true
+    }
+
+    /// A process is taken.
+    pub(super) fn take(&mut self) {
+        self.in_use += 1;
+        self.owed_until = Moment::ZERO;
+    }
+
+    /// Somebody was told busy.
+    pub(super) fn refuse(&mut self, now: Moment) {
+        if self.processes() == 0 {
+            self.owed_until = now + OWED_FOR;
+        }
+    }
+
+    /// A start has succeeded and took that long.
+    pub(super) fn learn_start(&mut self, took: Duration) {
+        self.failures = 0;
+        self.refill_at = Moment::ZERO;
+        let before = self.start_time.unwrap_or(took);
+        let learnt = before.mul_f64(1.0 - START_TIME_WEIGHT) + took.mul_f64(START_TIME_WEIGHT);
+        self.start_time = Some(learnt);
+    }
+
+    /// A start has failed.
+    pub(super) fn learn_failure(&mut self, now: Moment) {
+        let backoff = REFILL_BACKOFF_MIN.saturating_mul(1 << self.failures.min(16));
+        self.failures = self.failures.saturating_add(1);
+        self.refill_at = now + backoff.min(REFILL_BACKOFF_MAX);
+    }
+
+    /// Where it is to stand in the orders now.
+    pub(super) fn ranked(&self, now: Moment) -> Ranks {
+        let heat = self.arrivals.heat();
+        let is_owed = now < self.owed_until;
+        let reserve = self.reserve();
+        let spares = match self.idle {
+            0 => None,
+            1 if is_owed => Some(Spare::Kept(self.owed_until)),
+            idle => Some(Spare::Free(heat, Reverse(idle))),
+        };
+        let wants = self.refill_at <= now && reserve < self.wanted(now);
+        let wants = wants.then_some((Reverse(is_owed && reserve == 0), Reverse(heat), reserve));
+        Ranks {
+            needs: self.waiting.get(self.starting).copied(),
+            spares,
+            wants,
+        }
+    }
+}
+
+/// How often a link is called: an average that forgets.
+#[derive(Debug, Default)]
+struct Arrivals {
+    rate_per_second: f64,
+    /// The last one.
+    at: Moment,
+}
+
+impl Arrivals {
+    fn record(&mut self, now: Moment) {
+        let rate_per_second = self.rate_per_second(now) + ARRIVALS_WINDOW.as_secs_f64().recip();
+        *self = Arrivals {
+            rate_per_second,
+            at: now.max(self.at),
+        };
+    }
+
+    /// How much it is called, compared with others: in powers of two, so that
+    /// those which are called together are alike. All rates fall alike as time
+    /// passes, so what this compares stays true.
+    fn heat(&self) -> Heat {
+        if self.rate_per_second == 0.0 {
+            return Heat::MIN;
+        }
+        let windows = self.at.div_duration_f64(ARRIVALS_WINDOW);
+        (self.rate_per_second.log2() + windows * LOG2_E).floor() as Heat
+    }
+
+    fn rate_per_second(&self, now: Moment) -> f64 {
+        let windows = now
+            .saturating_sub(self.at)
+            .div_duration_f64(ARRIVALS_WINDOW);
+        self.rate_per_second * (-windows).exp()
+    }
+}
