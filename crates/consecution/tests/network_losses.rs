@@ -1,0 +1,81 @@
+//! Runners that are killed in the middle of a call, as users have them.
+
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use consecution::link_store::LinkStore;
+use consecution::link_store::etcd::Etcd;
+use rustix::process::Signal;
+use support::chain::{Link, chain_with, shell};
+use support::command::eventually;
+use support::http::Reply;
+use support::network::{Servers, until_ready};
+
+/// How long the link takes, and the whole call may.
+const WORK: Duration = Duration::from_secs(2);
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Reads all, takes its time, and writes what it has read.
+fn slow() -> Link {
+    shell(&format!("x=$(cat); sleep {}; echo $x", WORK.as_secs()))
+}
+
+/// Makes a call of a chain of that link, whose runner is killed when it is at
+/// work, while there is another; and says how long the reply took from then on.
+fn call_on_a_killed_runner(servers: &Servers, link: Link) -> (Reply, Duration) {
+    let chain = chain_with(&format!("Deadline: {}", DEADLINE.as_secs()), [link]);
+    let doomed = servers.runner("doomed");
+    let portal = servers.portal(&[&chain]);
+    until_ready(&portal);
+    let mut client = portal.connect();
+    client.send_request("POST", "/", &[], b"some input");
+    let _other = servers.runner("other");
+    until_serving(servers, "other");
+    doomed.signal(Signal::KILL);
+    let killed = Instant::now();
+    (client.reply(), killed.elapsed())
+}
+
+fn until_serving(servers: &Servers, runner: &str) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let store = runtime.block_on(async { Etcd::new(&servers.etcd.options()).unwrap() });
+    eventually("the runner to serve", || {
+        let runners = runtime.block_on(store.runners()).unwrap();
+        (runners.get(runner)?.serving > 0).then_some(())
+    });
+}
+
+#[test]
+fn a_call_whose_runner_is_killed_succeeds_on_another() {
+    let Some(servers) = Servers::start() else {
+        cannot_run_here!("nats-server, etcd or etcdctl is missing");
+    };
+    let (reply, elapsed) = call_on_a_killed_runner(&servers, slow());
+    assert_eq!(reply.expect(200).text(), "some input\n");
+    assert!(elapsed < DEADLINE / 2, "{elapsed:?}");
+}
+
+#[test]
+fn a_link_with_a_network_is_lost_with_its_runner_and_says_so() {
+    let Some(servers) = Servers::start() else {
+        cannot_run_here!("nats-server, etcd or etcdctl is missing");
+    };
+    let (reply, elapsed) = call_on_a_killed_runner(&servers, slow().with("Network", "host"));
+    let problem = reply.problem(502);
+    assert_eq!(
+        (&problem["title"], &problem["runner"]),
+        (&"a link was lost".into(), &"doomed".into())
+    );
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(
+        detail.ends_with("not called again, since it has a network"),
+        "{detail}"
+    );
+    assert!(elapsed < DEADLINE / 2, "{elapsed:?}");
+}
