@@ -5,10 +5,12 @@
 pub(crate) mod chain;
 pub(crate) mod command;
 pub(crate) mod etcd;
+pub(crate) mod faults;
 pub(crate) mod home;
 pub(crate) mod http;
 pub(crate) mod leftovers;
 pub(crate) mod nats;
+pub(crate) mod netns;
 pub(crate) mod network;
 pub(crate) mod plain_nats;
 pub(crate) mod portal;
