@@ -27,6 +27,15 @@ pub(crate) struct Arguments {
         value_parser = super::at_least_one
     )]
     processes_max: usize,
+    /// Calls over all links that may wait here while all processes are in use.
+    /// Others are sent to another runner at once.
+    #[arg(
+        long,
+        env = "CONSECUTION_WAITING_MAX",
+        value_name = "NUMBER",
+        default_value_t = 0
+    )]
+    waiting_max: usize,
     /// Where to offer /metrics, /healthz and /readyz [default: nowhere].
     #[arg(long, env = "CONSECUTION_LISTEN", value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
@@ -61,6 +70,7 @@ async fn run(arguments: Arguments, images: Images) -> anyhow::Result<()> {
     let options = Options {
         name: Some(name),
         processes_max: arguments.processes_max,
+        waiting_max: arguments.waiting_max,
         ..Options::default()
     };
     let runner = network.runner(options, images);
