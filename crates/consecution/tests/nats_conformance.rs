@@ -1,5 +1,7 @@
 //! The transport over NATS does what every transport must do.
 
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 mod support;
 
 use consecution::transport::conformance;

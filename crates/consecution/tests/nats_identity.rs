@@ -10,9 +10,9 @@ use std::process::{Command, Stdio};
 use consecution::config::{NatsIdentity, NatsOptions, Secret, Tls};
 use consecution::transport::conformance::fake;
 use consecution::transport::nats::{Connection, Nats, Role};
-use consecution::transport::{Request, Transport};
+use consecution::transport::{Request, Transport, conformance, subject};
 use support::command::PATIENCE;
-use support::nats::{NatsServer, connect, serve};
+use support::nats::{NatsServer, Two, connect, serve};
 use tokio::time::timeout;
 
 /// An NKey that is in the documentation of NATS, so no secret.
@@ -220,4 +220,59 @@ async fn who_wants_encryption_does_not_go_without() {
         client_files: None,
     };
     expect_refusal(&with_tls(&server, tls), "127.0.0.1").await;
+}
+
+/// What `docs/protocol.md` says that portals and runners need, and no more.
+const PERMISSIONS: &str = r#"
+authorization {
+  users: [
+    {
+      user: portal, password: pw
+      permissions: {
+        publish: ["consecution.link.>", "_INBOX.runner.>"]
+        subscribe: "_INBOX.portal.>"
+      }
+    }
+    {
+      user: runner, password: pw
+      permissions: {
+        publish: ["_INBOX.portal.>", "_INBOX.runner.>"]
+        subscribe: ["consecution.link.> runners", "_INBOX.runner.>"]
+        allow_responses: true
+      }
+    }
+    {
+      user: plain, password: pw
+      permissions: {
+        publish: "consecution.link.>"
+        subscribe: "_INBOX.>"
+      }
+    }
+  ]
+}
+"#;
+
+#[tokio::test]
+async fn the_permissions_that_are_documented_are_enough() {
+    let Some(server) = NatsServer::start(PERMISSIONS) else {
+        cannot_run_here!("there is no nats-server");
+    };
+    let user = |user: &str| {
+        let identity = NatsIdentity::Password {
+            user: user.to_owned(),
+            password: Secret::new("pw"),
+        };
+        with(&server, identity)
+    };
+    let two = Two {
+        portal: connect(&user("portal"), Role::Portal).await,
+        runner: connect(&user("runner"), Role::Runner).await,
+    };
+    conformance::all(&two).await;
+    let (id, registration) = serve(&two, fake::echo()).await;
+    let plain = async_nats::ConnectOptions::with_user_and_password("plain".into(), "pw".into());
+    let plain = plain.connect(server.url()).await.unwrap();
+    let reply = plain.request(subject::of_link(id), "hello".into()).await;
+    assert_eq!(reply.unwrap().payload, "hello");
+    timeout(PATIENCE, registration.drain()).await.unwrap();
 }

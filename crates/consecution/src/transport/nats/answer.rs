@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use super::body::{self, Handed, Piece, Sink, Source};
-use super::exchange::{ALIVE_EVERY, Broken, Event, Exchange};
+use super::exchange::{self, ALIVE_EVERY, Broken, Event, Exchange};
 use super::head::{self, Fault, HEADERS_BYTES_MAX, Offer, RequestHead};
 use super::line::{Line, Next};
 use super::server::Replying;
@@ -26,6 +26,9 @@ const COMPLETE_WAIT: Duration = Duration::from_millis(20);
 
 /// The largest output that travels in one message, whatever the server allows.
 const WHOLE_BYTES_MAX: usize = 1024 * 1024;
+
+/// How many bytes one byte of standard error may take in a header.
+const ESCAPED_MAX: usize = 3;
 
 /// The deadline of a caller who names none and shows no sign of life, so that
 /// nobody could tell whether it still waits.
@@ -90,8 +93,11 @@ impl Answer<'_> {
         if let Some(cut) = output.cut() {
             return Err(Fault::OutputCut(Arc::clone(&cut.reason)));
         }
-        let stdout = output.whole(room).ok_or(Fault::TooLarge)?;
-        self.complete(stdout, reply.outcome.await).await;
+        if !output.is_whole(room) {
+            return Err(Fault::TooLarge);
+        }
+        let outcome = reply.outcome.await;
+        self.complete(output.take_all(), outcome).await;
         Ok(())
     }
 
@@ -139,9 +145,9 @@ impl Answer<'_> {
         };
         if offer.is_whole
             && line.is_none()
-            && let Some((stdout, outcome)) = self.completed(&mut taken).await
+            && let Some(outcome) = self.completed(&mut taken).await
         {
-            self.complete(stdout, outcome).await;
+            self.complete(taken.output.take_all(), outcome).await;
             return Ok(());
         }
         let line = line.unwrap_or_else(|| self.line(offer));
@@ -152,7 +158,11 @@ impl Answer<'_> {
             outcome: taken.outcome,
             stderr: taken.stderr,
         };
-        stream.run(!offer.is_whole).await;
+        let window = match offer.is_whole {
+            true => 0,
+            false => exchange::window(self.to.shared.inbox.count()),
+        };
+        stream.run(window).await;
         Ok(())
     }
 
@@ -194,21 +204,24 @@ impl Answer<'_> {
         }
     }
 
-    /// What the call gave, if it is over soon and fits into one message.
-    async fn completed(&self, taken: &mut Taken) -> Option<(Bytes, Outcome)> {
+    /// How the call ended, if that is soon and all of it fits into one message.
+    async fn completed(&self, taken: &mut Taken) -> Option<Outcome> {
         let (until, room) = (self.received + COMPLETE_WAIT, self.room());
         timeout_at(until, taken.output.gather(room)).await.ok()?;
-        let stdout = taken.output.whole(room)?;
+        if !taken.output.is_whole(room) {
+            return None;
+        }
         let outcome = timeout_at(until, taken.outcome.clone()).await.ok()?;
         if let Some(stderr) = &mut taken.stderr {
             // What it has said meanwhile must go to whoever listens.
             let _ = stderr.begin().now_or_never();
-            if stderr.has_some() {
+            if stderr.held_bytes() > 0 {
                 return None;
             }
         }
-        let fits = 3 * outcome.stderr.len() <= room.saturating_sub(stdout.len());
-        fits.then_some((stdout, outcome))
+        let left = room.saturating_sub(taken.output.held_bytes());
+        let fits = ESCAPED_MAX * outcome.stderr.len() <= left;
+        fits.then_some(outcome)
     }
 }
 
@@ -256,8 +269,8 @@ enum Step {
 impl Stream {
     /// Until all is said. Where the caller is lost, the process is stopped by
     /// dropping its output and cutting its input.
-    async fn run(mut self, goes_on: bool) {
-        let accept = self.line.exchange.accept(goes_on);
+    async fn run(mut self, window: u64) {
+        let accept = self.line.exchange.accept(window);
         let result = match self.line.send(accept).await {
             Ok(()) => self.exchange().await,
             Err(broken) => Err(broken),

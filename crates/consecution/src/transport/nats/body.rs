@@ -88,21 +88,24 @@ impl Source {
         .await;
     }
 
-    /// All of it, if all has been pulled and is no more than `room` bytes.
-    pub(super) fn whole(&mut self, room: usize) -> Option<Bytes> {
-        if !matches!(self.rest, Rest::Nothing) || self.held_bytes > room {
-            return None;
-        }
-        if self.held.len() > 1 {
-            let all = self.put_together(room);
-            self.held = VecDeque::from([all]);
-        }
-        Some(self.held.front().cloned().unwrap_or_default())
+    /// Whether all of it has been pulled and is no more than `room` bytes.
+    pub(super) fn is_whole(&self, room: usize) -> bool {
+        matches!(self.rest, Rest::Nothing) && self.held_bytes <= room
     }
 
-    /// Whether something has been pulled that was not taken.
-    pub(super) fn has_some(&self) -> bool {
-        !self.held.is_empty()
+    /// Takes all that has been pulled.
+    pub(super) fn take_all(&mut self) -> Bytes {
+        let all = match self.held.len() {
+            0 | 1 => self.held.pop_front().unwrap_or_default(),
+            _ => self.put_together(self.held_bytes),
+        };
+        self.held_bytes = 0;
+        all
+    }
+
+    /// How much has been pulled that was not taken.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.held_bytes
     }
 
     /// Why it was cut off, if it was.
@@ -334,7 +337,7 @@ mod tests {
         for room in 0..12 {
             let mut source = Source::new(body_of(&["abc", "def", "ghi"]));
             source.gather(room).await;
-            assert_eq!(source.whole(room).is_some(), room >= 9);
+            assert_eq!(source.is_whole(room), room >= 9);
             let first = source.take(room);
             assert!(first.len() <= room);
             source.put_back(first);
@@ -346,7 +349,7 @@ mod tests {
     async fn a_cut_stays_a_cut() {
         let mut source = Source::new(fake::cut_off(["some"], "on purpose"));
         source.gather(100).await;
-        assert!(source.whole(100).is_none());
+        assert!(!source.is_whole(100));
         assert!(source.into_body().collect().await.is_err());
         let mut source = Source::new(fake::cut_off(["some"], "on purpose"));
         assert!(matches!(source.next(100).await, Piece::Data(_)));

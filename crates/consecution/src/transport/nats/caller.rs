@@ -15,11 +15,12 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::body::{self, Handed, Piece, Sink, Source, StderrSink};
 use super::connection::{Shared, publish};
-use super::exchange::{Broken, Event, Exchange, FRAME_BYTES_MAX, WINDOW_BYTES};
+use super::exchange::{self, Broken, Event, Exchange, FRAME_BYTES_MAX, SILENCE_MAX};
 use super::frame::Frame;
 use super::head::{self, End, HEADERS_BYTES_MAX, Offer, ReplyHead, RequestHead};
 use super::inbox::Mailbox;
 use super::line::{self, Line, Next};
+use crate::trace::Trace;
 use crate::transport::subject;
 use crate::transport::{
     Body, Cut, Ending, Outcome, PendingOutcome, Refusal, RefusalReason, Reply, Request,
@@ -108,33 +109,31 @@ struct Call<'a> {
     shared: &'a Arc<Shared>,
     client: Arc<Client>,
     mailbox: Mailbox,
-    /// Its head, and what its body has not sent.
-    head: RequestHead,
-    source: Source,
+    trace: Trace,
+    deadline: Option<Instant>,
+    stderr: Option<mpsc::Sender<Bytes>>,
+    offer: Offer,
     /// What the first message carries of the body, until it is taken.
     first: Bytes,
-    stderr: Option<mpsc::Sender<Bytes>>,
-    deadline: Option<Instant>,
+    /// And what it does not.
+    source: Source,
 }
 
 impl<'a> Call<'a> {
     fn new(shared: &'a Arc<Shared>, client: Arc<Client>, request: Request) -> Call<'a> {
-        let head = RequestHead {
-            trace: request.trace,
-            deadline: request.deadline,
-            stream: None,
-            live_stderr: request.stderr.is_some(),
-            is_probe: false,
-        };
         Call {
             shared,
             client,
             mailbox: shared.inbox.open(),
-            head,
-            source: Source::new(request.body),
-            first: Bytes::new(),
-            stderr: request.stderr,
+            trace: request.trace,
             deadline: request.deadline,
+            stderr: request.stderr,
+            offer: Offer {
+                is_whole: false,
+                credit: exchange::window(shared.inbox.count()),
+            },
+            first: Bytes::new(),
+            source: Source::new(request.body),
         }
     }
 
@@ -142,36 +141,31 @@ impl<'a> Call<'a> {
     async fn gather(&mut self, room: usize) {
         let _ = timeout(FIRST_BYTES_WAIT, self.source.begin()).await;
         let _ = timeout(REST_WAIT, self.source.gather(room)).await;
-        let whole = self.source.whole(room);
-        self.head.stream = Some(Offer {
-            is_whole: whole.is_some(),
-            credit: WINDOW_BYTES,
-        });
-        self.first = match whole {
-            Some(whole) => {
-                // Nothing of it is left to be sent.
-                self.source.take(usize::MAX);
-                whole
-            }
-            None => self.source.take(room.min(FRAME_BYTES_MAX)),
+        self.offer.is_whole = self.source.is_whole(room);
+        self.first = match self.offer.is_whole {
+            true => self.source.take_all(),
+            false => self.source.take(room.min(FRAME_BYTES_MAX)),
         };
     }
 
     async fn send(&mut self, id: LinkId) -> Result<(), Arc<str>> {
-        let headers = self.head.write(Instant::now());
+        let head = RequestHead {
+            trace: self.trace.clone(),
+            deadline: self.deadline,
+            stream: Some(self.offer),
+            live_stderr: self.stderr.is_some(),
+            is_probe: false,
+        };
+        let headers = head.write(Instant::now());
         let (link, reply) = (subject::of_link(id).into(), self.mailbox.subject.clone());
         let (client, first) = (&self.client, self.first.clone());
         publish(client, link, Some(reply), headers, first, SEND_WAIT_MAX).await
     }
 
-    fn goes_on(&self) -> bool {
-        self.head.stream.is_some_and(|offer| !offer.is_whole)
-    }
-
     /// Waits until a runner has taken the call, or nobody has.
     async fn taken(mut self) -> Result<Reply, Refusal> {
         let give_up = self.deadline.map(|deadline| deadline + OVERDUE_GRACE);
-        let mut exchange = Exchange::of_caller(Instant::now(), self.goes_on(), give_up);
+        let mut exchange = Exchange::of_caller(Instant::now(), self.offer, give_up);
         let mut patience = Instant::now() + FIRST_SIGN_WAIT_MAX;
         loop {
             let until = give_up.map_or(patience, |give_up| give_up.min(patience));
@@ -201,7 +195,7 @@ impl<'a> Call<'a> {
                 return self.answered(&message);
             }
             match self.framed(&mut exchange, &message).await {
-                Ok(None) => patience = exchange.due().max(Instant::now() + FIRST_SIGN_WAIT_MAX),
+                Ok(None) => patience = Instant::now() + SILENCE_MAX,
                 Ok(Some(runner)) => return Ok(self.accepted(exchange, &message, runner)),
                 Err(broken) => return Ok(lost(ending_of(&broken))),
             }
@@ -266,7 +260,7 @@ impl<'a> Call<'a> {
 
     /// A runner goes on with the call in frames.
     fn accepted(self, exchange: Exchange, message: &Message, runner: Option<Arc<str>>) -> Reply {
-        let goes_on = self.goes_on();
+        let goes_on = !self.offer.is_whole;
         let peer = message.reply.clone().unwrap_or_else(|| "".into());
         let (sink, body) = body::channel();
         let (tell, outcome) = PendingOutcome::channel();
@@ -290,7 +284,7 @@ impl<'a> Call<'a> {
         self.source.put_back(self.first);
         let request = Request {
             body: self.source.into_body(),
-            trace: self.head.trace,
+            trace: self.trace,
             deadline: self.deadline,
             stderr: self.stderr,
         };

@@ -45,8 +45,9 @@ const CONNECT_WAIT_MAX: Duration = Duration::from_secs(5);
 /// requests become tasks at once.
 const SUBSCRIPTION_MESSAGES_MAX: usize = 64 * 1024;
 
-/// Messages that may wait to be written; whoever has one more waits.
-const OUTGOING_MESSAGES_MAX: usize = 1024;
+/// Messages that may wait to be written; whoever has one more waits its turn.
+/// Few, so that a sign of life does not wait behind hundreds of large frames.
+const OUTGOING_MESSAGES_MAX: usize = 128;
 
 /// How many calls one connection answers at a time. The pool's own bound is far
 /// lower; this one keeps a flood of requests from taking all memory.

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::frame::{Frame, Numbered};
+use super::head::Offer;
 use crate::transport::Outcome;
 
 /// The largest piece of a body in one frame: large enough that the cost of a
@@ -24,7 +25,21 @@ pub(super) const FRAME_OVERHEAD_BYTES: u64 = 512;
 
 /// How much of one body may be under way: four of the largest frames, so that
 /// neither side waits for the other where both are quick.
-pub(super) const WINDOW_BYTES: u64 = 4 * (FRAME_BYTES_MAX as u64 + FRAME_OVERHEAD_BYTES);
+const WINDOW_BYTES: u64 = 4 * (FRAME_BYTES_MAX as u64 + FRAME_OVERHEAD_BYTES);
+
+/// How much may be under way to one connection, of all calls together. What a
+/// receiver is slow to take waits in the server, which cuts off whoever lets
+/// more than 64 MiB wait (its `max_pending`).
+const CONNECTION_WINDOW_BYTES: u64 = 32 * 1024 * 1024;
+
+/// The least that makes sense for one body.
+const WINDOW_BYTES_MIN: u64 = 32 * 1024;
+
+/// The window for one more body where so many calls are under way.
+pub(super) fn window(calls: usize) -> u64 {
+    let share = CONNECTION_WINDOW_BYTES / (calls.max(1) as u64);
+    share.clamp(WINDOW_BYTES_MIN, WINDOW_BYTES)
+}
 
 /// How much of standard error may be under way; it is read by people.
 pub(super) const STDERR_WINDOW_BYTES: u64 = 64 * 1024;
@@ -121,15 +136,15 @@ pub(super) enum Broken {
 }
 
 impl Exchange {
-    /// A caller's side. `goes_on` tells whether the request's body is still to
-    /// be sent, `give_up` when to stop waiting for the runner.
-    pub(super) fn of_caller(now: Instant, goes_on: bool, give_up: Option<Instant>) -> Exchange {
+    /// A caller's side, to a runner who may send so much at first. `give_up` is
+    /// when to stop waiting for it.
+    pub(super) fn of_caller(now: Instant, offer: Offer, give_up: Option<Instant>) -> Exchange {
         let mut outgoing = Outgoing::new(0);
-        outgoing.is_over = !goes_on;
+        outgoing.is_over = offer.is_whole;
         Exchange {
             give_up,
             outgoing,
-            incoming: Incoming::new(WINDOW_BYTES),
+            incoming: Incoming::new(offer.credit),
             stderr_incoming: Incoming::new(STDERR_WINDOW_BYTES),
             ..Exchange::new(now)
         }
@@ -165,12 +180,11 @@ impl Exchange {
         Numbered { number, frame }
     }
 
-    /// Takes the call. Where the request's body goes on, the caller may send so
-    /// much of it.
-    pub(super) fn accept(&mut self, goes_on: bool) -> Numbered {
-        let credit = if goes_on { WINDOW_BYTES } else { 0 };
+    /// Takes the call. The caller may send so much of the request's body at
+    /// first; 0 where it has sent all of it.
+    pub(super) fn accept(&mut self, credit: u64) -> Numbered {
         self.incoming = Incoming::new(credit);
-        self.incoming.is_over = !goes_on;
+        self.incoming.is_over = credit == 0;
         let runner = None;
         self.number(Frame::Accept { credit, runner })
     }

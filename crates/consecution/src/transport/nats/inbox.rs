@@ -68,6 +68,11 @@ impl Inbox {
         }
     }
 
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        lock(&self.open).by_token.len()
+    }
+
     pub(super) fn deliver(&self, message: Message) -> Delivery {
         let token = message.subject.strip_prefix(&self.prefix);
         let token = token.and_then(|token| u64::from_str_radix(token, 16).ok());

@@ -21,6 +21,11 @@ fn bytes_at(place: usize, length: usize) -> Bytes {
 
 const PERIOD: usize = 251;
 
+fn offer(is_whole: bool) -> Offer {
+    let credit = WINDOW_BYTES;
+    Offer { is_whole, credit }
+}
+
 /// What one side does, or what is done to what is under way.
 #[derive(Debug, Clone, Copy)]
 enum Act {
@@ -157,10 +162,10 @@ impl Pair {
         let now = Instant::now();
         let mut pair = Pair {
             now,
-            caller: Side::new(Exchange::of_caller(now, true, None)),
+            caller: Side::new(Exchange::of_caller(now, offer(false), None)),
             runner: Side::new(Exchange::of_runner(now, WINDOW_BYTES)),
         };
-        let accept = pair.runner.exchange.accept(true);
+        let accept = pair.runner.exchange.accept(WINDOW_BYTES);
         pair.caller.inbox.push_back(accept);
         pair
     }
@@ -324,7 +329,7 @@ fn tiny_frames_are_bounded_too() {
 fn more_than_was_allowed_ends_the_exchange() {
     let now = Instant::now();
     let mut runner = Exchange::of_runner(now, 0);
-    runner.accept(true);
+    runner.accept(WINDOW_BYTES);
     let mut violation = None;
     for number in 0..10 {
         let frame = Frame::Data(vec![0; FRAME_BYTES_MAX].into());
@@ -336,14 +341,24 @@ fn more_than_was_allowed_ends_the_exchange() {
     assert!(matches!(violation, Some(Broken::Violation(_))));
     // To a request that is whole nothing may be added.
     let mut runner = Exchange::of_runner(now, 0);
-    runner.accept(false);
+    runner.accept(0);
     for frame in [Frame::End, Frame::Data("x".into())] {
         let mut runner = Exchange::of_runner(now, 0);
-        runner.accept(false);
+        runner.accept(0);
         assert!(runner.receive(Numbered { number: 0, frame }, now).is_err());
     }
     // Nor is a caller sent what it has given no credit for.
     assert_eq!(runner.room(), 0);
+}
+
+#[test]
+fn many_calls_share_what_a_connection_may_have_under_way() {
+    assert_eq!(window(0), WINDOW_BYTES);
+    assert_eq!(window(1), WINDOW_BYTES);
+    for calls in [100, 500, 1_000] {
+        assert!(window(calls) * calls as u64 <= CONNECTION_WINDOW_BYTES);
+    }
+    assert_eq!(window(1_000_000), WINDOW_BYTES_MIN);
 }
 
 #[test]
@@ -354,7 +369,7 @@ fn nothing_comes_after_an_end() {
         Frame::End,
         Frame::Cut("because".into()),
     ] {
-        let mut caller = Exchange::of_caller(now, true, None);
+        let mut caller = Exchange::of_caller(now, offer(false), None);
         let end = Numbered {
             number: 0,
             frame: Frame::End,
@@ -385,22 +400,21 @@ fn a_body_that_is_not_read_any_more_is_neither_sent_nor_kept() {
 #[test]
 fn each_side_shows_that_it_lives_and_notices_when_the_other_does_not() {
     let start = Instant::now();
-    let mut exchange = Exchange::of_caller(start, true, None);
-    let mut now = start;
+    let mut exchange = Exchange::of_caller(start, offer(false), None);
     let mut signs = 0;
-    let lost = loop {
-        now = exchange.due();
+    let (lost, now) = loop {
+        let now = exchange.due();
         match exchange.tick(now) {
             Ok(true) => signs += 1,
             Ok(false) => {}
-            Err(broken) => break broken,
+            Err(broken) => break (broken, now),
         }
     };
     assert_eq!(lost, Broken::Silent);
     assert_eq!(now, start + SILENCE_MAX);
     assert_eq!(signs, SILENCE_MAX.as_millis() / ALIVE_EVERY.as_millis());
     // Whatever comes is a sign of life.
-    let mut exchange = Exchange::of_caller(start, true, None);
+    let mut exchange = Exchange::of_caller(start, offer(false), None);
     let later = start + SILENCE_MAX - ALIVE_EVERY;
     let alive = Numbered {
         number: 0,
@@ -414,7 +428,7 @@ fn each_side_shows_that_it_lives_and_notices_when_the_other_does_not() {
 fn a_caller_does_not_wait_beyond_its_deadline() {
     let now = Instant::now();
     let give_up = now + Duration::from_secs(1);
-    let mut exchange = Exchange::of_caller(now, true, Some(give_up));
+    let mut exchange = Exchange::of_caller(now, offer(false), Some(give_up));
     assert!(exchange.due() <= give_up);
     assert!(exchange.tick(give_up - Duration::from_millis(1)).is_ok());
     assert_eq!(exchange.tick(give_up), Err(Broken::Overdue));
@@ -424,12 +438,12 @@ fn a_caller_does_not_wait_beyond_its_deadline() {
 fn an_outcome_comes_through() {
     let now = Instant::now();
     let (mut caller, mut runner) = (
-        Exchange::of_caller(now, false, None),
+        Exchange::of_caller(now, offer(true), None),
         Exchange::of_runner(now, WINDOW_BYTES),
     );
     let outcome = Outcome::lost("it fell over");
     let frames = [
-        runner.accept(false),
+        runner.accept(0),
         runner.end(Ok(())),
         runner.outcome(outcome),
     ];
