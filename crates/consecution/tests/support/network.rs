@@ -7,6 +7,7 @@ use super::chain::ChainFile;
 use super::command::{Finished, PATIENCE, consecution, eventually, finish};
 use super::etcd::Etcd;
 use super::http::{Served, listen};
+use super::leftovers::{Seen, descendants};
 use super::nats::NatsServer;
 use super::running::Running;
 
@@ -103,4 +104,22 @@ pub(crate) fn until_ready(portal: &Served) {
         let reply = portal.request("GET", "/readyz", b"");
         (reply.status == 200).then_some(())
     });
+}
+
+/// What scripts run once they have their input, so that processes at work can be
+/// told from those kept in reserve.
+pub(crate) const AT_WORK: &str = "sleep 98765";
+
+/// Waits until so many processes of these runners run [`AT_WORK`].
+#[track_caller]
+pub(crate) fn until_at_work(runners: &[&Running], processes: usize) -> Vec<Seen> {
+    eventually("processes to be at work", || {
+        let all = runners
+            .iter()
+            .flat_map(|runner| descendants(runner.process()));
+        let found: Vec<_> = all
+            .filter(|process| process.command.trim_end() == AT_WORK)
+            .collect();
+        (found.len() == processes).then_some(found)
+    })
 }

@@ -2,18 +2,19 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStderr, Command, Stdio};
-use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::command::{self, Finished, PATIENCE};
+use super::command::{self, Finished, PATIENCE, eventually};
 
 /// A command that runs; killed when dropped.
 pub(crate) struct Running {
     child: Option<Child>,
     lines: Mutex<Receiver<String>>,
+    said: Arc<Mutex<String>>,
 }
 
 impl Running {
@@ -24,8 +25,11 @@ impl Running {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
+        let said = Arc::default();
+        let stderr = child.stderr.take().unwrap();
         Running {
-            lines: Mutex::new(lines(child.stderr.take().unwrap())),
+            lines: Mutex::new(lines(stderr, Arc::clone(&said))),
+            said,
             child: Some(child),
         }
     }
@@ -42,6 +46,21 @@ impl Running {
                 Err(_) => panic!("no line with {part:?}"),
             }
         }
+    }
+
+    /// Waits for a line that has that in it, which may have come before.
+    #[track_caller]
+    pub(crate) fn until_said(&self, part: &str) -> String {
+        eventually(&format!("a line with {part:?}"), || {
+            let said = self.said();
+            let line = said.lines().find(|line| line.contains(part));
+            line.map(str::to_owned)
+        })
+    }
+
+    /// All lines so far.
+    pub(crate) fn said(&self) -> String {
+        self.said.lock().unwrap().clone()
     }
 
     pub(crate) fn process(&self) -> u32 {
@@ -68,12 +87,13 @@ impl Drop for Running {
     }
 }
 
-fn lines(stderr: ChildStderr) -> Receiver<String> {
+fn lines(stderr: ChildStderr, said: Arc<Mutex<String>>) -> Receiver<String> {
     let (sender, lines) = channel();
     std::thread::spawn(move || {
         for line in BufReader::new(stderr).lines() {
             let Ok(line) = line else { return };
             eprintln!("{line}");
+            said.lock().unwrap().push_str(&format!("{line}\n"));
             let _ = sender.send(line);
         }
     });
