@@ -4,25 +4,12 @@ use std::time::{Duration, Instant};
 
 use crate::cannot_run_here;
 use crate::support::chain::{chain_with, link, shell};
-use crate::support::command::eventually;
-use crate::support::leftovers::{Seen, descendants, expect_gone_within};
-use crate::support::network::{Servers, until_ready};
+use crate::support::leftovers::expect_gone_within;
+use crate::support::network::{AT_WORK, Servers, until_at_work, until_ready};
 use crate::support::plain_nats::{PlainClient, head};
-use crate::support::running::Running;
 
 /// How long after a call every process of it may live on.
 const LIVES_ON_MAX: Duration = Duration::from_secs(1);
-
-/// What the processes of calls run, which those kept in reserve do not.
-const AT_WORK: &str = "sleep 98765";
-
-fn processes_at_work(runners: &[&Running]) -> Vec<Seen> {
-    let all = runners
-        .iter()
-        .flat_map(|runner| descendants(runner.process()));
-    all.filter(|process| process.command.trim_end() == AT_WORK)
-        .collect()
-}
 
 #[test]
 fn at_the_deadline_every_process_is_dead_on_every_runner() {
@@ -47,10 +34,7 @@ fn at_the_deadline_every_process_is_dead_on_every_runner() {
     let began = Instant::now();
     let mut client = portal.connect();
     client.send_request("POST", "/", &[], b"go\n");
-    let processes = eventually("all of the call to be at work", || {
-        let found = processes_at_work(&runners.each_ref());
-        (found.len() == 6).then_some(found)
-    });
+    let processes = until_at_work(&runners.each_ref(), 6);
     let problem = client.reply().problem(504);
     let over = began.elapsed();
     expect_gone_within(&processes, LIVES_ON_MAX);
@@ -74,10 +58,7 @@ fn a_link_may_have_less_time_than_its_chain() {
     until_ready(&portal);
     let mut client = portal.connect();
     client.send_request("POST", "/", &[], b"go\n");
-    let processes = eventually("the link to be at work", || {
-        let found = processes_at_work(&[&runner]);
-        (!found.is_empty()).then_some(found)
-    });
+    let processes = until_at_work(&[&runner], 1);
     let problem = client.reply().problem(504);
     expect_gone_within(&processes, LIVES_ON_MAX);
     assert_eq!(problem["link_name"], "sleepy");

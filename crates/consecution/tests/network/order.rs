@@ -5,6 +5,7 @@ use rustix::process::Signal;
 
 use crate::cannot_run_here;
 use crate::support::chain::{ChainFile, chain, link};
+use crate::support::command::{PATIENCE, finish};
 use crate::support::etcd::Etcd;
 use crate::support::http::Served;
 use crate::support::nats::NatsServer;
@@ -57,9 +58,9 @@ fn everybody_waits_for_etcd() {
     };
     let mut servers = Servers { nats, etcd };
     let (runner, seed) = (servers.runner("one"), seed());
-    runner.await_line("waiting: etcd does not answer");
+    runner.until_said("waiting: etcd does not answer");
     let portal = servers.portal(&[&seed]);
-    portal.await_line("waiting: etcd does not answer");
+    portal.until_said("waiting: etcd does not answer");
     portal.request("GET", "/healthz", b"").expect(200);
     let reply = portal.request("GET", "/readyz", b"").expect(503);
     assert!(reply.text().contains("link store"), "{}", reply.text());
@@ -74,9 +75,9 @@ fn everybody_waits_for_nats() {
     };
     servers.nats.stop();
     let (runner, seed) = (servers.runner("one"), seed());
-    runner.await_line("waiting for NATS");
+    runner.until_said("waiting for NATS");
     let portal = servers.portal(&[&seed]);
-    portal.await_line("waiting for NATS");
+    portal.until_said("waiting for NATS");
     let reply = portal.request("GET", "/readyz", b"").expect(503);
     assert!(reply.text().contains("NATS"), "{}", reply.text());
     servers.nats.run_again();
@@ -91,8 +92,8 @@ fn who_waits_for_servers_can_be_told_to_leave() {
     nats.stop();
     let servers = Servers { nats, etcd };
     let (runner, portal) = (servers.runner("one"), servers.portal(&[&seed()]));
-    runner.await_line("waiting: etcd does not answer");
-    portal.await_line("waiting: etcd does not answer");
+    runner.until_said("waiting: etcd does not answer");
+    portal.until_said("waiting: etcd does not answer");
     for signalled in [&runner, &*portal] {
         signalled.signal(Signal::TERM);
     }
@@ -109,7 +110,7 @@ fn send_says_what_it_has_waited_for() {
     let send = |servers: &Servers| {
         let mut send = servers.command("send");
         send.args(["--wait", "500ms"]).arg(seed.path());
-        crate::support::command::finish(send, b"", crate::support::command::PATIENCE)
+        finish(send, b"", PATIENCE)
     };
     send(&servers)
         .expect_code(125)

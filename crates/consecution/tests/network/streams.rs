@@ -4,15 +4,14 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::cannot_run_here;
-use crate::support::chain::{ChainFile, chain, chain_with, link, shell};
-use crate::support::command::{PATIENCE, PROGRAM, eventually, finish};
-use crate::support::leftovers::{Seen, descendants, expect_gone_within, peak_memory};
-use crate::support::network::{Servers, until_ready};
-use crate::support::running::Running;
+use crate::support::chain::{ChainFile, Link, chain, chain_with, link, shell};
+use crate::support::command::{PATIENCE, PROGRAM, finish};
+use crate::support::leftovers::{expect_gone_within, peak_memory};
+use crate::support::network::{AT_WORK, Servers, until_at_work, until_ready};
 
 /// Far more than any buffer on the way holds.
 const LARGE_BYTES: usize = 100 << 20;
@@ -23,23 +22,9 @@ const MEMORY_BYTES_MAX: u64 = LARGE_BYTES as u64;
 /// How long after a call every process of it may live on.
 const LIVES_ON_MAX: Duration = Duration::from_secs(1);
 
-/// What the processes of calls run, which those kept in reserve do not.
-const AT_WORK: &str = "sleep 98765";
-
 /// A link that copies, and has a process beside it meanwhile.
-fn at_work_cat() -> crate::support::chain::Link {
+fn at_work_cat() -> Link {
     shell(&format!("read line; echo $line; {AT_WORK} & cat"))
-}
-
-/// Waits until so many calls' links are at work.
-#[track_caller]
-fn until_at_work(runner: &Running, links: usize) -> Vec<Seen> {
-    eventually("the links to be at work", || {
-        let found = descendants(runner.process()).into_iter();
-        let found = found.filter(|process| process.command.trim_end() == AT_WORK);
-        let found: Vec<_> = found.collect();
-        (found.len() == links).then_some(found)
-    })
 }
 
 /// A file of bytes that look random.
@@ -139,17 +124,19 @@ fn an_endless_input_ends_with_its_last_reader() {
     };
     let runner = servers.runner("one");
     let lines = chain([at_work_cat(), link(&["/bin/head", "-n", "3"])]);
-    let pipeline = format!("yes | {PROGRAM} send {}", lines.path().display());
-    let mut shell = servers.command("send");
-    let envs: Vec<_> = (shell.get_envs())
-        .filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())))
-        .collect();
-    shell = std::process::Command::new("sh");
-    shell.envs(envs).args(["-c", &pipeline]);
-    finish(shell, b"", PATIENCE)
+    let send = servers.command("send");
+    let mut pipeline = Command::new("sh");
+    pipeline.args(["-c", "yes | \"$0\" send \"$1\"", PROGRAM]);
+    pipeline.arg(lines.path());
+    for (name, value) in send.get_envs() {
+        if let Some(value) = value {
+            pipeline.env(name, value);
+        }
+    }
+    finish(pipeline, b"", PATIENCE)
         .expect_success()
         .expect_output("y\ny\ny\n");
-    until_at_work(&runner, 0);
+    until_at_work(&[&runner], 0);
 }
 
 #[test]
@@ -171,7 +158,7 @@ fn a_client_that_is_killed_stops_every_process_of_its_call() {
         let mut client = client.spawn().unwrap();
         let mut stdin = client.stdin.take().unwrap();
         stdin.write_all(b"line\n").unwrap();
-        let processes = until_at_work(&runner, 2);
+        let processes = until_at_work(&[&runner], 2);
         client.kill().unwrap();
         client.wait().unwrap();
         expect_gone_within(&processes, LIVES_ON_MAX);
