@@ -4,6 +4,8 @@
 
 mod support;
 
+#[path = "network/capacity.rs"]
+mod capacity;
 #[path = "network/deadlines.rs"]
 mod deadlines;
 #[path = "network/links.rs"]
