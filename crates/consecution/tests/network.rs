@@ -14,6 +14,8 @@ mod links;
 mod order;
 #[path = "network/rolling.rs"]
 mod rolling;
+#[path = "network/secured.rs"]
+mod secured;
 #[path = "network/stories.rs"]
 mod stories;
 #[path = "network/streams.rs"]
