@@ -4,6 +4,8 @@
 
 mod support;
 
+#[path = "network/bad_input.rs"]
+mod bad_input;
 #[path = "network/capacity.rs"]
 mod capacity;
 #[path = "network/deadlines.rs"]
