@@ -10,6 +10,8 @@ mod bad_input;
 mod capacity;
 #[path = "network/deadlines.rs"]
 mod deadlines;
+#[path = "network/examples.rs"]
+mod examples;
 #[path = "network/links.rs"]
 mod links;
 #[path = "network/order.rs"]
