@@ -14,6 +14,8 @@ mod deadlines;
 mod examples;
 #[path = "network/links.rs"]
 mod links;
+#[path = "network/logs.rs"]
+mod logs;
 #[path = "network/order.rs"]
 mod order;
 #[path = "network/rolling.rs"]

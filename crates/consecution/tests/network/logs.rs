@@ -1,0 +1,48 @@
+//! A call can be followed through the logs.
+
+use crate::cannot_run_here;
+use crate::support::chain::{chain_with, link, shell};
+use crate::support::command::eventually;
+use crate::support::http::listen;
+use crate::support::network::{Servers, until_ready};
+use crate::support::running::Running;
+
+/// The lines about a call, as JSON.
+fn lines_about(process: &Running, call_id: &str) -> Vec<serde_json::Value> {
+    let said = process.said();
+    let lines = said
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a line of JSON"));
+    let is_about = |line: &serde_json::Value| line["fields"]["call_id"] == call_id;
+    lines.filter(is_about).collect()
+}
+
+#[test]
+fn json_lines_of_a_portal_have_the_id_of_the_call() {
+    let Some(servers) = Servers::start() else {
+        cannot_run_here!("nats-server, etcd or etcdctl is missing");
+    };
+    let links = [link(&["/bin/cat"]), shell("exit 3").with("Name", "picky")];
+    let words = chain_with("Name: words", links);
+    let _runner = servers.runner("north");
+    let mut portal = servers.command("portal");
+    portal.args(["--listen", "127.0.0.1:0", "--log-format", "json"]);
+    portal.arg(words.path());
+    let portal = listen(portal);
+    until_ready(&portal);
+
+    let mut client = portal.connect();
+    client.send_request("POST", "/", &["Consecution-Call-Id: seven"], b"data");
+    client.reply().problem(502);
+    let line = eventually("the portal to tell of the call", || {
+        lines_about(&portal, "seven").pop()
+    });
+    let fields = &line["fields"];
+    for (field, wanted) in [("chain", "words"), ("link", "picky"), ("runner", "north")] {
+        assert_eq!(fields[field], wanted, "{line}");
+    }
+    assert_eq!(
+        (&fields["status"], &line["level"]),
+        (&502.into(), &"INFO".into())
+    );
+}
