@@ -121,10 +121,8 @@ impl Answer<'_> {
             true => (None, payload.into()),
             false => {
                 let (sink, rest) = body::channel();
-                (
-                    Some(sink),
-                    Body::new(stream::iter([Ok(payload)]).chain(rest)),
-                )
+                let body = Body::new(stream::iter([Ok(payload)]).chain(rest));
+                (Some(sink), body)
             }
         };
         let (stderr, listening) = self.head.live_stderr.then(listen).unzip();
@@ -174,7 +172,7 @@ impl Answer<'_> {
         } = self.to;
         let exchange = Exchange::of_runner(Instant::now(), offer.credit);
         let (client, mailbox) = (Arc::clone(client), shared.inbox.open());
-        let name = shared.name.as_str().into();
+        let name = Arc::clone(&shared.name);
         Line::new(exchange, client, mailbox, reply.clone(), name)
     }
 
@@ -347,14 +345,14 @@ impl Stream {
         };
         let sending = async {
             match output {
-                Some(output) if room > 0 => output.next(room).await,
-                _ => std::future::pending().await,
+                Some(output) => output.next(room).await,
+                None => std::future::pending().await,
             }
         };
         let listening = async {
             match stderr {
-                Some(stderr) if stderr_room > 0 => stderr.next(stderr_room).await,
-                _ => std::future::pending().await,
+                Some(stderr) => stderr.next(stderr_room).await,
+                None => std::future::pending().await,
             }
         };
         let grace = async {

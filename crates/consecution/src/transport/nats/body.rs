@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use futures_util::stream::{self, Stream, StreamExt};
 use tokio::sync::mpsc;
 
@@ -154,25 +155,18 @@ impl Source {
         }
     }
 
-    /// The next piece, data no longer than `room`, which must not be 0. Tiny
-    /// chunks that are ready come together.
+    /// The next piece, data no longer than `room`; without room only an end, or
+    /// a cut, can be next. Tiny chunks that are ready come together.
     pub(super) async fn next(&mut self, room: usize) -> Piece {
-        poll_fn(|context| {
-            while self.held.is_empty() {
-                match &self.rest {
-                    Rest::Nothing => return Poll::Ready(Piece::End),
-                    Rest::Cut(cut) => return Poll::Ready(Piece::Cut(cut.clone())),
-                    Rest::Body(_) => ready!(self.poll_pull(context)),
-                }
-            }
-            while self.held_bytes < TINY_BYTES.min(room) && matches!(self.rest, Rest::Body(_)) {
-                if self.poll_pull(context).is_pending() {
-                    break;
-                }
-            }
-            Poll::Ready(Piece::Data(self.take(room)))
-        })
-        .await
+        self.begin().await;
+        match (&self.rest, self.held.is_empty()) {
+            (Rest::Nothing, true) => return Piece::End,
+            (Rest::Cut(cut), true) => return Piece::Cut(cut.clone()),
+            _ if room == 0 => return std::future::pending().await,
+            _ => {}
+        }
+        let _ = self.gather(TINY_BYTES.min(room)).now_or_never();
+        Piece::Data(self.take(room))
     }
 
     /// What is left of it.
@@ -325,7 +319,6 @@ impl StderrSink {
 mod tests {
     use super::*;
     use crate::transport::conformance::fake;
-    use futures_util::FutureExt;
 
     fn body_of(chunks: &[&'static str]) -> Body {
         let chunks: Vec<_> = chunks.iter().map(|chunk| Ok((*chunk).into())).collect();
@@ -362,6 +355,16 @@ mod tests {
         assert!(matches!(source.next(5).await, Piece::Data(data) if data == "abcde"));
         assert!(matches!(source.next(5).await, Piece::Data(data) if data == "f"));
         assert!(matches!(source.next(5).await, Piece::End));
+    }
+
+    #[tokio::test]
+    async fn without_room_an_end_is_told_all_the_same() {
+        let mut source = Source::new(body_of(&["ab"]));
+        assert!(source.next(0).now_or_never().is_none());
+        assert!(matches!(source.next(2).await, Piece::Data(data) if data == "ab"));
+        assert!(matches!(source.next(0).await, Piece::End));
+        let mut source = Source::new(fake::cut_off([], "on purpose"));
+        assert!(matches!(source.next(0).await, Piece::Cut(_)));
     }
 
     #[tokio::test]

@@ -98,6 +98,11 @@ pub(super) async fn call(
     let room = client.max_payload().min(WHOLE_BYTES_MAX);
     let mut call = Call::new(shared, client, request);
     call.gather(room.saturating_sub(HEADERS_BYTES_MAX)).await;
+    if call.mailbox.messages.is_closed() {
+        // It would be run when the connection is back, for nobody.
+        let why = "the connection to NATS was lost".into();
+        return Err(call.refused(RefusalReason::Unreachable(why)));
+    }
     if let Err(why) = call.send(id).await {
         return Err(call.refused(RefusalReason::Unreachable(why)));
     }
@@ -391,8 +396,8 @@ impl Stream {
         } = self;
         let sending = async {
             match source {
-                Some(source) if room > 0 => source.next(room).await,
-                _ => std::future::pending().await,
+                Some(source) => source.next(room).await,
+                None => std::future::pending().await,
             }
         };
         tokio::select! {

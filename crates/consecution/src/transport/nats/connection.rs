@@ -71,7 +71,7 @@ pub enum Connection {
 /// What everything on one connection shares.
 pub(super) struct Shared {
     /// The portal's or runner's name, as it may stand in a header.
-    pub(super) name: String,
+    pub(super) name: Arc<str>,
     pub(super) inbox: Inbox,
     /// Room for calls to be answered.
     pub(super) in_flight: Arc<Semaphore>,
@@ -108,7 +108,7 @@ impl Drop for Guard {
 /// Starts to connect, for as long as the guard is held.
 pub(super) fn start(target: Target, role: Role, name: &str) -> (Arc<Shared>, Guard) {
     let shared = Arc::new(Shared {
-        name: head::name(name),
+        name: head::name(name).into(),
         inbox: Inbox::new(role.inbox()),
         in_flight: Arc::new(Semaphore::new(CALLS_IN_FLIGHT_MAX)),
         state: watch::Sender::new(Connection::Waiting("no answer yet".into())),
