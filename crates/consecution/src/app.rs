@@ -11,10 +11,12 @@ use std::sync::Arc;
 use chain::{Chain, LinkId};
 use futures_util::future::BoxFuture;
 use image::{Limits, MountPoint, NoProgress, Owners, Registries, Store, StoreError, StoreOptions};
+use prometheus_client::registry::Registry;
 use sandbox::{Ids, Launcher};
 
+use crate::http;
 use crate::link_store::memory::Memory;
-use crate::portal::http::{LinkState, Links, PoolSizes};
+use crate::portal::http::{LinkState, Links};
 use crate::portal::{Portal, PortalError};
 use crate::runner::{Images, LinkStatus, LoadError, Options, Runner, WAITING_MAX_ALONE};
 use crate::transport::Transport;
@@ -118,6 +120,13 @@ impl Serve {
         Arc::new(LinksHere(Arc::clone(&self.runner)))
     }
 
+    /// What the runner counts, for [`portal::http::bind`](crate::portal::http::bind).
+    pub fn registry(&self) -> Registry {
+        let mut registry = http::registry();
+        self.runner.register(&mut registry);
+        registry
+    }
+
     /// Waits for each link of a chain to be loaded, in chain order.
     ///
     /// # Errors
@@ -133,12 +142,7 @@ struct LinksHere(Arc<Runner>);
 impl Links for LinksHere {
     fn state(&self, id: LinkId) -> BoxFuture<'_, LinkState> {
         let state = match self.0.status(id) {
-            LinkStatus::Serving(counts) => LinkState::Served(Some(PoolSizes {
-                idle: counts.idle,
-                starting: counts.starting,
-                in_use: counts.in_use,
-                waiting: counts.waiting,
-            })),
+            LinkStatus::Serving(_) => LinkState::Served,
             LinkStatus::Broken(error) => LinkState::Missing(format!("failed to {error}")),
             LinkStatus::Loading | LinkStatus::Unknown => {
                 LinkState::Missing("it is being loaded".to_owned())

@@ -14,19 +14,26 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::link_store::{Announcement, Change, LinkStore, RunnerState};
 use crate::transport::Transport;
+use pool::Capacity;
 use pool_state::Counts;
+use prometheus_client::registry::Registry;
 
+pub mod http;
 mod images;
+mod metrics;
 mod name;
 pub mod pool;
 pub mod pool_state;
 mod process;
+mod service;
 mod states;
 mod worker;
 
 use images::AgreedImages;
 pub use images::{FindRegistries, Images};
+use metrics::Metrics;
 pub use name::{RunnerName, RunnerNameError};
+use service::Warm;
 use states::{LinkState, States, Teller};
 pub use worker::LoadError;
 use worker::Shared;
@@ -93,6 +100,8 @@ pub struct Runner {
     /// Closed when all workers are gone.
     over: watch::Receiver<()>,
     processes_max: usize,
+    capacity: Capacity<Warm>,
+    metrics: Arc<Metrics>,
     /// `None` where nobody is to know of it, or not any more.
     announcement: Mutex<Option<Announcement>>,
 }
@@ -133,14 +142,18 @@ impl Runner {
             waiting_max: options.waiting_max,
             refilling_max: REFILLING_PER_PROCESSOR_MAX * processors,
         };
+        let metrics = Arc::new(Metrics::new());
+        let capacity = Capacity::new(limits);
+        let agreed = AgreedImages::new(images, Arc::clone(&links), Arc::clone(&metrics));
         let shared = Arc::new(Shared {
-            capacity: pool::Capacity::new(limits),
+            capacity: capacity.clone(),
             pool: options.pool,
             transport,
-            images: AgreedImages::new(images, Arc::clone(&links)),
+            images: agreed,
             // Work for a processor each.
             opens: Semaphore::new(processors),
             launcher,
+            metrics: Arc::clone(&metrics),
         });
         let (running, over) = watch::channel(());
         let watching = serve(shared, links.watch(), states.clone());
@@ -153,6 +166,8 @@ impl Runner {
             watching,
             over,
             processes_max,
+            capacity,
+            metrics,
             announcement: Mutex::new(announcement),
         }
     }
@@ -202,6 +217,12 @@ impl Runner {
         self.states.borrow().summary(self.processes_max)
     }
 
+    /// Adds what it counts to what the process counts.
+    pub fn register(&self, registry: &mut Registry) {
+        self.metrics
+            .register(registry, &self.capacity, &self.states);
+    }
+
     /// Takes no more calls, finishes those that it has, however long they take,
     /// and stops then: bound it by a timeout, and drop the runner after that.
     pub async fn drain(&self) {
@@ -222,6 +243,8 @@ impl Runner {
 impl Drop for Runner {
     fn drop(&mut self) {
         self.watching.abort();
+        // Who else looks at the states does not keep the pools.
+        states::drain(&self.states);
     }
 }
 

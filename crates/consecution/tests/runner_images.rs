@@ -21,7 +21,7 @@ use futures_util::stream::BoxStream;
 use image::{Image, Input, NoProgress};
 use support::home;
 use support::registry::Registry;
-use support::runner::{join, soon};
+use support::runner::{join, metrics, soon};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
@@ -339,7 +339,12 @@ async fn a_tag_that_is_moved_in_its_registry_still_means_the_same() {
     assert_eq!(first.run(&links, &link).await.1, "one");
     push(&two, &name);
     let second = Machine::new();
-    assert_eq!(second.run(&links, &link).await.1, "one");
+    let (second, said) = second.run(&links, &link).await;
+    assert_eq!(said, "one");
+    let counted = metrics(&second);
+    assert!(counted.contains("consecution_runner_image_pulls_total 1\n"));
+    assert!(counted.contains("consecution_runner_image_pull_failures_total 0\n"));
+    assert!(counted.contains("consecution_runner_image_pull_duration_seconds_count 1\n"));
     // Without the pin, it means what it means there now.
     let links = store_of(&link).await;
     let third = Machine::new();

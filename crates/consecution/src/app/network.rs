@@ -14,6 +14,7 @@ use crate::config::{EtcdOptions, NatsOptions};
 use crate::link_store::LinkStore;
 use crate::link_store::etcd::{Etcd, EtcdError};
 use crate::portal::{Portal, PortalError};
+use crate::runner::http::Connections;
 use crate::runner::{Images, Options, Runner};
 use crate::transport::nats::{Nats, NatsError, Role};
 use crate::transport::{RefusalReason, Transport};
@@ -34,7 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub struct Network {
     nats: Nats,
-    links: Arc<dyn LinkStore>,
+    etcd: Etcd,
 }
 
 /// A portal could not be connected. The texts read well on their own.
@@ -72,7 +73,7 @@ impl Network {
     ) -> Result<Network, ConnectError> {
         Ok(Network {
             nats: Nats::new(nats, role, name)?,
-            links: Arc::new(Etcd::new(etcd)?),
+            etcd: Etcd::new(etcd)?,
         })
     }
 
@@ -83,7 +84,15 @@ impl Network {
 
     /// What keeps links.
     pub fn links(&self) -> Arc<dyn LinkStore> {
-        Arc::clone(&self.links)
+        Arc::new(self.etcd.clone())
+    }
+
+    /// How it is with the connections, by the name of the server.
+    pub fn connections(&self) -> Connections {
+        Connections::from([
+            ("nats", self.nats.connection()),
+            ("etcd", self.etcd.connection()),
+        ])
     }
 
     /// Starts a runner that serves what is known, and what comes.
@@ -101,7 +110,7 @@ impl Network {
         let deadline = Instant::now() + wait;
         let portal = Portal::new(chain, self.transport())?;
         let mut backoff = Backoff::new(LOOK_AGAIN_MIN, LOOK_AGAIN_MAX);
-        while let Err(error) = portal.publish(&*self.links).await {
+        while let Err(error) = portal.publish(&self.etcd).await {
             let rest = backoff.next();
             if Instant::now() + rest >= deadline {
                 return Err(error.into());
@@ -157,7 +166,7 @@ impl Network {
     /// What keeps a link from being called, in more words if a runner has some.
     async fn why_not(&self, id: chain::LinkId, reason: &RefusalReason) -> String {
         let id = id.to_string();
-        let runners = self.links.runners().await.unwrap_or_default();
+        let runners = self.etcd.runners().await.unwrap_or_default();
         let mut broken = runners
             .iter()
             .filter_map(|(runner, state)| Some((runner, state.broken.get(&id)?)));

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use consecution::portal::http::{self, Drained, Server};
+use consecution::http::{self, Drained, Server};
+use consecution::portal::http as portal_http;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::signals::Signals;
@@ -53,12 +54,14 @@ pub(crate) struct Http {
 }
 
 impl Http {
-    pub(crate) fn options(&self) -> http::Options {
-        http::Options {
-            connections_max: self.connections_max,
-            head_wait_max: self.header_timeout,
+    pub(crate) fn options(&self) -> portal_http::Options {
+        portal_http::Options {
+            server: http::Options {
+                connections_max: self.connections_max,
+                head_wait_max: self.header_timeout,
+                grace: self.grace,
+            },
             request_bytes_max: self.max_request_bytes,
-            grace: self.grace,
         }
     }
 }

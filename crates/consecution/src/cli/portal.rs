@@ -54,7 +54,8 @@ async fn run(arguments: Arguments, chains: Vec<Chain>) -> anyhow::Result<()> {
         portals.push(portal);
     }
     let links = Arc::new(Probed::new(network.transport()));
-    let server = portal_http::bind(http.listen, http.options(), portals.clone(), links).await;
+    let (options, registry) = (http.options(), consecution::http::registry());
+    let server = portal_http::bind(http.listen, options, portals.clone(), links, registry).await;
     let server = server.with_context(|| format!("failed to listen on {}", http.listen))?;
     tracing::info!("listening on http://{}", server.address()?);
     http::until_told(server, signals).await;

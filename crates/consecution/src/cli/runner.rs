@@ -3,9 +3,15 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use anyhow::Context;
 use consecution::app::Network;
-use consecution::runner::{Images, Options, PROCESSES_MAX_DEFAULT, RunnerName};
+use consecution::http::{Drained, Options};
+use consecution::runner::{
+    Images, Options as RunnerOptions, PROCESSES_MAX_DEFAULT, Runner, RunnerName,
+    http as runner_http,
+};
 use consecution::transport::nats::Role;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::signals::Signals;
@@ -67,13 +73,17 @@ async fn run(arguments: Arguments, images: Images) -> anyhow::Result<()> {
     let name = arguments.name.unwrap_or_default();
     let network = Network::connect(&nats, &etcd, Role::Runner, name.as_str())?;
     tracing::info!("runner '{}'", name.as_str());
-    let options = Options {
+    let options = RunnerOptions {
         name: Some(name),
         processes_max: arguments.processes_max,
         waiting_max: arguments.waiting_max,
-        ..Options::default()
+        ..RunnerOptions::default()
     };
     let runner = network.runner(options, images);
+    let offering = match arguments.listen {
+        Some(address) => Some(offer(address, &network, &runner).await?),
+        None => None,
+    };
     signals.next().await;
     tracing::info!("finishing what is in flight; a second signal leaves at once");
     tokio::select! {
@@ -85,5 +95,24 @@ async fn run(arguments: Arguments, images: Images) -> anyhow::Result<()> {
     }
     drop(runner);
     network.close().await;
+    // To the end, so that it can be seen how the runner leaves.
+    drop(offering);
     Ok(())
+}
+
+/// Offers what the runner has counted, and how it is, for as long as it is held.
+async fn offer(
+    address: SocketAddr,
+    network: &Network,
+    runner: &Runner,
+) -> anyhow::Result<JoinSet<Drained>> {
+    let mut registry = consecution::http::registry();
+    runner.register(&mut registry);
+    let (options, connections) = (Options::default(), network.connections());
+    let server = runner_http::bind(address, options, runner, connections, registry).await;
+    let server = server.with_context(|| format!("failed to listen on {address}"))?;
+    tracing::info!("listening on http://{}", server.address()?);
+    let mut offering = JoinSet::new();
+    offering.spawn(server.serve(std::future::pending()));
+    Ok(offering)
 }

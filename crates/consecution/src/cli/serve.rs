@@ -51,7 +51,8 @@ async fn run(arguments: Arguments, chains: Vec<Chain>, images: Images) -> anyhow
     let app = Arc::new(Serve::start(chains, images, arguments.processes_max).await?);
     let Arguments { http, .. } = arguments;
     let portals = app.portals.clone();
-    let server = portal_http::bind(http.listen, http.options(), portals, app.links()).await;
+    let (options, links, registry) = (http.options(), app.links(), app.registry());
+    let server = portal_http::bind(http.listen, options, portals, links, registry).await;
     let server = server.with_context(|| format!("failed to listen on {}", http.listen))?;
     tracing::info!("listening on http://{}", server.address()?);
     let saying = tokio::spawn(say_when_ready(Arc::clone(&app)));

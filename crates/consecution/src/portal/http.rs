@@ -6,7 +6,6 @@
 //!
 //! | module | for |
 //! |---|---|
-//! | `server` | connections: taken, bounded, drained |
 //! | `route` | which path means what |
 //! | `call` | one call of a chain |
 //! | `upload`, `answer` | the body of a request, and of a reply |
@@ -20,75 +19,47 @@ mod metrics;
 mod problem;
 mod readiness;
 mod route;
-mod server;
 mod story;
 mod upload;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Request, Response, StatusCode};
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 use serde::Serialize;
-use tokio::sync::watch;
 
-pub use readiness::{LinkState, Links, PoolSizes, Probed};
-pub use server::{Drained, Server};
+pub use readiness::{LinkState, Links, Probed};
 
-use self::answer::{Answer, Reset};
 use self::metrics::{ChainMetrics, Metrics};
 use self::problem::{Problem, RETRY_AFTER_S};
 use self::readiness::{Missing, Readiness};
 use self::route::{NoRoute, Route, route};
-use self::server::Stage;
 use self::upload::Upload;
 use super::Portal;
+use crate::http::{self, Answer, Reset, Server};
 use crate::trace::CallId;
 
 /// The header that carries a call's id, both ways.
 const CALL_ID: HeaderName = HeaderName::from_static("consecution-call-id");
 
-/// How many connections there may be at a time, unless it is said otherwise;
-/// more wait to be taken.
-pub const CONNECTIONS_MAX_DEFAULT: usize = 1024;
-
-/// How long a client may take for a request's head, and for the next one, unless
-/// it is said otherwise.
-pub const HEAD_WAIT_MAX_DEFAULT: Duration = Duration::from_secs(30);
-
-/// How long a drain waits for requests in flight, unless it is said otherwise.
-pub const GRACE_DEFAULT: Duration = Duration::from_secs(30);
-
-/// How to serve.
-#[derive(Debug, Clone)]
+/// How to serve chains.
+#[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Connections at a time.
-    pub connections_max: usize,
-    /// How long a client may take for a request's head, and for the next one.
-    pub head_wait_max: Duration,
+    /// How to serve at all.
+    pub server: http::Options,
     /// How large a request's body may be; `None` for no limit.
     pub request_bytes_max: Option<u64>,
-    /// How long a drain waits for requests in flight.
-    pub grace: Duration,
 }
 
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            connections_max: CONNECTIONS_MAX_DEFAULT,
-            head_wait_max: HEAD_WAIT_MAX_DEFAULT,
-            request_bytes_max: None,
-            grace: GRACE_DEFAULT,
-        }
-    }
-}
-
-/// Opens an address on which `chains` are offered, the first one also at `/`.
+/// Opens an address on which `chains` are offered, the first one also at `/`, and
+/// all that is counted in `registry`.
 ///
 /// # Errors
 /// The address cannot be had.
@@ -97,9 +68,10 @@ pub async fn bind(
     options: Options,
     chains: Vec<Portal>,
     links: Arc<dyn Links>,
+    registry: Registry,
 ) -> io::Result<Server> {
-    let site = |options: &Options, stage| Site::new(chains, links, options, stage);
-    Server::bind(address, options, site).await
+    let site = Site::new(chains, links, options.request_bytes_max, registry);
+    Server::bind(address, options.server, Arc::new(site)).await
 }
 
 /// What is offered.
@@ -107,10 +79,9 @@ struct Site {
     chains: Vec<Offered>,
     by_name: BTreeMap<String, usize>,
     readiness: Readiness,
-    metrics: Metrics,
-    head_wait_max: Duration,
+    registry: Registry,
+    connections: Gauge,
     request_bytes_max: Option<u64>,
-    stage: watch::Receiver<Stage>,
 }
 
 /// A chain that is offered.
@@ -140,25 +111,15 @@ struct Ready<'a> {
     missing: &'a [Missing],
 }
 
-/// Counts a connection while it is held.
-struct Open<'a>(&'a Site);
-
-impl Drop for Open<'_> {
-    fn drop(&mut self) {
-        self.0.metrics.connections.dec();
-    }
-}
-
 impl Site {
     fn new(
         portals: Vec<Portal>,
         links: Arc<dyn Links>,
-        options: &Options,
-        stage: watch::Receiver<Stage>,
+        request_bytes_max: Option<u64>,
+        mut registry: Registry,
     ) -> Site {
-        let ids = portals.iter().flat_map(|portal| &portal.chain().links);
-        let ids: BTreeSet<_> = ids.map(|link| link.id).collect();
-        let metrics = Metrics::new(Arc::clone(&links), ids.into_iter().collect());
+        let metrics = Metrics::new(&mut registry);
+        let connections = http::count_connections(&mut registry);
         let offer = |portal: Portal| Offered {
             metrics: metrics.of_chain(portal.chain()),
             portal,
@@ -170,35 +131,17 @@ impl Site {
             by_name: names.collect(),
             chains,
             readiness: Readiness::new(links),
-            metrics,
-            head_wait_max: options.head_wait_max,
-            request_bytes_max: options.request_bytes_max,
-            stage,
+            registry,
+            connections,
+            request_bytes_max,
         }
-    }
-
-    fn count_connection(&self) -> Open<'_> {
-        self.metrics.connections.inc();
-        Open(self)
-    }
-
-    /// Answers a request, whatever it is.
-    async fn answer(&self, request: Request<Incoming>, reset: &Reset) -> Response<Answer> {
-        let call_id = CallId::new(request.headers().get(&CALL_ID).map(HeaderValue::as_bytes));
-        let mut response = self.dispatch(request, &call_id, reset).await;
-        let headers = response.headers_mut();
-        // Visible ASCII, which any header can carry.
-        headers.extend(HeaderValue::from_str(call_id.as_str()).map(|id| (CALL_ID, id)));
-        if *self.stage.borrow() > Stage::Open {
-            headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        response
     }
 
     async fn dispatch(
         &self,
         request: Request<Incoming>,
         call_id: &CallId,
+        is_draining: bool,
         reset: &Reset,
     ) -> Response<Answer> {
         let found = match route(request.method(), request.uri().path()) {
@@ -207,13 +150,10 @@ impl Site {
                 Some(at) => Ok(&self.chains[*at]),
                 None => Err(NoRoute::Path),
             },
-            Ok(Route::Chains) => return json(StatusCode::OK, &self.list()),
-            Ok(Route::Health) => return text("text/plain; charset=utf-8", "ok\n"),
-            Ok(Route::Ready) => return self.ready().await,
-            Ok(Route::Metrics) => {
-                let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-                return text(kind, self.metrics.render());
-            }
+            Ok(Route::Chains) => return http::json(StatusCode::OK, &self.list()),
+            Ok(Route::Health) => return http::health(),
+            Ok(Route::Ready) => return self.ready(is_draining).await,
+            Ok(Route::Metrics) => return http::metrics(&self.registry),
             Err(no_route) => Err(no_route),
         };
         match found {
@@ -240,19 +180,43 @@ impl Site {
             .collect()
     }
 
-    async fn ready(&self) -> Response<Answer> {
+    async fn ready(&self, is_draining: bool) -> Response<Answer> {
         let missing = &*self.readiness.missing(&self.chains).await;
         // Whoever shares the load among several is to look elsewhere now.
-        let ready = missing.is_empty() && *self.stage.borrow() == Stage::Open;
+        let ready = missing.is_empty() && !is_draining;
         if ready {
-            return json(StatusCode::OK, &Ready { ready, missing });
+            return http::json(StatusCode::OK, &Ready { ready, missing });
         }
         let unavailable = StatusCode::SERVICE_UNAVAILABLE;
-        let mut response = json(unavailable, &Ready { ready, missing });
+        let mut response = http::json(unavailable, &Ready { ready, missing });
         response
             .headers_mut()
             .insert(RETRY_AFTER, RETRY_AFTER_S.into());
         response
+    }
+}
+
+impl http::Site for Site {
+    fn answer<'a>(
+        &'a self,
+        request: Request<Incoming>,
+        is_draining: bool,
+        reset: &'a Reset,
+    ) -> BoxFuture<'a, Response<Answer>> {
+        let given = request.headers().get(&CALL_ID);
+        let call_id = CallId::new(given.map(HeaderValue::as_bytes));
+        Box::pin(async move {
+            let dispatched = self.dispatch(request, &call_id, is_draining, reset);
+            let mut response = dispatched.await;
+            let headers = response.headers_mut();
+            // Visible ASCII, which any header can carry.
+            headers.extend(HeaderValue::from_str(call_id.as_str()).map(|id| (CALL_ID, id)));
+            response
+        })
+    }
+
+    fn connections(&self) -> &Gauge {
+        &self.connections
     }
 }
 
@@ -276,22 +240,5 @@ fn refuse(request: Request<Incoming>, no_route: &NoRoute, call_id: &CallId) -> R
     let is_held_back = request.headers().contains_key(hyper::header::EXPECT);
     // It sees to what is still on its way.
     drop(Upload::new(request.into_body(), None, is_held_back));
-    response
-}
-
-fn text(kind: &'static str, text: impl Into<Bytes>) -> Response<Answer> {
-    let mut response = Response::new(Answer::Whole(text.into()));
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    response
-}
-
-fn json(status: StatusCode, value: &impl Serialize) -> Response<Answer> {
-    // Text and numbers can always be written.
-    let mut json = serde_json::to_string(value).unwrap_or_default();
-    json.push('\n');
-    let mut response = text("application/json", json);
-    *response.status_mut() = status;
     response
 }

@@ -12,7 +12,9 @@ use std::sync::Arc;
 
 use image::{CredentialsError, Digest, Image, Progress, Reference, Registries, Store};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
+use super::metrics::Metrics;
 use super::worker::LoadError;
 use crate::link_store::LinkStore;
 
@@ -39,14 +41,20 @@ pub(super) struct AgreedImages {
     images: Images,
     links: Arc<dyn LinkStore>,
     pulls: Semaphore,
+    metrics: Arc<Metrics>,
 }
 
 impl AgreedImages {
-    pub(super) fn new(images: Images, links: Arc<dyn LinkStore>) -> AgreedImages {
+    pub(super) fn new(
+        images: Images,
+        links: Arc<dyn LinkStore>,
+        metrics: Arc<Metrics>,
+    ) -> AgreedImages {
         AgreedImages {
             images,
             links,
             pulls: Semaphore::new(PULLS_MAX),
+            metrics,
         }
     }
 
@@ -102,9 +110,14 @@ impl AgreedImages {
             return Ok(image);
         }
         let registries = registries().map_err(LoadError::Credentials)?;
-        let pulling = store.pull(reference, &registries, &**progress);
-        pulling
-            .await
-            .map_err(|error| LoadError::Pull(Box::new(error)))
+        self.metrics.pulls.inc();
+        let began = Instant::now();
+        let pulled = store.pull(reference, &registries, &**progress).await;
+        let took = began.elapsed();
+        self.metrics.pull_times.observe(took.as_secs_f64());
+        pulled.map_err(|error| {
+            self.metrics.pull_failures.inc();
+            LoadError::Pull(Box::new(error))
+        })
     }
 }

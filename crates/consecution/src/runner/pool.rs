@@ -76,6 +76,8 @@ pub struct Taken<P: Idle> {
     pub process: P,
     /// To be dropped when the process is gone, and not before.
     pub permit: Permit<P>,
+    /// It was there already: nobody has waited for it to start.
+    pub was_idle: bool,
 }
 
 /// Room for a process that is in use.
@@ -145,6 +147,19 @@ impl<P: Idle> Capacity<P> {
         Capacity {
             shared: Arc::new(shared),
         }
+    }
+
+    /// How many processes and takers each link has; of links that have several
+    /// pools, all of them.
+    pub fn counts(&self) -> BTreeMap<LinkId, Counts> {
+        self.shared.with(|inner, _| {
+            let mut counts: BTreeMap<LinkId, Counts> = BTreeMap::new();
+            for (member, shelf) in &inner.shelves {
+                let of_link = counts.entry(shelf.id).or_default();
+                of_link.add(inner.state.counts(*member));
+            }
+            counts
+        })
     }
 }
 
@@ -217,12 +232,19 @@ impl<P: Idle> Pool<P> {
                     return Ok(Taken {
                         process,
                         permit: self.permit(),
+                        was_idle: false,
                     });
                 }
                 Step::Idle(shelved) => {
                     let permit = self.permit();
                     match shelved.map(Shelved::take) {
-                        Some((process, Condition::Fresh)) => return Ok(Taken { process, permit }),
+                        Some((process, Condition::Fresh)) => {
+                            return Ok(Taken {
+                                process,
+                                permit,
+                                was_idle: true,
+                            });
+                        }
                         // It has been spoiled just now; the next one, if any,
                         // will be a new one.
                         Some((_, Condition::Spoiled)) | None => self.shared.turn_cold(self.member),

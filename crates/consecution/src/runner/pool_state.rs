@@ -121,6 +121,14 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Adds those of another pool.
+    pub(super) fn add(&mut self, other: Counts) {
+        self.idle += other.idle;
+        self.starting += other.starting;
+        self.in_use += other.in_use;
+        self.waiting += other.waiting;
+    }
+
     /// Nobody has a process, or waits for one.
     pub fn is_unused(&self) -> bool {
         self.in_use + self.waiting == 0

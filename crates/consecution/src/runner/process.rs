@@ -122,9 +122,14 @@ impl IdleProcess {
         }
     }
 
-    /// Gives the process its request. `held` is dropped when the process is gone
-    /// and whoever waits for its outcome has been told.
-    pub(super) fn serve(self, request: Request, held: impl Send + 'static) -> Reply {
+    /// Gives the process its request. When it is gone, `over` is told how it
+    /// ended, then whoever waits for the outcome, and then `held` is dropped.
+    pub(super) fn serve(
+        self,
+        request: Request,
+        held: impl Send + 'static,
+        over: impl FnOnce(&Outcome) + Send + 'static,
+    ) -> Reply {
         let (hand_back, handed_back) = oneshot::channel();
         let output = Output {
             pipe: Some(self.stdout),
@@ -139,11 +144,13 @@ impl IdleProcess {
         tokio::spawn(async move {
             let started = Instant::now();
             let (ending, stderr) = call.run(body, deadline, listener, handed_back).await;
-            let _ = tell.send(Outcome {
+            let outcome = Outcome {
                 ending,
                 stderr,
                 elapsed: started.elapsed(),
-            });
+            };
+            over(&outcome);
+            let _ = tell.send(outcome);
             drop(held);
         });
         Reply {

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::pool::Pool;
-use super::process::IdleProcess;
+use super::service::Warm;
 use super::worker::LoadError;
 use crate::link_store::RunnerState;
 
@@ -45,7 +45,7 @@ pub(super) enum LinkState {
     /// Its image is fetched, its zygote opened.
     Loading,
     /// It answers calls, from this pool.
-    Serving(Arc<Pool<IdleProcess>>),
+    Serving(Arc<Pool<Warm>>),
     /// It could not be loaded; it is tried again after a while.
     Broken(Arc<LoadError>),
 }
@@ -53,6 +53,20 @@ pub(super) enum LinkState {
 impl States {
     pub(super) fn get(&self, id: LinkId) -> Option<&LinkState> {
         self.links.get(&id).map(|known| &known.state)
+    }
+
+    /// How many links there are in each state.
+    pub(super) fn counts(&self) -> [(&'static str, usize); 3] {
+        let states = || self.links.values().map(|known| &known.state);
+        let of = |is: fn(&LinkState) -> bool| states().filter(|state| is(state)).count();
+        [
+            ("loading", of(|state| matches!(state, LinkState::Loading))),
+            (
+                "serving",
+                of(|state| matches!(state, LinkState::Serving(_))),
+            ),
+            ("broken", of(|state| matches!(state, LinkState::Broken(_)))),
+        ]
     }
 
     /// In a few words, for the link store.
@@ -122,15 +136,20 @@ impl Teller {
 
 /// The link is not known any more.
 pub(super) fn forget(states: &watch::Sender<States>, id: LinkId) {
-    states.send_modify(|states| drop(states.links.remove(&id)));
+    let mut forgotten = None;
+    states.send_modify(|states| forgotten = states.links.remove(&id));
+    // Not under the lock, since it may be the last to hold a pool.
+    drop(forgotten);
 }
 
 /// No more calls are taken, and no link is known any more.
 pub(super) fn drain(states: &watch::Sender<States>) {
+    let mut forgotten = BTreeMap::new();
     states.send_modify(|states| {
-        states.links.clear();
+        forgotten = std::mem::take(&mut states.links);
         states.is_draining = true;
     });
+    drop(forgotten);
 }
 
 /// Keeps `told` up to date, until nobody listens.

@@ -1,23 +1,21 @@
-//! One link on this runner: from its image to its zygote, its pool, and the
-//! calls that it answers.
+//! One link on this runner: from its image to its zygote and its pool.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use chain::{Link, LinkId, Network};
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use image::{Digest, Image, Reference};
 use sandbox::{Ids, Launcher, Limits, Spec, Zygote};
 use tokio::sync::{Semaphore, oneshot};
 
 use super::images::AgreedImages;
-use super::pool::{Capacity, Idle, Pool, Starter, TakeError, Taken};
+use super::metrics::Metrics;
+use super::pool::{Capacity, Pool};
 use super::pool_state;
-use super::process::IdleProcess;
+use super::service::{PoolService, Warm, ZygoteStarter};
 use super::states::{LinkState, Teller};
 use crate::link_store::LinkStoreError;
-use crate::transport::{Refusal, RefusalReason, Reply, Request, Service, Transport};
+use crate::transport::Transport;
 
 /// How long a broken link rests before it is tried again: at first, and at most.
 const RETRY_WAIT_MIN: Duration = Duration::from_secs(1);
@@ -29,12 +27,13 @@ const HOSTNAME_CHARACTERS: usize = 12;
 /// What all workers of a runner share.
 pub(super) struct Shared {
     pub(super) pool: pool_state::Config,
-    pub(super) capacity: Capacity<IdleProcess>,
+    pub(super) capacity: Capacity<Warm>,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) images: AgreedImages,
     /// Turns for those who open zygotes.
     pub(super) opens: Semaphore,
     pub(super) launcher: Launcher,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 /// A link could not be loaded. The texts read well after "failed to".
@@ -87,15 +86,25 @@ pub(super) async fn work(
     mut stopped: oneshot::Receiver<()>,
 ) {
     let id = link.id();
-    let zygote = tokio::select! {
+    let held = tokio::select! {
         biased;
         _ = &mut stopped => return,
-        zygote = load_until_it_works(&shared, id, &link, &teller) => zygote,
+        held = load_until_it_works(&shared, id, &link, &teller) => held,
     };
-    let pool = Pool::new(id, ZygoteStarter(zygote), &shared.pool, &shared.capacity);
+    let metrics = shared.metrics.of_link(id);
+    let starter = ZygoteStarter {
+        held,
+        of_runner: Arc::clone(&shared.metrics),
+        of_link: Arc::clone(&metrics),
+    };
+    let pool = Pool::new(id, starter, &shared.pool, &shared.capacity);
     let pool = Arc::new(pool);
-    let service = Arc::new(PoolService(Arc::clone(&pool)));
-    let registration = shared.transport.serve(id, service);
+    let service = PoolService {
+        id,
+        pool: Arc::clone(&pool),
+        metrics,
+    };
+    let registration = shared.transport.serve(id, Arc::new(service));
     teller.tell(LinkState::Serving(Arc::clone(&pool)));
     // Nobody sends anything: the other end is dropped.
     let _ = stopped.await;
@@ -144,8 +153,8 @@ async fn open(shared: &Shared, spec: Spec, limits: Limits) -> Result<Zygote, Loa
 }
 
 /// A zygote, and the image that must stay while it lives.
-struct Held {
-    zygote: Zygote,
+pub(super) struct Held {
+    pub(super) zygote: Zygote,
     _image: Image,
 }
 
@@ -203,44 +212,5 @@ fn limits(link: &Link) -> Limits {
         memory_bytes: link.constraints.memory,
         cpu_millicores: link.constraints.cpu.map(|cpu| cpu.millicores().into()),
         processes: link.constraints.processes,
-    }
-}
-
-/// Starts processes of one link.
-struct ZygoteStarter(Held);
-
-impl Starter for ZygoteStarter {
-    type Process = IdleProcess;
-
-    async fn start(&self) -> Result<IdleProcess, Arc<str>> {
-        let started = IdleProcess::start(&self.0.zygote).await;
-        started.map_err(|error| format!("failed to {error}").into())
-    }
-}
-
-impl Idle for IdleProcess {
-    async fn spoiled(&self) {
-        self.until_spoiled().await;
-    }
-}
-
-/// Answers calls with a fresh process each.
-struct PoolService(Arc<Pool<IdleProcess>>);
-
-impl Service for PoolService {
-    fn call(&self, request: Request) -> BoxFuture<'_, Result<Reply, Refusal>> {
-        async move {
-            match self.0.take().await {
-                Ok(Taken { process, permit }) => Ok(process.serve(request, permit)),
-                Err(error) => {
-                    let reason = match error {
-                        TakeError::Busy => RefusalReason::Busy,
-                        TakeError::CannotStart(reason) => RefusalReason::CannotStart(reason),
-                    };
-                    Err(Refusal { request, reason })
-                }
-            }
-        }
-        .boxed()
     }
 }

@@ -102,6 +102,15 @@ pub(crate) fn join(
     Runner::start(options, transport, links, images, launcher)
 }
 
+/// What a runner has counted, as Prometheus reads it.
+pub(crate) fn metrics(runner: &Runner) -> String {
+    let mut registry = consecution::http::registry();
+    runner.register(&mut registry);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    text
+}
+
 /// Whether that comes true before patience is over. For states that nothing
 /// announces.
 pub(crate) async fn is_soon(wanted: impl Fn() -> bool) -> bool {

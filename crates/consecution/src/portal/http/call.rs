@@ -10,11 +10,12 @@ use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, EXPECT, HeaderValue, RETRY_AFTER, TRAILER};
 use hyper::{Request, Response, StatusCode, Version};
 
-use super::answer::{Answer, Reset, Running};
+use super::answer::Running;
 use super::metrics::{Kind, Tracked};
 use super::problem::{PROBLEM_JSON, Problem, RETRY_AFTER_S};
 use super::upload::Upload;
 use super::{Offered, story};
+use crate::http::{Answer, Reset};
 use crate::portal::{ChainError, ChainReply, ChainRequest, FailureReason};
 use crate::trace::{CallId, Trace, TraceParent};
 use crate::transport::{Body, Cut};
@@ -86,7 +87,7 @@ pub(super) async fn call(
                 chain: Arc::clone(chain.portal.chain()),
                 is_cut: false,
             };
-            let mut response = Response::new(Answer::Running(Box::new(running)));
+            let mut response = Response::new(Answer::Running(Box::pin(running)));
             let headers = response.headers_mut();
             headers.insert(CONTENT_TYPE, OCTETS);
             headers.insert(TRAILER, TRAILERS);

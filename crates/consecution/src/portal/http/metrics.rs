@@ -3,21 +3,16 @@
 //! All handles of a chain are resolved when it is loaded; a call only adds to
 //! them. Names are those of `docs/http.md`.
 
-use std::fmt;
 use std::sync::Arc;
 
-use chain::{Chain, LinkId};
-use futures_util::FutureExt;
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use chain::Chain;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Metric, Registry, Unit};
 use tokio::time::Instant;
 
-use super::{LinkState, Links};
 use crate::portal::{ChainError, FailureReason, Report};
 
 type Labels = Vec<(&'static str, String)>;
@@ -75,14 +70,11 @@ impl Kind {
 
 /// All that is counted.
 pub(super) struct Metrics {
-    registry: Registry,
     calls: Family<Labels, Counter>,
     failures: Family<Labels, Counter>,
     in_flight: Family<Labels, Gauge>,
     durations: Family<Labels, Histogram>,
     link_durations: Family<Labels, Histogram>,
-    /// Open connections.
-    pub(super) connections: Gauge,
 }
 
 /// What is counted of one chain.
@@ -95,27 +87,22 @@ pub(super) struct ChainMetrics {
 }
 
 impl Metrics {
-    pub(super) fn new(links: Arc<dyn Links>, ids: Vec<LinkId>) -> Metrics {
-        let mut registry = Registry::with_prefix("consecution");
-        let calls = register(&mut registry, "calls", "Calls of chains");
-        let failures = register(&mut registry, "call_failures", "Calls that failed, by kind");
-        let in_flight = register(&mut registry, "calls_in_flight", "Calls under way");
+    pub(super) fn new(registry: &mut Registry) -> Metrics {
+        let calls = register(registry, "calls", "Calls of chains");
+        let failures = register(registry, "call_failures", "Calls that failed, by kind");
+        let in_flight = register(registry, "calls_in_flight", "Calls under way");
         let durations = Family::new_with_constructor(latency as fn() -> Histogram);
         let help = "From a call's head to the end of its reply";
         registry.register_with_unit("call_duration", help, Unit::Seconds, durations.clone());
         let link_durations = Family::new_with_constructor(latency as fn() -> Histogram);
         let help = "How long the process of a link had its request";
         registry.register_with_unit("link_duration", help, Unit::Seconds, link_durations.clone());
-        let connections = register(&mut registry, "http_connections", "Open connections");
-        registry.register_collector(Box::new(Pools { links, ids }));
         Metrics {
-            registry,
             calls,
             failures,
             in_flight,
             durations,
             link_durations,
-            connections,
         }
     }
 
@@ -138,14 +125,6 @@ impl Metrics {
             duration: self.durations.get_or_create_owned(&label()),
             links: links.collect(),
         })
-    }
-
-    /// As Prometheus reads it.
-    pub(super) fn render(&self) -> String {
-        let mut text = String::new();
-        // Writing to a string cannot fail.
-        let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
-        text
     }
 }
 
@@ -209,51 +188,5 @@ impl Drop for Tracked {
         self.chain
             .duration
             .observe(self.began.elapsed().as_secs_f64());
-    }
-}
-
-/// The pools of those links that are served here, looked up when asked.
-struct Pools {
-    links: Arc<dyn Links>,
-    ids: Vec<LinkId>,
-}
-
-impl fmt::Debug for Pools {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_tuple("Pools").field(&self.ids).finish()
-    }
-}
-
-impl Collector for Pools {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let pools = self
-            .ids
-            .iter()
-            .filter_map(|id| match self.links.state(*id).now_or_never() {
-                Some(LinkState::Served(Some(pool))) => Some((id.to_string(), pool)),
-                _ => None,
-            });
-        let pools: Vec<_> = pools.collect();
-        let gauge = |value: usize| ConstGauge::<u64>::new(value as u64);
-        let kind = gauge(0).metric_type();
-        let help = "Processes of a link, by state";
-        let mut family = encoder.encode_descriptor("pool_processes", help, None, kind)?;
-        for (id, pool) in &pools {
-            for (state, count) in [
-                ("idle", pool.idle),
-                ("starting", pool.starting),
-                ("in_use", pool.in_use),
-            ] {
-                let labels = [("link_id", id.as_str()), ("state", state)];
-                gauge(count).encode(family.encode_family(&labels)?)?;
-            }
-        }
-        let help = "Calls that wait for a process of a link";
-        let mut family = encoder.encode_descriptor("pool_waiting", help, None, kind)?;
-        for (id, pool) in &pools {
-            let labels = [("link_id", id.as_str())];
-            gauge(pool.waiting).encode(family.encode_family(&labels)?)?;
-        }
-        Ok(())
     }
 }

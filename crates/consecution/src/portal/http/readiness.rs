@@ -37,23 +37,10 @@ pub trait Links: Send + Sync {
 /// Whether a link can be called.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkState {
-    /// It can; with the processes that it has here, if it has any here.
-    Served(Option<PoolSizes>),
+    /// It can.
+    Served,
     /// It cannot, for this reason, a lower-case fragment.
     Missing(String),
-}
-
-/// Processes of a link.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct PoolSizes {
-    /// In reserve.
-    pub idle: usize,
-    /// On their way.
-    pub starting: usize,
-    /// At work.
-    pub in_use: usize,
-    /// Calls that wait for one.
-    pub waiting: usize,
 }
 
 /// The links that a transport reaches, wherever their runners are.
@@ -70,7 +57,7 @@ impl Links for Probed {
     fn state(&self, id: LinkId) -> BoxFuture<'_, LinkState> {
         let probing = self.0.probe(id);
         let state = probing.map(|probed| match probed {
-            Ok(()) => LinkState::Served(None),
+            Ok(()) => LinkState::Served,
             Err(reason) => LinkState::Missing(reason.to_string()),
         });
         state.boxed()
@@ -151,7 +138,7 @@ impl Readiness {
         let until = Instant::now() + LOOK_WAIT_MAX;
         let looks = ids.into_iter().map(|id| async move {
             match timeout_at(until, self.links.state(id)).await {
-                Ok(LinkState::Served(_)) => None,
+                Ok(LinkState::Served) => None,
                 Ok(LinkState::Missing(reason)) => Some((id, reason)),
                 Err(_) => Some((id, format!("nobody has answered for {LOOK_WAIT_MAX:?}"))),
             }
@@ -188,7 +175,7 @@ mod tests {
     }
 
     fn offered(portal: &Portal) -> [Offered; 1] {
-        let metrics = Metrics::new(Arc::new(Silent::default()), Vec::new());
+        let metrics = Metrics::new(&mut crate::http::registry());
         [Offered {
             metrics: metrics.of_chain(portal.chain()),
             portal: portal.clone(),

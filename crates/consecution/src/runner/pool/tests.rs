@@ -144,7 +144,9 @@ async fn without_a_floor_nothing_is_left_behind() {
 async fn room_comes_back_with_the_permit_and_not_with_the_process() {
     let bench = Bench::new();
     let pool = bench.pool(0, &room(1));
-    let Taken { process, permit } = pool.take().await.unwrap();
+    let Taken {
+        process, permit, ..
+    } = pool.take().await.unwrap();
     drop(process);
     assert!(timeout(Duration::from_secs(1), pool.take()).await.is_err());
     drop(permit);
@@ -332,7 +334,9 @@ async fn many_takers_at_once_each_get_a_process_of_their_own() {
             let taken = pool.take().await.unwrap();
             assert!(bench.alive() <= 8);
             tokio::task::yield_now().await;
-            let Taken { process, permit } = taken;
+            let Taken {
+                process, permit, ..
+            } = taken;
             drop(process);
             drop(permit);
         })

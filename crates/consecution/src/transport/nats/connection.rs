@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::inbox::{Delivery, Inbox};
 use super::options::Target;
 use super::{Role, head};
+pub use crate::connection::Connection;
 
 /// How long a call waits for a connection before it is refused.
 const CONNECTED_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -58,15 +59,6 @@ const CLOSE_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// How often the same trouble is logged, at most.
 const LOG_EVERY: Duration = Duration::from_secs(30);
-
-/// How it is with a connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Connection {
-    /// There is none now, for this reason; it is being tried.
-    Waiting(Arc<str>),
-    /// There is one.
-    Connected,
-}
 
 /// What everything on one connection shares.
 pub(super) struct Shared {

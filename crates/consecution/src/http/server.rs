@@ -11,16 +11,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::answer::Reset;
-use super::{Options, Site};
+use super::{Options, Reset, Site};
 
 /// How large a request's head may be, in bytes, and how many fields it may have.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -38,7 +39,7 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 /// How far the end has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Stage {
+enum Stage {
     Open,
     Draining,
     Closing,
@@ -47,7 +48,7 @@ pub(super) enum Stage {
 /// HTTP on one address.
 pub struct Server {
     listener: TcpListener,
-    site: Arc<Site>,
+    site: Arc<dyn Site>,
     options: Options,
     stage: watch::Sender<Stage>,
 }
@@ -62,19 +63,17 @@ pub enum Drained {
 }
 
 impl Server {
-    pub(super) async fn bind(
+    pub(crate) async fn bind(
         address: SocketAddr,
         options: Options,
-        site: impl FnOnce(&Options, watch::Receiver<Stage>) -> Site,
+        site: Arc<dyn Site>,
     ) -> io::Result<Server> {
         let listener = TcpListener::bind(address).await?;
-        let (stage, told) = watch::channel(Stage::Open);
-        let site = Arc::new(site(&options, told));
         Ok(Server {
             listener,
             site,
             options,
-            stage,
+            stage: watch::Sender::new(Stage::Open),
         })
     }
 
@@ -95,6 +94,10 @@ impl Server {
             options,
             stage,
         } = self;
+        let serve_connection = |stream| {
+            let (site, stage) = (Arc::clone(&site), stage.subscribe());
+            connection(stream, site, options.head_wait_max, stage)
+        };
         let slots = Arc::new(Semaphore::new(options.connections_max));
         let mut connections = JoinSet::new();
         let mut stop = std::pin::pin!(stop);
@@ -104,7 +107,7 @@ impl Server {
                 () = &mut stop => break,
                 Some(_) = connections.join_next() => {}
                 (stream, slot) = accept(&listener, &slots) => {
-                    let serving = connection(stream, Arc::clone(&site), stage.subscribe());
+                    let serving = serve_connection(stream);
                     connections.spawn(async move {
                         serving.await;
                         drop(slot);
@@ -114,7 +117,7 @@ impl Server {
         }
         stage.send_replace(Stage::Draining);
         for stream in taken_by_the_kernel(listener) {
-            connections.spawn(connection(stream, Arc::clone(&site), stage.subscribe()));
+            connections.spawn(serve_connection(stream));
         }
         let over = async { while connections.join_next().await.is_some() {} };
         let mut over = std::pin::pin!(over);
@@ -174,15 +177,28 @@ fn taken_by_the_kernel(listener: TcpListener) -> Vec<TcpStream> {
 }
 
 /// Serves one connection to its end.
-async fn connection(stream: TcpStream, site: Arc<Site>, mut stage: watch::Receiver<Stage>) {
-    let _open = site.count_connection();
-    let head_wait_max = site.head_wait_max;
+async fn connection(
+    stream: TcpStream,
+    site: Arc<dyn Site>,
+    head_wait_max: Duration,
+    mut stage: watch::Receiver<Stage>,
+) {
+    let _open = Open::count(site.connections());
     // Only a matter of speed.
     let _ = stream.set_nodelay(true);
     let reset = Reset::default();
+    let asked = stage.clone();
+    let is_draining = || *asked.borrow() > Stage::Open;
     let service = service_fn(|request| {
-        let (site, reset) = (Arc::clone(&site), reset.clone());
-        async move { Ok::<_, Infallible>(site.answer(request, &reset).await) }
+        let (site, reset) = (&site, &reset);
+        async move {
+            let mut response = site.answer(request, is_draining(), reset).await;
+            if is_draining() {
+                let headers = response.headers_mut();
+                headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let mut connection = http1::Builder::new()
         .title_case_headers(true)
@@ -210,5 +226,21 @@ async fn connection(stream: TcpStream, site: Arc<Site>, mut stage: watch::Receiv
         // An older client takes a connection that is closed for the end of the
         // reply, which this is not.
         let _ = connection.into_parts().io.into_inner().set_zero_linger();
+    }
+}
+
+/// Counts a connection while it is held.
+struct Open<'a>(&'a Gauge);
+
+impl Open<'_> {
+    fn count(connections: &Gauge) -> Open<'_> {
+        connections.inc();
+        Open(connections)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }

@@ -1,0 +1,291 @@
+//! What a runner counts, and how it reads for Prometheus.
+//!
+//! What is counted of a link is made when the link is loaded, and is gone when
+//! the link is; a call only adds to it. Names are those of `docs/http.md`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use chain::LinkId;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+use tokio::sync::watch;
+
+use super::pool::Capacity;
+use super::service::Warm;
+use super::states::States;
+use crate::transport::{Ending, Outcome};
+
+/// How a call ended, as the label says it.
+const ENDINGS: [&str; 7] = [
+    "exited_0",
+    "exited",
+    "signalled",
+    "unread",
+    "cut",
+    "deadline",
+    "lost",
+];
+
+fn ending(ending: &Ending) -> usize {
+    match ending {
+        Ending::Exited(0) => 0,
+        Ending::Exited(_) => 1,
+        Ending::Signalled(_) => 2,
+        Ending::Unread => 3,
+        Ending::Cut => 4,
+        Ending::DeadlinePassed => 5,
+        Ending::Lost(_) => 6,
+    }
+}
+
+/// From half a millisecond to half a minute, each three times the one before: a
+/// runner may have many links.
+fn latency() -> Histogram {
+    Histogram::new(exponential_buckets(0.0005, 3.0, 11))
+}
+
+/// From a tenth of a second to seven minutes.
+fn pull_time() -> Histogram {
+    Histogram::new(exponential_buckets(0.1, 2.0, 13))
+}
+
+/// What is counted of a runner.
+pub(super) struct Metrics {
+    /// Those of a link are held by whoever adds to them.
+    links: Mutex<BTreeMap<LinkId, Weak<LinkMetrics>>>,
+    /// How long starts take that succeed.
+    pub(super) starts: Histogram,
+    pub(super) pulls: Counter,
+    pub(super) pull_failures: Counter,
+    pub(super) pull_times: Histogram,
+}
+
+/// What is counted of a link.
+pub(super) struct LinkMetrics {
+    endings: [Counter; ENDINGS.len()],
+    durations: Histogram,
+    /// Calls refused since there was no room.
+    pub(super) busy: Counter,
+    /// Calls refused since no process could be started.
+    pub(super) cannot_start: Counter,
+    /// Calls that were given a process that was idle.
+    pub(super) hits: Counter,
+    /// Calls that waited for a process to start.
+    pub(super) misses: Counter,
+    pub(super) start_failures: Counter,
+    /// Idle processes that ended, or wrote, before they had a request.
+    pub(super) spoiled: Counter,
+}
+
+impl LinkMetrics {
+    fn new() -> LinkMetrics {
+        LinkMetrics {
+            endings: Default::default(),
+            durations: latency(),
+            busy: Counter::default(),
+            cannot_start: Counter::default(),
+            hits: Counter::default(),
+            misses: Counter::default(),
+            start_failures: Counter::default(),
+            spoiled: Counter::default(),
+        }
+    }
+
+    /// A call has ended.
+    pub(super) fn end(&self, outcome: &Outcome) {
+        self.endings[ending(&outcome.ending)].inc();
+        self.durations.observe(outcome.elapsed.as_secs_f64());
+    }
+}
+
+impl Metrics {
+    pub(super) fn new() -> Metrics {
+        Metrics {
+            links: Mutex::default(),
+            starts: latency(),
+            pulls: Counter::default(),
+            pull_failures: Counter::default(),
+            pull_times: pull_time(),
+        }
+    }
+
+    /// Those of a link, which are new unless somebody still holds them.
+    pub(super) fn of_link(&self, id: LinkId) -> Arc<LinkMetrics> {
+        // Nothing that runs under the lock can leave it half-changed.
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.retain(|_, metrics| metrics.strong_count() > 0);
+        if let Some(metrics) = links.get(&id).and_then(Weak::upgrade) {
+            return metrics;
+        }
+        let metrics = Arc::new(LinkMetrics::new());
+        links.insert(id, Arc::downgrade(&metrics));
+        metrics
+    }
+
+    fn links(&self) -> Vec<(String, Arc<LinkMetrics>)> {
+        let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let links = links.iter();
+        links
+            .filter_map(|(id, metrics)| Some((id.to_string(), metrics.upgrade()?)))
+            .collect()
+    }
+
+    /// Adds all of it to what a process counts.
+    pub(super) fn register(
+        self: &Arc<Self>,
+        registry: &mut Registry,
+        capacity: &Capacity<Warm>,
+        states: &watch::Sender<States>,
+    ) {
+        let runner = registry.sub_registry_with_prefix("runner");
+        let help = "How long it takes to start a process";
+        let (starts, pulls) = (self.starts.clone(), self.pull_times.clone());
+        runner.register_with_unit("start_duration", help, Unit::Seconds, starts);
+        let help = "Images pulled, or tried to";
+        runner.register("image_pulls", help, self.pulls.clone());
+        let help = "Images that could not be pulled";
+        runner.register("image_pull_failures", help, self.pull_failures.clone());
+        let help = "How long it takes to pull an image";
+        runner.register_with_unit("image_pull_duration", help, Unit::Seconds, pulls);
+        registry.register_collector(Box::new(OfLinks {
+            metrics: Arc::clone(self),
+            capacity: capacity.clone(),
+            states: states.clone(),
+        }));
+    }
+}
+
+/// What is counted of links, looked up when it is asked for, since links come
+/// and go.
+struct OfLinks {
+    metrics: Arc<Metrics>,
+    capacity: Capacity<Warm>,
+    states: watch::Sender<States>,
+}
+
+impl fmt::Debug for OfLinks {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("OfLinks")
+    }
+}
+
+impl Collector for OfLinks {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        self.encode_calls(&mut encoder)?;
+        self.encode_pools(&mut encoder)?;
+        let help = "Links, by state";
+        let gauge = MetricType::Gauge;
+        let mut links = encoder.encode_descriptor("runner_links", help, None, gauge)?;
+        for (state, count) in self.states.borrow().counts() {
+            count_of(count).encode(links.encode_family(&[("state", state)])?)?;
+        }
+        Ok(())
+    }
+}
+
+type OfLink = fn(&LinkMetrics) -> &Counter;
+
+/// What is counted of a link, without further labels.
+const COUNTERS: [(&str, &str, OfLink); 4] = [
+    (
+        "runner_warm_hits",
+        "Calls that were given a process that was idle",
+        |link| &link.hits,
+    ),
+    (
+        "runner_warm_misses",
+        "Calls that waited for a process to start",
+        |link| &link.misses,
+    ),
+    (
+        "runner_start_failures",
+        "Processes that could not be started",
+        |link| &link.start_failures,
+    ),
+    (
+        "runner_spoiled",
+        "Idle processes that ended, or wrote, before they had a request",
+        |link| &link.spoiled,
+    ),
+];
+
+impl OfLinks {
+    fn encode_calls(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let links = self.metrics.links();
+        let help = "Calls, by how they ended";
+        let mut family =
+            encoder.encode_descriptor("runner_calls", help, None, MetricType::Counter)?;
+        for (id, link) in &links {
+            for (ending, calls) in ENDINGS.iter().zip(&link.endings) {
+                let labels = [("link_id", id.as_str()), ("ending", ending)];
+                calls.encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let help = "Calls that were not taken";
+        let mut family =
+            encoder.encode_descriptor("runner_refusals", help, None, MetricType::Counter)?;
+        for (id, link) in &links {
+            for (reason, calls) in [("busy", &link.busy), ("cannot_start", &link.cannot_start)] {
+                let labels = [("link_id", id.as_str()), ("reason", reason)];
+                calls.encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let (help, unit) = (
+            "From taking a call to the end of its process",
+            Unit::Seconds,
+        );
+        let (name, kind) = ("runner_call_duration", MetricType::Histogram);
+        let mut family = encoder.encode_descriptor(name, help, Some(&unit), kind)?;
+        for (id, link) in &links {
+            let labels = [("link_id", id.as_str())];
+            link.durations.encode(family.encode_family(&labels)?)?;
+        }
+        for (name, help, counter) in COUNTERS {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (id, link) in &links {
+                let labels = [("link_id", id.as_str())];
+                counter(link).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn encode_pools(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let pools = self.capacity.counts();
+        let pools: Vec<_> = pools
+            .iter()
+            .map(|(id, pool)| (id.to_string(), pool))
+            .collect();
+        let gauge = MetricType::Gauge;
+        let help = "Processes of a link, by state";
+        let mut family = encoder.encode_descriptor("pool_processes", help, None, gauge)?;
+        for (id, pool) in &pools {
+            for (state, count) in [
+                ("idle", pool.idle),
+                ("starting", pool.starting),
+                ("in_use", pool.in_use),
+            ] {
+                let labels = [("link_id", id.as_str()), ("state", state)];
+                count_of(count).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let help = "Calls that wait for a process of a link";
+        let mut family = encoder.encode_descriptor("pool_waiting", help, None, gauge)?;
+        for (id, pool) in &pools {
+            let labels = [("link_id", id.as_str())];
+            count_of(pool.waiting).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+fn count_of(count: usize) -> ConstGauge<u64> {
+    ConstGauge::new(count as u64)
+}
