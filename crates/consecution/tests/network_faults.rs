@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use support::chain::{chain, chain_with, link, shell};
 use support::command::eventually;
 use support::etcd::Etcd;
-use support::faults::{at_work, let_finish, runners, slow, until_serving, work};
+use support::faults::{at_work, let_finish, runners, slow, work};
 use support::home;
 use support::http::{Reply, Served, listen};
 use support::leftovers::{cgroups_of, descendants, expect_gone, mounts_of};
@@ -235,7 +235,7 @@ fn without_etcd_what_is_known_is_served_and_the_rest_comes_with_it() {
     servers.etcd.run();
     until_ready(&later);
     assert_eq!(later.post("/", b"late").expect(200).text(), "LATE");
-    until_serving(&servers, "two", 2);
+    servers.until_serving("two", 2);
     // The one that was started without etcd does it alone.
     drop(runners.swap_remove(0));
     assert_eq!(portal.post("/", b"known").expect(200).text(), "known");

@@ -43,24 +43,13 @@ pub(crate) fn let_finish(runners: &[Running]) {
     }
 }
 
-/// Waits until a runner says of itself that it serves so many links.
-#[track_caller]
-pub(crate) fn until_serving(servers: &Servers, runner: &str, links: usize) {
-    let key = format!("/consecution/runners/{runner}");
-    eventually("the runner to serve", || {
-        let text = servers.etcd.ctl(["get", "--print-value-only", &key]);
-        let state: serde_json::Value = serde_json::from_str(&text).ok()?;
-        (state["Serving"] == links).then_some(())
-    });
-}
-
 /// Starts runners of these names, and waits until each of them serves as many
 /// links.
 #[track_caller]
 pub(crate) fn runners(servers: &Servers, names: &[&str], links: usize) -> Vec<Running> {
     let runners = names.iter().map(|name| servers.runner(name)).collect();
     for name in names {
-        until_serving(servers, name, links);
+        servers.until_serving(name, links);
     }
     runners
 }

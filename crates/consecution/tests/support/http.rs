@@ -131,6 +131,11 @@ impl Client {
         Some(Client(BufReader::new(stream)))
     }
 
+    /// The same connection, to send from another thread.
+    pub(crate) fn sender(&self) -> Client {
+        Client(BufReader::new(self.0.get_ref().try_clone().unwrap()))
+    }
+
     #[track_caller]
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.0.get_mut().write_all(bytes.as_ref()).unwrap();
@@ -158,8 +163,12 @@ impl Client {
     /// Sends a body's chunk, after a head with `Transfer-Encoding: chunked`.
     #[track_caller]
     pub(crate) fn send_chunk(&mut self, bytes: &[u8]) {
+        self.try_send_chunk(bytes).unwrap();
+    }
+
+    pub(crate) fn try_send_chunk(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         let head = format!("{:x}\r\n", bytes.len());
-        self.send([head.as_bytes(), bytes, b"\r\n"].concat());
+        self.try_send([head.as_bytes(), bytes, b"\r\n"].concat())
     }
 
     /// Sends the end of a body in chunks.

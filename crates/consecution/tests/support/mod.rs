@@ -9,6 +9,7 @@ pub(crate) mod faults;
 pub(crate) mod home;
 pub(crate) mod http;
 pub(crate) mod leftovers;
+pub(crate) mod load;
 pub(crate) mod nats;
 pub(crate) mod netns;
 pub(crate) mod network;
