@@ -15,6 +15,7 @@
 //! | `trail` | what is known of a run, and what follows from it, as plain data |
 //! | `retry` | the call of one link: asked for, and made again where its runner is lost |
 //! | `replay` | the input of a call that may have to be made again |
+//! | `repeat` | the output of a call that was made again, held against the first one |
 //! | `gate` | the streams between the links, and behind the last one |
 //! | `failure` | reports and errors, and how they read |
 //! | `publish` | makes a chain's links known |
@@ -24,6 +25,7 @@ mod failure;
 mod gate;
 pub mod http;
 mod publish;
+mod repeat;
 mod replay;
 mod retry;
 mod trail;

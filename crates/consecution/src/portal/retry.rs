@@ -1,10 +1,10 @@
 //! One link's call: asked for until somebody takes it, and made again where its
 //! runner is lost.
 //!
-//! A link that can be run twice, and of whose output nothing has been given on,
-//! is run again as if nothing had been. All of that is driven by whoever reads
-//! the reply: there is no task, and a link whose reader is gone is not run
-//! again.
+//! A link that can be run twice is run again as if nothing had been. What of its
+//! output has been given on before it must write again, and that is left out. All
+//! of that is driven by whoever reads the reply: there is no task, and a link
+//! whose reader is gone is not run again.
 
 use std::borrow::Cow;
 use std::mem;
@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::failure::FailureReason;
 use super::publish::Publishing;
+use super::repeat::{Given, Repeat};
 use super::replay::Input;
 use super::trail::Notes;
 use crate::backoff::Backoff;
@@ -88,6 +89,9 @@ impl Call {
         });
         let body = Body::new(Tries {
             state: State::Running(body, outcome),
+            given: Given::default(),
+            repeat: Repeat::default(),
+            lost: None,
             retries: 0,
             backoff: Backoff::new(RETRY_BACKOFF_MIN, RETRY_BACKOFF_MAX),
             told,
@@ -237,6 +241,11 @@ async fn last_outcome(mut tries: watch::Receiver<Try>) -> Outcome {
 struct Tries {
     call: Arc<Call>,
     state: State,
+    given: Given,
+    /// What of that the call has not written again.
+    repeat: Repeat,
+    /// How the call was lost the last time.
+    lost: Option<Outcome>,
     /// How often the call has been made again.
     retries: u32,
     backoff: Backoff,
@@ -244,12 +253,12 @@ struct Tries {
 }
 
 enum State {
-    /// Nothing of this reply has been given on.
+    /// This reply may not be the last one.
     Running(Body, PendingOutcome),
-    /// This reply was over, or broke off, with nothing in it.
+    /// This reply was over, or broke off.
     Ending(PendingOutcome, Option<Cut>),
-    /// The call was lost like that, and is made again.
-    Again(Outcome, BoxFuture<'static, Result<Reply, FailureReason>>),
+    /// The call is made again.
+    Again(BoxFuture<'static, Result<Reply, FailureReason>>),
     /// This is the last reply.
     Last(Body),
     Over,
@@ -263,64 +272,109 @@ impl Tries {
         self.told.send_replace(Try { outcome, last });
     }
 
-    /// The reply has given something: it is the last one.
-    fn begun(&mut self) {
+    /// That is given on. Where it could not be written again, this reply is the
+    /// last one.
+    fn give(&mut self, chunk: &Bytes) {
+        let why = match self.call.may_be_made_again(self.retries) {
+            Ok(()) if self.given.keep(chunk) => return,
+            Ok(()) => "not called again, since too much of its output had been given on".into(),
+            Err(why) => why,
+        };
         if let State::Running(body, outcome) = mem::replace(&mut self.state, State::Over) {
-            self.settle(outcome, "not called again, since its output had begun");
+            self.settle(outcome, why);
+            self.given = Given::default();
             self.state = State::Last(body);
         }
     }
 
-    /// The reply has given nothing, and will give nothing.
+    /// What of a chunk goes on, if it is what it must be.
+    fn pass(&mut self, chunk: Bytes) -> Result<Bytes, Cut> {
+        let is_repeating = !self.repeat.is_over();
+        let chunk = self.repeat.pass(chunk).map_err(|_| self.differ())?;
+        if is_repeating && self.repeat.is_over() {
+            self.tell();
+        }
+        if !chunk.is_empty() {
+            self.give(&chunk);
+        }
+        Ok(chunk)
+    }
+
+    /// The reply will give nothing more.
     fn over(&mut self, cut: Option<Cut>) {
         if let State::Running(_, outcome) = mem::replace(&mut self.state, State::Over) {
             self.state = State::Ending(outcome, cut);
         }
     }
 
-    /// A reply with nothing in it has ended like that: makes the call again if
-    /// it may, and says whether it does.
-    fn ended(&mut self, outcome: Outcome) -> bool {
+    /// A reply has ended like that: makes the call again if it may. If not, how
+    /// the body ends.
+    fn ended(&mut self, outcome: Outcome, cut: Option<Cut>) -> Option<Option<Cut>> {
         let again = match &outcome.ending {
             Ending::Lost(reason) => {
                 let again = self.call.may_be_made_again(self.retries);
                 again.inspect(|()| self.call.log_retry(reason, self.retries + 1))
             }
+            _ if !self.repeat.is_over() => return Some(Some(self.differ())),
             _ => Err(Cow::Borrowed("")),
         };
         match again {
             Ok(()) => {
                 self.retries += 1;
                 let call = Arc::clone(&self.call).again(self.backoff.next());
-                self.state = State::Again(outcome, call.boxed());
-                true
+                self.lost = Some(outcome);
+                self.state = State::Again(call.boxed());
+                None
             }
             Err(why) => {
                 self.settle(PendingOutcome::new(future::ready(outcome)), why);
                 self.state = State::Over;
-                false
+                Some(cut)
             }
         }
     }
 
     /// The call was taken again.
     fn taken(&mut self, reply: Reply) {
-        self.told.send_replace(Try {
-            outcome: reply.outcome.clone(),
-            last: self.call.may_be_made_again(self.retries).err(),
-        });
         self.state = State::Running(reply.body, reply.outcome);
+        self.repeat = self.given.repeat();
+        if self.repeat.is_over() {
+            self.tell();
+        }
+    }
+
+    /// How this reply ends may be how the call ends.
+    fn tell(&self) {
+        if let State::Running(_, outcome) = &self.state {
+            self.told.send_replace(Try {
+                outcome: outcome.clone(),
+                last: self.call.may_be_made_again(self.retries).err(),
+            });
+        }
+    }
+
+    /// The call was made again, and has not written the same: it stays lost.
+    fn differ(&mut self) -> Cut {
+        self.stay_lost("called again, it has written something else")
     }
 
     /// Nobody took the call again.
-    fn refused(&mut self, mut lost: Outcome, refused: &FailureReason) {
+    fn refused(&mut self, refused: &FailureReason) -> Cut {
         let is_late = |deadline| Instant::now() >= deadline;
-        if self.call.deadline.is_some_and(is_late) {
+        if let Some(lost) = &mut self.lost
+            && self.call.deadline.is_some_and(is_late)
+        {
             lost.ending = Ending::DeadlinePassed;
         }
-        let why = format!("called again, it {refused}");
+        self.stay_lost(format!("called again, it {refused}"))
+    }
+
+    fn stay_lost(&mut self, why: impl Into<Cow<'static, str>>) -> Cut {
+        let reason = "its runner was lost";
+        let lost = self.lost.take().unwrap_or_else(|| Outcome::lost(reason));
         self.settle(PendingOutcome::new(future::ready(lost)), why);
         self.state = State::Over;
+        Cut::new(reason)
     }
 }
 
@@ -333,26 +387,22 @@ impl Stream for Tries {
             match &mut tries.state {
                 State::Last(body) => return body.poll_next_unpin(context),
                 State::Running(body, _) => match ready!(body.poll_next_unpin(context)) {
-                    Some(Ok(chunk)) => {
-                        tries.begun();
-                        return Poll::Ready(Some(Ok(chunk)));
-                    }
+                    Some(Ok(chunk)) => match tries.pass(chunk) {
+                        Ok(chunk) if chunk.is_empty() => {}
+                        passed => return Poll::Ready(Some(passed)),
+                    },
                     end => tries.over(end.and_then(Result::err)),
                 },
                 State::Ending(outcome, cut) => {
                     let outcome = ready!(outcome.poll_unpin(context));
                     let cut = cut.take();
-                    if !tries.ended(outcome) {
+                    if let Some(cut) = tries.ended(outcome, cut) {
                         return Poll::Ready(cut.map(Err));
                     }
                 }
-                State::Again(lost, call) => match ready!(call.poll_unpin(context)) {
+                State::Again(call) => match ready!(call.poll_unpin(context)) {
                     Ok(reply) => tries.taken(reply),
-                    Err(refused) => {
-                        let lost = lost.clone();
-                        tries.refused(lost, &refused);
-                        return Poll::Ready(Some(Err(Cut::new("its runner was lost"))));
-                    }
+                    Err(refused) => return Poll::Ready(Some(Err(tries.refused(&refused)))),
                 },
                 State::Over => return Poll::Ready(None),
             }
@@ -365,10 +415,12 @@ impl Drop for Tries {
     fn drop(&mut self) {
         let outcome = match mem::replace(&mut self.state, State::Over) {
             State::Running(_, outcome) | State::Ending(outcome, _) => outcome,
-            State::Again(lost, _) => PendingOutcome::new(future::ready(Outcome {
-                ending: Ending::Unread,
-                ..lost
-            })),
+            State::Again(_) => {
+                let lost = self.lost.take();
+                let mut unread = lost.unwrap_or_else(|| Outcome::lost("its runner was lost"));
+                unread.ending = Ending::Unread;
+                PendingOutcome::new(future::ready(unread))
+            }
             State::Last(_) | State::Over => return,
         };
         self.settle(outcome, "not called again, since nobody read its output");
