@@ -105,6 +105,7 @@ impl Serve {
             portals.push(Portal::open(chain, Arc::clone(&transport), &links).await?);
         }
         let options = Options {
+            name: None,
             processes_max,
             waiting_max: WAITING_MAX_ALONE,
             ..Options::default()

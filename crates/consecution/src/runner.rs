@@ -52,8 +52,9 @@ const REFILLING_PER_PROCESSOR_MAX: usize = 4;
 /// How a runner keeps its processes, and what it is called.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The name under which it is announced in the link store; `None` where
-    /// nobody is to know of it.
+    /// The name under which it is announced in the link store. With `None` nobody
+    /// is to know of it: it is not announced, and says nothing in the log of
+    /// links that cannot be loaded, which whoever asks for them is told.
     pub name: Option<RunnerName>,
     /// The pool of each link.
     pub pool: pool_state::Config,
@@ -131,6 +132,7 @@ impl Runner {
     ) -> Runner {
         let states = watch::Sender::new(States::default());
         let processes_max = options.processes_max;
+        let says_broken = options.name.is_some();
         let announcement = options.name.map(|name| {
             let (told, state) = watch::channel(RunnerState::default());
             tokio::spawn(states::summarise(states.subscribe(), processes_max, told));
@@ -154,6 +156,7 @@ impl Runner {
             opens: Semaphore::new(processors),
             launcher,
             metrics: Arc::clone(&metrics),
+            says_broken,
         });
         let (running, over) = watch::channel(());
         let watching = serve(shared, links.watch(), states.clone());

@@ -2,7 +2,8 @@
 //! or that of a link, without losing a call.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use chain::Link;
 use consecution::link_store::RunnerState;
@@ -135,6 +136,69 @@ async fn a_call_that_comes_too_late_is_refused_and_can_be_made_elsewhere() {
     assert_eq!(refusal.request.body.collect().await.unwrap(), "x");
 }
 
+/// Log lines, as they are written.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    /// Gets what this thread logs while the guard is held.
+    fn start(&self) -> tracing::subscriber::DefaultGuard {
+        let log = self.clone();
+        let lines = tracing_subscriber::fmt().with_ansi(false);
+        let lines = lines.with_writer(move || log.clone());
+        tracing::subscriber::set_default(lines.finish())
+    }
+
+    fn lines_with(&self, part: &str) -> Vec<String> {
+        let log = self.0.lock().unwrap();
+        let lines = String::from_utf8_lossy(&log);
+        let lines = lines.lines().filter(|line| line.contains(part));
+        lines.map(str::to_owned).collect()
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_link_is_said_once_however_often_it_is_tried() {
+    let log = Log::default();
+    let _logging = log.start();
+    let world = World::start(Options::default());
+    let broken = Link::new("NOT an image");
+    world.links.put(Arc::new(broken.clone())).await.unwrap();
+    world.runner.ready(broken.id()).await.unwrap_err();
+    let id = broken.id().to_string();
+    assert_eq!(log.lines_with(&id).len(), 1);
+    // A hundred attempts and more.
+    tokio::time::sleep(Duration::from_secs(6_000)).await;
+    let lines = log.lines_with(&id);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    for part in ["WARN", "NOT an image", "failed to read image name"] {
+        assert!(lines[0].contains(part), "{lines:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_runner_that_nobody_is_to_know_of_leaves_it_to_who_asks() {
+    let log = Log::default();
+    let _logging = log.start();
+    let world = World::start(Options::one_shot());
+    let broken = Link::new("NOT an image");
+    world.links.put(Arc::new(broken.clone())).await.unwrap();
+    world.runner.ready(broken.id()).await.unwrap_err();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(log.lines_with(""), [""; 0]);
+}
+
 /// What the store knows of the runner of that name, when that is so.
 async fn announced(world: &World, name: &str, wanted: impl Fn(&RunnerState) -> bool) {
     let looking = async {
@@ -146,7 +210,7 @@ async fn announced(world: &World, name: &str, wanted: impl Fn(&RunnerState) -> b
             tokio::task::yield_now().await;
         }
     };
-    let found = tokio::time::timeout(std::time::Duration::from_secs(30), looking).await;
+    let found = tokio::time::timeout(Duration::from_secs(30), looking).await;
     assert!(found.is_ok(), "{:?}", world.links.runners().await);
 }
 

@@ -14,10 +14,12 @@ use super::pool::{Capacity, Pool};
 use super::pool_state;
 use super::service::{PoolService, Warm, ZygoteStarter};
 use super::states::{LinkState, Teller};
+use crate::backoff::Backoff;
 use crate::link_store::LinkStoreError;
 use crate::transport::Transport;
 
-/// How long a broken link rests before it is tried again: at first, and at most.
+/// How long a broken link rests before it is tried again: at first, and at most;
+/// jittered, since many may be broken for the same reason.
 const RETRY_WAIT_MIN: Duration = Duration::from_secs(1);
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(60);
 
@@ -34,6 +36,8 @@ pub(super) struct Shared {
     pub(super) opens: Semaphore,
     pub(super) launcher: Launcher,
     pub(super) metrics: Arc<Metrics>,
+    /// Whether to say in the log which links are broken.
+    pub(super) says_broken: bool,
 }
 
 /// A link could not be loaded. The texts read well after "failed to".
@@ -113,20 +117,27 @@ pub(super) async fn work(
 }
 
 async fn load_until_it_works(shared: &Shared, id: LinkId, link: &Link, teller: &Teller) -> Held {
-    let mut wait = RETRY_WAIT_MIN;
+    let image = &link.image;
+    let mut backoff = Backoff::new(RETRY_WAIT_MIN, RETRY_WAIT_MAX);
+    let mut said = String::new();
     loop {
-        match load(shared, id, link).await {
-            Ok(held) => return held,
-            Err(error) => {
-                let error = Arc::new(error);
-                teller.tell(LinkState::Broken(Arc::clone(&error)));
-                // Said when it is tried again: who waits for the link has been
-                // told by then, and may have given up.
-                tokio::time::sleep(wait).await;
-                tracing::warn!(link = %id, image = link.image, "trying again: failed to {error}");
+        let error = match load(shared, id, link).await {
+            Ok(held) => {
+                if !said.is_empty() {
+                    tracing::info!(link = %id, image, "the link can be loaded now");
+                }
+                return held;
             }
+            Err(error) => error,
+        };
+        let what = error.to_string();
+        teller.tell(LinkState::Broken(Arc::new(error)));
+        // As long as nothing changes, there is nothing more to say.
+        if shared.says_broken && what != said {
+            tracing::warn!(link = %id, image, "the link is broken, and tried again: failed to {what}");
+            said = what;
         }
-        wait = (wait * 2).min(RETRY_WAIT_MAX);
+        tokio::time::sleep(backoff.next()).await;
     }
 }
 
