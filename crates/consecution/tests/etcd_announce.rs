@@ -116,3 +116,25 @@ fn a_state_that_changes_all_the_time_is_put_now_and_then() {
     let version: u32 = version.unwrap().parse().unwrap();
     assert!((2..100).contains(&version), "{version} puts");
 }
+
+#[test]
+fn a_lease_is_renewed_while_the_state_changes_all_the_time() {
+    let server = server!();
+    let runtime = Runtime::new().unwrap();
+    let _entered = runtime.enter();
+    let store = Etcd::new(&server.options()).unwrap();
+    let (say, said) = watch::channel(RunnerState::default());
+    let _announcement = store.announce("one", said);
+    until_there(&server);
+    let leases = server.ctl(["lease", "list"]);
+    let lease = leases.lines().last().unwrap();
+    let mut least = u64::MAX;
+    eventually("the lease to be renewed", || {
+        say.send_modify(|state| state.serving += 1);
+        let text = server.ctl(["lease", "timetolive", lease]);
+        let (_, left) = text.split_once("remaining(").expect(&text);
+        let left = left.split('s').next().unwrap().parse().unwrap();
+        least = least.min(left);
+        (left > least).then_some(())
+    });
+}

@@ -94,10 +94,12 @@ async fn hold_once(
     let grant = async |mut client: Client| client.lease_grant(LEASE_SECONDS, None).await;
     let id = store.session.call(grant).await?.id();
     *lease = Some(id);
+    // A put renews nothing, however often there is something to put.
+    let mut renew_at = Instant::now() + RENEW_EVERY;
     loop {
         put(store, key, state, id).await?;
         let put_again = Instant::now() + PUT_EVERY;
-        renew_until(changed(state), store, id).await?;
+        renew_until(changed(state), store, id, &mut renew_at).await?;
         sleep_until(put_again).await;
     }
 }
@@ -118,20 +120,23 @@ async fn put(
     Ok(())
 }
 
-/// Renews a lease until `done`.
+/// Renews a lease until `done`, whenever that is due.
 async fn renew_until(
     done: impl Future<Output = ()>,
     store: &Store,
     lease: i64,
+    renew_at: &mut Instant,
 ) -> Result<(), Failure> {
     tokio::pin!(done);
     loop {
         tokio::select! {
+            biased;
+            () = sleep_until(*renew_at) => {}
             () = &mut done => return Ok(()),
-            () = sleep(RENEW_EVERY) => {}
         }
         let renew = async |mut client: Client| client.lease_keep_alive(lease).await;
         store.session.call(renew).await?;
+        *renew_at = Instant::now() + RENEW_EVERY;
     }
 }
 
