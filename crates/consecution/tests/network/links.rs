@@ -268,7 +268,7 @@ fn a_broken_link_comes_up_by_itself_when_its_image_is_there() {
     let mut portal = servers.command("portal");
     portal.args(["--listen", "127.0.0.1:0"]).arg(late.path());
     let portal = listen(portal);
-    runner.await_line("trying again: failed to pull the image");
+    runner.await_line("tried again: failed to pull the image");
     portal.post("/", b"word").problem(503);
 
     let mut import = servers.command_with("image", home.path());
