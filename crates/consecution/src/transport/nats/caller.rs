@@ -48,9 +48,14 @@ const OVERDUE_GRACE: Duration = Duration::from_secs(1);
 /// How long a request may wait to be sent.
 const SEND_WAIT_MAX: Duration = Duration::from_secs(2);
 
+/// How long a probe waits for a connection: less than whoever asks waits for the
+/// probe, so that it can say what is missing.
+const PROBE_CONNECTED_WAIT_MAX: Duration = Duration::from_millis(500);
+
 /// As [`crate::transport::Transport::probe`].
 pub(super) async fn probe(shared: &Shared, id: LinkId) -> Result<(), RefusalReason> {
-    let client = shared.connected_client(None).await;
+    let patience = Instant::now() + PROBE_CONNECTED_WAIT_MAX;
+    let client = shared.connected_client(Some(patience)).await;
     let client = client.map_err(RefusalReason::Unreachable)?;
     let mut mailbox = shared.inbox.open();
     let (link, reply) = (subject::of_link(id).into(), Some(mailbox.subject.clone()));
