@@ -2,7 +2,7 @@
 //!
 //! It takes, bounds and drains connections, and knows what all sites of this
 //! program have in common. It must not know what a site offers: that is a
-//! [`Site`].
+//! `Site`.
 
 mod answer;
 mod server;
