@@ -36,7 +36,12 @@ pub(crate) fn at_work(runners: &[Running]) -> usize {
 /// Waits until one of the runners works on a call, and has it finish that.
 #[track_caller]
 pub(crate) fn let_finish(runners: &[Running]) {
-    for seen in work(&runners[at_work(runners)]) {
+    finish_all(&runners[at_work(runners)]);
+}
+
+/// Has a runner finish all that it works on now, which may be nothing.
+pub(crate) fn finish_all(runner: &Running) {
+    for seen in work(runner) {
         let process = Pid::from_raw(seen.id.cast_signed()).unwrap();
         // It may have been stopped meanwhile.
         let _ = kill_process(process, Signal::TERM);
