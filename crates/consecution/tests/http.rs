@@ -238,13 +238,14 @@ fn all_busy_until_the_deadline_is_said_so() {
     }
     eventually("one call at work, and as many waiting as may", || {
         let metrics = served.request("GET", "/metrics", b"");
-        let text = metrics.text();
-        let waiting = text
-            .lines()
-            .find(|line| line.starts_with("consecution_pool_waiting"));
-        waiting
-            .is_some_and(|line| line.ends_with(" 64"))
-            .then_some(())
+        let is_there = |start: &str, label: &str, end: &str| {
+            let mut lines = metrics.text().lines();
+            lines.any(|line| line.starts_with(start) && line.contains(label) && line.ends_with(end))
+        };
+        // Who waits for a start under way waits too, and leaves room for one more.
+        let is_full = is_there("consecution_pool_waiting", "", " 64")
+            && is_there("consecution_pool_processes", "\"in_use\"", " 1");
+        is_full.then_some(())
     });
     let reply = served.post("/chains/hasty", b"");
     assert_eq!(reply.header("retry-after"), Some("1"));
