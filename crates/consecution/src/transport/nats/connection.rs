@@ -240,22 +240,24 @@ impl Shared {
         tracing::info!("connected to NATS");
     }
 
-    /// Whatever was under way on the connection cannot go on: what was sent
-    /// while there was none is missing.
     fn lost(&self, why: &str) {
         let was_connected = *self.state.borrow() == Connection::Connected;
         if was_connected {
             self.waiting(why);
-            self.inbox.clear();
         }
     }
 
+    /// Whatever was under way on the connection ends: what was sent while there
+    /// was none is missing. Whoever hears first that it is lost comes here.
     fn waiting(&self, why: &str) {
         if self.is_closed() {
             return;
         }
         self.complain("waiting for NATS", why);
-        self.state.send_replace(Connection::Waiting(why.into()));
+        let before = self.state.send_replace(Connection::Waiting(why.into()));
+        if before == Connection::Connected {
+            self.inbox.clear();
+        }
     }
 
     /// Logs it unless it has been logged a moment ago.
