@@ -35,6 +35,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Callers at a time.
 const CALLERS: usize = 6;
 
+/// How often NATS is restarted.
+const NATS_RESTARTS: u32 = 2;
+
 /// Links that the runners serve.
 const LINKS: usize = 5;
 
@@ -70,7 +73,8 @@ fn a_bad_day_gives_no_wrong_answer_and_leaves_nothing_behind() {
 
     let mut history = Vec::new();
     let tally = with_load(&portal, || {
-        let mut nats_restarts = [length / 3, length * 2 / 3].into_iter().peekable();
+        let restarts = (1..=NATS_RESTARTS).map(|at| length * at / (NATS_RESTARTS + 1));
+        let mut nats_restarts = restarts.peekable();
         let begun = Instant::now();
         let mut kills = 0;
         while begun.elapsed() < length {
@@ -148,13 +152,22 @@ impl Drop for Over<'_> {
     }
 }
 
-/// Only what is too large to be kept may be lost.
+/// Only what is too large to be kept may be lost, and only a call whose deadline
+/// is shorter than a restart of NATS may be refused.
 #[track_caller]
 fn expect_few_losses(tally: &Tally) {
     let all = tally.count(|_| true, |_| true);
     assert!(all > 100, "only {all} calls were made");
-    let lost = tally.count(|end| end != End::Right, |kind| kind != Kind::Large);
+    let lost = tally.count(
+        |end| matches!(end, End::Lost | End::CutOff),
+        |kind| kind != Kind::Large,
+    );
     assert_eq!(lost, 0, "calls were lost that can be made again");
+    let refused = tally.count(|end| end == End::Refused, |kind| kind != Kind::Late);
+    assert_eq!(refused, 0, "calls were refused that could wait");
+    let refused = tally.count(|end| end == End::Refused, |_| true);
+    let refused_max = u64::from(NATS_RESTARTS) * CALLERS as u64;
+    assert!(refused <= refused_max, "{refused} calls were refused");
 }
 
 /// What a portal and a runner use.
