@@ -92,6 +92,8 @@ impl IdleProcess {
             fed: Fed {
                 process,
                 stdin: Some(stdin),
+                unread: Unread::default(),
+                is_gone: false,
             },
             stdout: pipe::Receiver::from_owned_fd(stdout.into())?,
             stderr: pipe::Receiver::from_owned_fd(stderr.into())?,
@@ -125,15 +127,14 @@ impl IdleProcess {
     /// Gives the process its request. When it is gone, `over` is told how it
     /// ended, then whoever waits for the outcome, and then `held` is dropped.
     pub(super) fn serve(
-        self,
+        mut self,
         request: Request,
         held: impl Send + 'static,
         over: impl FnOnce(&Outcome) + Send + 'static,
     ) -> Reply {
-        let (hand_back, handed_back) = oneshot::channel();
         let output = Output {
             pipe: Some(self.stdout),
-            hand_back: Some(hand_back),
+            hand_back: Some(self.fed.unread.hand_back()),
         };
         let (tell, outcome) = PendingOutcome::channel();
         let call = Call {
@@ -143,7 +144,7 @@ impl IdleProcess {
         let (body, deadline, listener) = (request.body, request.deadline, request.stderr);
         tokio::spawn(async move {
             let started = Instant::now();
-            let (ending, stderr) = call.run(body, deadline, listener, handed_back).await;
+            let (ending, stderr) = call.run(body, deadline, listener).await;
             let outcome = Outcome {
                 ending,
                 stderr,
@@ -161,33 +162,81 @@ impl IdleProcess {
     }
 }
 
-/// A process, and the writing end of its input. The process sees an end of its
-/// input only where that is complete: as long as it is not, the pipe is closed
-/// when the process is gone, and not before.
+/// A process, and our ends of its pipes. None is closed as long as something of
+/// the process runs: it would take that for an end of its input, or for a reader
+/// that is gone, and go on to what it does then. It sees an end of its input only
+/// where that is complete.
 #[derive(Debug)]
 struct Fed {
     process: AsyncFd<sandbox::Process>,
     /// `None` once the input is complete, or nobody reads it any more.
     stdin: Option<pipe::Sender>,
+    unread: Unread,
+    /// The command has ended by itself; what it has started may still run.
+    is_gone: bool,
 }
 
 impl Fed {
     /// Kills what is left of the process, and waits for it where that matters.
     async fn end(mut self) {
-        if self.stdin.is_some() {
+        if self.may_see_an_end() {
             self.process.get_mut().kill();
             // Elsewhere, since it blocks; if there is no elsewhere any more, the
             // runtime drops it here.
             let _ = tokio::task::spawn_blocking(move || drop(self)).await;
         }
     }
+
+    fn may_see_an_end(&self) -> bool {
+        !self.is_gone || self.stdin.is_some()
+    }
 }
 
 impl Drop for Fed {
     fn drop(&mut self) {
-        if self.stdin.is_some() {
+        if self.may_see_an_end() {
             self.process.get_mut().kill_and_wait();
         }
+    }
+}
+
+/// A process's output once nobody reads it any more.
+#[derive(Debug, Default)]
+struct Unread {
+    handed_back: Option<oneshot::Receiver<pipe::Receiver>>,
+    pipe: Option<pipe::Receiver>,
+}
+
+impl Unread {
+    /// Where whoever reads the output is to leave it.
+    fn hand_back(&mut self) -> oneshot::Sender<pipe::Receiver> {
+        let (hand_back, handed_back) = oneshot::channel();
+        self.handed_back = Some(handed_back);
+        hand_back
+    }
+
+    /// Resolves when nobody reads the output any more and the process has had
+    /// its chance to end by itself.
+    async fn over(&mut self) {
+        if let Some(handed_back) = &mut self.handed_back {
+            self.pipe = handed_back.await.ok();
+            self.handed_back = None;
+        }
+        // Without a word: the output was read to its end.
+        let Some(pipe) = &mut self.pipe else {
+            return std::future::pending().await;
+        };
+        let swallow = async {
+            let mut swallowed_bytes = 0;
+            while swallowed_bytes <= UNREAD_BYTES_MAX {
+                match read_chunk(pipe).await {
+                    Ok(Some(chunk)) => swallowed_bytes += chunk.len(),
+                    // It has closed its output, which says nothing of its end.
+                    Ok(None) | Err(_) => return std::future::pending().await,
+                }
+            }
+        };
+        let _ = tokio::time::timeout(UNREAD_WAIT_MAX, swallow).await;
     }
 }
 
@@ -270,7 +319,6 @@ impl Call {
         body: Body,
         deadline: Option<Instant>,
         listener: Option<mpsc::Sender<Bytes>>,
-        handed_back: oneshot::Receiver<pipe::Receiver>,
     ) -> (Ending, Bytes) {
         let mut tail = Tail::default();
         let Call {
@@ -281,10 +329,15 @@ impl Call {
         let ending = {
             let mut listening = pin!(listening.fuse());
             let ending = {
-                let Fed { process, stdin } = &mut fed;
+                let Fed {
+                    process,
+                    stdin,
+                    unread,
+                    is_gone: _,
+                } = &mut fed;
                 // Dropped as soon as the process is gone: that tells upstream.
                 let mut feeding = pin!(feed(body, stdin).fuse());
-                let mut unread = pin!(unread(handed_back));
+                let mut unread = pin!(unread.over());
                 let mut deadline = pin!(until(deadline));
                 loop {
                     tokio::select! {
@@ -299,6 +352,7 @@ impl Call {
                     }
                 }
             };
+            fed.is_gone = matches!(ending, Ending::Exited(_) | Ending::Signalled(_));
             fed.end().await;
             if !listening.is_terminated() {
                 // All writers are gone or being killed, so this ends.
@@ -350,26 +404,6 @@ async fn feed(mut body: Body, stdin: &mut Option<pipe::Sender>) -> Result<(), Cu
         }
     }
     Ok(())
-}
-
-/// Resolves when nobody reads the output any more and the process has had its
-/// chance to end by itself.
-async fn unread(handed_back: oneshot::Receiver<pipe::Receiver>) {
-    // Without a word: the output was read to its end.
-    let Ok(mut pipe) = handed_back.await else {
-        return std::future::pending().await;
-    };
-    let swallow = async {
-        let mut swallowed_bytes = 0;
-        while swallowed_bytes <= UNREAD_BYTES_MAX {
-            match read_chunk(&mut pipe).await {
-                Ok(Some(chunk)) => swallowed_bytes += chunk.len(),
-                // It has closed its output, which says nothing of its end.
-                Ok(None) | Err(_) => return std::future::pending().await,
-            }
-        }
-    };
-    let _ = tokio::time::timeout(UNREAD_WAIT_MAX, swallow).await;
 }
 
 /// Reads what the process writes to standard error until that is closed: keeps
