@@ -12,6 +12,7 @@
 //! | module | for |
 //! |---|---|
 //! | `walk` | one run of a chain: makes the calls, waits for what becomes of them |
+//! | `plan` | which links may be taken together, as one call |
 //! | `trail` | what is known of a run, and what follows from it, as plain data |
 //! | `retry` | the call of one link: asked for, and made again where its runner is lost |
 //! | `replay` | the input of a call that may have to be made again |
@@ -24,6 +25,7 @@
 mod failure;
 mod gate;
 pub mod http;
+mod plan;
 mod publish;
 mod repeat;
 mod replay;
@@ -46,7 +48,7 @@ pub use publish::Publication;
 
 use crate::link_store::{LinkStore, LinkStoreError};
 use crate::trace::Trace;
-use crate::transport::{Body, Transport};
+use crate::transport::{Body, Following, Transport};
 use publish::Publishing;
 use walk::Walk;
 
@@ -54,6 +56,8 @@ use walk::Walk;
 #[derive(Clone)]
 pub struct Portal {
     chain: Arc<Chain>,
+    /// For each link, those that may be taken with it.
+    following: Arc<[Arc<[Following]>]>,
     transport: Arc<dyn Transport>,
     publishing: Arc<Publishing>,
 }
@@ -80,10 +84,12 @@ impl Portal {
         if chain.links.is_empty() {
             return Err(PortalError::NoLinks);
         }
+        let following = plan::following(&chain).into();
         let chain = Arc::new(chain);
         let publishing = Arc::new(Publishing::new(Arc::clone(&chain)));
         Ok(Portal {
             chain,
+            following,
             transport,
             publishing,
         })
@@ -150,10 +156,7 @@ impl Portal {
     /// Nothing is run before the reply's body or report is asked for; the
     /// chain's deadline counts from now.
     pub fn stream(&self, request: ChainRequest) -> ChainReply {
-        let chain = Arc::clone(&self.chain);
-        let transport = Arc::clone(&self.transport);
-        let publishing = Arc::clone(&self.publishing);
-        Walk::start(chain, transport, publishing, request)
+        Walk::start(self.clone(), request)
     }
 }
 

@@ -22,6 +22,7 @@ pub mod http;
 mod images;
 mod metrics;
 mod name;
+mod neighbours;
 pub mod pool;
 pub mod pool_state;
 mod process;
@@ -33,6 +34,7 @@ use images::AgreedImages;
 pub use images::{FindRegistries, Images};
 use metrics::Metrics;
 pub use name::{RunnerName, RunnerNameError};
+use neighbours::Neighbours;
 use service::Warm;
 use states::{LinkState, States, Teller};
 pub use worker::LoadError;
@@ -152,6 +154,7 @@ impl Runner {
             pool: options.pool,
             transport,
             images: agreed,
+            neighbours: Neighbours::default(),
             // Work for a processor each.
             opens: Semaphore::new(processors),
             launcher,

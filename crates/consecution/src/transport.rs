@@ -100,17 +100,35 @@ pub struct Request {
     /// beside the tail that the outcome keeps. A receiver that does not keep up
     /// slows the process down; one that is gone is ignored.
     pub stderr: Option<mpsc::Sender<Bytes>>,
+    /// The links that follow in the chain. Whoever takes the call may go on by
+    /// itself with the first ones of them, so that what passes between does not
+    /// travel; or with none. All get the same deadline and `stderr`.
+    pub following: Arc<[Following]>,
 }
 
+/// A link that follows another one in a chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Following {
+    /// Its id.
+    pub id: LinkId,
+    /// The exit codes with which the link before it succeeds: only behind one of
+    /// these is the input of this one complete.
+    pub accepted: Vec<u8>,
+}
+
+/// How many links a request may name that follow.
+pub const FOLLOWING_MAX: usize = 15;
+
 impl Request {
-    /// A request of a new call with that body, no deadline and nobody listening
-    /// to stderr.
+    /// A request of a new call with that body, no deadline, nobody listening to
+    /// stderr and no link that follows.
     pub fn new(body: impl Into<Body>) -> Request {
         Request {
             body: body.into(),
             trace: Trace::default(),
             deadline: None,
             stderr: None,
+            following: Arc::default(),
         }
     }
 }
@@ -121,14 +139,30 @@ pub struct Reply {
     /// The name of the runner that took the call; `None` where it is in this
     /// process.
     pub runner: Option<Arc<str>>,
-    /// The process's standard output. It ends when the process has closed it,
-    /// which need not be when it is gone, and says nothing about success: ask
-    /// `outcome`. Dropping the body tells the process that nobody reads it any
-    /// more, as a closed pipe would.
+    /// How many of the links that follow were taken together with the one that
+    /// was called.
+    pub joined: usize,
+    /// The standard output of the last process. It ends when the process has
+    /// closed it, which need not be when it is gone, and says nothing about
+    /// success: ask `outcome`. Dropping the body tells the process that nobody
+    /// reads it any more, as a closed pipe would.
     pub body: Body,
     /// How it ended; known at the latest soon after the body has ended or was
-    /// dropped.
+    /// dropped, and all processes with it.
     pub outcome: PendingOutcome,
+}
+
+impl Reply {
+    /// The reply of a service in this process that runs no link but the one that
+    /// was called.
+    pub fn new(body: Body, outcome: PendingOutcome) -> Reply {
+        Reply {
+            runner: None,
+            joined: 0,
+            body,
+            outcome,
+        }
+    }
 }
 
 /// A stream of bytes that either ends, which means that it is complete, or is
@@ -283,7 +317,7 @@ impl fmt::Debug for PendingOutcome {
 }
 
 /// How a call ended, and what its process left to say.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
     /// How it ended.
     pub ending: Ending,
@@ -292,20 +326,63 @@ pub struct Outcome {
     pub stderr: Bytes,
     /// From the moment the runner took the call until its process was gone.
     pub elapsed: Duration,
+    /// How the links ended that were [joined](Reply::joined), in chain order, as
+    /// far as it is known: where the runner was lost, nothing is.
+    pub joined: Vec<Outcome>,
 }
 
 /// How much of a process's standard error an [`Outcome`] keeps: its last bytes.
 pub const STDERR_TAIL_BYTES_MAX: usize = 16 * 1024;
 
 impl Outcome {
+    /// An outcome with nothing to say but how it ended.
+    pub fn new(ending: Ending) -> Outcome {
+        Outcome {
+            ending,
+            stderr: Bytes::new(),
+            elapsed: Duration::ZERO,
+            joined: Vec::new(),
+        }
+    }
+
+    /// The outcomes of the link that was called and of those that were joined.
+    pub fn links(&self) -> impl Iterator<Item = &Outcome> {
+        std::iter::once(self).chain(&self.joined)
+    }
+
+    /// Those of one call, the first of which is that of the link that was called;
+    /// never empty.
+    pub(crate) fn of_links(links: impl IntoIterator<Item = Outcome>) -> Option<Outcome> {
+        let mut links = links.into_iter();
+        let mut outcome = links.next()?;
+        outcome.joined = links.collect();
+        Some(outcome)
+    }
+
+    /// The same, each by itself.
+    pub(crate) fn into_links(mut self) -> impl Iterator<Item = Outcome> {
+        let joined = std::mem::take(&mut self.joined);
+        std::iter::once(self).chain(joined)
+    }
+
+    /// The endings of the same links.
+    pub(crate) fn endings_mut(&mut self) -> impl Iterator<Item = &mut Ending> {
+        let joined = self.joined.iter_mut().map(|link| &mut link.ending);
+        std::iter::once(&mut self.ending).chain(joined)
+    }
+
+    /// The reason why the runner was lost, if it was.
+    pub(crate) fn loss(&self) -> Option<&Arc<str>> {
+        self.links().find_map(|link| match &link.ending {
+            Ending::Lost(reason) => Some(reason),
+            _ => None,
+        })
+    }
+
     /// The outcome of a call whose runner was lost for that reason, a
     /// lower-case fragment.
     pub fn lost(reason: &str) -> Outcome {
-        Outcome {
-            ending: Ending::Lost(reason.into()),
-            stderr: Bytes::new(),
-            elapsed: Duration::ZERO,
-        }
+        Outcome::new(Ending::Lost(reason.into()))
     }
 }
 

@@ -57,11 +57,7 @@ fn lingering() -> (Arc<dyn Service>, mpsc::Receiver<&'static str>) {
             }
             drop(sender);
         });
-        std::future::ready(Ok(Reply {
-            runner: None,
-            body,
-            outcome,
-        }))
+        std::future::ready(Ok(Reply::new(body, outcome)))
     });
     (service, events)
 }

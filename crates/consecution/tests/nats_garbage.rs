@@ -195,11 +195,7 @@ async fn more_than_was_allowed_stops_its_call() {
             drop((request, sender));
             told.send(()).await.unwrap();
         });
-        std::future::ready(Ok(Reply {
-            runner: None,
-            body,
-            outcome,
-        }))
+        std::future::ready(Ok(Reply::new(body, outcome)))
     });
     let (id, _registration) = serve(&runner, service).await;
     let mut caller = ByHand::connect(&server).await;

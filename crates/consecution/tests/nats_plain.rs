@@ -102,13 +102,10 @@ async fn a_failed_link_says_why_as_nats_services_do() {
                 ending: Ending::Exited(3),
                 stderr: "first\nsecond\nlast: é\n".into(),
                 elapsed: Duration::from_micros(17),
+                joined: Vec::new(),
             })
             .unwrap();
-        std::future::ready(Ok(Reply {
-            runner: None,
-            body: "what it wrote".into(),
-            outcome,
-        }))
+        std::future::ready(Ok(Reply::new("what it wrote".into(), outcome)))
     });
     let plain = plain!("", service);
     let reply = plain.request("").await;
@@ -171,11 +168,10 @@ async fn an_output_that_is_cut_off_is_not_given_as_a_whole() {
     let service = fake::service(|_| {
         let (sender, outcome) = PendingOutcome::channel();
         sender.send(fake::ended(Ending::Exited(0))).unwrap();
-        std::future::ready(Ok(Reply {
-            runner: None,
-            body: fake::cut_off(["some"], "on purpose"),
+        std::future::ready(Ok(Reply::new(
+            fake::cut_off(["some"], "on purpose"),
             outcome,
-        }))
+        )))
     });
     let plain = plain!("", service);
     let reply = plain.request("").await;

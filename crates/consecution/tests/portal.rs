@@ -68,11 +68,7 @@ fn replying(outcome: Outcome, body: fn() -> Body) -> Arc<dyn Service> {
         sender
             .send(outcome.clone())
             .expect("an outcome that is held");
-        std::future::ready(Ok(Reply {
-            runner: None,
-            body: body(),
-            outcome: pending,
-        }))
+        std::future::ready(Ok(Reply::new(body(), pending)))
     })
 }
 
@@ -236,11 +232,7 @@ async fn an_earlier_link_that_fails_late_cuts_the_reply() {
             sleep(Duration::from_secs(1)).await;
             let _ = sender.send(fake::ended(Ending::Exited(3)));
         });
-        std::future::ready(Ok(Reply {
-            runner: None,
-            body: "line\n".into(),
-            outcome,
-        }))
+        std::future::ready(Ok(Reply::new("line\n".into(), outcome)))
     });
     let chain = open([late, head()]).await;
     let ChainReply { mut body, report } = chain.portal.stream(ChainRequest::new(Body::empty()));
@@ -266,11 +258,7 @@ async fn the_first_failed_link_in_chain_order_is_named() {
             sleep(Duration::from_secs(1)).await;
             let _ = sender.send(fake::ended(Ending::Exited(4)));
         });
-        std::future::ready(Ok(Reply {
-            runner: None,
-            body,
-            outcome,
-        }))
+        std::future::ready(Ok(Reply::new(body, outcome)))
     });
     let chain = open([slow, sleeping(0, 5), fake::echo()]).await;
     let error = chain.portal.send("").await.unwrap_err();
@@ -285,11 +273,7 @@ async fn an_earlier_link_that_does_not_end_is_not_waited_for_long() {
             sleep(Duration::from_secs(3600)).await;
             drop(sender);
         });
-        std::future::ready(Ok(Reply {
-            runner: None,
-            body: fake::watched().0,
-            outcome,
-        }))
+        std::future::ready(Ok(Reply::new(fake::watched().0, outcome)))
     });
     let chain = open([hanging, sleeping(0, 5)]).await;
     let before = Instant::now();
@@ -443,11 +427,7 @@ async fn a_deadline_holds_although_the_transport_hangs() {
         let (sender, outcome) = PendingOutcome::channel();
         std::mem::forget(sender);
         let body = Body::new(stream::pending());
-        std::future::ready(Ok(Reply {
-            runner: None,
-            body,
-            outcome,
-        }))
+        std::future::ready(Ok(Reply::new(body, outcome)))
     });
     let deadline = Some(Duration::from_secs(5));
     let fixture = open_with([fake::echo(), never], |chain| chain.deadline = deadline).await;
@@ -509,11 +489,7 @@ async fn output_that_is_lost_on_its_way_is_a_failure() {
 async fn a_lost_runner_is_a_failure() {
     let vanishing = fake::service(|_| {
         let (_, outcome) = PendingOutcome::channel();
-        std::future::ready(Ok(Reply {
-            runner: None,
-            body: Body::empty(),
-            outcome,
-        }))
+        std::future::ready(Ok(Reply::new(Body::empty(), outcome)))
     });
     let chain = open([fake::echo(), vanishing, fake::reverse()]).await;
     let error = chain.portal.send("data").await.unwrap_err();
@@ -527,11 +503,7 @@ async fn a_link_that_was_stopped_for_no_reason_is_a_failure() {
         let odd = fake::service(move |_| {
             let (sender, outcome) = PendingOutcome::channel();
             sender.send(fake::ended(ending.clone())).unwrap();
-            std::future::ready(Ok(Reply {
-                runner: None,
-                body: body.into(),
-                outcome,
-            }))
+            std::future::ready(Ok(Reply::new(body.into(), outcome)))
         });
         let chain = open([odd, fake::reverse()]).await;
         let error = chain.portal.send("").await.unwrap_err();

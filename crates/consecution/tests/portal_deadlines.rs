@@ -48,11 +48,7 @@ impl Stubborn {
                 unread,
                 _outcome: sender,
             });
-            std::future::ready(Ok(Reply {
-                runner: None,
-                body,
-                outcome,
-            }))
+            std::future::ready(Ok(Reply::new(body, outcome)))
         });
         Stubborn { service, seen }
     }

@@ -141,11 +141,7 @@ fn service(plan: Plan) -> Arc<dyn Service> {
             };
             let _ = sender.send(fake::ended(ending));
         });
-        std::future::ready(Ok(Reply {
-            runner: None,
-            body: fake::receiving(output),
-            outcome,
-        }))
+        std::future::ready(Ok(Reply::new(fake::receiving(output), outcome)))
     })
 }
 

@@ -95,6 +95,47 @@ async fn every_link_of_a_chain_may_lose_its_runner() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn links_that_were_taken_together_are_made_again_together() {
+    // Who takes the call when it is made again may go on with all of them, with
+    // some, or with none.
+    for taken_again in 0..3 {
+        for lost in 0..3 {
+            let links = (0..3).map(|at| match at == lost {
+                true => losing(1, &[], Manner::Told),
+                false => fake::echo(),
+            });
+            let again = (0..=taken_again).map(|_| fake::reverse());
+            let (first, calls) = in_turn([fake::joining(links), fake::joining(again)]);
+            let chain = open([first, fake::reverse(), fake::reverse()]).await;
+            let ChainReply { body, report } = chain.portal.stream(ChainRequest::new("some"));
+            assert_eq!(body.collect().await.unwrap(), "emos");
+            assert_eq!(calls.load(Ordering::SeqCst), 2);
+            let report = report.await.unwrap();
+            let joined: Vec<_> = report.links.iter().map(|link| link.is_joined).collect();
+            let wanted: Vec<_> = (0..3).map(|at| (1..=taken_again).contains(&at)).collect();
+            assert_eq!(joined, wanted);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chain_of_calls_that_were_taken_together_goes_on_behind_them() {
+    let (first, calls) = in_turn([
+        fake::joining([losing(1, &["so"], Manner::Cut), fake::echo()]),
+        fake::joining([fake::echo(), fake::echo()]),
+    ]);
+    let chain = open([
+        first,
+        fake::refusing(RefusalReason::NoRunner),
+        fake::joining([fake::reverse(), fake::reverse()]),
+        fake::refusing(RefusalReason::NoRunner),
+    ])
+    .await;
+    assert_eq!(chain.portal.send("some").await.unwrap(), "some");
+    assert_eq!(calls.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn input_that_is_still_coming_goes_to_the_next_runner() {
     let (service, _) = in_turn([losing(1, &[], Manner::Cut), fake::echo()]);
     let chain = open([service]).await;

@@ -33,6 +33,9 @@ pub struct LinkReport {
     /// The runner that took the call, the last one if there were several; `None`
     /// where nobody did, or where it is in this process.
     pub runner: Option<Arc<str>>,
+    /// The runner took it together with the link before it, and what that one
+    /// wrote has not travelled.
+    pub is_joined: bool,
 }
 
 /// A run of a chain failed. Clones are cheap; dereferences to the details.

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use super::PendingReport;
 use super::trail::Notes;
-use crate::transport::{Body, Cut, Ending, Outcome, PendingOutcome, Reply};
+use crate::transport::{Body, Cut, Ending, Outcome, PendingOutcome};
 
 /// The caller's stream, for the first link.
 pub(super) fn input(body: Body, notes: Arc<Notes>) -> Body {
@@ -28,9 +28,14 @@ pub(super) fn input(body: Body, notes: Arc<Notes>) -> Body {
     }))
 }
 
-/// What link `index` writes, for the link behind it.
-pub(super) fn between(chain: Arc<Chain>, index: usize, reply: Reply, notes: Arc<Notes>) -> Body {
-    let Reply { body, outcome, .. } = reply;
+/// What link `index` writes, the last one of a call, for the link behind it.
+pub(super) fn between(
+    chain: Arc<Chain>,
+    index: usize,
+    body: Body,
+    outcome: PendingOutcome,
+    notes: Arc<Notes>,
+) -> Body {
     Body::new(Gate {
         state: GateState::Open(body),
         outcome,
@@ -60,7 +65,8 @@ impl Gate {
     /// Whether the stream may end, now that its link has.
     fn end(&self, outcome: &Outcome) -> Result<(), Cut> {
         let link = &self.chain.links[self.index];
-        match &outcome.ending {
+        let last = outcome.joined.last().unwrap_or(outcome);
+        match &last.ending {
             Ending::Exited(code) if link.accepts(*code) => Ok(()),
             Ending::Unread => {
                 let cut = Cut::new("it was stopped as if nobody read its output");

@@ -1,5 +1,5 @@
-//! One link's call: asked for until somebody takes it, and made again where its
-//! runner is lost.
+//! One call, of a link or of several that are taken together: asked for until
+//! somebody takes it, and made again where its runner is lost.
 //!
 //! A link that can be run twice is run again as if nothing had been. What of its
 //! output has been given on before it must write again, and that is left out. All
@@ -14,21 +14,22 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use chain::{Chain, ChainLink};
+use chain::ChainLink;
 use futures_util::future::{self, BoxFuture, FutureExt};
 use futures_util::stream::{Stream, StreamExt};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::Portal;
 use super::failure::FailureReason;
-use super::publish::Publishing;
+use super::gate;
 use super::repeat::{Given, Repeat};
 use super::replay::Input;
 use super::trail::Notes;
 use crate::backoff::Backoff;
 use crate::trace::Trace;
 use crate::transport::{
-    Body, Cut, Ending, Outcome, PendingOutcome, RefusalReason, Reply, Request, Transport,
+    Body, Cut, Ending, Following, Outcome, PendingOutcome, RefusalReason, Reply, Request,
 };
 
 /// How long to wait before asking again for a runner: at first, and at most.
@@ -52,11 +53,12 @@ const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 /// A call of a link of a chain.
 pub(super) struct Call {
-    pub(super) chain: Arc<Chain>,
+    pub(super) portal: Portal,
     /// Which link.
     pub(super) index: usize,
-    pub(super) transport: Arc<dyn Transport>,
-    pub(super) publishing: Arc<Publishing>,
+    /// How many behind it were taken together with it when it was taken first:
+    /// all of them are made again.
+    pub(super) joined: usize,
     pub(super) input: Input,
     pub(super) trace: Trace,
     pub(super) deadline: Option<Instant>,
@@ -77,12 +79,16 @@ pub(super) fn retries_max(link: &ChainLink) -> u32 {
 impl Call {
     /// Makes the call, and gives a reply once it is taken for the first time.
     /// What its body gives, and its outcome, are those of the last time.
-    pub(super) async fn make(self) -> Result<Reply, FailureReason> {
+    pub(super) async fn make(mut self) -> Result<Reply, FailureReason> {
+        let following = Arc::clone(&self.portal.following[self.index]);
+        let reply = self.ask(self.index, following, self.input.reader(), None);
         let Reply {
             runner,
+            joined,
             body,
             outcome,
-        } = self.ask(None).await?;
+        } = reply.await?;
+        self.joined = joined;
         let (told, tries) = watch::channel(Try {
             outcome: outcome.clone(),
             last: self.may_be_made_again(0).err(),
@@ -99,29 +105,40 @@ impl Call {
         });
         Ok(Reply {
             runner,
+            joined,
             body,
             outcome: PendingOutcome::new(last_outcome(tries)),
         })
     }
 
-    /// Asks until somebody takes the call, for as long as that makes sense;
-    /// `lost_at` is when the call's runner was lost, if it is made again.
-    async fn ask(&self, lost_at: Option<Instant>) -> Result<Reply, FailureReason> {
+    /// Asks until somebody takes the call of link `index`, for as long as that
+    /// makes sense; `lost_at` is when the call's runner was lost, if it is made
+    /// again.
+    async fn ask(
+        &self,
+        index: usize,
+        following: Arc<[Following]>,
+        body: Body,
+        lost_at: Option<Instant>,
+    ) -> Result<Reply, FailureReason> {
         let mut request = Request {
-            body: self.input.reader(),
+            body,
             trace: self.trace.clone(),
             deadline: self.deadline,
             stderr: self.stderr.clone(),
+            following,
         };
+        let id = self.portal.chain.links[index].id;
         let busy_until = self.deadline.unwrap_or(Instant::now() + BUSY_WAIT_MAX);
         // Since when nobody is there who may be about to come back.
         let mut away_since = lost_at;
         let mut backoff = Backoff::new(ASK_BACKOFF_MIN, ASK_BACKOFF_MAX);
         loop {
-            let called = self.transport.call(self.link().id, request);
+            let called = self.portal.transport.call(id, request);
             let refusal = match before(self.deadline, called).await {
                 Some(Ok(reply)) => {
-                    self.notes.taken(self.index, reply.runner.clone());
+                    let Reply { runner, joined, .. } = &reply;
+                    self.notes.taken(index, *joined, runner.as_ref());
                     return Ok(reply);
                 }
                 Some(Err(refusal)) => refusal,
@@ -136,7 +153,7 @@ impl Call {
                     (FailureReason::Busy, busy_until)
                 }
                 RefusalReason::NoRunner => {
-                    self.publishing.miss(self.index);
+                    self.portal.publishing.miss(index);
                     // Who was there a moment ago is only restarted, or the
                     // network is, and everybody comes back to it.
                     let Some(since) = away_since else {
@@ -149,7 +166,7 @@ impl Call {
                     (FailureReason::Unreachable(reason), since + AWAY_WAIT_MAX)
                 }
             };
-            self.notes.untaken(self.index, reason.clone());
+            self.notes.untaken(index, reason.clone());
             let until = self.deadline.map_or(until, |deadline| deadline.min(until));
             if before(Some(until), sleep(backoff.next())).await.is_none() {
                 return Err(reason);
@@ -158,17 +175,36 @@ impl Call {
         }
     }
 
-    /// Makes the call once more, a little later.
+    /// Makes the call once more, a little later, for all the links that it was
+    /// for, however few of them are taken together now.
     async fn again(self: Arc<Self>, wait: Duration) -> Result<Reply, FailureReason> {
         let lost_at = Instant::now();
         if before(self.deadline, sleep(wait)).await.is_none() {
             return Err(FailureReason::DeadlinePassed);
         }
-        self.ask(Some(lost_at)).await
+        let following = &self.portal.following[self.index][..self.joined];
+        let ask = |at: usize, body| {
+            let following = following.get(at..).unwrap_or_default().into();
+            self.ask(self.index + at, following, body, Some(lost_at))
+        };
+        let mut reply = ask(0, self.input.reader()).await?;
+        while reply.joined < self.joined {
+            let (before, next) = (reply.outcome.clone(), reply.joined + 1);
+            let (chain, notes) = (Arc::clone(&self.portal.chain), Arc::clone(&self.notes));
+            let last = self.index + reply.joined;
+            let body = gate::between(chain, last, reply.body, reply.outcome, notes);
+            let rest = ask(next, body).await?;
+            reply = Reply {
+                joined: next + rest.joined,
+                outcome: PendingOutcome::new(both(before, rest.outcome)),
+                ..rest
+            };
+        }
+        Ok(reply)
     }
 
     fn link(&self) -> &ChainLink {
-        &self.chain.links[self.index]
+        &self.portal.chain.links[self.index]
     }
 
     /// Whether the call may be made once more, when it has been made again that
@@ -197,7 +233,7 @@ impl Call {
         let link = self.link();
         tracing::warn!(
             call_id = self.trace.call_id.as_str(),
-            chain = self.chain.name,
+            chain = self.portal.chain.name,
             link = link.name,
             runner = notes.runner.as_deref(),
             "link {} '{}' is called again ({retries}), since it was lost: {reason}",
@@ -205,6 +241,13 @@ impl Call {
             link.name,
         );
     }
+}
+
+/// How links ended that were called one after the other.
+async fn both(before: PendingOutcome, rest: PendingOutcome) -> Outcome {
+    let (mut outcome, rest) = future::join(before, rest).await;
+    outcome.joined.extend(rest.into_links());
+    outcome
 }
 
 /// One time that a call is made.
@@ -224,11 +267,15 @@ async fn last_outcome(mut tries: watch::Receiver<Try>) -> Outcome {
             Ok(()) = tries.changed() => continue,
             outcome = outcome => outcome,
         };
-        let Ending::Lost(reason) = &mut outcome.ending else {
+        if outcome.loss().is_none() {
             return outcome;
-        };
+        }
         if let Some(why) = last {
-            *reason = format!("{reason}; {why}").into();
+            for ending in outcome.endings_mut() {
+                if let Ending::Lost(reason) = ending {
+                    *reason = format!("{reason}; {why}").into();
+                }
+            }
             return outcome;
         }
         if tries.changed().await.is_err() {
@@ -310,8 +357,8 @@ impl Tries {
     /// A reply has ended like that: makes the call again if it may. If not, how
     /// the body ends.
     fn ended(&mut self, outcome: Outcome, cut: Option<Cut>) -> Option<Option<Cut>> {
-        let again = match &outcome.ending {
-            Ending::Lost(reason) => {
+        let again = match outcome.loss() {
+            Some(reason) => {
                 let again = self.call.may_be_made_again(self.retries);
                 again.inspect(|()| self.call.log_retry(reason, self.retries + 1))
             }
@@ -361,10 +408,8 @@ impl Tries {
     /// Nobody took the call again.
     fn refused(&mut self, refused: &FailureReason) -> Cut {
         let is_late = |deadline| Instant::now() >= deadline;
-        if let Some(lost) = &mut self.lost
-            && self.call.deadline.is_some_and(is_late)
-        {
-            lost.ending = Ending::DeadlinePassed;
+        if self.call.deadline.is_some_and(is_late) {
+            self.lost = Some(Outcome::new(Ending::DeadlinePassed));
         }
         self.stay_lost(format!("called again, it {refused}"))
     }
@@ -416,9 +461,7 @@ impl Drop for Tries {
         let outcome = match mem::replace(&mut self.state, State::Over) {
             State::Running(_, outcome) | State::Ending(outcome, _) => outcome,
             State::Again(_) => {
-                let lost = self.lost.take();
-                let mut unread = lost.unwrap_or_else(|| Outcome::lost("its runner was lost"));
-                unread.ending = Ending::Unread;
+                let unread = Outcome::new(Ending::Unread);
                 PendingOutcome::new(future::ready(unread))
             }
             State::Last(_) | State::Over => return,

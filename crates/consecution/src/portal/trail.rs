@@ -27,7 +27,7 @@ pub(super) struct Trail {
 }
 
 /// What became of the call of one link.
-pub(super) enum LinkEnd {
+enum LinkEnd {
     /// It was taken, and ended like that.
     Ended(Outcome),
     /// It was never taken.
@@ -51,13 +51,20 @@ pub(super) struct CallNotes {
     pub(super) untaken: Option<FailureReason>,
     /// The runner that took it last, if it has a name.
     pub(super) runner: Option<Arc<str>>,
+    /// It was taken together with the link before it.
+    pub(super) is_joined: bool,
 }
 
 impl Notes {
-    /// A runner has taken the call of that link.
-    pub(super) fn taken(&self, index: usize, runner: Option<Arc<str>>) {
-        let untaken = None;
-        *self.call(index) = CallNotes { untaken, runner };
+    /// A runner has taken the call of that link, and so many behind it.
+    pub(super) fn taken(&self, index: usize, joined: usize, runner: Option<&Arc<str>>) {
+        for at in index..=index + joined {
+            *self.call(at) = CallNotes {
+                untaken: None,
+                runner: runner.cloned(),
+                is_joined: at > index,
+            };
+        }
     }
 
     /// Nobody has taken the call of that link so far, for this reason.
@@ -98,8 +105,20 @@ impl Trail {
         Arc::clone(&self.notes)
     }
 
-    pub(super) fn record(&mut self, index: usize, end: LinkEnd) {
-        self.links[index] = Some(end);
+    /// This link was never taken.
+    pub(super) fn refused(&mut self, index: usize, reason: FailureReason) {
+        self.links[index] = Some(LinkEnd::Refused(reason));
+    }
+
+    /// The call of this link, and of so many behind it, has ended like that.
+    pub(super) fn ended(&mut self, index: usize, joined: usize, outcome: Outcome) {
+        // Where nothing is known of the others, what ended the first did it.
+        let unknown = Outcome::new(outcome.ending.clone());
+        let mut links = outcome.into_links();
+        for at in index..=index + joined {
+            let outcome = links.next().unwrap_or_else(|| unknown.clone());
+            self.links[at] = Some(LinkEnd::Ended(outcome));
+        }
     }
 
     /// Whether a link is known to have failed, wherever it stands.
@@ -191,11 +210,15 @@ impl Trail {
                 Some(LinkEnd::Ended(outcome)) => Some(outcome),
                 _ => None,
             };
+            let CallNotes {
+                runner, is_joined, ..
+            } = self.notes.of_call(index);
             LinkReport {
                 name: link.name.clone(),
                 ending: outcome.map(|outcome| outcome.ending.clone()),
                 elapsed: outcome.map_or(Duration::ZERO, |outcome| outcome.elapsed),
-                runner: self.notes.of_call(index).runner,
+                runner,
+                is_joined,
             }
         });
         Report {

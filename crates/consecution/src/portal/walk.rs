@@ -5,11 +5,11 @@
 //! moves when its reply's body or report is polled, and whoever drops both has
 //! stopped it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chain::Chain;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -18,13 +18,12 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::failure::{ChainError, FailureReason, Report};
 use super::gate::{self, Output};
-use super::publish::Publishing;
 use super::replay::Input;
 use super::retry::{self, Call, before};
-use super::trail::{LinkEnd, Trail};
-use super::{ChainReply, ChainRequest, PendingReport};
+use super::trail::Trail;
+use super::{ChainReply, ChainRequest, PendingReport, Portal};
 use crate::trace::Trace;
-use crate::transport::{Body, Ending, Outcome, PendingOutcome, Reply, Transport};
+use crate::transport::{Body, Ending, Outcome, PendingOutcome, Reply};
 
 /// How long the links before a failed one may take to end, so that the first
 /// failure in chain order is known.
@@ -36,16 +35,14 @@ const DEADLINE_GRACE: Duration = Duration::from_millis(200);
 
 /// A run under way.
 pub(super) struct Walk {
-    chain: Arc<Chain>,
-    transport: Arc<dyn Transport>,
-    publishing: Arc<Publishing>,
+    portal: Portal,
     trace: Trace,
     stderr: Option<mpsc::Sender<Bytes>>,
     deadline: Option<Instant>,
     trail: Trail,
     events: FuturesUnordered<BoxFuture<'static, Event>>,
-    /// What the links that have been called read, in chain order.
-    inputs: Vec<Input>,
+    /// What the calls read that were made, each from this link on.
+    inputs: BTreeMap<usize, Input>,
     /// Where the last link's output goes.
     output: Option<oneshot::Sender<Body>>,
 }
@@ -54,8 +51,8 @@ pub(super) struct Walk {
 enum Event {
     /// The call of this link was taken, or never will be.
     Called(usize, Option<Instant>, Result<Reply, FailureReason>),
-    /// This link ended.
-    Ended(usize, Outcome),
+    /// The call of this link, and of so many behind it, has ended.
+    Ended(usize, usize, Outcome),
     /// Nothing more of the reply will be read.
     Drained,
     /// The links before a failed one have had their time.
@@ -66,12 +63,7 @@ enum Event {
 
 impl Walk {
     /// A run that is made when its reply is read.
-    pub(super) fn start(
-        chain: Arc<Chain>,
-        transport: Arc<dyn Transport>,
-        publishing: Arc<Publishing>,
-        request: ChainRequest,
-    ) -> ChainReply {
+    pub(super) fn start(portal: Portal, request: ChainRequest) -> ChainReply {
         let ChainRequest {
             body,
             trace,
@@ -79,15 +71,14 @@ impl Walk {
         } = request;
         let (output, last) = oneshot::channel();
         let (reading, drained) = oneshot::channel();
+        let chain = &portal.chain;
         let walk = Walk {
             deadline: chain.deadline.map(|deadline| Instant::now() + deadline),
-            trail: Trail::new(Arc::clone(&chain)),
+            trail: Trail::new(Arc::clone(chain)),
             events: FuturesUnordered::new(),
-            inputs: Vec::new(),
+            inputs: BTreeMap::new(),
             output: Some(output),
-            chain,
-            transport,
-            publishing,
+            portal,
             trace,
             stderr,
         };
@@ -113,7 +104,10 @@ impl Walk {
                 Some(Event::Called(index, deadline, result)) => {
                     self.called(index, deadline, result)
                 }
-                Some(Event::Ended(index, outcome)) => self.end(index, LinkEnd::Ended(outcome)),
+                Some(Event::Ended(index, joined, outcome)) => {
+                    self.close_input(index);
+                    self.trail.ended(index, joined, outcome);
+                }
                 Some(Event::Drained) => self.trail.drained = true,
                 Some(Event::Overdue) => self.trail.overdue = true,
                 Some(Event::PatienceOver) | None => self.trail.patience_over = true,
@@ -128,11 +122,12 @@ impl Walk {
         }
     }
 
-    /// Takes note of a link that has ended: it needs its input no more, whatever
-    /// its runner still does with it.
-    fn end(&mut self, index: usize, end: LinkEnd) {
-        self.inputs[index].close();
-        self.trail.record(index, end);
+    /// A call that has ended needs its input no more, whatever its runner still
+    /// does with it.
+    fn close_input(&mut self, index: usize) {
+        if let Some(input) = self.inputs.get(&index) {
+            input.close();
+        }
     }
 
     fn expect(&mut self, event: impl Future<Output = Event> + Send + 'static) {
@@ -141,16 +136,15 @@ impl Walk {
 
     /// Calls a link; its deadline counts from now.
     fn call(&mut self, index: usize, body: Body) {
-        let link = &self.chain.links[index];
+        let link = &self.portal.chain.links[index];
         let own = link.deadline.map(|deadline| Instant::now() + deadline);
         let deadline = [self.deadline, own].into_iter().flatten().min();
         let input = Input::new(body, retry::retries_max(link) > 0);
-        self.inputs.push(input.clone());
+        self.inputs.insert(index, input.clone());
         let call = Call {
-            chain: Arc::clone(&self.chain),
+            portal: self.portal.clone(),
             index,
-            transport: Arc::clone(&self.transport),
-            publishing: Arc::clone(&self.publishing),
+            joined: 0,
             input,
             trace: self.trace.clone(),
             deadline,
@@ -170,17 +164,27 @@ impl Walk {
     ) {
         let reply = match result {
             Ok(reply) => reply,
-            Err(reason) => return self.end(index, LinkEnd::Refused(reason)),
+            Err(reason) => {
+                self.close_input(index);
+                return self.trail.refused(index, reason);
+            }
         };
-        let outcome = ended(reply.outcome.clone(), deadline);
-        self.expect(outcome.map(move |outcome| Event::Ended(index, outcome)));
-        if index + 1 < self.chain.links.len() {
-            let chain = Arc::clone(&self.chain);
-            let body = gate::between(chain, index, reply, self.trail.notes());
-            self.call(index + 1, body);
+        let Reply {
+            joined,
+            body,
+            outcome,
+            ..
+        } = reply;
+        let ended = ended(outcome.clone(), deadline);
+        self.expect(ended.map(move |outcome| Event::Ended(index, joined, outcome)));
+        let (chain, last) = (&self.portal.chain, index + joined);
+        if last + 1 < chain.links.len() {
+            let (chain, notes) = (Arc::clone(chain), self.trail.notes());
+            let body = gate::between(chain, last, body, outcome, notes);
+            self.call(last + 1, body);
         } else if let Some(output) = self.output.take() {
             // A caller who does not read it any more drops it, as it should be.
-            let _ = output.send(reply.body);
+            let _ = output.send(body);
         }
     }
 }
@@ -189,7 +193,7 @@ impl Drop for Walk {
     /// Nothing of a run that is over goes on, even where a runner does not stop:
     /// a link whose reply nobody holds any more is told so.
     fn drop(&mut self) {
-        for input in &self.inputs {
+        for input in self.inputs.values() {
             input.close();
         }
     }
@@ -200,15 +204,15 @@ async fn ended(outcome: PendingOutcome, deadline: Option<Instant>) -> Outcome {
     let taken = Instant::now();
     let outcome = before(deadline.map(|deadline| deadline + DEADLINE_GRACE), outcome).await;
     let mut outcome = outcome.unwrap_or_else(|| Outcome {
-        ending: Ending::DeadlinePassed,
-        stderr: Bytes::new(),
         elapsed: taken.elapsed(),
+        ..Outcome::new(Ending::DeadlinePassed)
     });
     // Whoever reads a link may have been stopped at the deadline before it: the
     // link was still running then, whichever came first.
     let is_late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
-    if is_late && outcome.ending == Ending::Unread {
-        outcome.ending = Ending::DeadlinePassed;
+    let unread = |ending: &&mut Ending| is_late && **ending == Ending::Unread;
+    for ending in outcome.endings_mut().filter(unread) {
+        *ending = Ending::DeadlinePassed;
     }
     outcome
 }

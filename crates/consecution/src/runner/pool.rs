@@ -205,6 +205,22 @@ impl<P: Idle> Pool<P> {
     /// # Errors
     /// [`TakeError`]: at once where there is no room to wait.
     pub async fn take(&self) -> Result<Taken<P>, TakeError> {
+        self.take_as(PoolState::take).await
+    }
+
+    /// As [`take`](Self::take), for somebody who has a process of another pool
+    /// already, and so must not wait for room.
+    ///
+    /// # Errors
+    /// [`TakeError`]: at once where there is no room.
+    pub async fn take_beside(&self) -> Result<Taken<P>, TakeError> {
+        self.take_as(PoolState::take_beside).await
+    }
+
+    async fn take_as(
+        &self,
+        take: fn(&mut PoolState, Member, Moment) -> Take,
+    ) -> Result<Taken<P>, TakeError> {
         enum Step<P> {
             Idle(Option<Shelved<P>>),
             Wait(Ticket, oneshot::Receiver<Answer<P>>),
@@ -215,7 +231,7 @@ impl<P: Idle> Pool<P> {
                 let Some(shelf) = inner.shelves.get_mut(&self.member) else {
                     return Step::Busy;
                 };
-                match inner.state.take(self.member, now) {
+                match take(&mut inner.state, self.member, now) {
                     Take::Idle => Step::Idle(shelf.idle.pop_front()),
                     Take::Wait(ticket) => {
                         let (answer, answered) = oneshot::channel();

@@ -200,6 +200,31 @@ impl PoolState {
 
     /// Somebody wants a process.
     pub fn take(&mut self, member: Member, now: Moment) -> Take {
+        match self.arrive(member, now) {
+            Take::Wait(ticket) if !self.has_room_to_wait(member, ticket, now) => Take::Busy,
+            taken => taken,
+        }
+    }
+
+    /// Somebody who has a process already wants one more, of another link. They
+    /// may wait for a start under way, and never for room: those who did, each
+    /// with what the other needs, could wait for ever.
+    pub fn take_beside(&mut self, member: Member, now: Moment) -> Take {
+        let taken = self.arrive(member, now);
+        // They came last, so it is they for whom no start is under way.
+        let has_uncovered = |link: &Link| link.uncovered() > 0;
+        if let Take::Wait(ticket) = taken
+            && self.links.get(&member).is_some_and(has_uncovered)
+        {
+            self.gave_up(member, ticket, now);
+            return Take::Busy;
+        }
+        taken
+    }
+
+    /// Whether there is a process for somebody; if not, they are the last of those
+    /// who wait, and all is planned that can be.
+    fn arrive(&mut self, member: Member, now: Moment) -> Take {
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
         let taken = self.change(member, now, |link| {
@@ -213,11 +238,7 @@ impl PoolState {
             Take::Wait(ticket)
         });
         self.plan(now);
-        match taken {
-            Some(Take::Wait(_)) if !self.has_room_to_wait(member, ticket, now) => Take::Busy,
-            Some(taken) => taken,
-            None => Take::Busy,
-        }
+        taken.unwrap_or(Take::Busy)
     }
 
     /// A start succeeded, and took that long.

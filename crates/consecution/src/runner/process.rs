@@ -9,33 +9,28 @@ use std::io;
 use std::pin::pin;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use futures_util::FutureExt;
 use futures_util::future::FusedFuture;
-use futures_util::{FutureExt, StreamExt, stream};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::AsFd;
+use rustix::event::PollFlags;
 use sandbox::{Event, Failure, Stdio, WaitStatus, Zygote};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::unix::pipe;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::transport::{
-    Body, Cut, Ending, Outcome, PendingOutcome, Reply, Request, STDERR_TAIL_BYTES_MAX,
-};
+use crate::transport::{Ending, Outcome, PendingOutcome, STDERR_TAIL_BYTES_MAX};
+use feed::feed;
+use output::{Unread, read_some};
+use splice::is_ready;
 
-/// How much is read from a pipe at a time: what a pipe holds by default.
-const CHUNK_BYTES: usize = 64 * 1024;
+mod feed;
+mod output;
+mod splice;
 
-/// When nobody reads a process's output any more, a shell's pipe still has room
-/// for this much before the process notices. A process that ends within that
-/// room ends by itself, and its exit code counts; one that writes more is
-/// stopped. So what a pipeline gives does not hang on who was quicker.
-const UNREAD_BYTES_MAX: usize = 64 * 1024;
-
-/// And this is how long it may take to end by itself.
-const UNREAD_WAIT_MAX: Duration = Duration::from_millis(250);
+pub(super) use feed::{Input, Joint};
+pub(super) use output::Output;
 
 /// How long a process that was asked for may take to be executed.
 const START_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -117,49 +112,49 @@ impl IdleProcess {
                 return;
             };
             // The runtime may still remember the event that said it has started.
-            if is_readable(ready.get_inner()) {
+            if is_ready(ready.get_inner(), PollFlags::IN) {
                 return;
             }
             ready.clear_ready();
         }
     }
 
-    /// Gives the process its request. When it is gone, `over` is told how it
-    /// ended, then whoever waits for the outcome, and then `held` is dropped.
+    /// Gives the process its work. When it is gone, `over` is told how it ended,
+    /// then whoever waits for the outcome, and then `held` is dropped.
     pub(super) fn serve(
         mut self,
-        request: Request,
+        work: Work,
         held: impl Send + 'static,
         over: impl FnOnce(&Outcome) + Send + 'static,
-    ) -> Reply {
-        let output = Output {
-            pipe: Some(self.stdout),
-            hand_back: Some(self.fed.unread.hand_back()),
-        };
+    ) -> (Output, PendingOutcome) {
+        let output = Output::new(self.stdout, &mut self.fed.unread);
         let (tell, outcome) = PendingOutcome::channel();
         let call = Call {
             fed: self.fed,
             stderr: self.stderr,
         };
-        let (body, deadline, listener) = (request.body, request.deadline, request.stderr);
         tokio::spawn(async move {
             let started = Instant::now();
-            let (ending, stderr) = call.run(body, deadline, listener).await;
+            let (ending, stderr) = call.run(work).await;
             let outcome = Outcome {
-                ending,
                 stderr,
                 elapsed: started.elapsed(),
+                ..Outcome::new(ending)
             };
             over(&outcome);
             let _ = tell.send(outcome);
             drop(held);
         });
-        Reply {
-            runner: None,
-            body: output.into_body(),
-            outcome,
-        }
+        (output, outcome)
     }
+}
+
+/// What a process is to work on.
+pub(super) struct Work {
+    pub(super) input: Input,
+    pub(super) deadline: Option<Instant>,
+    /// Where what it writes to standard error goes while it runs.
+    pub(super) stderr: Option<mpsc::Sender<Bytes>>,
 }
 
 /// A process, and our ends of its pipes. None is closed as long as something of
@@ -200,53 +195,6 @@ impl Drop for Fed {
     }
 }
 
-/// A process's output once nobody reads it any more.
-#[derive(Debug, Default)]
-struct Unread {
-    handed_back: Option<oneshot::Receiver<pipe::Receiver>>,
-    pipe: Option<pipe::Receiver>,
-}
-
-impl Unread {
-    /// Where whoever reads the output is to leave it.
-    fn hand_back(&mut self) -> oneshot::Sender<pipe::Receiver> {
-        let (hand_back, handed_back) = oneshot::channel();
-        self.handed_back = Some(handed_back);
-        hand_back
-    }
-
-    /// Resolves when nobody reads the output any more and the process has had
-    /// its chance to end by itself.
-    async fn over(&mut self) {
-        if let Some(handed_back) = &mut self.handed_back {
-            self.pipe = handed_back.await.ok();
-            self.handed_back = None;
-        }
-        // Without a word: the output was read to its end.
-        let Some(pipe) = &mut self.pipe else {
-            return std::future::pending().await;
-        };
-        let swallow = async {
-            let mut swallowed_bytes = 0;
-            while swallowed_bytes <= UNREAD_BYTES_MAX {
-                match read_chunk(pipe).await {
-                    Ok(Some(chunk)) => swallowed_bytes += chunk.len(),
-                    // It has closed its output, which says nothing of its end.
-                    Ok(None) | Err(_) => return std::future::pending().await,
-                }
-            }
-        };
-        let _ = tokio::time::timeout(UNREAD_WAIT_MAX, swallow).await;
-    }
-}
-
-/// Is there something to read now?
-fn is_readable(descriptor: &impl AsFd) -> bool {
-    let mut wanted = [PollFd::new(descriptor, PollFlags::IN)];
-    let at_once = Timespec::default();
-    poll(&mut wanted, Some(&at_once)).is_ok_and(|ready| ready > 0)
-}
-
 #[expect(
     deprecated,
     reason = "what replaces it is unsafe, for types that may swap their descriptor; ours does not"
@@ -265,46 +213,6 @@ async fn next_event(process: &mut AsyncFd<sandbox::Process>) -> io::Result<Event
     }
 }
 
-/// A process's output while somebody reads it. When that reader goes away
-/// before the end, the pipe goes to whoever looks after the process.
-struct Output {
-    /// `None` when it has ended.
-    pipe: Option<pipe::Receiver>,
-    hand_back: Option<oneshot::Sender<pipe::Receiver>>,
-}
-
-impl Output {
-    fn into_body(self) -> Body {
-        Body::new(stream::unfold(self, |mut output| async {
-            match read_chunk(output.pipe.as_mut()?).await {
-                Ok(Some(chunk)) => return Some((Ok(chunk), output)),
-                Ok(None) => drop(output.pipe.take()),
-                Err(error) => {
-                    output.pipe = None;
-                    return Some((Err(Cut::new(format!("read its output: {error}"))), output));
-                }
-            }
-            None
-        }))
-    }
-}
-
-impl Drop for Output {
-    fn drop(&mut self) {
-        if let (Some(pipe), Some(hand_back)) = (self.pipe.take(), self.hand_back.take()) {
-            // Refused only when the process is gone already.
-            let _ = hand_back.send(pipe);
-        }
-    }
-}
-
-/// What is in the pipe, up to [`CHUNK_BYTES`]; `None` at its end.
-async fn read_chunk(pipe: &mut pipe::Receiver) -> io::Result<Option<Bytes>> {
-    let mut chunk = BytesMut::with_capacity(CHUNK_BYTES);
-    let length = pipe.read_buf(&mut chunk).await?;
-    Ok((length > 0).then(|| chunk.freeze()))
-}
-
 /// A process at work.
 struct Call {
     fed: Fed,
@@ -314,17 +222,17 @@ struct Call {
 impl Call {
     /// Sees the process through to its end, whichever that is, and leaves none
     /// of it behind.
-    async fn run(
-        self,
-        body: Body,
-        deadline: Option<Instant>,
-        listener: Option<mpsc::Sender<Bytes>>,
-    ) -> (Ending, Bytes) {
+    async fn run(self, work: Work) -> (Ending, Bytes) {
         let mut tail = Tail::default();
         let Call {
             mut fed,
             mut stderr,
         } = self;
+        let Work {
+            input,
+            deadline,
+            stderr: listener,
+        } = work;
         let listening = listen(&mut stderr, &mut tail, listener);
         let ending = {
             let mut listening = pin!(listening.fuse());
@@ -336,7 +244,7 @@ impl Call {
                     is_gone: _,
                 } = &mut fed;
                 // Dropped as soon as the process is gone: that tells upstream.
-                let mut feeding = pin!(feed(body, stdin).fuse());
+                let mut feeding = pin!(feed(input, stdin).fuse());
                 let mut unread = pin!(unread.over());
                 let mut deadline = pin!(until(deadline));
                 loop {
@@ -386,26 +294,6 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-/// Gives the process its input, and then the end of it, which only a complete
-/// body has.
-async fn feed(mut body: Body, stdin: &mut Option<pipe::Sender>) -> Result<(), Cut> {
-    while let Some(pipe) = stdin {
-        let chunk = tokio::select! {
-            biased;
-            chunk = body.next() => chunk,
-            // The process has closed its input without waiting for more.
-            _ = pipe.ready(Interest::ERROR) => None,
-        };
-        match chunk.transpose()? {
-            Some(chunk) if pipe.write_all(&chunk).await.is_ok() => {}
-            // The end; or it reads no more, which is its business, and its exit
-            // code says whether that is right. Dropping the body tells upstream.
-            _ => *stdin = None,
-        }
-    }
-    Ok(())
-}
-
 /// Reads what the process writes to standard error until that is closed: keeps
 /// the end of it, and passes it on to `listener`.
 async fn listen(
@@ -413,7 +301,7 @@ async fn listen(
     tail: &mut Tail,
     mut listener: Option<mpsc::Sender<Bytes>>,
 ) {
-    while let Ok(Some(chunk)) = read_chunk(stderr).await {
+    while let Ok(Some(chunk)) = read_some(stderr).await {
         tail.push(&chunk);
         if let Some(open) = &listener
             && open.send(chunk).await.is_err()

@@ -4,15 +4,18 @@ use std::sync::Arc;
 
 use chain::LinkId;
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use tokio::time::Instant;
 
 use super::metrics::{LinkMetrics, Metrics};
+use super::neighbours::{Follower, Neighbours};
 use super::pool::{Idle, Pool, Starter, TakeError, Taken};
-use super::process::IdleProcess;
+use super::process::{IdleProcess, Input, Joint, Output, Work};
 use super::worker::Held;
 use crate::trace::CallId;
-use crate::transport::{Ending, Outcome, Refusal, RefusalReason, Reply, Request, Service};
+use crate::transport::{
+    Ending, Outcome, PendingOutcome, Refusal, RefusalReason, Reply, Request, Service,
+};
 
 /// A process that waits for its request, and is counted.
 pub(super) struct Warm {
@@ -59,13 +62,17 @@ pub(super) struct PoolService {
     pub(super) id: LinkId,
     pub(super) pool: Arc<Pool<Warm>>,
     pub(super) metrics: Arc<LinkMetrics>,
+    pub(super) neighbours: Neighbours,
 }
 
 impl Service for PoolService {
     fn call(&self, request: Request) -> BoxFuture<'_, Result<Reply, Refusal>> {
         async move {
             match self.pool.take().await {
-                Ok(taken) => Ok(self.serve(request, taken)),
+                Ok(taken) => {
+                    let following = self.neighbours.take(&request.following).await;
+                    Ok(self.serve_all(request, taken, following))
+                }
                 Err(error) => {
                     let reason = self.refuse(&request.trace.call_id, error);
                     Err(Refusal { request, reason })
@@ -77,7 +84,47 @@ impl Service for PoolService {
 }
 
 impl PoolService {
-    fn serve(&self, request: Request, taken: Taken<Warm>) -> Reply {
+    /// Gives a call to processes of this link and of those that follow, each of
+    /// which reads what the one before it writes.
+    fn serve_all(&self, request: Request, taken: Taken<Warm>, following: Vec<Follower>) -> Reply {
+        let Request {
+            body,
+            trace,
+            deadline,
+            stderr,
+            ..
+        } = request;
+        let work = |input| Work {
+            input,
+            deadline,
+            stderr: stderr.clone(),
+        };
+        let (mut output, outcome) = self.serve(work(Input::Body(body)), taken, &trace.call_id);
+        let joined = following.len();
+        let mut outcomes = vec![outcome];
+        for follower in following {
+            let Follower {
+                service,
+                taken,
+                accepted,
+            } = follower;
+            let joint = Joint {
+                output,
+                outcome: outcomes[outcomes.len() - 1].clone(),
+                accepted,
+            };
+            let work = work(Input::Joint(joint));
+            let (next_output, outcome) = service.serve(work, taken, &trace.call_id);
+            output = next_output;
+            outcomes.push(outcome);
+        }
+        Reply {
+            joined,
+            ..Reply::new(output.into_body(), all(outcomes))
+        }
+    }
+
+    fn serve(&self, work: Work, taken: Taken<Warm>, call_id: &CallId) -> (Output, PendingOutcome) {
         let Taken {
             process: Warm { process, metrics },
             permit,
@@ -88,8 +135,8 @@ impl PoolService {
         } else {
             metrics.misses.inc();
         }
-        let (id, call_id) = (self.id, request.trace.call_id.clone());
-        process.serve(request, permit, move |outcome| {
+        let (id, call_id) = (self.id, call_id.clone());
+        process.serve(work, permit, move |outcome| {
             metrics.end(outcome);
             log_end(id, &call_id, outcome);
         })
@@ -107,6 +154,18 @@ impl PoolService {
                 RefusalReason::CannotStart(reason)
             }
         }
+    }
+}
+
+/// How all links of a call ended, once all have.
+fn all(mut outcomes: Vec<PendingOutcome>) -> PendingOutcome {
+    match outcomes.len() {
+        1 => outcomes.remove(0),
+        _ => PendingOutcome::new(async {
+            let outcomes = join_all(outcomes).await;
+            // There is one at least.
+            Outcome::of_links(outcomes).unwrap_or_else(|| Outcome::lost("nothing was run"))
+        }),
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::images::AgreedImages;
 use super::metrics::Metrics;
+use super::neighbours::Neighbours;
 use super::pool::{Capacity, Pool};
 use super::pool_state;
 use super::service::{PoolService, Warm, ZygoteStarter};
@@ -32,6 +33,7 @@ pub(super) struct Shared {
     pub(super) capacity: Capacity<Warm>,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) images: AgreedImages,
+    pub(super) neighbours: Neighbours,
     /// Turns for those who open zygotes.
     pub(super) opens: Semaphore,
     pub(super) launcher: Launcher,
@@ -103,15 +105,18 @@ pub(super) async fn work(
     };
     let pool = Pool::new(id, starter, &shared.pool, &shared.capacity);
     let pool = Arc::new(pool);
-    let service = PoolService {
+    let service = Arc::new(PoolService {
         id,
         pool: Arc::clone(&pool),
         metrics,
-    };
-    let registration = shared.transport.serve(id, Arc::new(service));
+        neighbours: shared.neighbours.clone(),
+    });
+    let entered = shared.neighbours.enter(&service);
+    let registration = shared.transport.serve(id, service);
     teller.tell(LinkState::Serving(Arc::clone(&pool)));
     // Nobody sends anything: the other end is dropped.
     let _ = stopped.await;
+    drop(entered);
     registration.drain().await;
     pool.until_unused().await;
 }

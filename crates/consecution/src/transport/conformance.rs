@@ -18,8 +18,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Body, Cut, Ending, Outcome, PendingOutcome, RefusalReason, Registration, Reply, Request,
-    STDERR_TAIL_BYTES_MAX, Service, Transport,
+    Body, Cut, Ending, Following, Outcome, PendingOutcome, RefusalReason, Registration, Reply,
+    Request, STDERR_TAIL_BYTES_MAX, Service, Transport,
 };
 use crate::conformance::run_checks;
 use crate::trace::Trace;
@@ -57,6 +57,8 @@ pub async fn all(transport: &dyn Transport) {
         hands_on_every_ending,
         hands_on_the_end_of_stderr,
         hands_on_the_outcome_of_a_dropped_reply,
+        hands_on_the_links_that_follow,
+        hands_on_how_links_ended_that_were_joined,
         hands_on_stderr_while_it_is_written,
         ignores_a_stderr_receiver_that_is_gone,
         reports_a_lost_runner,
@@ -211,11 +213,7 @@ async fn tells_the_service_that_nobody_reads_its_reply(transport: &dyn Transport
                 let _ = sender.send(fake::ended(Ending::Unread));
                 told.send(()).await
             });
-            std::future::ready(Ok(Reply {
-                runner: None,
-                body,
-                outcome,
-            }))
+            std::future::ready(Ok(Reply::new(body, outcome)))
         }),
     );
     let reply = link.call(Request::new("")).await;
@@ -265,11 +263,7 @@ async fn pulls_no_more_of_a_reply_than_it_has_room_for(transport: &dyn Transport
             let (sender, pending) = PendingOutcome::channel();
             *outcome.lock().expect("no panic") = Some(sender);
             let body = body.lock().expect("no panic").take().expect("one call");
-            std::future::ready(Ok(Reply {
-                runner: None,
-                body,
-                outcome: pending,
-            }))
+            std::future::ready(Ok(Reply::new(body, pending)))
         }),
     );
     let _reply = link.call(Request::new("")).await;
@@ -337,11 +331,89 @@ async fn hands_on_every_ending(transport: &dyn Transport) {
     }
 }
 
+async fn hands_on_the_links_that_follow(transport: &dyn Transport) {
+    let following: Arc<[Following]> = [vec![0], vec![0, 1, 255], (0..=100).collect()]
+        .map(|accepted| Following {
+            id: fake::link_id(),
+            accepted,
+        })
+        .into();
+    let (seen, mut seen_by_service) = mpsc::channel(1);
+    let echo = fake::echo();
+    let link = Served::new(
+        transport,
+        fake::service(move |request: Request| {
+            let (seen, echo) = (seen.clone(), Arc::clone(&echo));
+            async move {
+                let following = Arc::clone(&request.following);
+                seen.send(following).await.expect("a check that listens");
+                echo.call(request).await
+            }
+        }),
+    );
+    for following in [following, Arc::default()] {
+        let request = Request {
+            following: Arc::clone(&following),
+            ..Request::new("")
+        };
+        let reply = link.call(request).await;
+        let seen = seen_by_service.recv().await.expect("a service that tells");
+        assert_eq!(seen, following);
+        // None was taken: that is up to the service.
+        assert_eq!(reply.joined, 0);
+        assert!(reply.outcome.await.joined.is_empty());
+    }
+}
+
+async fn hands_on_how_links_ended_that_were_joined(transport: &dyn Transport) {
+    let following = || Following {
+        id: fake::link_id(),
+        accepted: vec![0],
+    };
+    // What is said at once, and what takes a while, may travel in other ways.
+    for delay in [Duration::ZERO, LOOK_FOR] {
+        let joined = [
+            Ending::Exited(7),
+            Ending::Cut,
+            Ending::Lost("for no reason".into()),
+        ];
+        let outcome = Outcome {
+            joined: joined.map(fake::ended).into(),
+            stderr: "the first".into(),
+            ..fake::ended(Ending::Exited(0))
+        };
+        let sent = outcome.clone();
+        let link = Served::new(
+            transport,
+            fake::service(move |_| {
+                let sent = sent.clone();
+                let outcome = PendingOutcome::new(async move {
+                    sleep(delay).await;
+                    sent
+                });
+                std::future::ready(Ok(Reply {
+                    joined: 3,
+                    ..Reply::new(Body::empty(), outcome)
+                }))
+            }),
+        );
+        let request = Request {
+            following: (0..5).map(|_| following()).collect(),
+            ..Request::new("")
+        };
+        let reply = link.call(request).await;
+        assert_eq!(reply.joined, 3);
+        assert!(reply.body.collect().await.is_ok());
+        assert_eq!(reply.outcome.await, outcome);
+    }
+}
+
 async fn hands_on_the_end_of_stderr(transport: &dyn Transport) {
     let outcome = Outcome {
         ending: Ending::Exited(3),
         stderr: bytes_of(STDERR_TAIL_BYTES_MAX),
         elapsed: Duration::from_millis(1_234),
+        ..fake::ended(Ending::Unread)
     };
     let link = Served::new(transport, answering(outcome.clone()));
     let reply = link.call(Request::new("")).await;
@@ -399,11 +471,7 @@ async fn reports_a_lost_runner(transport: &dyn Transport) {
         fake::service(|_| {
             let (_, outcome) = PendingOutcome::channel();
             let body = fake::cut_off([], "the runner is gone");
-            std::future::ready(Ok(Reply {
-                runner: None,
-                body,
-                outcome,
-            }))
+            std::future::ready(Ok(Reply::new(body, outcome)))
         }),
     );
     let reply = link.call(Request::new("")).await;
@@ -461,6 +529,7 @@ async fn gives_a_refused_request_back(transport: &dyn Transport) {
             body: Body::new(stream::iter(chunks)),
             deadline: Some(Instant::now() + Duration::from_secs(600)),
             stderr: Some(stderr),
+            ..Request::new("")
         };
         let refusal = link.try_call(request).await.expect_err("a refusal");
         assert_eq!(refusal.reason.to_string(), reason.to_string());
@@ -595,11 +664,7 @@ fn answering(outcome: Outcome) -> Arc<dyn Service> {
             .send(outcome.clone())
             .expect("an outcome that is held");
         let body = Body::empty();
-        std::future::ready(Ok(Reply {
-            runner: None,
-            body,
-            outcome: pending,
-        }))
+        std::future::ready(Ok(Reply::new(body, pending)))
     })
 }
 

@@ -21,11 +21,13 @@ mod body;
 mod caller;
 mod connection;
 mod exchange;
+mod following;
 mod frame;
 mod head;
 mod inbox;
 mod line;
 mod options;
+mod outcome;
 mod server;
 
 pub use connection::Connection;

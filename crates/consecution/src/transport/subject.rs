@@ -4,6 +4,7 @@
 //! other clients in `docs/protocol.md`.
 
 use async_nats::HeaderName;
+use async_nats::header::IntoHeaderName;
 use chain::LinkId;
 
 /// The queue group of those who serve a link: each request goes to one of them.
@@ -32,6 +33,11 @@ pub static STREAM: HeaderName = HeaderName::from_static("Consecution-Stream");
 pub static PROBE: HeaderName = HeaderName::from_static("Consecution-Probe");
 /// In a request, [`STDERR_LIVE`]; in a reply, the end of standard error.
 pub static STDERR: HeaderName = HeaderName::from_static("Consecution-Stderr");
+/// In a request: the links that follow in the chain, which the runner may go on
+/// with by itself.
+pub static THEN: HeaderName = HeaderName::from_static("Consecution-Then");
+/// In the frame that takes a call: how many of those it goes on with.
+pub static JOINED: HeaderName = HeaderName::from_static("Consecution-Joined");
 /// In a reply: the name of the runner that took the call.
 pub static RUNNER: HeaderName = HeaderName::from_static("Consecution-Runner");
 /// In a reply: how the call ended.
@@ -44,6 +50,13 @@ pub static FRAME: HeaderName = HeaderName::from_static("Consecution-Frame");
 pub static ERROR_CODE: HeaderName = HeaderName::from_static("Nats-Service-Error-Code");
 /// In a reply: what went wrong, in a line; NATS services have it.
 pub static ERROR: HeaderName = HeaderName::from_static("Nats-Service-Error");
+
+/// The header of that name, such as [`ENDING`], that is about the link in that
+/// place of a call, counted from 1, where that was joined.
+pub fn of_place(name: &HeaderName, place: usize) -> HeaderName {
+    let name: &str = name.as_ref();
+    format!("{name}-{place}").into_header_name()
+}
 
 /// The version of the protocol of frames that is spoken here.
 pub const STREAM_VERSION: &str = "1";

@@ -135,11 +135,7 @@ pub(crate) fn losing(
                 }
             }
         });
-        std::future::ready(Ok(Reply {
-            runner: None,
-            body: fake::receiving(output),
-            outcome,
-        }))
+        std::future::ready(Ok(Reply::new(fake::receiving(output), outcome)))
     })
 }
 

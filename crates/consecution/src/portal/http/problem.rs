@@ -129,6 +129,7 @@ mod tests {
             ending: None,
             elapsed: Duration::ZERO,
             runner: runner.map(Into::into),
+            is_joined: false,
         };
         let report = Report {
             links: vec![link(None), link(Some("north"))],

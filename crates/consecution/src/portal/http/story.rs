@@ -51,7 +51,8 @@ fn status(link: &LinkReport) -> String {
     word.to_owned()
 }
 
-/// `cat;dur=0.71, grep;dur=1.2`: milliseconds; links that never ran are left out.
+/// `cat;dur=0.71, grep;dur=1.2;desc="joined"`: milliseconds; a link that was run
+/// together with the one before it is joined; links that never ran are left out.
 fn server_timing(report: &Report) -> String {
     let mut text = String::new();
     for link in report.links.iter().filter(|link| link.ending.is_some()) {
@@ -65,6 +66,9 @@ fn server_timing(report: &Report) -> String {
             token(&link.name),
             milliseconds(link.elapsed)
         );
+        if link.is_joined {
+            text.push_str(";desc=\"joined\"");
+        }
     }
     text
 }
@@ -94,6 +98,7 @@ mod tests {
             ending: ending.clone(),
             elapsed: Duration::from_micros(1_234),
             runner: None,
+            is_joined: at == 2,
         };
         Report {
             links: endings.iter().enumerate().map(link).collect(),
@@ -118,7 +123,10 @@ mod tests {
     #[test]
     fn times_stand_behind_names_that_a_header_takes() {
         let report = report(&[Some(Ending::Exited(0)), None, Some(Ending::Unread)]);
-        assert_eq!(server_timing(&report), "l_nk_0;dur=1.23, l_nk_2;dur=1.23");
+        assert_eq!(
+            server_timing(&report),
+            "l_nk_0;dur=1.23, l_nk_2;dur=1.23;desc=\"joined\""
+        );
         let mut headers = HeaderMap::new();
         tell(&report, &mut headers);
         assert_eq!(headers[PIPESTATUS], "0,-,unread");

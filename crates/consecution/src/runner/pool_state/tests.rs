@@ -39,6 +39,31 @@ fn settle(state: &mut PoolState, now: Moment) {
 }
 
 #[test]
+fn who_has_a_process_already_waits_for_a_start_and_never_for_room() {
+    let mut state = pools(2);
+    let (one, two) = (state.add(config(0), MS), state.add(config(0), MS));
+    assert!(matches!(state.take(one, MS), Take::Wait(_)));
+    settle(&mut state, MS);
+    // There is room for one more, which is started for them.
+    assert!(matches!(state.take_beside(two, MS), Take::Wait(_)));
+    settle(&mut state, MS);
+    assert_eq!(state.take_beside(two, MS), Take::Busy);
+    assert_eq!(state.counts(two).waiting, 0);
+    assert!(matches!(state.take(two, MS), Take::Wait(_)));
+    state.released(one, 2 * MS);
+    settle(&mut state, 2 * MS);
+    assert_eq!(state.counts(two).in_use, 2);
+    // What is in reserve elsewhere gives way.
+    state.released(two, 3 * MS);
+    state.released(two, 3 * MS);
+    let rich = state.add(config(2), 3 * MS);
+    settle(&mut state, 3 * MS);
+    assert_eq!(state.counts(rich).idle, 2);
+    assert!(matches!(state.take_beside(two, 4 * MS), Take::Wait(_)));
+    assert_eq!(state.counts(rich).idle, 1);
+}
+
+#[test]
 fn a_pool_starts_with_its_floor_and_refills_after_a_take() {
     let mut state = pools(10);
     let link = state.add(config(2), MS);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chain::LinkId;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::{self, StreamExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -24,9 +24,8 @@ pub fn link_id() -> LinkId {
 /// An outcome with nothing to say but how it ended.
 pub fn ended(ending: Ending) -> Outcome {
     Outcome {
-        ending,
-        stderr: Bytes::new(),
         elapsed: Duration::from_millis(1),
+        ..Outcome::new(ending)
     }
 }
 
@@ -81,11 +80,7 @@ where
             let _ = sender.send(ended(ending));
         });
         let body = receiving(output);
-        std::future::ready(Ok(Reply {
-            runner: None,
-            body,
-            outcome,
-        }))
+        std::future::ready(Ok(Reply::new(body, outcome)))
     })
 }
 
@@ -204,6 +199,38 @@ pub fn exiting(code: u8) -> Arc<dyn Service> {
             process.write(chunk).await?;
         }
         Ok(code)
+    })
+}
+
+/// Takes a call of the first of these links, together with as many of those that
+/// follow as there are others; each reads what the one before it writes.
+pub fn joining(services: impl IntoIterator<Item = Arc<dyn Service>>) -> Arc<dyn Service> {
+    let services: Vec<_> = services.into_iter().collect();
+    service(move |request| {
+        let services = services.clone();
+        async move {
+            let joined = request.following.len().min(services.len() - 1);
+            let (mut body, mut outcomes) = (request.body, Vec::new());
+            for service in &services[..=joined] {
+                let request = Request {
+                    body,
+                    deadline: request.deadline,
+                    stderr: request.stderr.clone(),
+                    ..Request::new("")
+                };
+                let reply = service.call(request).await?;
+                body = reply.body;
+                outcomes.push(reply.outcome);
+            }
+            let outcome = PendingOutcome::new(async {
+                let outcomes = join_all(outcomes).await;
+                Outcome::of_links(outcomes).expect("one at least")
+            });
+            Ok(Reply {
+                joined,
+                ..Reply::new(body, outcome)
+            })
+        }
     })
 }
 

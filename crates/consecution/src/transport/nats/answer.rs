@@ -73,6 +73,7 @@ impl Answer<'_> {
             trace: self.head.trace.clone(),
             deadline: self.head.deadline,
             stderr,
+            following: Arc::clone(&self.head.following),
         }
     }
 
@@ -106,7 +107,7 @@ impl Answer<'_> {
         let mut headers = head::about(call_id, name);
         let taken = stdout.len() + HEADERS_BYTES_MAX;
         let room = self.to.client.max_payload().saturating_sub(taken);
-        head::write_outcome(&mut headers, &outcome, name, room);
+        super::outcome::write(&mut headers, &outcome, name, room);
         self.to.send(headers, stdout).await;
     }
 
@@ -160,7 +161,7 @@ impl Answer<'_> {
             true => 0,
             false => exchange::window(self.to.shared.inbox.count()),
         };
-        stream.run(window).await;
+        stream.run(window, reply.joined).await;
         Ok(())
     }
 
@@ -218,7 +219,8 @@ impl Answer<'_> {
             }
         }
         let left = room.saturating_sub(taken.output.held_bytes());
-        let fits = ESCAPED_MAX * outcome.stderr.len() <= left;
+        let said: usize = outcome.links().map(|link| link.stderr.len()).sum();
+        let fits = ESCAPED_MAX * said <= left;
         fits.then_some(outcome)
     }
 }
@@ -267,8 +269,8 @@ enum Step {
 impl Stream {
     /// Until all is said. Where the caller is lost, the process is stopped by
     /// dropping its output and cutting its input.
-    async fn run(mut self, window: u64) {
-        let accept = self.line.exchange.accept(window);
+    async fn run(mut self, window: u64, joined: usize) {
+        let accept = self.line.exchange.accept(window, joined);
         let result = match self.line.send(accept).await {
             Ok(()) => self.exchange().await,
             Err(broken) => Err(broken),

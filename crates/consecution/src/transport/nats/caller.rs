@@ -23,7 +23,7 @@ use super::line::{self, Line, Next};
 use crate::trace::Trace;
 use crate::transport::subject;
 use crate::transport::{
-    Body, Cut, Ending, Outcome, PendingOutcome, Refusal, RefusalReason, Reply, Request,
+    Body, Cut, Ending, Following, Outcome, PendingOutcome, Refusal, RefusalReason, Reply, Request,
 };
 
 /// How long to wait for the first bytes of a body before a runner is claimed
@@ -122,6 +122,7 @@ struct Call<'a> {
     trace: Trace,
     deadline: Option<Instant>,
     stderr: Option<mpsc::Sender<Bytes>>,
+    following: Arc<[Following]>,
     offer: Offer,
     /// What the first message carries of the body, until it is taken.
     first: Bytes,
@@ -138,6 +139,7 @@ impl<'a> Call<'a> {
             trace: request.trace,
             deadline: request.deadline,
             stderr: request.stderr,
+            following: request.following,
             offer: Offer {
                 is_whole: false,
                 credit: exchange::window(shared.inbox.count()),
@@ -165,6 +167,7 @@ impl<'a> Call<'a> {
             stream: Some(self.offer),
             live_stderr: self.stderr.is_some(),
             is_probe: false,
+            following: Arc::clone(&self.following),
         };
         let headers = head.write(Instant::now());
         let (link, reply) = (subject::of_link(id).into(), self.mailbox.subject.clone());
@@ -206,7 +209,7 @@ impl<'a> Call<'a> {
             }
             match self.framed(&mut exchange, &message).await {
                 Ok(None) => patience = Instant::now() + SILENCE_MAX,
-                Ok(Some(runner)) => return Ok(self.accepted(exchange, &message, runner)),
+                Ok(Some(accepted)) => return Ok(self.accepted(exchange, &message, accepted)),
                 Err(broken) => return Ok(lost(ending_of(&broken))),
             }
         }
@@ -218,11 +221,13 @@ impl<'a> Call<'a> {
         &mut self,
         exchange: &mut Exchange,
         message: &Message,
-    ) -> Result<Option<Option<Arc<str>>>, Broken> {
+    ) -> Result<Option<Accepted>, Broken> {
         let numbered = line::read(message)?;
         let is_alive = matches!(numbered.frame, Frame::Alive);
         match (exchange.receive(numbered, Instant::now())?, &message.reply) {
-            (Event::Accepted(runner), Some(_)) => Ok(Some(runner)),
+            (Event::Accepted(runner, joined), Some(_)) if joined <= self.following.len() => {
+                Ok(Some(Accepted { runner, joined }))
+            }
             (Event::Nothing, Some(peer)) if is_alive => {
                 // It learns that we live whenever we learn that it does.
                 let (headers, payload) = exchange.alive().write("", 0);
@@ -255,8 +260,9 @@ impl<'a> Call<'a> {
             Ok(ReplyHead {
                 runner,
                 end: End::Ran(outcome),
-            }) => Ok(Reply {
+            }) if outcome.joined.len() <= self.following.len() => Ok(Reply {
                 runner,
+                joined: outcome.joined.len(),
                 body: message.payload.clone().into(),
                 outcome: known(outcome),
             }),
@@ -264,12 +270,17 @@ impl<'a> Call<'a> {
                 end: End::Refused(reason),
                 ..
             }) => Err(self.refused(reason)),
+            Ok(_) => {
+                let why = "its runner has run links that it was not asked for";
+                Ok(lost(Ending::Lost(why.into())))
+            }
             Err(malformed) => Ok(lost(Ending::Lost(malformed.to_string().into()))),
         }
     }
 
     /// A runner goes on with the call in frames.
-    fn accepted(self, exchange: Exchange, message: &Message, runner: Option<Arc<str>>) -> Reply {
+    fn accepted(self, exchange: Exchange, message: &Message, accepted: Accepted) -> Reply {
+        let Accepted { runner, joined } = accepted;
         let goes_on = !self.offer.is_whole;
         let peer = message.reply.clone().unwrap_or_else(|| "".into());
         let (sink, body) = body::channel();
@@ -279,11 +290,13 @@ impl<'a> Call<'a> {
             source: goes_on.then_some(self.source),
             sink,
             stderr: StderrSink::new(self.stderr),
+            joined,
             tell: Some(tell),
         };
         tokio::spawn(stream.run());
         Reply {
             runner,
+            joined,
             body,
             outcome,
         }
@@ -297,9 +310,16 @@ impl<'a> Call<'a> {
             trace: self.trace,
             deadline: self.deadline,
             stderr: self.stderr,
+            following: self.following,
         };
         Refusal { request, reason }
     }
+}
+
+/// What a runner has taken.
+struct Accepted {
+    runner: Option<Arc<str>>,
+    joined: usize,
 }
 
 /// The reply of a call that may have been run, and of which nothing is known.
@@ -308,15 +328,10 @@ fn lost(ending: Ending) -> Reply {
         Ending::Lost(reason) => Arc::clone(reason),
         _ => "its deadline has passed".into(),
     };
-    Reply {
-        runner: None,
-        body: Body::new(stream::iter([Err(Cut { reason })])),
-        outcome: known(Outcome {
-            ending,
-            stderr: Bytes::new(),
-            elapsed: Duration::ZERO,
-        }),
-    }
+    Reply::new(
+        Body::new(stream::iter([Err(Cut { reason })])),
+        known(Outcome::new(ending)),
+    )
 }
 
 fn known(outcome: Outcome) -> PendingOutcome {
@@ -341,6 +356,8 @@ struct Stream {
     /// The reply's body.
     sink: Sink,
     stderr: StderrSink,
+    /// How many links were taken with the one that was called.
+    joined: usize,
     /// `None` when it has been told.
     tell: Option<oneshot::Sender<Outcome>>,
 }
@@ -360,10 +377,7 @@ impl Stream {
         let (outcome, cut) = match ended {
             Ok(outcome) => (outcome, "its end was never said".into()),
             Err(broken) => {
-                let outcome = Outcome {
-                    ending: ending_of(&broken),
-                    ..Outcome::lost("")
-                };
+                let outcome = Outcome::new(ending_of(&broken));
                 (outcome, broken.to_string().into())
             }
         };
@@ -437,7 +451,7 @@ impl Stream {
     async fn came(&mut self, next: Next) -> Result<Option<Outcome>, Broken> {
         match self.line.handle(next).await? {
             Event::Nothing => {}
-            Event::Accepted(_) => {
+            Event::Accepted(..) => {
                 return Err(Broken::Violation("it took the call twice".to_owned()));
             }
             Event::Data(bytes) => self.sink.put(Piece::Data(bytes)),
@@ -445,6 +459,10 @@ impl Stream {
             Event::Cut(reason) => self.sink.put(Piece::Cut(Cut { reason })),
             Event::Stderr(bytes) => self.stderr.put(bytes),
             Event::Closed => self.source = None,
+            Event::Outcome(outcome) if outcome.joined.len() != self.joined => {
+                let what = "it does not say how every link ended";
+                return Err(Broken::Violation(what.to_owned()));
+            }
             Event::Outcome(outcome) => return Ok(Some(outcome)),
         }
         Ok(None)

@@ -96,8 +96,8 @@ struct Incoming {
 pub(super) enum Event {
     /// Nothing that anybody but the exchange must know.
     Nothing,
-    /// The runner took the call.
-    Accepted(Option<Arc<str>>),
+    /// The runner took the call, and so many links that follow.
+    Accepted(Option<Arc<str>>, usize),
     /// The next piece of the body.
     Data(Bytes),
     /// The body is complete.
@@ -180,13 +180,17 @@ impl Exchange {
         Numbered { number, frame }
     }
 
-    /// Takes the call. The caller may send so much of the request's body at
+    /// Takes the call, with so many links that follow. The caller may send so much of the request's body at
     /// first; 0 where it has sent all of it.
-    pub(super) fn accept(&mut self, credit: u64) -> Numbered {
+    pub(super) fn accept(&mut self, credit: u64, joined: usize) -> Numbered {
         self.incoming = Incoming::new(credit);
         self.incoming.is_over = credit == 0;
         let runner = None;
-        self.number(Frame::Accept { credit, runner })
+        self.number(Frame::Accept {
+            credit,
+            runner,
+            joined,
+        })
     }
 
     /// How much of the body one frame may carry now; 0: none may be sent.
@@ -295,9 +299,13 @@ impl Exchange {
         self.heard = now;
         Ok(match received.frame {
             Frame::Alive => Event::Nothing,
-            Frame::Accept { credit, runner } => {
+            Frame::Accept {
+                credit,
+                runner,
+                joined,
+            } => {
                 self.outgoing.grant(credit);
-                Event::Accepted(runner)
+                Event::Accepted(runner, joined)
             }
             Frame::Data(bytes) => {
                 self.incoming.take(bytes.len())?;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::head::{self, Malformed};
 use crate::transport::Outcome;
-use crate::transport::subject::{FRAME, RUNNER};
+use crate::transport::subject::{FRAME, JOINED, RUNNER};
 
 /// How much a reason in a frame may be.
 const REASON_BYTES_MAX: usize = 512;
@@ -24,6 +24,8 @@ pub(super) enum Frame {
         credit: u64,
         /// Who took it.
         runner: Option<Arc<str>>,
+        /// How many of the links that follow it took as well.
+        joined: usize,
     },
     /// A piece of the sender's body; never empty.
     Data(Bytes),
@@ -87,13 +89,16 @@ impl Numbered {
                 let end = reason.floor_char_boundary(REASON_BYTES_MAX);
                 Bytes::copy_from_slice(&reason.as_bytes()[..end])
             }
-            Frame::Accept { .. } => {
+            Frame::Accept { joined, .. } => {
                 headers.insert(RUNNER.clone(), runner);
+                if joined > 0 {
+                    headers.insert(JOINED.clone(), joined.to_string());
+                }
                 Bytes::new()
             }
             Frame::Outcome(outcome) => {
                 let room = message_bytes_max.saturating_sub(head::HEADERS_BYTES_MAX);
-                head::write_outcome(&mut headers, &outcome, runner, room);
+                super::outcome::write(&mut headers, &outcome, runner, room);
                 Bytes::new()
             }
             Frame::End
@@ -130,6 +135,10 @@ fn read(header: &str, headers: &HeaderMap, payload: &Bytes) -> Option<Numbered> 
         "accept" => Frame::Accept {
             credit: credit()?,
             runner: head::runner(headers),
+            joined: match head::value(headers, &JOINED) {
+                Some(joined) => usize::try_from(head::number(joined)?).ok()?,
+                None => 0,
+            },
         },
         "data" => Frame::Data(bytes()?),
         "end" => Frame::End,
@@ -142,7 +151,7 @@ fn read(header: &str, headers: &HeaderMap, payload: &Bytes) -> Option<Numbered> 
         "stderr-credit" => Frame::StderrCredit(credit()?),
         "close" => Frame::Close,
         "alive" => Frame::Alive,
-        "outcome" => Frame::Outcome(head::outcome(headers).ok()?),
+        "outcome" => Frame::Outcome(super::outcome::read(headers).ok()?),
         _ => return None,
     };
     let is_all = words.next().is_none();
@@ -182,6 +191,7 @@ mod tests {
             Frame::Accept {
                 credit: 7,
                 runner: Some("runner".into()),
+                joined: 2,
             },
             Frame::Data("bytes\r\n".into()),
             Frame::End,
@@ -239,6 +249,7 @@ mod tests {
                     ending: ending.clone(),
                     stderr: stderr.clone().into(),
                     elapsed: Duration::from_micros(micros),
+                    ..Outcome::new(Ending::Cut)
                 };
                 let frame = Frame::Outcome(outcome.clone());
                 match read_back(Numbered { number: 0, frame }).frame {

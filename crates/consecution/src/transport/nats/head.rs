@@ -11,22 +11,20 @@ use std::time::Duration;
 use async_nats::{HeaderMap, HeaderName, Message};
 use tokio::time::Instant;
 
+use super::{following, outcome};
 use crate::trace::{CallId, Trace, TraceParent};
 use crate::transport::subject::{
-    self, CALL_ID, ELAPSED_US, ENDING, ERROR, ERROR_CODE, PROBE, RUNNER, STDERR, STREAM,
-    TIMEOUT_MS, TRACEPARENT,
+    self, CALL_ID, ENDING, ERROR, ERROR_CODE, PROBE, RUNNER, STDERR, STREAM, THEN, TIMEOUT_MS,
+    TRACEPARENT,
 };
-use crate::transport::{Ending, Outcome, RefusalReason, STDERR_TAIL_BYTES_MAX};
+use crate::transport::{Following, Outcome, RefusalReason};
 
 /// What all headers of a message but the end of standard error take at most.
-pub(super) const HEADERS_BYTES_MAX: usize = 4 * 1024;
+pub(super) const HEADERS_BYTES_MAX: usize = 6 * 1024;
 
 /// How much of a name, and of a reason, is sent.
 const NAME_BYTES_MAX: usize = 128;
-const REASON_BYTES_MAX: usize = 512;
-
-/// How much of a line of standard error stands in the one line about a failure.
-const LINE_BYTES_MAX: usize = 200;
+pub(super) const REASON_BYTES_MAX: usize = 512;
 
 /// How long the one line about a failure is.
 const ERROR_BYTES_MAX: usize = 1024;
@@ -43,6 +41,8 @@ pub(super) struct RequestHead {
     pub(super) stream: Option<Offer>,
     pub(super) live_stderr: bool,
     pub(super) is_probe: bool,
+    /// The links that may be taken together with the one that is called.
+    pub(super) following: Arc<[Following]>,
 }
 
 /// A caller understands frames.
@@ -81,6 +81,7 @@ impl RequestHead {
         if self.live_stderr {
             headers.insert(STDERR.clone(), subject::STDERR_LIVE);
         }
+        following::write(&mut headers, &self.following);
         headers
     }
 
@@ -109,6 +110,10 @@ impl RequestHead {
             stream: get(&STREAM).map(str::parse).transpose()?,
             live_stderr,
             is_probe: get(&PROBE).is_some(),
+            following: match get(&THEN) {
+                Some(text) => following::read(text)?,
+                None => Arc::default(),
+            },
         })
     }
 }
@@ -186,7 +191,7 @@ impl ReplyHead {
                 let error = value(headers, &ERROR).unwrap_or(word);
                 End::Refused(RefusalReason::CannotStart(error.into()))
             }
-            _ => End::Ran(outcome(headers)?),
+            _ => End::Ran(outcome::read(headers)?),
         };
         Ok(ReplyHead {
             runner: runner(headers),
@@ -198,76 +203,6 @@ impl ReplyHead {
 /// The runner that a message names.
 pub(super) fn runner(headers: &HeaderMap) -> Option<Arc<str>> {
     value(headers, &RUNNER).map(text_of)
-}
-
-/// Reads how a call ended from the headers of a reply, or of the last frame.
-///
-/// # Errors
-/// They do not say so.
-pub(super) fn outcome(headers: &HeaderMap) -> Result<Outcome, Malformed> {
-    let ending = value(headers, &ENDING).unwrap_or_default();
-    let ending = ending_of(ending).ok_or_else(|| bad(&ENDING, ending, "no such ending"))?;
-    let elapsed = value(headers, &ELAPSED_US).and_then(number).unwrap_or(0);
-    let mut stderr = unescape(value(headers, &STDERR).unwrap_or_default());
-    let surplus = stderr.len().saturating_sub(STDERR_TAIL_BYTES_MAX);
-    stderr.drain(..surplus);
-    Ok(Outcome {
-        ending,
-        stderr: stderr.into(),
-        elapsed: Duration::from_micros(elapsed),
-    })
-}
-
-fn ending_of(text: &str) -> Option<Ending> {
-    let (word, detail) = text.split_once(' ').unwrap_or((text, ""));
-    Some(match word {
-        "exited" => Ending::Exited(u8::try_from(number(detail)?).ok()?),
-        "signalled" => Ending::Signalled(i32::try_from(number(detail)?).ok()?),
-        "unread" => Ending::Unread,
-        "cut" => Ending::Cut,
-        "deadline" => Ending::DeadlinePassed,
-        "lost" => Ending::Lost(text_of(detail)),
-        _ => return None,
-    })
-}
-
-/// Adds how a call ended. Of standard error the end, no more than `room` bytes
-/// as written.
-pub(super) fn write_outcome(headers: &mut HeaderMap, outcome: &Outcome, runner: &str, room: usize) {
-    let ending = match &outcome.ending {
-        Ending::Exited(code) => format!("exited {code}"),
-        Ending::Signalled(signal) => format!("signalled {signal}"),
-        Ending::Unread => "unread".to_owned(),
-        Ending::Cut => "cut".to_owned(),
-        Ending::DeadlinePassed => "deadline".to_owned(),
-        Ending::Lost(reason) => format!("lost {}", short(reason)),
-    };
-    headers.insert(ENDING.clone(), ending);
-    let elapsed = u64::try_from(outcome.elapsed.as_micros()).unwrap_or(u64::MAX);
-    headers.insert(ELAPSED_US.clone(), elapsed.to_string());
-    if !outcome.stderr.is_empty() {
-        headers.insert(STDERR.clone(), escape_end(&outcome.stderr, room));
-    }
-    let (code, what) = match &outcome.ending {
-        Ending::Exited(0) => return,
-        Ending::Exited(code) => (502, format!("the link exited with code {code}")),
-        Ending::Signalled(signal) => (502, format!("signal {signal} ended the link")),
-        Ending::Unread => (
-            502,
-            "the link was stopped: nobody read its output".to_owned(),
-        ),
-        Ending::Cut => (
-            502,
-            "the link was stopped: its input was cut off".to_owned(),
-        ),
-        Ending::DeadlinePassed => (504, "the link was stopped at its deadline".to_owned()),
-        Ending::Lost(reason) => (502, format!("the link was lost: {reason}")),
-    };
-    write_error(
-        headers,
-        code,
-        &format!("{what}{}, on runner {runner}", said(&outcome.stderr)),
-    );
 }
 
 /// The headers of an answer that is no outcome.
@@ -311,28 +246,13 @@ pub(super) fn gone() -> HeaderMap {
     headers
 }
 
-fn write_error(headers: &mut HeaderMap, code: u16, error: &str) {
+pub(super) fn write_error(headers: &mut HeaderMap, code: u16, error: &str) {
     headers.insert(ERROR_CODE.clone(), code.to_string());
     headers.insert(ERROR.clone(), line(error, ERROR_BYTES_MAX));
 }
 
-/// The first and the last line of standard error, for people.
-fn said(stderr: &[u8]) -> String {
-    let text = String::from_utf8_lossy(stderr);
-    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    match (lines.next(), lines.next_back()) {
-        (None, _) => String::new(),
-        (Some(only), None) => format!(": {}", line(only, LINE_BYTES_MAX)),
-        (Some(first), Some(last)) => format!(
-            ": {} … {}",
-            line(first, LINE_BYTES_MAX),
-            line(last, LINE_BYTES_MAX)
-        ),
-    }
-}
-
 /// A text in one line and not long, for people.
-fn line(text: &str, bytes_max: usize) -> String {
+pub(super) fn line(text: &str, bytes_max: usize) -> String {
     let end = text.floor_char_boundary(bytes_max);
     let visible = |character: char| {
         if character.is_control() {
@@ -355,7 +275,7 @@ pub(super) fn number(text: &str) -> Option<u64> {
     is_plain.then(|| text.parse().ok()).flatten()
 }
 
-fn bad(name: &HeaderName, text: &str, reason: &str) -> Malformed {
+pub(super) fn bad(name: &HeaderName, text: &str, reason: &str) -> Malformed {
     let name: &str = name.as_ref();
     Malformed(format!("`{name}: {}`: {reason}", short(text)))
 }
@@ -366,10 +286,15 @@ pub(super) fn name(name: &str) -> String {
 }
 
 fn short(reason: &str) -> String {
-    escape_start(reason.as_bytes(), REASON_BYTES_MAX)
+    shortened(reason, REASON_BYTES_MAX)
 }
 
-fn text_of(escaped: &str) -> Arc<str> {
+/// The start of a text as it may stand in a header, no more than so many bytes.
+pub(super) fn shortened(text: &str, bytes_max: usize) -> String {
+    escape_start(text.as_bytes(), bytes_max)
+}
+
+pub(super) fn text_of(escaped: &str) -> Arc<str> {
     String::from_utf8_lossy(&unescape(escaped)).into()
 }
 
@@ -415,7 +340,7 @@ fn escape_start(bytes: &[u8], room: usize) -> String {
 }
 
 /// The end of it, as much as fits into so many bytes when it is escaped.
-fn escape_end(bytes: &[u8], room: usize) -> String {
+pub(super) fn escape_end(bytes: &[u8], room: usize) -> String {
     let mut left = room;
     let fits = escape(bytes.iter().rev().copied()).take_while(|escaped| {
         let fits = escaped.length() <= left;

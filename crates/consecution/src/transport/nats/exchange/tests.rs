@@ -165,7 +165,7 @@ impl Pair {
             caller: Side::new(Exchange::of_caller(now, offer(false), None)),
             runner: Side::new(Exchange::of_runner(now, WINDOW_BYTES)),
         };
-        let accept = pair.runner.exchange.accept(WINDOW_BYTES);
+        let accept = pair.runner.exchange.accept(WINDOW_BYTES, 0);
         pair.caller.inbox.push_back(accept);
         pair
     }
@@ -329,7 +329,7 @@ fn tiny_frames_are_bounded_too() {
 fn more_than_was_allowed_ends_the_exchange() {
     let now = Instant::now();
     let mut runner = Exchange::of_runner(now, 0);
-    runner.accept(WINDOW_BYTES);
+    runner.accept(WINDOW_BYTES, 0);
     let mut violation = None;
     for number in 0..10 {
         let frame = Frame::Data(vec![0; FRAME_BYTES_MAX].into());
@@ -341,10 +341,10 @@ fn more_than_was_allowed_ends_the_exchange() {
     assert!(matches!(violation, Some(Broken::Violation(_))));
     // To a request that is whole nothing may be added.
     let mut runner = Exchange::of_runner(now, 0);
-    runner.accept(0);
+    runner.accept(0, 0);
     for frame in [Frame::End, Frame::Data("x".into())] {
         let mut runner = Exchange::of_runner(now, 0);
-        runner.accept(0);
+        runner.accept(0, 0);
         assert!(runner.receive(Numbered { number: 0, frame }, now).is_err());
     }
     // Nor is a caller sent what it has given no credit for.
@@ -443,7 +443,7 @@ fn an_outcome_comes_through() {
     );
     let outcome = Outcome::lost("it fell over");
     let frames = [
-        runner.accept(0),
+        runner.accept(0, 0),
         runner.end(Ok(())),
         runner.outcome(outcome),
     ];

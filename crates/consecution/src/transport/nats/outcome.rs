@@ -1,0 +1,209 @@
+//! How a call ended, as headers of a reply or of the last frame say it: once for
+//! the link that was called, and once for each that was taken with it.
+
+use std::time::Duration;
+
+use async_nats::{HeaderMap, HeaderName};
+
+use super::head::{
+    self, Malformed, REASON_BYTES_MAX, bad, escape_end, line, number, shortened, text_of, value,
+    write_error,
+};
+use crate::transport::subject::{self, ELAPSED_US, ENDING, STDERR};
+use crate::transport::{Ending, FOLLOWING_MAX, Outcome, STDERR_TAIL_BYTES_MAX};
+
+/// How much of a line of standard error stands in the one line about a failure.
+const LINE_BYTES_MAX: usize = 200;
+
+/// How much of a reason is sent of a link that was joined, since there may be
+/// many.
+const JOINED_REASON_BYTES_MAX: usize = 64;
+
+/// Reads how a call ended.
+///
+/// # Errors
+/// The headers do not say so.
+pub(super) fn read(headers: &HeaderMap) -> Result<Outcome, Malformed> {
+    let mut outcome = read_link(headers, 1)?;
+    for place in 2..=1 + FOLLOWING_MAX {
+        if value(headers, &of_place(&ENDING, place)).is_none() {
+            break;
+        }
+        outcome.joined.push(read_link(headers, place)?);
+    }
+    Ok(outcome)
+}
+
+fn read_link(headers: &HeaderMap, place: usize) -> Result<Outcome, Malformed> {
+    let of_link = |name| value(headers, &of_place(name, place));
+    let ending = of_link(&ENDING).unwrap_or_default();
+    let ending = ending_of(ending).ok_or_else(|| bad(&ENDING, ending, "no such ending"))?;
+    let elapsed = of_link(&ELAPSED_US).and_then(number).unwrap_or(0);
+    let mut stderr = head::unescape(of_link(&STDERR).unwrap_or_default());
+    let surplus = stderr.len().saturating_sub(STDERR_TAIL_BYTES_MAX);
+    stderr.drain(..surplus);
+    Ok(Outcome {
+        stderr: stderr.into(),
+        elapsed: Duration::from_micros(elapsed),
+        ..Outcome::new(ending)
+    })
+}
+
+fn ending_of(text: &str) -> Option<Ending> {
+    let (word, detail) = text.split_once(' ').unwrap_or((text, ""));
+    Some(match word {
+        "exited" => Ending::Exited(u8::try_from(number(detail)?).ok()?),
+        "signalled" => Ending::Signalled(i32::try_from(number(detail)?).ok()?),
+        "unread" => Ending::Unread,
+        "cut" => Ending::Cut,
+        "deadline" => Ending::DeadlinePassed,
+        "lost" => Ending::Lost(text_of(detail)),
+        _ => return None,
+    })
+}
+
+/// The header of that name that is about the link in that place of the call,
+/// counted from 1.
+fn of_place(name: &HeaderName, place: usize) -> HeaderName {
+    match place {
+        1 => name.clone(),
+        _ => subject::of_place(name, place),
+    }
+}
+
+/// Adds how a call ended. Of standard error the end, no more than `room` bytes
+/// over all links as written.
+pub(super) fn write(headers: &mut HeaderMap, outcome: &Outcome, runner: &str, room: usize) {
+    let share = room / (1 + outcome.joined.len());
+    for (at, link) in outcome.links().enumerate() {
+        write_link(headers, at + 1, link, share);
+    }
+    // The first one that failed is to blame for what the others did.
+    let mut links = outcome.links().enumerate();
+    let failed = links.find(|(_, link)| link.ending != Ending::Exited(0));
+    if let Some((at, link)) = failed {
+        let who = match at {
+            0 => "the link".to_owned(),
+            _ => format!("the link in place {}", at + 1),
+        };
+        write_failure(headers, &who, link, runner);
+    }
+}
+
+fn write_link(headers: &mut HeaderMap, place: usize, link: &Outcome, room: usize) {
+    let reason_bytes_max = match place {
+        1 => REASON_BYTES_MAX,
+        _ => JOINED_REASON_BYTES_MAX,
+    };
+    let ending = match &link.ending {
+        Ending::Exited(code) => format!("exited {code}"),
+        Ending::Signalled(signal) => format!("signalled {signal}"),
+        Ending::Unread => "unread".to_owned(),
+        Ending::Cut => "cut".to_owned(),
+        Ending::DeadlinePassed => "deadline".to_owned(),
+        Ending::Lost(reason) => format!("lost {}", shortened(reason, reason_bytes_max)),
+    };
+    headers.insert(of_place(&ENDING, place), ending);
+    let elapsed = u64::try_from(link.elapsed.as_micros()).unwrap_or(u64::MAX);
+    headers.insert(of_place(&ELAPSED_US, place), elapsed.to_string());
+    if !link.stderr.is_empty() {
+        headers.insert(of_place(&STDERR, place), escape_end(&link.stderr, room));
+    }
+}
+
+fn write_failure(headers: &mut HeaderMap, who: &str, link: &Outcome, runner: &str) {
+    let (code, what) = match &link.ending {
+        Ending::Exited(code) => (502, format!("{who} exited with code {code}")),
+        Ending::Signalled(signal) => (502, format!("signal {signal} ended {who}")),
+        Ending::Unread => (502, format!("{who} was stopped: nobody read its output")),
+        Ending::Cut => (502, format!("{who} was stopped: its input was cut off")),
+        Ending::DeadlinePassed => (504, format!("{who} was stopped at its deadline")),
+        Ending::Lost(reason) => (502, format!("{who} was lost: {reason}")),
+    };
+    let said = said(&link.stderr);
+    write_error(headers, code, &format!("{what}{said}, on runner {runner}"));
+}
+
+/// The first and the last line of standard error, for people.
+fn said(stderr: &[u8]) -> String {
+    let text = String::from_utf8_lossy(stderr);
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    match (lines.next(), lines.next_back()) {
+        (None, _) => String::new(),
+        (Some(only), None) => format!(": {}", line(only, LINE_BYTES_MAX)),
+        (Some(first), Some(last)) => format!(
+            ": {} … {}",
+            line(first, LINE_BYTES_MAX),
+            line(last, LINE_BYTES_MAX)
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exited(code: u8, stderr: &'static str) -> Outcome {
+        Outcome {
+            stderr: stderr.into(),
+            elapsed: Duration::from_micros(u64::from(code) + 7),
+            ..Outcome::new(Ending::Exited(code))
+        }
+    }
+
+    fn written(outcome: &Outcome, room: usize) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        write(&mut headers, outcome, "runner", room);
+        headers
+    }
+
+    #[test]
+    fn the_outcomes_of_several_links_read_back_as_written() {
+        let several = Outcome {
+            joined: vec![
+                exited(3, "second"),
+                Outcome::new(Ending::Cut),
+                Outcome::new(Ending::Lost("gone".into())),
+            ],
+            ..exited(0, "first")
+        };
+        assert_eq!(read(&written(&several, 1000)), Ok(several.clone()));
+        let alone = exited(1, "");
+        assert_eq!(read(&written(&alone, 1000)), Ok(alone.clone()));
+    }
+
+    #[test]
+    fn the_first_link_that_failed_is_named() {
+        let several = Outcome {
+            joined: vec![exited(3, "no such thing"), Outcome::new(Ending::Cut)],
+            ..exited(0, "")
+        };
+        let headers = written(&several, 1000);
+        let error = value(&headers, &subject::ERROR);
+        assert_eq!(
+            error,
+            Some("the link in place 2 exited with code 3: no such thing, on runner runner")
+        );
+        let headers = written(&exited(0, "says something"), 1000);
+        assert_eq!(value(&headers, &subject::ERROR), None);
+    }
+
+    #[test]
+    fn headers_stay_within_their_bound() {
+        let lost = Outcome::new(Ending::Lost("\n".repeat(2000).into()));
+        let several = Outcome {
+            joined: vec![lost.clone(); FOLLOWING_MAX],
+            ..lost
+        };
+        let headers = written(&several, 0);
+        let lines = headers.iter().map(|(name, values)| {
+            let name: &str = name.as_ref();
+            let values = values
+                .iter()
+                .map(|value| value.as_str().len() + name.len() + 4);
+            values.sum::<usize>()
+        });
+        let bytes: usize = lines.sum();
+        assert!(bytes < head::HEADERS_BYTES_MAX, "{bytes} bytes");
+    }
+}
