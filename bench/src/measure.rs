@@ -25,8 +25,16 @@ impl Samples {
         sorted.get(place).copied().unwrap_or(f64::NAN)
     }
 
+    /// The one in the middle, or what lies between the two there.
     pub(crate) fn median(&self) -> f64 {
-        self.quantile(0.5)
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        let middle = sorted.len() / 2;
+        match sorted.get(middle) {
+            None => f64::NAN,
+            Some(&value) if sorted.len() % 2 == 1 => value,
+            Some(&value) => f64::midpoint(sorted[middle - 1], value),
+        }
     }
 
     pub(crate) fn least(&self) -> f64 {
@@ -56,13 +64,15 @@ mod tests {
     use super::Samples;
 
     #[test]
-    fn quantiles_are_values_that_were_measured() {
+    fn a_median_is_in_the_middle_and_quantiles_were_measured() {
         let samples: Samples = [5.0, 1.0, 4.0, 2.0, 3.0].into_iter().collect();
         assert_eq!(samples.least(), 1.0);
         assert_eq!(samples.median(), 3.0);
         assert_eq!(samples.quantile(0.99), 5.0);
         assert_eq!(samples.most(), 5.0);
         assert!(Samples::default().median().is_nan());
+        let even: Samples = [4.0, 1.0, 2.0, 9.0].into_iter().collect();
+        assert_eq!(even.median(), 3.0);
     }
 
     #[test]

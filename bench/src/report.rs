@@ -36,6 +36,7 @@ pub(crate) enum Unit {
     Milliseconds,
     Mebibytes,
     MebibytesPerSecond,
+    MillisecondsPerMebibyte,
 }
 
 /// What is asked of a figure.
@@ -118,6 +119,7 @@ impl Unit {
             Unit::Milliseconds => "ms",
             Unit::Mebibytes => "MiB",
             Unit::MebibytesPerSecond => "MiB/s",
+            Unit::MillisecondsPerMebibyte => "ms/MiB",
         }
     }
 

@@ -74,7 +74,7 @@ impl Server {
 
 /// A NATS server.
 pub(crate) struct Nats {
-    _server: Server,
+    server: Server,
     url: String,
 }
 
@@ -86,9 +86,13 @@ impl Nats {
         let server = Server::start(place, name, command)?;
         server.until(|| greets(address).then_some(()))?;
         Ok(Nats {
-            _server: server,
+            server,
             url: format!("nats://{address}"),
         })
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        self.server.pid()
     }
 }
 

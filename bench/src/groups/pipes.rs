@@ -45,6 +45,12 @@ pub(crate) fn measure(place: &Place) -> anyhow::Result<Findings> {
         speed("portal, NATS, 1 runner", &through.one),
         speed("portal, NATS, 3 runners, a link each", &through.three),
     ]);
+    let cost = |what: &str, samples| Row::new(what, Unit::MillisecondsPerMebibyte, samples);
+    absolute.extend([
+        cost("processor time with 1 runner: portal", &through.portal_cost),
+        cost("processor time with 1 runner: runner", &through.runner_cost),
+        cost("processor time with 1 runner: NATS", &through.nats_cost),
+    ]);
 
     let first = first_byte::measure(place, &network)?;
     let time = |what: &str, samples| Row::new(what, Unit::Milliseconds, samples);

@@ -13,9 +13,9 @@ use super::throughput::post;
 use super::{mebibytes, speed};
 use crate::http::{self, Length};
 use crate::measure::Samples;
-use crate::memory;
 use crate::payload::Payload;
 use crate::place::Place;
+use crate::proc;
 
 /// Streams that are read.
 const READ: u64 = 49;
@@ -60,13 +60,13 @@ pub(super) fn measure(
         sleep(PAUSE);
         found.alone.add(streams(address, payload)?);
         sleep(PAUSE);
-        memory::reset_peak(portal)?;
-        memory::reset_peak(runner)?;
+        proc::reset_peak(portal)?;
+        proc::reset_peak(runner)?;
         let (speed, taken) = beside_stalled(address, payload)?;
         found.beside_stalled.add(speed);
         found.taken_by_stalled.add(mebibytes(taken));
-        found.portal_peak.add(mebibytes(memory::peak(portal)?));
-        found.runner_peak.add(mebibytes(memory::peak(runner)?));
+        found.portal_peak.add(mebibytes(proc::peak(portal)?));
+        found.runner_peak.add(mebibytes(proc::peak(runner)?));
     }
     Ok(found)
 }

@@ -3,6 +3,8 @@
 
 use std::path::PathBuf;
 
+use rustix::process::Pid;
+
 use crate::place::Place;
 use crate::servers::{Between, Etcd, Nats, Portal, Server};
 
@@ -18,7 +20,7 @@ pub(crate) struct Network {
     pub(crate) runner: Server,
     _three_runners: Vec<Server>,
     _etcds: Vec<Etcd>,
-    _nats: [Nats; 2],
+    nats: [Nats; 2],
 }
 
 impl Network {
@@ -64,8 +66,15 @@ impl Network {
             runner,
             _three_runners: runners,
             _etcds: etcds,
-            _nats: nats,
+            nats,
         })
+    }
+}
+
+impl Network {
+    /// The server between the portal and its only runner.
+    pub(super) fn nats_of_one(&self) -> Pid {
+        self.nats[0].pid()
     }
 }
 

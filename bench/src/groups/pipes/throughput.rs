@@ -12,13 +12,16 @@ use super::network::Network;
 use super::{mebibytes, speed};
 use crate::http::{self, Length, Reply};
 use crate::measure::Samples;
-use crate::memory;
 use crate::payload::{self, Payload};
 use crate::place::Place;
+use crate::proc;
 use crate::process::Process;
 
 /// Which part of the payload is compared byte by byte, before anything is timed.
 const COMPARED_PART: u64 = 8;
+
+/// How often the quick ones are measured in a turn.
+const PER_TURN: usize = 3;
 
 /// No turn begins after that.
 const TURNS_TIME: Duration = Duration::from_secs(90);
@@ -30,8 +33,13 @@ pub(super) struct Throughput {
     pub(super) run: Samples,
     pub(super) one: Samples,
     pub(super) three: Samples,
+    /// Of the network with one runner, as is what follows.
     pub(super) portal_peak: Samples,
     pub(super) runner_peak: Samples,
+    /// How many milliseconds of a processor each MiB takes.
+    pub(super) portal_cost: Samples,
+    pub(super) runner_cost: Samples,
+    pub(super) nats_cost: Samples,
 }
 
 pub(super) fn measure(
@@ -56,21 +64,50 @@ pub(super) fn measure(
     let mut found = Throughput::default();
     for turn in place.turns("large bodies", TURNS_TIME) {
         eprintln!("pipes: {turn}");
-        found.shell.add(speed(bytes, filter(shell(), payload)?));
-        found.run.add(speed(bytes, filter(run(), payload)?));
-        let (portal, runner) = (network.one.pid(), network.runner.pid());
-        memory::reset_peak(portal)?;
-        memory::reset_peak(runner)?;
-        found
-            .one
-            .add(speed(bytes, post(one, payload, bytes, |_| Ok(()))?));
-        found.portal_peak.add(mebibytes(memory::peak(portal)?));
-        found.runner_peak.add(mebibytes(memory::peak(runner)?));
+        // They take a second each, and what else goes on then shows.
+        let (mut shells, mut runs) = <(Samples, Samples)>::default();
+        for _ in 0..PER_TURN {
+            shells.add(speed(bytes, filter(shell(), payload)?));
+            runs.add(speed(bytes, filter(run(), payload)?));
+        }
+        found.shell.add(shells.median());
+        found.run.add(runs.median());
+        found.add_one(network, payload)?;
         found
             .three
             .add(speed(bytes, post(three, payload, bytes, |_| Ok(()))?));
     }
     Ok(found)
+}
+
+impl Throughput {
+    /// Through one runner, and what that costs.
+    fn add_one(&mut self, network: &Network, payload: &Payload) -> anyhow::Result<()> {
+        let pids = [
+            network.one.pid(),
+            network.runner.pid(),
+            network.nats_of_one(),
+        ];
+        let [portal, runner, _] = pids;
+        proc::reset_peak(portal)?;
+        proc::reset_peak(runner)?;
+        let before = pids.map(proc::processor_time);
+        let time = post(network.one.address, payload, payload.bytes, |_| Ok(()))?;
+        let after = pids.map(proc::processor_time);
+        self.one.add(speed(payload.bytes, time));
+        self.portal_peak.add(mebibytes(proc::peak(portal)?));
+        self.runner_peak.add(mebibytes(proc::peak(runner)?));
+        let costs = [
+            &mut self.portal_cost,
+            &mut self.runner_cost,
+            &mut self.nats_cost,
+        ];
+        for ((before, after), cost) in before.into_iter().zip(after).zip(costs) {
+            let taken = after?.saturating_sub(before?);
+            cost.add(taken.as_secs_f64() * 1000.0 / mebibytes(payload.bytes));
+        }
+        Ok(())
+    }
 }
 
 /// How long a filter takes for all of the payload, its start included.

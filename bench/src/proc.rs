@@ -1,4 +1,6 @@
-//! What memory a process has, as the kernel counts it.
+//! What a process has of the machine, as the kernel counts it.
+
+use std::time::Duration;
 
 use anyhow::Context;
 use rustix::process::Pid;
@@ -15,6 +17,24 @@ pub(crate) fn reset_peak(pid: Pid) -> anyhow::Result<()> {
 /// The most that a process has had in memory, in bytes.
 pub(crate) fn peak(pid: Pid) -> anyhow::Result<u64> {
     status(pid, "VmHWM:")
+}
+
+/// How long a process has had a processor; what it has started does not count.
+pub(crate) fn processor_time(pid: Pid) -> anyhow::Result<Duration> {
+    // Of each thread: the process' own file is about its first one only.
+    let threads = format!("/proc/{}/task", pid.as_raw_pid());
+    let failed = || format!("failed to read schedstat in {threads}");
+    let mut time = Duration::ZERO;
+    for thread in std::fs::read_dir(&threads).with_context(failed)? {
+        let path = thread?.path().join("schedstat");
+        // A thread may end meanwhile; those that do the work stay.
+        let Ok(text) = std::fs::read_to_string(path) else {
+            continue;
+        };
+        let nanoseconds = text.split(' ').next().and_then(|first| first.parse().ok());
+        time += Duration::from_nanos(nanoseconds.with_context(failed)?);
+    }
+    Ok(time)
 }
 
 fn status(pid: Pid, name: &str) -> anyhow::Result<u64> {
