@@ -17,6 +17,8 @@ RUN apt-get update \
 WORKDIR /source
 COPY Cargo.toml Cargo.lock ./
 COPY crates crates
+# Of the same workspace, and not built.
+COPY bench bench
 RUN cargo build --release --locked --package consecution
 
 FROM ${BASE_IMAGE}

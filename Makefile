@@ -25,6 +25,7 @@ check: ## formatting, lints, documentation
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
-bench: ## compare one run of a chain with a shell pipeline, and with Docker where it is
-	@scripts/setup demo
-	@bench/run
+bench: ## measure side by side with other programs; ONLY=pipes: one group of it
+	@scripts/setup bench
+	cargo build --release --locked --package consecution --package bench
+	@"$${CARGO_TARGET_DIR:-target}/release/bench" $(if $(ONLY),--only $(ONLY))

@@ -1,0 +1,25 @@
+//! What is measured together, a file each.
+
+use clap::ValueEnum;
+
+use crate::place::Place;
+use crate::report::Findings;
+
+mod once;
+mod pipes;
+
+/// Things that are measured together, side by side.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Group {
+    /// One run of a small chain, from nothing, as from a shell.
+    Once,
+    /// Large and endless bodies through chains, here and over the network.
+    Pipes,
+}
+
+pub(crate) fn measure(group: Group, place: &Place) -> anyhow::Result<Findings> {
+    match group {
+        Group::Once => once::measure(place),
+        Group::Pipes => pipes::measure(place),
+    }
+}

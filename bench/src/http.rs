@@ -1,0 +1,184 @@
+//! An HTTP client that costs as little as can be: what it takes from the
+//! machine's processors is missing to what is measured.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use anyhow::{Context, bail};
+
+use crate::chunked::Decoder;
+
+/// Bytes of a read.
+const READ_BYTES: usize = 256 * 1024;
+
+/// Bytes of a reply's head.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes of a failed reply's body that are shown.
+const PROBLEM_BYTES_MAX: usize = 4096;
+
+/// How long a request's body is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Length {
+    Known(u64),
+    /// It comes in chunks.
+    Chunked,
+}
+
+/// A connection on which a small write goes out at once.
+pub(crate) fn connect(address: SocketAddr) -> anyhow::Result<TcpStream> {
+    let stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// The head of a call of the first chain.
+pub(crate) fn head(length: Length) -> String {
+    let length = match length {
+        Length::Known(bytes) => format!("Content-Length: {bytes}"),
+        Length::Chunked => "Transfer-Encoding: chunked".to_owned(),
+    };
+    format!("POST / HTTP/1.1\r\nHost: localhost\r\n{length}\r\n\r\n")
+}
+
+/// One byte, as a chunk.
+pub(crate) const BYTE_CHUNK: &str = "1\r\nx\r\n";
+
+/// A reply whose head has been read.
+pub(crate) struct Reply {
+    stream: TcpStream,
+    pub(crate) status: u16,
+    body: Body,
+    /// Read, and not yet looked at.
+    buffer: Vec<u8>,
+    filled: usize,
+}
+
+enum Body {
+    /// That many bytes are left.
+    Known(u64),
+    Chunked(Decoder),
+}
+
+impl Reply {
+    /// Reads the head.
+    pub(crate) fn begin(mut stream: TcpStream) -> anyhow::Result<Reply> {
+        let mut buffer = vec![0; READ_BYTES];
+        let mut filled = 0;
+        let end = loop {
+            match stream.read(&mut buffer[filled..])? {
+                0 => bail!("a reply ended in its head"),
+                length => filled += length,
+            }
+            if let Some(at) = buffer[..filled]
+                .windows(4)
+                .position(|four| four == b"\r\n\r\n")
+            {
+                break at + 4;
+            }
+            if filled > HEAD_BYTES_MAX {
+                bail!("a reply's head does not end");
+            }
+        };
+        let head = str::from_utf8(&buffer[..end]).context("a reply's head is no text")?;
+        let head = head.to_ascii_lowercase();
+        let status = head
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok());
+        let field = |name: &str| head.split("\r\n").find_map(|line| line.strip_prefix(name));
+        let body = match field("content-length:") {
+            Some(length) => Body::Known(length.trim().parse()?),
+            None if field("transfer-encoding:").is_some() => Body::Chunked(Decoder::default()),
+            None => Body::Known(0),
+        };
+        buffer.copy_within(end..filled, 0);
+        Ok(Reply {
+            stream,
+            status: status.context("a reply has no status")?,
+            body,
+            buffer,
+            filled: filled - end,
+        })
+    }
+
+    /// Fails unless it is a success; says why it is none.
+    pub(crate) fn expect_success(mut self) -> anyhow::Result<Reply> {
+        if self.status == 200 {
+            return Ok(self);
+        }
+        let mut problem = Vec::new();
+        let read = self.read_to_end(|bytes| {
+            let room = PROBLEM_BYTES_MAX - problem.len();
+            problem.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            Ok(())
+        });
+        let problem = String::from_utf8_lossy(&problem);
+        read.with_context(|| format!("status {}: {problem}", self.status))?;
+        bail!("status {}: {problem}", self.status);
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        match &self.body {
+            Body::Known(left) => *left == 0,
+            Body::Chunked(decoder) => decoder.is_over(),
+        }
+    }
+
+    /// Gives some more of the body to `sink`.
+    fn read_some(
+        &mut self,
+        sink: &mut impl FnMut(&[u8]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        if self.filled == 0 {
+            self.filled = self.stream.read(&mut self.buffer)?;
+            if self.filled == 0 {
+                bail!("a reply's body was cut off");
+            }
+        }
+        let bytes = &self.buffer[..self.filled];
+        match &mut self.body {
+            Body::Known(left) => {
+                let length = usize::try_from(*left)
+                    .unwrap_or(usize::MAX)
+                    .min(bytes.len());
+                sink(&bytes[..length])?;
+                *left -= length as u64;
+            }
+            Body::Chunked(decoder) => decoder.feed(bytes, sink)?,
+        }
+        self.filled = 0;
+        Ok(())
+    }
+
+    /// Gives all of the body to `sink`.
+    pub(crate) fn read_to_end(
+        &mut self,
+        mut sink: impl FnMut(&[u8]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        while !self.is_over() {
+            self.read_some(&mut sink)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the next byte of the body.
+    pub(crate) fn await_byte(&mut self) -> anyhow::Result<()> {
+        let mut count = 0;
+        while count == 0 {
+            if self.is_over() {
+                bail!("a reply's body ended early");
+            }
+            self.read_some(&mut |bytes| {
+                count += bytes.len();
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Sends another byte on a body in chunks.
+    pub(crate) fn send_byte(&mut self) -> anyhow::Result<()> {
+        Ok(self.stream.write_all(BYTE_CHUNK.as_bytes())?)
+    }
+}

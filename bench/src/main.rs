@@ -1,0 +1,92 @@
+//! `make bench`: Consecution side by side with other programs, in one run.
+//!
+//! Ratios come first, since absolute figures say as much about the machine, and
+//! about what else it does, as about a program. What is compared runs in turns,
+//! so that the machine's moods meet all of it alike. All servers are started
+//! here, on free loopback ports, and stopped by their process ids, however the
+//! bench ends; nothing else is touched.
+
+#![forbid(unsafe_code)]
+
+mod chunked;
+mod groups;
+mod http;
+mod machine;
+mod measure;
+mod options;
+mod payload;
+mod place;
+mod plot;
+mod proc;
+mod process;
+mod report;
+mod servers;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use options::Options;
+use place::Place;
+
+/// What a shell reports for a program that SIGINT has ended.
+const INTERRUPTED: u8 = 130;
+
+/// How long the measuring thread may take to give up.
+const CLEAN_UP_WAIT: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    match watched(Options::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Measures on a thread of its own, so that a signal is heard meanwhile.
+fn watched(options: Options) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let (done, mut finished) = oneshot::channel();
+        std::thread::spawn(move || done.send(measure(&options)));
+        let result = tokio::select! {
+            result = &mut finished => result,
+            _ = interrupt.recv() => return Ok(interrupted(finished).await),
+            _ = terminate.recv() => return Ok(interrupted(finished).await),
+        };
+        process::stop_all();
+        let result = result.context("the measuring thread has panicked");
+        result.flatten().map(|()| ExitCode::SUCCESS)
+    })
+}
+
+/// Ends what has been started. Whoever measures it fails then, and cleans up.
+async fn interrupted(finished: oneshot::Receiver<anyhow::Result<()>>) -> ExitCode {
+    process::stop_all();
+    let _ = timeout(CLEAN_UP_WAIT, finished).await;
+    ExitCode::from(INTERRUPTED)
+}
+
+fn measure(options: &Options) -> anyhow::Result<()> {
+    let place = Place::prepare(options)?;
+    let ran_on = machine::describe(&place);
+    report::print_machine(&ran_on);
+    for group in options.groups() {
+        let found = groups::measure(group, &place)?;
+        report::print(&found);
+        report::keep(&found, &ran_on, &options.results)?;
+    }
+    println!("\nresults: {}", options.results.display());
+    Ok(())
+}

@@ -1,0 +1,121 @@
+//! Where it all happens: the program that is measured, the busybox that it is
+//! measured with, folders.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use tempfile::TempDir;
+
+use crate::options::Options;
+use crate::process::Process;
+
+/// What makes a root file system of this machine's busybox.
+const PACK_IMAGE: &str = "scripts/busybox-image";
+
+/// Where Debian keeps some servers, and not everybody looks.
+const MORE_PATH: &str = "/usr/sbin:/sbin";
+
+/// What all measurements need.
+pub(crate) struct Place {
+    /// `consecution`.
+    pub(crate) program: PathBuf,
+    /// With a busybox image.
+    pub(crate) home: PathBuf,
+    /// The busybox that is also in the image.
+    pub(crate) busybox: PathBuf,
+    pub(crate) mebibytes: u64,
+    rounds: usize,
+    folder: TempDir,
+}
+
+impl Place {
+    pub(crate) fn prepare(options: &Options) -> anyhow::Result<Place> {
+        let program = match &options.program {
+            Some(program) => program.clone(),
+            None => std::env::current_exe()?.with_file_name("consecution"),
+        };
+        let place = Place {
+            program,
+            home: std::path::absolute(&options.home)?,
+            busybox: find("busybox").context("failed to find busybox")?,
+            mebibytes: options.mebibytes,
+            rounds: options.rounds.max(1),
+            folder: tempfile::tempdir()?,
+        };
+        let mut import = place.consecution();
+        import.args(["image", "import", "busybox", "-"]);
+        import.stdout(Stdio::null());
+        place.pack_image_into(import)?;
+        Ok(place)
+    }
+
+    /// Gives a root file system to a command.
+    pub(crate) fn pack_image_into(&self, mut command: Command) -> anyhow::Result<()> {
+        let mut pack = Command::new(PACK_IMAGE);
+        pack.arg(&self.busybox).stdin(Stdio::null());
+        let mut pack = Process::start(pack_with_output(pack))?;
+        command.stdin(pack.output()?);
+        Process::start(command)?.succeed()?;
+        pack.succeed()
+    }
+
+    /// The program, with its home.
+    pub(crate) fn consecution(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.env("CONSECUTION_HOME", &self.home);
+        command
+    }
+
+    /// A shell's pipeline of that busybox' commands.
+    pub(crate) fn shell(&self, stages: &[&str]) -> Command {
+        let busybox = self.busybox.display();
+        let stages: Vec<_> = stages
+            .iter()
+            .map(|stage| format!("{busybox} {stage}"))
+            .collect();
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(stages.join(" | "));
+        command
+    }
+
+    /// The turns of a long measurement, each as a text that says where it is. There
+    /// is one at least; where they are slow there are fewer, so that somebody
+    /// waits for the end.
+    pub(crate) fn turns(&self, what: &str, time_max: Duration) -> impl Iterator<Item = String> {
+        let (begin, rounds) = (Instant::now(), self.rounds);
+        (1..=rounds)
+            .take_while(move |&turn| turn == 1 || begin.elapsed() < time_max)
+            .map(move |turn| format!("{what}, turn {turn} of {rounds}"))
+    }
+
+    /// A file or folder of that name, gone when the bench ends.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes a file, and says where.
+    pub(crate) fn write(&self, name: &str, text: &str) -> anyhow::Result<PathBuf> {
+        let path = self.path(name);
+        let written = std::fs::write(&path, text);
+        written.with_context(|| format!("failed to write {}", path.display()))?;
+        Ok(path)
+    }
+}
+
+fn pack_with_output(mut pack: Command) -> Command {
+    pack.stdout(Stdio::piped());
+    pack
+}
+
+/// Where a tool is.
+pub(crate) fn find(tool: &str) -> anyhow::Result<PathBuf> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let folders = path.split(':').chain(MORE_PATH.split(':'));
+    let mut places = folders.map(|folder| Path::new(folder).join(tool));
+    match places.find(|place| place.is_file()) {
+        Some(place) => Ok(place),
+        None => bail!("{tool} is not here; see scripts/setup"),
+    }
+}

@@ -1,0 +1,225 @@
+//! The servers that a network of portals and runners is made of, each on a free
+//! loopback port.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use rustix::process::Pid;
+
+use crate::http;
+use crate::place::{Place, find};
+use crate::process::Process;
+
+/// How long a server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const GLANCE: Duration = Duration::from_millis(20);
+
+/// How long one answer may take.
+const ANSWER_WAIT: Duration = Duration::from_secs(5);
+
+/// A server that runs until it is dropped.
+pub(crate) struct Server {
+    process: Process,
+    log: PathBuf,
+}
+
+impl Server {
+    /// Starts it; what it says goes to a file.
+    fn start(place: &Place, name: &str, mut command: Command) -> anyhow::Result<Server> {
+        let log = place.path(&format!("{name}.log"));
+        let file = File::create(&log)?;
+        command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file);
+        let process = Process::start(command)?;
+        Ok(Server { process, log })
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        self.process.pid()
+    }
+
+    /// Waits until `look` finds what it looks for.
+    fn until<T>(&self, look: impl Fn() -> Option<T>) -> anyhow::Result<T> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(found) = look() {
+                return Ok(found);
+            }
+            if self.process.has_ended() || Instant::now() > deadline {
+                let said = std::fs::read_to_string(&self.log).unwrap_or_default();
+                bail!("a server does not answer; it said:\n{said}");
+            }
+            sleep(GLANCE);
+        }
+    }
+
+    /// What stands behind `mark` in its log, up to the next space.
+    fn said(&self, mark: &str) -> Option<String> {
+        let said = std::fs::read_to_string(&self.log).ok()?;
+        let (_, behind) = said.split_once(mark)?;
+        // Only once the line is complete.
+        let (line, _) = behind.split_once('\n')?;
+        line.split_whitespace().next().map(str::to_owned)
+    }
+}
+
+/// A NATS server.
+pub(crate) struct Nats {
+    server: Server,
+    url: String,
+}
+
+impl Nats {
+    pub(crate) fn start(place: &Place, name: &str) -> anyhow::Result<Nats> {
+        let address = free_address()?;
+        let mut command = Command::new(find("nats-server")?);
+        command.args(["--addr", "127.0.0.1", "--port", &address.port().to_string()]);
+        let server = Server::start(place, name, command)?;
+        server.until(|| greets(address).then_some(()))?;
+        Ok(Nats {
+            server,
+            url: format!("nats://{address}"),
+        })
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        self.server.pid()
+    }
+}
+
+/// Whether a NATS server there says hello.
+fn greets(address: SocketAddr) -> bool {
+    let Ok(stream) = TcpStream::connect(address) else {
+        return false;
+    };
+    let mut line = String::new();
+    let has_bound = stream.set_read_timeout(Some(ANSWER_WAIT)).is_ok();
+    let read = BufReader::new(stream.take(4096)).read_line(&mut line);
+    has_bound && read.is_ok() && line.starts_with("INFO ")
+}
+
+/// An etcd of one member.
+pub(crate) struct Etcd {
+    _server: Server,
+    url: String,
+}
+
+impl Etcd {
+    pub(crate) fn start(place: &Place, name: &str) -> anyhow::Result<Etcd> {
+        let address = free_address()?;
+        let (client, peer) = (
+            format!("http://{address}"),
+            format!("http://{}", free_address()?),
+        );
+        let mut command = Command::new(find("etcd")?);
+        command.args(["--name", name, "--logger", "zap", "--log-level", "error"]);
+        command
+            .arg("--data-dir")
+            .arg(place.path(&format!("{name}.etcd")));
+        command.args([
+            "--listen-client-urls",
+            &client,
+            "--advertise-client-urls",
+            &client,
+        ]);
+        command.args([
+            "--listen-peer-urls",
+            &peer,
+            "--initial-advertise-peer-urls",
+            &peer,
+        ]);
+        command.args(["--initial-cluster", &format!("{name}={peer}")]);
+        let server = Server::start(place, &format!("{name}-etcd"), command)?;
+        server.until(|| answers(address, "/health").then_some(()))?;
+        Ok(Etcd {
+            _server: server,
+            url: client,
+        })
+    }
+}
+
+/// The servers between portals and runners.
+pub(crate) struct Between<'a> {
+    pub(crate) nats: &'a Nats,
+    pub(crate) etcd: &'a Etcd,
+}
+
+impl Between<'_> {
+    fn command(&self, place: &Place, command: &str) -> Command {
+        let mut consecution = place.consecution();
+        consecution.arg(command);
+        consecution.args(["--nats", &self.nats.url, "--etcd", &self.etcd.url]);
+        consecution
+    }
+
+    /// Starts a runner of that name.
+    pub(crate) fn runner(&self, place: &Place, name: &str) -> anyhow::Result<Server> {
+        let mut command = self.command(place, "runner");
+        command.args(["--name", name, "--grace", "1s"]);
+        Server::start(place, &format!("{name}-runner"), command)
+    }
+
+    /// Starts a portal for a chain, and waits until its links are served.
+    pub(crate) fn portal(&self, place: &Place, chain: &Path, name: &str) -> anyhow::Result<Portal> {
+        let mut command = self.command(place, "portal");
+        command
+            .args(["--listen", "127.0.0.1:0", "--grace", "1s"])
+            .arg(chain);
+        let server = Server::start(place, &format!("{name}-portal"), command)?;
+        let address = server.until(|| server.said("listening on http://"))?;
+        let address = address
+            .parse()
+            .context("failed to read the portal's address")?;
+        server.until(|| answers(address, "/readyz").then_some(()))?;
+        Ok(Portal { server, address })
+    }
+
+    /// Sends a payload through a chain: its links are known, and served, when
+    /// that has succeeded.
+    pub(crate) fn send(&self, place: &Place, chain: &Path) -> anyhow::Result<()> {
+        let mut command = self.command(place, "send");
+        command
+            .arg(chain)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        Process::start(command)?.succeed()
+    }
+}
+
+/// A portal, whose links are served.
+pub(crate) struct Portal {
+    server: Server,
+    pub(crate) address: SocketAddr,
+}
+
+impl Portal {
+    pub(crate) fn pid(&self) -> Pid {
+        self.server.pid()
+    }
+}
+
+/// Whether a GET of that path is answered with 200.
+fn answers(address: SocketAddr, path: &str) -> bool {
+    let asked = || -> anyhow::Result<bool> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(ANSWER_WAIT))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n")?;
+        Ok(http::Reply::begin(stream)?.status == 200)
+    };
+    asked().unwrap_or(false)
+}
+
+/// An address where nobody listens now.
+fn free_address() -> anyhow::Result<SocketAddr> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    Ok(listener.local_addr()?)
+}
