@@ -13,17 +13,18 @@ use hyper::{Request, Response, StatusCode, Version};
 use super::answer::Running;
 use super::metrics::{Kind, Tracked};
 use super::problem::{PROBLEM_JSON, Problem, RETRY_AFTER_S};
-use super::upload::Upload;
+use super::upload::{Progress, Upload};
 use super::{Offered, story};
 use crate::http::{Answer, Reset};
 use crate::portal::{ChainError, ChainReply, ChainRequest, FailureReason};
 use crate::trace::{CallId, Trace, TraceParent};
 use crate::transport::{Body, Cut};
 
-/// How long a reply that has begun is held back, in case it is also over: a
-/// filter writes its last bytes a moment before it ends, and a reply that is
-/// complete has a length, its links' fate in its head, and may still become a
-/// failure that can be told.
+/// How long a reply that has begun is held back once all of the request has come,
+/// in case it is also over: a filter writes its last bytes a moment before it
+/// ends, and a reply that is complete has a length, its links' fate in its head,
+/// and may still become a failure that can be told. While more of the request may
+/// come, somebody may wait for the reply to what there was.
 const SETTLE_WAIT_MAX: Duration = Duration::from_millis(10);
 
 /// And no more than this of it.
@@ -66,7 +67,7 @@ pub(super) async fn call(
         parent: parent.and_then(|parent| TraceParent::new(parent.as_bytes())),
     };
     let upload = Upload::new(request.into_body(), bytes_max, is_held_back);
-    let too_large = upload.too_large();
+    let progress = upload.progress();
     if upload.is_announced_too_large() {
         tracked.fail(Kind::TooLarge);
         return refuse_size(name, bytes_max, call_id);
@@ -75,7 +76,7 @@ pub(super) async fn call(
         trace,
         ..ChainRequest::new(Body::new(upload))
     });
-    let cut = match begin(&mut body).await {
+    let cut = match begin(&mut body, &progress).await {
         Beginning::Open(first) => {
             let running = Running {
                 first,
@@ -112,7 +113,7 @@ pub(super) async fn call(
     };
     drop(body);
     match report.await {
-        Err(error) if too_large.is_set() && is_cut(&error) => {
+        Err(error) if progress.is_too_large() && is_cut(&error) => {
             tracked.fail(Kind::TooLarge);
             refuse_size(name, bytes_max, call_id)
         }
@@ -140,8 +141,9 @@ fn is_cut(error: &ChainError) -> bool {
     matches!(error.reason, FailureReason::InputCut(_))
 }
 
-/// Waits for a reply to begin, and a moment longer for its end.
-async fn begin(body: &mut Body) -> Beginning {
+/// Waits for a reply to begin, and where its request is over a moment longer for
+/// its end.
+async fn begin(body: &mut Body, request: &Progress) -> Beginning {
     let mut chunks = VecDeque::new();
     let mut bytes = 0;
     let mut take = |chunk: Option<Result<Bytes, Cut>>, chunks: &mut VecDeque<Bytes>| match chunk {
@@ -156,6 +158,9 @@ async fn begin(body: &mut Body) -> Beginning {
     let first = body.next().await;
     if let Some(beginning) = take(first, &mut chunks) {
         return beginning;
+    }
+    if !request.is_over() {
+        return Beginning::Open(chunks);
     }
     let mut settled = std::pin::pin!(tokio::time::sleep(SETTLE_WAIT_MAX));
     loop {

@@ -25,19 +25,35 @@ pub(super) struct Upload {
     /// `None` when it has ended, one way or the other.
     incoming: Option<Incoming>,
     bytes_left: u64,
-    is_too_large: TooLarge,
+    progress: Progress,
     /// The client waits for our word before it sends anything, and has not got
     /// it: asking for the body is that word.
     is_held_back: bool,
 }
 
-/// Whether a body turned out larger than it may be.
+/// How far a body is, for whoever does not read it. Clones are of the same body.
 #[derive(Debug, Clone, Default)]
-pub(super) struct TooLarge(Arc<AtomicBool>);
+pub(super) struct Progress(Arc<Flags>);
 
-impl TooLarge {
-    pub(super) fn is_set(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+#[derive(Debug, Default)]
+struct Flags {
+    is_too_large: AtomicBool,
+    is_over: AtomicBool,
+}
+
+impl Progress {
+    /// Whether it turned out larger than it may be.
+    pub(super) fn is_too_large(&self) -> bool {
+        self.0.is_too_large.load(Ordering::Acquire)
+    }
+
+    /// Whether nothing more of it will be read.
+    pub(super) fn is_over(&self) -> bool {
+        self.0.is_over.load(Ordering::Acquire)
+    }
+
+    fn over(&self) {
+        self.0.is_over.store(true, Ordering::Release);
     }
 }
 
@@ -46,14 +62,14 @@ impl Upload {
         Upload {
             incoming: Some(incoming),
             bytes_left: bytes_max.unwrap_or(u64::MAX),
-            is_too_large: TooLarge::default(),
+            progress: Progress::default(),
             is_held_back,
         }
     }
 
-    /// Tells whether it turned out too large.
-    pub(super) fn too_large(&self) -> TooLarge {
-        self.is_too_large.clone()
+    /// How far it is, from now on.
+    pub(super) fn progress(&self) -> Progress {
+        self.progress.clone()
     }
 
     /// Whether the client has announced more than it may send.
@@ -79,15 +95,19 @@ impl Stream for Upload {
             let cut = match ready!(Pin::new(&mut *incoming).poll_frame(context)) {
                 None => {
                     upload.incoming = None;
+                    upload.progress.over();
                     return Poll::Ready(None);
                 }
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(chunk) if chunk.len() as u64 <= upload.bytes_left => {
                         upload.bytes_left -= chunk.len() as u64;
+                        if incoming.is_end_stream() {
+                            upload.progress.over();
+                        }
                         return Poll::Ready(Some(Ok(chunk)));
                     }
                     Ok(_) => {
-                        upload.is_too_large.0.store(true, Ordering::Release);
+                        upload.progress.0.is_too_large.store(true, Ordering::Release);
                         upload.bytes_left = 0;
                         return Poll::Ready(Some(Err(Cut::new("it is larger than it may be"))));
                     }
@@ -104,6 +124,7 @@ impl Stream for Upload {
 
 impl Drop for Upload {
     fn drop(&mut self) {
+        self.progress.over();
         let Some(incoming) = self.incoming.take() else {
             return;
         };

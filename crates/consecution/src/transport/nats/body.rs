@@ -13,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use futures_util::stream::{self, Stream, StreamExt};
 use tokio::sync::mpsc;
+use tokio::task::yield_now;
 
 use crate::transport::{Body, Cut};
 
@@ -87,6 +88,16 @@ impl Source {
             Poll::Ready(())
         })
         .await;
+    }
+
+    /// As [`Source::gather`], and does not wait: others get their turn that often.
+    pub(super) async fn gather_now(&mut self, room: usize, yields: usize) {
+        for _ in 0..yields {
+            if self.gather(room).now_or_never().is_some() {
+                return;
+            }
+            yield_now().await;
+        }
     }
 
     /// Whether all of it has been pulled and is no more than `room` bytes.

@@ -35,6 +35,14 @@ const FIRST_BYTES_WAIT: Duration = Duration::from_millis(20);
 /// pieces travels as one message.
 const REST_WAIT: Duration = Duration::from_millis(1);
 
+/// A body that begins with less than this, and does not end at once, is a line
+/// that somebody has sent and waits for, more likely than a file in pieces: it
+/// goes on its way.
+const BEGINNING_BYTES_MIN: usize = 4 * 1024;
+
+/// How often others get their turn, within which its end may come.
+const YIELDS: usize = 8;
+
 /// The largest body that travels in one message, whatever the server allows.
 const WHOLE_BYTES_MAX: usize = 1024 * 1024;
 
@@ -152,7 +160,11 @@ impl<'a> Call<'a> {
     /// Pulls the first of the body, or all of it.
     async fn gather(&mut self, room: usize) {
         let _ = timeout(FIRST_BYTES_WAIT, self.source.begin()).await;
-        let _ = timeout(REST_WAIT, self.source.gather(room)).await;
+        if self.source.held_bytes() < BEGINNING_BYTES_MIN {
+            self.source.gather_now(room, YIELDS).await;
+        } else {
+            let _ = timeout(REST_WAIT, self.source.gather(room)).await;
+        }
         self.offer.is_whole = self.source.is_whole(room);
         self.first = match self.offer.is_whole {
             true => self.source.take_all(),

@@ -331,7 +331,7 @@ fn more_than_was_allowed_ends_the_exchange() {
     let mut runner = Exchange::of_runner(now, 0);
     runner.accept(WINDOW_BYTES, 0);
     let mut violation = None;
-    for number in 0..10 {
+    for number in 0..=WINDOW_BYTES / FRAME_BYTES_MAX as u64 {
         let frame = Frame::Data(vec![0; FRAME_BYTES_MAX].into());
         violation = runner.receive(Numbered { number, frame }, now).err();
         if violation.is_some() {
@@ -349,6 +349,26 @@ fn more_than_was_allowed_ends_the_exchange() {
     }
     // Nor is a caller sent what it has given no credit for.
     assert_eq!(runner.room(), 0);
+}
+
+#[test]
+fn little_credit_is_left_until_there_is_more() {
+    for window in [WINDOW_BYTES_MIN, WINDOW_BYTES] {
+        let now = Instant::now();
+        let mut runner = Exchange::of_runner(now, window);
+        let mut sent = 0;
+        while runner.room() > 0 {
+            let room = runner.room();
+            assert!(cost(room) >= (window / 4).min(cost(FRAME_BYTES_MAX)));
+            sent += cost(room);
+            runner.data(vec![0; room].into());
+        }
+        assert!(sent <= window && sent > window / 2, "{sent} of {window}");
+        // What is read of it is given back, and there is room again.
+        let frame = Frame::Credit(window / 4);
+        runner.receive(Numbered { number: 0, frame }, now).unwrap();
+        assert!(runner.room() > 0);
+    }
 }
 
 #[test]
