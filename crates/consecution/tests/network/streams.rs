@@ -73,11 +73,11 @@ fn a_large_body_passes_unchanged_and_in_little_memory() {
     let (portal, runner) = (servers.portal(&[&cats]), servers.runner("one"));
     until_ready(&portal);
 
-    let upload = format!("@{}", large.display());
     let arguments = [
         "--fail",
-        "--data-binary",
-        &upload,
+        "--no-buffer",
+        "--upload-file",
+        large.to_str().unwrap(),
         "--output",
         back.to_str().unwrap(),
     ];
@@ -147,10 +147,7 @@ fn a_client_that_is_killed_stops_every_process_of_its_call() {
     let lines = chain([at_work_cat(), at_work_cat()]);
     let (portal, runner) = (servers.portal(&[&lines]), servers.runner("one"));
     until_ready(&portal);
-    let mut curl = portal.curl(
-        "/",
-        &["--no-buffer", "--upload-file", "-", "--request", "POST"],
-    );
+    let mut curl = portal.curl("/", &["--no-buffer", "--upload-file", "-"]);
     let mut send = servers.command("send");
     send.arg(lines.path());
     for client in [&mut curl, &mut send] {

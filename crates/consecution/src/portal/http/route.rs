@@ -26,7 +26,8 @@ pub(super) enum NoRoute {
     Method(&'static str),
 }
 
-const CALL: &str = "POST";
+/// `PUT` as well, which is how `curl -T` uploads.
+const CALL: &str = "POST, PUT";
 const LOOK: &str = "GET, HEAD";
 
 /// Reads a request's method and path.
@@ -47,7 +48,7 @@ pub(super) fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, NoR
         },
     };
     let (is_allowed, allowed) = match route {
-        Route::Call(_) => (method == Method::POST, CALL),
+        Route::Call(_) => (method == Method::POST || method == Method::PUT, CALL),
         _ => (method == Method::GET || method == Method::HEAD, LOOK),
     };
     if is_allowed {
@@ -71,8 +72,11 @@ mod tests {
         ];
         for (path, wanted) in cases {
             assert_eq!(route(&Method::POST, path), Ok(wanted), "{path}");
-            assert_eq!(route(&Method::GET, path), Err(NoRoute::Method("POST")));
-            assert_eq!(route(&Method::HEAD, path), Err(NoRoute::Method("POST")));
+            assert!(route(&Method::PUT, path).is_ok(), "{path}");
+            for other in [Method::GET, Method::HEAD, Method::DELETE] {
+                let refused = Err(NoRoute::Method("POST, PUT"));
+                assert_eq!(route(&other, path), refused, "{path}");
+            }
         }
         for path in ["/chains", "/healthz", "/readyz", "/metrics"] {
             assert!(route(&Method::GET, path).is_ok(), "{path}");
