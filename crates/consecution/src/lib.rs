@@ -10,6 +10,7 @@ pub mod conformance;
 pub mod connection;
 pub mod http;
 pub mod link_store;
+pub mod pipe;
 pub mod portal;
 pub mod runner;
 pub mod trace;

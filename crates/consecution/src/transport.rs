@@ -18,16 +18,21 @@ use std::time::Duration;
 use bytes::Bytes;
 use chain::LinkId;
 use futures_util::future::{BoxFuture, FutureExt, Shared};
-use futures_util::stream::{self, Stream, StreamExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::trace::Trace;
 
+mod body;
 pub mod conformance;
+mod gate;
 pub mod in_process;
 pub mod nats;
 pub mod subject;
+
+pub use body::{Body, Cut, Next};
+pub(crate) use body::{Chunks, MovedChunk};
+pub(crate) use gate::{Judge, gate};
 
 /// Carries calls from whoever needs a link run to whoever serves that link.
 pub trait Transport: Send + Sync {
@@ -162,90 +167,6 @@ impl Reply {
             body,
             outcome,
         }
-    }
-}
-
-/// A stream of bytes that either ends, which means that it is complete, or is
-/// cut off, which must never be mistaken for an end.
-///
-/// It is pulled: nothing moves unless the reader asks for the next chunk, so
-/// back-pressure needs no further mechanism. Chunks are never empty.
-/// Dropping it tells the writer that nobody reads any more.
-pub struct Body(Pin<Box<dyn Stream<Item = Result<Bytes, Cut>> + Send>>);
-
-/// A body broke off before its end.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("the stream was cut off: {reason}")]
-pub struct Cut {
-    /// Why, as a lower-case fragment.
-    pub reason: Arc<str>,
-}
-
-impl Cut {
-    /// A cut for that reason, a lower-case fragment.
-    pub fn new(reason: impl Into<Arc<str>>) -> Cut {
-        Cut {
-            reason: reason.into(),
-        }
-    }
-}
-
-impl Body {
-    /// A body that gives what `chunks` gives; empty chunks are left out.
-    pub fn new(chunks: impl Stream<Item = Result<Bytes, Cut>> + Send + 'static) -> Body {
-        Body(Box::pin(chunks.filter(|chunk| {
-            std::future::ready(!matches!(chunk, Ok(bytes) if bytes.is_empty()))
-        })))
-    }
-
-    /// A body that is complete and has nothing in it.
-    pub fn empty() -> Body {
-        Body(Box::pin(stream::empty()))
-    }
-
-    /// All of it in one piece.
-    ///
-    /// # Errors
-    /// The stream was cut off. The memory used is as large as the body: for
-    /// bodies whose size is bounded elsewhere.
-    pub async fn collect(mut self) -> Result<Bytes, Cut> {
-        let Some(first) = self.next().await.transpose()? else {
-            return Ok(Bytes::new());
-        };
-        let Some(second) = self.next().await.transpose()? else {
-            return Ok(first);
-        };
-        let mut all = Vec::from(first);
-        all.extend_from_slice(&second);
-        while let Some(chunk) = self.next().await.transpose()? {
-            all.extend_from_slice(&chunk);
-        }
-        Ok(all.into())
-    }
-}
-
-impl<T: Into<Bytes>> From<T> for Body {
-    fn from(bytes: T) -> Body {
-        let bytes = bytes.into();
-        if bytes.is_empty() {
-            Body::empty()
-        } else {
-            Body(Box::pin(stream::iter([Ok(bytes)])))
-        }
-    }
-}
-
-impl Stream for Body {
-    type Item = Result<Bytes, Cut>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.as_mut().poll_next(context)
-    }
-}
-
-impl fmt::Debug for Body {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("Body")
     }
 }
 

@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use consecution::portal::{ChainError, ChainReply, ChainRequest, FailureReason, Portal};
-use futures_util::StreamExt;
+use consecution::transport::Next;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::stdio::{self, Output};
+use super::stdio::{self, Errors, Output};
 use super::{EXIT_OWN_FAILURE, complain};
 
 /// As `timeout` has it.
@@ -34,21 +34,30 @@ pub(crate) async fn unless_stopped(
 /// Sends standard input through the chain, and gives the exit status. `held` is
 /// dropped as soon as the run is over.
 pub(crate) async fn filter(portal: &Portal, held: impl Send) -> anyhow::Result<u8> {
-    let output = Output::start("stdout", std::io::stdout())?;
-    let errors = Output::start("stderr", std::io::stderr())?;
+    let output = Output::start()?;
+    let errors = Errors::start()?;
     let request = ChainRequest {
         stderr: Some(errors.sender()),
         ..ChainRequest::new(stdio::input()?)
     };
     let ChainReply { mut body, report } = portal.stream(request);
-    let to_output = output.sender();
-    let copying = async move {
-        // A body that is cut off belongs to a run that failed, which the report says.
-        while let Some(Ok(chunk)) = body.next().await {
-            if to_output.send(chunk).await.is_err() {
-                break;
+    let copying = async {
+        loop {
+            let next = tokio::select! {
+                biased;
+                next = body.next_for(&output.pipe) => next,
+                // Whoever reads us has left, also where nothing comes any more.
+                () = output.pipe.until_unread() => Ok(Next::Unread),
+            };
+            match next {
+                Ok(Next::Moved) => {}
+                Ok(Next::Chunk(chunk)) if output.pipe.write_all(&chunk).await.is_ok() => {}
+                // A body that is cut off belongs to a run that failed, which the
+                // report says.
+                Ok(Next::Chunk(_) | Next::Unread | Next::End) | Err(_) => break,
             }
         }
+        drop(body);
     };
     let (report, ()) = tokio::join!(report, copying);
     drop(held);

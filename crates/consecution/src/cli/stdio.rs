@@ -2,82 +2,104 @@
 //!
 //! They may be anything: terminals, files, pipes that others share. So they are
 //! never switched to non-blocking, which would switch them for everybody, but
-//! served by a thread each.
+//! served by a thread each, which moves what comes between them and a pipe of
+//! our own: within the kernel where it can.
 
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
+use consecution::pipe::{Reader, Writer, widen};
 use consecution::transport::{Body, Cut};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::pipe::{SpliceFlags, splice};
 use tokio::sync::mpsc;
 
-/// How much is read at a time: what a pipe holds by default.
-const CHUNK_BYTES: usize = 64 * 1024;
+/// How much is moved at a time at most.
+const MOVED_BYTES_MAX: usize = 1024 * 1024;
 
-/// How many chunks wait between a thread and the rest, at most.
+/// How much is copied at a time where nothing can be moved: what a pipe holds by
+/// default.
+const COPIED_BYTES: usize = 64 * 1024;
+
+/// How many chunks of standard error wait for their thread, at most.
 const CHUNKS_WAITING_MAX: usize = 2;
 
 /// Standard input, read as it is asked for.
-pub(crate) fn input() -> io::Result<Body> {
+pub(crate) fn input() -> anyhow::Result<Body> {
     let stdin = io::stdin().as_fd().try_clone_to_owned()?;
-    let (sender, receiver) = mpsc::channel(CHUNKS_WAITING_MAX);
-    std::thread::Builder::new()
-        .name("stdin".to_owned())
-        .spawn(move || read(&stdin, &sender))?;
-    Ok(Body::new(futures_util::stream::unfold(
-        receiver,
-        |mut receiver| async { receiver.recv().await.map(|chunk| (chunk, receiver)) },
-    )))
-}
-
-fn read(stdin: &OwnedFd, sender: &mpsc::Sender<Result<Bytes, Cut>>) {
-    loop {
-        let mut chunk = Vec::with_capacity(CHUNK_BYTES);
-        match rustix::io::read(stdin, rustix::buffer::spare_capacity(&mut chunk)) {
-            Ok(0) => return,
-            // Nobody wants more of it: the process may end while we wait.
-            Ok(_) if sender.blocking_send(Ok(chunk.into())).is_err() => return,
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(rustix::io::Errno::AGAIN) => {
-                // Somebody else has made it non-blocking.
-                let mut wanted = [rustix::event::PollFd::new(
-                    stdin,
-                    rustix::event::PollFlags::IN,
-                )];
-                let _ = rustix::event::poll(&mut wanted, None);
-            }
-            Err(error) => {
-                let error = io::Error::from(error);
-                let _ =
-                    sender.blocking_send(Err(Cut::new(format!("read standard input: {error}"))));
-                return;
-            }
+    let (ours, theirs) = io::pipe()?;
+    let failure = Arc::new(OnceLock::new());
+    let failed = Arc::clone(&failure);
+    let theirs = OwnedFd::from(theirs);
+    thread("stdin", move || {
+        // Where nobody wants more of it the process may end while we wait.
+        if let Err(Failed::From(error)) = pump(&stdin, &theirs) {
+            let _ = failed.set(error);
         }
-    }
+        // And only now the pipe ends.
+        drop(theirs);
+    })?;
+    let judge = move || match failure.get() {
+        Some(error) => Err(Cut::new(format!("read standard input: {error}"))),
+        None => Ok(()),
+    };
+    Ok(Body::of_pipe(Reader::new(ours)?, judge))
 }
 
-/// A thread that writes what it is sent, in that order.
+/// Standard output, written as it has room.
 pub(crate) struct Output {
-    sender: mpsc::Sender<Bytes>,
+    /// Where to write to. Nobody reads it any more when writing has failed.
+    pub(crate) pipe: Writer,
     writing: JoinHandle<io::Result<()>>,
 }
 
 impl Output {
-    /// One that writes to `file`, a copy of which is made.
-    pub(crate) fn start(name: &str, file: impl AsFd) -> io::Result<Output> {
-        let mut file = File::from(file.as_fd().try_clone_to_owned()?);
+    /// Starts to write to a copy of standard output.
+    pub(crate) fn start() -> io::Result<Output> {
+        let stdout = io::stdout().as_fd().try_clone_to_owned()?;
+        let (theirs, ours) = io::pipe()?;
+        let theirs = OwnedFd::from(theirs);
+        let writing = thread("stdout", move || match pump(&theirs, &stdout) {
+            Ok(()) => Ok(()),
+            Err(Failed::From(error) | Failed::To(error)) => Err(error.into()),
+        })?;
+        let pipe = Writer::new(ours)?;
+        Ok(Output { pipe, writing })
+    }
+
+    /// Waits until all is written; says what went wrong on the way.
+    pub(crate) fn finish(self) -> io::Result<()> {
+        drop(self.pipe);
+        self.writing
+            .join()
+            .unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
+    }
+}
+
+/// Standard error, for what links say there.
+pub(crate) struct Errors {
+    sender: mpsc::Sender<Bytes>,
+    writing: JoinHandle<()>,
+}
+
+impl Errors {
+    /// Starts to write to a copy of standard error.
+    pub(crate) fn start() -> io::Result<Errors> {
+        let stderr = io::stderr().as_fd().try_clone_to_owned()?;
         let (sender, mut receiver) = mpsc::channel::<Bytes>(CHUNKS_WAITING_MAX);
-        let writing = std::thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || {
-                while let Some(chunk) = receiver.blocking_recv() {
-                    file.write_all(&chunk)?;
+        let writing = thread("stderr", move || {
+            while let Some(chunk) = receiver.blocking_recv() {
+                // Whoever has closed it does not want to know.
+                if write_all(&stderr, &chunk).is_err() {
+                    return;
                 }
-                Ok(())
-            })?;
-        Ok(Output { sender, writing })
+            }
+        })?;
+        Ok(Errors { sender, writing })
     }
 
     /// Where to send what is to be written. It is closed when writing fails.
@@ -85,12 +107,83 @@ impl Output {
         self.sender.clone()
     }
 
-    /// Waits until all is written, which needs all senders to be gone; says what
-    /// went wrong on the way.
-    pub(crate) fn finish(self) -> io::Result<()> {
+    /// Waits until all is written, which needs all senders to be gone.
+    pub(crate) fn finish(self) {
         drop(self.sender);
-        self.writing
-            .join()
-            .unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
+        // It does not panic.
+        let _ = self.writing.join();
     }
+}
+
+fn thread<T: Send + 'static>(
+    name: &str,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(run)
+}
+
+/// Which end a pump has failed at.
+enum Failed {
+    From(Errno),
+    To(Errno),
+}
+
+/// Moves all that comes, until its end; copies where it cannot be moved, as from
+/// some devices. One of the two is a pipe of ours, which blocks.
+fn pump(from: &OwnedFd, to: &OwnedFd) -> Result<(), Failed> {
+    // Where a lot is pumped, neither has to wait for the other all the time.
+    let mut is_wide = false;
+    loop {
+        match splice(from, None, to, None, MOVED_BYTES_MAX, SpliceFlags::MOVE) {
+            Ok(0) => return Ok(()),
+            Ok(bytes) if bytes >= COPIED_BYTES && !is_wide => {
+                widen(from);
+                widen(to);
+                is_wide = true;
+            }
+            Ok(_) | Err(Errno::INTR) => {}
+            // Somebody else has made it non-blocking.
+            Err(Errno::AGAIN) => wait(from, to),
+            Err(Errno::INVAL) => return copy(from, to),
+            Err(Errno::PIPE) => return Err(Failed::To(Errno::PIPE)),
+            // It does not say which end it is about: copying does.
+            Err(_) => return copy(from, to),
+        }
+    }
+}
+
+fn copy(from: &OwnedFd, to: &OwnedFd) -> Result<(), Failed> {
+    let mut chunk = vec![0; COPIED_BYTES];
+    loop {
+        match rustix::io::read(from, &mut chunk) {
+            Ok(0) => return Ok(()),
+            Ok(bytes) => write_all(to, &chunk[..bytes]).map_err(Failed::To)?,
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => wait_for(from, PollFlags::IN),
+            Err(error) => return Err(Failed::From(error)),
+        }
+    }
+}
+
+fn write_all(to: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        match rustix::io::write(to, bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => wait_for(to, PollFlags::OUT),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Waits until one end can be read, and then until the other can be written.
+fn wait(from: &OwnedFd, to: &OwnedFd) {
+    wait_for(from, PollFlags::IN);
+    wait_for(to, PollFlags::OUT);
+}
+
+fn wait_for(end: &OwnedFd, what: PollFlags) {
+    let mut wanted = [PollFd::new(end, what)];
+    let _ = poll(&mut wanted, None);
 }

@@ -16,16 +16,42 @@ use tokio::sync::oneshot;
 
 use super::PendingReport;
 use super::trail::Notes;
-use crate::transport::{Body, Cut, Ending, Outcome, PendingOutcome};
+use crate::pipe::Writer;
+use crate::transport::{
+    Body, Chunks, Cut, Ending, Judge, MovedChunk, Outcome, PendingOutcome, gate,
+};
 
 /// The caller's stream, for the first link.
 pub(super) fn input(body: Body, notes: Arc<Notes>) -> Body {
-    Body::new(body.inspect(move |chunk| {
-        if let Err(cut) = chunk {
+    Body::of(FirstInput { body, notes })
+}
+
+struct FirstInput {
+    body: Body,
+    notes: Arc<Notes>,
+}
+
+impl Stream for FirstInput {
+    type Item = Result<Bytes, Cut>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let chunk = ready!(self.body.poll_next_unpin(context));
+        if let Some(Err(cut)) = &chunk {
             // The first break is the one that counts.
-            let _ = notes.input_cut.set(Arc::clone(&cut.reason));
+            let _ = self.notes.input_cut.set(Arc::clone(&cut.reason));
         }
-    }))
+        Poll::Ready(chunk)
+    }
+}
+
+impl Chunks for FirstInput {
+    fn poll_move(
+        mut self: Pin<&mut Self>,
+        to: &Writer,
+        context: &mut Context<'_>,
+    ) -> Poll<MovedChunk> {
+        self.body.poll_move(to, context)
+    }
 }
 
 /// What link `index` writes, the last one of a call, for the link behind it.
@@ -36,41 +62,29 @@ pub(super) fn between(
     outcome: PendingOutcome,
     notes: Arc<Notes>,
 ) -> Body {
-    Body::new(Gate {
-        state: GateState::Open(body),
-        outcome,
+    let between = Between {
         chain,
         index,
         notes,
-    })
+    };
+    gate(body, outcome, between)
 }
 
-/// Ends once the link that writes it has succeeded.
-struct Gate {
-    state: GateState,
-    outcome: PendingOutcome,
+struct Between {
     chain: Arc<Chain>,
     index: usize,
     notes: Arc<Notes>,
 }
 
-enum GateState {
-    Open(Body),
-    /// All bytes have passed; whether this is the end is not known yet.
-    Held,
-    Over,
-}
-
-impl Gate {
-    /// Whether the stream may end, now that its link has.
-    fn end(&self, outcome: &Outcome) -> Result<(), Cut> {
+impl Judge for Between {
+    fn judge(&self, outcome: &Outcome) -> Result<(), Cut> {
         let link = &self.chain.links[self.index];
         let last = outcome.joined.last().unwrap_or(outcome);
         match &last.ending {
             Ending::Exited(code) if link.accepts(*code) => Ok(()),
             Ending::Unread => {
                 let cut = Cut::new("it was stopped as if nobody read its output");
-                let _ = self.notes.output_cut[self.index].set(Arc::clone(&cut.reason));
+                self.broke(&cut);
                 Err(cut)
             }
             _ => Err(Cut::new(format!(
@@ -80,30 +94,10 @@ impl Gate {
             ))),
         }
     }
-}
 
-impl Stream for Gate {
-    type Item = Result<Bytes, Cut>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let gate = &mut *self;
-        if let GateState::Open(body) = &mut gate.state {
-            match ready!(body.poll_next_unpin(context)) {
-                Some(Ok(chunk)) => return Poll::Ready(Some(Ok(chunk))),
-                Some(Err(cut)) => {
-                    let _ = gate.notes.output_cut[gate.index].set(Arc::clone(&cut.reason));
-                    gate.state = GateState::Over;
-                    return Poll::Ready(Some(Err(cut)));
-                }
-                None => gate.state = GateState::Held,
-            }
-        }
-        if let GateState::Held = gate.state {
-            let outcome = ready!(gate.outcome.poll_unpin(context));
-            gate.state = GateState::Over;
-            return Poll::Ready(gate.end(&outcome).err().map(Err));
-        }
-        Poll::Ready(None)
+    fn broke(&self, cut: &Cut) {
+        // The first break is the one that counts.
+        let _ = self.notes.output_cut[self.index].set(Arc::clone(&cut.reason));
     }
 }
 
@@ -123,6 +117,8 @@ enum OutputState {
     Reading(Body),
     /// All bytes have passed; whether this is the end is not known yet.
     Held,
+    /// The run has ended, and so does its output.
+    Ended(Option<Cut>),
     Over,
 }
 
@@ -147,6 +143,19 @@ impl Output {
         self.state = OutputState::Held;
         self.reading = None;
     }
+
+    /// Drives the run. It goes first, since a failure, or a deadline, cuts off
+    /// what is still coming; the run itself waits for bytes that must not be lost.
+    fn drive(&mut self, context: &mut Context<'_>) {
+        if matches!(self.state, OutputState::Ended(_) | OutputState::Over) {
+            return;
+        }
+        if let Poll::Ready(result) = self.run.poll_unpin(context) {
+            let cut = result.err().map(|error| Cut::new(error.to_string()));
+            self.reading = None;
+            self.state = OutputState::Ended(cut);
+        }
+    }
 }
 
 impl Stream for Output {
@@ -155,17 +164,7 @@ impl Stream for Output {
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let output = &mut *self;
         loop {
-            if let OutputState::Over = output.state {
-                return Poll::Ready(None);
-            }
-            // First, since a failure, or a deadline, cuts off what is still
-            // coming; the run itself waits for bytes that must not be lost.
-            if let Poll::Ready(result) = output.run.poll_unpin(context) {
-                output.hold();
-                output.state = OutputState::Over;
-                let cut = result.err().map(|error| Cut::new(error.to_string()));
-                return Poll::Ready(cut.map(Err));
-            }
+            output.drive(context);
             match &mut output.state {
                 OutputState::Waiting(last) => match ready!(last.poll_unpin(context)) {
                     Ok(body) => output.state = OutputState::Reading(body),
@@ -182,8 +181,28 @@ impl Stream for Output {
                     }
                     None => output.hold(),
                 },
-                OutputState::Held | OutputState::Over => return Poll::Pending,
+                OutputState::Held => return Poll::Pending,
+                OutputState::Ended(cut) => {
+                    let cut = cut.take();
+                    output.state = OutputState::Over;
+                    return Poll::Ready(cut.map(Err));
+                }
+                OutputState::Over => return Poll::Ready(None),
             }
+        }
+    }
+}
+
+impl Chunks for Output {
+    fn poll_move(
+        mut self: Pin<&mut Self>,
+        to: &Writer,
+        context: &mut Context<'_>,
+    ) -> Poll<MovedChunk> {
+        self.drive(context);
+        match &mut self.state {
+            OutputState::Reading(body) => body.poll_move(to, context),
+            _ => Poll::Ready(MovedChunk::NotHere),
         }
     }
 }

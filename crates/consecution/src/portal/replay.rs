@@ -12,7 +12,8 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use futures_util::stream::{Stream, StreamExt};
 
-use crate::transport::{Body, Cut};
+use crate::pipe::Writer;
+use crate::transport::{Body, Chunks, Cut, MovedChunk};
 
 /// How much of an input is kept.
 const KEPT_BYTES_MAX: usize = 1024 * 1024;
@@ -76,7 +77,7 @@ impl Input {
         state.given = 0;
         state.is_unread = false;
         state.waker.wake_by_ref();
-        Body::new(Reader {
+        Body::of(Reader {
             input: self.clone(),
             turn: state.turn,
         })
@@ -193,6 +194,25 @@ impl Stream for Reader {
             return Poll::Ready(Some(Err(Cut::new("the call was made again"))));
         }
         state.poll(context)
+    }
+}
+
+impl Chunks for Reader {
+    /// Only what is not kept need not be seen.
+    fn poll_move(self: Pin<&mut Self>, to: &Writer, context: &mut Context<'_>) -> Poll<MovedChunk> {
+        let state = &mut *self.input.lock();
+        let is_seen = state.turn != self.turn || state.is_kept || !state.kept.is_empty();
+        let Rest::Coming(body) = &mut state.rest else {
+            return Poll::Ready(MovedChunk::NotHere);
+        };
+        if is_seen {
+            return Poll::Ready(MovedChunk::NotHere);
+        }
+        let moved = body.poll_move(to, context);
+        if moved.is_pending() {
+            state.waker.clone_from(context.waker());
+        }
+        moved
     }
 }
 

@@ -27,9 +27,11 @@ use super::repeat::{Given, Repeat};
 use super::replay::Input;
 use super::trail::Notes;
 use crate::backoff::Backoff;
+use crate::pipe::Writer;
 use crate::trace::Trace;
 use crate::transport::{
-    Body, Cut, Ending, Following, Outcome, PendingOutcome, RefusalReason, Reply, Request,
+    Body, Chunks, Cut, Ending, Following, MovedChunk, Outcome, PendingOutcome, RefusalReason,
+    Reply, Request,
 };
 
 /// How long to wait before asking again for a runner: at first, and at most.
@@ -93,7 +95,7 @@ impl Call {
             outcome: outcome.clone(),
             last: self.may_be_made_again(0).err(),
         });
-        let body = Body::new(Tries {
+        let body = Body::of(Tries {
             state: State::Running(body, outcome),
             given: Given::default(),
             repeat: Repeat::default(),
@@ -451,6 +453,20 @@ impl Stream for Tries {
                 },
                 State::Over => return Poll::Ready(None),
             }
+        }
+    }
+}
+
+impl Chunks for Tries {
+    /// Only what may have to be compared must be seen.
+    fn poll_move(
+        mut self: Pin<&mut Self>,
+        to: &Writer,
+        context: &mut Context<'_>,
+    ) -> Poll<MovedChunk> {
+        match &mut self.state {
+            State::Last(body) => body.poll_move(to, context),
+            _ => Poll::Ready(MovedChunk::NotHere),
         }
     }
 }

@@ -84,7 +84,7 @@ impl Walk {
         };
         let notes = walk.trail.notes();
         let report = PendingReport::new(walk.run(body, drained).boxed());
-        let body = Body::new(Output::new(last, report.clone(), reading, notes));
+        let body = Body::of(Output::new(last, report.clone(), reading, notes));
         ChainReply { body, report }
     }
 

@@ -16,21 +16,14 @@ use rustix::event::PollFlags;
 use sandbox::{Event, Failure, Stdio, WaitStatus, Zygote};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::transport::{Ending, Outcome, PendingOutcome, STDERR_TAIL_BYTES_MAX};
-use feed::feed;
-use output::{Unread, read_some};
-use splice::is_ready;
+use crate::pipe::{Reader, Writer, is_ready};
+use crate::transport::{Body, Cut, Ending, Next, Outcome, PendingOutcome, STDERR_TAIL_BYTES_MAX};
+use output::{Output, Unread};
 
-mod feed;
 mod output;
-mod splice;
-
-pub(super) use feed::{Input, Joint};
-pub(super) use output::Output;
 
 /// How long a process that was asked for may take to be executed.
 const START_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -42,8 +35,8 @@ const LAST_WORDS_WAIT_MAX: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct IdleProcess {
     fed: Fed,
-    stdout: pipe::Receiver,
-    stderr: pipe::Receiver,
+    stdout: Reader,
+    stderr: Reader,
 }
 
 /// A process could not be started.
@@ -82,16 +75,15 @@ impl IdleProcess {
             Event::Failed(step, errno) => return Err(zygote.explain(step, errno).into()),
             Event::Exited(_) | Event::Gone => return Err(StartError::Killed),
         }
-        let stdin = pipe::Sender::from_owned_fd(stdin.into())?;
         Ok(IdleProcess {
             fed: Fed {
                 process,
-                stdin: Some(stdin),
+                stdin: Some(Writer::new(stdin)?),
                 unread: Unread::default(),
                 is_gone: false,
             },
-            stdout: pipe::Receiver::from_owned_fd(stdout.into())?,
-            stderr: pipe::Receiver::from_owned_fd(stderr.into())?,
+            stdout: Reader::new(stdout)?,
+            stderr: Reader::new(stderr)?,
         })
     }
 
@@ -101,7 +93,7 @@ impl IdleProcess {
     pub(super) async fn until_spoiled(&self) {
         tokio::select! {
             () = self.until_it_reports() => {}
-            _ = self.stdout.readable() => {}
+            () = self.stdout.until_readable() => {}
         }
     }
 
@@ -126,8 +118,8 @@ impl IdleProcess {
         work: Work,
         held: impl Send + 'static,
         over: impl FnOnce(&Outcome) + Send + 'static,
-    ) -> (Output, PendingOutcome) {
-        let output = Output::new(self.stdout, &mut self.fed.unread);
+    ) -> (Body, PendingOutcome) {
+        let output = Output::body(self.stdout, &mut self.fed.unread);
         let (tell, outcome) = PendingOutcome::channel();
         let call = Call {
             fed: self.fed,
@@ -151,7 +143,7 @@ impl IdleProcess {
 
 /// What a process is to work on.
 pub(super) struct Work {
-    pub(super) input: Input,
+    pub(super) input: Body,
     pub(super) deadline: Option<Instant>,
     /// Where what it writes to standard error goes while it runs.
     pub(super) stderr: Option<mpsc::Sender<Bytes>>,
@@ -165,7 +157,7 @@ pub(super) struct Work {
 struct Fed {
     process: AsyncFd<sandbox::Process>,
     /// `None` once the input is complete, or nobody reads it any more.
-    stdin: Option<pipe::Sender>,
+    stdin: Option<Writer>,
     unread: Unread,
     /// The command has ended by itself; what it has started may still run.
     is_gone: bool,
@@ -216,7 +208,7 @@ async fn next_event(process: &mut AsyncFd<sandbox::Process>) -> io::Result<Event
 /// A process at work.
 struct Call {
     fed: Fed,
-    stderr: pipe::Receiver,
+    stderr: Reader,
 }
 
 impl Call {
@@ -294,14 +286,34 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
+/// Gives a process its input, and then the end of it, which only a complete one
+/// has.
+async fn feed(mut input: Body, stdin: &mut Option<Writer>) -> Result<(), Cut> {
+    while let Some(pipe) = stdin {
+        let next = tokio::select! {
+            biased;
+            next = input.next_for(pipe) => next?,
+            // The process has closed its input without waiting for more.
+            () = pipe.until_unread() => Next::Unread,
+        };
+        let is_read = match next {
+            Next::Moved => true,
+            Next::Chunk(chunk) => pipe.write_all(&chunk).await.is_ok(),
+            Next::Unread | Next::End => false,
+        };
+        if !is_read {
+            // The end; or it reads no more, which is its business, and its exit
+            // code says whether that is right. Dropping the body tells upstream.
+            *stdin = None;
+        }
+    }
+    Ok(())
+}
+
 /// Reads what the process writes to standard error until that is closed: keeps
 /// the end of it, and passes it on to `listener`.
-async fn listen(
-    stderr: &mut pipe::Receiver,
-    tail: &mut Tail,
-    mut listener: Option<mpsc::Sender<Bytes>>,
-) {
-    while let Ok(Some(chunk)) = read_some(stderr).await {
+async fn listen(stderr: &mut Reader, tail: &mut Tail, mut listener: Option<mpsc::Sender<Bytes>>) {
+    while let Ok(Some(chunk)) = stderr.chunk().await {
         tail.push(&chunk);
         if let Some(open) = &listener
             && open.send(chunk).await.is_err()

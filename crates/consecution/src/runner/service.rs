@@ -10,11 +10,12 @@ use tokio::time::Instant;
 use super::metrics::{LinkMetrics, Metrics};
 use super::neighbours::{Follower, Neighbours};
 use super::pool::{Idle, Pool, Starter, TakeError, Taken};
-use super::process::{IdleProcess, Input, Joint, Output, Work};
+use super::process::{IdleProcess, Work};
 use super::worker::Held;
 use crate::trace::CallId;
 use crate::transport::{
-    Ending, Outcome, PendingOutcome, Refusal, RefusalReason, Reply, Request, Service,
+    Body, Cut, Ending, Judge, Outcome, PendingOutcome, Refusal, RefusalReason, Reply, Request,
+    Service, gate,
 };
 
 /// A process that waits for its request, and is counted.
@@ -99,7 +100,7 @@ impl PoolService {
             deadline,
             stderr: stderr.clone(),
         };
-        let (mut output, outcome) = self.serve(work(Input::Body(body)), taken, &trace.call_id);
+        let (mut output, outcome) = self.serve(work(body), taken, &trace.call_id);
         let joined = following.len();
         let mut outcomes = vec![outcome];
         for follower in following {
@@ -108,23 +109,19 @@ impl PoolService {
                 taken,
                 accepted,
             } = follower;
-            let joint = Joint {
-                output,
-                outcome: outcomes[outcomes.len() - 1].clone(),
-                accepted,
-            };
-            let work = work(Input::Joint(joint));
-            let (next_output, outcome) = service.serve(work, taken, &trace.call_id);
-            output = next_output;
+            let before = outcomes[outcomes.len() - 1].clone();
+            let input = gate(output, before, Accepted(accepted));
+            let (next, outcome) = service.serve(work(input), taken, &trace.call_id);
+            output = next;
             outcomes.push(outcome);
         }
         Reply {
             joined,
-            ..Reply::new(output.into_body(), all(outcomes))
+            ..Reply::new(output, all(outcomes))
         }
     }
 
-    fn serve(&self, work: Work, taken: Taken<Warm>, call_id: &CallId) -> (Output, PendingOutcome) {
+    fn serve(&self, work: Work, taken: Taken<Warm>, call_id: &CallId) -> (Body, PendingOutcome) {
         let Taken {
             process: Warm { process, metrics },
             permit,
@@ -155,6 +152,21 @@ impl PoolService {
             }
         }
     }
+}
+
+/// The codes with which a link succeeds, so that what it has written is complete.
+struct Accepted(Vec<u8>);
+
+impl Judge for Accepted {
+    fn judge(&self, outcome: &Outcome) -> Result<(), Cut> {
+        match outcome.ending {
+            Ending::Exited(code) if self.0.contains(&code) => Ok(()),
+            _ => Err(Cut::new("the link before it failed")),
+        }
+    }
+
+    /// Whoever reads it is stopped, and that is what is told.
+    fn broke(&self, _: &Cut) {}
 }
 
 /// How all links of a call ended, once all have.

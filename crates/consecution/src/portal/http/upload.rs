@@ -107,7 +107,11 @@ impl Stream for Upload {
                         return Poll::Ready(Some(Ok(chunk)));
                     }
                     Ok(_) => {
-                        upload.progress.0.is_too_large.store(true, Ordering::Release);
+                        upload
+                            .progress
+                            .0
+                            .is_too_large
+                            .store(true, Ordering::Release);
                         upload.bytes_left = 0;
                         return Poll::Ready(Some(Err(Cut::new("it is larger than it may be"))));
                     }

@@ -1,24 +1,17 @@
-//! What a process writes to standard output: read by whoever wants it, moved on
-//! to another process, or, where nobody wants it any more, swallowed for a while.
+//! What a process writes to standard output: read by whoever wants it, or, where
+//! nobody wants it any more, swallowed for a while.
 
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use futures_util::stream;
-use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe;
+use bytes::Bytes;
+use futures_util::Stream;
 use tokio::sync::oneshot;
 
-use super::splice::{self, Flow, Moved};
-use crate::transport::{Body, Cut};
-
-/// How much is read from a pipe at a time: what a pipe holds by default.
-const CHUNK_BYTES: usize = 64 * 1024;
-
-/// And where a lot goes through: enough that what a chunk costs does not count,
-/// and little enough that it is still in the processor's cache when it goes on.
-const WIDE_CHUNK_BYTES: usize = 128 * 1024;
+use crate::pipe::{Moved, Reader, Writer};
+use crate::transport::{Body, Chunks, Cut, MovedChunk};
 
 /// When nobody reads a process's output any more, a shell's pipe still has room
 /// for this much before the process notices. A process that ends within that
@@ -31,69 +24,60 @@ const UNREAD_WAIT_MAX: Duration = Duration::from_millis(250);
 
 /// A process's output while somebody reads it. When that reader goes away
 /// before the end, the pipe goes to whoever looks after the process.
-pub(in crate::runner) struct Output {
+pub(super) struct Output {
     /// `None` when it has ended.
-    pipe: Option<pipe::Receiver>,
-    hand_back: Option<oneshot::Sender<pipe::Receiver>>,
-    flow: Flow,
+    pipe: Option<Reader>,
+    hand_back: Option<oneshot::Sender<Reader>>,
 }
 
 impl Output {
-    pub(super) fn new(pipe: pipe::Receiver, unread: &mut Unread) -> Output {
-        Output {
+    /// As a body, which leaves it to `unread` when it is dropped.
+    pub(super) fn body(pipe: Reader, unread: &mut Unread) -> Body {
+        Body::of(Output {
             pipe: Some(pipe),
             hand_back: Some(unread.hand_back()),
-            flow: Flow::default(),
-        }
-    }
-
-    /// For whoever reads it chunk by chunk.
-    pub(in crate::runner) fn into_body(self) -> Body {
-        Body::new(stream::unfold(self, |mut output| async {
-            let pipe = output.pipe.as_mut()?;
-            let bytes_max = match output.flow.is_wide() {
-                true => WIDE_CHUNK_BYTES,
-                false => CHUNK_BYTES,
-            };
-            match read_chunk(pipe, bytes_max).await {
-                Ok(Some(chunk)) => {
-                    output.flow.add(chunk.len(), pipe);
-                    return Some((Ok(chunk), output));
-                }
-                Ok(None) => drop(output.pipe.take()),
-                Err(error) => return Some((Err(output.broken(&error)), output)),
-            }
-            None
-        }))
-    }
-
-    /// Moves what there is next into the input of another process; `None` where
-    /// nothing more will come. Nothing is lost when it is given up.
-    ///
-    /// # Errors
-    /// It cannot be read any more.
-    pub(super) async fn move_into(&mut self, stdin: &pipe::Sender) -> Result<Option<Moved>, Cut> {
-        let Some(pipe) = &self.pipe else {
-            return Ok(None);
-        };
-        match splice::next(pipe, stdin).await {
-            Ok(Moved::Bytes(0)) => {
-                self.pipe = None;
-                Ok(None)
-            }
-            Ok(moved) => {
-                if let Moved::Bytes(bytes) = moved {
-                    self.flow.add(bytes, pipe);
-                }
-                Ok(Some(moved))
-            }
-            Err(error) => Err(self.broken(&error)),
-        }
+        })
     }
 
     fn broken(&mut self, error: &io::Error) -> Cut {
         self.pipe = None;
         Cut::new(format!("read its output: {error}"))
+    }
+}
+
+impl Stream for Output {
+    type Item = Result<Bytes, Cut>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Some(pipe) = &mut self.pipe else {
+            return Poll::Ready(None);
+        };
+        Poll::Ready(match ready!(pipe.poll_chunk(context)) {
+            Ok(Some(chunk)) => Some(Ok(chunk)),
+            Ok(None) => {
+                self.pipe = None;
+                None
+            }
+            Err(error) => Some(Err(self.broken(&error))),
+        })
+    }
+}
+
+impl Chunks for Output {
+    fn poll_move(
+        mut self: Pin<&mut Self>,
+        to: &Writer,
+        context: &mut Context<'_>,
+    ) -> Poll<MovedChunk> {
+        let Some(pipe) = &mut self.pipe else {
+            return Poll::Ready(MovedChunk::NotHere);
+        };
+        Poll::Ready(match ready!(pipe.poll_move(to, context)) {
+            Ok(Moved::Bytes(_)) => MovedChunk::Moved,
+            Ok(Moved::Unread) => MovedChunk::Unread,
+            // Reading it says so once more.
+            Ok(Moved::End) | Err(_) => MovedChunk::NotHere,
+        })
     }
 }
 
@@ -109,13 +93,13 @@ impl Drop for Output {
 /// A process's output once nobody reads it any more.
 #[derive(Debug, Default)]
 pub(super) struct Unread {
-    handed_back: Option<oneshot::Receiver<pipe::Receiver>>,
-    pipe: Option<pipe::Receiver>,
+    handed_back: Option<oneshot::Receiver<Reader>>,
+    pipe: Option<Reader>,
 }
 
 impl Unread {
     /// Where whoever reads the output is to leave it.
-    fn hand_back(&mut self) -> oneshot::Sender<pipe::Receiver> {
+    fn hand_back(&mut self) -> oneshot::Sender<Reader> {
         let (hand_back, handed_back) = oneshot::channel();
         self.handed_back = Some(handed_back);
         hand_back
@@ -135,7 +119,7 @@ impl Unread {
         let swallow = async {
             let mut swallowed_bytes = 0;
             while swallowed_bytes <= UNREAD_BYTES_MAX {
-                match read_chunk(pipe, CHUNK_BYTES).await {
+                match pipe.chunk().await {
                     Ok(Some(chunk)) => swallowed_bytes += chunk.len(),
                     // It has closed its output, which says nothing of its end.
                     Ok(None) | Err(_) => return std::future::pending().await,
@@ -144,16 +128,4 @@ impl Unread {
         };
         let _ = tokio::time::timeout(UNREAD_WAIT_MAX, swallow).await;
     }
-}
-
-/// What is in the pipe, up to `bytes_max`; `None` at its end.
-async fn read_chunk(pipe: &mut pipe::Receiver, bytes_max: usize) -> io::Result<Option<Bytes>> {
-    let mut chunk = BytesMut::with_capacity(bytes_max);
-    let length = pipe.read_buf(&mut chunk).await?;
-    Ok((length > 0).then(|| chunk.freeze()))
-}
-
-/// What is in the pipe, or comes next; `None` at its end.
-pub(super) async fn read_some(pipe: &mut pipe::Receiver) -> io::Result<Option<Bytes>> {
-    read_chunk(pipe, CHUNK_BYTES).await
 }

@@ -1,0 +1,342 @@
+//! Pipes to and from other processes, without waiting for them.
+//!
+//! What lies in one pipe can be moved into another one within the kernel: bytes
+//! change their owner, and are not copied. That is how a lot goes from link to
+//! link at the speed of a local pipe.
+
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures_util::future::poll_fn;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::pipe::{SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, splice};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// How much is read at a time: what a pipe holds by default.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// And where a lot goes through: enough that what a chunk costs does not count,
+/// and little enough that it is still in the processor's cache when it goes on.
+const WIDE_CHUNK_BYTES: usize = 128 * 1024;
+
+/// How wide a pipe is made that a lot goes through.
+const WIDE_BYTES: usize = 512 * 1024;
+
+/// How much has to go through it before that is worth a system call, and the
+/// memory.
+const WIDE_AFTER_BYTES: usize = 256 * 1024;
+
+/// How much is moved at a time, so that others get their turn.
+const MOVED_BYTES_MAX: usize = 1024 * 1024;
+
+/// The reading end of a pipe.
+#[derive(Debug)]
+pub struct Reader(End);
+
+/// The writing end of a pipe.
+#[derive(Debug)]
+pub struct Writer(End);
+
+/// What came of moving bytes from pipe to pipe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moved {
+    /// So many were moved.
+    Bytes(usize),
+    /// There will be no more.
+    End,
+    /// Nobody reads the other pipe any more.
+    Unread,
+}
+
+/// An end of a pipe, and how much has gone through it.
+#[derive(Debug)]
+struct End {
+    descriptor: AsyncFd<OwnedFd>,
+    bytes: AtomicUsize,
+}
+
+impl End {
+    fn new(descriptor: OwnedFd, interest: Interest) -> io::Result<End> {
+        rustix::io::ioctl_fionbio(&descriptor, true)?;
+        Ok(End {
+            descriptor: watch(descriptor, interest)?,
+            bytes: AtomicUsize::new(0),
+        })
+    }
+
+    /// So much more has gone through. Once it is a lot, the pipe is made so large
+    /// that who is at its two ends need not take turns all the time. It is a
+    /// matter of speed: where the kernel refuses, the pipe stays as it is.
+    fn count(&self, bytes: usize) {
+        if self.is_wide() {
+            return;
+        }
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if self.is_wide() {
+            widen(&self.descriptor);
+        }
+    }
+
+    /// Whether a lot has gone through.
+    fn is_wide(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) >= WIDE_AFTER_BYTES
+    }
+}
+
+#[expect(
+    deprecated,
+    reason = "what replaces it is unsafe, for types that may swap their descriptor; ours does not"
+)]
+fn watch(descriptor: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(descriptor, interest)
+}
+
+/// Makes a pipe wide, if it is one and may be.
+pub fn widen(pipe: impl AsFd) {
+    if fcntl_getpipe_size(&pipe).is_ok_and(|size| size < WIDE_BYTES) {
+        let _ = fcntl_setpipe_size(&pipe, WIDE_BYTES);
+    }
+}
+
+impl Reader {
+    /// Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// The descriptor cannot be waited for.
+    pub fn new(pipe: impl Into<OwnedFd>) -> io::Result<Reader> {
+        End::new(pipe.into(), Interest::READABLE).map(Reader)
+    }
+
+    /// What is in the pipe, or comes next; `None` at its end. Nothing is lost
+    /// when it is given up.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn chunk(&mut self) -> io::Result<Option<Bytes>> {
+        poll_fn(|context| self.poll_chunk(context)).await
+    }
+
+    /// As [`Reader::chunk`].
+    pub fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+        let bytes_max = match self.0.is_wide() {
+            true => WIDE_CHUNK_BYTES,
+            false => CHUNK_BYTES,
+        };
+        loop {
+            let mut ready = ready!(self.0.descriptor.poll_read_ready(context))?;
+            let mut chunk = Vec::with_capacity(bytes_max);
+            let read = ready.try_io(|pipe| {
+                let spare = rustix::buffer::spare_capacity(&mut chunk);
+                Ok(rustix::io::read(pipe, spare)?)
+            });
+            if let Ok(read) = read {
+                let bytes = read?;
+                self.0.count(bytes);
+                return Poll::Ready(Ok((bytes > 0).then(|| chunk.into())));
+            }
+        }
+    }
+
+    /// Resolves when there is something to read, if only an end.
+    pub async fn until_readable(&self) {
+        // Where it cannot be waited for, reading will say so.
+        let _ = self.0.descriptor.readable().await;
+    }
+
+    /// Moves what is in the pipe, or comes next, into another one when that has
+    /// room. Nothing is lost when it is given up.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn poll_move(&mut self, to: &Writer, context: &mut Context<'_>) -> Poll<io::Result<Moved>> {
+        loop {
+            let mut ready = ready!(self.0.descriptor.poll_read_ready(context))?;
+            // "Try again" does not say which of the two has to be waited for.
+            let mut is_full = false;
+            let moved = ready.try_io(|from| match splice_some(from, to) {
+                Err(Errno::AGAIN) if is_ready(from, PollFlags::IN) => {
+                    is_full = true;
+                    Ok(Moved::Unread)
+                }
+                Err(Errno::PIPE) => Ok(Moved::Unread),
+                Ok(0) => Ok(Moved::End),
+                moved => Ok(Moved::Bytes(moved?)),
+            });
+            if is_full {
+                ready!(to.poll_room(context))?;
+                continue;
+            }
+            if let Ok(moved) = moved {
+                if let Ok(Moved::Bytes(bytes)) = moved {
+                    self.0.count(bytes);
+                    to.0.count(bytes);
+                }
+                return Poll::Ready(moved);
+            }
+        }
+    }
+}
+
+fn splice_some(from: &AsyncFd<OwnedFd>, to: &Writer) -> rustix::io::Result<usize> {
+    let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
+    let to = &to.0.descriptor;
+    rustix::io::retry_on_intr(|| splice(from, None, to, None, MOVED_BYTES_MAX, flags))
+}
+
+impl Writer {
+    /// Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// The descriptor cannot be waited for.
+    pub fn new(pipe: impl Into<OwnedFd>) -> io::Result<Writer> {
+        End::new(pipe.into(), Interest::WRITABLE).map(Writer)
+    }
+
+    /// # Errors
+    /// Nobody reads it any more.
+    pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let written = self.0.descriptor.async_io(Interest::WRITABLE, |pipe| {
+                Ok(rustix::io::retry_on_intr(|| {
+                    rustix::io::write(pipe, bytes)
+                })?)
+            });
+            let written = written.await?;
+            self.0.count(written);
+            bytes = &bytes[written..];
+        }
+        Ok(())
+    }
+
+    /// Resolves when nobody reads it any more.
+    pub async fn until_unread(&self) {
+        if self.0.descriptor.ready(Interest::ERROR).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    fn poll_room(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let mut ready = ready!(self.0.descriptor.poll_write_ready(context))?;
+            // What the runtime knows may be out of date.
+            let looked = ready.try_io(|pipe| match is_ready(pipe, PollFlags::OUT) {
+                true => Ok(()),
+                false => Err(io::ErrorKind::WouldBlock.into()),
+            });
+            if let Ok(looked) = looked {
+                return Poll::Ready(looked);
+            }
+        }
+    }
+}
+
+/// Whether there is something to read, or room to write, now.
+pub(crate) fn is_ready(descriptor: impl AsFd, what: PollFlags) -> bool {
+    let mut wanted = [PollFd::new(&descriptor, what)];
+    let at_once = Timespec::default();
+    poll(&mut wanted, Some(&at_once)).is_ok_and(|ready| ready > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{PipeReader, PipeWriter, Read, Write};
+    use std::pin::pin;
+
+    /// Somebody who writes to a pipe, and another pipe that somebody reads.
+    fn pipes() -> (PipeWriter, Reader, Writer, PipeReader) {
+        let (from, writer) = io::pipe().unwrap();
+        let (reader, to) = io::pipe().unwrap();
+        (
+            writer,
+            Reader::new(from).unwrap(),
+            Writer::new(to).unwrap(),
+            reader,
+        )
+    }
+
+    async fn next(from: &mut Reader, to: &Writer) -> Moved {
+        poll_fn(|context| from.poll_move(to, context))
+            .await
+            .unwrap()
+    }
+
+    /// Whether it waits.
+    async fn waits(step: impl Future) -> bool {
+        let mut step = pin!(step);
+        poll_fn(|context| Poll::Ready(step.as_mut().poll(context).is_pending())).await
+    }
+
+    #[tokio::test]
+    async fn bytes_are_moved_and_then_an_end_is_seen() {
+        let (mut writer, mut from, to, mut reader) = pipes();
+        assert!(waits(next(&mut from, &to)).await);
+        writer.write_all(b"some").unwrap();
+        assert_eq!(next(&mut from, &to).await, Moved::Bytes(4));
+        let mut moved = [0; 4];
+        reader.read_exact(&mut moved).unwrap();
+        assert_eq!(&moved, b"some");
+        drop(writer);
+        assert_eq!(next(&mut from, &to).await, Moved::End);
+    }
+
+    #[tokio::test]
+    async fn a_full_pipe_is_waited_for() {
+        let (mut writer, mut from, to, mut reader) = pipes();
+        let mut filled = 0;
+        while let Ok(bytes) = rustix::io::write(&to.0.descriptor, &[b'x'; 4096]) {
+            filled += bytes;
+        }
+        writer.write_all(b"some").unwrap();
+        from.until_readable().await;
+        assert!(waits(next(&mut from, &to)).await);
+        let mut read = vec![0; filled];
+        reader.read_exact(&mut read).unwrap();
+        assert_eq!(next(&mut from, &to).await, Moved::Bytes(4));
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_is_gone_is_no_failure_of_the_first_pipe() {
+        let (mut writer, mut from, to, reader) = pipes();
+        drop(reader);
+        to.until_unread().await;
+        writer.write_all(b"some").unwrap();
+        assert_eq!(next(&mut from, &to).await, Moved::Unread);
+    }
+
+    #[tokio::test]
+    async fn what_is_written_is_read_again() {
+        let (reader, writer) = io::pipe().unwrap();
+        let (mut reader, writer) = (Reader::new(reader).unwrap(), Writer::new(writer).unwrap());
+        let sent = vec![b'x'; 1 << 20];
+        let writing = async {
+            writer.write_all(&sent).await.unwrap();
+            drop(writer);
+        };
+        let reading = async {
+            let mut read = Vec::new();
+            while let Some(chunk) = reader.chunk().await.unwrap() {
+                read.extend_from_slice(&chunk);
+            }
+            read
+        };
+        let ((), read) = tokio::join!(writing, reading);
+        assert!(read == vec![b'x'; 1 << 20]);
+    }
+
+    #[tokio::test]
+    async fn a_pipe_is_made_wider_once_a_lot_has_gone_through() {
+        let (_writer, from, ..) = pipes();
+        let size = || fcntl_getpipe_size(&from.0.descriptor).unwrap();
+        let before = size();
+        from.0.count(WIDE_AFTER_BYTES - 1);
+        assert_eq!(size(), before);
+        from.0.count(1);
+        assert_eq!(size(), WIDE_BYTES);
+    }
+}
