@@ -2,10 +2,13 @@
 //! same time, and an early end that stops everything.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Duration;
+
+use tempfile::NamedTempFile;
 
 use crate::cannot_run_here;
 use crate::support::chain::{ChainFile, Link, chain, chain_with, link, shell};
@@ -18,6 +21,9 @@ const LARGE_BYTES: usize = 100 << 20;
 
 /// More memory than a portal or a runner needs for that.
 const MEMORY_BYTES_MAX: u64 = LARGE_BYTES as u64;
+
+/// How many streams there are at a time beside one that stalls.
+const STREAMS: usize = 10;
 
 /// How long after a call every process of it may live on.
 const LIVES_ON_MAX: Duration = Duration::from_secs(1);
@@ -59,7 +65,10 @@ fn expect_same(path: &Path, wanted: &Path) {
 }
 
 fn cats() -> ChainFile {
-    chain_with("Deadline: none", [(); 3].map(|()| link(&["/bin/cat"])))
+    chain_with(
+        "Name: cats\nDeadline: none",
+        [(); 3].map(|()| link(&["/bin/cat"])),
+    )
 }
 
 #[test]
@@ -81,7 +90,7 @@ fn a_large_body_passes_unchanged_and_in_little_memory() {
         "--output",
         back.to_str().unwrap(),
     ];
-    finish(portal.curl("/", &arguments), b"", PATIENCE).expect_success();
+    finish(portal.curl("/chains/cats", &arguments), b"", PATIENCE).expect_success();
     expect_same(&back, &large);
 
     let mut send = servers.command("send");
@@ -118,6 +127,69 @@ fn output_comes_while_the_input_is_still_open() {
 }
 
 #[test]
+fn a_line_goes_through_a_filter_as_soon_as_it_comes() {
+    let Some(servers) = Servers::start() else {
+        cannot_run_here!("nats-server, etcd or etcdctl is missing");
+    };
+    let (cats, _runner) = (cats(), servers.runner("one"));
+    let mut send = servers.command("send");
+    send.arg(cats.path());
+    let mut send = send
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut stdin, stdout) = (send.stdin.take().unwrap(), send.stdout.take().unwrap());
+    let mut lines = BufReader::new(stdout).lines();
+    for line in ["first", "second", "third"] {
+        writeln!(stdin, "{line}").unwrap();
+        assert_eq!(lines.next().unwrap().unwrap(), line);
+    }
+    drop(stdin);
+    assert!(lines.next().is_none());
+    assert!(send.wait().unwrap().success());
+}
+
+#[test]
+fn a_reader_that_stalls_holds_up_nobody_else() {
+    let Some(servers) = Servers::start() else {
+        cannot_run_here!("nats-server, etcd or etcdctl is missing");
+    };
+    let (cats, runner) = (cats(), servers.runner("one"));
+    let portal = servers.portal(&[&cats]);
+    until_ready(&portal);
+    // It sends until nothing more is taken, and reads nothing.
+    let mut stalled = portal.begin("/");
+    stalled.give_up_sending_after(Duration::from_millis(500));
+    let chunk = vec![b'x'; 1 << 20];
+    let taken =
+        (0..LARGE_BYTES / chunk.len()).take_while(|_| stalled.try_send_chunk(&chunk).is_ok());
+    let taken_bytes = taken.count() * chunk.len();
+    assert!(
+        taken_bytes < LARGE_BYTES,
+        "{taken_bytes} bytes lie somewhere"
+    );
+
+    let body = vec![b'y'; 5 << 20];
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(&body).unwrap();
+    thread::scope(|scope| {
+        for _ in 0..STREAMS {
+            scope.spawn(|| {
+                let upload = ["--fail", "--upload-file", file.path().to_str().unwrap()];
+                let done =
+                    finish(portal.curl("/chains/cats", &upload), b"", PATIENCE).expect_success();
+                assert!(done.stdout == body);
+            });
+        }
+    });
+    for process in [portal.process(), runner.process()] {
+        let peak = peak_memory(process);
+        assert!(peak < MEMORY_BYTES_MAX, "{peak} bytes");
+    }
+}
+
+#[test]
 fn an_endless_input_ends_with_its_last_reader() {
     let Some(servers) = Servers::start() else {
         cannot_run_here!("nats-server, etcd or etcdctl is missing");
@@ -144,10 +216,10 @@ fn a_client_that_is_killed_stops_every_process_of_its_call() {
     let Some(servers) = Servers::start() else {
         cannot_run_here!("nats-server, etcd or etcdctl is missing");
     };
-    let lines = chain([at_work_cat(), at_work_cat()]);
+    let lines = chain_with("Name: lines", [at_work_cat(), at_work_cat()]);
     let (portal, runner) = (servers.portal(&[&lines]), servers.runner("one"));
     until_ready(&portal);
-    let mut curl = portal.curl("/", &["--no-buffer", "--upload-file", "-"]);
+    let mut curl = portal.curl("/chains/lines", &["--no-buffer", "--upload-file", "-"]);
     let mut send = servers.command("send");
     send.arg(lines.path());
     for client in [&mut curl, &mut send] {
