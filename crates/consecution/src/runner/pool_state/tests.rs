@@ -385,6 +385,7 @@ fn refills_begin_a_few_at_a_time_and_calls_do_not_wait_for_them() {
 #[derive(Debug, Clone)]
 enum Event {
     Take(usize),
+    TakeBeside(usize),
     StartSucceeds(usize),
     StartFails(usize),
     Spoil(usize),
@@ -397,7 +398,8 @@ enum Event {
 fn event() -> impl Strategy<Value = Event> {
     let which = any::<usize>();
     prop_oneof![
-        8 => which.prop_map(Event::Take),
+        6 => which.prop_map(Event::Take),
+        4 => which.prop_map(Event::TakeBeside),
         8 => which.prop_map(Event::StartSucceeds),
         1 => which.prop_map(Event::StartFails),
         1 => which.prop_map(Event::Spoil),
@@ -451,17 +453,8 @@ impl Model {
 
     fn apply(&mut self, event: Event) {
         match event {
-            Event::Take(which) => {
-                let member = self.members[which % self.members.len()];
-                match self.state.take(member, self.now) {
-                    Take::Idle => {
-                        self.remove_idle(member);
-                        self.in_use.push(member);
-                    }
-                    Take::Wait(ticket) => self.waiting.push((member, ticket)),
-                    Take::Busy => {}
-                }
-            }
+            Event::Take(which) => self.take(which, PoolState::take),
+            Event::TakeBeside(which) => self.take(which, PoolState::take_beside),
             Event::StartSucceeds(which) => {
                 if let Some(member) = pick(&mut self.starting, which) {
                     match self.state.started(member, 5 * MS, self.now) {
@@ -517,6 +510,18 @@ impl Model {
                 Action::Stop(member) => self.remove_idle(member),
                 Action::SendAway(_, ticket) => self.answer(ticket),
             }
+        }
+    }
+
+    fn take(&mut self, which: usize, take: fn(&mut PoolState, Member, Moment) -> Take) {
+        let member = self.members[which % self.members.len()];
+        match take(&mut self.state, member, self.now) {
+            Take::Idle => {
+                self.remove_idle(member);
+                self.in_use.push(member);
+            }
+            Take::Wait(ticket) => self.waiting.push((member, ticket)),
+            Take::Busy => {}
         }
     }
 
