@@ -5,6 +5,7 @@ use clap::ValueEnum;
 use crate::place::Place;
 use crate::report::Findings;
 
+mod latency;
 mod once;
 mod pipes;
 
@@ -13,6 +14,8 @@ mod pipes;
 pub(crate) enum Group {
     /// One run of a small chain, from nothing, as from a shell.
     Once,
+    /// A small chain, warm, over HTTP: alone, in a crowd, and at a given rate.
+    Latency,
     /// Large and endless bodies through chains, here and over the network.
     Pipes,
 }
@@ -20,6 +23,7 @@ pub(crate) enum Group {
 pub(crate) fn measure(group: Group, place: &Place) -> anyhow::Result<Findings> {
     match group {
         Group::Once => once::measure(place),
+        Group::Latency => latency::measure(place),
         Group::Pipes => pipes::measure(place),
     }
 }

@@ -34,11 +34,16 @@ pub(crate) fn connect(address: SocketAddr) -> anyhow::Result<TcpStream> {
 
 /// The head of a call of the first chain.
 pub(crate) fn head(length: Length) -> String {
+    head_for("/", length)
+}
+
+/// The head of a POST to that path.
+pub(crate) fn head_for(path: &str, length: Length) -> String {
     let length = match length {
         Length::Known(bytes) => format!("Content-Length: {bytes}"),
         Length::Chunked => "Transfer-Encoding: chunked".to_owned(),
     };
-    format!("POST / HTTP/1.1\r\nHost: localhost\r\n{length}\r\n\r\n")
+    format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n{length}\r\n\r\n")
 }
 
 /// One byte, as a chunk.
@@ -62,8 +67,13 @@ enum Body {
 
 impl Reply {
     /// Reads the head.
-    pub(crate) fn begin(mut stream: TcpStream) -> anyhow::Result<Reply> {
-        let mut buffer = vec![0; READ_BYTES];
+    pub(crate) fn begin(stream: TcpStream) -> anyhow::Result<Reply> {
+        Reply::begin_with(stream, vec![0; READ_BYTES])
+    }
+
+    /// As `begin`, with room to read into, which must have at least
+    /// [`HEAD_BYTES_MAX`] bytes.
+    fn begin_with(mut stream: TcpStream, mut buffer: Vec<u8>) -> anyhow::Result<Reply> {
         let mut filled = 0;
         let end = loop {
             match stream.read(&mut buffer[filled..])? {
@@ -76,7 +86,7 @@ impl Reply {
             {
                 break at + 4;
             }
-            if filled > HEAD_BYTES_MAX {
+            if filled >= HEAD_BYTES_MAX {
                 bail!("a reply's head does not end");
             }
         };
@@ -182,3 +192,54 @@ impl Reply {
         Ok(self.stream.write_all(BYTE_CHUNK.as_bytes())?)
     }
 }
+
+/// One request, again and again on one connection.
+pub(crate) struct Caller {
+    request: Vec<u8>,
+    output: Vec<u8>,
+    /// Gone once a call has failed.
+    connection: Option<(TcpStream, Vec<u8>)>,
+}
+
+impl Caller {
+    pub(crate) fn connect(address: SocketAddr, request: &[u8]) -> anyhow::Result<Caller> {
+        Ok(Caller {
+            request: request.to_owned(),
+            output: Vec::new(),
+            connection: Some((connect(address)?, vec![0; HEAD_BYTES_MAX])),
+        })
+    }
+
+    /// Sends the request, and does not wait for the reply.
+    pub(crate) fn send(&mut self) -> anyhow::Result<()> {
+        let (stream, _) = self.connection.as_mut().context(FAILED_BEFORE)?;
+        Ok(stream.write_all(&self.request)?)
+    }
+
+    /// Reads the reply to what was sent; it must be `expected`.
+    pub(crate) fn receive(&mut self, expected: &[u8]) -> anyhow::Result<()> {
+        let (stream, buffer) = self.connection.take().context(FAILED_BEFORE)?;
+        let mut reply = Reply::begin_with(stream, buffer)?.expect_success()?;
+        self.output.clear();
+        reply.read_to_end(|bytes| {
+            self.output.extend_from_slice(bytes);
+            Ok(())
+        })?;
+        if self.output != expected {
+            bail!(
+                "the wrong output came out: {:?}",
+                String::from_utf8_lossy(&self.output)
+            );
+        }
+        self.connection = Some((reply.stream, reply.buffer));
+        Ok(())
+    }
+
+    /// The request and its reply.
+    pub(crate) fn call(&mut self, expected: &[u8]) -> anyhow::Result<()> {
+        self.send()?;
+        self.receive(expected)
+    }
+}
+
+const FAILED_BEFORE: &str = "an earlier call on this connection has failed";

@@ -19,8 +19,10 @@ pub(crate) fn describe(place: &Place) -> Value {
         "consecution": said(&place.program, "--version"),
         "commit": said(Path::new("git"), "describe --always --dirty"),
         "busybox": said(&place.busybox, "--help"),
-        "nats-server": version("nats-server"),
-        "etcd": version("etcd"),
+        "nats-server": version("nats-server", "--version"),
+        "etcd": version("etcd", "--version"),
+        "webhook": version("webhook", "-version"),
+        "nginx": version("nginx", "-v"),
     })
 }
 
@@ -36,8 +38,8 @@ fn entry(path: &str, name: &str) -> String {
     found.map_or(String::new(), |(_, value)| value.trim().to_owned())
 }
 
-fn version(tool: &str) -> String {
-    find(tool).map_or(String::new(), |tool| said(&tool, "--version"))
+fn version(tool: &str, argument: &str) -> String {
+    find(tool).map_or(String::new(), |tool| said(&tool, argument))
 }
 
 /// The first line that a command prints.

@@ -9,18 +9,23 @@
 #![forbid(unsafe_code)]
 
 mod chunked;
+mod docker;
+mod floor;
 mod groups;
 mod http;
+mod latencies;
 mod machine;
 mod measure;
 mod options;
 mod payload;
+mod peers;
 mod place;
 mod plot;
 mod proc;
 mod process;
 mod report;
 mod servers;
+mod words;
 
 use std::process::ExitCode;
 use std::time::Duration;

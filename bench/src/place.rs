@@ -68,15 +68,20 @@ impl Place {
         command
     }
 
-    /// A shell's pipeline of that busybox' commands.
-    pub(crate) fn shell(&self, stages: &[&str]) -> Command {
+    /// A pipeline of that busybox' commands, as a shell reads it.
+    pub(crate) fn pipeline(&self, stages: &[&str]) -> String {
         let busybox = self.busybox.display();
         let stages: Vec<_> = stages
             .iter()
             .map(|stage| format!("{busybox} {stage}"))
             .collect();
+        stages.join(" | ")
+    }
+
+    /// That, for the system's shell.
+    pub(crate) fn shell(&self, stages: &[&str]) -> Command {
         let mut command = Command::new("sh");
-        command.arg("-c").arg(stages.join(" | "));
+        command.arg("-c").arg(self.pipeline(stages));
         command
     }
 
@@ -84,7 +89,17 @@ impl Place {
     /// is one at least; where they are slow there are fewer, so that somebody
     /// waits for the end.
     pub(crate) fn turns(&self, what: &str, time_max: Duration) -> impl Iterator<Item = String> {
-        let (begin, rounds) = (Instant::now(), self.rounds);
+        self.many_turns(what, 1, time_max)
+    }
+
+    /// The turns of a measurement that is quick enough for several in each round.
+    pub(crate) fn many_turns(
+        &self,
+        what: &str,
+        per_round: usize,
+        time_max: Duration,
+    ) -> impl Iterator<Item = String> {
+        let (begin, rounds) = (Instant::now(), self.rounds * per_round);
         (1..=rounds)
             .take_while(move |&turn| turn == 1 || begin.elapsed() < time_max)
             .map(move |turn| format!("{what}, turn {turn} of {rounds}"))

@@ -33,6 +33,7 @@ pub(crate) struct Row {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Unit {
     Ratio,
+    PerSecond,
     Milliseconds,
     Mebibytes,
     MebibytesPerSecond,
@@ -116,6 +117,7 @@ impl Unit {
     fn name(self) -> &'static str {
         match self {
             Unit::Ratio => "",
+            Unit::PerSecond => "/s",
             Unit::Milliseconds => "ms",
             Unit::Mebibytes => "MiB",
             Unit::MebibytesPerSecond => "MiB/s",

@@ -32,7 +32,7 @@ pub(crate) struct Server {
 
 impl Server {
     /// Starts it; what it says goes to a file.
-    fn start(place: &Place, name: &str, mut command: Command) -> anyhow::Result<Server> {
+    pub(crate) fn start(place: &Place, name: &str, mut command: Command) -> anyhow::Result<Server> {
         let log = place.path(&format!("{name}.log"));
         let file = File::create(&log)?;
         command
@@ -48,7 +48,7 @@ impl Server {
     }
 
     /// Waits until `look` finds what it looks for.
-    fn until<T>(&self, look: impl Fn() -> Option<T>) -> anyhow::Result<T> {
+    pub(crate) fn until<T>(&self, look: impl Fn() -> Option<T>) -> anyhow::Result<T> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(found) = look() {
@@ -171,16 +171,8 @@ impl Between<'_> {
     /// Starts a portal for a chain, and waits until its links are served.
     pub(crate) fn portal(&self, place: &Place, chain: &Path, name: &str) -> anyhow::Result<Portal> {
         let mut command = self.command(place, "portal");
-        command
-            .args(["--listen", "127.0.0.1:0", "--grace", "1s"])
-            .arg(chain);
-        let server = Server::start(place, &format!("{name}-portal"), command)?;
-        let address = server.until(|| server.said("listening on http://"))?;
-        let address = address
-            .parse()
-            .context("failed to read the portal's address")?;
-        server.until(|| answers(address, "/readyz").then_some(()))?;
-        Ok(Portal { server, address })
+        command.arg(chain);
+        Portal::start(place, &format!("{name}-portal"), command)
     }
 
     /// Sends a payload through a chain: its links are known, and served, when
@@ -202,6 +194,24 @@ pub(crate) struct Portal {
 }
 
 impl Portal {
+    /// `serve`: a portal and a runner in one process.
+    pub(crate) fn serving(place: &Place, chain: &Path) -> anyhow::Result<Portal> {
+        let mut command = place.consecution();
+        command.arg("serve").arg(chain);
+        Portal::start(place, "serve", command)
+    }
+
+    fn start(place: &Place, name: &str, mut command: Command) -> anyhow::Result<Portal> {
+        command.args(["--listen", "127.0.0.1:0", "--grace", "1s"]);
+        let server = Server::start(place, name, command)?;
+        let address = server.until(|| server.said("listening on http://"))?;
+        let address = address
+            .parse()
+            .context("failed to read the portal's address")?;
+        server.until(|| answers(address, "/readyz").then_some(()))?;
+        Ok(Portal { server, address })
+    }
+
     pub(crate) fn pid(&self) -> Pid {
         self.server.pid()
     }
@@ -219,7 +229,7 @@ fn answers(address: SocketAddr, path: &str) -> bool {
 }
 
 /// An address where nobody listens now.
-fn free_address() -> anyhow::Result<SocketAddr> {
+pub(crate) fn free_address() -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     Ok(listener.local_addr()?)
 }

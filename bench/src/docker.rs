@@ -1,0 +1,46 @@
+//! `docker run`, where an engine answers.
+
+use std::process::{Command, Stdio};
+
+use crate::place::Place;
+use crate::process::Process;
+
+const IMAGE: &str = "consecution-bench";
+
+/// An engine that answers, with an image of our own; gone when dropped.
+pub(crate) struct Docker;
+
+impl Docker {
+    pub(crate) fn prepare(place: &Place) -> anyhow::Result<Option<Docker>> {
+        let mut info = Command::new("docker");
+        info.arg("info");
+        let answers = Process::start_silent(info).is_ok_and(|info| info.succeed().is_ok());
+        if !answers {
+            return Ok(None);
+        }
+        let mut import = Command::new("docker");
+        import.args(["import", "-", IMAGE]).stdout(Stdio::null());
+        place.pack_image_into(import)?;
+        Ok(Some(Docker))
+    }
+
+    /// A pipeline of containers of it.
+    pub(crate) fn pipeline(&self, stages: &[&str]) -> Command {
+        let run = |stage: &&str| format!("docker run --rm -i {IMAGE} {stage}");
+        let stages: Vec<_> = stages.iter().map(run).collect();
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(stages.join(" | "));
+        command
+    }
+}
+
+impl Drop for Docker {
+    fn drop(&mut self) {
+        let mut remove = Command::new("docker");
+        remove.args(["image", "rm", IMAGE]);
+        let removed = Process::start_silent(remove).and_then(Process::succeed);
+        if removed.is_err() {
+            eprintln!("bench: docker keeps the image {IMAGE}");
+        }
+    }
+}
