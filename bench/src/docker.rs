@@ -24,6 +24,13 @@ impl Docker {
         Ok(Some(Docker))
     }
 
+    /// One container of it.
+    pub(crate) fn run(&self, command: &[&str]) -> Command {
+        let mut run = Command::new("docker");
+        run.args(["run", "--rm", "-i", IMAGE]).args(command);
+        run
+    }
+
     /// A pipeline of containers of it.
     pub(crate) fn pipeline(&self, stages: &[&str]) -> Command {
         let run = |stage: &&str| format!("docker run --rm -i {IMAGE} {stage}");

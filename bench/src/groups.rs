@@ -8,6 +8,7 @@ use crate::report::Findings;
 mod latency;
 mod once;
 mod pipes;
+mod start;
 
 /// Things that are measured together, side by side.
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -16,6 +17,8 @@ pub(crate) enum Group {
     Once,
     /// A small chain, warm, over HTTP: alone, in a crowd, and at a given rate.
     Latency,
+    /// One sealed process, beside a bare one, bwrap, runc and docker.
+    Start,
     /// Large and endless bodies through chains, here and over the network.
     Pipes,
 }
@@ -24,6 +27,7 @@ pub(crate) fn measure(group: Group, place: &Place) -> anyhow::Result<Findings> {
     match group {
         Group::Once => once::measure(place),
         Group::Latency => latency::measure(place),
+        Group::Start => start::measure(place),
         Group::Pipes => pipes::measure(place),
     }
 }

@@ -23,6 +23,8 @@ pub(crate) fn describe(place: &Place) -> Value {
         "etcd": version("etcd", "--version"),
         "webhook": version("webhook", "-version"),
         "nginx": version("nginx", "-v"),
+        "bwrap": version("bwrap", "--version"),
+        "runc": version("runc", "--version"),
     })
 }
 

@@ -6,6 +6,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use image::{Owners, Store, StoreOptions};
+use sandbox::Ids;
 use tempfile::TempDir;
 
 use crate::options::Options;
@@ -59,6 +61,23 @@ impl Place {
         command.stdin(pack.output()?);
         Process::start(command)?.succeed()?;
         pack.succeed()
+    }
+
+    /// The root of the busybox image, as runners have it.
+    pub(crate) fn root(&self) -> anyhow::Result<PathBuf> {
+        let options = StoreOptions {
+            owners: match Ids::detect() {
+                Ids::Shifted { base } => Owners::Shifted { base },
+                Ids::Own => Owners::Mine,
+            },
+            ..StoreOptions::default()
+        };
+        let store = Store::open(&self.home, options)?;
+        let image = store.get(&"busybox".parse()?)?;
+        Ok(image
+            .context("there is no busybox image")?
+            .root()
+            .to_owned())
     }
 
     /// The program, with its home.
