@@ -8,6 +8,7 @@ use crate::report::Findings;
 mod latency;
 mod once;
 mod pipes;
+mod scale;
 mod start;
 
 /// Things that are measured together, side by side.
@@ -19,6 +20,8 @@ pub(crate) enum Group {
     Latency,
     /// One sealed process, beside a bare one, bwrap, runc and docker.
     Start,
+    /// Bursts, more runners, many links, first calls, large images.
+    Scale,
     /// Large and endless bodies through chains, here and over the network.
     Pipes,
 }
@@ -28,6 +31,7 @@ pub(crate) fn measure(group: Group, place: &Place) -> anyhow::Result<Findings> {
         Group::Once => once::measure(place),
         Group::Latency => latency::measure(place),
         Group::Start => start::measure(place),
+        Group::Scale => scale::measure(place),
         Group::Pipes => pipes::measure(place),
     }
 }

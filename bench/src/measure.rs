@@ -51,6 +51,11 @@ impl Samples {
         let pairs = self.0.iter().zip(&other.0);
         Samples(pairs.map(|(one, other)| one / other).collect())
     }
+
+    /// Each one by the same number.
+    pub(crate) fn by_number(&self, number: f64) -> Samples {
+        self.0.iter().map(|one| one / number).collect()
+    }
 }
 
 impl FromIterator<f64> for Samples {

@@ -1,5 +1,7 @@
 //! What a process has of the machine, as the kernel counts it.
 
+use std::collections::BTreeMap;
+use std::io;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -17,6 +19,69 @@ pub(crate) fn reset_peak(pid: Pid) -> anyhow::Result<()> {
 /// The most that a process has had in memory, in bytes.
 pub(crate) fn peak(pid: Pid) -> anyhow::Result<u64> {
     status(pid, "VmHWM:")
+}
+
+/// What a process has in memory now, in bytes.
+pub(crate) fn resident(pid: Pid) -> anyhow::Result<u64> {
+    status(pid, "VmRSS:")
+}
+
+/// The memory of a process and of all that it has started, in bytes: what is
+/// shared counts for each of those that share it with an equal part.
+pub(crate) fn memory_of_all(pid: Pid) -> anyhow::Result<u64> {
+    let mut all = BTreeMap::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let id = name.to_str().and_then(|name| name.parse::<i32>().ok());
+        // It may be gone by now.
+        all.extend(id.and_then(|id| Some((id, Stat::read(id)?))));
+    }
+    let (mut bytes, mut family) = (0, vec![pid.as_raw_pid()]);
+    while let Some(id) = family.pop() {
+        let children = all.iter().filter(|(_, stat)| stat.parent == id);
+        family.extend(children.map(|(&child, _)| child));
+        let parent = all.get(&id).and_then(|stat| all.get(&stat.parent));
+        let shares = parent.is_some_and(|parent| parent.addresses == all[&id].addresses);
+        if !shares {
+            bytes += proportional(id)?;
+        }
+    }
+    Ok(bytes)
+}
+
+/// A process's part of what it has in memory; 0 where it is gone.
+fn proportional(pid: i32) -> anyhow::Result<u64> {
+    let path = format!("/proc/{pid}/smaps_rollup");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => kibibytes(&text, "Pss:").with_context(|| format!("failed to read {path}")),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(error).with_context(|| format!("failed to read {path}"))
+        }
+        Err(_) => Ok(0),
+    }
+}
+
+/// What proc(5) says of a process.
+struct Stat {
+    parent: i32,
+    /// Where its stack and its arguments are. They are elsewhere in each program
+    /// that is executed: where parent and child have the same, they share all of
+    /// their memory, as the first process of a sandbox and its zygote do.
+    addresses: (u64, u64),
+}
+
+impl Stat {
+    fn read(pid: i32) -> Option<Stat> {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name before that may have spaces in it.
+        let (_, fields) = text.rsplit_once(')')?;
+        let fields: Vec<&str> = fields.split_whitespace().collect();
+        let field = |place: usize| fields.get(place)?.parse::<u64>().ok();
+        Some(Stat {
+            parent: i32::try_from(field(1)?).ok()?,
+            addresses: (field(25)?, field(45)?),
+        })
+    }
 }
 
 /// How long a process has had a processor; what it has started does not count.
@@ -52,6 +117,24 @@ fn kibibytes(status: &str, name: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::{Command, Stdio};
+
+    use rustix::process::getpid;
+
+    #[test]
+    fn what_a_process_has_started_counts_too() {
+        let alone = super::memory_of_all(getpid()).unwrap();
+        let mut cat = Command::new("cat");
+        cat.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut cat = cat.spawn().unwrap();
+        let child = rustix::process::Pid::from_child(&cat);
+        assert!(alone > super::resident(getpid()).unwrap() / 16);
+        assert!(super::memory_of_all(child).unwrap() > 0);
+        assert!(super::memory_of_all(child).unwrap() <= super::peak(child).unwrap());
+        drop(cat.stdin.take());
+        cat.wait().unwrap();
+    }
+
     #[test]
     fn an_entry_is_found_by_its_whole_name() {
         let status = "VmHWMX:\t 1 kB\nVmHWM:\t   20 kB\nThreads:\t3\n";

@@ -17,7 +17,7 @@ use crate::place::{Place, find};
 use crate::process::Process;
 
 /// How long a server may take to answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 const GLANCE: Duration = Duration::from_millis(20);
 
@@ -60,6 +60,14 @@ impl Server {
             }
             sleep(GLANCE);
         }
+    }
+
+    /// Waits until a runner, which was given `--listen`, serves a link.
+    pub(crate) fn until_serving(&self) -> anyhow::Result<()> {
+        let address = self.until(|| self.said("listening on http://"))?;
+        let address = address.parse()?;
+        let serves = |said: String| (!said.contains("\"serving\":0")).then_some(());
+        self.until(|| answer(address, "/readyz").and_then(serves))
     }
 
     /// What stands behind `mark` in its log, up to the next space.
@@ -154,7 +162,8 @@ pub(crate) struct Between<'a> {
 }
 
 impl Between<'_> {
-    fn command(&self, place: &Place, command: &str) -> Command {
+    /// The program, with the servers as options.
+    pub(crate) fn command(&self, place: &Place, command: &str) -> Command {
         let mut consecution = place.consecution();
         consecution.arg(command);
         consecution.args(["--nats", &self.nats.url, "--etcd", &self.etcd.url]);
@@ -163,15 +172,37 @@ impl Between<'_> {
 
     /// Starts a runner of that name.
     pub(crate) fn runner(&self, place: &Place, name: &str) -> anyhow::Result<Server> {
+        self.runner_with(place, name, &[])
+    }
+
+    /// Starts a runner with more options.
+    pub(crate) fn runner_with(
+        &self,
+        place: &Place,
+        name: &str,
+        options: &[&str],
+    ) -> anyhow::Result<Server> {
         let mut command = self.command(place, "runner");
-        command.args(["--name", name, "--grace", "1s"]);
+        command
+            .args(["--name", name, "--grace", "1s"])
+            .args(options);
         Server::start(place, &format!("{name}-runner"), command)
     }
 
     /// Starts a portal for a chain, and waits until its links are served.
     pub(crate) fn portal(&self, place: &Place, chain: &Path, name: &str) -> anyhow::Result<Portal> {
+        self.portal_of(place, &[chain], name)
+    }
+
+    /// Starts a portal for chains, and waits until all their links are served.
+    pub(crate) fn portal_of(
+        &self,
+        place: &Place,
+        chains: &[impl AsRef<Path>],
+        name: &str,
+    ) -> anyhow::Result<Portal> {
         let mut command = self.command(place, "portal");
-        command.arg(chain);
+        command.args(chains.iter().map(AsRef::as_ref));
         Portal::start(place, &format!("{name}-portal"), command)
     }
 
@@ -219,13 +250,24 @@ impl Portal {
 
 /// Whether a GET of that path is answered with 200.
 fn answers(address: SocketAddr, path: &str) -> bool {
-    let asked = || -> anyhow::Result<bool> {
+    answer(address, path).is_some()
+}
+
+/// What a GET of that path gives, if it is answered with 200.
+fn answer(address: SocketAddr, path: &str) -> Option<String> {
+    let ask = || -> anyhow::Result<String> {
         let mut stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(ANSWER_WAIT))?;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n")?;
-        Ok(http::Reply::begin(stream)?.status == 200)
+        let mut text = Vec::new();
+        let mut reply = http::Reply::begin(stream)?.expect_success()?;
+        reply.read_to_end(|bytes| {
+            text.extend_from_slice(bytes);
+            Ok(())
+        })?;
+        Ok(String::from_utf8(text)?)
     };
-    asked().unwrap_or(false)
+    ask().ok()
 }
 
 /// An address where nobody listens now.
