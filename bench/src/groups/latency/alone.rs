@@ -16,13 +16,32 @@ use crate::proc;
 use crate::report::{Row, Unit};
 use crate::words::{INPUT, OUTPUT, STAGES, once};
 
-/// Calls one right after the other, so that what a call leaves to be done, such
-/// as to start a process for the next one, is met by that next one, and not by
-/// somebody else's call.
-const CALLS: usize = 150;
+/// How a contender is called.
+#[derive(Clone, Copy)]
+struct Manner {
+    /// Between the end of a call and the next one.
+    pause: Duration,
+    calls: u32,
+}
 
-/// Turns of that, for each round.
-const TURNS_PER_ROUND: usize = 4;
+/// As by somebody who waits for answers now and then. What a call leaves to be
+/// done, such as to start processes for the next one, is done meanwhile; what a
+/// shell does finds everything as quiet.
+const PACED: Manner = Manner {
+    pause: Duration::from_millis(10),
+    calls: 40,
+};
+
+/// As by a loop. What a call leaves to be done is met by the next one, and since
+/// there are many more calls than there ever are processes in reserve, each pays
+/// for its own: two cores can do no more of them than bare starts allow.
+const BACK_TO_BACK: Manner = Manner {
+    pause: Duration::ZERO,
+    calls: 120,
+};
+
+/// Turns, for each round.
+const TURNS_PER_ROUND: usize = 3;
 
 /// No turn begins after that.
 const TURNS_TIME: Duration = Duration::from_secs(60);
@@ -30,18 +49,25 @@ const TURNS_TIME: Duration = Duration::from_secs(60);
 /// For what has been called before to come to rest.
 const PAUSE: Duration = Duration::from_millis(100);
 
-type Calls<'a> = Box<dyn FnMut(&mut Latencies) -> anyhow::Result<()> + 'a>;
+type Calls<'a> = Box<dyn FnMut(Manner, &mut Latencies) -> anyhow::Result<()> + 'a>;
 
 /// Somebody who can be asked for the output.
 struct Contender<'a> {
     name: &'static str,
-    /// Makes a number of calls, and says how long each took.
+    /// Makes calls, and says how long each took.
     calls: Calls<'a>,
+    paced: Times,
+    back_to_back: Times,
+}
+
+struct Times {
     /// All of all turns.
     all: Latencies,
     /// Of each turn, in milliseconds.
     medians: Samples,
 }
+
+type OfManner = for<'a> fn(&'a Contender<'_>) -> &'a Times;
 
 /// What all else is compared with.
 const DASH: &str = "dash -c";
@@ -51,33 +77,16 @@ pub(super) fn measure(
     everything: &Everything,
     targets: [Target<'_>; 4],
 ) -> anyhow::Result<(Vec<Row>, Vec<Row>)> {
-    let shell = |name, program: &str, first: Option<&'static str>| {
-        let program = find(program)?;
-        let pipeline = place.pipeline(&STAGES);
-        Ok(contender(name, move || {
-            let mut command = Command::new(&program);
-            command.args(first).arg("-c").arg(&pipeline);
-            once(command)
-        }))
-    };
+    let mut all = targets.map(over_http).into_iter().collect::<Vec<_>>();
+    all.extend(shells(place)?);
     let mut output = Vec::new();
-    let bare = contender("vfork + exec, no shell", move || {
+    all.push(contender("vfork + exec, no shell", move || {
         let begin = Instant::now();
         floor::run(place, &STAGES, INPUT, &mut output)?;
         let time = begin.elapsed();
         ensure!(output == OUTPUT, "the wrong output came out");
         Ok(time)
-    });
-    let shells: [anyhow::Result<_>; 3] = [
-        shell(DASH, "dash", None),
-        shell("bash -c", "bash", None),
-        shell("busybox sh -c", "busybox", Some("sh")),
-    ];
-    let mut all = targets.map(over_http).into_iter().collect::<Vec<_>>();
-    for shell in shells {
-        all.push(shell?);
-    }
-    all.push(bare);
+    }));
 
     let pids = [
         everything.portal.pid(),
@@ -91,56 +100,91 @@ pub(super) fn measure(
         for contender in &mut all {
             contender.take_turn()?;
         }
+        let calls = f64::from(PACED.calls + BACK_TO_BACK.calls + 2);
         for ((before, pid), cost) in before.into_iter().zip(pids).zip(&mut costs) {
             let taken = proc::processor_time(pid)?.saturating_sub(before?);
-            cost.add(taken.as_secs_f64() * 1000.0 / (CALLS + 1) as f64);
+            cost.add(taken.as_secs_f64() * 1000.0 / calls);
         }
     }
     rows(&all, &costs)
+}
+
+fn shells<'a>(place: &Place) -> anyhow::Result<Vec<Contender<'a>>> {
+    let shell = |name, program: &str, first: Option<&'static str>| {
+        let program = find(program)?;
+        let pipeline = place.pipeline(&STAGES);
+        Ok(contender(name, move || {
+            let mut command = Command::new(&program);
+            command.args(first).arg("-c").arg(&pipeline);
+            once(command)
+        }))
+    };
+    let all = [
+        shell(DASH, "dash", None),
+        shell("bash -c", "bash", None),
+        shell("busybox sh -c", "busybox", Some("sh")),
+    ];
+    all.into_iter().collect()
 }
 
 fn contender<'a>(
     name: &'static str,
     mut call: impl FnMut() -> anyhow::Result<Duration> + 'a,
 ) -> Contender<'a> {
-    let calls = move |times: &mut Latencies| {
+    of_calls(name, move |manner, times| {
         // The first one warms what can be warmed.
         call()?;
-        for _ in 0..CALLS {
+        for _ in 0..manner.calls {
+            sleep(manner.pause);
             times.add(call()?);
         }
         Ok(())
-    };
-    Contender {
-        name,
-        calls: Box::new(calls),
-        all: Latencies::new(),
-        medians: Samples::default(),
-    }
+    })
 }
 
 fn over_http(target: Target<'_>) -> Contender<'_> {
-    let mut contender = contender(target.name, || Ok(Duration::ZERO));
-    contender.calls = Box::new(move |times| {
+    of_calls(target.name, move |manner, times| {
         let mut caller = Caller::connect(target.address, target.request)?;
         caller.call(OUTPUT)?;
-        for _ in 0..CALLS {
+        for _ in 0..manner.calls {
+            sleep(manner.pause);
             let begin = Instant::now();
             caller.call(OUTPUT)?;
             times.add(begin.elapsed());
         }
         Ok(())
-    });
-    contender
+    })
+}
+
+fn of_calls<'a>(
+    name: &'static str,
+    calls: impl FnMut(Manner, &mut Latencies) -> anyhow::Result<()> + 'a,
+) -> Contender<'a> {
+    let times = || Times {
+        all: Latencies::new(),
+        medians: Samples::default(),
+    };
+    Contender {
+        name,
+        calls: Box::new(calls),
+        paced: times(),
+        back_to_back: times(),
+    }
 }
 
 impl Contender<'_> {
     fn take_turn(&mut self) -> anyhow::Result<()> {
-        sleep(PAUSE);
-        let mut times = Latencies::new();
-        (self.calls)(&mut times).context(self.name)?;
-        self.medians.add(times.median());
-        self.all.add_all(&times);
+        let manners = [
+            (PACED, &mut self.paced),
+            (BACK_TO_BACK, &mut self.back_to_back),
+        ];
+        for (manner, found) in manners {
+            sleep(PAUSE);
+            let mut times = Latencies::new();
+            (self.calls)(manner, &mut times).context(self.name)?;
+            found.medians.add(times.median());
+            found.all.add_all(&times);
+        }
         Ok(())
     }
 }
@@ -152,33 +196,38 @@ fn rows(all: &[Contender<'_>], costs: &[Samples; 3]) -> anyhow::Result<(Vec<Row>
     let [network, serve, peers @ ..] = all else {
         anyhow::bail!("ours are not there");
     };
-    let median = |contender: &Contender<'_>| {
-        let what = format!("{} ÷ dash, median", contender.name);
-        Row::new(what, Unit::Ratio, &contender.medians.by(&dash.medians))
-    };
-    let p99 = |contender: &Contender<'_>| {
-        let ratio = contender.all.quantile(0.99) / dash.all.quantile(0.99);
-        Row::single(
-            format!("{} ÷ dash, p99", contender.name),
-            Unit::Ratio,
-            ratio,
-        )
-    };
-    let mut rows = vec![
-        median(network).asked(0.5, 0.35),
-        p99(network).asked(1.0, 0.5),
-        median(serve).asked(0.35, 0.25),
-        p99(serve),
+    let (mut rows, mut absolute) = (Vec::new(), Vec::new());
+    let manners: [(_, OfManner); 2] = [
+        ("paced", |contender| &contender.paced),
+        ("back to back", |contender| &contender.back_to_back),
     ];
-    let others = peers.iter().filter(|contender| contender.name != DASH);
-    rows.extend(others.map(median));
-
-    let mut absolute = Vec::new();
-    for contender in all {
-        let name = contender.name;
-        absolute.push(Row::new(name, Unit::Milliseconds, &contender.medians));
-        let p99 = contender.all.quantile(0.99);
-        absolute.push(Row::single(format!("{name}, p99"), Unit::Milliseconds, p99));
+    for (manner, times) in manners {
+        let median = |contender| {
+            let ratio = times(contender).medians.by(&times(dash).medians);
+            let what = format!("{} ÷ dash, {manner}, median", contender.name);
+            Row::new(what, Unit::Ratio, &ratio)
+        };
+        let p99 = |contender: &Contender<'_>| {
+            let [ours, theirs] = [contender, dash].map(|one| times(one).all.quantile(0.99));
+            let what = format!("{} ÷ dash, {manner}, p99", contender.name);
+            Row::single(what, Unit::Ratio, ours / theirs)
+        };
+        rows.extend([
+            median(network).asked(0.5, 0.35),
+            p99(network).asked(1.0, 0.5),
+            median(serve).asked(0.35, 0.25),
+            p99(serve),
+        ]);
+        let others = peers.iter().filter(|contender| contender.name != DASH);
+        rows.extend(others.map(median));
+        for contender in all {
+            let (name, times) = (contender.name, times(contender));
+            let what = format!("{name}, {manner}");
+            absolute.push(Row::new(what, Unit::Milliseconds, &times.medians));
+            let what = format!("{name}, {manner}, p99");
+            let p99 = times.all.quantile(0.99);
+            absolute.push(Row::single(what, Unit::Milliseconds, p99));
+        }
     }
     for (name, cost) in ["portal", "NATS", "runner"].iter().zip(costs) {
         let what = format!("processor time of a call: {name}");
