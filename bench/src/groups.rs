@@ -5,6 +5,7 @@ use clap::ValueEnum;
 use crate::place::Place;
 use crate::report::Findings;
 
+mod instructions;
 mod latency;
 mod once;
 mod pipes;
@@ -22,6 +23,8 @@ pub(crate) enum Group {
     Start,
     /// Bursts, more runners, many links, first calls, large images.
     Scale,
+    /// Instructions of a call, which are the same on a noisy machine.
+    Instructions,
     /// Large and endless bodies through chains, here and over the network.
     Pipes,
 }
@@ -32,6 +35,7 @@ pub(crate) fn measure(group: Group, place: &Place) -> anyhow::Result<Findings> {
         Group::Latency => latency::measure(place),
         Group::Start => start::measure(place),
         Group::Scale => scale::measure(place),
+        Group::Instructions => instructions::measure(place),
         Group::Pipes => pipes::measure(place),
     }
 }

@@ -34,6 +34,7 @@ pub(crate) struct Row {
 pub(crate) enum Unit {
     Ratio,
     PerSecond,
+    ThousandInstructions,
     Milliseconds,
     Mebibytes,
     MebibytesPerSecond,
@@ -118,6 +119,7 @@ impl Unit {
         match self {
             Unit::Ratio => "",
             Unit::PerSecond => "/s",
+            Unit::ThousandInstructions => "k",
             Unit::Milliseconds => "ms",
             Unit::Mebibytes => "MiB",
             Unit::MebibytesPerSecond => "MiB/s",

@@ -232,7 +232,8 @@ impl Portal {
         Portal::start(place, "serve", command)
     }
 
-    fn start(place: &Place, name: &str, mut command: Command) -> anyhow::Result<Portal> {
+    /// Starts one, whose command is complete but for where it listens.
+    pub(crate) fn start(place: &Place, name: &str, mut command: Command) -> anyhow::Result<Portal> {
         command.args(["--listen", "127.0.0.1:0", "--grace", "1s"]);
         let server = Server::start(place, name, command)?;
         let address = server.until(|| server.said("listening on http://"))?;
