@@ -28,7 +28,7 @@ const STARTS: usize = 60;
 const TURNS_PER_ROUND: usize = 8;
 
 /// No turn begins after that.
-const TURNS_TIME: Duration = Duration::from_secs(60);
+const TURNS_TIME: Duration = Duration::from_secs(40);
 
 /// For what was started before to be gone.
 const PAUSE: Duration = Duration::from_millis(50);

@@ -44,7 +44,7 @@ const BACK_TO_BACK: Manner = Manner {
 const TURNS_PER_ROUND: usize = 3;
 
 /// No turn begins after that.
-const TURNS_TIME: Duration = Duration::from_secs(60);
+const TURNS_TIME: Duration = Duration::from_secs(40);
 
 /// For what has been called before to come to rest.
 const PAUSE: Duration = Duration::from_millis(100);

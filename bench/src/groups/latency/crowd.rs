@@ -23,7 +23,7 @@ const WARM_UP: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(300);
 
 /// No turn begins after that.
-const TURNS_TIME: Duration = Duration::from_secs(45);
+const TURNS_TIME: Duration = Duration::from_secs(30);
 
 /// Calls per second, of each target.
 pub(super) struct Crowd<'a>([(Target<'a>, Samples); 4]);

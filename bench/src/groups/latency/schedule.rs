@@ -27,7 +27,7 @@ const TIME: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(300);
 
 /// No turn begins after that.
-const TURNS_TIME: Duration = Duration::from_secs(45);
+const TURNS_TIME: Duration = Duration::from_secs(30);
 
 /// Which part of what the slowest of them can do is asked of all.
 const LOAD: f64 = 0.5;

@@ -19,7 +19,7 @@ use crate::report::{Row, Unit};
 const LINKS_PER_ROUND: usize = 8;
 
 /// No turn begins after that.
-const TURNS_TIME: Duration = Duration::from_secs(30);
+const TURNS_TIME: Duration = Duration::from_secs(20);
 
 /// For the runner to come to rest.
 const PAUSE: Duration = Duration::from_millis(200);

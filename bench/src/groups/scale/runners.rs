@@ -26,7 +26,7 @@ const TIME: Duration = Duration::from_secs(2);
 const WARM_UP: Duration = Duration::from_millis(500);
 
 /// No turn begins after that.
-const TURNS_TIME: Duration = Duration::from_secs(60);
+const TURNS_TIME: Duration = Duration::from_secs(40);
 
 pub(super) fn measure(place: &Place) -> anyhow::Result<Rows> {
     let chain = place.write("wait.yaml", CHAIN)?;

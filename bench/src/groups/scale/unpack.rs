@@ -29,7 +29,7 @@ const PACKAGES: [&str; 8] = [
 ];
 
 /// No turn begins after that.
-const TURNS_TIME: Duration = Duration::from_secs(40);
+const TURNS_TIME: Duration = Duration::from_secs(30);
 
 pub(super) fn measure(place: &Place) -> anyhow::Result<Rows> {
     let umoci = find("umoci")?;
