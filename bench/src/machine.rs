@@ -20,6 +20,7 @@ pub(crate) fn describe(place: &Place) -> Value {
         "commit": said(Path::new("git"), "describe --always --dirty"),
         "busybox": said(&place.busybox, "--help"),
         "nats-server": version("nats-server", "--version"),
+        "nats-server GOGC": crate::servers::NATS_GOGC,
         "etcd": version("etcd", "--version"),
         "webhook": version("webhook", "-version"),
         "nginx": version("nginx", "-v"),

@@ -86,11 +86,15 @@ pub(crate) struct Nats {
     url: String,
 }
 
+/// How NATS trades memory for work, as docs/operations.md recommends.
+pub(crate) const NATS_GOGC: &str = "400";
+
 impl Nats {
     pub(crate) fn start(place: &Place, name: &str) -> anyhow::Result<Nats> {
         let address = free_address()?;
         let mut command = Command::new(find("nats-server")?);
         command.args(["--addr", "127.0.0.1", "--port", &address.port().to_string()]);
+        command.env("GOGC", NATS_GOGC);
         let server = Server::start(place, name, command)?;
         server.until(|| greets(address).then_some(()))?;
         Ok(Nats {
