@@ -8,14 +8,21 @@ use std::path::{Path, PathBuf};
 
 use crate::failure::{Failure, Step};
 use crate::init::Plan;
+use crate::landlock;
 use crate::mounts;
+use crate::rlimits::ProcessLimits;
 use crate::spec::{Ids, Spec};
 use crate::sys::{Knock, StringArray};
 use crate::user::Identity;
 
 /// What remains for each process, with everything looked up and allocated that
 /// can be: where it is carried out, neither is possible.
-pub(crate) fn plan(spec: &Spec, identity: Identity, knock: Knock) -> Result<Plan, Failure> {
+pub(crate) fn plan(
+    spec: &Spec,
+    identity: Identity,
+    limits: ProcessLimits,
+    knock: Knock,
+) -> Result<Plan, Failure> {
     let command = spec.command.first().map_or("", String::as_str);
     let strings = |strings: Vec<String>| {
         let strings = strings.into_iter().map(CString::new);
@@ -42,6 +49,8 @@ pub(crate) fn plan(spec: &Spec, identity: Identity, knock: Knock) -> Result<Plan
         set_groups: spec.ids != Ids::Own,
         identity,
         mounts: mounts::plan(spec)?,
+        limits,
+        domain: landlock::plan(spec.network),
         knock,
     })
 }

@@ -13,13 +13,14 @@ use crate::init::Plan;
 use crate::spec::{Ids, Spec};
 use crate::sys::Knock;
 use crate::user::{self, Identity};
-use crate::wire::{Opened, send_opened};
+use crate::wire::{Opened, Order, send_opened};
 use crate::{capabilities, command, mounts, network, rlimits, seccomp, sys};
 
-/// Takes this process into the sandbox of `spec`, and says what remains to be
+/// Takes this process into the sandbox that is ordered, and says what remains to be
 /// done for each process there. The process that returns is another than the
 /// one that called, which has exited.
-pub(crate) fn enter(spec: &Spec, socket: &OwnedFd) -> Result<Plan, Failure> {
+pub(crate) fn enter(order: &Order, socket: &OwnedFd) -> Result<Plan, Failure> {
+    let spec = &order.spec;
     // As the user of the host that we are: the way to the root may be his alone.
     let root = open_root(&spec.root)?;
     let identity = user::resolve(&root, spec)?;
@@ -33,10 +34,11 @@ pub(crate) fn enter(spec: &Spec, socket: &OwnedFd) -> Result<Plan, Failure> {
     // Inside: from here on every path is the image's.
     mounts::furnish(outside)?;
     set_hostname(&spec.hostname)?;
-    rlimits::set().map_err(|error| Failure::new(Step::SetLimits, "", error.raw_os_error()))?;
+    let limits = rlimits::set(order.link_processes_max)
+        .map_err(|error| Failure::new(Step::SetLimits, "", error.raw_os_error()))?;
 
     let knock = Knock(random()?);
-    let plan = command::plan(spec, identity, knock)?;
+    let plan = command::plan(spec, identity, limits, knock)?;
 
     capabilities::drop_for_good()
         .map_err(|error| Failure::new(Step::DropCapabilities, "", error.raw_os_error()))?;

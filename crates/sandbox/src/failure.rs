@@ -34,7 +34,7 @@ macro_rules! steps {
 }
 
 steps! {
-    ReceiveSpec "receive the spec",
+    ReceiveOrder "receive the order",
     OpenRoot "open the image's root",
     ResolveUser "find the user",
     CreateNamespaces "create the namespaces",
@@ -51,11 +51,13 @@ steps! {
     DropCapabilities "drop the capabilities",
     InstallFilter "install the system call filter",
     MakeStack "make room for a process",
+    EnterNetwork "enter an empty network",
     StartInit "start a process",
     MountOverlay "mount the private writable root",
     MountPrivate "mount a private folder",
     StartCommand "start the command's process",
     JoinCgroup "join its cgroup",
+    EnterDomain "enter its Landlock domain",
     SetUser "change to the user",
     EnterWorkingDirectory "enter the working directory",
     Execute "execute the command",
@@ -110,7 +112,7 @@ impl Failure {
     /// What to do about it, where there is something to do.
     pub fn advice(&self) -> Option<&'static str> {
         match (self.step, self.errno) {
-            (Step::CreateNamespaces, libc::ENOSPC) => Some(
+            (Step::CreateNamespaces | Step::EnterNetwork, libc::ENOSPC) => Some(
                 "raise the limits in /proc/sys/user, e.g. `sysctl user.max_user_namespaces=10000`",
             ),
             (

@@ -10,7 +10,9 @@ use std::ffi::CString;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 use crate::failure::Step;
+use crate::landlock::{self, Domain};
 use crate::mounts::Operation;
+use crate::rlimits::{self, ProcessLimits};
 use crate::sys::{self, Errno, Knock, Life, Stack, StringArray, in_our_memory as call};
 use crate::user::Identity;
 use crate::wire::{CGROUPS_MAX, Report};
@@ -24,7 +26,10 @@ pub(crate) struct Plan {
     pub(crate) identity: Identity,
     /// Where one id is mapped only, groups can neither be set nor dropped.
     pub(crate) set_groups: bool,
+    pub(crate) limits: ProcessLimits,
     pub(crate) mounts: Vec<Operation>,
+    /// `None` where the kernel has no Landlock.
+    pub(crate) domain: Option<Domain>,
     pub(crate) knock: Knock,
 }
 
@@ -35,6 +40,8 @@ pub(crate) struct Slot {
     /// Of the command's process until its exec. Not init's: when init is killed
     /// the kernel lets go of init's stack before it kills the other.
     command_stack: Stack,
+    /// The last init here; 0 before the first.
+    init: AtomicI32,
     /// Descriptors in init's own table.
     pub(crate) stdin: AtomicI32,
     pub(crate) stdout: AtomicI32,
@@ -54,6 +61,7 @@ impl Slot {
             plan,
             init_stack: Stack::new()?,
             command_stack: Stack::new()?,
+            init: AtomicI32::new(0),
             stdin: none(),
             stdout: none(),
             stderr: none(),
@@ -64,14 +72,21 @@ impl Slot {
         })
     }
 
-    /// Is nobody here any more? Init first: it is init that starts the other.
+    /// Is nobody here any more? Init first: it is init that starts the other. And
+    /// the kernel lets init go only when all that it leaves behind is gone, so
+    /// that the next one here does not share a network with it.
     pub(crate) fn is_free(&self) -> bool {
-        !self.init_stack.is_busy() && !self.command_stack.is_busy()
+        let init = self.init.load(Ordering::Relaxed);
+        !self.init_stack.is_busy()
+            && !self.command_stack.is_busy()
+            && (init == 0 || !call::exists(init))
     }
 
     /// Starts an init here, and does not wait for it.
     pub(crate) fn start(&'static self) -> Result<(), Errno> {
-        sys::spawn::<Init>(self, &self.init_stack, NAMESPACES, self.plan.knock).map(drop)
+        let init = sys::spawn::<Init>(self, &self.init_stack, NAMESPACES, self.plan.knock)?;
+        self.init.store(init, Ordering::Relaxed);
+        Ok(())
     }
 }
 
@@ -204,8 +219,12 @@ fn execute(slot: &Slot) -> Result<std::convert::Infallible, Failed> {
     let at = |step| move |errno| (step, errno);
     let plan = slot.plan;
     join_cgroups(slot).map_err(at(Step::JoinCgroup))?;
+    if let Some(domain) = &plan.domain {
+        landlock::enter(domain).map_err(at(Step::EnterDomain))?;
+    }
     take_stdio(slot).map_err(at(Step::StartCommand))?;
     take_identity(plan).map_err(at(Step::SetUser))?;
+    rlimits::take(plan.limits).map_err(at(Step::StartCommand))?;
     call::change_folder(&plan.working_directory).map_err(at(Step::EnterWorkingDirectory))?;
     let errno = call::execute(&plan.program, &plan.arguments, &plan.environment);
     Err((Step::Execute, errno))

@@ -17,7 +17,7 @@ use crate::failure::{Failure, Step};
 use crate::process::{Process, Stdio};
 use crate::program::Program;
 use crate::spec::{Ids, Limits, Spec};
-use crate::wire::{Opened, SPEC_BYTES_MAX, START, receive, send};
+use crate::wire::{ORDER_BYTES_MAX, Opened, Order, START, receive, send};
 use crate::zygote;
 
 /// How long a zygote may take to enter its sandbox; it takes milliseconds.
@@ -26,6 +26,11 @@ const OPEN_WAIT_MAX: Duration = Duration::from_secs(20);
 /// How long to wait for another thread's child to let go of the program, which
 /// takes it microseconds.
 const BUSY_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// How many processes and threads a link may have where no cgroup counts those of
+/// each process by itself: so that a fork bomb there hurts its own link, and does
+/// not take all that the host has.
+const LINK_PROCESSES_MAX: u64 = 4096;
 
 /// The file system of pipes without a name, from linux/magic.h.
 const PIPEFS_MAGIC: rustix::fs::FsWord = 0x5049_5045;
@@ -63,11 +68,14 @@ impl Launcher {
             return Err(OpenError::NoZygote);
         }
         // A limit that cannot be kept is found now, not with the first request.
-        let cgroups = if limits.any() {
-            drop(Cgroups::create(&self.cgroups, &limits)?);
-            Some(self.cgroups.clone())
-        } else {
-            None
+        let limits = self.cgroups.keepable(&limits)?;
+        let cgroups = limits.any().then(|| self.cgroups.clone());
+        let order = Order {
+            spec: spec.clone(),
+            link_processes_max: match limits.processes {
+                Some(_) => None,
+                None => Some(LINK_PROCESSES_MAX),
+            },
         };
         let io = |what| move |source: io::Error| OpenError::Io { what, source };
         let seqpacket = |flags| {
@@ -93,9 +101,9 @@ impl Launcher {
             limits,
             cgroups,
         };
-        let sent = match send_spec(zygote.socket(), spec) {
+        let sent = match send_order(zygote.socket(), &order) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(OpenError::Silent),
-            sent => sent.map_err(io("send the spec to the zygote")),
+            sent => sent.map_err(io("send the order to the zygote")),
         };
         let opened = sent.and_then(|()| zygote.await_ready());
         if opened.is_err() {
@@ -297,15 +305,14 @@ pub enum StartError {
     Cgroup(#[from] CgroupError),
 }
 
-/// The spec goes through a file in memory: it may be larger than a message.
-fn send_spec(socket: BorrowedFd<'_>, spec: &Spec) -> io::Result<()> {
-    let json = serde_json::to_vec(spec)?;
-    if json.len() > SPEC_BYTES_MAX {
+fn send_order(socket: BorrowedFd<'_>, order: &Order) -> io::Result<()> {
+    let json = serde_json::to_vec(order)?;
+    if json.len() > ORDER_BYTES_MAX {
         // More than the kernel would take with any program.
         return Err(rustix::io::Errno::TOOBIG.into());
     }
-    let mut file = std::fs::File::from(rustix::fs::memfd_create("spec", MemfdFlags::CLOEXEC)?);
+    let mut file = std::fs::File::from(rustix::fs::memfd_create("order", MemfdFlags::CLOEXEC)?);
     file.write_all(&json)?;
     rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0))?;
-    send(socket, b"spec", &[file.as_fd()], SendFlags::empty())
+    send(socket, b"order", &[file.as_fd()], SendFlags::empty())
 }

@@ -16,6 +16,7 @@ mod command;
 mod enter;
 mod failure;
 mod init;
+mod landlock;
 mod launcher;
 mod mounts;
 mod network;
@@ -35,5 +36,7 @@ pub use failure::{Failure, Step};
 pub use launcher::{Launcher, OpenError, StartError, Zygote};
 pub use mounts::{MOUNT_POINT_FILES, MOUNT_POINT_FOLDERS};
 pub use process::{Event, Process, Stdio, WaitStatus};
-pub use spec::{Ids, Limits, Network, SHIFTED_IDS, Spec};
+pub use spec::{
+    Ids, IdsError, Limits, Network, PROCESSES_DEFAULT, SCRATCH_BYTES_DEFAULT, SHIFTED_IDS, Spec,
+};
 pub use zygote::run_zygote_if_asked;

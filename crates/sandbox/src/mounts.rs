@@ -20,19 +20,44 @@ use crate::failure::{Failure, Step};
 use crate::spec::Spec;
 use crate::{network, sys};
 
+mod masks;
+mod veil;
+
 /// Folders that a root must have, because something is mounted on each.
 pub const MOUNT_POINT_FOLDERS: [&str; 5] = ["dev", "proc", "run", "tmp", "var/tmp"];
 
 /// Files that a root must have for a link on the host's network.
 pub const MOUNT_POINT_FILES: [&str; 2] = ["etc/hosts", "etc/resolv.conf"];
 
-/// The folders that each process has for itself, and who may write there.
-const PRIVATE_FOLDERS: [(&str, &str); 4] = [
-    ("/tmp", "mode=1777"),
-    ("/var/tmp", "mode=1777"),
-    ("/run", "mode=755"),
-    ("/dev/shm", "mode=1777"),
+/// The folders that each process has for itself, who may write there, and how
+/// much: the small ones are as large as Docker's `/dev/shm`.
+const PRIVATE_FOLDERS: [(&str, &str, Size); 4] = [
+    ("/tmp", "mode=1777", Size::Scratch),
+    ("/var/tmp", "mode=1777", Size::Scratch),
+    ("/run", "mode=755", Size::Small),
+    ("/dev/shm", "mode=1777", Size::Small),
 ];
+
+/// How much a private folder holds.
+#[derive(Clone, Copy)]
+enum Size {
+    /// What the spec says.
+    Scratch,
+    Small,
+}
+
+const SMALL_BYTES: u64 = 64 * 1024 * 1024;
+
+/// A file for each 8 KiB, and no more: each takes the kernel a kilobyte.
+const BYTES_PER_FILE: u64 = 8 * 1024;
+const FILES_MIN: u64 = 1024;
+
+/// The options of a file system in memory, which without them may take half of
+/// the host's.
+fn sized(mode: &str, bytes: u64) -> String {
+    let files = (bytes / BYTES_PER_FILE).max(FILES_MIN);
+    format!("{mode},size={bytes},nr_inodes={files}")
+}
 
 /// The host's devices that a process sees: none of them keeps anything.
 const DEVICES: [&str; 6] = ["full", "null", "random", "tty", "urandom", "zero"];
@@ -84,8 +109,15 @@ pub(crate) fn gather(spec: &Spec) -> Result<Outside, Failure> {
         }
     }
     let proc = make_proc().map_err(failure(Step::MountProc, Path::new("/proc")))?;
+    // Last, since it covers what the others come from. A writable root is an
+    // overlay anyway.
+    let veiled = if spec.writable {
+        None
+    } else {
+        veil::cover(&root).ok()
+    };
     Ok(Outside {
-        root,
+        root: veiled.unwrap_or(root),
         devices,
         files,
         proc,
@@ -222,12 +254,28 @@ pub(crate) fn plan(spec: &Spec) -> Result<Vec<Operation>, Failure> {
         "",
         Step::MountProc,
     )?);
-    plan_private_folders(&private_folders()?, prefix, &mut plan)?;
+    plan_masks(prefix, &mut plan)?;
+    plan_private_folders(&private_folders(spec)?, prefix, &mut plan)?;
     if spec.writable {
         let root = text(OVERLAY_ROOT.as_bytes(), Step::MountOverlay)?;
         plan.push(Operation::ChangeRoot(root));
     }
     Ok(plan)
+}
+
+/// Puts something empty on what is not to be seen in `/proc`: before the private
+/// folders are there, the folder of one is empty, and nobody can write to it.
+fn plan_masks(prefix: &str, plan: &mut Vec<Operation>) -> Result<(), Failure> {
+    for (name, kind) in masks::needed() {
+        let empty = match kind {
+            masks::Kind::File => "/dev/null",
+            masks::Kind::Folder => "/dev/shm",
+        };
+        let target = format!("{prefix}/proc/{name}");
+        let (flags, step) = (libc::MS_BIND, Step::MountProc);
+        plan.push(mount(empty, target.as_bytes(), "", flags, "", step)?);
+    }
+    Ok(())
 }
 
 /// Where a process with a writable root builds it.
@@ -241,7 +289,7 @@ fn plan_overlay(spec: &Spec, plan: &mut Vec<Operation>) -> Result<(), Failure> {
         SCRATCH.as_bytes(),
         "tmpfs",
         PRIVATE,
-        "mode=700",
+        &sized("mode=700", spec.scratch_bytes),
         step,
     )?);
     for folder in ["/tmp/upper", "/tmp/work", OVERLAY_ROOT] {
@@ -270,23 +318,32 @@ fn plan_overlay(spec: &Spec, plan: &mut Vec<Operation>) -> Result<(), Failure> {
 #[derive(Debug, PartialEq)]
 struct PrivateFolder {
     path: PathBuf,
-    options: &'static str,
+    options: String,
 }
 
 /// The private folders, links resolved, each behind the one that it lies in.
-fn private_folders() -> Result<Vec<PrivateFolder>, Failure> {
+fn private_folders(spec: &Spec) -> Result<Vec<PrivateFolder>, Failure> {
     let mut folders: Vec<PrivateFolder> = Vec::new();
-    for (path, options) in PRIVATE_FOLDERS {
-        let path = std::fs::canonicalize(path).map_err(|error| {
-            let errno = error.raw_os_error().unwrap_or(libc::EIO);
-            Failure::new(Step::MountPrivate, path, errno)
-        })?;
+    for (path, mode, size) in PRIVATE_FOLDERS {
+        let path = resolved(path)?;
         if !folders.iter().any(|other| other.path == path) {
+            let bytes = match size {
+                Size::Scratch => spec.scratch_bytes,
+                Size::Small => spec.scratch_bytes.min(SMALL_BYTES),
+            };
+            let options = sized(mode, bytes);
             folders.push(PrivateFolder { path, options });
         }
     }
     folders.sort_by_key(|folder| folder.path.components().count());
     Ok(folders)
+}
+
+fn resolved(path: &str) -> Result<PathBuf, Failure> {
+    std::fs::canonicalize(path).map_err(|error| {
+        let errno = error.raw_os_error().unwrap_or(libc::EIO);
+        Failure::new(Step::MountPrivate, path, errno)
+    })
 }
 
 fn plan_private_folders(
@@ -320,7 +377,7 @@ fn plan_private_folders(
             &target(&folder.path),
             "tmpfs",
             flags,
-            folder.options,
+            &folder.options,
             step,
         )?);
     }
@@ -333,11 +390,12 @@ pub(crate) fn hidden_by(path: &Path) -> Result<Option<PathBuf>, Failure> {
     let Ok(path) = std::fs::canonicalize(path) else {
         return Ok(None);
     };
-    let fixed = ["/dev", "/proc"].map(PathBuf::from);
-    Ok(private_folders()?
+    let mut folders = vec![PathBuf::from("/dev"), PathBuf::from("/proc")];
+    for (folder, ..) in PRIVATE_FOLDERS {
+        folders.push(resolved(folder)?);
+    }
+    Ok(folders
         .into_iter()
-        .map(|folder| folder.path)
-        .chain(fixed)
         .find(|folder| path.starts_with(folder) && path != *folder))
 }
 
@@ -372,7 +430,7 @@ mod tests {
             .iter()
             .map(|path| PrivateFolder {
                 path: path.into(),
-                options: "",
+                options: String::new(),
             })
             .collect();
         let mut plan = Vec::new();

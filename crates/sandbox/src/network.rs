@@ -1,13 +1,18 @@
 //! Networks: none, or the host's.
 //!
-//! A network namespace costs half a millisecond to make, so a link has one, made
-//! with its zygote, and its processes share it. They must not be able to talk to
-//! each other through it, so its loopback stays down: a process has no network
-//! at all, not even one to itself.
+//! A network namespace costs half a millisecond to make, so it is not made for
+//! each process: each place in the zygote has one, and a place is used by one
+//! process after the other, never by two at a time. Nothing stays in a namespace
+//! when its processes are gone: a command may not configure it, and its loopback
+//! is down. So a process has no network at all, not even one to itself, and two
+//! of one link do not meet in the names of sockets or the numbers of ports.
 
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::thread::UnshareFlags;
 
 use crate::spec::Network;
+use crate::sys::{Errno, Knock, in_our_memory as call};
 
 /// The namespace to create for that network.
 pub(crate) fn namespace(network: Network) -> UnshareFlags {
@@ -23,5 +28,51 @@ pub(crate) fn files(network: Network) -> &'static [&'static str] {
     match network {
         Network::None => &[],
         Network::Host => &["/etc/resolv.conf", "/etc/hosts"],
+    }
+}
+
+/// The networks of a zygote's places: it is in one of them at a time, and what it
+/// starts is where it is.
+pub(crate) struct Networks {
+    kind: Network,
+    knock: Knock,
+    /// Of the place that it is in.
+    current: usize,
+    /// By the number of the place.
+    made: Vec<OwnedFd>,
+}
+
+impl Networks {
+    pub(crate) fn new(kind: Network, knock: Knock) -> Networks {
+        Networks {
+            kind,
+            knock,
+            current: 0,
+            made: Vec::new(),
+        }
+    }
+
+    /// Goes to the network of place `number`, which is known, or the next one.
+    pub(crate) fn enter(&mut self, number: usize) -> Result<(), Errno> {
+        if self.kind == Network::Host {
+            return Ok(());
+        }
+        if number == self.made.len() {
+            // The first place has the one that came with the zygote.
+            if number > 0 {
+                call::new_network_namespace(self.knock)?;
+                // Also if it cannot be kept: it is nobody else's.
+                self.current = number;
+            }
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            let own = rustix::fs::openat(CWD, "/proc/self/ns/net", flags, Mode::empty());
+            self.made
+                .push(own.map_err(rustix::io::Errno::raw_os_error)?);
+        } else if number != self.current {
+            let namespace = self.made.get(number).ok_or(libc::EINVAL)?;
+            call::enter_network_namespace(namespace.as_fd(), self.knock)?;
+            self.current = number;
+        }
+        Ok(())
     }
 }

@@ -38,8 +38,8 @@ pub struct Process {
     pidfd: Option<OwnedFd>,
     /// Events that were received before anybody asked for them.
     early: VecDeque<Event>,
-    /// Removed when the process is, or soon after.
-    _cgroup: Option<Cgroup>,
+    /// Given back when the process is gone.
+    cgroup: Option<Cgroup>,
 }
 
 /// What becomes of a process.
@@ -84,7 +84,7 @@ impl Process {
             control,
             pidfd: None,
             early: VecDeque::new(),
-            _cgroup: cgroup,
+            cgroup,
         }
     }
 
@@ -122,6 +122,12 @@ impl Process {
             Some(Report::Exited(status)) => Ok(Some(Event::Exited(WaitStatus::from_raw(status)))),
             None => Err(io::ErrorKind::InvalidData.into()),
         }
+    }
+
+    /// Has the kernel killed it, or something that it started, because it wanted
+    /// more memory than its limit?
+    pub fn ran_out_of_memory(&self) -> bool {
+        (self.cgroup.as_ref()).is_some_and(Cgroup::ran_out_of_memory)
     }
 
     /// Kills the process and all that it started; needs no wait. `Gone` follows,

@@ -87,18 +87,16 @@ fn forbidden_calls(knock: Knock) -> Result<Rules, seccompiler::BackendError> {
         .collect::<Result<Vec<_>, _>>()?;
     rules.insert(libc::SYS_personality, vec![Rule::new(personality)?]);
 
-    // Sockets into the kernel's crypto and to a hypervisor, both rich in bugs.
-    let mut sockets = Vec::new();
-    for family in [libc::AF_ALG, libc::AF_VSOCK] {
+    // Of some forty families of sockets, many old and rich in bugs, those that
+    // a filter may have a use for.
+    let mut families = Vec::new();
+    for family in calls::SOCKET_FAMILIES {
         let family = u64::from(family.cast_unsigned());
-        sockets.push(Rule::new(vec![Condition::new(
-            0,
-            Length::Dword,
-            Compare::Eq,
-            family,
-        )?])?);
+        families.push(Condition::new(0, Length::Dword, Compare::Ne, family)?);
     }
-    rules.insert(libc::SYS_socket, sockets);
+    for call in [libc::SYS_socket, libc::SYS_socketpair] {
+        rules.insert(call, vec![Rule::new(families.clone())?]);
+    }
 
     // Typing into a terminal, should one ever be reachable.
     let mut terminal = Vec::new();

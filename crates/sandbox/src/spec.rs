@@ -26,6 +26,9 @@ pub struct Spec {
     /// A private, throw-away writable root for each process instead of the
     /// read-only one that all share.
     pub writable: bool,
+    /// How much each process may keep in `/tmp`, in `/var/tmp`, and, where it is
+    /// writable, in the rest of its root; all of it in memory.
+    pub scratch_bytes: u64,
     /// Which network the processes see.
     pub network: Network,
     /// What `hostname` says inside.
@@ -33,6 +36,9 @@ pub struct Spec {
     /// Which ids of the host the ids inside stand for.
     pub ids: Ids,
 }
+
+/// A [`Spec::scratch_bytes`] for whoever has no other wish: 1 GiB.
+pub const SCRATCH_BYTES_DEFAULT: u64 = 1 << 30;
 
 /// Which network a link's processes see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,7 +68,11 @@ pub enum Ids {
 /// leaves to no one (0x70000000 to 0x7FFDFFFF), above what directory services
 /// take from it by default; so that neither users, nor their sub-ids, nor other
 /// container engines meet it.
-pub const SHIFTED_IDS: Ids = Ids::Shifted { base: 0x7800_0000 };
+pub const SHIFTED_IDS: Ids = Ids::Shifted {
+    base: SHIFTED_IDS_BASE,
+};
+
+const SHIFTED_IDS_BASE: u32 = 0x7800_0000;
 
 /// How many ids a shifted range has.
 pub(crate) const SHIFTED_IDS_COUNT: u32 = 65536;
@@ -70,16 +80,48 @@ pub(crate) const SHIFTED_IDS_COUNT: u32 = 65536;
 impl Ids {
     /// [`SHIFTED_IDS`] where this process may use them, else [`Ids::Own`].
     pub fn detect() -> Ids {
-        let Ids::Shifted { base } = SHIFTED_IDS else {
-            return Ids::Own;
-        };
-        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-        if rustix::process::geteuid().is_root() && map_covers(&map, base, SHIFTED_IDS_COUNT) {
-            SHIFTED_IDS
+        Ids::shifted(SHIFTED_IDS_BASE).unwrap_or(Ids::Own)
+    }
+
+    /// The ids from `base` on, so that two runners on a host need not share
+    /// theirs.
+    ///
+    /// # Errors
+    /// This process may not use them, or they are none that belong to nobody.
+    pub fn shifted(base: u32) -> Result<Ids, IdsError> {
+        if base < SHIFTED_IDS_COUNT {
+            return Err(IdsError::Reserved);
+        }
+        if base.checked_add(SHIFTED_IDS_COUNT).is_none() {
+            return Err(IdsError::TooHigh);
+        }
+        if !rustix::process::geteuid().is_root() {
+            return Err(IdsError::NotRoot);
+        }
+        let has_all = ["uid_map", "gid_map"].iter().all(|file| {
+            let map = std::fs::read_to_string(format!("/proc/self/{file}")).unwrap_or_default();
+            map_covers(&map, base, SHIFTED_IDS_COUNT)
+        });
+        if has_all {
+            Ok(Ids::Shifted { base })
         } else {
-            Ids::Own
+            Err(IdsError::NotMapped)
         }
     }
+}
+
+/// A range of ids cannot be used. The texts read well after the range's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "each text says it")]
+pub enum IdsError {
+    #[error("is where the host's own users are: a range begins at 65536 or above")]
+    Reserved,
+    #[error("does not have {SHIFTED_IDS_COUNT} ids: a range begins at 4294901759 or below")]
+    TooHigh,
+    #[error("can be used by root only: others have one id, their own")]
+    NotRoot,
+    #[error("is not there for this process: it runs in a user namespace without those ids")]
+    NotMapped,
 }
 
 /// Does this `uid_map` have the `count` ids from `first` on, in one extent?
@@ -103,16 +145,54 @@ pub struct Limits {
     pub memory_bytes: Option<u64>,
     /// Processor time in thousandths of a core.
     pub cpu_millicores: Option<u64>,
-    /// Processes and threads at a time.
+    /// Processes and threads at a time; absent: [`PROCESSES_DEFAULT`].
     pub processes: Option<u32>,
+    /// Keep those that can be kept here, and let the others be. Otherwise one
+    /// that cannot be kept is an error.
+    pub best_effort: bool,
 }
 
 impl Limits {
     /// Is there anything to enforce?
-    pub fn any(&self) -> bool {
-        *self != Limits::default()
+    pub(crate) fn any(&self) -> bool {
+        self.each().next().is_some()
+    }
+
+    /// Each limit that is set, by itself.
+    pub(crate) fn each(&self) -> impl Iterator<Item = Limits> + use<> {
+        let none = Limits::default();
+        let memory_bytes = self.memory_bytes;
+        let cpu_millicores = self.cpu_millicores;
+        let processes = self.processes;
+        [
+            Limits {
+                memory_bytes,
+                ..none
+            },
+            Limits {
+                cpu_millicores,
+                ..none
+            },
+            Limits { processes, ..none },
+        ]
+        .into_iter()
+        .filter(move |single| *single != none)
+    }
+
+    /// These and those.
+    pub(crate) fn and(self, other: &Limits) -> Limits {
+        Limits {
+            memory_bytes: self.memory_bytes.or(other.memory_bytes),
+            cpu_millicores: self.cpu_millicores.or(other.cpu_millicores),
+            processes: self.processes.or(other.processes),
+            best_effort: self.best_effort,
+        }
     }
 }
+
+/// How many processes and threads at a time a process with no such limit of its
+/// own may have, itself included.
+pub const PROCESSES_DEFAULT: u32 = 256;
 
 #[cfg(test)]
 mod tests {

@@ -347,6 +347,25 @@ pub(crate) fn install_filter(filter: &[seccompiler::sock_filter]) -> Result<(), 
     unsafe { syscall(libc::SYS_seccomp, arguments) }.map(drop)
 }
 
+/// The kernel's `struct landlock_ruleset_attr`. Older kernels know less of it,
+/// and take the rest where it is zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct LandlockRules {
+    pub(crate) files: u64,
+    pub(crate) net: u64,
+    pub(crate) scoped: u64,
+}
+
+/// Which version of Landlock the kernel has; 0 where it has none.
+pub(crate) fn landlock_version() -> u32 {
+    const CREATE_RULESET_VERSION: usize = 1;
+    let arguments = [0, 0, CREATE_RULESET_VERSION, 0, 0, 0];
+    // SAFETY: with this flag and no attributes the call only answers.
+    let version = unsafe { syscall(libc::SYS_landlock_create_ruleset, arguments) };
+    version.map_or(0, |version| version as u32)
+}
+
 /// Sets what a signal does to its default or to "ignored".
 pub(crate) fn set_signal_action(signal: i32, ignored: bool) {
     // The kernel's own structure: the action comes first, the rest may be zero.
@@ -582,11 +601,93 @@ pub(crate) mod in_our_memory {
         unsafe { syscall(libc::SYS_unshare, [flags, 0, 0, 0, 0, knock.0 as usize]) }.map(drop)
     }
 
+    /// Goes into a new network namespace.
+    pub(crate) fn new_network_namespace(knock: Knock) -> Result<(), Errno> {
+        let flags = libc::CLONE_NEWNET as usize;
+        // SAFETY: changes nothing but the namespaces of this process.
+        unsafe { syscall(libc::SYS_unshare, [flags, 0, 0, 0, 0, knock.0 as usize]) }.map(drop)
+    }
+
+    /// Goes into the network namespace that a descriptor stands for.
+    pub(crate) fn enter_network_namespace(
+        namespace: BorrowedFd<'_>,
+        knock: Knock,
+    ) -> Result<(), Errno> {
+        let (namespace, kind) = (namespace.as_raw_fd() as usize, libc::CLONE_NEWNET as usize);
+        let arguments = [namespace, kind, 0, 0, 0, knock.0 as usize];
+        // SAFETY: changes nothing but the namespaces of this process.
+        unsafe { syscall(libc::SYS_setns, arguments) }.map(drop)
+    }
+
+    /// Is there a process with that id, be it dead and not reaped yet?
+    pub(crate) fn exists(pid: i32) -> bool {
+        // SAFETY: signal 0 is none.
+        let asked = unsafe { syscall(libc::SYS_kill, [pid as usize, 0, 0, 0, 0, 0]) };
+        asked != Err(libc::ESRCH)
+    }
+
+    /// Sets a limit on resources (`RLIMIT_*`) of this process.
+    pub(crate) fn limit(
+        resource: libc::__rlimit_resource_t,
+        soft: u64,
+        hard: u64,
+    ) -> Result<(), Errno> {
+        let limit = [soft, hard];
+        let arguments = [0, resource as usize, limit.as_ptr() as usize, 0, 0, 0];
+        // SAFETY: reads the kernel's `struct rlimit64`, which lives across the
+        // call.
+        unsafe { syscall(libc::SYS_prlimit64, arguments) }.map(drop)
+    }
+
     /// Writes to a file, which takes all of it or says why not.
     pub(crate) fn write(file: i32, bytes: &[u8]) -> Result<(), Errno> {
         let arguments = [file as usize, bytes.as_ptr() as usize, bytes.len(), 0, 0, 0];
         // SAFETY: reads bytes that live across the call.
         unsafe { syscall(libc::SYS_write, arguments) }.map(drop)
+    }
+
+    /// Makes a Landlock ruleset: a descriptor.
+    pub(crate) fn landlock_create(rules: &LandlockRules) -> Result<i32, Errno> {
+        let size = size_of::<LandlockRules>();
+        let arguments = [ptr::from_ref(rules) as usize, size, 0, 0, 0, 0];
+        // SAFETY: reads the rules, which live across the call.
+        unsafe { syscall(libc::SYS_landlock_create_ruleset, arguments) }.map(|fd| fd as i32)
+    }
+
+    /// Allows `rights` on all that lies below a folder.
+    pub(crate) fn landlock_allow_below(
+        ruleset: i32,
+        folder: i32,
+        rights: u64,
+    ) -> Result<(), Errno> {
+        /// The kernel's `struct landlock_path_beneath_attr`, which is packed.
+        #[repr(C, packed)]
+        struct Below {
+            rights: u64,
+            folder: i32,
+        }
+        const PATH_BENEATH: usize = 1;
+        let below = Below { rights, folder };
+        let rule = (&raw const below) as usize;
+        let arguments = [ruleset as usize, PATH_BENEATH, rule, 0, 0, 0];
+        // SAFETY: reads the rule, which lives across the call.
+        unsafe { syscall(libc::SYS_landlock_add_rule, arguments) }.map(drop)
+    }
+
+    /// Restricts this process, and what it makes, to a ruleset.
+    pub(crate) fn landlock_enter(ruleset: i32, flags: u32) -> Result<(), Errno> {
+        let arguments = [ruleset as usize, flags as usize, 0, 0, 0, 0];
+        // SAFETY: changes nothing but what this process may do.
+        unsafe { syscall(libc::SYS_landlock_restrict_self, arguments) }.map(drop)
+    }
+
+    /// Opens a folder as a place only.
+    pub(crate) fn open_path(path: &CStr) -> Result<i32, Errno> {
+        let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
+        let place = libc::AT_FDCWD as usize;
+        let arguments = [place, path.as_ptr() as usize, flags as usize, 0, 0, 0];
+        // SAFETY: a string that lives across the call.
+        unsafe { syscall(libc::SYS_openat, arguments) }.map(|fd| fd as i32)
     }
 
     pub(crate) fn duplicate_to(from: i32, to: i32) -> Result<(), Errno> {

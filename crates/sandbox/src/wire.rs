@@ -17,6 +17,7 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Step};
+use crate::spec::Spec;
 
 /// The message that asks for a process. With it come, in this order: standard
 /// input, output, error, the control socket, and a descriptor for each cgroup
@@ -30,14 +31,24 @@ pub(crate) const CGROUPS_MAX: usize = 3;
 /// Standard input, output, error, and the control socket.
 pub(crate) const START_DESCRIPTORS: usize = 4;
 
-/// A spec larger than this is refused: the kernel takes no more than 6 MiB of
+/// An order larger than this is refused: the kernel takes no more than 6 MiB of
 /// arguments and environment, and JSON may write a byte as six.
-pub(crate) const SPEC_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub(crate) const ORDER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// The longest message on a runner's and zygote's socket.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 
-/// The zygote's answer to its spec.
+/// What a zygote is told first, through a file in memory, since it may be larger
+/// than a message.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Order {
+    pub(crate) spec: Spec,
+    /// How many processes and threads all of the link's processes may have
+    /// together: where no cgroup counts them for each by itself.
+    pub(crate) link_processes_max: Option<u64>,
+}
+
+/// The zygote's answer to its order.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Opened {
     /// The process whose pidfd comes with this is the zygote from now on.

@@ -14,10 +14,10 @@ use rustix::net::SendFlags;
 use crate::enter;
 use crate::failure::{Failure, Step};
 use crate::init::{Plan, Slot};
-use crate::spec::Spec;
+use crate::network::Networks;
 use crate::sys;
 use crate::wire::{
-    CGROUPS_MAX, Opened, Report, SPEC_BYTES_MAX, START, START_DESCRIPTORS, receive, send,
+    CGROUPS_MAX, ORDER_BYTES_MAX, Opened, Order, Report, START, START_DESCRIPTORS, receive, send,
     send_opened,
 };
 
@@ -48,10 +48,10 @@ fn run() -> ExitCode {
     // The terminal's signals are for the runner.
     let _ = rustix::process::setsid();
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    let entered = receive_spec(&socket)
-        .and_then(|spec| enter::enter(&spec, &socket).map(|plan| (plan, spec.ids)));
-    let (plan, ids) = match entered {
-        Ok((plan, ids)) => (&*Box::leak(Box::new(plan)), ids),
+    let entered = receive_order(&socket)
+        .and_then(|order| enter::enter(&order, &socket).map(|plan| (plan, order.spec)));
+    let (plan, ids, network) = match entered {
+        Ok((plan, spec)) => (&*Box::leak(Box::new(plan)), spec.ids, spec.network),
         Err(failure) => {
             send_opened(&socket, &Opened::Failed(failure), &[]);
             return ExitCode::FAILURE;
@@ -61,7 +61,7 @@ fn run() -> ExitCode {
     let _ = rustix::stdio::dup2_stderr(rustix::stdio::stdin());
     let owner = plan.identity.outside(ids);
     send_opened(&socket, &Opened::Ready { owner }, &[]);
-    serve(&socket, plan)
+    serve(&socket, plan, Networks::new(network, plan.knock))
 }
 
 /// Our end of the socket was handed to us as standard input. Nothing else of the
@@ -88,22 +88,22 @@ fn reset_signals() {
     sys::unblock_signals();
 }
 
-fn receive_spec(socket: &OwnedFd) -> Result<Spec, Failure> {
-    let failure = |reason: String| Failure::because(Step::ReceiveSpec, "", reason);
+fn receive_order(socket: &OwnedFd) -> Result<Order, Failure> {
+    let failure = |reason: String| Failure::because(Step::ReceiveOrder, "", reason);
     let message = receive(socket).map_err(|error| failure(error.to_string()))?;
     let file = message
         .and_then(|message| message.descriptors.into_iter().next())
-        .ok_or_else(|| failure("no spec was sent".to_owned()))?;
+        .ok_or_else(|| failure("none was sent".to_owned()))?;
     let mut json = Vec::new();
     std::fs::File::from(file)
-        .take(SPEC_BYTES_MAX as u64)
+        .take(ORDER_BYTES_MAX as u64)
         .read_to_end(&mut json)
         .map_err(|error| failure(error.to_string()))?;
     serde_json::from_slice(&json).map_err(|error| failure(error.to_string()))
 }
 
 /// Starts a process for each message, until there will be no more.
-fn serve(socket: &OwnedFd, plan: &'static Plan) -> ExitCode {
+fn serve(socket: &OwnedFd, plan: &'static Plan, mut networks: Networks) -> ExitCode {
     let mut slots: Vec<&'static Slot> = Vec::new();
     loop {
         let Ok(Some(message)) = receive(socket) else {
@@ -116,7 +116,7 @@ fn serve(socket: &OwnedFd, plan: &'static Plan) -> ExitCode {
             return ExitCode::FAILURE;
         }
         let control = &descriptors[START_DESCRIPTORS - 1];
-        if let Err((step, errno)) = start(&mut slots, plan, &descriptors) {
+        if let Err((step, errno)) = start(&mut slots, plan, &mut networks, &descriptors) {
             let report = Report::Failed(step, errno).to_bytes();
             // If the runner has gone away, it does not care.
             let _ = send(control, &report, &[], SendFlags::empty());
@@ -129,15 +129,21 @@ fn serve(socket: &OwnedFd, plan: &'static Plan) -> ExitCode {
 fn start(
     slots: &mut Vec<&'static Slot>,
     plan: &'static Plan,
+    networks: &mut Networks,
     descriptors: &[OwnedFd],
 ) -> Result<(), (Step, sys::Errno)> {
-    let slot = match slots.iter().find(|slot| slot.is_free()) {
-        Some(slot) => slot,
+    let number = match slots.iter().position(|slot| slot.is_free()) {
+        Some(number) => number,
         None => {
             let slot = Slot::new(plan).map_err(|errno| (Step::MakeStack, errno))?;
-            slots.push_mut(Box::leak(Box::new(slot)))
+            slots.push(Box::leak(Box::new(slot)));
+            slots.len() - 1
         }
     };
+    let slot = slots[number];
+    networks
+        .enter(number)
+        .map_err(|errno| (Step::EnterNetwork, errno))?;
     let [stdin, stdout, stderr, control, cgroups @ ..] = descriptors else {
         return Err((Step::StartInit, libc::EINVAL));
     };

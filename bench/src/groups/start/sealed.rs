@@ -29,6 +29,7 @@ impl Sealed {
             working_directory: "/".to_owned(),
             user: String::new(),
             writable: false,
+            scratch_bytes: sandbox::SCRATCH_BYTES_DEFAULT,
             network: Network::None,
             hostname: "bench".to_owned(),
             ids: Ids::detect(),

@@ -214,6 +214,7 @@ fn spec(id: LinkId, link: &Link, image: &Image) -> Spec {
             .cloned()
             .unwrap_or_default(),
         writable: link.writable,
+        scratch_bytes: sandbox::SCRATCH_BYTES_DEFAULT,
         network: match link.network {
             Network::None => sandbox::Network::None,
             Network::Host => sandbox::Network::Host,
@@ -228,5 +229,6 @@ fn limits(link: &Link) -> Limits {
         memory_bytes: link.constraints.memory,
         cpu_millicores: link.constraints.cpu.map(|cpu| cpu.millicores().into()),
         processes: link.constraints.processes,
+        best_effort: false,
     }
 }

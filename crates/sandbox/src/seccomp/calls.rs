@@ -340,6 +340,7 @@ pub(super) const ALLOWED: &[i64] = &[
 pub(super) const PRIVILEGED: &[i64] = &[
     libc::SYS_mount,
     libc::SYS_pivot_root,
+    libc::SYS_setns,
     libc::SYS_umount2,
     libc::SYS_unshare,
 ];
@@ -389,7 +390,6 @@ pub(super) const FORBIDDEN: &[i64] = &[
     libc::SYS_set_mempolicy,
     libc::SYS_setdomainname,
     libc::SYS_sethostname,
-    libc::SYS_setns,
     libc::SYS_settimeofday,
     libc::SYS_swapoff,
     libc::SYS_swapon,
@@ -424,3 +424,12 @@ pub(super) const NAMESPACE_FLAGS: [i32; 7] = [
 /// The execution domains that a command may ask for: Linux, Linux in 32 bits,
 /// either as it was called before version 3, and "which is it now?".
 pub(super) const PERSONALITIES: [u64; 5] = [0x0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
+
+/// The families of sockets that a command may have. Netlink, since C libraries
+/// list network interfaces with it.
+pub(super) const SOCKET_FAMILIES: [i32; 4] = [
+    libc::AF_UNIX,
+    libc::AF_INET,
+    libc::AF_INET6,
+    libc::AF_NETLINK,
+];

@@ -118,7 +118,7 @@ promises! {
     }
 
     fn neither_cgroups_nor_their_names_are_left_or_seen(setup) {
-        let limits = Limits { memory_bytes: Some(64 * MIB), cpu_millicores: Some(1000), processes: Some(50) };
+        let limits = Limits { memory_bytes: Some(64 * MIB), cpu_millicores: Some(1000), processes: Some(50), best_effort: false };
         if !kept(setup, limits) {
             return;
         }

@@ -33,8 +33,10 @@ promises! {
             assert_eq!(Running::start(&zygote).finish(b"x").success(), "x");
         }
         eventually("the processes are gone", || descendants(own_id()).len() == 1);
-        assert_eq!(own_descriptors(), descriptors);
-        assert_eq!(zygotes_descriptors(), its_descriptors);
+        // A cgroup is kept for the next process, a network for its place; another
+        // one is made where the last one is in use for a moment longer.
+        assert!(own_descriptors() <= descriptors + 10);
+        assert!(zygotes_descriptors() <= its_descriptors.map(|count| count + 10));
         // A place is 192 KiB. The last one may be in use for a moment longer.
         let grown = size_kib(id).saturating_sub(size);
         assert!(grown <= 10 * 192, "{grown} KiB");

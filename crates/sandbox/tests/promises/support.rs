@@ -178,6 +178,7 @@ impl Setup {
             working_directory: "/".into(),
             user: String::new(),
             writable: false,
+            scratch_bytes: sandbox::SCRATCH_BYTES_DEFAULT,
             network: Network::None,
             hostname: "inside".into(),
             ids: Ids::detect(),

@@ -1,0 +1,43 @@
+//! Masks over the parts of `/proc` that tell of the host: Docker's list. Where
+//! Docker has further paths read-only, here all of `/proc` is.
+//!
+//! A mask is a mount for each process, which costs microseconds. So only what is
+//! there on this host gets one, and what a command could open without it: much
+//! of the list belongs to the host's root alone, which a command is not.
+
+use std::fs;
+use std::path::Path;
+
+/// What a mask lies on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    File,
+    Folder,
+}
+
+/// What Docker masks in `/proc` (moby, `daemon/pkg/oci/defaults.go`).
+pub(super) const MASKED: [&str; 9] = [
+    "acpi",
+    "asound",
+    "interrupts",
+    "kcore",
+    "keys",
+    "latency_stats",
+    "sched_debug",
+    "scsi",
+    "timer_list",
+];
+
+/// Which of them need a mask in a process's `/proc`, judged by the zygote's own,
+/// which who asks must see: may it read them, so may a command.
+pub(super) fn needed() -> impl Iterator<Item = (&'static str, Kind)> {
+    MASKED.into_iter().filter_map(|name| {
+        let path = Path::new("/proc").join(name);
+        let found = fs::metadata(&path).ok()?;
+        if found.is_dir() {
+            fs::read_dir(&path).ok().map(|_| (name, Kind::Folder))
+        } else {
+            fs::File::open(&path).ok().map(|_| (name, Kind::File))
+        }
+    })
+}
