@@ -12,20 +12,22 @@ use chain::{Chain, LinkId};
 use futures_util::future::BoxFuture;
 use image::{Limits, MountPoint, NoProgress, Owners, Registries, Store, StoreError, StoreOptions};
 use prometheus_client::registry::Registry;
-use sandbox::{Ids, Launcher};
+use sandbox::Launcher;
 
 use crate::http;
 use crate::link_store::memory::Memory;
 use crate::portal::http::{LinkState, Links};
 use crate::portal::{Portal, PortalError};
-use crate::runner::{Images, LinkStatus, LoadError, Options, Runner, WAITING_MAX_ALONE};
+use crate::runner::{
+    Images, LinkStatus, LoadError, Options, Runner, Sandboxing, WAITING_MAX_ALONE,
+};
 use crate::transport::Transport;
 use crate::transport::in_process::InProcess;
 
 pub use network::{ConnectError, Network, link_store};
 /// To be called first in `main` of every program that has a runner in it: the
 /// program is also its own zygote, and does not return from here then.
-pub use sandbox::run_zygote_if_asked;
+pub use sandbox::{Ids, run_zygote_if_asked};
 
 /// A chain, its portal and a runner in this process, for one payload.
 pub struct OneShot {
@@ -60,12 +62,19 @@ impl OneShot {
     ///
     /// # Errors
     /// The first link, in chain order, that cannot be run.
-    pub async fn start(chain: Chain, images: Images) -> Result<OneShot, StartError> {
+    pub async fn start(
+        chain: Chain,
+        images: Images,
+        sandboxing: Sandboxing,
+    ) -> Result<OneShot, StartError> {
         let links = Memory::new();
         let transport: Arc<dyn Transport> = Arc::new(InProcess::new());
         let portal = Portal::open(chain, Arc::clone(&transport), &links).await?;
         let runner = Runner::start(
-            Options::one_shot(),
+            Options {
+                sandboxing,
+                ..Options::one_shot()
+            },
             transport,
             Arc::new(links),
             images,
@@ -97,6 +106,7 @@ impl Serve {
         chains: Vec<Chain>,
         images: Images,
         processes_max: usize,
+        sandboxing: Sandboxing,
     ) -> Result<Serve, StartError> {
         let links = Memory::new();
         let transport: Arc<dyn Transport> = Arc::new(InProcess::new());
@@ -108,6 +118,7 @@ impl Serve {
             name: None,
             processes_max,
             waiting_max: WAITING_MAX_ALONE,
+            sandboxing,
             ..Options::default()
         };
         let links = Arc::new(links);
@@ -193,7 +204,16 @@ const MOUNT_POINTS: [MountPoint;
 /// # Errors
 /// It cannot be made or read.
 pub fn open_store(home: &Path) -> Result<Store, StoreError> {
-    let owners = match Ids::detect() {
+    open_store_for(home, Ids::detect())
+}
+
+/// The same, for runners whose processes have other ids than they would by
+/// themselves: a root belongs to the ids that it was unpacked for.
+///
+/// # Errors
+/// It cannot be made or read.
+pub fn open_store_for(home: &Path, ids: Ids) -> Result<Store, StoreError> {
+    let owners = match ids {
         Ids::Shifted { base } => Owners::Shifted { base },
         Ids::Own => Owners::Mine,
     };

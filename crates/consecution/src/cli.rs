@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use consecution::app::Ids;
 use consecution::chain_file::ChainFileError;
 
 mod check;
@@ -20,6 +21,7 @@ mod portal;
 mod progress;
 mod run;
 mod runner;
+mod sandboxing;
 
 mod send;
 mod serve;
@@ -69,6 +71,15 @@ pub(crate) struct Global {
         value_delimiter = ','
     )]
     mirror: Vec<String>,
+    /// The first of 65536 ids of this host that processes run as, so that two
+    /// runners need not share theirs. Only for root [default: 2013265920].
+    #[arg(
+        long,
+        global = true,
+        env = "CONSECUTION_FIRST_ID",
+        value_name = "NUMBER"
+    )]
+    first_id: Option<u32>,
     /// How log lines look.
     #[arg(
         long,
@@ -78,6 +89,18 @@ pub(crate) struct Global {
         default_value = "text"
     )]
     log_format: log::Format,
+}
+
+impl Global {
+    /// Which ids of this host processes have.
+    fn ids(&self) -> anyhow::Result<Ids> {
+        match self.first_id {
+            None => Ok(Ids::detect()),
+            Some(first) => Ids::shifted(first).map_err(|error| {
+                anyhow::anyhow!("failed to use the ids from {first} on: the range {error}")
+            }),
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -91,6 +114,8 @@ enum Command {
         /// The chain file.
         #[arg(env = "CONSECUTION_CHAIN")]
         chain: PathBuf,
+        #[command(flatten)]
+        sandboxing: sandboxing::Sandbox,
     },
     /// Serves chains over HTTP, from one process that needs no other.
     ///
@@ -136,7 +161,7 @@ pub(crate) fn execute(arguments: Arguments) -> ExitCode {
     };
     log::start(log_level, global.log_format);
     let code = match command {
-        Command::Run { chain } => run::run(&global, &chain),
+        Command::Run { chain, sandboxing } => run::run(&global, &chain, &sandboxing),
         Command::Serve(serve) => serve::serve(&global, *serve),
         Command::Portal(portal) => portal::portal(*portal),
         Command::Runner(runner) => runner::runner(&global, *runner),

@@ -26,6 +26,7 @@ mod neighbours;
 pub mod pool;
 pub mod pool_state;
 mod process;
+mod sandboxing;
 mod service;
 mod states;
 mod worker;
@@ -35,6 +36,7 @@ pub use images::{FindRegistries, Images};
 use metrics::Metrics;
 pub use name::{RunnerName, RunnerNameError};
 use neighbours::Neighbours;
+pub use sandboxing::Sandboxing;
 use service::Warm;
 use states::{LinkState, States, Teller};
 pub use worker::LoadError;
@@ -66,6 +68,8 @@ pub struct Options {
     /// others are told at once. Where there are other runners to go to, a call
     /// had better not wait for this one.
     pub waiting_max: usize,
+    /// What its links may have.
+    pub sandboxing: Sandboxing,
 }
 
 impl Options {
@@ -92,6 +96,7 @@ impl Default for Options {
             pool: pool_state::Config::default(),
             processes_max: PROCESSES_MAX_DEFAULT,
             waiting_max: 0,
+            sandboxing: Sandboxing::default(),
         }
     }
 }
@@ -158,6 +163,7 @@ impl Runner {
             // Work for a processor each.
             opens: Semaphore::new(processors),
             launcher,
+            sandboxing: options.sandboxing,
             metrics: Arc::clone(&metrics),
             says_broken,
         });

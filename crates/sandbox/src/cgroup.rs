@@ -42,7 +42,8 @@ const RESTING_TRIED_MAX: usize = 4;
 pub enum CgroupError {
     #[error(
         "limit {what}: this host offers no {controller:?} cgroup controller to us; run as root, or have \
-         the cgroup of this process delegated (systemd: Delegate=yes), or remove the constraint"
+         the cgroup of this process delegated (systemd: Delegate=yes), or remove the constraint, or run it \
+         without (--allow-unenforced-limits); `consecution sandbox check` says what can be kept here"
     )]
     NoController {
         what: &'static str,
@@ -98,17 +99,21 @@ impl Cgroup {
         &self.made.join_files
     }
 
-    /// Has the kernel killed a process in it because it had no memory left?
-    pub(crate) fn ran_out_of_memory(&self) -> bool {
-        self.made.folders.iter().any(|folder| {
-            ["memory.events", "memory.oom_control"].iter().any(|file| {
-                let counts = fs::read_to_string(folder.join(file)).unwrap_or_default();
-                counts
-                    .lines()
-                    .filter_map(|line| line.strip_prefix("oom_kill "))
-                    .any(|count| count != "0")
-            })
-        })
+    /// Has the kernel killed a process in it because it had no memory left? How
+    /// much it may have.
+    pub(crate) fn ran_out_of_memory(&self) -> Option<u64> {
+        let bytes = self.made.limits.memory_bytes?;
+        let killed = |path: PathBuf| {
+            let counts = fs::read_to_string(path).unwrap_or_default();
+            counts
+                .lines()
+                .filter_map(|line| line.strip_prefix("oom_kill "))
+                .any(|count| count != "0")
+        };
+        let files = ["memory.events", "memory.oom_control"];
+        let mut paths = (self.made.folders.iter())
+            .flat_map(|folder| files.iter().map(|file| folder.join(file)));
+        paths.any(killed).then_some(bytes)
     }
 }
 

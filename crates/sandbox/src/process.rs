@@ -125,9 +125,9 @@ impl Process {
     }
 
     /// Has the kernel killed it, or something that it started, because it wanted
-    /// more memory than its limit?
-    pub fn ran_out_of_memory(&self) -> bool {
-        (self.cgroup.as_ref()).is_some_and(Cgroup::ran_out_of_memory)
+    /// more memory than it may have? How many bytes that is.
+    pub fn ran_out_of_memory(&self) -> Option<u64> {
+        (self.cgroup.as_ref()).and_then(Cgroup::ran_out_of_memory)
     }
 
     /// Kills the process and all that it started; needs no wait. `Gone` follows,

@@ -107,7 +107,7 @@ fn store(global: &Global) -> anyhow::Result<Store> {
     let home = global.home.clone().or_else(app::default_home).context(
         "failed to find a place for images: neither HOME nor XDG_DATA_HOME is set; set CONSECUTION_HOME",
     )?;
-    app::open_store(&home).map_err(failed_to)
+    app::open_store_for(&home, global.ids()?).map_err(failed_to)
 }
 
 fn reference(name: &str) -> anyhow::Result<Reference> {

@@ -5,25 +5,30 @@ use std::path::Path;
 use chain::Chain;
 use consecution::app::OneShot;
 use consecution::chain_file;
-use consecution::runner::Images;
+use consecution::runner::{Images, Sandboxing};
 
 use super::filter::{filter, unless_stopped};
-use super::{Global, progress};
+use super::{Global, progress, sandboxing};
 
-pub(crate) fn run(global: &Global, path: &Path) -> anyhow::Result<u8> {
+pub(crate) fn run(
+    global: &Global,
+    path: &Path,
+    sandboxing: &sandboxing::Sandbox,
+) -> anyhow::Result<u8> {
     let chain = chain_file::read(path)?;
+    let rules = sandboxing.rules(global)?;
     let images = super::images::source(global, progress::on_terminal())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let code = runtime.block_on(unless_stopped(send(chain, images)));
+    let code = runtime.block_on(unless_stopped(send(chain, images, rules)));
     // Not to wait for the thread that reads standard input.
     runtime.shutdown_background();
     code
 }
 
-async fn send(chain: Chain, images: Images) -> anyhow::Result<u8> {
-    let app = OneShot::start(chain, images).await?;
+async fn send(chain: Chain, images: Images, rules: Sandboxing) -> anyhow::Result<u8> {
+    let app = OneShot::start(chain, images, rules).await?;
     let portal = app.portal.clone();
     filter(&portal, app).await
 }

@@ -7,7 +7,7 @@ use anyhow::Context;
 use consecution::app::Network;
 use consecution::http::{Drained, Options};
 use consecution::runner::{
-    Images, Options as RunnerOptions, PROCESSES_MAX_DEFAULT, Runner, RunnerName,
+    Images, Options as RunnerOptions, PROCESSES_MAX_DEFAULT, Runner, RunnerName, Sandboxing,
     http as runner_http,
 };
 use consecution::transport::nats::Role;
@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::signals::Signals;
-use super::{Global, http, progress, servers};
+use super::{Global, http, progress, sandboxing, servers};
 
 /// What `runner` takes.
 #[derive(Debug, clap::Args)]
@@ -55,6 +55,8 @@ pub(crate) struct Arguments {
     )]
     grace: Duration,
     #[command(flatten)]
+    sandboxing: sandboxing::Sandbox,
+    #[command(flatten)]
     nats: servers::Nats,
     #[command(flatten)]
     etcd: servers::Etcd,
@@ -63,11 +65,12 @@ pub(crate) struct Arguments {
 pub(crate) fn runner(global: &Global, arguments: Arguments) -> anyhow::Result<u8> {
     http::raise_open_files();
     let images = super::images::source(global, progress::on_terminal())?;
-    super::on_all_cores(run(arguments, images))?;
+    let rules = arguments.sandboxing.rules(global)?;
+    super::on_all_cores(run(arguments, images, rules))?;
     Ok(0)
 }
 
-async fn run(arguments: Arguments, images: Images) -> anyhow::Result<()> {
+async fn run(arguments: Arguments, images: Images, sandboxing: Sandboxing) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
     let (nats, etcd) = (arguments.nats.options()?, arguments.etcd.options()?);
     let name = arguments.name.unwrap_or_default();
@@ -77,6 +80,7 @@ async fn run(arguments: Arguments, images: Images) -> anyhow::Result<()> {
         name: Some(name),
         processes_max: arguments.processes_max,
         waiting_max: arguments.waiting_max,
+        sandboxing,
         ..RunnerOptions::default()
     };
     let runner = network.runner(options, images);

@@ -9,10 +9,10 @@ use chain::Chain;
 use consecution::app::Serve;
 use consecution::chain_file;
 use consecution::portal::http as portal_http;
-use consecution::runner::{Images, PROCESSES_MAX_DEFAULT};
+use consecution::runner::{Images, PROCESSES_MAX_DEFAULT, Sandboxing};
 
 use super::signals::Signals;
-use super::{Global, http, progress};
+use super::{Global, http, progress, sandboxing};
 
 /// What `serve` takes.
 #[derive(Debug, clap::Args)]
@@ -36,19 +36,28 @@ pub(crate) struct Arguments {
         value_parser = super::at_least_one
     )]
     processes_max: usize,
+    #[command(flatten)]
+    sandboxing: sandboxing::Sandbox,
 }
 
 pub(crate) fn serve(global: &Global, arguments: Arguments) -> anyhow::Result<u8> {
     let chains = chain_file::read_all(&arguments.chains)?;
     http::raise_open_files();
     let images = super::images::source(global, progress::on_terminal())?;
-    super::on_all_cores(run(arguments, chains, images))?;
+    let rules = arguments.sandboxing.rules(global)?;
+    super::on_all_cores(run(arguments, chains, images, rules))?;
     Ok(0)
 }
 
-async fn run(arguments: Arguments, chains: Vec<Chain>, images: Images) -> anyhow::Result<()> {
+async fn run(
+    arguments: Arguments,
+    chains: Vec<Chain>,
+    images: Images,
+    rules: Sandboxing,
+) -> anyhow::Result<()> {
     let signals = Signals::listen()?;
-    let app = Arc::new(Serve::start(chains, images, arguments.processes_max).await?);
+    let app = Serve::start(chains, images, arguments.processes_max, rules).await?;
+    let app = Arc::new(app);
     let Arguments { http, .. } = arguments;
     let portals = app.portals.clone();
     let (options, links, registry) = (http.options(), app.links(), app.registry());

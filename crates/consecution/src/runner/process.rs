@@ -21,9 +21,13 @@ use tokio::time::Instant;
 
 use crate::pipe::{Reader, Writer, is_ready};
 use crate::transport::{Body, Cut, Ending, Next, Outcome, PendingOutcome, STDERR_TAIL_BYTES_MAX};
+use allowance::{Allowance, Exceeded, Excess};
 use output::{Output, Unread};
 
+mod allowance;
 mod output;
+
+pub(super) use allowance::Bounds;
 
 /// How long a process that was asked for may take to be executed.
 const START_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -116,14 +120,18 @@ impl IdleProcess {
     pub(super) fn serve(
         mut self,
         work: Work,
+        bounds: Bounds,
         held: impl Send + 'static,
         over: impl FnOnce(&Outcome) + Send + 'static,
     ) -> (Body, PendingOutcome) {
-        let output = Output::body(self.stdout, &mut self.fed.unread);
+        let (allowance, excess) = Allowance::new(bounds.output_bytes_max);
+        let output = Output::body(self.stdout, &mut self.fed.unread, allowance);
         let (tell, outcome) = PendingOutcome::channel();
         let call = Call {
             fed: self.fed,
             stderr: self.stderr,
+            stderr_bytes_max: bounds.stderr_bytes_max,
+            excess,
         };
         tokio::spawn(async move {
             let started = Instant::now();
@@ -209,6 +217,9 @@ async fn next_event(process: &mut AsyncFd<sandbox::Process>) -> io::Result<Event
 struct Call {
     fed: Fed,
     stderr: Reader,
+    stderr_bytes_max: Option<u64>,
+    /// Told when the output is more than is allowed.
+    excess: Excess,
 }
 
 impl Call {
@@ -219,16 +230,21 @@ impl Call {
         let Call {
             mut fed,
             mut stderr,
+            stderr_bytes_max,
+            excess,
         } = self;
         let Work {
             input,
             deadline,
             stderr: listener,
         } = work;
-        let listening = listen(&mut stderr, &mut tail, listener);
-        let ending = {
+        let last_words = listener.clone();
+        let (allowance, _) = Allowance::new(stderr_bytes_max);
+        let listening = listen(&mut stderr, allowance, &mut tail, listener);
+        let (ending, remark) = {
             let mut listening = pin!(listening.fuse());
-            let ending = {
+            // Also why it was stopped for what it wrote, if it was.
+            let (ending, mut remark) = {
                 let Fed {
                     process,
                     stdin,
@@ -238,28 +254,43 @@ impl Call {
                 // Dropped as soon as the process is gone: that tells upstream.
                 let mut feeding = pin!(feed(input, stdin).fuse());
                 let mut unread = pin!(unread.over());
+                let mut excess = pin!(excess.fuse());
                 let mut deadline = pin!(until(deadline));
                 loop {
                     tokio::select! {
                         biased;
                         event = next_event(process) => {
-                            if let Some(ending) = ending(event) { break ending }
+                            if let Some(ending) = ending(event) { break (ending, None) }
                         }
-                        () = &mut deadline => break Ending::DeadlinePassed,
-                        () = &mut unread => break Ending::Unread,
-                        fed = &mut feeding => if fed.is_err() { break Ending::Cut },
-                        () = &mut listening => {}
+                        () = &mut deadline => break (Ending::DeadlinePassed, None),
+                        Ok(()) = &mut excess => break too_much("its output"),
+                        () = &mut unread => break (Ending::Unread, None),
+                        fed = &mut feeding => if fed.is_err() { break (Ending::Cut, None) },
+                        within = &mut listening => if within.is_err() {
+                            break too_much("standard error");
+                        }
                     }
                 }
             };
-            fed.is_gone = matches!(ending, Ending::Exited(_) | Ending::Signalled(_));
+            let by_itself = matches!(ending, Ending::Exited(_) | Ending::Signalled(_));
+            fed.is_gone = by_itself && remark.is_none();
+            if fed.is_gone && ending != Ending::Exited(0) {
+                remark = fed.process.get_ref().ran_out_of_memory().map(out_of_memory);
+            }
             fed.end().await;
             if !listening.is_terminated() {
                 // All writers are gone or being killed, so this ends.
                 let _ = tokio::time::timeout(LAST_WORDS_WAIT_MAX, listening).await;
             }
-            ending
+            (ending, remark)
         };
+        if let Some(remark) = remark {
+            let line = Bytes::from(tail.line(&format!("consecution: {remark}\n")));
+            if let Some(listener) = last_words {
+                // Whoever does not keep up finds it in the outcome.
+                let _ = tokio::time::timeout(LAST_WORDS_WAIT_MAX, listener.send(line)).await;
+            }
+        }
         (ending, tail.into_bytes())
     }
 }
@@ -277,6 +308,20 @@ fn ending(event: io::Result<Event>) -> Option<Ending> {
 }
 
 const SIGKILL: i32 = rustix::process::Signal::KILL.as_raw();
+
+/// What the kernel sends to who makes a file larger than it may be.
+const SIGXFSZ: i32 = rustix::process::Signal::XFSZ.as_raw();
+
+/// How it ends, and with which remark, where that is more than is allowed.
+fn too_much(what: &str) -> (Ending, Option<String>) {
+    let remark = format!("it wrote more to {what} than the runner allows");
+    (Ending::Signalled(SIGXFSZ), Some(remark))
+}
+
+fn out_of_memory(limit_bytes: u64) -> String {
+    let limit = chain::units::format_memory(limit_bytes);
+    format!("it ran out of memory: its limit is {limit}")
+}
 
 /// Resolves at the deadline, if there is one.
 async fn until(deadline: Option<Instant>) {
@@ -311,9 +356,15 @@ async fn feed(mut input: Body, stdin: &mut Option<Writer>) -> Result<(), Cut> {
 }
 
 /// Reads what the process writes to standard error until that is closed: keeps
-/// the end of it, and passes it on to `listener`.
-async fn listen(stderr: &mut Reader, tail: &mut Tail, mut listener: Option<mpsc::Sender<Bytes>>) {
+/// the end of it, and passes it on to `listener`. Stops where it is too much.
+async fn listen(
+    stderr: &mut Reader,
+    mut allowance: Allowance,
+    tail: &mut Tail,
+    mut listener: Option<mpsc::Sender<Bytes>>,
+) -> Result<(), Exceeded> {
     while let Ok(Some(chunk)) = stderr.chunk().await {
+        allowance.take(chunk.len())?;
         tail.push(&chunk);
         if let Some(open) = &listener
             && open.send(chunk).await.is_err()
@@ -321,6 +372,7 @@ async fn listen(stderr: &mut Reader, tail: &mut Tail, mut listener: Option<mpsc:
             listener = None;
         }
     }
+    Ok(())
 }
 
 /// The last [`STDERR_TAIL_BYTES_MAX`] bytes of what was pushed.
@@ -333,6 +385,15 @@ impl Tail {
         let surplus = (self.0.len() + bytes.len()).saturating_sub(STDERR_TAIL_BYTES_MAX);
         self.0.drain(..surplus.min(self.0.len()));
         self.0.extend(bytes);
+    }
+
+    /// Adds a line of ours, behind a line break if there is none; gives what was
+    /// added.
+    fn line(&mut self, line: &str) -> String {
+        let breaks = self.0.back().is_some_and(|last| *last != b'\n');
+        let added = format!("{}{line}", if breaks { "\n" } else { "" });
+        self.push(added.as_bytes());
+        added
     }
 
     fn into_bytes(self) -> Bytes {
@@ -356,5 +417,14 @@ mod tests {
         let bytes = tail.into_bytes();
         assert_eq!(bytes.len(), STDERR_TAIL_BYTES_MAX);
         assert!(bytes.ends_with(b"yz"));
+    }
+
+    #[test]
+    fn a_line_of_ours_stands_by_itself() {
+        let mut tail = Tail::default();
+        assert_eq!(tail.line("ours\n"), "ours\n");
+        tail.push(b"theirs");
+        assert_eq!(tail.line("ours\n"), "\nours\n");
+        assert_eq!(&tail.into_bytes()[..], b"ours\ntheirs\nours\n");
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::metrics::{LinkMetrics, Metrics};
 use super::neighbours::{Follower, Neighbours};
 use super::pool::{Idle, Pool, Starter, TakeError, Taken};
-use super::process::{IdleProcess, Work};
+use super::process::{Bounds, IdleProcess, Work};
 use super::worker::Held;
 use crate::trace::CallId;
 use crate::transport::{
@@ -62,6 +62,7 @@ impl Starter for ZygoteStarter {
 pub(super) struct PoolService {
     pub(super) id: LinkId,
     pub(super) pool: Arc<Pool<Warm>>,
+    pub(super) bounds: Bounds,
     pub(super) metrics: Arc<LinkMetrics>,
     pub(super) neighbours: Neighbours,
 }
@@ -133,7 +134,7 @@ impl PoolService {
             metrics.misses.inc();
         }
         let (id, call_id) = (self.id, call_id.clone());
-        process.serve(work, permit, move |outcome| {
+        process.serve(work, self.bounds, permit, move |outcome| {
             metrics.end(outcome);
             log_end(id, &call_id, outcome);
         })

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chain::{Link, LinkId, Network};
 use image::{Digest, Image, Reference};
-use sandbox::{Ids, Launcher, Limits, Spec, Zygote};
+use sandbox::{Launcher, Limits, Spec, Zygote};
 use tokio::sync::{Semaphore, oneshot};
 
 use super::images::AgreedImages;
@@ -13,6 +13,7 @@ use super::metrics::Metrics;
 use super::neighbours::Neighbours;
 use super::pool::{Capacity, Pool};
 use super::pool_state;
+use super::sandboxing::Sandboxing;
 use super::service::{PoolService, Warm, ZygoteStarter};
 use super::states::{LinkState, Teller};
 use crate::backoff::Backoff;
@@ -37,6 +38,7 @@ pub(super) struct Shared {
     /// Turns for those who open zygotes.
     pub(super) opens: Semaphore,
     pub(super) launcher: Launcher,
+    pub(super) sandboxing: Sandboxing,
     pub(super) metrics: Arc<Metrics>,
     /// Whether to say in the log which links are broken.
     pub(super) says_broken: bool,
@@ -79,6 +81,11 @@ pub enum LoadError {
     },
     #[error(transparent)]
     Open(#[from] sandbox::OpenError),
+    #[error(
+        "give it the host's network, which this runner does not allow: start it with \
+         --allow-host-network, or set CONSECUTION_ALLOW_HOST_NETWORK"
+    )]
+    HostNetwork,
     #[error("load it: the runner was stopped")]
     Stopped,
 }
@@ -108,6 +115,7 @@ pub(super) async fn work(
     let service = Arc::new(PoolService {
         id,
         pool: Arc::clone(&pool),
+        bounds: shared.sandboxing.bounds(),
         metrics,
         neighbours: shared.neighbours.clone(),
     });
@@ -147,9 +155,13 @@ async fn load_until_it_works(shared: &Shared, id: LinkId, link: &Link, teller: &
 }
 
 async fn load(shared: &Shared, id: LinkId, link: &Link) -> Result<Held, LoadError> {
+    let rules = &shared.sandboxing;
+    if link.network == Network::Host && !rules.host_network {
+        return Err(LoadError::HostNetwork);
+    }
     loop {
         let image = shared.images.get(&link.image).await?;
-        let zygote = open(shared, spec(id, link, &image), limits(link)).await?;
+        let zygote = open(shared, spec(id, link, &image, rules), limits(link, rules)).await?;
         // Only now, since an image that cannot be run had better be replaced.
         if shared.images.agree(&image).await? {
             return Ok(Held {
@@ -175,7 +187,7 @@ pub(super) struct Held {
 }
 
 /// What a link asks for, over what its image does, as `docker run` would have it.
-fn spec(id: LinkId, link: &Link, image: &Image) -> Spec {
+fn spec(id: LinkId, link: &Link, image: &Image, rules: &Sandboxing) -> Spec {
     let config = &image.config;
     let command = match &link.command {
         Some(command) => std::iter::once(command)
@@ -214,21 +226,21 @@ fn spec(id: LinkId, link: &Link, image: &Image) -> Spec {
             .cloned()
             .unwrap_or_default(),
         writable: link.writable,
-        scratch_bytes: sandbox::SCRATCH_BYTES_DEFAULT,
+        scratch_bytes: rules.scratch_bytes_max,
         network: match link.network {
             Network::None => sandbox::Network::None,
             Network::Host => sandbox::Network::Host,
         },
         hostname,
-        ids: Ids::detect(),
+        ids: rules.ids,
     }
 }
 
-fn limits(link: &Link) -> Limits {
+fn limits(link: &Link, rules: &Sandboxing) -> Limits {
     Limits {
         memory_bytes: link.constraints.memory,
         cpu_millicores: link.constraints.cpu.map(|cpu| cpu.millicores().into()),
         processes: link.constraints.processes,
-        best_effort: false,
+        best_effort: rules.unenforced_limits,
     }
 }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use tokio::sync::oneshot;
 
+use super::allowance::Allowance;
 use crate::pipe::{Moved, Reader, Writer};
 use crate::transport::{Body, Chunks, Cut, MovedChunk};
 
@@ -28,15 +29,41 @@ pub(super) struct Output {
     /// `None` when it has ended.
     pipe: Option<Reader>,
     hand_back: Option<oneshot::Sender<Reader>>,
+    allowance: Allowance,
+    excess: Excess,
+}
+
+/// Whether it was more than is allowed. The pipe stays open then, since the
+/// process may still run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Excess {
+    None,
+    Found,
+    Said,
 }
 
 impl Output {
     /// As a body, which leaves it to `unread` when it is dropped.
-    pub(super) fn body(pipe: Reader, unread: &mut Unread) -> Body {
+    pub(super) fn body(pipe: Reader, unread: &mut Unread, allowance: Allowance) -> Body {
         Body::of(Output {
             pipe: Some(pipe),
             hand_back: Some(unread.hand_back()),
+            allowance,
+            excess: Excess::None,
         })
+    }
+
+    /// So much was read.
+    fn took(&mut self, bytes: usize) {
+        if self.allowance.take(bytes).is_err() {
+            self.excess = Excess::Found;
+        }
+    }
+
+    fn say_excess(&mut self) -> Option<Result<Bytes, Cut>> {
+        let is_said = self.excess == Excess::Said;
+        self.excess = Excess::Said;
+        (!is_said).then(|| Err(Cut::new("it was more than a link may write")))
     }
 
     fn broken(&mut self, error: &io::Error) -> Cut {
@@ -49,11 +76,20 @@ impl Stream for Output {
     type Item = Result<Bytes, Cut>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.excess != Excess::None {
+            return Poll::Ready(self.say_excess());
+        }
         let Some(pipe) = &mut self.pipe else {
             return Poll::Ready(None);
         };
         Poll::Ready(match ready!(pipe.poll_chunk(context)) {
-            Ok(Some(chunk)) => Some(Ok(chunk)),
+            Ok(Some(chunk)) => {
+                self.took(chunk.len());
+                match self.excess {
+                    Excess::None => Some(Ok(chunk)),
+                    _ => self.say_excess(),
+                }
+            }
             Ok(None) => {
                 self.pipe = None;
                 None
@@ -69,11 +105,17 @@ impl Chunks for Output {
         to: &Writer,
         context: &mut Context<'_>,
     ) -> Poll<MovedChunk> {
+        if self.excess != Excess::None {
+            return Poll::Ready(MovedChunk::NotHere);
+        }
         let Some(pipe) = &mut self.pipe else {
             return Poll::Ready(MovedChunk::NotHere);
         };
         Poll::Ready(match ready!(pipe.poll_move(to, context)) {
-            Ok(Moved::Bytes(_)) => MovedChunk::Moved,
+            Ok(Moved::Bytes(bytes)) => {
+                self.took(bytes);
+                MovedChunk::Moved
+            }
             Ok(Moved::Unread) => MovedChunk::Unread,
             // Reading it says so once more.
             Ok(Moved::End) | Err(_) => MovedChunk::NotHere,

@@ -1,0 +1,160 @@
+//! What a link may have at most is for whoever runs it to say.
+
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+mod support;
+
+use support::chain::{ChainFile, chain, link, shell};
+use support::command::{self, Finished, PATIENCE, consecution, finish, run_on};
+use support::home;
+
+/// Runs a chain with those options of `run`.
+#[track_caller]
+fn run_with(chain: &ChainFile, options: &[&str]) -> Finished {
+    let mut run = command::run(chain.path());
+    run.args(options);
+    finish(run, b"", PATIENCE)
+}
+
+#[test]
+fn the_hosts_network_is_for_the_runner_to_give() {
+    let chain = chain([shell("tail -n +3 /proc/net/dev | wc -l").with("Network", "host")]);
+    run_on(&chain, b"")
+        .expect_code(125)
+        .expect_output("")
+        .expect_stderr(&["link 1", "host's network", "--allow-host-network"]);
+    let interfaces = std::fs::read_to_string("/proc/self/net/dev").unwrap();
+    let interfaces = format!("{}\n", interfaces.lines().count() - 2);
+    run_with(&chain, &["--allow-host-network"])
+        .expect_success()
+        .expect_output(&interfaces);
+    for (value, code) in [("1", 0), ("true", 0), ("0", 125), ("false", 125)] {
+        let mut run = command::run(chain.path());
+        run.env("CONSECUTION_ALLOW_HOST_NETWORK", value);
+        finish(run, b"", PATIENCE).expect_code(code);
+    }
+}
+
+#[test]
+fn too_much_output_stops_a_link() {
+    let chain = chain([shell("head -c 2000000 /dev/zero"), link(&["wc", "-c"])]);
+    run_with(&chain, &["--output-max", "2M"])
+        .expect_success()
+        .expect_output("2000000\n");
+    let ran = run_with(&chain, &["--output-max", "1M"]);
+    // As the kernel stops who makes a file too large: SIGXFSZ.
+    ran.expect_code(128 + 25)
+        .expect_output("")
+        .expect_stderr(&["it wrote more to its output than the runner allows"]);
+}
+
+#[test]
+fn too_much_on_standard_error_stops_a_link() {
+    let chain = chain([shell("yes >&2; cat")]);
+    let ran = run_with(&chain, &["--stderr-max", "1M"]).expect_code(128 + 25);
+    assert!(ran.stderr.len() < 2 << 20, "{}", ran.stderr.len());
+    ran.expect_stderr(&["it wrote more to standard error than the runner allows"]);
+}
+
+#[test]
+fn a_private_folder_holds_so_much_and_no_more() {
+    let script = "head -c 3000000 /dev/zero > /tmp/file; echo $?; wc -c < /tmp/file";
+    let chain = chain([shell(script)]);
+    run_with(&chain, &[])
+        .expect_success()
+        .expect_output("0\n3000000\n");
+    run_with(&chain, &["--scratch-max", "2M"])
+        .expect_success()
+        .expect_output("1\n2097152\n");
+}
+
+#[test]
+fn who_runs_out_of_memory_is_told_so() {
+    // A line of 100 MB, which has to be held as a whole; the shell outlives it.
+    let hog = "head -c 100000000 /dev/zero | tr '\\0' x | sort > /dev/null; exit $?";
+    let chain = chain([shell(hog).with("Constraints", "{Memory: 20M}")]);
+    let ran = run_on(&chain, b"");
+    if ran.code() == 125 && ran.stderr.contains("cgroup") {
+        cannot_run_here!("no cgroups to be had: {}", ran.stderr);
+    }
+    ran.expect_code(137)
+        .expect_stderr(&["consecution: it ran out of memory: its limit is 20M\n"]);
+}
+
+#[test]
+fn limits_that_cannot_be_kept_are_refused_unless_one_insists() {
+    if !rustix::process::geteuid().is_root() {
+        cannot_run_here!("this test needs root, to become an ordinary user");
+    }
+    // An ordinary user has no cgroups here, unless they were delegated to it.
+    let visible = tempfile::tempdir().unwrap();
+    let as_nobody = |arguments: &[&std::ffi::OsStr]| {
+        let mut command = std::process::Command::new("setpriv");
+        command
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"])
+            .arg(visible.path().join("consecution"))
+            .args(arguments)
+            .env("CONSECUTION_HOME", visible.path().join("home"))
+            .env("HOME", visible.path());
+        finish(command, b"", PATIENCE)
+    };
+    let everyones = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(visible.path(), everyones).unwrap();
+    std::fs::copy(command::PROGRAM, visible.path().join("consecution")).unwrap();
+    std::fs::copy(home::busybox_tar(), visible.path().join("busybox.tar")).unwrap();
+    let tar = visible.path().join("busybox.tar");
+    let import = ["image", "import", "busybox"].map(std::ffi::OsStr::new);
+    as_nobody(&[&import[..], &[tar.as_os_str()]].concat()).expect_success();
+
+    let limited = link(&["echo", "ran"]).with("Constraints", "{Memory: 20M, CPU: 1}");
+    let text = std::fs::read(chain([limited]).path()).unwrap();
+    let file = visible.path().join("chain.yaml");
+    std::fs::write(&file, text).unwrap();
+    let run = ["run".as_ref(), file.as_os_str()];
+    let refused = as_nobody(&run);
+    if refused.code() == 0 {
+        cannot_run_here!("cgroups are delegated to nobody here");
+    }
+    refused.expect_code(125).expect_stderr(&[
+        "limit memory",
+        "cgroup controller",
+        "--allow-unenforced-limits",
+    ]);
+    let insist = std::ffi::OsStr::new("--allow-unenforced-limits");
+    as_nobody(&[&run[..], &[insist]].concat())
+        .expect_success()
+        .expect_output("ran\n");
+}
+
+#[test]
+fn two_runners_may_have_different_ids() {
+    if !rustix::process::geteuid().is_root() {
+        cannot_run_here!("this test needs root, to have ids other than its own");
+    }
+    let home = home::empty();
+    let chain = chain([shell(
+        "cat /proc/self/uid_map; id -u; ls -ldn /bin | cut -c1-20",
+    )]);
+    for first in ["200000", "300000"] {
+        let with_first = |arguments: &[&str]| {
+            let mut command = consecution(home.path());
+            command.args(["--first-id", first]).args(arguments);
+            command
+        };
+        let mut import = with_first(&["image", "import", "busybox"]);
+        import.arg(home::busybox_tar());
+        finish(import, b"", PATIENCE).expect_success();
+        let mut run = with_first(&["run"]);
+        run.arg(chain.path());
+        let ran = finish(run, b"", PATIENCE).expect_success();
+        let words: Vec<&str> = ran.text().split_whitespace().collect();
+        assert_eq!(words[..4], ["0", first, "65536", "0"], "{}", ran.text());
+    }
+    let refused = |first: &str| {
+        let mut run = consecution(home.path());
+        run.args(["--first-id", first, "run"]).arg(chain.path());
+        finish(run, b"", PATIENCE).expect_code(125).stderr
+    };
+    assert!(refused("1000").contains("begins at 65536 or above"));
+    assert!(refused("4294967295").contains("does not have 65536 ids"));
+}
