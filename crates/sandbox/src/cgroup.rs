@@ -20,7 +20,7 @@ use crate::spec::{Limits, PROCESSES_DEFAULT};
 
 mod hierarchy;
 
-use hierarchy::{Hierarchy, find_parents, our_name};
+use hierarchy::{CONTROLLERS, Hierarchy, find_parents, our_name};
 
 /// The period over which processor time is counted, in microseconds: the
 /// kernel's default.
@@ -230,6 +230,20 @@ impl Cgroups {
             let removed = fs::remove_dir(folder);
             removed.is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy)
         });
+    }
+
+    /// Which of the [`CONTROLLERS`] we have here, each with where that is.
+    pub(crate) fn controllers(&self) -> Vec<(&'static str, Option<&Path>)> {
+        let parents = self.parents.get_or_init(|| find_parents(&self.name));
+        let has = |controller: &str| {
+            parents
+                .iter()
+                .find(|hierarchy| hierarchy.controllers.iter().any(|has| has == controller))
+                .map(|hierarchy| hierarchy.folder.as_path())
+        };
+        CONTROLLERS
+            .map(|controller| (controller, has(controller)))
+            .into()
     }
 
     /// Which of these limits can be kept here, with the default for what is not

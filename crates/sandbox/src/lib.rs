@@ -14,6 +14,7 @@ mod capabilities;
 mod cgroup;
 mod command;
 mod enter;
+mod facilities;
 mod failure;
 mod init;
 mod landlock;
@@ -32,6 +33,7 @@ mod wire;
 mod zygote;
 
 pub use cgroup::CgroupError;
+pub use facilities::{Facilities, facilities};
 pub use failure::{Failure, Step};
 pub use launcher::{Launcher, OpenError, StartError, Zygote};
 pub use mounts::{MOUNT_POINT_FILES, MOUNT_POINT_FOLDERS};

@@ -9,6 +9,7 @@
 
 mod support;
 
+mod attack;
 mod command;
 mod defaults;
 mod end_of_life;

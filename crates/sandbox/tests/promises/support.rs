@@ -47,7 +47,10 @@ const NOBODY: u32 = 65534;
 
 /// In the process that runs as nobody: what it cannot reach by its path.
 const ZYGOTE: &str = "SANDBOX_TEST_ZYGOTE";
-const PROBE: &str = "SANDBOX_TEST_PROBE";
+const TOOLS: [(&str, &str); 2] = [
+    ("probe", "SANDBOX_TEST_PROBE"),
+    ("attack", "SANDBOX_TEST_ATTACK"),
+];
 
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
@@ -89,15 +92,15 @@ pub(crate) fn rootless(test: &str, promise: fn(&Setup)) {
 /// One test of this program, run by nobody, whose way to it may be closed: so
 /// it gets open descriptors instead of paths.
 pub(crate) fn as_nobody(test: &str) -> Command {
-    let [program, zygote, probe] = [env::current_exe().unwrap(), zygote(), probe()].map(|path| {
+    let open = |path: PathBuf| {
         let file = fs::File::open(path).unwrap();
         rustix::io::fcntl_setfd(&file, FdFlags::empty()).unwrap();
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         // Open until this test is over.
         std::mem::forget(file);
         path
-    });
-    let mut command = Command::new(program);
+    };
+    let mut command = Command::new(open(env::current_exe().unwrap()));
     command
         .args([
             "--exact",
@@ -107,8 +110,8 @@ pub(crate) fn as_nobody(test: &str) -> Command {
         ])
         .current_dir("/")
         .env("TMPDIR", "/tmp")
-        .env(ZYGOTE, zygote)
-        .env(PROBE, probe)
+        .env(ZYGOTE, open(zygote()))
+        .envs(TOOLS.map(|(name, variable)| (variable, open(tool(name, variable)))))
         .uid(NOBODY)
         .gid(NOBODY);
     command
@@ -126,18 +129,18 @@ fn zygote() -> PathBuf {
     )
 }
 
-/// The program that tries what busybox cannot, compiled when first wanted.
-fn probe() -> PathBuf {
-    if let Some(probe) = env::var_os(PROBE) {
-        return probe.into();
+/// A program that tries what busybox cannot, compiled when first wanted.
+fn tool(name: &str, variable: &str) -> PathBuf {
+    if let Some(tool) = env::var_os(variable) {
+        return tool.into();
     }
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/promises/probe.c");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/promises/{name}.c"));
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let program = folder.join("probe");
+    let program = folder.join(name);
     let modified = |path: &Path| fs::metadata(path).and_then(|found| found.modified()).ok();
     if modified(&program) < modified(&source) {
         // Made aside, since other tests may be making it too.
-        let mine = folder.join(format!("probe-{}", std::process::id()));
+        let mine = folder.join(format!("{name}-{}", std::process::id()));
         let mut gcc = Command::new("gcc");
         gcc.args(["-static", "-O1", "-Wall", "-Werror", "-o"]);
         let status = gcc.arg(&mine).arg(&source).status().unwrap();
@@ -276,8 +279,11 @@ fn build_root(root: &Path) {
     for applet in APPLETS.split_whitespace() {
         symlink("busybox", root.join("bin").join(applet)).unwrap();
     }
-    fs::copy(probe(), root.join("bin/probe")).unwrap();
-    fs::set_permissions(root.join("bin/probe"), fs::Permissions::from_mode(0o755)).unwrap();
+    for (name, variable) in TOOLS {
+        let place = root.join("bin").join(name);
+        fs::copy(tool(name, variable), &place).unwrap();
+        fs::set_permissions(place, fs::Permissions::from_mode(0o755)).unwrap();
+    }
     let passwd = "root:x:0:0:root:/root:/bin/sh\nwww:x:33:34:www:/var/www:/bin/false\n";
     fs::write(root.join("etc/passwd"), passwd).unwrap();
     let group = "root:x:0:\nwww:x:34:\ntape:x:26:www\nstaff:x:50:\n";
@@ -332,6 +338,12 @@ impl Running {
             stderr,
             zygote: None,
         }
+    }
+
+    /// Gives it a line of input.
+    pub(crate) fn tell(&mut self, line: &str) {
+        let stdin = self.stdin.as_mut().unwrap();
+        stdin.write_all(format!("{line}\n").as_bytes()).unwrap();
     }
 
     /// Waits for the next event.

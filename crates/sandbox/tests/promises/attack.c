@@ -1,0 +1,524 @@
+// Tries from inside all that is denied, and says of each attempt whether the
+// sandbox held. Linked statically, so that it runs in any root. Each line of
+// output is a name and "held" or "BROKEN"; arguments say what there is on the
+// host to get at:
+//   attack all FOLDER PORT ABSTRACT   FOLDER holds "marker", PORT listens on the
+//                                     host's loopback, ABSTRACT is a socket's name
+//   attack bomb                       how many processes it can make; keeps them
+//   attack calls                      which system calls exist for it
+//   attack leave | attack look        whether two processes can meet
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/landlock.h>
+#include <linux/netlink.h>
+#include <mqueue.h>
+#include <netinet/in.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/ioctl.h>
+#include <sys/ipc.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/msg.h>
+#include <sys/personality.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/resource.h>
+#include <sys/shm.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+#include <sys/utsname.h>
+#include <sys/wait.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+static void verdict(const char *name, int broken) {
+  printf("%s %s\n", name, broken ? "BROKEN" : "held");
+}
+
+// The attempt is worth something if its value is not 0.
+#define TRY(name, attempt) verdict(name, (attempt) != 0)
+
+static int opens(const char *path, int flags) {
+  int file = open(path, flags | O_CLOEXEC | O_NONBLOCK, 0600);
+  if (file >= 0) close(file);
+  return file >= 0;
+}
+
+// Is there anything to read?
+static int tells(const char *path) {
+  char byte;
+  int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (file < 0) return 0;
+  int told = read(file, &byte, 1) > 0;
+  close(file);
+  return told;
+}
+
+static int has_entries(const char *path) {
+  DIR *folder = opendir(path);
+  if (!folder) return 0;
+  int count = 0;
+  while (readdir(folder)) count++;
+  closedir(folder);
+  return count > 2;
+}
+
+static int mentions(const char *path, const char *text) {
+  static char content[1 << 20];
+  int file = open(path, O_RDONLY | O_CLOEXEC);
+  if (file < 0) return 0;
+  size_t length = 0;
+  for (ssize_t got; (got = read(file, content + length, sizeof content - length)) > 0;) length += got;
+  close(file);
+  return memmem(content, length, text, strlen(text)) != NULL;
+}
+
+// Ways from here to a path of the host.
+static int reaches(const char *marker) {
+  char path[8192];
+  const char *const ways[] = {"", "/../../../../../../../..", "/proc/self/root", "/proc/self/cwd/../../../..",
+                              "/proc/1/root", "/proc/1/cwd/../../..", "/proc/1/task/1/root",
+                              "/dev/fd/../../../.."};
+  for (size_t at = 0; at < sizeof ways / sizeof *ways; at++) {
+    snprintf(path, sizeof path, "%s%s", ways[at], marker);
+    if (opens(path, O_RDONLY)) return 1;
+  }
+  return 0;
+}
+
+// runc's CVE-2024-21626: a folder of the host that was left open.
+static int leaked_folder(const char *marker) {
+  char path[8192];
+  for (int file = 0; file < 1024; file++) {
+    struct stat found;
+    if (file > 2 && fstat(file, &found) == 0) return 1;
+    for (int who = 0; who < 2; who++) {
+      snprintf(path, sizeof path, "/proc/%s/fd/%d/../../../../../..%s", who ? "1" : "self", file, marker);
+      if (opens(path, O_RDONLY)) return 1;
+    }
+  }
+  return 0;
+}
+
+static int three_are_pipes(void) {
+  struct stat found;
+  for (int file = 0; file < 3; file++)
+    if (fstat(file, &found) != 0 || !S_ISFIFO(found.st_mode)) return 0;
+  return 1;
+}
+
+// runc's CVE-2019-5736: the program outside, through the one inside.
+static int own_program_written(void) {
+  const char *const paths[] = {"/proc/self/exe", "/proc/1/exe", "/proc/self/task/../exe"};
+  for (size_t at = 0; at < 3; at++)
+    if (opens(paths[at], O_WRONLY) || opens(paths[at], O_RDWR | O_TRUNC) || chmod(paths[at], 0777) == 0) return 1;
+  return 0;
+}
+
+// The classic way out of a cgroup of version 1, with a namespace of one's own if
+// that helps.
+static int release_agent(void) {
+  mkdir("/tmp/cg", 0700);
+  const char *const controllers[] = {"rdma", "memory", "pids", "cpu", "none,name=systemd", ""};
+  for (int unshared = 0; unshared < 2; unshared++) {
+    if (unshared && syscall(SYS_unshare, CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWCGROUP) != 0) break;
+    for (size_t at = 0; at < 6; at++)
+      if (mount("cgroup", "/tmp/cg", *controllers[at] ? "cgroup" : "cgroup2", 0, controllers[at]) == 0) return 1;
+  }
+  return opens("/sys/fs/cgroup/release_agent", O_WRONLY) || opens("/sys/fs/cgroup/memory/release_agent", O_WRONLY);
+}
+
+static int typed(void) {
+  int tty = open("/dev/tty", O_RDWR | O_NOCTTY);
+  int broken = 0;
+  for (int file = 0; file < 3; file++) broken |= ioctl(file, TIOCSTI, "x") == 0;
+  // An answer other than the filter's would mean that the kernel was asked.
+  broken |= ioctl(0, TIOCSTI, "x") == 0 || errno != EPERM;
+  broken |= ioctl(0, TIOCLINUX, "x") == 0 || errno != EPERM;
+  // With bits that the kernel ignores and a careless filter does not.
+  broken |= syscall(SYS_ioctl, 0, TIOCSTI | 0x100000000UL, "x") == 0 || errno != EPERM;
+  return broken || tty >= 0;
+}
+
+static int device(int major, int minor, int kind) {
+  const char *const places[] = {"/tmp/device", "/dev/shm/device", "/device", "/run/device"};
+  for (size_t at = 0; at < 4; at++)
+    if (mknod(places[at], kind | 0600, makedev(major, minor)) == 0) {
+      int usable = opens(places[at], O_RDONLY);
+      unlink(places[at]);
+      if (usable) return 1;
+    }
+  return 0;
+}
+
+static int connects(int family, const char *address, int port, int kind) {
+  struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = htons(port)};
+  struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
+  int file = socket(family, kind | SOCK_CLOEXEC, 0);
+  if (file < 0) return 0;
+  struct timeval second = {1, 0};
+  setsockopt(file, SOL_SOCKET, SO_SNDTIMEO, &second, sizeof second);
+  int result;
+  if (family == AF_INET) {
+    inet_pton(AF_INET, address, &v4.sin_addr);
+    result = connect(file, (void *)&v4, sizeof v4);
+  } else {
+    inet_pton(AF_INET6, address, &v6.sin6_addr);
+    result = connect(file, (void *)&v6, sizeof v6);
+  }
+  if (result == 0 && kind == SOCK_DGRAM) result = send(file, "x", 1, 0) == 1 ? 0 : -1;
+  close(file);
+  return result == 0;
+}
+
+static socklen_t abstract(struct sockaddr_un *address, const char *name) {
+  memset(address, 0, sizeof *address);
+  address->sun_family = AF_UNIX;
+  strncpy(address->sun_path + 1, name, sizeof address->sun_path - 2);
+  return offsetof(struct sockaddr_un, sun_path) + 1 + strlen(name);
+}
+
+static int connects_abstract(const char *name) {
+  struct sockaddr_un address;
+  socklen_t length = abstract(&address, name);
+  int stream = socket(AF_UNIX, SOCK_STREAM, 0), datagram = socket(AF_UNIX, SOCK_DGRAM, 0);
+  int broken = connect(stream, (void *)&address, length) == 0 ||
+               sendto(datagram, "x", 1, 0, (void *)&address, length) == 1;
+  close(stream);
+  close(datagram);
+  return broken;
+}
+
+static int configures_network(void) {
+  struct {
+    struct nlmsghdr header;
+    char body[16];
+  } up = {{sizeof up, 16 /* RTM_NEWLINK */, NLM_F_REQUEST | NLM_F_ACK, 1, 0}, {0}};
+  up.body[4] = 1;            // interface 1, lo
+  up.body[8] = up.body[12] = 1;  // IFF_UP
+  int file = socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE);
+  if (file < 0) return 0;
+  char answer[512] = {0};
+  struct nlmsgerr *error = (void *)(answer + sizeof(struct nlmsghdr));
+  if (send(file, &up, sizeof up, 0) < 0 || recv(file, answer, sizeof answer, 0) < 0) return 0;
+  close(file);
+  return error->error == 0;
+}
+
+static int sees_others(void) {
+  DIR *proc = opendir("/proc");
+  int others = 0;
+  for (struct dirent *entry; proc && (entry = readdir(proc));) {
+    int id = atoi(entry->d_name);
+    if (id > 1 && id != getpid()) others++;
+  }
+  closedir(proc);
+  return others;
+}
+
+static int reads_memory_of(pid_t process) {
+  char path[64], byte;
+  struct iovec here = {&byte, 1}, there = {(void *)0x400000, 1};
+  snprintf(path, sizeof path, "/proc/%d/mem", process);
+  return opens(path, O_RDONLY) || process_vm_readv(process, &here, 1, &there, 1, 0) >= 0 ||
+         ptrace(PTRACE_SEIZE, process, 0, 0) == 0 || ptrace(PTRACE_ATTACH, process, 0, 0) == 0;
+}
+
+// Init ignores what it has no handler for; that it can be signalled at all is
+// what the domain takes away. Where it is not known, this shows nothing.
+static int signals_init(void) {
+  int scoped = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION) >= 6;
+  kill(1, SIGKILL);
+  kill(1, SIGTERM);
+  return scoped && kill(1, 0) == 0;
+}
+
+static int raises_limits(void) {
+  struct rlimit all = {RLIM_INFINITY, RLIM_INFINITY};
+  const int kinds[] = {RLIMIT_CORE, RLIMIT_NOFILE, RLIMIT_STACK, RLIMIT_MEMLOCK, RLIMIT_RTPRIO, RLIMIT_NICE};
+  for (size_t at = 0; at < 6; at++)
+    if (setrlimit(kinds[at], &all) == 0) return 1;
+  struct sched_param first = {1};
+  return sched_setscheduler(0, SCHED_FIFO, &first) == 0 || setpriority(PRIO_PROCESS, 0, -5) == 0;
+}
+
+static int gains_capabilities(void) {
+  struct {
+    unsigned version;
+    int process;
+  } header = {0x20080522, 0};
+  struct {
+    unsigned effective, permitted, inheritable;
+  } all[2] = {{1u << 21, 1u << 21, 1u << 21}};
+  return syscall(SYS_capset, &header, all) == 0 || prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, 21, 0, 0) == 0 ||
+         prctl(PR_SET_SECUREBITS, 0) == 0 || prctl(PR_SET_NO_NEW_PRIVS, 0, 0, 0, 0) == 0 ||
+         prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 1 || prctl(PR_GET_SECCOMP) != 2;
+}
+
+static int makes_namespaces(void) {
+  const long flags[] = {CLONE_NEWUSER, CLONE_NEWNS,  CLONE_NEWPID,    CLONE_NEWNET,
+                        CLONE_NEWUTS,  CLONE_NEWIPC, CLONE_NEWCGROUP, 0x80 /* CLONE_NEWTIME */};
+  for (size_t at = 0; at < 8; at++) {
+    if (syscall(SYS_unshare, flags[at]) == 0) return 1;
+    if (flags[at] == 0x80) continue;
+    long child = syscall(SYS_clone, flags[at] | SIGCHLD, 0, 0, 0, 0);
+    if (child == 0) _exit(0);
+    if (child > 0) return waitpid(child, NULL, 0), 1;
+  }
+  struct {
+    unsigned long flags, other[10];
+  } arguments = {CLONE_NEWUSER, {0, 0, 0, SIGCHLD}};
+  long child = syscall(SYS_clone3, &arguments, sizeof arguments);
+  if (child == 0) _exit(0);
+  return child > 0;
+}
+
+static int enters_namespaces(void) {
+  const char *const names[] = {"user", "mnt", "pid", "net", "uts", "ipc", "cgroup", "time"};
+  char path[64];
+  for (size_t at = 0; at < 8; at++) {
+    snprintf(path, sizeof path, "/proc/1/ns/%s", names[at]);
+    int file = open(path, O_RDONLY);
+    if (file >= 0) return 1;
+    snprintf(path, sizeof path, "/proc/self/ns/%s", names[at]);
+    file = open(path, O_RDONLY);
+    if (syscall(SYS_setns, file, 0) == 0) return 1;
+    close(file);
+  }
+  int init = syscall(SYS_pidfd_open, 1, 0);
+  return init >= 0 && syscall(SYS_setns, init, CLONE_NEWNS | CLONE_NEWUSER) == 0;
+}
+
+static int takes_descriptors(void) {
+  int init = syscall(SYS_pidfd_open, 1, 0);
+  for (int file = 0; file < 16; file++)
+    if (syscall(SYS_pidfd_getfd, init, file, 0) >= 0) return 1;
+  return 0;
+}
+
+static int mounts(void) {
+  mkdir("/tmp/m", 0700);
+  return mount("none", "/tmp/m", "tmpfs", 0, NULL) == 0 || mount("/", "/tmp/m", NULL, MS_BIND, NULL) == 0 ||
+         mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND, NULL) == 0 || mount("proc", "/tmp/m", "proc", 0, NULL) == 0 ||
+         umount2("/proc", MNT_DETACH) == 0 || umount2("/tmp", MNT_DETACH) == 0 ||
+         syscall(SYS_open_tree, AT_FDCWD, "/", 1 /* OPEN_TREE_CLONE */) >= 0 || syscall(SYS_fsopen, "tmpfs", 0) >= 0;
+}
+
+static int leaves_root(void) {
+  mkdir("/tmp/jail", 0700);
+  int outside = open("/", O_RDONLY | O_DIRECTORY);
+  return chroot("/tmp/jail") == 0 || fchdir(outside) != 0 || syscall(SYS_pivot_root, "/tmp", "/tmp") == 0;
+}
+
+// The handle of inode 2, the root of many file systems: "shocker".
+static int opens_by_handle(void) {
+  struct {
+    struct file_handle header;
+    unsigned char bytes[16];
+  } handle = {{8, 1}, {2}};
+  int root = open("/", O_RDONLY | O_DIRECTORY);
+  return syscall(SYS_open_by_handle_at, root, &handle, O_RDONLY) >= 0;
+}
+
+static int addresses_of_the_kernel(void) {
+  char line[256] = {0};
+  FILE *symbols = fopen("/proc/kallsyms", "r");
+  int broken = 0;
+  while (symbols && fgets(line, sizeof line, symbols)) broken |= strtoul(line, NULL, 16) != 0;
+  if (symbols) fclose(symbols);
+  return broken;
+}
+
+static int makes_privileged_file(void) {
+  int file = open("/tmp/program", O_WRONLY | O_CREAT, 0755);
+  close(file);
+  unsigned capability[] = {0x02000001, 0xffffffff, 0xffffffff, 0, 0};
+  return setxattr("/tmp/program", "security.capability", capability, 20, 0) == 0;
+}
+
+static int other_sockets(void) {
+  for (int family = 0; family < 64; family++) {
+    if (family == AF_UNIX || family == AF_INET || family == AF_INET6 || family == AF_NETLINK) continue;
+    for (int kind = 1; kind <= 5; kind++)
+      if (socket(family, kind, 0) >= 0 || errno != EPERM) return 1;
+  }
+  return socket(AF_INET, SOCK_RAW, IPPROTO_ICMP) >= 0 || socket(AF_INET6, SOCK_RAW, IPPROTO_ICMPV6) >= 0;
+}
+
+static void all(const char *folder, int port, const char *name) {
+  char marker[4096];
+  snprintf(marker, sizeof marker, "%s/marker", folder);
+  // Files.
+  TRY("write-to-the-root", opens("/new", O_WRONLY | O_CREAT));
+  TRY("write-to-the-image", opens("/etc/passwd", O_WRONLY));
+  TRY("write-to-the-image-by-proc", opens("/proc/self/root/etc/passwd", O_WRONLY));
+  TRY("reach-a-file-of-the-host", reaches(marker));
+  TRY("leaked-folder-cve-2024-21626", leaked_folder(marker));
+  TRY("anything-but-pipes-open", !three_are_pipes());
+  TRY("own-program-cve-2019-5736", own_program_written());
+  TRY("path-of-the-host-in-mountinfo", mentions("/proc/self/mountinfo", folder));
+  TRY("path-of-the-host-in-mounts", mentions("/proc/self/mounts", folder));
+  TRY("path-of-the-host-in-maps", mentions("/proc/self/maps", folder));
+  TRY("path-of-the-host-in-the-environment", mentions("/proc/self/environ", folder));
+  TRY("name-of-the-runner-in-the-cgroup", mentions("/proc/self/cgroup", "consecution"));
+  TRY("variables-of-the-runner", mentions("/proc/self/environ", "CARGO"));
+  TRY("open-by-handle", opens_by_handle());
+  TRY("leave-the-root", leaves_root());
+  TRY("mount", mounts());
+  TRY("sysfs", has_entries("/sys"));
+  // What /proc and /dev tell and take.
+  TRY("core-pattern", opens("/proc/sys/kernel/core_pattern", O_WRONLY));
+  TRY("modprobe-path", opens("/proc/sys/kernel/modprobe", O_WRONLY));
+  TRY("binfmt-misc", opens("/proc/sys/fs/binfmt_misc/register", O_WRONLY));
+  TRY("sysrq", opens("/proc/sysrq-trigger", O_WRONLY));
+  TRY("uevent-helper", opens("/sys/kernel/uevent_helper", O_WRONLY));
+  TRY("oom-score", opens("/proc/self/oom_score_adj", O_WRONLY));
+  TRY("kcore", tells("/proc/kcore"));
+  TRY("keys", tells("/proc/keys"));
+  TRY("interrupts", tells("/proc/interrupts"));
+  TRY("timers", tells("/proc/timer_list"));
+  TRY("latencies", tells("/proc/latency_stats"));
+  TRY("acpi", has_entries("/proc/acpi"));
+  TRY("scsi", has_entries("/proc/scsi"));
+  TRY("asound", has_entries("/proc/asound"));
+  TRY("kernel-log", tells("/proc/kmsg") || tells("/dev/kmsg"));
+  TRY("kernel-addresses", addresses_of_the_kernel());
+  TRY("device-memory", device(1, 1, S_IFCHR) || opens("/dev/mem", O_RDONLY));
+  TRY("device-disk", device(254, 0, S_IFBLK) || device(8, 0, S_IFBLK) || device(259, 0, S_IFBLK));
+  TRY("device-fuse", device(10, 229, S_IFCHR));
+  TRY("device-kvm", device(10, 232, S_IFCHR) || opens("/dev/kvm", O_RDWR));
+  TRY("terminal-tiocsti", typed());
+  TRY("release-agent", release_agent());
+  // Other processes.
+  TRY("see-other-processes", sees_others());
+  TRY("memory-of-init", reads_memory_of(1));
+  TRY("environment-of-init", tells("/proc/1/environ"));
+  TRY("descriptors-of-init", has_entries("/proc/1/fd") || takes_descriptors());
+  TRY("signal-init", signals_init());
+  TRY("trace", ptrace(PTRACE_TRACEME, 0, 0, 0) == 0);
+  TRY("enter-namespaces", enters_namespaces());
+  // Network.
+  TRY("host-tcp", connects(AF_INET, "127.0.0.1", port, SOCK_STREAM));
+  TRY("host-tcp-any-address", connects(AF_INET, "0.0.0.0", port, SOCK_STREAM));
+  TRY("host-tcp-mapped", connects(AF_INET6, "::ffff:127.0.0.1", port, SOCK_STREAM));
+  TRY("host-udp", connects(AF_INET, "127.0.0.1", port, SOCK_DGRAM));
+  TRY("host-abstract-socket", connects_abstract(name));
+  TRY("configure-the-network", configures_network());
+  TRY("other-sockets", other_sockets());
+  // Privilege.
+  TRY("capabilities", gains_capabilities());
+  TRY("make-namespaces", makes_namespaces());
+  TRY("privileged-file", makes_privileged_file());
+  TRY("raise-limits", raises_limits());
+  TRY("personality", personality(0x0040000 /* ADDR_NO_RANDOMIZE */) != -1);
+  TRY("become-another-user", getuid() != 0 && (setuid(0) == 0 || setgid(0) == 0));
+}
+
+static void bomb(void) {
+  int made = 0;
+  for (; made < 20000; made++) {
+    pid_t child = fork();
+    if (child < 0) break;
+    if (child == 0) pause(), _exit(0);
+  }
+  printf("%d\n", made);
+  fflush(stdout);
+  char byte;
+  if (read(0, &byte, 1) < 0) exit(3);
+}
+
+// A call that exists is one that gives another answer than the filter's, to
+// arguments that no call can do anything with.
+static void calls(void) {
+  for (int number = 0; number < 600; number++) {
+    fflush(stdout);
+    pid_t child = fork();
+    if (child == 0) {
+      alarm(1);
+      long result = syscall(number, -1L, -1L, -1L, -1L, -1L, -1L);
+      _exit(result == -1 && (errno == ENOSYS || errno == EPERM) ? 1 : 0);
+    }
+    int status;
+    waitpid(child, &status, 0);
+    if (!WIFEXITED(status) || WEXITSTATUS(status) == 0) printf("%d\n", number);
+  }
+}
+
+#define MEETING_NAME "meet"
+#define MEETING_KEY 0x6d656574
+
+// Leaves signs wherever another process might see them, and waits.
+static void leave(void) {
+  struct sockaddr_un address;
+  struct sockaddr_in any = {.sin_family = AF_INET, .sin_port = htons(4711)};
+  struct sockaddr_nl port = {.nl_family = AF_NETLINK, .nl_pid = 4711};
+  int abstract_socket = socket(AF_UNIX, SOCK_STREAM, 0);
+  bind(abstract_socket, (void *)&address, abstract(&address, MEETING_NAME));
+  listen(abstract_socket, 1);
+  bind(socket(AF_INET, SOCK_DGRAM, 0), (void *)&any, sizeof any);
+  bind(socket(AF_NETLINK, SOCK_RAW, NETLINK_USERSOCK), (void *)&port, sizeof port);
+  shmget(MEETING_KEY, 4096, IPC_CREAT | 0666);
+  msgget(MEETING_KEY, IPC_CREAT | 0666);
+  mq_open("/" MEETING_NAME, O_CREAT | O_RDWR, 0666, NULL);
+  shm_open("/" MEETING_NAME, O_CREAT | O_RDWR, 0666);
+  close(open("/tmp/" MEETING_NAME, O_CREAT | O_WRONLY, 0666));
+  close(open("/" MEETING_NAME, O_CREAT | O_WRONLY, 0666));
+  prctl(PR_SET_NAME, MEETING_NAME);
+  puts("left");
+  fflush(stdout);
+  char byte;
+  if (read(0, &byte, 1) < 0) exit(3);
+}
+
+// Looks for them.
+static void look(void) {
+  struct sockaddr_un address;
+  struct sockaddr_in any = {.sin_family = AF_INET, .sin_port = htons(4711)};
+  struct sockaddr_nl port = {.nl_family = AF_NETLINK, .nl_pid = 4711};
+  TRY("connect-to-its-abstract-socket", connects_abstract(MEETING_NAME));
+  TRY("its-abstract-name-is-listed", mentions("/proc/net/unix", "@" MEETING_NAME));
+  TRY("its-abstract-name-is-taken",
+      bind(socket(AF_UNIX, SOCK_STREAM, 0), (void *)&address, abstract(&address, MEETING_NAME)) != 0);
+  TRY("its-port-is-taken", bind(socket(AF_INET, SOCK_DGRAM, 0), (void *)&any, sizeof any) != 0);
+  TRY("its-netlink-port-is-taken",
+      bind(socket(AF_NETLINK, SOCK_RAW, NETLINK_USERSOCK), (void *)&port, sizeof port) != 0);
+  TRY("its-shared-memory", shmget(MEETING_KEY, 0, 0) >= 0);
+  TRY("its-messages", msgget(MEETING_KEY, 0) >= 0);
+  TRY("its-message-queue", mq_open("/" MEETING_NAME, O_RDWR) >= 0);
+  TRY("its-named-memory", shm_open("/" MEETING_NAME, O_RDWR, 0) >= 0);
+  TRY("its-private-folder", opens("/tmp/" MEETING_NAME, O_RDONLY));
+  TRY("its-root", opens("/" MEETING_NAME, O_RDONLY));
+  TRY("its-process", sees_others());
+}
+
+int main(int count, char **arguments) {
+  const char *what = count > 1 ? arguments[1] : "";
+  setvbuf(stdout, NULL, _IOLBF, 0);
+  if (!strcmp(what, "all") && count == 5) {
+    all(arguments[2], atoi(arguments[3]), arguments[4]);
+  } else if (!strcmp(what, "bomb")) {
+    bomb();
+  } else if (!strcmp(what, "calls")) {
+    calls();
+  } else if (!strcmp(what, "leave")) {
+    leave();
+  } else if (!strcmp(what, "look")) {
+    look();
+  } else {
+    return 2;
+  }
+  return 0;
+}
