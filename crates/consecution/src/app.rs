@@ -27,7 +27,7 @@ use crate::transport::in_process::InProcess;
 pub use network::{ConnectError, Network, link_store};
 /// To be called first in `main` of every program that has a runner in it: the
 /// program is also its own zygote, and does not return from here then.
-pub use sandbox::{Ids, run_zygote_if_asked};
+pub use sandbox::{Finding, Ids, State, run_zygote_if_asked};
 
 /// A chain, its portal and a runner in this process, for one payload.
 pub struct OneShot {
@@ -239,6 +239,11 @@ pub fn images(home: &Path) -> Result<Images, StoreError> {
         registries: Arc::new(Registries::from_environment),
         progress: Arc::new(NoProgress),
     })
+}
+
+/// What of the sandbox this host can enforce, for processes with those ids.
+pub fn check_sandbox(ids: Ids) -> Vec<Finding> {
+    sandbox::check(&Launcher::new(), ids)
 }
 
 /// Where state and images live if nobody says otherwise: `/var/lib/consecution`

@@ -21,6 +21,7 @@ mod portal;
 mod progress;
 mod run;
 mod runner;
+mod sandbox;
 mod sandboxing;
 
 mod send;
@@ -148,6 +149,9 @@ enum Command {
     /// Fetches, lists and removes images.
     #[command(subcommand)]
     Image(images::Command),
+    /// Tells what of the sandbox this host can enforce.
+    #[command(subcommand)]
+    Sandbox(sandbox::Command),
     /// Lists, shows and removes the links that portals have made known.
     #[command(subcommand)]
     Link(link::Command),
@@ -167,6 +171,7 @@ pub(crate) fn execute(arguments: Arguments) -> ExitCode {
         Command::Runner(runner) => runner::runner(&global, *runner),
         Command::Send(send) => send::send(*send),
         Command::Check { chains } => Ok(check::check(&chains)),
+        Command::Sandbox(command) => sandbox::execute(&global, &command),
         Command::Image(command) => images::execute(&global, command),
         Command::Link(command) => link::execute(command),
     };

@@ -158,3 +158,59 @@ fn two_runners_may_have_different_ids() {
     assert!(refused("1000").contains("begins at 65536 or above"));
     assert!(refused("4294967295").contains("does not have 65536 ids"));
 }
+
+#[test]
+fn what_a_host_can_enforce_is_told() {
+    let check = || {
+        let mut check = consecution(home::shared());
+        check.args(["sandbox", "check"]);
+        finish(check, b"", PATIENCE)
+    };
+    let ran = check().expect_success();
+    let state = |name: &str| {
+        let line = ran.text().lines().find(|line| line.starts_with(name));
+        let rest = line.unwrap_or_else(|| panic!("no {name}: {}", ran.text()));
+        rest[name.len()..]
+            .split_whitespace()
+            .next()
+            .unwrap()
+            .to_owned()
+    };
+    assert_eq!(state("sandbox"), "yes");
+    assert_eq!(state("writable roots"), "yes");
+    for name in [
+        "ids of their own",
+        "hidden paths",
+        "Landlock",
+        "memory limits",
+        "CPU limits",
+    ] {
+        assert!(
+            ["yes", "partly", "no"].contains(&state(name).as_str()),
+            "{name}"
+        );
+    }
+    // Whatever is missing comes with what to do about it.
+    let lines: Vec<&str> = ran.text().lines().collect();
+    for (at, line) in lines.iter().enumerate() {
+        let words: Vec<&str> = line
+            .split("  ")
+            .map(str::trim)
+            .filter(|word| !word.is_empty())
+            .collect();
+        if ["no", "partly"].contains(&words[1..].first().copied().unwrap_or("")) {
+            assert!(lines[at + 1].contains("to get it: "), "{line}");
+        }
+    }
+    // It leaves nothing.
+    let left = std::fs::read_dir(std::env::temp_dir()).unwrap().flatten();
+    let names: Vec<_> = left
+        .map(|entry| entry.file_name().into_string().unwrap_or_default())
+        .collect();
+    assert!(
+        !names
+            .iter()
+            .any(|name| name.starts_with("consecution-check-")),
+        "{names:?}"
+    );
+}

@@ -21,6 +21,7 @@ pub(crate) fn plan(
     spec: &Spec,
     identity: Identity,
     limits: ProcessLimits,
+    veiled: bool,
     knock: Knock,
 ) -> Result<Plan, Failure> {
     let command = spec.command.first().map_or("", String::as_str);
@@ -50,6 +51,7 @@ pub(crate) fn plan(
         identity,
         mounts: mounts::plan(spec)?,
         limits,
+        veiled,
         domain: landlock::plan(spec.network),
         knock,
     })

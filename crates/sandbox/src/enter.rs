@@ -29,6 +29,7 @@ pub(crate) fn enter(order: &Order, socket: &OwnedFd) -> Result<Plan, Failure> {
     become_root(spec.ids)?;
 
     let outside = mounts::gather(spec)?;
+    let veiled = outside.veiled;
     mounts::change_root(&outside)?;
 
     // Inside: from here on every path is the image's.
@@ -38,7 +39,7 @@ pub(crate) fn enter(order: &Order, socket: &OwnedFd) -> Result<Plan, Failure> {
         .map_err(|error| Failure::new(Step::SetLimits, "", error.raw_os_error()))?;
 
     let knock = Knock(random()?);
-    let plan = command::plan(spec, identity, limits, knock)?;
+    let plan = command::plan(spec, identity, limits, veiled, knock)?;
 
     capabilities::drop_for_good()
         .map_err(|error| Failure::new(Step::DropCapabilities, "", error.raw_os_error()))?;

@@ -1,16 +1,28 @@
-//! What this host offers to sandboxes, looked at without making one.
+//! What this host can enforce, found out by making sandboxes.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::cgroup::Cgroups;
+use crate::failure::Step;
+use crate::launcher::{Launcher, OpenError, Zygote};
+use crate::mounts::{MOUNT_POINT_FILES, MOUNT_POINT_FOLDERS};
+use crate::process::{Event, Stdio};
+use crate::spec::{Ids, Limits, Network, SCRATCH_BYTES_DEFAULT, Spec};
 use crate::sys;
 
-/// What this host offers.
+/// What this host offers, looked at without making a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facilities {
     /// The version of Landlock that the kernel has; 0 where it has none.
     pub landlock: u32,
     /// Each controller of cgroups that limits need, and where cgroups for it can
     /// be made, if they can.
-    pub controllers: Vec<(&'static str, Option<std::path::PathBuf>)>,
+    pub controllers: Vec<(&'static str, Option<PathBuf>)>,
 }
 
 /// Looks at what this host offers to this process.
@@ -23,5 +35,290 @@ pub fn facilities() -> Facilities {
             .into_iter()
             .map(|(controller, place)| (controller, place.map(Into::into)))
             .collect(),
+    }
+}
+
+/// How far something can be enforced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "their names say it")]
+pub enum State {
+    Yes,
+    Partly,
+    No,
+}
+
+/// What was found out about one facility.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// The facility.
+    pub name: &'static str,
+    /// Whether it is there.
+    pub state: State,
+    /// Whether no link can be run without it.
+    pub is_needed: bool,
+    /// What there is, or what is missing.
+    pub detail: String,
+    /// How to get what is missing.
+    pub remedy: Option<String>,
+}
+
+/// The version of Landlock that has all that is made use of, and the kernel that
+/// brought it.
+const LANDLOCK_WANTED: u32 = 7;
+const LANDLOCK_WANTED_KERNEL: &str = "Linux 6.15";
+
+const CGROUPS_REMEDY: &str = "run as root, or have the cgroup of the runner, alone in it, delegated \
+     (systemd: Delegate=yes); in a container, run the runner outside of it";
+
+/// Makes sandboxes as a link would have them, and says of each facility whether
+/// it works here.
+pub fn check(launcher: &Launcher, ids: Ids) -> Vec<Finding> {
+    let facilities = facilities();
+    let root = match ScratchRoot::new() {
+        Ok(root) => root,
+        Err(error) => {
+            let folder = std::env::temp_dir();
+            let detail = format!("failed to make a root in {}: {error}", folder.display());
+            return vec![needed("sandbox", Err((detail, None)), "")];
+        }
+    };
+    let tried = root.try_out(launcher, ids, false);
+    let veiled = tried.as_ref().map(Zygote::is_veiled).ok();
+    let mut findings = vec![
+        needed(
+            "sandbox",
+            tried.map(drop),
+            "namespaces, mounts, no capabilities, a system call filter",
+        ),
+        of_ids(ids),
+    ];
+    let writable = root.try_out(launcher, ids, true);
+    findings.push(Finding {
+        is_needed: false,
+        ..needed(
+            "writable roots",
+            writable.map(drop),
+            "an overlay for each process",
+        )
+    });
+    findings.extend(veiled.map(of_veil));
+    findings.push(of_landlock(facilities.landlock));
+    let what = ["memory limits", "CPU limits", "process limits"];
+    for (name, (controller, place)) in what.into_iter().zip(&facilities.controllers) {
+        findings.push(of_controller(name, controller, place.as_deref()));
+    }
+    findings
+}
+
+type Tried = Result<(), (String, Option<String>)>;
+
+fn needed(name: &'static str, tried: Tried, detail: &str) -> Finding {
+    let (state, detail, remedy) = match tried {
+        Ok(()) => (State::Yes, detail.to_owned(), None),
+        Err((reason, remedy)) => (State::No, reason, remedy),
+    };
+    Finding {
+        name,
+        state,
+        is_needed: true,
+        detail,
+        remedy,
+    }
+}
+
+fn finding(name: &'static str, state: State, detail: String, remedy: &str) -> Finding {
+    Finding {
+        name,
+        state,
+        is_needed: false,
+        detail,
+        remedy: (state != State::Yes).then(|| remedy.to_owned()),
+    }
+}
+
+fn of_ids(ids: Ids) -> Finding {
+    let remedy = "run as root, and not in a container that has fewer ids; an image's command then may \
+         have any user, who is nobody on the host";
+    match ids {
+        Ids::Shifted { base } => {
+            let detail = format!("65536 of this host, from {base} on, which should be nobody's");
+            finding("ids of their own", State::Yes, detail, remedy)
+        }
+        Ids::Own if rustix::process::geteuid().is_root() => {
+            let detail = "processes are root on this host, if without any capability".to_owned();
+            finding("ids of their own", State::No, detail, remedy)
+        }
+        Ids::Own => {
+            let user = rustix::process::geteuid().as_raw();
+            let detail = format!("processes are user {user}, whoever they are inside");
+            finding("ids of their own", State::Partly, detail, remedy)
+        }
+    }
+}
+
+fn of_veil(is_veiled: bool) -> Finding {
+    let (state, detail) = match is_veiled {
+        true => (State::Yes, "processes do not see where an image is stored"),
+        false => (State::No, "processes see where an image is stored"),
+    };
+    let remedy = "keep --home on a file system that is no overlay of overlays, with overlay file \
+         systems in the kernel (modprobe overlay)";
+    finding("hidden paths", state, detail.to_owned(), remedy)
+}
+
+fn of_landlock(version: u32) -> Finding {
+    let state = match version {
+        0 | 1 => State::No,
+        2..LANDLOCK_WANTED => State::Partly,
+        _ => State::Yes,
+    };
+    let parts = [
+        (2, "files"),
+        (4, "TCP"),
+        (6, "abstract sockets and signals"),
+        (7, "no noise in the log"),
+    ];
+    let known: Vec<&str> = (parts.into_iter())
+        .filter_map(|(from, part)| (version >= from).then_some(part))
+        .collect();
+    let detail = match version {
+        0 => "the kernel has none".to_owned(),
+        1 => "version 1, which forbids too much to be of use".to_owned(),
+        _ => format!("version {version}: {}", known.join(", ")),
+    };
+    let remedy = format!(
+        "{LANDLOCK_WANTED_KERNEL} or newer, with landlock among its security modules (lsm=landlock,…)"
+    );
+    finding("Landlock", state, detail, &remedy)
+}
+
+fn of_controller(name: &'static str, controller: &str, place: Option<&Path>) -> Finding {
+    match place {
+        Some(place) => finding(name, State::Yes, place.display().to_string(), ""),
+        None => {
+            let detail = match controller {
+                "pids" => "no cgroups: 4096 processes for a link as a whole",
+                _ => "no cgroups: links with such a limit are refused",
+            };
+            finding(name, State::No, detail.to_owned(), CGROUPS_REMEDY)
+        }
+    }
+}
+
+/// A root that has what every root must have, and a command that is none.
+struct ScratchRoot(PathBuf);
+
+impl ScratchRoot {
+    fn new() -> io::Result<ScratchRoot> {
+        let mut random = [0; 8];
+        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+        let name = format!("consecution-check-{:016x}", u64::from_ne_bytes(random));
+        let root = ScratchRoot(std::env::temp_dir().join(name));
+        fs::create_dir(&root.0)?;
+        for folder in MOUNT_POINT_FOLDERS.iter().chain(&["etc"]) {
+            fs::create_dir_all(root.0.join(folder))?;
+        }
+        for file in MOUNT_POINT_FILES.iter().chain(&["none"]) {
+            fs::write(root.0.join(file), "")?;
+        }
+        for path in ["", "none"] {
+            fs::set_permissions(root.0.join(path), fs::Permissions::from_mode(0o755))?;
+        }
+        Ok(root)
+    }
+
+    /// Opens a zygote, and starts a process as far as that goes: everything has
+    /// been done for it when it cannot be executed.
+    fn try_out(
+        &self,
+        launcher: &Launcher,
+        ids: Ids,
+        writable: bool,
+    ) -> Result<Zygote, (String, Option<String>)> {
+        let spec = Spec {
+            root: self.0.clone(),
+            command: vec!["/none".to_owned()],
+            environment: Vec::new(),
+            working_directory: "/".to_owned(),
+            user: String::new(),
+            writable,
+            scratch_bytes: SCRATCH_BYTES_DEFAULT,
+            network: Network::None,
+            hostname: "check".to_owned(),
+            ids,
+        };
+        let zygote = launcher
+            .open(&spec, Limits::default())
+            .map_err(|error| match error {
+                OpenError::Failed(failure) => {
+                    let remedy = failure.advice().map(str::to_owned);
+                    (format!("failed to {}", failure.without_advice()), remedy)
+                }
+                error => (format!("failed to {error}"), None),
+            })?;
+        match first_event(&zygote) {
+            Ok(Event::Failed(Step::Execute, _)) => Ok(zygote),
+            Ok(Event::Failed(step, errno)) => {
+                let failure = zygote.explain(step, errno);
+                let remedy = failure.advice().map(str::to_owned);
+                Err((format!("failed to {}", failure.without_advice()), remedy))
+            }
+            Ok(event) => Err((format!("failed to start a process: {event:?}"), None)),
+            Err(error) => Err((format!("failed to start a process: {error}"), None)),
+        }
+    }
+}
+
+impl Drop for ScratchRoot {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn first_event(zygote: &Zygote) -> io::Result<Event> {
+    const WAIT_MAX: Timespec = Timespec {
+        tv_sec: 10,
+        tv_nsec: 0,
+    };
+    let stdio = Stdio {
+        stdin: io::pipe()?.0.into(),
+        stdout: io::pipe()?.1.into(),
+        stderr: io::pipe()?.1.into(),
+    };
+    let mut process = zygote.start(stdio).map_err(io::Error::other)?;
+    loop {
+        if let Some(event) = process.next_event()? {
+            return Ok(event);
+        }
+        let mut wanted = [PollFd::new(&process, PollFlags::IN)];
+        if rustix::io::retry_on_intr(|| poll(&mut wanted, Some(&WAIT_MAX)))? == 0 {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn landlock_is_as_much_as_the_kernel_knows() {
+        assert_eq!(of_landlock(0).state, State::No);
+        assert_eq!(of_landlock(1).state, State::No);
+        let fourth = of_landlock(4);
+        assert_eq!(fourth.state, State::Partly);
+        assert_eq!(fourth.detail, "version 4: files, TCP");
+        assert!(fourth.remedy.is_some());
+        assert_eq!(of_landlock(8).state, State::Yes);
+        assert_eq!(of_landlock(8).remedy, None);
+    }
+
+    #[test]
+    fn a_scratch_root_goes_when_it_is_dropped() {
+        let root = ScratchRoot::new().unwrap();
+        let path = root.0.clone();
+        assert!(path.join("proc").is_dir());
+        drop(root);
+        assert!(!path.exists());
     }
 }

@@ -169,25 +169,33 @@ const TEXT_BYTES_MAX: usize = 1024;
 
 const _: () = assert!(2 * 6 * TEXT_BYTES_MAX + 1024 <= MESSAGE_BYTES_MAX);
 
-impl fmt::Display for Failure {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}", self.step)?;
+impl Failure {
+    /// As text, for whoever shows what to do about it elsewhere.
+    pub(crate) fn without_advice(&self) -> String {
+        let mut text = self.step.to_string();
         if !self.subject.is_empty() {
-            write!(formatter, " {:?}", self.subject)?;
+            text.push_str(&format!(" {:?}", self.subject));
         }
         if !self.reason.is_empty() {
-            write!(formatter, ": {}", self.reason)?;
+            text.push_str(&format!(": {}", self.reason));
         }
         if self.errno != 0 {
             // Without Rust's "(os error N)", which says nothing to a reader.
-            let text = std::io::Error::from_raw_os_error(self.errno).to_string();
-            let text = text.split(" (os error").next().unwrap_or_default();
-            write!(formatter, ": {}", text.to_lowercase())?;
+            let error = std::io::Error::from_raw_os_error(self.errno).to_string();
+            let error = error.split(" (os error").next().unwrap_or_default();
+            text.push_str(&format!(": {}", error.to_lowercase()));
         }
-        if let Some(advice) = self.advice() {
-            write!(formatter, " ({advice})")?;
+        text
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.without_advice())?;
+        match self.advice() {
+            Some(advice) => write!(formatter, " ({advice})"),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 

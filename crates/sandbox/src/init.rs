@@ -28,6 +28,8 @@ pub(crate) struct Plan {
     pub(crate) set_groups: bool,
     pub(crate) limits: ProcessLimits,
     pub(crate) mounts: Vec<Operation>,
+    /// Whether the root is an overlay, which does not show where it comes from.
+    pub(crate) veiled: bool,
     /// `None` where the kernel has no Landlock.
     pub(crate) domain: Option<Domain>,
     pub(crate) knock: Knock,

@@ -95,6 +95,7 @@ impl Launcher {
             socket: Some(ours),
             pidfd: None,
             owner: None,
+            veiled: false,
             command: spec.command.clone(),
             working_directory: spec.working_directory.clone(),
             user: spec.user.clone(),
@@ -179,6 +180,7 @@ pub struct Zygote {
     pidfd: Option<OwnedFd>,
     /// The user and group of the host that its processes are, if not our own.
     owner: Option<(u32, u32)>,
+    veiled: bool,
     command: Vec<String>,
     working_directory: String,
     user: String,
@@ -210,8 +212,9 @@ impl Zygote {
             };
             match serde_json::from_slice(&message.bytes) {
                 Ok(Opened::Forked) => self.pidfd = message.descriptors.into_iter().next(),
-                Ok(Opened::Ready { owner }) => {
+                Ok(Opened::Ready { owner, veiled }) => {
                     self.owner = owner;
+                    self.veiled = veiled;
                     return Ok(());
                 }
                 Ok(Opened::Failed(failure)) => return Err(OpenError::Failed(failure)),
@@ -264,6 +267,11 @@ impl Zygote {
             let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
             let _ = rustix::fs::fchown(pipe, Some(user), Some(group));
         }
+    }
+
+    /// Is it hidden from its processes where the image is stored?
+    pub(crate) fn is_veiled(&self) -> bool {
+        self.veiled
     }
 
     /// What a process's failure to start was about.

@@ -33,7 +33,7 @@ mod wire;
 mod zygote;
 
 pub use cgroup::CgroupError;
-pub use facilities::{Facilities, facilities};
+pub use facilities::{Facilities, Finding, State, check, facilities};
 pub use failure::{Failure, Step};
 pub use launcher::{Launcher, OpenError, StartError, Zygote};
 pub use mounts::{MOUNT_POINT_FILES, MOUNT_POINT_FOLDERS};

@@ -72,6 +72,8 @@ const DEVICE_LINKS: [(&str, &str); 4] = [
 /// What comes from outside, as mounts that are not in place yet.
 pub(crate) struct Outside {
     root: OwnedFd,
+    /// Whether a process sees only an overlay of it.
+    pub(crate) veiled: bool,
     devices: Vec<(PathBuf, OwnedFd)>,
     files: Vec<(PathBuf, OwnedFd)>,
     proc: OwnedFd,
@@ -117,6 +119,7 @@ pub(crate) fn gather(spec: &Spec) -> Result<Outside, Failure> {
         veil::cover(&root).ok()
     };
     Ok(Outside {
+        veiled: spec.writable || veiled.is_some(),
         root: veiled.unwrap_or(root),
         devices,
         files,

@@ -55,7 +55,11 @@ pub(crate) enum Opened {
     Forked,
     /// It is ready to start processes, which are this user and group of the
     /// host, unless they are the runner's own.
-    Ready { owner: Option<(u32, u32)> },
+    Ready {
+        owner: Option<(u32, u32)>,
+        /// Whether they see where the image is stored.
+        veiled: bool,
+    },
     /// It is not, and has exited.
     Failed(Failure),
 }

@@ -60,7 +60,14 @@ fn run() -> ExitCode {
     // From here on there is nothing more to say to anyone but the runner.
     let _ = rustix::stdio::dup2_stderr(rustix::stdio::stdin());
     let owner = plan.identity.outside(ids);
-    send_opened(&socket, &Opened::Ready { owner }, &[]);
+    send_opened(
+        &socket,
+        &Opened::Ready {
+            owner,
+            veiled: plan.veiled,
+        },
+        &[],
+    );
     serve(&socket, plan, Networks::new(network, plan.knock))
 }
 

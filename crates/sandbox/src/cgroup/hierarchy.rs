@@ -9,6 +9,9 @@ use super::Version;
 /// The controllers that keep our limits.
 pub(crate) const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
 
+/// How the cgroup's name begins that a runner goes to where it is in the way.
+const RUNNER_PREFIX: &str = "consecution-runner-";
+
 /// A folder in which we may make cgroups for some controllers.
 #[derive(Debug)]
 pub(crate) struct Hierarchy {
@@ -117,7 +120,12 @@ fn candidates(mounts: &str, own: &str) -> Vec<Candidate> {
 /// Where in the hierarchy of version 2: at its root, which only root may; in our
 /// own cgroup, where that was delegated to us; or around it, where what was
 /// delegated is that (systemd: `DelegateSubgroup=`).
-fn places(mount_point: PathBuf, own: PathBuf) -> Vec<PathBuf> {
+fn places(mount_point: PathBuf, mut own: PathBuf) -> Vec<PathBuf> {
+    // Where we have made way already.
+    let name = own.file_name().and_then(|name| name.to_str());
+    if name.is_some_and(|name| name.starts_with(RUNNER_PREFIX)) {
+        own.pop();
+    }
     let around = own
         .parent()
         .filter(|around| around.starts_with(&mount_point) && *around != mount_point)
@@ -158,7 +166,7 @@ fn make_way(place: &Path, name: &str) {
     if is_root || there.trim() != std::process::id().to_string() {
         return;
     }
-    let leaf = place.join(format!("consecution-runner-{name}"));
+    let leaf = place.join(format!("{RUNNER_PREFIX}{name}"));
     if fs::create_dir_all(&leaf).is_ok() {
         let _ = fs::write(leaf.join("cgroup.procs"), "0");
     }
@@ -240,6 +248,8 @@ mod tests {
         let mounts = "30 1 0:26 / /nonesuch rw - cgroup2 cgroup2 rw\n";
         let places = ["/nonesuch", "/nonesuch/user/unit", "/nonesuch/user"].map(PathBuf::from);
         let found = candidates(mounts, "0::/user/unit\n");
+        assert_eq!(found, [Candidate::Two(places.to_vec())]);
+        let found = candidates(mounts, "0::/user/unit/consecution-runner-1-2\n");
         assert_eq!(found, [Candidate::Two(places.to_vec())]);
         let found = candidates(mounts, "0::/\n");
         assert_eq!(found, [Candidate::Two(vec!["/nonesuch".into()])]);

@@ -66,6 +66,19 @@ promises! {
         );
     }
 
+    fn private_folders_have_a_size(setup) {
+        let script = "for f in /tmp /var/tmp /run /dev/shm; do head -c 3000000 /dev/zero 2>/dev/null > $f/x; wc -c < $f/x; done; i=0; while touch /tmp/f$i 2>/dev/null; do i=$((i+1)); done; echo $i";
+        let spec = sandbox::Spec { scratch_bytes: 2 << 20, ..setup.script(script) };
+        let output = setup.run(&spec, b"");
+        let files = "2097152\n".repeat(4);
+        let made = output.stdout.strip_prefix(&files).unwrap_or_else(|| panic!("{output:?}"));
+        assert!(made.trim().parse::<u32>().unwrap() < 1100, "{made}");
+        let mut spec = sandbox::Spec { writable: true, ..setup.script("head -c 3000000 /dev/zero 2>/dev/null > /x; wc -c < /x") };
+        spec.scratch_bytes = 2 << 20;
+        let room: u64 = setup.run(&spec, b"").stdout.trim().parse().unwrap();
+        assert!(room <= 2 << 20, "{room}");
+    }
+
     fn the_hosts_mounts_are_gone(setup) {
         let mounts = setup.prints("cut -d' ' -f5 /proc/self/mountinfo | grep -v ^/proc/ | sort -u");
         assert_eq!(
