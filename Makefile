@@ -1,7 +1,7 @@
 # The only commands; what runs in continuous integration calls them too.
 # Each one gets what it needs first: see scripts/setup.
 
-.PHONY: help demo demo-network test check bench
+.PHONY: help demo demo-network test check fuzz bench
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -24,6 +24,10 @@ check: ## formatting, lints, documentation
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+fuzz: ## fuzz what reads strangers' input, FUZZ_SECONDS=180 each, FUZZ_TARGETS= all
+	@scripts/setup fuzz
+	@scripts/fuzz
 
 bench: ## measure side by side with other programs; ONLY=pipes: one group of it
 	@scripts/setup bench

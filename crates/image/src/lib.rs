@@ -13,6 +13,8 @@
 
 mod config;
 mod digest;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod layer;
 mod manifest;
 mod reference;

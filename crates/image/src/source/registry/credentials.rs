@@ -175,6 +175,13 @@ impl Credentials {
         }
     }
 
+    /// Would there be a credential, as far as the file itself says?
+    #[cfg(fuzzing)]
+    pub(crate) fn knows(&self, registry: &str) -> bool {
+        let auth = self.find_auth(&keys(registry));
+        auth.is_some_and(|auth| matches!(self.read_auth(registry, auth), Ok(Some(_))))
+    }
+
     fn find_auth(&self, keys: &[&str]) -> Option<&Auth> {
         let auths = self.raw.auths.as_ref()?;
         let exact = keys.iter().find_map(|key| auths.get(*key));
