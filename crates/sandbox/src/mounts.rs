@@ -82,18 +82,12 @@ pub(crate) struct Outside {
 /// Opens the root, which is the current folder, and what else comes from the
 /// host, in this process's new mount namespace.
 pub(crate) fn gather(spec: &Spec) -> Result<Outside, Failure> {
-    let root = &spec.root;
     rustix::mount::mount_change(
         "/",
         MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
     )
-    .map_err(failure(Step::CloneRoot, root))?;
-    let harmless = MountAttrFlags::MOUNT_ATTR_RDONLY
-        | MountAttrFlags::MOUNT_ATTR_NOSUID
-        | MountAttrFlags::MOUNT_ATTR_NODEV;
-    let root = clone_mount(Path::new(""), root, Step::CloneRoot)?;
-    sys::mount_set_attributes(root.as_fd(), harmless)
-        .map_err(|errno| Failure::new(Step::CloneRoot, shown(&spec.root), errno))?;
+    .map_err(failure(Step::CloneRoot, &spec.root))?;
+    let root = clone_root(spec)?;
 
     let mut devices = Vec::new();
     for name in DEVICES {
@@ -105,7 +99,7 @@ pub(crate) fn gather(spec: &Spec) -> Result<Outside, Failure> {
     for path in network::files(spec.network).iter().map(Path::new) {
         if path.exists() {
             let mount = clone_mount(path, path, Step::MountHostFiles)?;
-            sys::mount_set_attributes(mount.as_fd(), harmless | MountAttrFlags::MOUNT_ATTR_NOEXEC)
+            sys::mount_set_attributes(mount.as_fd(), HARMLESS | MountAttrFlags::MOUNT_ATTR_NOEXEC)
                 .map_err(|errno| Failure::new(Step::MountHostFiles, shown(path), errno))?;
             files.push((path.to_owned(), mount));
         }
@@ -116,7 +110,8 @@ pub(crate) fn gather(spec: &Spec) -> Result<Outside, Failure> {
     let veiled = if spec.writable {
         None
     } else {
-        veil::cover(&root).ok()
+        // A root of its own, which is gone with it where it fails.
+        veil::cover(&clone_root(spec)?).ok()
     };
     Ok(Outside {
         veiled: spec.writable || veiled.is_some(),
@@ -125,6 +120,19 @@ pub(crate) fn gather(spec: &Spec) -> Result<Outside, Failure> {
         files,
         proc,
     })
+}
+
+/// What a mount from outside is made to be.
+const HARMLESS: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY
+    .union(MountAttrFlags::MOUNT_ATTR_NOSUID)
+    .union(MountAttrFlags::MOUNT_ATTR_NODEV);
+
+/// The root, which is the current folder.
+fn clone_root(spec: &Spec) -> Result<OwnedFd, Failure> {
+    let root = clone_mount(Path::new(""), &spec.root, Step::CloneRoot)?;
+    sys::mount_set_attributes(root.as_fd(), HARMLESS)
+        .map_err(|errno| Failure::new(Step::CloneRoot, shown(&spec.root), errno))?;
+    Ok(root)
 }
 
 fn clone_mount(path: &Path, subject: &Path, step: Step) -> Result<OwnedFd, Failure> {

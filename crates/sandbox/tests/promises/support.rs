@@ -18,8 +18,12 @@ use sandbox::{
     Process, Spec, Stdio, Step, WaitStatus, Zygote,
 };
 
-/// How long anything may take before it counts as never.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// How long anything may take before it counts as never; longer on a machine that
+/// is emulated (`make test-vm`).
+pub(crate) const PATIENCE: Duration = match option_env!("SANDBOX_TEST_PATIENT") {
+    None => Duration::from_secs(20),
+    Some(_) => Duration::from_secs(300),
+};
 
 /// Each function becomes two tests, `as_root` and `rootless`, in a module of its
 /// name.
