@@ -111,6 +111,8 @@ impl Reference {
         let short = self
             .repository
             .strip_prefix(HUB_OFFICIAL)
+            // One with more parts would read back without the first of them.
+            .filter(|short| !short.contains('/'))
             .unwrap_or(&self.repository);
         // Left away only where what remains is not read as a registry.
         let first = short.split_once('/').map_or("", |(first, _)| first);

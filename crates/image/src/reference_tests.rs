@@ -53,6 +53,7 @@ fn the_familiar_form_is_the_short_one() {
     let familiar = |text: &str| text.parse::<Reference>().unwrap().familiar();
     assert_eq!(familiar("docker.io/library/busybox"), "busybox:latest");
     assert_eq!(familiar("docker.io/me/tool:1"), "me/tool:1");
+    assert_eq!(familiar("docker.io/library/a/b"), "library/a/b:latest");
     assert_eq!(familiar("localhost:5000/x"), "localhost:5000/x:latest");
 }
 
