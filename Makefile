@@ -1,7 +1,7 @@
 # The only commands; what runs in continuous integration calls them too.
 # Each one gets what it needs first: see scripts/setup.
 
-.PHONY: help demo demo-network test check fuzz bench
+.PHONY: help demo demo-network test test-vm check fuzz bench
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -18,6 +18,10 @@ demo-network: ## the same over NATS and etcd: two runners, a portal, all on free
 test: ## run all tests
 	@scripts/setup test
 	@scripts/test
+
+test-vm: ## the sandbox's promises on Debian's kernel, with cgroups of version 2, under qemu
+	@scripts/setup test-vm
+	@scripts/test-vm
 
 check: ## formatting, lints, documentation
 	@scripts/setup check
