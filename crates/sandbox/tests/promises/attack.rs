@@ -170,7 +170,7 @@ promises! {
         }
         assert_eq!(Running::start(&zygote).finish(b"cat /etc/hosts\n").success(), "");
         assert_eq!(bomb.event(), Event::Started);
-        drop(bomb);
+        bomb.process.kill_and_wait();
         let output = Running::start(&zygote).finish(b"probe allowed\n").success();
         assert!(output.contains("fork ok"), "{output}");
     }
