@@ -125,7 +125,8 @@ promises! {
         let zygote = setup.open_limited(&setup.script("cut -d: -f3 /proc/self/cgroup | sort -u; cat"), limits);
         let mut first = Running::start(&zygote);
         assert_eq!(first.event(), Event::Started);
-        let command = descendants(own_id()).pop().unwrap();
+        // Behind the zygote and init; and before what the command has started.
+        let command = descendants(own_id()).into_iter().nth(2).unwrap();
         let files = cgroup_file(command.id, "cgroup.procs");
         assert!(!files.is_empty());
         let own = files[0].parent().unwrap().parent().unwrap().to_owned();
