@@ -226,9 +226,10 @@ async fn a_runner_sends_no_more_than_it_was_given_credit_for() {
             None => break sent,
         }
     };
+    // It may leave up to a quarter of it until there is more.
     for allowed in [100_000, 150_000] {
         let deadline = std::time::Instant::now() + PATIENCE;
-        while next(&mut caller).await <= allowed - 10_000 {
+        while next(&mut caller).await <= allowed - 25_000 {
             assert!(std::time::Instant::now() < deadline, "it sends too little");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
