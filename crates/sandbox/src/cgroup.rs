@@ -30,8 +30,9 @@ const CPU_PERIOD_MICROSECONDS: u64 = 100_000;
 const CPU_QUOTA_MICROSECONDS_MIN: u64 = 1000;
 const CPU_QUOTA_MICROSECONDS_MAX: u64 = (1 << 44) - 1;
 
-/// How many cgroups without a process are kept for the next ones.
-const RESTING_MAX: usize = 256;
+/// How many cgroups without a process are kept for the next ones, with two open
+/// files each. Where processes come and go, few rest at a time.
+const RESTING_MAX: usize = 32;
 
 /// How many of them are looked at for one that is empty by now.
 const RESTING_TRIED_MAX: usize = 4;
