@@ -348,7 +348,13 @@ impl Made {
         if !self.folders.contains(&folder) {
             fs::create_dir_all(&folder).map_err(refused(&folder))?;
             self.folders.push(folder.clone());
-            let join = folder.join("cgroup.procs");
+            let join = folder.join(match hierarchy.version {
+                // For a single thread, which is all that a process is before its
+                // exec: for a whole process the kernel stops all forks and exits
+                // of the machine, and waits until none is under way.
+                Version::One => "tasks",
+                Version::Two => "cgroup.procs",
+            });
             let file = fs::OpenOptions::new()
                 .write(true)
                 .custom_flags(libc::O_CLOEXEC)
