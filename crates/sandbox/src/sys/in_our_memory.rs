@@ -1,0 +1,297 @@
+//! Calls for init and the command's process: no allocation, no `errno`.
+
+use super::*;
+
+pub(crate) fn mount(
+    source: &CStr,
+    target: &CStr,
+    file_system: &CStr,
+    flags: libc::c_ulong,
+    data: &CStr,
+    knock: Knock,
+) -> Result<(), Errno> {
+    let arguments = [
+        source.as_ptr() as usize,
+        target.as_ptr() as usize,
+        file_system.as_ptr() as usize,
+        flags as usize,
+        data.as_ptr() as usize,
+        knock.0 as usize,
+    ];
+    // SAFETY: all are strings that live across the call, which reads them.
+    unsafe { syscall(libc::SYS_mount, arguments) }.map(drop)
+}
+
+pub(crate) fn unmount_detached(target: &CStr, knock: Knock) -> Result<(), Errno> {
+    let arguments = [
+        target.as_ptr() as usize,
+        libc::MNT_DETACH as usize,
+        0,
+        0,
+        0,
+        knock.0 as usize,
+    ];
+    // SAFETY: a string that lives across the call.
+    unsafe { syscall(libc::SYS_umount2, arguments) }.map(drop)
+}
+
+pub(crate) fn pivot_root(new: &CStr, old: &CStr, knock: Knock) -> Result<(), Errno> {
+    let arguments = [
+        new.as_ptr() as usize,
+        old.as_ptr() as usize,
+        0,
+        0,
+        0,
+        knock.0 as usize,
+    ];
+    // SAFETY: strings that live across the call.
+    unsafe { syscall(libc::SYS_pivot_root, arguments) }.map(drop)
+}
+
+pub(crate) fn make_folder(path: &CStr, mode: u32) -> Result<(), Errno> {
+    let arguments = [
+        libc::AT_FDCWD as usize,
+        path.as_ptr() as usize,
+        mode as usize,
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: a string that lives across the call.
+    unsafe { syscall(libc::SYS_mkdirat, arguments) }.map(drop)
+}
+
+pub(crate) fn change_folder(path: &CStr) -> Result<(), Errno> {
+    // SAFETY: a string that lives across the call.
+    unsafe { syscall(libc::SYS_chdir, [path.as_ptr() as usize, 0, 0, 0, 0, 0]) }.map(drop)
+}
+
+/// Executes a program; returns only what kept it from doing so.
+pub(crate) fn execute(path: &CStr, arguments: &StringArray, environment: &StringArray) -> Errno {
+    let call = [
+        path.as_ptr() as usize,
+        arguments.pointers.as_ptr() as usize,
+        environment.pointers.as_ptr() as usize,
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: each array ends with a null, and its strings, which it owns,
+    // live across the call; AtomicPtr has the layout of a pointer.
+    unsafe { syscall(libc::SYS_execve, call) }
+        .err()
+        .unwrap_or(libc::EIO)
+}
+
+/// Waits for any child to be gone: its process id and wait status.
+pub(crate) fn wait_for_any() -> Result<(i32, i32), Errno> {
+    let mut status = 0i32;
+    let arguments = [usize::MAX, (&raw mut status) as usize, 0, 0, 0, 0];
+    // SAFETY: the kernel writes the status during the call.
+    let pid = unsafe { syscall(libc::SYS_wait4, arguments) }?;
+    Ok((pid as i32, status))
+}
+
+/// The kernel's `struct msghdr`; the C libraries differ in theirs.
+#[repr(C)]
+struct MessageHeader {
+    name: usize,
+    name_length: i32,
+    parts: usize,
+    parts_length: usize,
+    control: usize,
+    control_length: usize,
+    flags: u32,
+}
+
+/// A `struct cmsghdr` with one descriptor behind it.
+#[repr(C)]
+struct ControlMessage {
+    length: usize,
+    level: i32,
+    kind: i32,
+    descriptor: i32,
+    padding: i32,
+}
+
+/// Sends a message, with a descriptor if there is one to send.
+pub(crate) fn send(socket: i32, bytes: &[u8], passed: Option<i32>) -> Result<(), Errno> {
+    let control = ControlMessage {
+        length: mem::offset_of!(ControlMessage, padding),
+        level: libc::SOL_SOCKET,
+        kind: libc::SCM_RIGHTS,
+        descriptor: passed.unwrap_or(-1),
+        padding: 0,
+    };
+    let part = [bytes.as_ptr() as usize, bytes.len()];
+    let message = MessageHeader {
+        name: 0,
+        name_length: 0,
+        parts: part.as_ptr() as usize,
+        parts_length: 1,
+        control: ptr::from_ref(&control) as usize,
+        control_length: if passed.is_some() {
+            size_of::<ControlMessage>()
+        } else {
+            0
+        },
+        flags: 0,
+    };
+    let arguments = [
+        socket as usize,
+        ptr::from_ref(&message) as usize,
+        libc::MSG_NOSIGNAL as usize,
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: the message, and what its addresses lead to, live across the
+    // call, which only reads them.
+    unsafe { syscall(libc::SYS_sendmsg, arguments) }.map(drop)
+}
+
+/// A descriptor for a process.
+pub(crate) fn open_process(pid: i32) -> Result<i32, Errno> {
+    // SAFETY: makes a new descriptor and touches no memory.
+    unsafe { syscall(libc::SYS_pidfd_open, [pid as usize, 0, 0, 0, 0, 0]) }.map(|fd| fd as i32)
+}
+
+/// Leaves the cgroup namespace for a new one, whose root is where we are.
+pub(crate) fn new_cgroup_namespace(knock: Knock) -> Result<(), Errno> {
+    let flags = libc::CLONE_NEWCGROUP as usize;
+    // SAFETY: changes nothing but the namespaces of this process.
+    unsafe { syscall(libc::SYS_unshare, [flags, 0, 0, 0, 0, knock.0 as usize]) }.map(drop)
+}
+
+/// Goes into a new network namespace.
+pub(crate) fn new_network_namespace(knock: Knock) -> Result<(), Errno> {
+    let flags = libc::CLONE_NEWNET as usize;
+    // SAFETY: changes nothing but the namespaces of this process.
+    unsafe { syscall(libc::SYS_unshare, [flags, 0, 0, 0, 0, knock.0 as usize]) }.map(drop)
+}
+
+/// Goes into the network namespace that a descriptor stands for.
+pub(crate) fn enter_network_namespace(
+    namespace: BorrowedFd<'_>,
+    knock: Knock,
+) -> Result<(), Errno> {
+    let (namespace, kind) = (namespace.as_raw_fd() as usize, libc::CLONE_NEWNET as usize);
+    let arguments = [namespace, kind, 0, 0, 0, knock.0 as usize];
+    // SAFETY: changes nothing but the namespaces of this process.
+    unsafe { syscall(libc::SYS_setns, arguments) }.map(drop)
+}
+
+/// Is there a process with that id, be it dead and not reaped yet?
+pub(crate) fn exists(pid: i32) -> bool {
+    // SAFETY: signal 0 is none.
+    let asked = unsafe { syscall(libc::SYS_kill, [pid as usize, 0, 0, 0, 0, 0]) };
+    asked != Err(libc::ESRCH)
+}
+
+/// Sets a limit on resources (`RLIMIT_*`) of this process.
+pub(crate) fn limit(
+    resource: libc::__rlimit_resource_t,
+    soft: u64,
+    hard: u64,
+) -> Result<(), Errno> {
+    let limit = [soft, hard];
+    let arguments = [0, resource as usize, limit.as_ptr() as usize, 0, 0, 0];
+    // SAFETY: reads the kernel's `struct rlimit64`, which lives across the
+    // call.
+    unsafe { syscall(libc::SYS_prlimit64, arguments) }.map(drop)
+}
+
+/// Writes to a file, which takes all of it or says why not.
+pub(crate) fn write(file: i32, bytes: &[u8]) -> Result<(), Errno> {
+    let arguments = [file as usize, bytes.as_ptr() as usize, bytes.len(), 0, 0, 0];
+    // SAFETY: reads bytes that live across the call.
+    unsafe { syscall(libc::SYS_write, arguments) }.map(drop)
+}
+
+/// Makes a Landlock ruleset: a descriptor.
+pub(crate) fn landlock_create(rules: &LandlockRules) -> Result<i32, Errno> {
+    let size = size_of::<LandlockRules>();
+    let arguments = [ptr::from_ref(rules) as usize, size, 0, 0, 0, 0];
+    // SAFETY: reads the rules, which live across the call.
+    unsafe { syscall(libc::SYS_landlock_create_ruleset, arguments) }.map(|fd| fd as i32)
+}
+
+/// Allows `rights` on all that lies below a folder.
+pub(crate) fn landlock_allow_below(ruleset: i32, folder: i32, rights: u64) -> Result<(), Errno> {
+    /// The kernel's `struct landlock_path_beneath_attr`, which is packed.
+    #[repr(C, packed)]
+    struct Below {
+        rights: u64,
+        folder: i32,
+    }
+    const PATH_BENEATH: usize = 1;
+    let below = Below { rights, folder };
+    let rule = (&raw const below) as usize;
+    let arguments = [ruleset as usize, PATH_BENEATH, rule, 0, 0, 0];
+    // SAFETY: reads the rule, which lives across the call.
+    unsafe { syscall(libc::SYS_landlock_add_rule, arguments) }.map(drop)
+}
+
+/// Restricts this process, and what it makes, to a ruleset.
+pub(crate) fn landlock_enter(ruleset: i32, flags: u32) -> Result<(), Errno> {
+    let arguments = [ruleset as usize, flags as usize, 0, 0, 0, 0];
+    // SAFETY: changes nothing but what this process may do.
+    unsafe { syscall(libc::SYS_landlock_restrict_self, arguments) }.map(drop)
+}
+
+/// Opens a folder as a place only.
+pub(crate) fn open_path(path: &CStr) -> Result<i32, Errno> {
+    let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
+    let place = libc::AT_FDCWD as usize;
+    let arguments = [place, path.as_ptr() as usize, flags as usize, 0, 0, 0];
+    // SAFETY: a string that lives across the call.
+    unsafe { syscall(libc::SYS_openat, arguments) }.map(|fd| fd as i32)
+}
+
+pub(crate) fn duplicate_to(from: i32, to: i32) -> Result<(), Errno> {
+    // SAFETY: descriptors are this process's own: init and the command's
+    // process have a table each, not the zygote's.
+    unsafe { syscall(libc::SYS_dup3, [from as usize, to as usize, 0, 0, 0, 0]) }.map(drop)
+}
+
+/// Closes `first` and all above it.
+pub(crate) fn close_from(first: u32) -> Result<(), Errno> {
+    let arguments = [first as usize, u32::MAX as usize, 0, 0, 0, 0];
+    // SAFETY: as in `duplicate_to`.
+    unsafe { syscall(libc::SYS_close_range, arguments) }.map(drop)
+}
+
+pub(crate) fn close(descriptor: i32) -> Result<(), Errno> {
+    // SAFETY: as in `duplicate_to`.
+    unsafe { syscall(libc::SYS_close, [descriptor as usize, 0, 0, 0, 0, 0]) }.map(drop)
+}
+
+pub(crate) fn new_session() -> Result<(), Errno> {
+    // SAFETY: changes nothing but the session of this process.
+    unsafe { syscall(libc::SYS_setsid, [0; 6]) }.map(drop)
+}
+
+pub(crate) fn set_groups(groups: &[u32]) -> Result<(), Errno> {
+    let arguments = [groups.len(), groups.as_ptr() as usize, 0, 0, 0, 0];
+    // SAFETY: reads the groups during the call.
+    unsafe { syscall(libc::SYS_setgroups, arguments) }.map(drop)
+}
+
+pub(crate) fn set_group(gid: u32) -> Result<(), Errno> {
+    let gid = gid as usize;
+    // SAFETY: changes nothing but this process's own ids.
+    unsafe { syscall(libc::SYS_setresgid, [gid, gid, gid, 0, 0, 0]) }.map(drop)
+}
+
+pub(crate) fn set_user(uid: u32) -> Result<(), Errno> {
+    let uid = uid as usize;
+    // SAFETY: changes nothing but this process's own ids.
+    unsafe { syscall(libc::SYS_setresuid, [uid, uid, uid, 0, 0, 0]) }.map(drop)
+}
+
+pub(crate) fn exit(code: i32) -> ! {
+    loop {
+        // SAFETY: ends this process, which is alone in its thread group.
+        let _ = unsafe { syscall(libc::SYS_exit_group, [code as usize, 0, 0, 0, 0, 0]) };
+    }
+}
