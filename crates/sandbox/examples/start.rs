@@ -79,15 +79,15 @@ fn run(zygote: &Zygote) {
     let mut read = Vec::new();
     output.read_to_end(&mut read).unwrap();
     loop {
-        let mut wanted = [rustix::event::PollFd::new(
-            &process,
-            rustix::event::PollFlags::IN,
-        )];
-        rustix::event::poll(&mut wanted, None).unwrap();
         match process.next_event().unwrap() {
-            Some(Event::Started | Event::Exited(_)) | None => {}
+            Some(Event::Started | Event::Exited(_)) => {}
             Some(Event::Gone) => return,
             Some(Event::Failed(step, errno)) => panic!("{}", zygote.explain(step, errno)),
+            None => {
+                let readable = rustix::event::PollFlags::IN;
+                let mut wanted = [rustix::event::PollFd::new(&process, readable)];
+                rustix::event::poll(&mut wanted, None).unwrap();
+            }
         }
     }
 }

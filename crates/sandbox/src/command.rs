@@ -50,6 +50,7 @@ pub(crate) fn plan(
         set_groups: spec.ids != Ids::Own,
         identity,
         mounts: mounts::plan(spec)?,
+        changeable: mounts::changeable(spec)?,
         limits,
         veiled,
         domain: landlock::plan(spec.network),

@@ -43,7 +43,7 @@ pub(crate) fn enter(order: &Order, socket: &OwnedFd) -> Result<Plan, Failure> {
 
     capabilities::drop_for_good()
         .map_err(|error| Failure::new(Step::DropCapabilities, "", error.raw_os_error()))?;
-    seccomp::install(knock)?;
+    seccomp::install(knock, spec.network)?;
     Ok(plan)
 }
 

@@ -1,7 +1,8 @@
 //! What happens for each process: init, PID 1 of the process's own namespaces,
 //! makes its private mounts and the command's process, and then does what an
 //! init does: it waits, reaps what the command leaves behind, and exits when the
-//! command does, whereupon the kernel kills all the rest.
+//! command does, whereupon the kernel kills all the rest. Only where the command
+//! has left no trace, init waits for the next one.
 //!
 //! Init lives in the zygote's memory while the zygote goes on, so everything
 //! here keeps to the rules of `sys.rs`: no allocation, no `errno`, no panic.
@@ -14,8 +15,9 @@ use crate::landlock::{self, Domain};
 use crate::mounts::Operation;
 use crate::rlimits::{self, ProcessLimits};
 use crate::sys::{self, Errno, Knock, Life, Stack, StringArray, in_our_memory as call};
+use crate::traces::{self, Traces};
 use crate::user::Identity;
-use crate::wire::{CGROUPS_MAX, Report};
+use crate::wire::{CGROUPS_MAX, Report, START, STDIO};
 
 /// What is the same for all processes of a link.
 pub(crate) struct Plan {
@@ -28,6 +30,8 @@ pub(crate) struct Plan {
     pub(crate) set_groups: bool,
     pub(crate) limits: ProcessLimits,
     pub(crate) mounts: Vec<Operation>,
+    /// Where a process may leave something; `None` where that is everywhere.
+    pub(crate) changeable: Option<Vec<CString>>,
     /// Whether the root is an overlay, which does not show where it comes from.
     pub(crate) veiled: bool,
     /// `None` where the kernel has no Landlock.
@@ -44,31 +48,28 @@ pub(crate) struct Slot {
     command_stack: Stack,
     /// The last init here; 0 before the first.
     init: AtomicI32,
-    /// Descriptors in init's own table.
-    pub(crate) stdin: AtomicI32,
-    pub(crate) stdout: AtomicI32,
-    pub(crate) stderr: AtomicI32,
+    /// The control socket, in init's own table.
     pub(crate) control: AtomicI32,
-    /// -1 where there is none.
-    pub(crate) cgroups: [AtomicI32; CGROUPS_MAX],
+    /// What a process is handed, in init's own table: standard input, output and
+    /// error, and the cgroups to join; -1 where there is none.
+    handed: [AtomicI32; HANDED_MAX],
     /// What kept the command's process from its exec: a step and an error.
     failed_step: AtomicU32,
     failed_errno: AtomicI32,
 }
 
+/// Standard input, output, error, and the cgroups.
+const HANDED_MAX: usize = STDIO + CGROUPS_MAX;
+
 impl Slot {
     pub(crate) fn new(plan: &'static Plan) -> Result<Slot, Errno> {
-        let none = || AtomicI32::new(-1);
         Ok(Slot {
             plan,
             init_stack: Stack::new()?,
             command_stack: Stack::new()?,
             init: AtomicI32::new(0),
-            stdin: none(),
-            stdout: none(),
-            stderr: none(),
-            control: none(),
-            cgroups: [none(), none(), none()],
+            control: AtomicI32::new(-1),
+            handed: [const { AtomicI32::new(-1) }; HANDED_MAX],
             failed_step: AtomicU32::new(0),
             failed_errno: AtomicI32::new(0),
         })
@@ -82,6 +83,15 @@ impl Slot {
         !self.init_stack.is_busy()
             && !self.command_stack.is_busy()
             && (init == 0 || !call::exists(init))
+    }
+
+    /// What the next process is handed: standard input, output, error, and the
+    /// cgroups.
+    pub(crate) fn hand(&self, descriptors: impl Iterator<Item = i32>) {
+        let descriptors = descriptors.chain(std::iter::repeat(-1));
+        for (place, descriptor) in self.handed.iter().zip(descriptors) {
+            place.store(descriptor, Ordering::Relaxed);
+        }
     }
 
     /// Starts an init here, and does not wait for it.
@@ -113,23 +123,64 @@ impl Life for Init {
     }
 }
 
-/// Sees a process through, from its private mounts to the command's end.
+/// Sees a process through, from its private mounts to the command's end; and the
+/// next ones, as long as none has left a trace.
 fn run(slot: &'static Slot) -> Result<std::convert::Infallible, Failed> {
     // The zygote ignores it, so as not to have to reap; init has to.
     sys::set_signal_action(libc::SIGCHLD, false);
     for operation in &slot.plan.mounts {
         mount(operation, slot.plan.knock)?;
     }
-    let command = start_command(slot)?;
+    let before = (slot.plan.changeable.as_ref()).and_then(|folders| traces::find(folders).ok());
+    let mut command = start_command(slot)?;
     let pidfd = let_go(slot).map_err(|errno| (Step::StartCommand, errno))?;
     // The runner kills us by our pidfd. If it has gone away before it got that,
     // nobody else will.
     if tell(slot, Report::Started, Some(pidfd)).is_err() || call::close(pidfd).is_err() {
         call::exit(1);
     }
-    let status = reap_until_gone(command);
-    let _ = tell(slot, Report::Exited(status), None);
-    call::exit(0)
+    loop {
+        let status = reap_until_gone(command);
+        let is_traceless = is_traceless(slot, before.as_ref());
+        let report = Report::Exited {
+            status,
+            is_traceless,
+        };
+        if tell(slot, report, None).is_err() || !is_traceless || !is_asked_again(slot) {
+            call::exit(0);
+        }
+        command = start_command(slot)?;
+        if call::close_from(1).is_err() || tell(slot, Report::Started, None).is_err() {
+            call::exit(1);
+        }
+    }
+}
+
+/// Is everything here as it was before the first command began?
+fn is_traceless(slot: &Slot, before: Option<&Traces>) -> bool {
+    let (Some(folders), Some(before)) = (&slot.plan.changeable, before) else {
+        return false;
+    };
+    // First whether anybody is left, who might change something yet.
+    call::is_childless() && traces::find(folders).is_ok_and(|now| now == *before)
+}
+
+/// Waits until the runner wants another process here, or wants none any more.
+fn is_asked_again(slot: &Slot) -> bool {
+    let mut bytes = [0; START.len() + 1];
+    let mut descriptors = [-1; HANDED_MAX];
+    let control = slot.control.load(Ordering::Relaxed);
+    let received = loop {
+        match call::receive(control, &mut bytes, &mut descriptors) {
+            Err(libc::EINTR) => {}
+            received => break received,
+        }
+    };
+    let Ok((length, count)) = received else {
+        return false;
+    };
+    slot.hand(descriptors.into_iter().take(count));
+    bytes.get(..length) == Some(START) && count >= STDIO
 }
 
 fn tell(slot: &Slot, report: Report, passed: Option<i32>) -> Result<(), Errno> {
@@ -237,7 +288,7 @@ fn execute(slot: &Slot) -> Result<std::convert::Infallible, Failed> {
 /// would be the zygote and the inits of all others.
 fn join_cgroups(slot: &Slot) -> Result<(), Errno> {
     let mut joined = false;
-    for cgroup in &slot.cgroups {
+    for cgroup in slot.handed.iter().skip(STDIO) {
         let file = cgroup.load(Ordering::Relaxed);
         if file >= 0 {
             // "0" is whoever writes.
@@ -255,10 +306,11 @@ fn join_cgroups(slot: &Slot) -> Result<(), Errno> {
 fn take_stdio(slot: &Slot) -> Result<(), Errno> {
     // A session of its own: a signal to its process group stays within.
     call::new_session()?;
-    for (from, to) in [(&slot.stdin, 0), (&slot.stdout, 1), (&slot.stderr, 2)] {
+    // In this order: an init that was asked again has them one further up.
+    for (from, to) in slot.handed.iter().take(STDIO).zip(0..) {
         call::duplicate_to(from.load(Ordering::Relaxed), to)?;
     }
-    call::close_from(3)
+    call::close_from(STDIO as u32)
 }
 
 fn take_identity(plan: &Plan) -> Result<(), Errno> {

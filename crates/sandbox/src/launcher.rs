@@ -9,15 +9,16 @@ use std::time::{Duration, Instant};
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Gid, MemfdFlags, Uid};
-use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, socketpair};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, socketpair};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use crate::cgroup::{Cgroup, CgroupError, Cgroups};
 use crate::failure::{Failure, Step};
+use crate::place::{Place, Places};
 use crate::process::{Process, Stdio};
 use crate::program::Program;
 use crate::spec::{Ids, Limits, Spec};
-use crate::wire::{ORDER_BYTES_MAX, Opened, Order, START, receive, send};
+use crate::wire::{ORDER_BYTES_MAX, Opened, Order, START, STDIO, receive, send};
 use crate::zygote;
 
 /// How long a zygote may take to enter its sandbox; it takes milliseconds.
@@ -101,6 +102,7 @@ impl Launcher {
             user: spec.user.clone(),
             limits,
             cgroups,
+            places: Arc::default(),
         };
         let sent = match send_order(zygote.socket(), &order) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(OpenError::Silent),
@@ -186,6 +188,8 @@ pub struct Zygote {
     user: String,
     limits: Limits,
     cgroups: Option<Arc<Cgroups>>,
+    /// Of processes that have left no trace.
+    places: Arc<Places>,
 }
 
 impl Zygote {
@@ -195,7 +199,7 @@ impl Zygote {
 
     fn await_ready(&mut self) -> Result<(), OpenError> {
         loop {
-            let message = match receive(self.socket()) {
+            let message = match receive(self.socket(), RecvFlags::empty()) {
                 Ok(Some(message)) => message,
                 Ok(None) => return Err(OpenError::Silent),
                 // It died with our message unread.
@@ -230,10 +234,6 @@ impl Zygote {
     /// The zygote is gone, or has more to do than its socket holds; or there is
     /// no cgroup to be had.
     pub fn start(&self, stdio: Stdio) -> Result<Process, StartError> {
-        let io = |error: rustix::io::Errno| StartError::Zygote(error.into());
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let (control, theirs) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(io)?;
         for pipe in [&stdio.stdin, &stdio.stdout, &stdio.stderr] {
             self.give(pipe);
         }
@@ -242,18 +242,29 @@ impl Zygote {
             None => None,
         };
         let joins = cgroup.as_ref().map_or(&[][..], Cgroup::join_files);
-        let descriptors: Vec<BorrowedFd<'_>> = [
+        let mut descriptors = vec![
             stdio.stdin.as_fd(),
             stdio.stdout.as_fd(),
             stdio.stderr.as_fd(),
-            theirs.as_fd(),
-        ]
-        .into_iter()
-        .chain(joins.iter().map(AsFd::as_fd))
-        .collect();
+        ];
+        let joins = joins.iter().map(AsFd::as_fd);
+        descriptors.extend(joins.clone());
+        while let Some(place) = self.places.take() {
+            // Where its init has been killed, there may be another.
+            if send(&place.control, START, &descriptors, SendFlags::DONTWAIT).is_ok() {
+                let Place { control, pidfd } = place;
+                return Ok(Process::new(control, Some(pidfd), &self.places, cgroup));
+            }
+        }
+        let flags = SocketFlags::CLOEXEC;
+        let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
+        let (control, theirs) = pair.map_err(|error| StartError::Zygote(error.into()))?;
+        descriptors.truncate(STDIO);
+        descriptors.push(theirs.as_fd());
+        descriptors.extend(joins);
         send(self.socket(), START, &descriptors, SendFlags::DONTWAIT)
             .map_err(StartError::Zygote)?;
-        Ok(Process::new(control, cgroup))
+        Ok(Process::new(control, None, &self.places, cgroup))
     }
 
     /// Gives a pipe to the user that the processes are, as Docker does: else

@@ -21,6 +21,7 @@ mod landlock;
 mod launcher;
 mod mounts;
 mod network;
+mod place;
 mod process;
 mod program;
 mod rlimits;
@@ -28,6 +29,7 @@ mod seccomp;
 mod spec;
 #[expect(unsafe_code, reason = "the one place where it is allowed")]
 mod sys;
+mod traces;
 mod user;
 mod wire;
 mod zygote;

@@ -18,7 +18,7 @@ use rustix::mount::{
 
 use crate::failure::{Failure, Step};
 use crate::spec::Spec;
-use crate::{network, sys};
+use crate::{network, sys, traces};
 
 mod masks;
 mod veil;
@@ -37,6 +37,8 @@ const PRIVATE_FOLDERS: [(&str, &str, Size); 4] = [
     ("/run", "mode=755", Size::Small),
     ("/dev/shm", "mode=1777", Size::Small),
 ];
+
+const _: () = assert!(PRIVATE_FOLDERS.len() <= traces::FOLDERS_MAX);
 
 /// How much a private folder holds.
 #[derive(Clone, Copy)]
@@ -257,12 +259,14 @@ pub(crate) fn plan(spec: &Spec) -> Result<Vec<Operation>, Failure> {
     // shifted. Costs nothing here, other than mounts over parts of it.
     let flags = PRIVATE | libc::MS_NOEXEC | libc::MS_RDONLY;
     let target = format!("{prefix}/proc");
+    // And without init, which would tell of the runner's cgroup, of the zygote's
+    // memory, and how long earlier processes took.
     plan.push(mount(
         "proc",
         target.as_bytes(),
         "proc",
         flags,
-        "",
+        "hidepid=ptraceable",
         Step::MountProc,
     )?);
     plan_masks(prefix, &mut plan)?;
@@ -272,6 +276,17 @@ pub(crate) fn plan(spec: &Spec) -> Result<Vec<Operation>, Failure> {
         plan.push(Operation::ChangeRoot(root));
     }
     Ok(plan)
+}
+
+/// The folders in which a process may change anything, where not everywhere.
+pub(crate) fn changeable(spec: &Spec) -> Result<Option<Vec<CString>>, Failure> {
+    if spec.writable {
+        return Ok(None);
+    }
+    let folders = private_folders(spec)?;
+    let paths = folders.iter().map(|folder| folder.path.as_os_str());
+    let paths = paths.map(|path| text(path.as_bytes(), Step::MountPrivate));
+    paths.collect::<Result<_, _>>().map(Some)
 }
 
 /// Puts something empty on what is not to be seen in `/proc`: before the private
@@ -378,11 +393,11 @@ fn plan_private_folders(
                 plan.push(Operation::MakeFolder(text(&target(path), step)?, step));
             }
         }
-        let flags = if folder.path.starts_with("/dev") {
-            PRIVATE | libc::MS_NOEXEC
-        } else {
-            PRIVATE
-        };
+        // That somebody has looked into it is no change of a folder.
+        let mut flags = PRIVATE | libc::MS_NODIRATIME;
+        if folder.path.starts_with("/dev") {
+            flags |= libc::MS_NOEXEC;
+        }
         plan.push(mount(
             "tmpfs",
             &target(&folder.path),

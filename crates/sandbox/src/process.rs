@@ -4,15 +4,17 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use rustix::net::{Shutdown, shutdown};
+use rustix::net::{RecvFlags, Shutdown, shutdown};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::cgroup::Cgroup;
 use crate::failure::Step;
+use crate::place::{Place, Places};
 use crate::wire::{Report, receive};
 
 /// How long to wait for the kernel to end what was killed.
@@ -29,13 +31,18 @@ pub struct Stdio {
 
 /// A process that was asked for. Dropping it kills it, with all that it started.
 ///
-/// It may be waited for through its descriptor: readable means that there is an
-/// [`Event`].
+/// Where it has no event, it may be waited for through its descriptor: readable
+/// means that there is one.
 #[derive(Debug)]
 pub struct Process {
-    control: OwnedFd,
-    /// Of its init, which sends it when the command has been executed.
+    /// `None` only while it is dropped.
+    control: Option<OwnedFd>,
+    /// Of its init, which sends it when the command has been executed; the first
+    /// one in a place.
     pidfd: Option<OwnedFd>,
+    /// Where its place goes, if it leaves no trace there.
+    places: Weak<Places>,
+    is_traceless: bool,
     /// Events that were received before anybody asked for them.
     early: VecDeque<Event>,
     /// Given back when the process is gone.
@@ -77,19 +84,36 @@ impl WaitStatus {
 }
 
 impl Process {
-    /// One that was asked for, and whose init has the other end of `control`,
-    /// which does not block.
-    pub(crate) fn new(control: OwnedFd, cgroup: Option<Cgroup>) -> Process {
+    /// One that was asked for, whose init has the other end of `control`; its
+    /// pidfd, where the place has been used before.
+    pub(crate) fn new(
+        control: OwnedFd,
+        pidfd: Option<OwnedFd>,
+        places: &Arc<Places>,
+        cgroup: Option<Cgroup>,
+    ) -> Process {
         Process {
-            control,
-            pidfd: None,
+            control: Some(control),
+            pidfd,
+            places: Arc::downgrade(places),
+            is_traceless: false,
             early: VecDeque::new(),
             cgroup,
         }
     }
 
-    /// The next event, or `None` if there is none yet. The last one is `Gone`,
-    /// whatever came before it, and it comes again and again.
+    fn control(&self) -> BorrowedFd<'_> {
+        self.control.as_ref().expect("there until dropped").as_fd()
+    }
+
+    /// Is it gone, and has left nothing behind that still runs?
+    pub fn is_over(&self) -> bool {
+        self.is_traceless
+    }
+
+    /// The next event, or `None` if there is none yet: then its descriptor tells
+    /// when there is. The last one is `Gone`, whatever came before it, and it comes
+    /// again and again.
     ///
     /// # Errors
     /// This process has no descriptor left for what came with the event; the
@@ -97,12 +121,13 @@ impl Process {
     pub fn next_event(&mut self) -> io::Result<Option<Event>> {
         match self.early.pop_front() {
             Some(event) => Ok(Some(event)),
+            None if self.is_traceless => Ok(Some(Event::Gone)),
             None => self.receive_event(),
         }
     }
 
     fn receive_event(&mut self) -> io::Result<Option<Event>> {
-        let message = match receive(self.control.as_fd()) {
+        let message = match receive(self.control(), RecvFlags::DONTWAIT) {
             Ok(Some(message)) => message,
             Ok(None) => return Ok(Some(Event::Gone)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
@@ -114,12 +139,20 @@ impl Process {
         };
         match Report::from_bytes(&message.bytes) {
             Some(Report::Started) => {
-                let pidfd = message.descriptors.into_iter().next();
-                self.pidfd = Some(pidfd.ok_or(rustix::io::Errno::MFILE)?);
+                if self.pidfd.is_none() {
+                    let pidfd = message.descriptors.into_iter().next();
+                    self.pidfd = Some(pidfd.ok_or(rustix::io::Errno::MFILE)?);
+                }
                 Ok(Some(Event::Started))
             }
             Some(Report::Failed(step, errno)) => Ok(Some(Event::Failed(step, errno))),
-            Some(Report::Exited(status)) => Ok(Some(Event::Exited(WaitStatus::from_raw(status)))),
+            Some(Report::Exited {
+                status,
+                is_traceless,
+            }) => {
+                self.is_traceless = is_traceless;
+                Ok(Some(Event::Exited(WaitStatus::from_raw(status))))
+            }
             None => Err(io::ErrorKind::InvalidData.into()),
         }
     }
@@ -133,10 +166,14 @@ impl Process {
     /// Kills the process and all that it started; needs no wait. `Gone` follows,
     /// unless the command was faster.
     pub fn kill(&mut self) {
+        if self.is_traceless {
+            return;
+        }
+        self.places = Weak::new();
         if self.pidfd.is_none() {
             // Not started yet. From here on init's word that it has does not get
             // through, and then it exits; and if it has got through, it is here.
-            let _ = shutdown(&self.control, Shutdown::Read);
+            let _ = shutdown(self.control(), Shutdown::Read);
             while let Ok(Some(event)) = self.receive_event() {
                 if event == Event::Gone {
                     break;
@@ -155,7 +192,9 @@ impl Process {
     /// for 2 s at most.
     pub fn kill_and_wait(&mut self) {
         self.kill();
-        if let Some(pidfd) = &self.pidfd {
+        if let Some(pidfd) = &self.pidfd
+            && !self.is_traceless
+        {
             // Init's is readable when the kernel has killed all that is left in
             // its namespace, and not before.
             let mut wanted = [PollFd::new(pidfd, PollFlags::IN)];
@@ -168,18 +207,24 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
+        if self.is_traceless
+            && let Some(places) = self.places.upgrade()
+            && let (Some(control), Some(pidfd)) = (self.control.take(), self.pidfd.take())
+        {
+            places.give_back(Place { control, pidfd });
+        }
     }
 }
 
 impl AsFd for Process {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.control.as_fd()
+        self.control()
     }
 }
 
 /// For those who wait for descriptors by their number.
 impl AsRawFd for Process {
     fn as_raw_fd(&self) -> RawFd {
-        self.control.as_raw_fd()
+        self.control().as_raw_fd()
     }
 }

@@ -9,10 +9,11 @@
 //! command can look. (A command has no capability either, so the filter is the
 //! second wall and not the first.)
 //!
-//! Two filters, since each can answer with one error only: what is not on the
+//! Several filters, since each can answer with one error only: what is not on the
 //! list of allowed calls does not exist (`ENOSYS`, so that programs fall back,
-//! as the C library does from `clone3` to `clone`), and what is dangerous is
-//! forbidden (`EPERM`), as under Docker's default profile.
+//! as the C library does from `clone3` to `clone`), what is dangerous is
+//! forbidden (`EPERM`), as under Docker's default profile, and without a network
+//! there are no internet protocols (`EAFNOSUPPORT`).
 
 use std::collections::BTreeMap;
 
@@ -22,45 +23,73 @@ use seccompiler::{
 };
 
 use crate::failure::{Failure, Step};
+use crate::spec::Network;
 use crate::sys::{self, Knock};
 
 mod calls;
 
-/// Compiles and installs both filters.
-pub(crate) fn install(knock: Knock) -> Result<(), Failure> {
+/// Compiles and installs the filters for a link with that network.
+pub(crate) fn install(knock: Knock, network: Network) -> Result<(), Failure> {
     // Compiled before the first is installed: compiling needs memory, and the
-    // second one to be installed answers where both have an objection.
-    let [allowed, forbidden] = filters(knock)
+    // last one to be installed answers where several have an objection.
+    let filters = filters(knock, network)
         .map_err(|error| Failure::because(Step::InstallFilter, "", error.to_string()))?;
-    for filter in [allowed, forbidden] {
+    for filter in filters {
         sys::install_filter(&filter)
             .map_err(|errno| Failure::new(Step::InstallFilter, "", errno))?;
     }
     Ok(())
 }
 
-fn filters(knock: Knock) -> Result<[BpfProgram; 2], seccompiler::BackendError> {
-    let allowed = calls::ALLOWED
+fn filters(knock: Knock, network: Network) -> Result<Vec<BpfProgram>, seccompiler::BackendError> {
+    let allowed: Rules = calls::ALLOWED
         .iter()
         .chain(calls::PRIVILEGED)
         .map(|call| (*call, Vec::new()))
         .collect();
-    let [absent, forbidden] =
-        [libc::ENOSYS, libc::EPERM].map(|errno| SeccompAction::Errno(errno.cast_unsigned()));
     let architecture = std::env::consts::ARCH.try_into()?;
-    Ok([
-        SeccompFilter::new(allowed, absent, SeccompAction::Allow, architecture)?.try_into()?,
-        SeccompFilter::new(
-            forbidden_calls(knock)?,
-            SeccompAction::Allow,
-            forbidden,
-            architecture,
-        )?
-        .try_into()?,
-    ])
+    let compile = |rules, others, these| -> Result<BpfProgram, seccompiler::BackendError> {
+        SeccompFilter::new(rules, others, these, architecture)?.try_into()
+    };
+    let refuse = |errno: i32| SeccompAction::Errno(errno.cast_unsigned());
+    let allow = SeccompAction::Allow;
+    let mut filters = vec![
+        compile(allowed, refuse(libc::ENOSYS), allow.clone())?,
+        compile(forbidden_calls(knock)?, allow.clone(), refuse(libc::EPERM))?,
+    ];
+    if network == Network::None {
+        let refused = refuse(libc::EAFNOSUPPORT);
+        filters.push(compile(internet_sockets()?, allow, refused)?);
+    }
+    Ok(filters)
+}
+
+/// Where there is no network, nobody misses them: and what the kernel counts and
+/// remembers of their use, such as `/proc/net/snmp`, is for the next process in
+/// the same place to see.
+fn internet_sockets() -> Result<Rules, seccompiler::BackendError> {
+    let mut rules = Vec::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        rules.push(Rule::new(vec![argument(0, Compare::Eq, family)?])?);
+    }
+    let calls = [libc::SYS_socket, libc::SYS_socketpair];
+    Ok(calls.map(|call| (call, rules.clone())).into())
+}
+
+/// A condition on an argument that is an `int`.
+fn argument(
+    number: u8,
+    compare: Compare,
+    value: i32,
+) -> Result<Condition, seccompiler::BackendError> {
+    let value = u64::from(value.cast_unsigned());
+    Condition::new(number, Length::Dword, compare, value)
 }
 
 type Rules = BTreeMap<i64, Vec<Rule>>;
+
+/// The process id of init, as a command sees it.
+const INIT: i32 = 1;
 
 fn forbidden_calls(knock: Knock) -> Result<Rules, seccompiler::BackendError> {
     let mut rules = Rules::new();
@@ -88,14 +117,20 @@ fn forbidden_calls(knock: Knock) -> Result<Rules, seccompiler::BackendError> {
     rules.insert(libc::SYS_personality, vec![Rule::new(personality)?]);
 
     // Of some forty families of sockets, many old and rich in bugs, those that
-    // a filter may have a use for.
+    // a filter may have a use for; and of the protocols of each likewise.
     let mut families = Vec::new();
-    for family in calls::SOCKET_FAMILIES {
-        let family = u64::from(family.cast_unsigned());
-        families.push(Condition::new(0, Length::Dword, Compare::Ne, family)?);
+    let mut sockets = Vec::new();
+    for (family, protocols) in calls::SOCKETS {
+        families.push(argument(0, Compare::Ne, family)?);
+        let mut other_protocol = vec![argument(0, Compare::Eq, family)?];
+        for protocol in protocols {
+            other_protocol.push(argument(2, Compare::Ne, *protocol)?);
+        }
+        sockets.push(Rule::new(other_protocol)?);
     }
+    sockets.push(Rule::new(families)?);
     for call in [libc::SYS_socket, libc::SYS_socketpair] {
-        rules.insert(call, vec![Rule::new(families.clone())?]);
+        rules.insert(call, sockets.clone());
     }
 
     // Typing into a terminal, should one ever be reachable.
@@ -105,6 +140,24 @@ fn forbidden_calls(knock: Knock) -> Result<Rules, seccompiler::BackendError> {
         terminal.push(Rule::new(vec![same])?);
     }
     rules.insert(libc::SYS_ioctl, terminal);
+
+    // Init waits for the next process, which inherits its limits and priorities.
+    // Both are the same user, which is all that these calls ask for.
+    for call in calls::ON_A_PROCESS {
+        let on_init = argument(0, Compare::Eq, INIT)?;
+        rules.insert(*call, vec![Rule::new(vec![on_init])?]);
+    }
+    for (call, process, user) in calls::PRIORITIES {
+        let on_init = [
+            argument(0, Compare::Eq, *process)?,
+            argument(1, Compare::Eq, INIT)?,
+        ];
+        let on_all = argument(0, Compare::Eq, *user)?;
+        rules.insert(
+            *call,
+            vec![Rule::new(on_init.into())?, Rule::new(vec![on_all])?],
+        );
+    }
     Ok(rules)
 }
 
@@ -114,8 +167,10 @@ mod tests {
 
     #[test]
     fn the_filters_compile_to_what_the_kernel_takes() {
-        for filter in filters(Knock(1)).unwrap() {
-            assert!(filter.len() < 4096, "{} instructions", filter.len());
+        for network in [Network::None, Network::Host] {
+            for filter in filters(Knock(1), network).unwrap() {
+                assert!(filter.len() < 4096, "{} instructions", filter.len());
+            }
         }
     }
 

@@ -368,6 +368,15 @@ pub(crate) fn landlock_version() -> u32 {
     version.map_or(0, |version| version as u32)
 }
 
+/// What the kernel says of a file: its `struct statx`, for comparing as a whole.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct FileStatus([u64; 32]);
+
+impl FileStatus {
+    pub(crate) const EMPTY: FileStatus = FileStatus([0; 32]);
+}
+
 /// Sets what a signal does to its default or to "ignored".
 pub(crate) fn set_signal_action(signal: i32, ignored: bool) {
     // The kernel's own structure: the action comes first, the rest may be zero.

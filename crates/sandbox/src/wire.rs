@@ -20,16 +20,20 @@ use crate::failure::{Failure, Step};
 use crate::spec::Spec;
 
 /// The message that asks for a process. With it come, in this order: standard
-/// input, output, error, the control socket, and a descriptor for each cgroup
-/// to join.
+/// input, output, error, to the zygote also the control socket, and a descriptor
+/// for each cgroup to join. An init that waits for the next process is asked
+/// over its control socket.
 pub(crate) const START: &[u8] = b"start";
 
 /// More cgroup descriptors than this do not come with a [`START`]: version 1
 /// has one a controller, and three controllers matter.
 pub(crate) const CGROUPS_MAX: usize = 3;
 
+/// Standard input, output and error.
+pub(crate) const STDIO: usize = 3;
+
 /// Standard input, output, error, and the control socket.
-pub(crate) const START_DESCRIPTORS: usize = 4;
+pub(crate) const START_DESCRIPTORS: usize = STDIO + 1;
 
 /// An order larger than this is refused: the kernel takes no more than 6 MiB of
 /// arguments and environment, and JSON may write a byte as six.
@@ -72,8 +76,9 @@ pub(crate) enum Report {
     Started,
     /// It has not: this step failed with this error number.
     Failed(Step, i32),
-    /// The command is gone, with this wait status.
-    Exited(i32),
+    /// The command is gone, with this wait status. If it has left no trace, init
+    /// waits for the next [`START`]; else it exits.
+    Exited { status: i32, is_traceless: bool },
 }
 
 /// The length of a [`Report`].
@@ -84,7 +89,10 @@ impl Report {
         let words = match self {
             Report::Started => [1, 0, 0],
             Report::Failed(step, errno) => [2, step as u32, errno.cast_unsigned()],
-            Report::Exited(status) => [3, status.cast_unsigned(), 0],
+            Report::Exited {
+                status,
+                is_traceless,
+            } => [3, status.cast_unsigned(), u32::from(is_traceless)],
         };
         let [[a, b, c, d], [e, f, g, h], [i, j, k, l]] = words.map(u32::to_ne_bytes);
         [a, b, c, d, e, f, g, h, i, j, k, l]
@@ -103,7 +111,10 @@ impl Report {
                 Step::from_number(first)?,
                 second.cast_signed(),
             )),
-            3 => Some(Report::Exited(first.cast_signed())),
+            3 => Some(Report::Exited {
+                status: first.cast_signed(),
+                is_traceless: second != 0,
+            }),
             _ => None,
         }
     }
@@ -136,7 +147,7 @@ pub(crate) fn send(
 }
 
 /// Receives a message; `None` when the other end is closed.
-pub(crate) fn receive(socket: impl AsFd) -> io::Result<Option<Message>> {
+pub(crate) fn receive(socket: impl AsFd, flags: RecvFlags) -> io::Result<Option<Message>> {
     let mut bytes = [0; MESSAGE_BYTES_MAX];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -145,7 +156,7 @@ pub(crate) fn receive(socket: impl AsFd) -> io::Result<Option<Message>> {
             &socket,
             &mut [IoSliceMut::new(&mut bytes)],
             &mut ancillary,
-            RecvFlags::CMSG_CLOEXEC,
+            flags | RecvFlags::CMSG_CLOEXEC,
         )
     })?;
     let descriptors: Vec<OwnedFd> = ancillary
@@ -183,8 +194,14 @@ mod tests {
         for report in [
             Report::Started,
             Report::Failed(Step::Execute, libc::ENOENT),
-            Report::Exited(0x7f00),
-            Report::Exited(9),
+            Report::Exited {
+                status: 0x7f00,
+                is_traceless: true,
+            },
+            Report::Exited {
+                status: 9,
+                is_traceless: false,
+            },
         ] {
             assert_eq!(Report::from_bytes(&report.to_bytes()), Some(report));
         }

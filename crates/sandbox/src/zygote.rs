@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
-use rustix::net::SendFlags;
+use rustix::net::{RecvFlags, SendFlags};
 
 use crate::enter;
 use crate::failure::{Failure, Step};
@@ -97,7 +97,8 @@ fn reset_signals() {
 
 fn receive_order(socket: &OwnedFd) -> Result<Order, Failure> {
     let failure = |reason: String| Failure::because(Step::ReceiveOrder, "", reason);
-    let message = receive(socket).map_err(|error| failure(error.to_string()))?;
+    let message =
+        receive(socket, RecvFlags::empty()).map_err(|error| failure(error.to_string()))?;
     let file = message
         .and_then(|message| message.descriptors.into_iter().next())
         .ok_or_else(|| failure("none was sent".to_owned()))?;
@@ -113,7 +114,7 @@ fn receive_order(socket: &OwnedFd) -> Result<Order, Failure> {
 fn serve(socket: &OwnedFd, plan: &'static Plan, mut networks: Networks) -> ExitCode {
     let mut slots: Vec<&'static Slot> = Vec::new();
     loop {
-        let Ok(Some(message)) = receive(socket) else {
+        let Ok(Some(message)) = receive(socket, RecvFlags::empty()) else {
             return ExitCode::SUCCESS;
         };
         let descriptors = message.descriptors;
@@ -154,17 +155,8 @@ fn start(
     let [stdin, stdout, stderr, control, cgroups @ ..] = descriptors else {
         return Err((Step::StartInit, libc::EINVAL));
     };
-    for (place, descriptor) in [
-        (&slot.stdin, stdin),
-        (&slot.stdout, stdout),
-        (&slot.stderr, stderr),
-        (&slot.control, control),
-    ] {
-        place.store(descriptor.as_raw_fd(), Ordering::Relaxed);
-    }
-    for (at, place) in slot.cgroups.iter().enumerate() {
-        let cgroup = cgroups.get(at).map_or(-1, AsRawFd::as_raw_fd);
-        place.store(cgroup, Ordering::Relaxed);
-    }
+    slot.control.store(control.as_raw_fd(), Ordering::Relaxed);
+    let handed = [stdin, stdout, stderr].into_iter().chain(cgroups);
+    slot.hand(handed.map(AsRawFd::as_raw_fd));
     slot.start().map_err(|errno| (Step::StartInit, errno))
 }

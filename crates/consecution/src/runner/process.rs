@@ -183,7 +183,8 @@ impl Fed {
     }
 
     fn may_see_an_end(&self) -> bool {
-        !self.is_gone || self.stdin.is_some()
+        let is_over = self.process.get_ref().is_over();
+        !is_over && (!self.is_gone || self.stdin.is_some())
     }
 }
 

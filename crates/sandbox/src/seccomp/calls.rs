@@ -115,12 +115,6 @@ pub(super) const ALLOWED: &[i64] = &[
     libc::SYS_mlockall,
     libc::SYS_mmap,
     libc::SYS_mprotect,
-    libc::SYS_mq_getsetattr,
-    libc::SYS_mq_notify,
-    libc::SYS_mq_open,
-    libc::SYS_mq_timedreceive,
-    libc::SYS_mq_timedsend,
-    libc::SYS_mq_unlink,
     libc::SYS_mremap,
     libc::SYS_mseal,
     libc::SYS_msgctl,
@@ -425,11 +419,39 @@ pub(super) const NAMESPACE_FLAGS: [i32; 7] = [
 /// either as it was called before version 3, and "which is it now?".
 pub(super) const PERSONALITIES: [u64; 5] = [0x0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
-/// The families of sockets that a command may have. Netlink, since C libraries
-/// list network interfaces with it.
-pub(super) const SOCKET_FAMILIES: [i32; 4] = [
-    libc::AF_UNIX,
-    libc::AF_INET,
-    libc::AF_INET6,
-    libc::AF_NETLINK,
+/// The families of sockets that a command may have, and their protocols. Netlink,
+/// since C libraries list network interfaces with it.
+pub(super) const SOCKETS: [(i32, &[i32]); 4] = [
+    (libc::AF_UNIX, &[0, libc::AF_UNIX]),
+    (
+        libc::AF_INET,
+        &[0, libc::IPPROTO_TCP, libc::IPPROTO_UDP, libc::IPPROTO_ICMP],
+    ),
+    (
+        libc::AF_INET6,
+        &[
+            0,
+            libc::IPPROTO_TCP,
+            libc::IPPROTO_UDP,
+            libc::IPPROTO_ICMPV6,
+        ],
+    ),
+    (libc::AF_NETLINK, &[libc::NETLINK_ROUTE]),
+];
+
+/// Calls whose first argument is the process that they change something of.
+pub(super) const ON_A_PROCESS: &[i64] = &[
+    libc::SYS_prlimit64,
+    libc::SYS_sched_setaffinity,
+    libc::SYS_sched_setattr,
+    libc::SYS_sched_setparam,
+    libc::SYS_sched_setscheduler,
+];
+
+/// Calls whose first argument says what the second one means: what it is for a
+/// process, and for all processes of a user.
+pub(super) const PRIORITIES: &[(i64, i32, i32)] = &[
+    (libc::SYS_setpriority, 0, 2),
+    // From linux/ioprio.h.
+    (libc::SYS_ioprio_set, 1, 3),
 ];

@@ -92,6 +92,19 @@ pub(crate) fn wait_for_any() -> Result<(i32, i32), Errno> {
     Ok((pid as i32, status))
 }
 
+/// Is there no child any more? Reaps those that are gone already.
+pub(crate) fn is_childless() -> bool {
+    loop {
+        let no_hang = libc::WNOHANG as usize;
+        // SAFETY: with a null pointer the kernel writes no status.
+        match unsafe { syscall(libc::SYS_wait4, [usize::MAX, 0, no_hang, 0, 0, 0]) } {
+            Err(libc::ECHILD) => return true,
+            Ok(0) | Err(_) => return false,
+            Ok(_) => {}
+        }
+    }
+}
+
 /// The kernel's `struct msghdr`; the C libraries differ in theirs.
 #[repr(C)]
 struct MessageHeader {
@@ -148,6 +161,109 @@ pub(crate) fn send(socket: i32, bytes: &[u8], passed: Option<i32>) -> Result<(),
     // SAFETY: the message, and what its addresses lead to, live across the
     // call, which only reads them.
     unsafe { syscall(libc::SYS_sendmsg, arguments) }.map(drop)
+}
+
+/// Receives a message, up to the length of `bytes`, and descriptors with it:
+/// how long it is, or 0 where the other end is closed, and how many came.
+pub(crate) fn receive<const DESCRIPTORS_MAX: usize>(
+    socket: i32,
+    bytes: &mut [u8],
+    descriptors: &mut [i32; DESCRIPTORS_MAX],
+) -> Result<(usize, usize), Errno> {
+    /// A `struct cmsghdr` with room for descriptors behind it.
+    #[repr(C)]
+    struct ControlMessage<const DESCRIPTORS_MAX: usize> {
+        length: usize,
+        level: i32,
+        kind: i32,
+        descriptors: [i32; DESCRIPTORS_MAX],
+    }
+    let mut control = ControlMessage {
+        length: 0,
+        level: 0,
+        kind: 0,
+        descriptors: [-1; DESCRIPTORS_MAX],
+    };
+    let part = [bytes.as_mut_ptr() as usize, bytes.len()];
+    let mut message = MessageHeader {
+        name: 0,
+        name_length: 0,
+        parts: part.as_ptr() as usize,
+        parts_length: 1,
+        control: (&raw mut control) as usize,
+        control_length: size_of_val(&control),
+        flags: 0,
+    };
+    let flags = libc::MSG_CMSG_CLOEXEC as usize;
+    let arguments = [socket as usize, (&raw mut message) as usize, flags, 0, 0, 0];
+    // SAFETY: the kernel writes to the message, the bytes and the control
+    // message, no more than their lengths say, during the call.
+    let length = unsafe { syscall(libc::SYS_recvmsg, arguments) }?;
+    let is_there = message.control_length
+        >= mem::offset_of!(ControlMessage<DESCRIPTORS_MAX>, descriptors)
+        && control.level == libc::SOL_SOCKET
+        && control.kind == libc::SCM_RIGHTS;
+    *descriptors = control.descriptors;
+    let came = descriptors
+        .iter()
+        .take_while(|descriptor| **descriptor >= 0);
+    Ok((length, if is_there { came.count() } else { 0 }))
+}
+
+/// How a file looks that `path` names, which is no symbolic link.
+pub(crate) fn file_status(path: &CStr) -> Result<FileStatus, Errno> {
+    let mut status = FileStatus::EMPTY;
+    let arguments = [
+        libc::AT_FDCWD as usize,
+        path.as_ptr() as usize,
+        libc::AT_SYMLINK_NOFOLLOW as usize,
+        (libc::STATX_BASIC_STATS | libc::STATX_BTIME) as usize,
+        (&raw mut status) as usize,
+        0,
+    ];
+    // SAFETY: a string that lives across the call, and room for the kernel's
+    // `struct statx`, of 256 bytes.
+    unsafe { syscall(libc::SYS_statx, arguments) }.map(|_| status)
+}
+
+/// How long the names of a file's extended attributes are together; 0 also where
+/// it cannot have any.
+pub(crate) fn attributes_bytes(path: &CStr) -> Result<usize, Errno> {
+    let arguments = [path.as_ptr() as usize, 0, 0, 0, 0, 0];
+    // SAFETY: a string that lives across the call; with no room for them, the
+    // call only counts.
+    match unsafe { syscall(libc::SYS_llistxattr, arguments) } {
+        Err(libc::EOPNOTSUPP) => Ok(0),
+        counted => counted,
+    }
+}
+
+/// How many segments of shared memory, sets of semaphores, and System V message
+/// queues there are in this namespace; none on a kernel that knows none.
+pub(crate) fn ipc_objects() -> Result<[i32; 3], Errno> {
+    // From linux/shm.h, linux/sem.h and linux/msg.h: the request, and which
+    // number of the answer it is.
+    const SHM_INFO: (libc::c_long, [usize; 2], usize) = (libc::SYS_shmctl, [0, 14], 0);
+    const SEM_INFO: (libc::c_long, [usize; 2], usize) = (libc::SYS_semctl, [0, 19], 7);
+    const MSG_INFO: (libc::c_long, [usize; 2], usize) = (libc::SYS_msgctl, [0, 12], 0);
+    let mut found = [0; 3];
+    for (found, (call, [id, request], at)) in found.iter_mut().zip([SHM_INFO, SEM_INFO, MSG_INFO]) {
+        // The longest, `struct shm_info`, has 48 bytes.
+        let mut answer = [0i32; 16];
+        let room = (&raw mut answer) as usize;
+        let arguments = if call == libc::SYS_semctl {
+            [id, 0, request, room, 0, 0]
+        } else {
+            [id, request, room, 0, 0, 0]
+        };
+        // SAFETY: the kernel writes one of those structures during the call.
+        match unsafe { syscall(call, arguments) } {
+            Ok(_) => *found = answer[at],
+            Err(libc::ENOSYS) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(found)
 }
 
 /// A descriptor for a process.

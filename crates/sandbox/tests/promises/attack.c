@@ -7,6 +7,8 @@
 //   attack bomb                       how many processes it can make; keeps them
 //   attack calls                      which system calls exist for it
 //   attack leave | attack look        whether two processes can meet
+//   attack trace KIND                 leaves one where the next process is, undone
+//                                     as far as that goes, and says "left"
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -31,6 +33,7 @@
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
+#include <sys/sem.h>
 #include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -255,6 +258,21 @@ static int raises_limits(void) {
   return sched_setscheduler(0, SCHED_FIFO, &first) == 0 || setpriority(PRIO_PROCESS, 0, -5) == 0;
 }
 
+// Init waits for the next process, which inherits what it has.
+static int changes_init(void) {
+  struct rlimit some = {100, 100};
+  struct sched_param idle = {0};
+  cpu_set_t first;
+  CPU_ZERO(&first);
+  CPU_SET(0, &first);
+  const int by_process = 1, by_user = 3, lowest = (2 << 13) | 7;
+  return prlimit(1, RLIMIT_NOFILE, &some, NULL) == 0 || sched_setaffinity(1, sizeof first, &first) == 0 ||
+         sched_setscheduler(1, SCHED_IDLE, &idle) == 0 || sched_setparam(1, &idle) == 0 ||
+         setpriority(PRIO_PROCESS, 1, 19) == 0 || setpriority(PRIO_USER, 0, 19) == 0 ||
+         setpriority(PRIO_USER, getuid(), 19) == 0 || syscall(SYS_ioprio_set, by_process, 1, lowest) == 0 ||
+         syscall(SYS_ioprio_set, by_user, getuid(), lowest) == 0 || setpgid(1, 0) == 0;
+}
+
 static int gains_capabilities(void) {
   struct {
     unsigned version;
@@ -349,13 +367,24 @@ static int makes_privileged_file(void) {
   return setxattr("/tmp/program", "security.capability", capability, 20, 0) == 0;
 }
 
+static int opens_socket(int family, int kind, int protocol) {
+  int file = socket(family, kind, protocol);
+  if (file >= 0) close(file);
+  return file >= 0;
+}
+
 static int other_sockets(void) {
   for (int family = 0; family < 64; family++) {
     if (family == AF_UNIX || family == AF_INET || family == AF_INET6 || family == AF_NETLINK) continue;
     for (int kind = 1; kind <= 5; kind++)
       if (socket(family, kind, 0) >= 0 || errno != EPERM) return 1;
   }
-  return socket(AF_INET, SOCK_RAW, IPPROTO_ICMP) >= 0 || socket(AF_INET6, SOCK_RAW, IPPROTO_ICMPV6) >= 0;
+  for (int protocol = 1; protocol < 300; protocol++) {
+    const int is_plain = protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_ICMP;
+    for (int kind = 1; kind <= 6; kind++)
+      if ((!is_plain && opens_socket(AF_INET, kind, protocol)) || opens_socket(AF_NETLINK, kind, protocol)) return 1;
+  }
+  return opens_socket(AF_INET, SOCK_RAW, IPPROTO_ICMP) || opens_socket(AF_INET6, SOCK_RAW, IPPROTO_ICMPV6);
 }
 
 static void all(const char *folder, int port, const char *name) {
@@ -408,6 +437,8 @@ static void all(const char *folder, int port, const char *name) {
   TRY("environment-of-init", tells("/proc/1/environ"));
   TRY("descriptors-of-init", has_entries("/proc/1/fd") || takes_descriptors());
   TRY("signal-init", signals_init());
+  TRY("see-init", access("/proc/1", F_OK) == 0 || tells("/proc/1/cgroup") || tells("/proc/1/stat"));
+  TRY("change-init", changes_init());
   TRY("trace", ptrace(PTRACE_TRACEME, 0, 0, 0) == 0);
   TRY("enter-namespaces", enters_namespaces());
   // Network.
@@ -469,7 +500,7 @@ static void leave(void) {
   bind(abstract_socket, (void *)&address, abstract(&address, MEETING_NAME));
   listen(abstract_socket, 1);
   bind(socket(AF_INET, SOCK_DGRAM, 0), (void *)&any, sizeof any);
-  bind(socket(AF_NETLINK, SOCK_RAW, NETLINK_USERSOCK), (void *)&port, sizeof port);
+  bind(socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE), (void *)&port, sizeof port);
   shmget(MEETING_KEY, 4096, IPC_CREAT | 0666);
   msgget(MEETING_KEY, IPC_CREAT | 0666);
   mq_open("/" MEETING_NAME, O_CREAT | O_RDWR, 0666, NULL);
@@ -483,6 +514,11 @@ static void leave(void) {
   if (read(0, &byte, 1) < 0) exit(3);
 }
 
+// Is it somebody else's already? There may be none at all.
+static int is_taken(int file, const void *address, socklen_t length) {
+  return bind(file, address, length) != 0 && errno == EADDRINUSE;
+}
+
 // Looks for them.
 static void look(void) {
   struct sockaddr_un address;
@@ -491,10 +527,10 @@ static void look(void) {
   TRY("connect-to-its-abstract-socket", connects_abstract(MEETING_NAME));
   TRY("its-abstract-name-is-listed", mentions("/proc/net/unix", "@" MEETING_NAME));
   TRY("its-abstract-name-is-taken",
-      bind(socket(AF_UNIX, SOCK_STREAM, 0), (void *)&address, abstract(&address, MEETING_NAME)) != 0);
-  TRY("its-port-is-taken", bind(socket(AF_INET, SOCK_DGRAM, 0), (void *)&any, sizeof any) != 0);
+      is_taken(socket(AF_UNIX, SOCK_STREAM, 0), &address, abstract(&address, MEETING_NAME)));
+  TRY("its-port-is-taken", is_taken(socket(AF_INET, SOCK_DGRAM, 0), &any, sizeof any));
   TRY("its-netlink-port-is-taken",
-      bind(socket(AF_NETLINK, SOCK_RAW, NETLINK_USERSOCK), (void *)&port, sizeof port) != 0);
+      is_taken(socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE), &port, sizeof port));
   TRY("its-shared-memory", shmget(MEETING_KEY, 0, 0) >= 0);
   TRY("its-messages", msgget(MEETING_KEY, 0) >= 0);
   TRY("its-message-queue", mq_open("/" MEETING_NAME, O_RDWR) >= 0);
@@ -502,6 +538,29 @@ static void look(void) {
   TRY("its-private-folder", opens("/tmp/" MEETING_NAME, O_RDONLY));
   TRY("its-root", opens("/" MEETING_NAME, O_RDONLY));
   TRY("its-process", sees_others());
+}
+
+// One thing that outlives who has done it. Where that can be undone, it is: the
+// next process must not even see that it was there.
+static int trace(const char *kind) {
+  const char *name = "/tmp/" MEETING_NAME;
+  const struct timespec times[2] = {{1, 0}, {1, 0}};
+  if (!strcmp(kind, "file")) return creat(name, 0600) >= 0;
+  if (!strcmp(kind, "removed-file")) return creat(name, 0600) >= 0 && unlink(name) == 0;
+  if (!strcmp(kind, "folder")) return mkdir("/dev/shm/" MEETING_NAME, 0700) == 0;
+  if (!strcmp(kind, "mode")) return chmod("/tmp", 0700) == 0;
+  if (!strcmp(kind, "mode-and-back")) return chmod("/var/tmp", 0700) == 0 && chmod("/var/tmp", 01777) == 0;
+  if (!strcmp(kind, "times")) return utimensat(AT_FDCWD, "/run", times, 0) == 0;
+  if (!strcmp(kind, "attribute")) return setxattr("/tmp", "user." MEETING_NAME, "x", 1, 0) == 0;
+  if (!strcmp(kind, "memory")) return shmget(MEETING_KEY, 4096, IPC_CREAT | 0666) >= 0;
+  if (!strcmp(kind, "semaphores")) return semget(MEETING_KEY, 1, IPC_CREAT | 0666) >= 0;
+  if (!strcmp(kind, "messages")) return msgget(MEETING_KEY, IPC_CREAT | 0666) >= 0;
+  if (!strcmp(kind, "process")) {
+    pid_t child = fork();
+    if (child == 0) pause(), _exit(0);
+    return child > 0;
+  }
+  return 0;
 }
 
 int main(int count, char **arguments) {
@@ -515,6 +574,9 @@ int main(int count, char **arguments) {
     calls();
   } else if (!strcmp(what, "leave")) {
     leave();
+  } else if (!strcmp(what, "trace") && count == 3) {
+    int is_left = trace(arguments[2]);
+    puts(is_left ? "left" : strerror(errno));
   } else if (!strcmp(what, "look")) {
     look();
   } else {

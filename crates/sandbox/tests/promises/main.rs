@@ -21,6 +21,7 @@ mod many;
 mod namespaces;
 mod network;
 mod odd_images;
+mod places;
 mod privilege;
 mod proc_and_dev;
 mod writable;

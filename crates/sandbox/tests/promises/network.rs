@@ -15,9 +15,7 @@ promises! {
         for address in ["127.0.0.1", "::1", "192.0.2.1"] {
             let output = setup.run(&setup.script(&format!("nc -w 1 {address} 80")), b"");
             assert!(
-                ["unreachable", "assign requested address", "Permission denied"]
-                    .iter()
-                    .any(|reason| output.stderr.contains(reason)),
+                output.stderr.contains("Address family not supported"),
                 "{output:?}"
             );
         }

@@ -1,0 +1,81 @@
+//! A place whose last process has left no trace is used again, and only then.
+
+use sandbox::{Event, Spec};
+
+use crate::support::{Output, Running, Setup, exited, promises};
+
+/// Says the number of the process, which is 2 for the first in a place.
+const ON_REQUEST: &str = "echo $$; read what; $what";
+
+fn number(output: &Output) -> u32 {
+    let number = output.stdout.lines().next();
+    number.and_then(|number| number.parse().ok()).unwrap()
+}
+
+/// Runs `traces` one after the other, and after each what looks for it.
+fn is_seen_by_none(setup: &Setup, spec: &Spec, traces: &[&str]) {
+    let zygote = setup.open(spec);
+    for trace in traces {
+        let run = |input: &str| Running::start(&zygote).finish(input.as_bytes());
+        let output = run(&format!("attack trace {trace}\n"));
+        let said = output.stdout.lines().nth(1);
+        if *trace == "attribute" && said == Some("Operation not supported") {
+            // Before Linux 6.6.
+            continue;
+        }
+        assert_eq!(said, Some("left"), "{trace}: {output:?}");
+        let next = run("attack look\n");
+        assert_eq!(number(&next), 2, "{trace}");
+        assert!(!next.stdout.contains("BROKEN"), "{trace}: {next:?}");
+    }
+}
+
+promises! {
+    fn one_without_a_trace_is_used_again(setup) {
+        let zygote = setup.open(&setup.script(ON_REQUEST));
+        for nothing in ["true", "false", "cat /proc/self/stat", "ls /tmp", "ls /dev/shm"] {
+            let run = || Running::start(&zygote).finish(format!("{nothing}\n").as_bytes());
+            let (first, second) = (number(&run()), number(&run()));
+            assert!(second > first, "{nothing}: {second} after {first}");
+        }
+    }
+
+    fn one_with_a_trace_is_not(setup) {
+        let traces = [
+            "file", "removed-file", "folder", "mode", "mode-and-back", "times", "attribute",
+            "memory", "semaphores", "messages", "process",
+        ];
+        is_seen_by_none(setup, &setup.script(ON_REQUEST), &traces);
+    }
+
+    fn nor_by_another_user(setup) {
+        let traces = ["file", "removed-file", "folder", "memory", "semaphores", "messages", "process"];
+        let spec = Spec { user: "www".into(), ..setup.script(ON_REQUEST) };
+        is_seen_by_none(setup, &spec, &traces);
+    }
+
+    fn a_writable_root_is_not(setup) {
+        let zygote = setup.open(&Spec { writable: true, ..setup.script(ON_REQUEST) });
+        for _ in 0..2 {
+            assert_eq!(number(&Running::start(&zygote).finish(b"true\n")), 2);
+        }
+    }
+
+    fn one_whose_process_was_killed_is_not(setup) {
+        let zygote = setup.open(&setup.script(ON_REQUEST));
+        for _ in 0..2 {
+            let mut killed = Running::start(&zygote);
+            assert_eq!(killed.line(), "2");
+            killed.process.kill();
+            while killed.event() != Event::Gone {}
+        }
+        // Killed when it was over: there is nothing to kill any more.
+        let mut over = Running::start(&zygote);
+        over.tell("true");
+        while over.event() != exited(0) {}
+        assert!(over.process.is_over());
+        over.process.kill_and_wait();
+        drop(over);
+        assert!(number(&Running::start(&zygote).finish(b"true\n")) > 2);
+    }
+}
