@@ -35,6 +35,12 @@ impl Places {
         }
     }
 
+    /// Lets go of all, whose inits exit.
+    pub(crate) fn clear(&self) {
+        let waiting = std::mem::take(&mut *self.lock());
+        drop(waiting);
+    }
+
     /// What it protects stays whole also where its holder panics.
     fn lock(&self) -> MutexGuard<'_, Vec<Place>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use chain::LinkId;
 use futures_util::future::BoxFuture;
@@ -40,6 +41,10 @@ pub trait Starter: Send + Sync + 'static {
     ///
     /// The error says what went wrong, as a lower-case fragment.
     fn start(&self) -> impl Future<Output = Result<Self::Process, Arc<str>>> + Send;
+
+    /// Nothing has been taken for a while: gives up what it keeps only to start
+    /// the next ones faster. Does not wait.
+    fn rest(&self);
 }
 
 /// A process without a request.
@@ -48,6 +53,9 @@ pub trait Idle: Send + Sync + 'static {
     /// or has written something.
     fn spoiled(&self) -> impl Future<Output = ()> + Send;
 }
+
+/// How long after the last one was taken a starter rests.
+const REST_AFTER: Duration = Duration::from_secs(10);
 
 /// The room for processes that all pools of a runner share. Clones are the same.
 pub struct Capacity<P> {
@@ -170,10 +178,13 @@ impl<P: Idle> Pool<P> {
         S: Starter<Process = P>,
     {
         let starter = Arc::new(starter);
-        let start: Start<P> = Arc::new(move || {
+        let start: Start<P> = {
             let starter = Arc::clone(&starter);
-            Box::pin(async move { starter.start().await })
-        });
+            Arc::new(move || {
+                let starter = Arc::clone(&starter);
+                Box::pin(async move { starter.start().await })
+            })
+        };
         let (changed, unused) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let shelf = Shelf {
             id,
@@ -189,7 +200,7 @@ impl<P: Idle> Pool<P> {
             inner.shelves.insert(member, shelf);
             member
         });
-        let keeper = keep(Arc::clone(&shared), member, changed);
+        let keeper = keep(Arc::clone(&shared), member, changed, starter);
         let keeper = shared.runtime.spawn(keeper);
         Pool {
             shared,
@@ -232,7 +243,11 @@ impl<P: Idle> Pool<P> {
                     return Step::Busy;
                 };
                 match take(&mut inner.state, self.member, now) {
-                    Take::Idle => Step::Idle(shelf.idle.pop_front()),
+                    Take::Idle => {
+                        // For a refill that is due later.
+                        shelf.changed.notify_one();
+                        Step::Idle(shelf.idle.pop_front())
+                    }
                     Take::Wait(ticket) => {
                         let (answer, answered) = oneshot::channel();
                         shelf.waiting.insert(ticket, answer);
@@ -453,6 +468,7 @@ impl<P> Inner<P> {
             && self.state.counts(member).is_unused()
         {
             shelf.unused.notify_waiters();
+            shelf.changed.notify_one();
         }
     }
 
@@ -543,19 +559,31 @@ impl<P: Idle> Drop for Approval<P> {
 }
 
 /// Looks after one pool: throws away what is spoiled, and lets time pass.
-async fn keep<P: Idle>(shared: Arc<Shared<P>>, member: Member, changed: Arc<Notify>) {
+async fn keep<P: Idle>(
+    shared: Arc<Shared<P>>,
+    member: Member,
+    changed: Arc<Notify>,
+    starter: Arc<impl Starter<Process = P>>,
+) {
+    let mut rest_at = None;
     loop {
         let tick = shared.with(|inner, now| inner.state.next_tick(member, now));
-        let tick = async {
-            match tick {
-                Some(tick) => sleep_until(shared.began + tick).await,
-                None => std::future::pending().await,
-            }
-        };
+        let tick = until(tick.map(|tick| shared.began + tick));
         tokio::select! {
             () = poll_fn(|context| shared.poll_spoiled(member, context)) => {}
             () = tick => shared.with(|inner, now| inner.state.tick(member, now)),
-            () = changed.notified() => {}
+            () = changed.notified() => rest_at = Some(Instant::now() + REST_AFTER),
+            () = until(rest_at) => {
+                starter.rest();
+                rest_at = None;
+            }
         }
+    }
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }

@@ -27,6 +27,8 @@ mod orders;
 mod tests;
 
 use link::Link;
+#[cfg(test)]
+pub(super) use link::REFILL_PAUSE;
 use orders::{Orders, Spare};
 
 /// A time, as what has passed since the pools were made.
@@ -320,8 +322,8 @@ impl PoolState {
         {
             return Some(until);
         }
-        if link.refill_at > now && link.reserve() < link.wanted(now) {
-            return Some(link.refill_at);
+        if link.refills_at() > now && link.reserve() < link.wanted(now) {
+            return Some(link.refills_at());
         }
         (link.idle > link.wanted_at_rest()).then(|| now + SURPLUS_LOOK)
     }

@@ -56,6 +56,10 @@ impl Starter for ZygoteStarter {
             }
         }
     }
+
+    fn rest(&self) {
+        self.held.zygote.rest();
+    }
 }
 
 /// Answers calls with the processes of a pool.

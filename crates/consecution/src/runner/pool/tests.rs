@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use super::super::pool_state::REFILL_PAUSE;
 use super::*;
 use crate::transport::conformance::fake;
 
@@ -32,6 +33,7 @@ struct Bench {
     spoil: Arc<watch::Sender<bool>>,
     alive: Arc<AtomicUsize>,
     started: Arc<AtomicUsize>,
+    rested: Arc<AtomicUsize>,
 }
 
 impl Bench {
@@ -41,11 +43,16 @@ impl Bench {
             spoil: Arc::new(watch::Sender::new(false)),
             alive: Arc::default(),
             started: Arc::default(),
+            rested: Arc::default(),
         }
     }
 
     fn alive(&self) -> usize {
         self.alive.load(Ordering::SeqCst)
+    }
+
+    fn rested(&self) -> usize {
+        self.rested.load(Ordering::SeqCst)
     }
 
     fn started(&self) -> usize {
@@ -81,6 +88,10 @@ impl Starter for Bench {
             alive: Arc::clone(&self.alive),
         })
     }
+
+    fn rest(&self) {
+        self.rested.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 impl Idle for Fake {
@@ -111,7 +122,7 @@ async fn an_idle_process_is_taken_at_once_and_replaced_later() {
         pool.counts(),
         Counts {
             idle: 0,
-            starting: 2,
+            starting: 1,
             in_use: 2,
             waiting: 0
         }
@@ -126,6 +137,36 @@ async fn an_idle_process_is_taken_at_once_and_replaced_later() {
             waiting: 0
         }
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_call_is_over_before_its_process_is_replaced() {
+    let bench = Bench::new();
+    let pool = bench.pool(2, &room(10));
+    sleep(START_TIME * 2).await;
+    drop(pool.take().await.unwrap());
+    assert_eq!(pool.counts().starting, 0);
+    sleep(REFILL_PAUSE + Duration::from_millis(1)).await;
+    assert_eq!(pool.counts().starting, 1);
+    sleep(START_TIME * 2).await;
+    assert_eq!(pool.counts().idle, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_for_speed_is_given_up_when_it_is_quiet() {
+    let bench = Bench::new();
+    let pool = bench.pool(2, &room(10));
+    for rested in 1..3 {
+        let long = pool.take().await.unwrap();
+        sleep(REST_AFTER - START_TIME * 2).await;
+        drop(long);
+        sleep(REST_AFTER - START_TIME).await;
+        assert_eq!(bench.rested(), rested - 1);
+        sleep(START_TIME * 2).await;
+        assert_eq!(bench.rested(), rested);
+        sleep(REST_AFTER * 2).await;
+        assert_eq!(bench.rested(), rested);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -234,6 +275,8 @@ async fn a_start_that_panics_gives_its_room_back() {
         async fn start(&self) -> Result<Fake, Arc<str>> {
             panic!("on purpose");
         }
+
+        fn rest(&self) {}
     }
     let config = Config {
         floor: 0,

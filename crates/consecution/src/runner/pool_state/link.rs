@@ -24,6 +24,11 @@ const START_TIME_WEIGHT: f64 = 0.2;
 pub(super) const REFILL_BACKOFF_MIN: Duration = Duration::from_millis(100);
 pub(super) const REFILL_BACKOFF_MAX: Duration = Duration::from_secs(30);
 
+/// How long the replacement of a process that was taken waits while another one
+/// is in reserve: until the call is well on its way or over, as a short one is,
+/// which needs the processors just then, and may leave a place for the next one.
+pub(in super::super) const REFILL_PAUSE: Duration = Duration::from_millis(3);
+
 /// How long a link that was told busy and has nothing at all goes before others:
 /// long enough to come back.
 const OWED_FOR: Duration = Duration::from_secs(1);
@@ -41,7 +46,9 @@ pub(super) struct Link {
     start_time: Option<Duration>,
     /// Starts that failed since one succeeded.
     failures: u32,
-    pub(super) refill_at: Moment,
+    refill_at: Moment,
+    /// Until when nothing is started that is not needed at once.
+    paused_until: Moment,
     /// Until when it goes before others.
     owed_until: Moment,
     pub(super) is_cold: bool,
@@ -62,6 +69,7 @@ impl Link {
             start_time: None,
             failures: 0,
             refill_at: Moment::ZERO,
+            paused_until: Moment::ZERO,
             owed_until: Moment::ZERO,
             is_cold: false,
             is_draining: false,
@@ -123,6 +131,12 @@ impl Link {
         }
         self.idle -= 1;
         self.take();
+        // Not put off again and again by calls that come one after the other, and
+        // not where calls come so fast that the reserve is for those to come.
+        let is_calm = self.wanted(now) <= self.config.floor;
+        if is_calm && self.paused_until <= now {
+            self.paused_until = now + REFILL_PAUSE;
+        }
         true
     }
 
@@ -155,6 +169,14 @@ impl Link {
         self.refill_at = now + backoff.min(REFILL_BACKOFF_MAX);
     }
 
+    /// When refilling goes on, if there is something to refill.
+    pub(super) fn refills_at(&self) -> Moment {
+        match self.reserve() {
+            0 => self.refill_at,
+            _ => self.refill_at.max(self.paused_until),
+        }
+    }
+
     /// Where it is to stand in the orders now.
     pub(super) fn ranked(&self, now: Moment) -> Ranks {
         let heat = self.arrivals.heat();
@@ -165,7 +187,7 @@ impl Link {
             1 if is_owed => Some(Spare::Kept(self.owed_until)),
             idle => Some(Spare::Free(heat, Reverse(idle))),
         };
-        let wants = self.refill_at <= now && reserve < self.wanted(now);
+        let wants = self.refills_at() <= now && reserve < self.wanted(now);
         let wants = wants.then_some((Reverse(is_owed && reserve == 0), Reverse(heat), reserve));
         Ranks {
             needs: self.waiting.get(self.starting).copied(),

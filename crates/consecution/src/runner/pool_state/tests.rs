@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use super::link::{REFILL_BACKOFF_MAX, REFILL_BACKOFF_MIN};
+use super::link::{REFILL_BACKOFF_MAX, REFILL_BACKOFF_MIN, REFILL_PAUSE};
 use super::*;
 
 const MS: Duration = Duration::from_millis(1);
@@ -64,13 +64,17 @@ fn who_has_a_process_already_waits_for_a_start_and_never_for_room() {
 }
 
 #[test]
-fn a_pool_starts_with_its_floor_and_refills_after_a_take() {
+fn a_pool_starts_with_its_floor_and_refills_soon_after_a_take() {
     let mut state = pools(10);
     let link = state.add(config(2), MS);
     assert_eq!(state.actions(), [Action::Start(link), Action::Start(link)]);
     state.started(link, MS, MS);
     state.started(link, MS, MS);
-    assert_eq!(state.take(link, 2 * MS), Take::Idle);
+    let now = 2 * MS;
+    assert_eq!(state.take(link, now), Take::Idle);
+    assert_eq!(state.actions(), []);
+    assert_eq!(state.next_tick(link, now), Some(now + REFILL_PAUSE));
+    state.tick(link, now + REFILL_PAUSE);
     assert_eq!(state.actions(), [Action::Start(link)]);
     assert_eq!(
         state.counts(link),
@@ -81,6 +85,19 @@ fn a_pool_starts_with_its_floor_and_refills_after_a_take() {
             waiting: 0
         }
     );
+}
+
+#[test]
+fn where_nothing_is_left_in_reserve_a_refill_starts_at_once() {
+    let mut state = pools(10);
+    let link = state.add(config(2), MS);
+    settle(&mut state, MS);
+    assert_eq!(state.take(link, MS), Take::Idle);
+    assert_eq!(state.take(link, 2 * MS), Take::Idle);
+    assert_eq!(state.actions(), [Action::Start(link)]);
+    // The other one in its turn, though calls go on.
+    state.tick(link, MS + REFILL_PAUSE);
+    assert_eq!(state.actions(), [Action::Start(link)]);
 }
 
 #[test]
@@ -110,6 +127,8 @@ fn the_reserve_follows_the_rate_and_falls_back_to_the_floor() {
         assert_eq!(state.take(link, now), Take::Idle);
         settle(&mut state, now);
         state.released(link, now);
+        state.tick(link, now + REFILL_PAUSE);
+        settle(&mut state, now + REFILL_PAUSE);
     }
     assert_eq!(state.counts(link).idle, 2);
     for _ in 0..20_000 {
@@ -249,6 +268,7 @@ fn draining_gives_everything_back_and_takes_nothing_on() {
     let link = state.add(config(2), MS);
     settle(&mut state, MS);
     assert_eq!(state.take(link, MS), Take::Idle);
+    state.tick(link, MS + REFILL_PAUSE);
     state.drain(link, MS);
     assert!(state.actions().contains(&Action::Stop(link)));
     assert_eq!(state.take(link, MS), Take::Busy);
