@@ -1,8 +1,8 @@
 //! Cgroups: how much memory, processor time and how many processes each process
 //! of a link may use. Version 2, version 1, or a mixture, as the host has it.
 //!
-//! A runner's cgroups stand under `consecution/<process id>-<start time>`, one a
-//! process. One that remembers nothing of its process is used again, since to
+//! A runner's cgroups stand under `consecution/<process id>-<random>`, one a
+//! process, in a folder that it holds locked. One that remembers nothing of its process is used again, since to
 //! make one costs more than to join it; all are removed with the runner. What a
 //! runner that was killed has left behind is removed by the next one.
 
@@ -20,7 +20,7 @@ use crate::spec::{Limits, PROCESSES_DEFAULT};
 
 mod hierarchy;
 
-use hierarchy::{CONTROLLERS, Hierarchy, find_parents, our_name};
+use hierarchy::{CONTROLLERS, Hierarchy, find_parents, new_name};
 
 /// The period over which processor time is counted, in microseconds: the
 /// kernel's default.
@@ -220,7 +220,7 @@ impl Cgroups {
     pub(crate) fn new() -> Cgroups {
         Cgroups {
             parents: OnceLock::new(),
-            name: our_name(),
+            name: new_name(),
             made: AtomicU64::new(0),
             resting: Mutex::new(VecDeque::new()),
             retired: Mutex::new(Vec::new()),
