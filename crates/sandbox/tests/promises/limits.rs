@@ -8,8 +8,7 @@ use std::process::Command;
 use sandbox::{Event, Limits, OpenError, WaitStatus};
 
 use crate::support::{
-    self, Running, Setup, descendants, eventually, exited, is_root, own_id, promises, skip,
-    without_crate,
+    self, Running, Setup, descendants, exited, is_root, own_id, promises, skip, without_crate,
 };
 
 const MIB: u64 = 1 << 20;
@@ -152,14 +151,24 @@ promises! {
         let mut running = Running::start(&zygote);
         assert_eq!(running.event(), Event::Started);
         let command = descendants(own_id()).pop().unwrap();
-        let all = cgroup_file(command.id, "cgroup.procs")[0].ancestors().nth(3).unwrap().to_owned();
+        let procs = cgroup_file(command.id, "cgroup.procs").remove(0);
+        let [ours, all] = [2, 3].map(|up| procs.ancestors().nth(up).unwrap());
+        // Nothing is in it, so that it could be removed.
+        let spare = ours.join("spare");
+        fs::create_dir(&spare).unwrap();
         // No process can have this id.
         let stale = all.join("4194305-1");
         fs::create_dir_all(stale.join("7")).unwrap();
-        let next = sandbox::Launcher::with_program("/proc/self/exe");
-        drop(next.open(&setup.spec(&["true"]), memory(64 * MIB)));
-        eventually("it is removed", || !stale.exists());
-        assert!(all.join(format!("{}-0", own_id())).parent().unwrap().exists());
+        // Version 2: where a runner had gone to that was in the way.
+        let way = all.with_file_name("consecution-runner-4194305-1");
+        if all.join("cgroup.controllers").exists() {
+            fs::create_dir(&way).unwrap();
+        }
+        let next = Setup::new();
+        drop(next.open_limited(&next.spec(&["true"]), memory(64 * MIB)));
+        assert!(!stale.exists() && !way.exists());
+        assert!(spare.exists(), "of a runner that lives");
+        fs::remove_dir(&spare).unwrap();
         assert_eq!(running.finish(b"x").success(), "x");
     }
 }
