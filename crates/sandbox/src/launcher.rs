@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio as Inherited};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::fs::{Gid, MemfdFlags, Uid};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, socketpair};
 use rustix::process::{
@@ -180,6 +180,8 @@ pub enum OpenError {
 }
 
 /// A link's zygote. Dropping it ends it, and every process that it started.
+///
+/// It may be waited for through its descriptor: readable means that it is gone.
 #[derive(Debug)]
 pub struct Zygote {
     /// `None` only while it is dropped.
@@ -295,6 +297,21 @@ impl Zygote {
             _ => "",
         };
         Failure::new(step, subject, errno)
+    }
+}
+
+/// Of its process: readable once that is gone, and with it all that it started,
+/// whoever has ended it.
+impl AsFd for Zygote {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_ref().expect("there once it is open").as_fd()
+    }
+}
+
+/// For those who wait for descriptors by their number.
+impl AsRawFd for Zygote {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
     }
 }
 
