@@ -123,7 +123,8 @@ pub enum LinkStatus {
     Loading,
     /// It answers calls.
     Serving(Counts),
-    /// It could not be loaded; it is tried again after a while.
+    /// It could not be loaded, or its zygote is gone; it is tried again after a
+    /// while.
     Broken(Arc<LoadError>),
 }
 

@@ -225,6 +225,10 @@ fn a_link_that_cannot_be_loaded_is_not_ready_and_hurts_no_other() {
     let problem = reply.problem(503);
     assert_eq!(problem["link_index"], 1);
     assert_eq!(problem["title"], "no runner");
+    let reason = unready["missing"][0]["reason"].as_str().unwrap();
+    let detail = problem["detail"].as_str().unwrap();
+    let told = format!(" is served by no runner: {reason}");
+    assert!(detail.ends_with(&told), "{detail}");
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Cgroups: how much memory, processor time and how many processes each process
 //! of a link may use. Version 2, version 1, or a mixture, as the host has it.
 //!
-//! A runner's cgroups stand under `consecution/<process id>-<start time>`, one a
-//! process. One that remembers nothing of its process is used again, since to
+//! A runner's cgroups stand under `consecution/<process id>-<random>`, one a
+//! process, in a folder that it holds locked. One that remembers nothing of its process is used again, since to
 //! make one costs more than to join it; all are removed with the runner. What a
 //! runner that was killed has left behind is removed by the next one.
 
@@ -20,7 +20,7 @@ use crate::spec::{Limits, PROCESSES_DEFAULT};
 
 mod hierarchy;
 
-use hierarchy::{CONTROLLERS, Hierarchy, find_parents, our_name};
+use hierarchy::{CONTROLLERS, Hierarchy, find_parents, new_name};
 
 /// The period over which processor time is counted, in microseconds: the
 /// kernel's default.
@@ -36,6 +36,12 @@ const RESTING_MAX: usize = 32;
 
 /// How many of them are looked at for one that is empty by now.
 const RESTING_TRIED_MAX: usize = 4;
+
+/// How many folders are tried to be removed whenever a process is gone, which
+/// leaves one for each of three controllers at most: each try takes a lock of the
+/// kernel's that the whole host shares, so to try all of them would be dear where
+/// many processes end at once. More than come, so that all go in the end.
+const RETIRED_TRIED_MAX: usize = 8;
 
 /// A limit on resources cannot be kept.
 #[derive(Debug, thiserror::Error)]
@@ -75,8 +81,8 @@ pub(crate) struct Cgroups {
     /// Those that may be used again, the longest unused first.
     resting: Mutex<VecDeque<Made>>,
     /// Folders that could not be removed yet, because of processes that were
-    /// killed and are not gone yet.
-    retired: Mutex<Vec<PathBuf>>,
+    /// killed and are not gone yet; the longest untried first.
+    retired: Mutex<VecDeque<PathBuf>>,
 }
 
 /// The cgroup of one process; given back when dropped.
@@ -131,7 +137,7 @@ impl Made {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        let mut made = std::mem::take(&mut self.made);
+        let made = std::mem::take(&mut self.made);
         // One with a memory limit would go on counting what its process has left
         // in the kernel, and whether it was killed.
         if made.limits.memory_bytes.is_none() && made.count_file.is_some() {
@@ -141,8 +147,7 @@ impl Drop for Cgroup {
                 return;
             }
         }
-        lock(&self.of.retired).append(&mut made.folders);
-        self.of.remove_retired();
+        self.of.retire(made);
     }
 }
 
@@ -220,19 +225,36 @@ impl Cgroups {
     pub(crate) fn new() -> Cgroups {
         Cgroups {
             parents: OnceLock::new(),
-            name: our_name(),
+            name: new_name(),
             made: AtomicU64::new(0),
             resting: Mutex::new(VecDeque::new()),
-            retired: Mutex::new(Vec::new()),
+            retired: Mutex::new(VecDeque::new()),
         }
     }
 
-    /// Removes what can be removed by now.
+    /// Removes all that can be removed by now.
     pub(crate) fn remove_retired(&self) {
-        lock(&self.retired).retain(|folder| {
+        self.try_retired(usize::MAX);
+    }
+
+    /// Removes a cgroup, now or later.
+    fn retire(&self, made: Made) {
+        lock(&self.retired).extend(made.folders);
+        self.try_retired(RETIRED_TRIED_MAX);
+    }
+
+    /// Tries to remove so many; those that cannot be removed yet go to the end.
+    fn try_retired(&self, tried_max: usize) {
+        let mut tried: Vec<PathBuf> = {
+            let mut retired = lock(&self.retired);
+            let count = tried_max.min(retired.len());
+            retired.drain(..count).collect()
+        };
+        tried.retain(|folder| {
             let removed = fs::remove_dir(folder);
             removed.is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy)
         });
+        lock(&self.retired).extend(tried);
     }
 
     /// Which of the [`CONTROLLERS`] we have here, each with where that is.
@@ -272,9 +294,7 @@ impl Cgroups {
     }
 
     fn try_out(&self, limits: &Limits) -> Result<(), CgroupError> {
-        let mut made = self.make(limits)?;
-        lock(&self.retired).append(&mut made.folders);
-        self.remove_retired();
+        self.retire(self.make(limits)?);
         Ok(())
     }
 
@@ -315,8 +335,7 @@ impl Cgroups {
             made.apply(setting, parents, &Path::new(&self.name).join(&name))
         });
         if let Err(error) = done {
-            lock(&self.retired).append(&mut made.folders);
-            self.remove_retired();
+            self.retire(made);
             return Err(error);
         }
         Ok(made)
@@ -384,5 +403,38 @@ impl Made {
             self.count_file = count.ok().map(OwnedFd::from);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_are_tried_at_a_time_and_all_go_in_the_end() {
+        let cgroups = Cgroups::new();
+        let place = tempfile::tempdir().unwrap();
+        // As good as a cgroup with a process in it: always busy, for everybody.
+        let busy = vec![PathBuf::from("/"); 2 * RETIRED_TRIED_MAX];
+        let names = 0..2 * RETIRED_TRIED_MAX;
+        let free: Vec<_> = names
+            .map(|name| place.path().join(name.to_string()))
+            .collect();
+        for folder in &free {
+            fs::create_dir(folder).unwrap();
+        }
+        let left = || free.iter().filter(|folder| folder.exists()).count();
+        let folders = [busy, free.clone()].concat();
+        cgroups.retire(Made {
+            folders,
+            ..Made::default()
+        });
+        cgroups.retire(Made::default());
+        assert_eq!(left(), 2 * RETIRED_TRIED_MAX);
+        cgroups.retire(Made::default());
+        assert_eq!(left(), RETIRED_TRIED_MAX);
+        cgroups.retire(Made::default());
+        assert_eq!(left(), 0);
+        assert_eq!(lock(&cgroups.retired).len(), 2 * RETIRED_TRIED_MAX);
     }
 }

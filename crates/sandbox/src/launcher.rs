@@ -7,10 +7,12 @@ use std::process::{Child, Command, Stdio as Inherited};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::fs::{Gid, MemfdFlags, Uid};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, socketpair};
-use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_send_signal, waitid,
+};
 
 use crate::cgroup::{Cgroup, CgroupError, Cgroups};
 use crate::failure::{Failure, Step};
@@ -110,7 +112,7 @@ impl Launcher {
         };
         let opened = sent.and_then(|()| zygote.await_ready());
         if opened.is_err() {
-            let _ = entering.kill();
+            end(&mut entering);
         }
         let _ = entering.wait();
         opened.map(|()| zygote)
@@ -170,11 +172,18 @@ pub enum OpenError {
     Silent,
     #[error("start a zygote: it was not ready within {} s", OPEN_WAIT_MAX.as_secs())]
     TooSlow,
+    #[error(
+        "start a zygote: no descriptor is left for it; raise the limit on open files (ulimit -n), \
+         or have fewer links or processes"
+    )]
+    NoDescriptor,
     #[error("start a zygote: this program must call run_zygote_if_asked first thing in main")]
     NoZygote,
 }
 
 /// A link's zygote. Dropping it ends it, and every process that it started.
+///
+/// It may be waited for through its descriptor: readable means that it is gone.
 #[derive(Debug)]
 pub struct Zygote {
     /// `None` only while it is dropped.
@@ -215,7 +224,12 @@ impl Zygote {
                 }
             };
             match serde_json::from_slice(&message.bytes) {
-                Ok(Opened::Forked) => self.pidfd = message.descriptors.into_iter().next(),
+                Ok(Opened::Forked) => {
+                    // Without it, it could neither be killed nor reaped.
+                    let pidfd = message.descriptors.into_iter().next();
+                    self.pidfd = Some(pidfd.ok_or(OpenError::NoDescriptor)?);
+                }
+                Ok(Opened::Ready { .. }) if self.pidfd.is_none() => return Err(OpenError::Silent),
                 Ok(Opened::Ready { owner, veiled }) => {
                     self.owner = owner;
                     self.veiled = veiled;
@@ -302,6 +316,21 @@ impl Zygote {
     }
 }
 
+/// Of its process: readable once that is gone, and with it all that it started,
+/// whoever has ended it.
+impl AsFd for Zygote {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_ref().expect("there once it is open").as_fd()
+    }
+}
+
+/// For those who wait for descriptors by their number.
+impl AsRawFd for Zygote {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
+    }
+}
+
 impl Drop for Zygote {
     fn drop(&mut self) {
         self.socket.take();
@@ -329,6 +358,18 @@ pub enum StartError {
     Cgroup(#[from] CgroupError),
 }
 
+/// Kills and reaps what a zygote was to come of, and what that has forked, which
+/// may be our child without our having a descriptor of it: they share a process
+/// group, since the zygote leaves ours before anything else.
+fn end(entering: &mut Child) {
+    let group = Pid::from_child(entering);
+    let _ = entering.kill();
+    // There is no such group where it has not come that far.
+    let _ = kill_process_group(group, Signal::KILL);
+    let reap = || waitid(WaitId::Pgid(Some(group)), WaitIdOptions::EXITED);
+    while rustix::io::retry_on_intr(reap).is_ok() {}
+}
+
 fn send_order(socket: BorrowedFd<'_>, order: &Order) -> io::Result<()> {
     let json = serde_json::to_vec(order)?;
     if json.len() > ORDER_BYTES_MAX {
@@ -339,4 +380,61 @@ fn send_order(socket: BorrowedFd<'_>, order: &Order) -> io::Result<()> {
     file.write_all(&json)?;
     rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0))?;
     send(socket, b"order", &[file.as_fd()], SendFlags::empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::send_opened;
+
+    #[test]
+    fn a_zygote_whose_descriptor_does_not_come_is_not_taken() {
+        let ready = Opened::Ready {
+            owner: None,
+            veiled: false,
+        };
+        for said in [&[Opened::Forked][..], &[ready]] {
+            let flags = SocketFlags::CLOEXEC;
+            let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
+            let (ours, theirs) = pair.unwrap();
+            for opened in said {
+                send_opened(&theirs, opened, &[]);
+            }
+            let mut zygote = Zygote {
+                socket: Some(ours),
+                pidfd: None,
+                owner: None,
+                veiled: false,
+                command: Vec::new(),
+                working_directory: String::new(),
+                user: String::new(),
+                limits: Limits::default(),
+                cgroups: None,
+                places: Arc::default(),
+            };
+            // Not to wait for ever where it goes on instead.
+            drop(theirs);
+            let refused = zygote.await_ready().unwrap_err();
+            let expected = match said {
+                [Opened::Forked] => matches!(refused, OpenError::NoDescriptor),
+                _ => matches!(refused, OpenError::Silent),
+            };
+            assert!(expected, "{refused}");
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_opened_is_ended_with_what_it_has_forked() {
+        let sleep = |group| {
+            let mut sleep = Command::new("sleep");
+            sleep.arg("1000").process_group(group).spawn().unwrap()
+        };
+        let mut entering = sleep(0);
+        let forked = sleep(Pid::from_child(&entering).as_raw_nonzero().get());
+        end(&mut entering);
+        for mut child in [entering, forked] {
+            let gone = child.try_wait().unwrap_err();
+            assert_eq!(gone.raw_os_error(), Some(libc::ECHILD));
+        }
+    }
 }

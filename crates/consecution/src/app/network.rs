@@ -1,18 +1,22 @@
 //! Portals and runners as processes of their own, joined by NATS and etcd.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chain::Chain;
+use chain::{Chain, LinkId};
+use futures_util::future::BoxFuture;
 use sandbox::Launcher;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::backoff::Backoff;
 use crate::chain_file::{self, ChainFileError};
 use crate::config::{EtcdOptions, NatsOptions};
-use crate::link_store::LinkStore;
 use crate::link_store::etcd::{Etcd, EtcdError};
+use crate::link_store::{LinkStore, RunnerState};
+use crate::portal::http::{LinkState, Links, Probed};
 use crate::portal::{Portal, PortalError};
 use crate::runner::http::Connections;
 use crate::runner::{Images, Options, Runner};
@@ -29,6 +33,11 @@ const LOOK_AGAIN_MAX: Duration = Duration::from_millis(500);
 
 /// How long something that is waited for may be missing before it is said.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How old what runners say of themselves may be where it is told why nobody
+/// serves a link, and how long to wait for it.
+const RUNNERS_AGE_MAX: Duration = Duration::from_secs(1);
+const RUNNERS_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// Connections to the servers that portals and runners share. Clones are the
 /// same.
@@ -144,7 +153,8 @@ impl Network {
             let is_over = Instant::now() + rest >= deadline;
             if is_over || (!is_said && began.elapsed() >= PATIENCE) {
                 let (name, image) = (link.name.clone(), link.link.image.clone());
-                let reason = self.why_not(link.id, &reason).await;
+                let runners = self.etcd.runners().await.unwrap_or_default();
+                let reason = problem(&runners, link.id).unwrap_or_else(|| reason.to_string());
                 if is_over {
                     return Err(ConnectError::NotServed {
                         index,
@@ -163,22 +173,67 @@ impl Network {
         }
     }
 
-    /// What keeps a link from being called, in more words if a runner has some.
-    async fn why_not(&self, id: chain::LinkId, reason: &RefusalReason) -> String {
-        let id = id.to_string();
-        let runners = self.etcd.runners().await.unwrap_or_default();
-        let mut broken = runners
-            .iter()
-            .filter_map(|(runner, state)| Some((runner, state.broken.get(&id)?)));
-        match broken.next() {
-            Some((runner, problem)) => format!("runner '{runner}' cannot serve it: {problem}"),
-            None => reason.to_string(),
-        }
+    /// Knows which links can be called, and what runners say of the others.
+    pub fn served(&self) -> Arc<dyn Links> {
+        Arc::new(LinksThere {
+            probed: Probed::new(self.transport()),
+            etcd: self.etcd.clone(),
+            runners: Mutex::new(None),
+        })
     }
 
     /// Sends what is still to be sent, and closes the connections.
     pub async fn close(&self) {
         self.nats.close().await;
+    }
+}
+
+type Runners = BTreeMap<String, RunnerState>;
+
+/// Why a runner cannot serve a link, if there is one that says so.
+fn problem(runners: &Runners, id: LinkId) -> Option<String> {
+    let id = id.to_string();
+    runners.iter().find_map(|(runner, state)| {
+        let problem = state.broken.get(&id)?;
+        Some(format!("runner '{runner}' cannot serve it: {problem}"))
+    })
+}
+
+/// The links that runners elsewhere serve, or cannot.
+struct LinksThere {
+    probed: Probed,
+    etcd: Etcd,
+    /// What runners have said last, and when. Held while they are looked up, so
+    /// that this is done once however many links nobody serves.
+    runners: Mutex<Option<(Instant, Arc<Runners>)>>,
+}
+
+impl LinksThere {
+    async fn runners(&self) -> Arc<Runners> {
+        let mut known = self.runners.lock().await;
+        if let Some((at, runners)) = &*known
+            && at.elapsed() < RUNNERS_AGE_MAX
+        {
+            return Arc::clone(runners);
+        }
+        let runners = timeout(RUNNERS_WAIT_MAX, self.etcd.runners()).await;
+        let runners = Arc::new(runners.ok().and_then(Result::ok).unwrap_or_default());
+        *known = Some((Instant::now(), Arc::clone(&runners)));
+        runners
+    }
+}
+
+impl Links for LinksThere {
+    fn state(&self, id: LinkId) -> BoxFuture<'_, LinkState> {
+        Box::pin(async move {
+            match self.probed.state(id).await {
+                LinkState::Missing(reason) => {
+                    let problem = problem(&*self.runners().await, id);
+                    LinkState::Missing(problem.unwrap_or(reason))
+                }
+                LinkState::Served => LinkState::Served,
+            }
+        })
     }
 }
 

@@ -1,14 +1,13 @@
 //! `consecution portal`: chains over HTTP, whose links are run elsewhere.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::Context;
 use chain::Chain;
 use consecution::app::Network;
 use consecution::chain_file;
 use consecution::portal::Portal;
-use consecution::portal::http::{self as portal_http, Probed};
+use consecution::portal::http as portal_http;
 use consecution::transport::nats::Role;
 
 use super::signals::Signals;
@@ -53,8 +52,8 @@ async fn run(arguments: Arguments, chains: Vec<Chain>) -> anyhow::Result<()> {
         tokio::spawn(portal.clone().keep_published(network.links()));
         portals.push(portal);
     }
-    let links = Arc::new(Probed::new(network.transport()));
-    let (options, registry) = (http.options(), consecution::http::registry());
+    let (options, links) = (http.options(), network.served());
+    let registry = consecution::http::registry();
     let server = portal_http::bind(http.listen, options, portals.clone(), links, registry).await;
     let server = server.with_context(|| format!("failed to listen on {}", http.listen))?;
     tracing::info!("listening on http://{}", server.address()?);

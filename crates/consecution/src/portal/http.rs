@@ -42,7 +42,7 @@ use self::problem::{Problem, RETRY_AFTER_S};
 use self::readiness::{Missing, Readiness};
 use self::route::{NoRoute, Route, route};
 use self::upload::Upload;
-use super::Portal;
+use super::{ChainError, FailureReason, Portal};
 use crate::http::{self, Answer, Reset, Server};
 use crate::trace::CallId;
 
@@ -157,7 +157,7 @@ impl Site {
             Err(no_route) => Err(no_route),
         };
         match found {
-            Ok(chain) => call::call(chain, request, self.request_bytes_max, call_id, reset).await,
+            Ok(chain) => call::call(self, chain, request, call_id, reset).await,
             Err(no_route) => refuse(request, &no_route, call_id),
         }
     }
@@ -178,6 +178,19 @@ impl Site {
                 }
             })
             .collect()
+    }
+
+    /// What became of a run that failed, as far as it is told by a reply.
+    async fn problem(&self, error: &ChainError, call_id: &CallId) -> Problem {
+        let problem = Problem::of_run(error, call_id);
+        if error.reason != FailureReason::NoRunner {
+            return problem;
+        }
+        let why = (self.readiness).why_unserved(&self.chains, &error.chain, error.index);
+        match why.await {
+            Some(why) => problem.because(&why),
+            None => problem,
+        }
     }
 
     async fn ready(&self, is_draining: bool) -> Response<Answer> {

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -198,10 +199,10 @@ impl Drop for Fed {
 
 #[expect(
     deprecated,
-    reason = "what replaces it is unsafe, for types that may swap their descriptor; ours does not"
+    reason = "what replaces it is unsafe, for types that may swap their descriptor; ours do not"
 )]
-fn watch(process: sandbox::Process) -> io::Result<AsyncFd<sandbox::Process>> {
-    AsyncFd::with_interest(process, Interest::READABLE)
+pub(super) fn watch<T: AsRawFd>(watched: T) -> io::Result<AsyncFd<T>> {
+    AsyncFd::with_interest(watched, Interest::READABLE)
 }
 
 async fn next_event(process: &mut AsyncFd<sandbox::Process>) -> io::Result<Event> {

@@ -33,7 +33,7 @@ impl Idle for Warm {
 
 /// Starts processes of one link.
 pub(super) struct ZygoteStarter {
-    pub(super) held: Held,
+    pub(super) held: Arc<Held>,
     pub(super) of_runner: Arc<Metrics>,
     pub(super) of_link: Arc<LinkMetrics>,
 }
@@ -43,7 +43,7 @@ impl Starter for ZygoteStarter {
 
     async fn start(&self) -> Result<Warm, Arc<str>> {
         let began = Instant::now();
-        match IdleProcess::start(&self.held.zygote).await {
+        match IdleProcess::start(self.held.zygote()).await {
             Ok(process) => {
                 let took = began.elapsed();
                 self.of_runner.starts.observe(took.as_secs_f64());
@@ -58,7 +58,7 @@ impl Starter for ZygoteStarter {
     }
 
     fn rest(&self) {
-        self.held.zygote.rest();
+        self.held.zygote().rest();
     }
 }
 

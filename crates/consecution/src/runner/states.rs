@@ -46,7 +46,8 @@ pub(super) enum LinkState {
     Loading,
     /// It answers calls, from this pool.
     Serving(Arc<Pool<Warm>>),
-    /// It could not be loaded; it is tried again after a while.
+    /// It could not be loaded, or its zygote is gone; it is tried again after a
+    /// while.
     Broken(Arc<LoadError>),
 }
 
@@ -123,14 +124,17 @@ impl Teller {
 
     /// Says how far it is; nobody hears it once the link has been forgotten.
     pub(super) fn tell(&self, state: LinkState) {
+        let mut before = None;
         self.states.send_if_modified(|states| {
             let known = states.links.get_mut(&self.id);
             let Some(known) = known.filter(|known| known.key == self.key) else {
                 return false;
             };
-            known.state = state;
+            before = Some(std::mem::replace(&mut known.state, state));
             true
         });
+        // Not under the lock, since it may be the last to hold a pool.
+        drop(before);
     }
 }
 

@@ -6,19 +6,23 @@ use std::time::Duration;
 use chain::{Link, LinkId, Network};
 use image::{Digest, Image, Reference};
 use sandbox::{Launcher, Limits, Spec, Zygote};
+use tokio::io::unix::AsyncFd;
 use tokio::sync::{Semaphore, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
 
 use super::images::AgreedImages;
-use super::metrics::Metrics;
-use super::neighbours::Neighbours;
+use super::metrics::{LinkMetrics, Metrics};
+use super::neighbours::{Entered, Neighbours};
 use super::pool::{Capacity, Pool};
 use super::pool_state;
+use super::process::watch;
 use super::sandboxing::Sandboxing;
 use super::service::{PoolService, Warm, ZygoteStarter};
 use super::states::{LinkState, Teller};
 use crate::backoff::Backoff;
 use crate::link_store::LinkStoreError;
-use crate::transport::Transport;
+use crate::transport::{Registration, Transport};
 
 /// How long a broken link rests before it is tried again: at first, and at most;
 /// jittered, since many may be broken for the same reason.
@@ -81,6 +85,13 @@ pub enum LoadError {
     },
     #[error(transparent)]
     Open(#[from] sandbox::OpenError),
+    #[error("watch its zygote: {0}")]
+    Watch(std::io::Error),
+    #[error(
+        "keep its zygote: it was killed, or has crashed (has the host run out of memory?); \
+         another one is started"
+    )]
+    ZygoteGone,
     #[error(
         "give it the host's network, which this runner does not allow: start it with \
          --allow-host-network, or set CONSECUTION_ALLOW_HOST_NETWORK"
@@ -99,34 +110,121 @@ pub(super) async fn work(
     mut stopped: oneshot::Receiver<()>,
 ) {
     let id = link.id();
-    let held = tokio::select! {
-        biased;
-        _ = &mut stopped => return,
-        held = load_until_it_works(&shared, id, &link, &teller) => held,
-    };
-    let metrics = shared.metrics.of_link(id);
-    let starter = ZygoteStarter {
-        held,
-        of_runner: Arc::clone(&shared.metrics),
-        of_link: Arc::clone(&metrics),
-    };
-    let pool = Pool::new(id, starter, &shared.pool, &shared.capacity);
-    let pool = Arc::new(pool);
-    let service = Arc::new(PoolService {
-        id,
-        pool: Arc::clone(&pool),
-        bounds: shared.sandboxing.bounds(),
-        metrics,
-        neighbours: shared.neighbours.clone(),
-    });
-    let entered = shared.neighbours.enter(&service);
-    let registration = shared.transport.serve(id, service);
-    teller.tell(LinkState::Serving(Arc::clone(&pool)));
-    // Nobody sends anything: the other end is dropped.
-    let _ = stopped.await;
-    drop(entered);
-    registration.drain().await;
-    pool.until_unused().await;
+    let mut lives = Lives::new();
+    // What is over but for calls that were taken.
+    let mut leaving = JoinSet::new();
+    let mut metrics = None;
+    loop {
+        let loading = async {
+            lives.until_next().await;
+            load_until_it_works(&shared, id, &link, &teller).await
+        };
+        let held = tokio::select! {
+            biased;
+            _ = &mut stopped => break,
+            held = loading => Arc::new(held),
+        };
+        let metrics = metrics.get_or_insert_with(|| shared.metrics.of_link(id));
+        let serving = Serving::begin(&shared, id, &held, metrics);
+        teller.tell(LinkState::Serving(Arc::clone(&serving.pool)));
+        if lives.begin() {
+            tracing::info!(link = %id, image = link.image, "the link is served again");
+        }
+        let is_stopped = tokio::select! {
+            biased;
+            // Nobody sends anything: the other end is dropped.
+            _ = &mut stopped => true,
+            () = held.until_gone() => false,
+        };
+        if !is_stopped {
+            // Nothing that it starts would run.
+            serving.pool.drain();
+            let gone = LoadError::ZygoteGone;
+            tracing::warn!(link = %id, image = link.image, "failed to {gone}");
+            teller.tell(LinkState::Broken(Arc::new(gone)));
+        }
+        leaving.spawn(serving.end());
+        if is_stopped {
+            break;
+        }
+        while leaving.try_join_next().is_some() {}
+    }
+    while leaving.join_next().await.is_some() {}
+}
+
+/// A link that takes calls.
+struct Serving {
+    pool: Arc<Pool<Warm>>,
+    entered: Entered,
+    registration: Registration,
+}
+
+impl Serving {
+    fn begin(shared: &Shared, id: LinkId, held: &Arc<Held>, metrics: &Arc<LinkMetrics>) -> Serving {
+        let starter = ZygoteStarter {
+            held: Arc::clone(held),
+            of_runner: Arc::clone(&shared.metrics),
+            of_link: Arc::clone(metrics),
+        };
+        let pool = Pool::new(id, starter, &shared.pool, &shared.capacity);
+        let pool = Arc::new(pool);
+        let service = Arc::new(PoolService {
+            id,
+            pool: Arc::clone(&pool),
+            bounds: shared.sandboxing.bounds(),
+            metrics: Arc::clone(metrics),
+            neighbours: shared.neighbours.clone(),
+        });
+        Serving {
+            pool,
+            entered: shared.neighbours.enter(&service),
+            registration: shared.transport.serve(id, service),
+        }
+    }
+
+    /// Takes no more calls from now on; resolves when those that it has are over.
+    fn end(self) -> impl Future<Output = ()> + Send {
+        let Serving {
+            pool,
+            entered,
+            registration,
+        } = self;
+        drop(entered);
+        async move {
+            registration.drain().await;
+            pool.until_unused().await;
+        }
+    }
+}
+
+/// When to load a link again whose zygote was lost: at once, unless it did not
+/// live for long, as where something ends each.
+struct Lives {
+    backoff: Backoff,
+    began: Option<Instant>,
+}
+
+impl Lives {
+    fn new() -> Lives {
+        Lives {
+            backoff: Backoff::new(RETRY_WAIT_MIN, RETRY_WAIT_MAX),
+            began: None,
+        }
+    }
+
+    /// One begins; true if there was one before.
+    fn begin(&mut self) -> bool {
+        self.began.replace(Instant::now()).is_some()
+    }
+
+    /// Waits until the next one may begin; the first one may at once.
+    async fn until_next(&mut self) {
+        let Some(began) = self.began else { return };
+        if began.elapsed() > RETRY_WAIT_MAX {
+            self.backoff.reset();
+        }
+        sleep_until(began + self.backoff.next()).await;
+    }
 }
 
 async fn load_until_it_works(shared: &Shared, id: LinkId, link: &Link, teller: &Teller) -> Held {
@@ -165,7 +263,7 @@ async fn load(shared: &Shared, id: LinkId, link: &Link) -> Result<Held, LoadErro
         // Only now, since an image that cannot be run had better be replaced.
         if shared.images.agree(&image).await? {
             return Ok(Held {
-                zygote,
+                zygote: watch(zygote).map_err(LoadError::Watch)?,
                 _image: image,
             });
         }
@@ -182,8 +280,22 @@ async fn open(shared: &Shared, spec: Spec, limits: Limits) -> Result<Zygote, Loa
 
 /// A zygote, and the image that must stay while it lives.
 pub(super) struct Held {
-    pub(super) zygote: Zygote,
+    zygote: AsyncFd<Zygote>,
     _image: Image,
+}
+
+impl Held {
+    pub(super) fn zygote(&self) -> &Zygote {
+        self.zygote.get_ref()
+    }
+
+    /// Resolves when the zygote is gone, though we have not ended it.
+    async fn until_gone(&self) {
+        if self.zygote.readable().await.is_err() {
+            // The runtime ends, and we with it.
+            std::future::pending().await
+        }
+    }
 }
 
 /// What a link asks for, over what its image does, as `docker run` would have it.

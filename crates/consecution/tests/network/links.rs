@@ -245,7 +245,12 @@ fn a_broken_link_is_shown_and_hurts_no_other() {
         let show = servers.link(&["show", id]).expect_success();
         let told = format!("# runner north cannot serve it: {reason}\n");
         assert!(show.text().ends_with(&told), "{}", show.text());
-        let problem = portal.post(&format!("/chains/{name}"), b"").problem(503);
+        let problem = eventually("a call to tell why", || {
+            let problem = portal.post(&format!("/chains/{name}"), b"").problem(503);
+            let detail = problem["detail"].as_str().unwrap();
+            let told = format!(" is served by no runner: runner 'north' cannot serve it: {reason}");
+            detail.ends_with(&told).then_some(problem)
+        });
         assert_eq!(problem["title"], "no runner");
     }
     let list = servers.link(&["list"]).expect_success();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fd::OwnedFd;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::command::{PATIENCE, is_readable_within};
 
@@ -57,6 +57,13 @@ pub(crate) fn descendants(of: u32) -> Vec<Seen> {
     }
     family.remove(&of);
     family.into_iter().filter_map(see).collect()
+}
+
+impl Seen {
+    /// Kills it, if it is still there.
+    pub(crate) fn kill(&self) {
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
 }
 
 fn see(id: u32) -> Option<Seen> {

@@ -1,8 +1,14 @@
 //! Where cgroups can be made here: each controller's hierarchy of version 1, and
 //! that of version 2, as the host has them and as far as they are ours.
 
-use std::fs;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
 
 use super::Version;
 
@@ -18,21 +24,26 @@ pub(crate) struct Hierarchy {
     pub(crate) folder: PathBuf,
     pub(crate) controllers: Vec<String>,
     pub(crate) version: Version,
+    /// Of the runner's own folder there.
+    _claim: Claim,
 }
 
-/// A name for this process that no later one will have.
-pub(super) fn our_name() -> String {
-    let id = std::process::id();
-    format!("{id}-{}", start_time(id).unwrap_or(0))
+/// A runner's folder, locked until this is dropped. The kernel sees to that
+/// however we end, so what is not locked has no runner: process ids would not say
+/// so, since those of another PID namespace mean others.
+type Claim = File;
+
+/// A name for a runner's folder that no other has. The process id is for whoever
+/// looks at it.
+pub(super) fn new_name() -> String {
+    let random = RandomState::new().hash_one(());
+    format!("{}-{random:016x}", std::process::id())
 }
 
-/// When a process was started, in clock ticks since boot; `None` if there is no
-/// such process (proc(5), `/proc/pid/stat`, field 22).
-fn start_time(process: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // The name, field 2, is in brackets and may hold anything.
-    let (_, rest) = stat.rsplit_once(')')?;
-    rest.split_whitespace().nth(19)?.parse().ok()
+/// Is that such a name?
+fn is_name(name: &OsStr) -> bool {
+    let parts = name.to_str().and_then(|name| name.split_once('-'));
+    parts.is_some_and(|(id, _)| id.parse::<u32>().is_ok())
 }
 
 /// Makes a folder for `name` wherever cgroups can be made, and says where that is.
@@ -44,12 +55,13 @@ pub(super) fn find_parents(name: &str) -> Vec<Hierarchy> {
         match candidate {
             Candidate::One(folder, controllers) => {
                 let folder = folder.join("consecution");
-                if fs::create_dir_all(folder.join(name)).is_ok() {
+                if let Ok(claim) = claim(&folder.join(name)) {
                     sweep(&folder);
                     parents.push(Hierarchy {
                         folder,
                         controllers,
                         version: Version::One,
+                        _claim: claim,
                     });
                 }
             }
@@ -139,37 +151,59 @@ fn places(mount_point: PathBuf, mut own: PathBuf) -> Vec<PathBuf> {
 /// Makes a folder for `name` there, if controllers can be handed down to it.
 fn take_over(place: &Path, name: &str) -> Option<Hierarchy> {
     let folder = place.join("consecution");
-    if fs::create_dir_all(folder.join(name)).is_err() {
-        return None;
-    }
-    make_way(place, name);
+    let claim = claim(&folder.join(name)).ok()?;
+    let way = make_way(place, name);
     let controllers = hand_down_controllers(&folder, name);
     if controllers.is_empty() {
+        if let Some(way) = way {
+            let _ = fs::write(place.join("cgroup.procs"), "0");
+            let _ = fs::remove_dir(way);
+        }
         let _ = fs::remove_dir(folder.join(name));
         let _ = fs::remove_dir(&folder);
         return None;
     }
     sweep(&folder);
+    sweep_ways(place, &folder);
     Some(Hierarchy {
         folder,
         controllers,
         version: Version::Two,
+        _claim: claim,
     })
+}
+
+/// Makes a runner's folder, and locks it.
+fn claim(folder: &Path) -> io::Result<Claim> {
+    loop {
+        fs::create_dir_all(folder)?;
+        let claim = match File::open(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            opened => opened?,
+        };
+        rustix::io::retry_on_intr(|| flock(&claim, FlockOperation::LockExclusive))?;
+        // Whoever swept may have come between making and locking it.
+        let ours = claim.metadata()?.ino();
+        if fs::metadata(folder).is_ok_and(|there| there.ino() == ours) {
+            return Ok(claim);
+        }
+    }
 }
 
 /// Controllers cannot be handed down from a cgroup with processes in it, unless
 /// it is the root of all. So where we are the only one there, we move into a
-/// cgroup of our own below it.
-fn make_way(place: &Path, name: &str) {
+/// cgroup of our own below it, which this gives. We cannot remove it, being in
+/// it: the next runner does.
+fn make_way(place: &Path, name: &str) -> Option<PathBuf> {
     let there = fs::read_to_string(place.join("cgroup.procs")).unwrap_or_default();
     let is_root = !place.join("cgroup.type").exists();
     if is_root || there.trim() != std::process::id().to_string() {
-        return;
+        return None;
     }
-    let leaf = place.join(format!("{RUNNER_PREFIX}{name}"));
-    if fs::create_dir_all(&leaf).is_ok() {
-        let _ = fs::write(leaf.join("cgroup.procs"), "0");
-    }
+    let way = place.join(format!("{RUNNER_PREFIX}{name}"));
+    fs::create_dir_all(&way).ok()?;
+    let _ = fs::write(way.join("cgroup.procs"), "0");
+    Some(way)
 }
 
 /// Hands as many controllers as possible down to the cgroups in `folder`.
@@ -196,24 +230,36 @@ fn hand_down_controllers(folder: &Path, name: &str) -> Vec<String> {
 
 /// Removes what runners that are no more have left in `folder`.
 fn sweep(folder: &Path) {
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let Some((process, started)) = name.to_str().and_then(|name| name.split_once('-')) else {
+    for left in folders(folder).filter(|left| left.file_name().is_some_and(is_name)) {
+        let Ok(claim) = File::open(&left) else {
             continue;
         };
-        let (Ok(process), Ok(started)) = (process.parse(), started.parse::<u64>()) else {
-            continue;
-        };
-        if start_time(process) == Some(started) {
+        if flock(&claim, FlockOperation::NonBlockingLockExclusive).is_err() {
             continue;
         }
-        for inner in fs::read_dir(entry.path()).into_iter().flatten().flatten() {
-            if inner.path().is_dir() {
-                let _ = fs::remove_dir(inner.path());
-            }
+        for inner in folders(&left) {
+            let _ = fs::remove_dir(inner);
         }
-        let _ = fs::remove_dir(entry.path());
+        let _ = fs::remove_dir(left);
     }
+}
+
+/// Removes the cgroups at `place` to which runners had gone that have no folder
+/// any more: one that lives has had it before.
+fn sweep_ways(place: &Path, folder: &Path) {
+    for way in folders(place) {
+        let name = way.file_name().and_then(OsStr::to_str);
+        let of = name.and_then(|name| name.strip_prefix(RUNNER_PREFIX));
+        if of.is_some_and(|of| !folder.join(of).exists()) {
+            let _ = fs::remove_dir(way);
+        }
+    }
+}
+
+fn folders(folder: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    folders.map(|entry| entry.path())
 }
 
 #[cfg(test)]
@@ -256,8 +302,64 @@ mod tests {
     }
 
     #[test]
-    fn our_own_start_time_is_known_and_others_are_not_ours() {
-        assert!(start_time(std::process::id()).is_some());
-        assert_eq!(start_time(u32::MAX), None);
+    fn a_runners_folder_stays_until_it_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let [ours, other] = ["1-a", "1-b"].map(|name| folder.join(name));
+        let claims = [&ours, &other].map(|folder| claim(folder).unwrap());
+        for kept in [&ours.join("0"), &other.join("0"), &folder.join("theirs")] {
+            fs::create_dir(kept).unwrap();
+        }
+        fs::create_dir_all(folder.join("2-c/7")).unwrap();
+        sweep(folder);
+        assert!(ours.join("0").exists() && other.join("0").exists());
+        assert!(!folder.join("2-c").exists());
+        let [_ours, gone] = claims;
+        drop(gone);
+        sweep(folder);
+        assert!(ours.join("0").exists() && !other.exists());
+        assert!(folder.join("theirs").exists());
+    }
+
+    #[test]
+    fn a_folder_that_is_swept_while_it_is_claimed_is_made_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("1-a");
+        fs::create_dir(&folder).unwrap();
+        let sweeping = File::open(&folder).unwrap();
+        flock(&sweeping, FlockOperation::LockExclusive).unwrap();
+        let inode = format!(":{} ", sweeping.metadata().unwrap().ino());
+        std::thread::scope(|scope| {
+            let claiming = scope.spawn(|| claim(&folder).unwrap());
+            // An arrow marks who waits for a lock (proc(5)).
+            let is_waiting = |line: &str| line.contains("-> FLOCK") && line.contains(&inode);
+            while !fs::read_to_string("/proc/locks")
+                .unwrap()
+                .lines()
+                .any(is_waiting)
+            {
+                assert!(!claiming.is_finished());
+                std::thread::yield_now();
+            }
+            fs::remove_dir(&folder).unwrap();
+            drop(sweeping);
+            let _claim = claiming.join().unwrap();
+            assert!(folder.exists());
+        });
+    }
+
+    #[test]
+    fn where_a_runner_had_gone_to_goes_when_it_is_gone() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("consecution");
+        let way = |name: &str| {
+            let way = place.path().join(format!("{RUNNER_PREFIX}{name}"));
+            fs::create_dir(&way).unwrap();
+            way
+        };
+        let _claim = claim(&folder.join("1-a")).unwrap();
+        let (ours, left) = (way("1-a"), way("1-b"));
+        sweep_ways(place.path(), &folder);
+        assert!(ours.exists() && !left.exists());
     }
 }

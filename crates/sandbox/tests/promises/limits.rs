@@ -3,11 +3,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use sandbox::{Event, Limits, OpenError, WaitStatus};
 
 use crate::support::{
-    Running, Setup, descendants, eventually, exited, is_root, own_id, promises, skip,
+    self, Running, Setup, descendants, exited, is_root, own_id, promises, skip, without_crate,
 };
 
 const MIB: u64 = 1 << 20;
@@ -150,14 +151,66 @@ promises! {
         let mut running = Running::start(&zygote);
         assert_eq!(running.event(), Event::Started);
         let command = descendants(own_id()).pop().unwrap();
-        let all = cgroup_file(command.id, "cgroup.procs")[0].ancestors().nth(3).unwrap().to_owned();
+        let procs = cgroup_file(command.id, "cgroup.procs").remove(0);
+        let [ours, all] = [2, 3].map(|up| procs.ancestors().nth(up).unwrap());
+        // Nothing is in it, so that it could be removed.
+        let spare = ours.join("spare");
+        fs::create_dir(&spare).unwrap();
         // No process can have this id.
         let stale = all.join("4194305-1");
         fs::create_dir_all(stale.join("7")).unwrap();
-        let next = sandbox::Launcher::with_program("/proc/self/exe");
-        drop(next.open(&setup.spec(&["true"]), memory(64 * MIB)));
-        eventually("it is removed", || !stale.exists());
-        assert!(all.join(format!("{}-0", own_id())).parent().unwrap().exists());
+        // Version 2: where a runner had gone to that was in the way.
+        let way = all.with_file_name("consecution-runner-4194305-1");
+        if all.join("cgroup.controllers").exists() {
+            fs::create_dir(&way).unwrap();
+        }
+        let next = Setup::new();
+        drop(next.open_limited(&next.spec(&["true"]), memory(64 * MIB)));
+        assert!(!stale.exists() && !way.exists());
+        assert!(spare.exists(), "of a runner that lives");
+        fs::remove_dir(&spare).unwrap();
         assert_eq!(running.finish(b"x").success(), "x");
     }
+}
+
+mod a_runner_leaves_those_of_another_pid_namespace_alone {
+    use super::*;
+
+    #[test]
+    fn as_root() {
+        support::as_root(|setup| {
+            if !kept(setup, memory(64 * MIB)) {
+                return;
+            }
+            let zygote = setup.open_limited(&setup.spec(&["cat"]), memory(64 * MIB));
+            let mut running = Running::start(&zygote);
+            assert_eq!(running.event(), Event::Started);
+            let command = descendants(own_id()).pop().unwrap();
+            let procs = cgroup_file(command.id, "cgroup.procs").remove(0);
+            let spare = procs.ancestors().nth(2).unwrap().join("spare");
+            fs::create_dir(&spare).unwrap();
+            // There, none of our processes can be seen.
+            let test = concat!(module_path!(), "::as_root").replace(
+                "a_runner_leaves_those_of_another_pid_namespace_alone::as_root",
+                "another_runner",
+            );
+            let another = Command::new("unshare")
+                .args(["-p", "-f", "--mount-proc"])
+                .arg(std::env::current_exe().unwrap())
+                .args(["--exact", without_crate(&test), "--include-ignored"])
+                .output()
+                .unwrap();
+            assert!(another.status.success(), "{another:?}");
+            assert!(spare.exists());
+            fs::remove_dir(&spare).unwrap();
+        });
+    }
+}
+
+/// Not a test: what is started by one.
+#[test]
+#[ignore = "is started by another test"]
+fn another_runner() {
+    let setup = Setup::new();
+    setup.open_limited(&setup.spec(&["true"]), memory(64 * MIB));
 }

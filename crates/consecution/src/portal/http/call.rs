@@ -14,7 +14,7 @@ use super::answer::Running;
 use super::metrics::{Kind, Tracked};
 use super::problem::{PROBLEM_JSON, Problem, RETRY_AFTER_S};
 use super::upload::{Progress, Upload};
-use super::{Offered, story};
+use super::{Offered, Site, story};
 use crate::http::{Answer, Reset};
 use crate::portal::{ChainError, ChainReply, ChainRequest, FailureReason};
 use crate::trace::{CallId, Trace, TraceParent};
@@ -51,12 +51,13 @@ enum Beginning {
 
 /// Runs a chain on a request.
 pub(super) async fn call(
+    site: &Site,
     chain: &Offered,
     request: Request<Incoming>,
-    bytes_max: Option<u64>,
     call_id: &CallId,
     reset: &Reset,
 ) -> Response<Answer> {
+    let bytes_max = site.request_bytes_max;
     let mut tracked = Tracked::begin(&chain.metrics);
     let name = &chain.portal.chain().name;
     let is_closed_to_end = request.version() < Version::HTTP_11;
@@ -106,7 +107,7 @@ pub(super) async fn call(
                     story::tell(&report, headers);
                     return response;
                 }
-                Err(error) => return failed(&error, call_id),
+                Err(error) => return failed(site, &error, call_id).await,
             }
         }
         Beginning::Broken(cut) => cut,
@@ -119,7 +120,7 @@ pub(super) async fn call(
         }
         Err(error) => {
             tracked.end(&Err(error.clone()));
-            failed(&error, call_id)
+            failed(site, &error, call_id).await
         }
         // A body is cut off only by a run that has failed.
         Ok(report) => {
@@ -183,8 +184,8 @@ fn joined(mut chunks: Vec<Bytes>) -> Bytes {
     }
 }
 
-fn failed(error: &ChainError, call_id: &CallId) -> Response<Answer> {
-    let problem = Problem::of_run(error, call_id);
+async fn failed(site: &Site, error: &ChainError, call_id: &CallId) -> Response<Answer> {
+    let problem = site.problem(error, call_id).await;
     log_failure("a call failed", error, call_id, problem.status);
     let mut response = respond(&problem);
     story::tell(&error.report, response.headers_mut());

@@ -60,6 +60,12 @@ impl Problem {
         }
     }
 
+    /// With the reason for it, a lower-case fragment.
+    pub(super) fn because(mut self, reason: &str) -> Problem {
+        self.detail = format!("{}: {reason}", self.detail);
+        self
+    }
+
     /// With the chain that it is about.
     pub(super) fn of_chain(mut self, chain: &str) -> Problem {
         self.chain = Some(chain.to_owned());

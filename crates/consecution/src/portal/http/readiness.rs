@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Offered;
 use crate::portal::Publication;
-use crate::transport::Transport;
+use crate::transport::{RefusalReason, Transport};
 
 /// How long to wait for what is known of the links.
 const LOOK_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -100,6 +100,22 @@ impl Readiness {
         let missing: Arc<[Missing]> = self.look(chains).await.into();
         *found = Some((Instant::now(), Arc::clone(&missing)));
         missing
+    }
+
+    /// What is known of why nobody serves a link, beyond that.
+    pub(super) async fn why_unserved(
+        &self,
+        chains: &[Offered],
+        chain: &str,
+        link_index: usize,
+    ) -> Option<String> {
+        let missing = self.missing(chains).await;
+        let is_it = |missing: &&Missing| missing.chain == chain && missing.link_index == link_index;
+        let reason = &missing.iter().find(is_it)?.reason;
+        let said = RefusalReason::NoRunner.to_string();
+        let more = reason.strip_prefix(&said).unwrap_or(reason);
+        let more = more.trim_start_matches("; ");
+        (!more.is_empty()).then(|| more.to_owned())
     }
 
     async fn look(&self, chains: &[Offered]) -> Vec<Missing> {
