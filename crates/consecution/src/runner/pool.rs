@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -178,13 +178,12 @@ impl<P: Idle> Pool<P> {
         S: Starter<Process = P>,
     {
         let starter = Arc::new(starter);
-        let start: Start<P> = {
+        // The keeper may outlive the pool for a moment: nothing of it is to.
+        let resting = Arc::downgrade(&starter);
+        let start: Start<P> = Arc::new(move || {
             let starter = Arc::clone(&starter);
-            Arc::new(move || {
-                let starter = Arc::clone(&starter);
-                Box::pin(async move { starter.start().await })
-            })
-        };
+            Box::pin(async move { starter.start().await })
+        });
         let (changed, unused) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let shelf = Shelf {
             id,
@@ -200,7 +199,7 @@ impl<P: Idle> Pool<P> {
             inner.shelves.insert(member, shelf);
             member
         });
-        let keeper = keep(Arc::clone(&shared), member, changed, starter);
+        let keeper = keep(Arc::clone(&shared), member, changed, resting);
         let keeper = shared.runtime.spawn(keeper);
         Pool {
             shared,
@@ -563,7 +562,7 @@ async fn keep<P: Idle>(
     shared: Arc<Shared<P>>,
     member: Member,
     changed: Arc<Notify>,
-    starter: Arc<impl Starter<Process = P>>,
+    starter: Weak<impl Starter<Process = P>>,
 ) {
     let mut rest_at = None;
     loop {
@@ -574,8 +573,10 @@ async fn keep<P: Idle>(
             () = tick => shared.with(|inner, now| inner.state.tick(member, now)),
             () = changed.notified() => rest_at = Some(Instant::now() + REST_AFTER),
             () = until(rest_at) => {
-                starter.rest();
                 rest_at = None;
+                if let Some(starter) = starter.upgrade() {
+                    starter.rest();
+                }
             }
         }
     }
