@@ -25,6 +25,7 @@ pub(crate) fn enter(order: &Order, socket: &OwnedFd) -> Result<Plan, Failure> {
     let root = open_root(&spec.root)?;
     let identity = user::resolve(&root, spec)?;
 
+    rlimits::raise();
     enter_namespaces(spec, &identity, socket)?;
     become_root(spec.ids)?;
 

@@ -9,6 +9,17 @@ use crate::sys::{Errno, in_our_memory as call};
 const OPEN_FILES_SOFT_MAX: u64 = 1024;
 const OPEN_FILES_HARD_MAX: u64 = 65536;
 
+/// Open files of the zygote and of inits, which send a descriptor to the runner.
+/// The kernel lets nobody pass one over a socket while more are on their way, for
+/// the same user of the host, than the *sender* may have open: and of all links
+/// the inits and most commands are the same user. So inits have a limit that is
+/// well above what commands can have on the way.
+const INIT_OPEN_FILES_MAX: u64 = 1024 * 1024;
+const INIT_TO_COMMAND_OPEN_FILES: u64 = 4;
+
+/// The kernel's own bound of a limit on open files.
+const OPEN_FILES_BOUND: &str = "/proc/sys/fs/nr_open";
+
 /// The stack of a program's first thread: what Linux gives by default, and what
 /// a program may raise it to.
 const STACK_BYTES_SOFT: u64 = 8 * 1024 * 1024;
@@ -20,12 +31,25 @@ const LOCKED_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// What each process sets for itself.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ProcessLimits {
-    /// The zygote itself needs some for each process, and so has the hard limit.
     open_files_soft: u64,
     open_files_hard: u64,
     /// Counted for the user in the link's user namespace. Not the zygote's: it has
     /// to make processes also where a command has used up this number.
     link_processes_max: Option<u64>,
+}
+
+/// Raises what has to be raised, which root alone may do, and only as root of the
+/// host: before it is in a user namespace. Where that is refused, [`set`] goes by
+/// what there is.
+pub(crate) fn raise() {
+    let bound = std::fs::read_to_string(OPEN_FILES_BOUND);
+    let bound = bound.ok().and_then(|bound| bound.trim().parse().ok());
+    let most = INIT_OPEN_FILES_MAX.min(bound.unwrap_or(INIT_OPEN_FILES_MAX));
+    let both = Rlimit {
+        current: Some(most),
+        maximum: Some(most),
+    };
+    let _ = setrlimit(Resource::Nofile, both);
 }
 
 /// Sets the limits, whatever the runner's own are: no core dumps, which would
@@ -37,8 +61,9 @@ pub(crate) fn set(link_processes_max: Option<u64>) -> rustix::io::Result<Process
     limit(Resource::Nice, 0, 0)?;
     limit(Resource::Memlock, LOCKED_BYTES_MAX, LOCKED_BYTES_MAX)?;
     limit(Resource::Stack, STACK_BYTES_SOFT, STACK_BYTES_HARD_MAX)?;
-    limit(Resource::Nofile, OPEN_FILES_HARD_MAX, OPEN_FILES_HARD_MAX)?;
-    let open_files = hard(Resource::Nofile, OPEN_FILES_HARD_MAX);
+    limit(Resource::Nofile, INIT_OPEN_FILES_MAX, INIT_OPEN_FILES_MAX)?;
+    let inits = hard(Resource::Nofile, INIT_OPEN_FILES_MAX);
+    let open_files = OPEN_FILES_HARD_MAX.min(inits / INIT_TO_COMMAND_OPEN_FILES);
     Ok(ProcessLimits {
         open_files_soft: OPEN_FILES_SOFT_MAX.min(open_files),
         open_files_hard: open_files,

@@ -5,6 +5,8 @@
 //   attack all FOLDER PORT ABSTRACT   FOLDER holds "marker", PORT listens on the
 //                                     host's loopback, ABSTRACT is a socket's name
 //   attack bomb                       how many processes it can make; keeps them
+//   attack flood                      how many descriptors it can have on their way
+//                                     over sockets; keeps them there
 //   attack calls                      which system calls exist for it
 //   attack leave | attack look        whether two processes can meet
 //   attack trace KIND                 leaves one where the next process is, undone
@@ -458,6 +460,12 @@ static void all(const char *folder, int port, const char *name) {
   TRY("become-another-user", getuid() != 0 && (setuid(0) == 0 || setgid(0) == 0));
 }
 
+static void wait_for_input(void) {
+  char byte;
+  fflush(stdout);
+  if (read(0, &byte, 1) < 0) exit(3);
+}
+
 static void bomb(void) {
   int made = 0;
   for (; made < 20000; made++) {
@@ -466,9 +474,32 @@ static void bomb(void) {
     if (child == 0) pause(), _exit(0);
   }
   printf("%d\n", made);
-  fflush(stdout);
-  char byte;
-  if (read(0, &byte, 1) < 0) exit(3);
+  wait_for_input();
+}
+
+// The kernel counts descriptors in messages that nobody has received, for each
+// user of the host, and beyond a number lets that user send no more of them.
+static void flood(void) {
+  struct rlimit most;
+  getrlimit(RLIMIT_NOFILE, &most);
+  most.rlim_cur = most.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &most);
+  enum { EACH = 253 };  // SCM_MAX_FD
+  union {
+    struct cmsghdr header;
+    char space[CMSG_SPACE(EACH * sizeof(int))];
+  } control = {.header = {CMSG_LEN(EACH * sizeof(int)), SOL_SOCKET, SCM_RIGHTS}};
+  for (int at = 0; at < EACH; at++) ((int *)CMSG_DATA(&control.header))[at] = 0;
+  struct iovec part = {"x", 1};
+  struct msghdr message = {
+      .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control.space};
+  int sent = 0, pair[2];
+  while (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair) == 0) {
+    while (sendmsg(pair[0], &message, 0) == 1) sent += EACH;
+    if (errno != EAGAIN) break;
+  }
+  printf("%s %d\n", strerrorname_np(errno), sent);
+  wait_for_input();
 }
 
 // A call that exists is one that gives another answer than the filter's, to
@@ -570,6 +601,8 @@ int main(int count, char **arguments) {
     all(arguments[2], atoi(arguments[3]), arguments[4]);
   } else if (!strcmp(what, "bomb")) {
     bomb();
+  } else if (!strcmp(what, "flood")) {
+    flood();
   } else if (!strcmp(what, "calls")) {
     calls();
   } else if (!strcmp(what, "leave")) {

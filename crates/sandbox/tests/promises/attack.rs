@@ -8,6 +8,7 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use std::process::Command;
 use std::{fs, iter};
 
+use rustix::process::{Resource, Rlimit, setrlimit};
 use sandbox::{Event, Ids, Limits, Network, Spec};
 
 use crate::support::{Running, Setup, is_root, promises, skip};
@@ -173,6 +174,30 @@ promises! {
         bomb.process.kill_and_wait();
         let output = Running::start(&zygote).finish(b"probe allowed\n").success();
         assert!(output.contains("fork ok"), "{output}");
+    }
+
+    fn descriptors_in_flight_stop_nobody(setup) {
+        // Whatever else runs on this host is to be neither hurt nor counted: other
+        // ids than those of other tests, or fewer descriptors than they may send.
+        let ids = match Ids::detect() {
+            Ids::Shifted { base } => Ids::Shifted { base: base + (1 << 16) },
+            Ids::Own => {
+                let few = Rlimit { current: Some(1000), maximum: Some(1000) };
+                setrlimit(Resource::Nofile, few).unwrap();
+                Ids::Own
+            }
+        };
+        let spec = Spec { ids, ..setup.script("read what; exec $what") };
+        let (zygote, other_link) = (setup.open(&spec), setup.open(&spec));
+        let mut flood = Running::start(&zygote);
+        flood.tell("attack flood");
+        let held = flood.line();
+        assert!(held.starts_with("ETOOMANYREFS "), "{held}");
+        for zygote in [&zygote, &other_link] {
+            assert_eq!(Running::start(zygote).finish(b"true\n").success(), "");
+        }
+        assert_eq!(flood.event(), Event::Started);
+        assert_eq!(flood.process.next_event().unwrap(), None, "it holds them still");
     }
 
     fn calls_that_docker_denies_do_not_exist(setup) {
