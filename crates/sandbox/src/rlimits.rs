@@ -1,6 +1,7 @@
 //! Resource limits that every process of a link inherits from its zygote.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::CapabilitySet;
 
 use crate::sys::{Errno, in_our_memory as call};
 
@@ -28,6 +29,11 @@ const STACK_BYTES_HARD_MAX: u64 = 64 * 1024 * 1024;
 /// Memory that cannot be swapped: what Linux gives by default.
 const LOCKED_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
+/// A core dump of this many bytes is none: it is less than the kernel begins a
+/// file for, and where it pipes dumps to a program (`|` in core_pattern), which
+/// gets them whatever the limit is, this one alone stops it.
+const CORE_BYTES: u64 = 1;
+
 /// What each process sets for itself.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ProcessLimits {
@@ -38,25 +44,34 @@ pub(crate) struct ProcessLimits {
     link_processes_max: Option<u64>,
 }
 
-/// Raises what has to be raised, which root alone may do, and only as root of the
-/// host: before it is in a user namespace. Where that is refused, [`set`] goes by
+/// Raises what has to be raised, for which it takes a capability (CAP_SYS_RESOURCE)
+/// of the host: before the process is in a user namespace. Where that is refused, [`set`] goes by
 /// what there is.
 pub(crate) fn raise() {
     let bound = std::fs::read_to_string(OPEN_FILES_BOUND);
     let bound = bound.ok().and_then(|bound| bound.trim().parse().ok());
     let most = INIT_OPEN_FILES_MAX.min(bound.unwrap_or(INIT_OPEN_FILES_MAX));
-    let both = Rlimit {
-        current: Some(most),
-        maximum: Some(most),
-    };
-    let _ = setrlimit(Resource::Nofile, both);
+    for (resource, most) in [(Resource::Nofile, most), (Resource::Core, CORE_BYTES)] {
+        let both = Rlimit {
+            current: Some(most),
+            maximum: Some(most),
+        };
+        let _ = setrlimit(resource, both);
+    }
+}
+
+/// Does [`CORE_BYTES`] hold for processes that this one's zygotes start?
+pub(crate) fn stops_dumps_to_programs() -> bool {
+    let may_raise = rustix::thread::capabilities(None)
+        .is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_RESOURCE));
+    may_raise || hard(Resource::Core, CORE_BYTES) == CORE_BYTES
 }
 
 /// Sets the limits, whatever the runner's own are: no core dumps, which would
 /// take an input's content to disk; a bounded stack, bounded open files; no
 /// priority above the others'.
 pub(crate) fn set(link_processes_max: Option<u64>) -> rustix::io::Result<ProcessLimits> {
-    limit(Resource::Core, 0, 0)?;
+    limit(Resource::Core, CORE_BYTES, CORE_BYTES)?;
     limit(Resource::Rtprio, 0, 0)?;
     limit(Resource::Nice, 0, 0)?;
     limit(Resource::Memlock, LOCKED_BYTES_MAX, LOCKED_BYTES_MAX)?;
