@@ -29,6 +29,18 @@ const STACK_BYTES_HARD_MAX: u64 = 64 * 1024 * 1024;
 /// Memory that cannot be swapped: what Linux gives by default.
 const LOCKED_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
+/// Signals that wait with what was sent along, timers among them. Counted for each
+/// user of a link, and charged to whoever runs the runner, too.
+const WAITING_SIGNALS_MAX: u64 = 1024;
+
+/// What a link's processes may have of inotify, for each user of the link. The
+/// kernel charges them to whoever runs the runner as well, and root of the host
+/// has 128 instances, for all that it runs.
+const INOTIFY_BOUNDS: [(&str, u64); 2] = [
+    ("/proc/sys/user/max_inotify_instances", 8),
+    ("/proc/sys/user/max_inotify_watches", 8192),
+];
+
 /// A core dump of this many bytes is none: it is less than the kernel begins a
 /// file for, and where it pipes dumps to a program (`|` in core_pattern), which
 /// gets them whatever the limit is, this one alone stops it.
@@ -72,6 +84,11 @@ pub(crate) fn stops_dumps_to_programs() -> bool {
 /// priority above the others'.
 pub(crate) fn set(link_processes_max: Option<u64>) -> rustix::io::Result<ProcessLimits> {
     limit(Resource::Core, CORE_BYTES, CORE_BYTES)?;
+    limit(
+        Resource::Sigpending,
+        WAITING_SIGNALS_MAX,
+        WAITING_SIGNALS_MAX,
+    )?;
     limit(Resource::Rtprio, 0, 0)?;
     limit(Resource::Nice, 0, 0)?;
     limit(Resource::Memlock, LOCKED_BYTES_MAX, LOCKED_BYTES_MAX)?;
@@ -84,6 +101,16 @@ pub(crate) fn set(link_processes_max: Option<u64>) -> rustix::io::Result<Process
         open_files_hard: open_files,
         link_processes_max: link_processes_max.map(|most| hard(Resource::Nproc, most)),
     })
+}
+
+/// Bounds what is counted for this user namespace, by its own root, with a `/proc`
+/// that is still writable. Where there is no inotify there is nothing to bound, and
+/// where something keeps root from its settings (a security module might) a link
+/// is not refused for that.
+pub(crate) fn bound_user_namespace() {
+    for (file, most) in INOTIFY_BOUNDS {
+        let _ = std::fs::write(file, most.to_string());
+    }
 }
 
 /// For a command's process, in the zygote's memory, by the rules of `sys.rs`. When

@@ -7,6 +7,8 @@
 //   attack bomb                       how many processes it can make; keeps them
 //   attack flood                      how many descriptors it can have on their way
 //                                     over sockets; keeps them there
+//   attack charge                     how many it can have of what is charged to
+//                                     whoever runs the runner; keeps them
 //   attack calls                      which system calls exist for it
 //   attack leave | attack look        whether two processes can meet
 //   attack trace KIND                 leaves one where the next process is, undone
@@ -26,6 +28,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/ipc.h>
 #include <sys/mman.h>
@@ -522,6 +525,26 @@ static void flood(void) {
   wait_for_input();
 }
 
+static void charge(void) {
+  int instances = 0, watches = 0, signals = 0, last = -1;
+  for (int file; (file = inotify_init()) >= 0; instances++) last = file;
+  printf("instances %d %s\n", instances, strerrorname_np(errno));
+  // A file may be watched once by each instance.
+  for (; watches < 20000; watches++) {
+    char name[64];
+    snprintf(name, sizeof name, "/tmp/%d", watches);
+    close(creat(name, 0600));
+    if (inotify_add_watch(last, name, IN_MODIFY) < 0) break;
+  }
+  printf("watches %d %s\n", watches, strerrorname_np(errno));
+  sigset_t all;
+  sigfillset(&all);
+  sigprocmask(SIG_BLOCK, &all, NULL);
+  while (sigqueue(getpid(), SIGRTMIN, (union sigval){0}) == 0) signals++;
+  printf("signals %d %s\n", signals, strerrorname_np(errno));
+  wait_for_input();
+}
+
 // A call that exists is one that gives another answer than the filter's, to
 // arguments that no call can do anything with.
 static void calls(void) {
@@ -623,6 +646,8 @@ int main(int count, char **arguments) {
     bomb();
   } else if (!strcmp(what, "flood")) {
     flood();
+  } else if (!strcmp(what, "charge")) {
+    charge();
   } else if (!strcmp(what, "calls")) {
     calls();
   } else if (!strcmp(what, "leave")) {

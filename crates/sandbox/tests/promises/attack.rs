@@ -8,6 +8,7 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use std::process::Command;
 use std::{fs, iter};
 
+use rustix::fs::inotify;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use sandbox::{Event, Ids, Limits, Network, Spec};
 
@@ -198,6 +199,25 @@ promises! {
         }
         assert_eq!(flood.event(), Event::Started);
         assert_eq!(flood.process.next_event().unwrap(), None, "it holds them still");
+    }
+
+    fn what_is_charged_to_the_runners_user_is_bounded(setup) {
+        let spec = setup.script("read what; exec $what");
+        // Another link has as many, while the first one has them.
+        let mut held = Vec::new();
+        for _ in 0..2 {
+            let zygote = setup.open(&spec);
+            let mut one = Running::start(&zygote);
+            one.tell("attack charge");
+            assert_eq!(one.line(), "instances 8 EMFILE");
+            assert_eq!(one.line(), "watches 8192 ENOSPC");
+            let signals = one.line();
+            let number = signals.strip_prefix("signals ").and_then(|rest| rest.strip_suffix(" EAGAIN"));
+            assert!(number.is_some_and(|number| number.parse::<u32>().unwrap() <= 1024), "{signals}");
+            // The runner, and so the host, still has some.
+            inotify::init(inotify::CreateFlags::CLOEXEC).unwrap();
+            held.push((one, zygote));
+        }
     }
 
     fn calls_that_docker_denies_do_not_exist(setup) {
