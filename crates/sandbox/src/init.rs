@@ -318,5 +318,9 @@ fn take_identity(plan: &Plan) -> Result<(), Errno> {
         call::set_groups(&plan.identity.groups)?;
     }
     call::set_group(plan.identity.gid)?;
-    call::set_user(plan.identity.uid)
+    call::set_user(plan.identity.uid)?;
+    // A change of user may have made this memory, which is the zygote's and holds
+    // the knock, as inspectable as fs.suid_dumpable of the host says. What is
+    // executed has memory of its own, which is inspectable as ever.
+    call::set_not_dumpable()
 }

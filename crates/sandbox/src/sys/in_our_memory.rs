@@ -405,6 +405,13 @@ pub(crate) fn set_user(uid: u32) -> Result<(), Errno> {
     unsafe { syscall(libc::SYS_setresuid, [uid, uid, uid, 0, 0, 0]) }.map(drop)
 }
 
+/// Lets nobody inspect this memory (`PR_SET_DUMPABLE`), of whoever shares it.
+pub(crate) fn set_not_dumpable() -> Result<(), Errno> {
+    let option = libc::PR_SET_DUMPABLE as usize;
+    // SAFETY: changes nothing but who may inspect this memory.
+    unsafe { syscall(libc::SYS_prctl, [option, 0, 0, 0, 0, 0]) }.map(drop)
+}
+
 pub(crate) fn exit(code: i32) -> ! {
     loop {
         // SAFETY: ends this process, which is alone in its thread group.
