@@ -169,6 +169,11 @@ fn forbidden_calls(knock: Knock) -> Result<Rules, seccompiler::BackendError> {
     }
     rules.insert(libc::SYS_ioctl, terminal);
 
+    // A lease on a file of the image holds up whoever else opens it, for as long as
+    // fs.lease-break-time: the link's other processes.
+    let lease = vec![argument(1, Compare::Eq, libc::F_SETLEASE)?];
+    rules.insert(libc::SYS_fcntl, vec![Rule::new(lease)?]);
+
     // Init waits for the next process, which inherits its limits and priorities.
     // Both are the same user, which is all that these calls ask for.
     for call in calls::ON_A_PROCESS {

@@ -11,7 +11,7 @@
 //                                     whoever runs the runner; keeps them
 //   attack calls                      which system calls exist for it
 //   attack leave | attack look        whether two processes can meet
-//   attack trace KIND                 leaves one where the next process is, undone
+//   attack trace KIND [and-wait]      leaves one where the next process is, undone
 //                                     as far as that goes, and says "left"
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -42,6 +42,7 @@
 #include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/types.h>
@@ -159,6 +160,28 @@ static int typed(void) {
   // With bits that the kernel ignores and a careless filter does not.
   broken |= syscall(SYS_ioctl, 0, TIOCSTI | 0x100000000UL, "x") == 0 || errno != EPERM;
   return broken || tty >= 0;
+}
+
+// The files of devices are the host's own, for all links.
+static int changes_devices(void) {
+  const char *const names[] = {"full", "null", "random", "tty", "urandom", "zero"};
+  char path[64];
+  for (size_t at = 0; at < 6; at++) {
+    snprintf(path, sizeof path, "/dev/%s", names[at]);
+    struct stat found;
+    if (stat(path, &found) != 0) return 1;
+    if (utimensat(AT_FDCWD, path, NULL, 0) == 0 || chmod(path, found.st_mode) == 0 || chown(path, -1, -1) == 0 ||
+        setxattr(path, "user.x", "x", 1, 0) == 0)
+      return 1;
+  }
+  int null = open("/dev/null", O_WRONLY);
+  return write(null, "x", 1) != 1;
+}
+
+// Makes others wait who open a file of the image, which is theirs as well.
+static int leases(void) {
+  int file = open("/etc/group", O_RDONLY);
+  return file < 0 || fcntl(file, F_SETLEASE, F_WRLCK) == 0 || errno != EPERM;
 }
 
 static int device(int major, int minor, int kind) {
@@ -449,6 +472,8 @@ static void all(const char *folder, int port, const char *name) {
   TRY("asound", has_entries("/proc/asound"));
   TRY("kernel-log", tells("/proc/kmsg") || tells("/dev/kmsg"));
   TRY("kernel-addresses", addresses_of_the_kernel());
+  TRY("devices-of-all", changes_devices());
+  TRY("lease-on-the-image", leases());
   TRY("device-memory", device(1, 1, S_IFCHR) || opens("/dev/mem", O_RDONLY));
   TRY("device-disk", device(254, 0, S_IFBLK) || device(8, 0, S_IFBLK) || device(259, 0, S_IFBLK));
   TRY("device-fuse", device(10, 229, S_IFCHR));
@@ -500,25 +525,37 @@ static void bomb(void) {
   wait_for_input();
 }
 
-// The kernel counts descriptors in messages that nobody has received, for each
-// user of the host, and beyond a number lets that user send no more of them.
-static void flood(void) {
+static void raise_open_files(void) {
   struct rlimit most;
   getrlimit(RLIMIT_NOFILE, &most);
   most.rlim_cur = most.rlim_max;
   setrlimit(RLIMIT_NOFILE, &most);
-  enum { EACH = 253 };  // SCM_MAX_FD
+}
+
+enum { DESCRIPTORS_MAX = 253 };  // SCM_MAX_FD of the kernel
+
+// Sends copies of a descriptor.
+static int sends(int socket, int descriptor, int copies) {
   union {
     struct cmsghdr header;
-    char space[CMSG_SPACE(EACH * sizeof(int))];
-  } control = {.header = {CMSG_LEN(EACH * sizeof(int)), SOL_SOCKET, SCM_RIGHTS}};
-  for (int at = 0; at < EACH; at++) ((int *)CMSG_DATA(&control.header))[at] = 0;
+    char space[CMSG_SPACE(DESCRIPTORS_MAX * sizeof(int))];
+  } control = {.header = {CMSG_LEN(copies * sizeof(int)), SOL_SOCKET, SCM_RIGHTS}};
+  for (int at = 0; at < copies; at++) memcpy(CMSG_DATA(&control.header) + at * sizeof(int), &descriptor, sizeof(int));
   struct iovec part = {"x", 1};
-  struct msghdr message = {
-      .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control.space};
+  struct msghdr message = {.msg_iov = &part,
+                           .msg_iovlen = 1,
+                           .msg_control = &control,
+                           .msg_controllen = CMSG_SPACE(copies * sizeof(int))};
+  return sendmsg(socket, &message, 0) == 1;
+}
+
+// The kernel counts descriptors in messages that nobody has received, for each
+// user of the host, and beyond a number lets that user send no more of them.
+static void flood(void) {
+  raise_open_files();
   int sent = 0, pair[2];
   while (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair) == 0) {
-    while (sendmsg(pair[0], &message, 0) == 1) sent += EACH;
+    while (sends(pair[0], 0, DESCRIPTORS_MAX)) sent += DESCRIPTORS_MAX;
     if (errno != EAGAIN) break;
   }
   printf("%s %d\n", strerrorname_np(errno), sent);
@@ -611,7 +648,21 @@ static void look(void) {
   TRY("its-named-memory", shm_open("/" MEETING_NAME, O_RDWR, 0) >= 0);
   TRY("its-private-folder", opens("/tmp/" MEETING_NAME, O_RDONLY));
   TRY("its-root", opens("/" MEETING_NAME, O_RDONLY));
+  struct statvfs kept;
+  TRY("its-unnamed-file", statvfs("/tmp", &kept) != 0 || kept.f_bfree != kept.f_blocks);
   TRY("its-process", sees_others());
+}
+
+// Sockets whose messages hold themselves stay when all processes are gone, with
+// whatever else they hold, until the kernel comes to collect them: later, the more
+// of them there are.
+static int outlives(int file) {
+  raise_open_files();
+  for (int at = 0, pair[2]; at < 8; at++)
+    if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) != 0 || !sends(pair[0], file, 1) ||
+        !sends(pair[0], pair[1], DESCRIPTORS_MAX))
+      return 0;
+  return 1;
 }
 
 // One thing that outlives who has done it. Where that can be undone, it is: the
@@ -629,6 +680,16 @@ static int trace(const char *kind) {
   if (!strcmp(kind, "memory")) return shmget(MEETING_KEY, 4096, IPC_CREAT | 0666) >= 0;
   if (!strcmp(kind, "semaphores")) return semget(MEETING_KEY, 1, IPC_CREAT | 0666) >= 0;
   if (!strcmp(kind, "messages")) return msgget(MEETING_KEY, IPC_CREAT | 0666) >= 0;
+  if (!strcmp(kind, "socket")) {
+    struct sockaddr_un address;
+    int named = socket(AF_UNIX, SOCK_STREAM, 0);
+    if (bind(named, (void *)&address, abstract(&address, MEETING_NAME)) != 0 || listen(named, 1) != 0) return 0;
+    return outlives(named);
+  }
+  if (!strcmp(kind, "unnamed-file")) {
+    int file = open("/tmp", O_TMPFILE | O_RDWR, 0600);
+    return file >= 0 && ftruncate(file, 1 << 20) == 0 && fallocate(file, 0, 0, 1 << 20) == 0 && outlives(file);
+  }
   if (!strcmp(kind, "process")) {
     pid_t child = fork();
     if (child == 0) pause(), _exit(0);
@@ -652,9 +713,10 @@ int main(int count, char **arguments) {
     calls();
   } else if (!strcmp(what, "leave")) {
     leave();
-  } else if (!strcmp(what, "trace") && count == 3) {
+  } else if (!strcmp(what, "trace") && count >= 3) {
     int is_left = trace(arguments[2]);
     puts(is_left ? "left" : strerror(errno));
+    if (count > 3) wait_for_input();
   } else if (!strcmp(what, "look")) {
     look();
   } else {

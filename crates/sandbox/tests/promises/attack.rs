@@ -29,7 +29,7 @@ fn broken(setup: &Setup, spec: &Spec) -> Vec<String> {
         .into();
     let output = setup.run(&spec, b"").success();
     drop((tcp, abstract_socket));
-    assert!(output.lines().count() >= 62, "{output}");
+    assert!(output.lines().count() >= 64, "{output}");
     let (held, broken): (Vec<_>, Vec<_>) = output.lines().partition(|line| line.ends_with(" held"));
     assert!(held.len() + broken.len() == output.lines().count());
     broken
