@@ -602,36 +602,13 @@ static void calls(void) {
 #define MEETING_NAME "meet"
 #define MEETING_KEY 0x6d656574
 
-// Leaves signs wherever another process might see them, and waits.
-static void leave(void) {
-  struct sockaddr_un address;
-  struct sockaddr_in any = {.sin_family = AF_INET, .sin_port = htons(4711)};
-  struct sockaddr_nl port = {.nl_family = AF_NETLINK, .nl_pid = 4711};
-  int abstract_socket = socket(AF_UNIX, SOCK_STREAM, 0);
-  bind(abstract_socket, (void *)&address, abstract(&address, MEETING_NAME));
-  listen(abstract_socket, 1);
-  bind(socket(AF_INET, SOCK_DGRAM, 0), (void *)&any, sizeof any);
-  bind(socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE), (void *)&port, sizeof port);
-  shmget(MEETING_KEY, 4096, IPC_CREAT | 0666);
-  msgget(MEETING_KEY, IPC_CREAT | 0666);
-  mq_open("/" MEETING_NAME, O_CREAT | O_RDWR, 0666, NULL);
-  shm_open("/" MEETING_NAME, O_CREAT | O_RDWR, 0666);
-  close(open("/tmp/" MEETING_NAME, O_CREAT | O_WRONLY, 0666));
-  close(open("/" MEETING_NAME, O_CREAT | O_WRONLY, 0666));
-  prctl(PR_SET_NAME, MEETING_NAME);
-  puts("left");
-  fflush(stdout);
-  char byte;
-  if (read(0, &byte, 1) < 0) exit(3);
-}
-
 // Is it somebody else's already? There may be none at all.
 static int is_taken(int file, const void *address, socklen_t length) {
   return bind(file, address, length) != 0 && errno == EADDRINUSE;
 }
 
-// Looks for them.
-static void look(void) {
+// Looks for them; or for those only that can be left at all.
+static void look(int only_possible) {
   struct sockaddr_un address;
   struct sockaddr_in any = {.sin_family = AF_INET, .sin_port = htons(4711)};
   struct sockaddr_nl port = {.nl_family = AF_NETLINK, .nl_pid = 4711};
@@ -639,18 +616,47 @@ static void look(void) {
   TRY("its-abstract-name-is-listed", mentions("/proc/net/unix", "@" MEETING_NAME));
   TRY("its-abstract-name-is-taken",
       is_taken(socket(AF_UNIX, SOCK_STREAM, 0), &address, abstract(&address, MEETING_NAME)));
-  TRY("its-port-is-taken", is_taken(socket(AF_INET, SOCK_DGRAM, 0), &any, sizeof any));
+  if (!only_possible) {
+    TRY("its-port-is-taken", is_taken(socket(AF_INET, SOCK_DGRAM, 0), &any, sizeof any));
+    TRY("its-message-queue", mq_open("/" MEETING_NAME, O_RDWR) >= 0);
+  }
   TRY("its-netlink-port-is-taken",
       is_taken(socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE), &port, sizeof port));
   TRY("its-shared-memory", shmget(MEETING_KEY, 0, 0) >= 0);
   TRY("its-messages", msgget(MEETING_KEY, 0) >= 0);
-  TRY("its-message-queue", mq_open("/" MEETING_NAME, O_RDWR) >= 0);
   TRY("its-named-memory", shm_open("/" MEETING_NAME, O_RDWR, 0) >= 0);
   TRY("its-private-folder", opens("/tmp/" MEETING_NAME, O_RDONLY));
   TRY("its-root", opens("/" MEETING_NAME, O_RDONLY));
   struct statvfs kept;
   TRY("its-unnamed-file", statvfs("/tmp", &kept) != 0 || kept.f_bfree != kept.f_blocks);
   TRY("its-process", sees_others());
+}
+
+// Leaves signs wherever another process might see them, finds them itself, and
+// waits. Message queues and, without a network, internet sockets cannot be left.
+static void leave(void) {
+  struct sockaddr_un address;
+  struct sockaddr_nl port = {.nl_family = AF_NETLINK, .nl_pid = 4711};
+  int abstract_socket = socket(AF_UNIX, SOCK_STREAM, 0), netlink = socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE);
+  int file = open("/tmp/" MEETING_NAME, O_CREAT | O_WRONLY, 0666);
+  int left = bind(abstract_socket, (void *)&address, abstract(&address, MEETING_NAME)) == 0 &&
+             listen(abstract_socket, 1) == 0 && bind(netlink, (void *)&port, sizeof port) == 0 &&
+             shmget(MEETING_KEY, 4096, IPC_CREAT | 0666) >= 0 && msgget(MEETING_KEY, IPC_CREAT | 0666) >= 0 &&
+             shm_open("/" MEETING_NAME, O_CREAT | O_RDWR, 0666) >= 0 && write(file, "x", 1) == 1 &&
+             prctl(PR_SET_NAME, MEETING_NAME) == 0;
+  // Only in a writable root.
+  close(open("/" MEETING_NAME, O_CREAT | O_WRONLY, 0666));
+  if (!left) {
+    puts(strerror(errno));
+    return;
+  }
+  puts("left");
+  fflush(stdout);
+  // What it cannot leave is not looked for, and a child sees it as another would.
+  pid_t child = fork();
+  if (child == 0) look(1), fflush(stdout), _exit(0);
+  waitpid(child, NULL, 0);
+  wait_for_input();
 }
 
 // Sockets whose messages hold themselves stay when all processes are gone, with
@@ -718,7 +724,7 @@ int main(int count, char **arguments) {
     puts(is_left ? "left" : strerror(errno));
     if (count > 3) wait_for_input();
   } else if (!strcmp(what, "look")) {
-    look();
+    look(0);
   } else {
     return 2;
   }

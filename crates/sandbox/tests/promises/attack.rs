@@ -16,6 +16,10 @@ use crate::support::{Running, Setup, is_root, promises, skip};
 
 /// The attempts that worked; all others must have been made, and have failed.
 fn broken(setup: &Setup, spec: &Spec) -> Vec<String> {
+    broken_under(setup, spec, Limits::default())
+}
+
+fn broken_under(setup: &Setup, spec: &Spec, limits: Limits) -> Vec<String> {
     fs::write(setup.folder.path().join("marker"), "secret").unwrap();
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     let name = format!("attacked-{}", std::process::id());
@@ -27,7 +31,8 @@ fn broken(setup: &Setup, spec: &Spec) -> Vec<String> {
     spec.command = ["attack", "all", &folder, &port, &name]
         .map(str::to_owned)
         .into();
-    let output = setup.run(&spec, b"").success();
+    let zygote = setup.open_limited(&spec, limits);
+    let output = Running::start(&zygote).finish(b"").success();
     drop((tcp, abstract_socket));
     assert!(output.lines().count() >= 64, "{output}");
     let (held, broken): (Vec<_>, Vec<_>) = output.lines().partition(|line| line.ends_with(" held"));
@@ -73,6 +78,22 @@ fn without_cgroups_root_is_as_safe() {
         );
     }
 }
+
+/// What `attack leave` leaves where another process might see it, of which its own
+/// `attack look` finds all; a root only where that is writable.
+const SIGNS: &[&str] = &[
+    "connect-to-its-abstract-socket",
+    "its-abstract-name-is-listed",
+    "its-abstract-name-is-taken",
+    "its-netlink-port-is-taken",
+    "its-shared-memory",
+    "its-messages",
+    "its-named-memory",
+    "its-private-folder",
+    "its-root",
+    "its-unnamed-file",
+    "its-process",
+];
 
 fn of_users(setup: &Setup) -> impl Iterator<Item = Spec> {
     ["", "www"]
@@ -128,9 +149,7 @@ promises! {
     fn a_memory_limit_takes_nothing_away_from_it(setup) {
         // Where none can be kept, none is asked for either.
         let limits = Limits { memory_bytes: Some(256 << 20), best_effort: true, ..Limits::default() };
-        let spec = setup.spec(&["attack", "all", "/nonesuch", "1", "none"]);
-        let output = Running::start(&setup.open_limited(&spec, limits)).finish(b"").success();
-        assert!(!output.contains("BROKEN"), "{output}");
+        assert_eq!(broken_under(setup, &setup.spec(&[]), limits), [""; 0]);
     }
 
     fn two_processes_never_meet(setup) {
@@ -144,13 +163,20 @@ promises! {
             let mut one = Running::start(&zygote);
             one.tell("leave");
             assert_eq!(one.line(), "left");
+            // It finds what it has left itself, or looking would prove nothing.
+            for sign in SIGNS {
+                let found = one.line();
+                let is_there = *sign != "its-root" || writable;
+                assert_eq!(found, format!("{sign} {}", if is_there { "BROKEN" } else { "held" }));
+            }
             for zygote in [&zygote, &other_link] {
                 let output = Running::start(zygote).finish(b"look\n").success();
                 assert!(output.lines().count() >= 12, "{output}");
                 assert!(!output.contains("BROKEN"), "{output}");
             }
             // Nor does a later one meet what is left of it.
-            drop(one);
+            one.process.kill();
+            while one.event() != Event::Gone {}
             let output = Running::start(&zygote).finish(b"look\n").success();
             assert!(!output.contains("BROKEN"), "{output}");
         }
