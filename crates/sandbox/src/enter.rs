@@ -25,6 +25,7 @@ pub(crate) fn enter(order: &Order, socket: &OwnedFd) -> Result<Plan, Failure> {
     let root = open_root(&spec.root)?;
     let identity = user::resolve(&root, spec)?;
 
+    rlimits::raise();
     enter_namespaces(spec, &identity, socket)?;
     become_root(spec.ids)?;
 
@@ -35,6 +36,7 @@ pub(crate) fn enter(order: &Order, socket: &OwnedFd) -> Result<Plan, Failure> {
     // Inside: from here on every path is the image's.
     mounts::furnish(outside)?;
     set_hostname(&spec.hostname)?;
+    rlimits::bound_user_namespace();
     let limits = rlimits::set(order.link_processes_max)
         .map_err(|error| Failure::new(Step::SetLimits, "", error.raw_os_error()))?;
 

@@ -12,6 +12,7 @@ use crate::failure::Step;
 use crate::launcher::{Launcher, OpenError, Zygote};
 use crate::mounts::{MOUNT_POINT_FILES, MOUNT_POINT_FOLDERS};
 use crate::process::{Event, Stdio};
+use crate::rlimits;
 use crate::spec::{Ids, Limits, Network, SCRATCH_BYTES_DEFAULT, Spec};
 use crate::sys;
 
@@ -103,6 +104,8 @@ pub fn check(launcher: &Launcher, ids: Ids) -> Vec<Finding> {
     });
     findings.extend(veiled.map(of_veil));
     findings.push(of_landlock(facilities.landlock));
+    let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap_or_default();
+    findings.push(of_core_dumps(&pattern, rlimits::stops_dumps_to_programs()));
     let what = ["memory limits", "CPU limits", "process limits"];
     for (name, (controller, place)) in what.into_iter().zip(&facilities.controllers) {
         findings.push(of_controller(name, controller, place.as_deref()));
@@ -190,6 +193,24 @@ fn of_landlock(version: u32) -> Finding {
         "{LANDLOCK_WANTED_KERNEL} or newer, with landlock among its security modules (lsm=landlock,…)"
     );
     finding("Landlock", state, detail, &remedy)
+}
+
+/// Where the host has the kernel send core dumps of processes with `core_pattern`.
+fn of_core_dumps(pattern: &str, stops_dumps_to_programs: bool) -> Finding {
+    let (state, detail) = match pattern.as_bytes().first() {
+        Some(b'@') => (
+            State::No,
+            "a process that crashes is dumped to a socket of the host, whatever its limits",
+        ),
+        Some(b'|') if !stops_dumps_to_programs => (
+            State::No,
+            "a process that crashes is dumped to a program of the host, since our own limit is 0",
+        ),
+        _ => (State::Yes, "a process that crashes is not dumped"),
+    };
+    let remedy = "sysctl kernel.core_pattern=core; for a program as the pattern, `ulimit -Hc 1` or more \
+         (systemd: LimitCORE=1) is enough";
+    finding("no core dumps", state, detail.to_owned(), remedy)
 }
 
 fn of_controller(name: &'static str, controller: &str, place: Option<&Path>) -> Finding {
@@ -311,6 +332,22 @@ mod tests {
         assert!(fourth.remedy.is_some());
         assert_eq!(of_landlock(8).state, State::Yes);
         assert_eq!(of_landlock(8).remedy, None);
+    }
+
+    #[test]
+    fn dumps_that_no_limit_stops_are_told() {
+        let state = |pattern, stops| of_core_dumps(pattern, stops).state;
+        assert_eq!(state("core\n", false), State::Yes);
+        assert_eq!(
+            state("|/usr/lib/systemd/systemd-coredump %P\n", true),
+            State::Yes
+        );
+        assert_eq!(
+            state("|/usr/lib/systemd/systemd-coredump %P\n", false),
+            State::No
+        );
+        assert_eq!(state("@/run/dumps.socket\n", true), State::No);
+        assert!(of_core_dumps("@/run/dumps.socket", true).remedy.is_some());
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use crate::failure::Step;
 use crate::landlock::{self, Domain};
 use crate::mounts::Operation;
+use crate::network;
 use crate::rlimits::{self, ProcessLimits};
 use crate::sys::{self, Errno, Knock, Life, Stack, StringArray, in_our_memory as call};
 use crate::traces::{self, Traces};
@@ -162,7 +163,9 @@ fn is_traceless(slot: &Slot, before: Option<&Traces>) -> bool {
         return false;
     };
     // First whether anybody is left, who might change something yet.
-    call::is_childless() && traces::find(folders).is_ok_and(|now| now == *before)
+    call::is_childless()
+        && network::has_no_sockets()
+        && traces::find(folders).is_ok_and(|now| now == *before)
 }
 
 /// Waits until the runner wants another process here, or wants none any more.
@@ -318,5 +321,9 @@ fn take_identity(plan: &Plan) -> Result<(), Errno> {
         call::set_groups(&plan.identity.groups)?;
     }
     call::set_group(plan.identity.gid)?;
-    call::set_user(plan.identity.uid)
+    call::set_user(plan.identity.uid)?;
+    // A change of user may have made this memory, which is the zygote's and holds
+    // the knock, as inspectable as fs.suid_dumpable of the host says. What is
+    // executed has memory of its own, which is inspectable as ever.
+    call::set_not_dumpable()
 }

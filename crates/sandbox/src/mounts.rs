@@ -17,7 +17,7 @@ use rustix::mount::{
 };
 
 use crate::failure::{Failure, Step};
-use crate::spec::Spec;
+use crate::spec::{Network, Spec};
 use crate::{network, sys, traces};
 
 mod masks;
@@ -95,6 +95,13 @@ pub(crate) fn gather(spec: &Spec) -> Result<Outside, Failure> {
     for name in DEVICES {
         let path = Path::new("/dev").join(name);
         let mount = clone_mount(&path, &path, Step::MountDevices)?;
+        // Read-only goes for the file itself, the host's own, and not for what is
+        // written to the device: its times, its mode and its owner.
+        let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+            | MountAttrFlags::MOUNT_ATTR_NOSUID
+            | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        sys::mount_set_attributes(mount.as_fd(), attributes)
+            .map_err(|errno| Failure::new(Step::MountDevices, shown(&path), errno))?;
         devices.push((path, mount));
     }
     let mut files = Vec::new();
@@ -278,12 +285,22 @@ pub(crate) fn plan(spec: &Spec) -> Result<Vec<Operation>, Failure> {
     Ok(plan)
 }
 
-/// The folders in which a process may change anything, where not everywhere.
+/// The folders in which a process may change anything, where that can be told.
 pub(crate) fn changeable(spec: &Spec) -> Result<Option<Vec<CString>>, Failure> {
-    if spec.writable {
+    // In a writable root it is everywhere; and among the host's sockets it cannot
+    // be seen whether a process has left one, which holds something here.
+    if spec.writable || spec.network == Network::Host {
         return Ok(None);
     }
     let folders = private_folders(spec)?;
+    // Between one and another that lies in it there may be further ones.
+    let lies_in_another = |folder: &PrivateFolder| {
+        let mut above = folder.path.ancestors().skip(1);
+        above.any(|path| folders.iter().any(|other| other.path == path))
+    };
+    if folders.iter().any(lies_in_another) {
+        return Ok(None);
+    }
     let paths = folders.iter().map(|folder| folder.path.as_os_str());
     let paths = paths.map(|path| text(path.as_bytes(), Step::MountPrivate));
     paths.collect::<Result<_, _>>().map(Some)

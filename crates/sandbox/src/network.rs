@@ -60,19 +60,46 @@ impl Networks {
         if number == self.made.len() {
             // The first place has the one that came with the zygote.
             if number > 0 {
-                call::new_network_namespace(self.knock)?;
-                // Also if it cannot be kept: it is nobody else's.
-                self.current = number;
+                self.enter_new(number)?;
             }
-            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-            let own = rustix::fs::openat(CWD, "/proc/self/ns/net", flags, Mode::empty());
-            self.made
-                .push(own.map_err(rustix::io::Errno::raw_os_error)?);
-        } else if number != self.current {
-            let namespace = self.made.get(number).ok_or(libc::EINVAL)?;
+            self.made.push(own_namespace()?);
+            return Ok(());
+        }
+        let namespace = self.made.get_mut(number).ok_or(libc::EINVAL)?;
+        if number != self.current {
             call::enter_network_namespace(namespace.as_fd(), self.knock)?;
             self.current = number;
         }
+        if !has_no_sockets() {
+            self.enter_new(number)?;
+            self.made[number] = own_namespace()?;
+        }
         Ok(())
     }
+
+    fn enter_new(&mut self, number: usize) -> Result<(), Errno> {
+        call::new_network_namespace(self.knock)?;
+        // Also if it cannot be kept: it is nobody else's.
+        self.current = number;
+        Ok(())
+    }
+}
+
+fn own_namespace() -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let own = rustix::fs::openat(CWD, "/proc/self/ns/net", flags, Mode::empty());
+    own.map_err(rustix::io::Errno::raw_os_error)
+}
+
+/// Has the network namespace of this process no socket? With no process in it that
+/// has one, there may still be some in messages that they hold themselves, and they
+/// keep their names and whatever else was sent with them: files, and locks on files.
+///
+/// For init, too, by the rules of `sys.rs`.
+pub(crate) fn has_no_sockets() -> bool {
+    // The kernel counts those of each namespace.
+    const NONE: &[u8] = b"sockets: used 0\n";
+    let mut beginning = [0; NONE.len()];
+    let read = call::read_beginning(c"/proc/self/net/sockstat", &mut beginning);
+    read == Ok(NONE.len()) && beginning == NONE
 }

@@ -12,8 +12,9 @@
 //! Several filters, since each can answer with one error only: what is not on the
 //! list of allowed calls does not exist (`ENOSYS`, so that programs fall back,
 //! as the C library does from `clone3` to `clone`), what is dangerous is
-//! forbidden (`EPERM`), as under Docker's default profile, and without a network
-//! there are no internet protocols (`EAFNOSUPPORT`).
+//! forbidden (`EPERM`), as under Docker's default profile, without a network there
+//! are no internet protocols (`EAFNOSUPPORT`), and what would allow core dumps
+//! seems to succeed (no error).
 
 use std::collections::BTreeMap;
 
@@ -55,6 +56,7 @@ fn filters(knock: Knock, network: Network) -> Result<Vec<BpfProgram>, seccompile
     let allow = SeccompAction::Allow;
     let mut filters = vec![
         compile(allowed, refuse(libc::ENOSYS), allow.clone())?,
+        compile(core_limits()?, allow.clone(), refuse(0))?,
         compile(forbidden_calls(knock)?, allow.clone(), refuse(libc::EPERM))?,
     ];
     if network == Network::None {
@@ -62,6 +64,32 @@ fn filters(knock: Knock, network: Network) -> Result<Vec<BpfProgram>, seccompile
         filters.push(compile(internet_sockets()?, allow, refused)?);
     }
     Ok(filters)
+}
+
+/// Setting the limit of core dumps, which has to stay what it is: the kernel takes
+/// 0 for "as large as you like" where a program gets the dumps. Programs with
+/// secrets set it to 0, and go no further where they cannot, so they are told that
+/// they have. Who asks for the old value in the same call would get none, and is
+/// refused.
+fn core_limits() -> Result<Rules, seccompiler::BackendError> {
+    let mut set = core_limit_is_set()?;
+    set.push(Condition::new(3, Length::Qword, Compare::Eq, 0)?);
+    Ok(Rules::from([
+        #[cfg(target_arch = "x86_64")]
+        (
+            libc::SYS_setrlimit,
+            vec![Rule::new(vec![argument(0, Compare::Eq, CORE)?])?],
+        ),
+        (libc::SYS_prlimit64, vec![Rule::new(set)?]),
+    ]))
+}
+
+const CORE: i32 = libc::RLIMIT_CORE.cast_signed();
+
+/// `prlimit64` with a new value for the limit of core dumps.
+fn core_limit_is_set() -> Result<Vec<Condition>, seccompiler::BackendError> {
+    let is_set = Condition::new(2, Length::Qword, Compare::Ne, 0)?;
+    Ok(vec![argument(1, Compare::Eq, CORE)?, is_set])
 }
 
 /// Where there is no network, nobody misses them: and what the kernel counts and
@@ -141,11 +169,21 @@ fn forbidden_calls(knock: Knock) -> Result<Rules, seccompiler::BackendError> {
     }
     rules.insert(libc::SYS_ioctl, terminal);
 
+    // A lease on a file of the image holds up whoever else opens it, for as long as
+    // fs.lease-break-time: the link's other processes.
+    let lease = vec![argument(1, Compare::Eq, libc::F_SETLEASE)?];
+    rules.insert(libc::SYS_fcntl, vec![Rule::new(lease)?]);
+
     // Init waits for the next process, which inherits its limits and priorities.
     // Both are the same user, which is all that these calls ask for.
     for call in calls::ON_A_PROCESS {
         let on_init = argument(0, Compare::Eq, INIT)?;
         rules.insert(*call, vec![Rule::new(vec![on_init])?]);
+    }
+    if let Some(rules) = rules.get_mut(&libc::SYS_prlimit64) {
+        let mut set = core_limit_is_set()?;
+        set.push(Condition::new(3, Length::Qword, Compare::Ne, 0)?);
+        rules.push(Rule::new(set)?);
     }
     for (call, process, user) in calls::PRIORITIES {
         let on_init = [

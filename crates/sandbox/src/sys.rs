@@ -94,7 +94,8 @@ fn outcome(result: isize) -> Result<usize, Errno> {
 
 /// `clone` for a child that goes on in `entry(argument)` on its own stack, in
 /// the same memory. The kernel writes the child's id to `busy` before the child
-/// wakes, and 0 when it has left this memory.
+/// wakes, and 0 when it has left this memory; where it makes none, it may have
+/// written there as well.
 ///
 /// # Safety
 /// `stack` is the top, 16-byte aligned, of a writable region that nobody else
@@ -141,7 +142,8 @@ unsafe fn clone_call(
 
 /// `clone` for a child that goes on in `entry(argument)` on its own stack, in
 /// the same memory. The kernel writes the child's id to `busy` before the child
-/// wakes, and 0 when it has left this memory.
+/// wakes, and 0 when it has left this memory; where it makes none, it may have
+/// written there as well.
 ///
 /// # Safety
 /// `stack` is the top, 16-byte aligned, of a writable region that nobody else
@@ -188,9 +190,14 @@ unsafe fn clone_call(
 /// nobody may touch, so that an overflow is a fault and no corruption.
 pub(crate) struct Stack {
     lowest: AtomicPtr<u8>,
-    /// Not 0 while a process uses this stack. Only the kernel writes it.
+    /// Not 0 while a process uses this stack. Whoever starts one claims it first;
+    /// from then on only the kernel writes it: the process's id, and 0 when that
+    /// has left.
     busy: AtomicI32,
 }
+
+/// What a stack's `busy` is while a process on it is being started.
+const CLAIMED: i32 = -1;
 
 /// Init and the command's process before its exec each use less than 4 KiB in
 /// a release build; a debug build wants more.
@@ -224,7 +231,19 @@ impl Stack {
         })
     }
 
-    /// Is a process on it?
+    /// Takes it for a process that is about to be started, if nobody has it.
+    fn claim(&self) -> bool {
+        let claimed =
+            (self.busy).compare_exchange(0, CLAIMED, Ordering::Acquire, Ordering::Relaxed);
+        claimed.is_ok()
+    }
+
+    /// Gives it back when none was started.
+    fn give_up(&self) {
+        self.busy.store(0, Ordering::Release);
+    }
+
+    /// Is a process on it, or about to be?
     pub(crate) fn is_busy(&self) -> bool {
         self.busy.load(Ordering::Acquire) != 0
     }
@@ -257,16 +276,14 @@ extern "C" fn begin<L: Life>(argument: *const ()) -> ! {
 }
 
 /// Starts a life as a process in our memory, on `stack`, with what `flags` say;
-/// gives its process id.
-///
-/// Nobody else may start one on the same stack at the same time.
+/// gives its process id. `EBUSY` where there is one on that stack already.
 pub(crate) fn spawn<L: Life>(
     argument: &'static L::Argument,
     stack: &'static Stack,
     flags: i32,
     knock: Knock,
 ) -> Result<i32, Errno> {
-    if stack.is_busy() {
+    if !stack.claim() {
         return Err(libc::EBUSY);
     }
     let flags = flags
@@ -274,9 +291,10 @@ pub(crate) fn spawn<L: Life>(
         | libc::CLONE_PARENT_SETTID
         | libc::CLONE_CHILD_CLEARTID
         | libc::SIGCHLD;
-    // SAFETY: stack, its `busy` and the argument live for ever ('static), and
-    // `busy` was 0, so no earlier process is on this stack any more.
-    unsafe {
+    // SAFETY: stack, its `busy` and the argument live for ever ('static). `busy`
+    // was 0, so no earlier process is on this stack any more, and nobody but us
+    // has claimed it; it is not 0 again before the new process has left.
+    let started = unsafe {
         clone_call(
             flags as usize,
             stack.top(),
@@ -285,7 +303,11 @@ pub(crate) fn spawn<L: Life>(
             begin::<L>,
             ptr::from_ref(argument).cast(),
         )
+    };
+    if started.is_err() {
+        stack.give_up();
     }
+    started
 }
 
 /// Makes a copy of this process (`fork`) in the namespaces of `flags`, with our
@@ -440,5 +462,56 @@ impl StringArray {
             _strings: strings,
             pointers,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    enum Waiting {}
+
+    impl Life for Waiting {
+        type Argument = AtomicI32;
+
+        fn live(go_on: &'static AtomicI32) -> ! {
+            while go_on.load(Ordering::Acquire) == 0 {
+                // Never fails, and so leaves errno alone.
+                std::thread::yield_now();
+            }
+            in_our_memory::exit(0)
+        }
+    }
+
+    #[test]
+    fn a_stack_is_for_one_process_at_a_time() {
+        let stack: &Stack = Box::leak(Box::new(Stack::new().unwrap()));
+        let go_on: &AtomicI32 = Box::leak(Box::new(AtomicI32::new(0)));
+        let start = |flags| spawn::<Waiting>(go_on, stack, flags, Knock(0));
+        let barrier = std::sync::Barrier::new(4);
+        for _ in 0..20 {
+            go_on.store(0, Ordering::Release);
+            // All at once: one has it.
+            let started: Vec<_> = std::thread::scope(|scope| {
+                let thread = || {
+                    barrier.wait();
+                    start(0)
+                };
+                let threads = [(); 4].map(|()| scope.spawn(thread));
+                threads.map(|thread| thread.join().unwrap()).into()
+            });
+            let busy = started.iter().filter(|result| **result == Err(libc::EBUSY));
+            assert_eq!(busy.count(), 3, "{started:?}");
+            assert!(stack.is_busy());
+            go_on.store(1, Ordering::Release);
+            while stack.is_busy() {
+                std::thread::yield_now();
+            }
+        }
+        // What cannot be started leaves it to others: no process has a thread's
+        // flags without its signals.
+        assert_eq!(start(libc::CLONE_THREAD), Err(libc::EINVAL));
+        assert!(!stack.is_busy());
+        assert!(start(0).is_ok());
     }
 }

@@ -83,10 +83,12 @@ pub(crate) fn execute(path: &CStr, arguments: &StringArray, environment: &String
         .unwrap_or(libc::EIO)
 }
 
-/// Waits for any child to be gone: its process id and wait status.
+/// Waits for any child to be gone, whatever signal it was to send then: its process
+/// id and wait status.
 pub(crate) fn wait_for_any() -> Result<(i32, i32), Errno> {
     let mut status = 0i32;
-    let arguments = [usize::MAX, (&raw mut status) as usize, 0, 0, 0, 0];
+    let all = libc::__WALL as usize;
+    let arguments = [usize::MAX, (&raw mut status) as usize, all, 0, 0, 0];
     // SAFETY: the kernel writes the status during the call.
     let pid = unsafe { syscall(libc::SYS_wait4, arguments) }?;
     Ok((pid as i32, status))
@@ -95,7 +97,7 @@ pub(crate) fn wait_for_any() -> Result<(i32, i32), Errno> {
 /// Is there no child any more? Reaps those that are gone already.
 pub(crate) fn is_childless() -> bool {
     loop {
-        let no_hang = libc::WNOHANG as usize;
+        let no_hang = (libc::WNOHANG | libc::__WALL) as usize;
         // SAFETY: with a null pointer the kernel writes no status.
         match unsafe { syscall(libc::SYS_wait4, [usize::MAX, 0, no_hang, 0, 0, 0]) } {
             Err(libc::ECHILD) => return true,
@@ -324,6 +326,19 @@ pub(crate) fn write(file: i32, bytes: &[u8]) -> Result<(), Errno> {
     unsafe { syscall(libc::SYS_write, arguments) }.map(drop)
 }
 
+/// Reads the beginning of a file: how many bytes.
+pub(crate) fn read_beginning(path: &CStr, bytes: &mut [u8]) -> Result<usize, Errno> {
+    let (place, flags) = (libc::AT_FDCWD as usize, libc::O_RDONLY | libc::O_CLOEXEC);
+    let arguments = [place, path.as_ptr() as usize, flags as usize, 0, 0, 0];
+    // SAFETY: a string that lives across the call.
+    let file = unsafe { syscall(libc::SYS_openat, arguments) }?;
+    let arguments = [file, bytes.as_mut_ptr() as usize, bytes.len(), 0, 0, 0];
+    // SAFETY: the kernel writes to the bytes, no more than there are, during the
+    // call.
+    let read = unsafe { syscall(libc::SYS_read, arguments) };
+    close(file as i32).and(read)
+}
+
 /// Makes a Landlock ruleset: a descriptor.
 pub(crate) fn landlock_create(rules: &LandlockRules) -> Result<i32, Errno> {
     let size = size_of::<LandlockRules>();
@@ -403,6 +418,13 @@ pub(crate) fn set_user(uid: u32) -> Result<(), Errno> {
     let uid = uid as usize;
     // SAFETY: changes nothing but this process's own ids.
     unsafe { syscall(libc::SYS_setresuid, [uid, uid, uid, 0, 0, 0]) }.map(drop)
+}
+
+/// Lets nobody inspect this memory (`PR_SET_DUMPABLE`), of whoever shares it.
+pub(crate) fn set_not_dumpable() -> Result<(), Errno> {
+    let option = libc::PR_SET_DUMPABLE as usize;
+    // SAFETY: changes nothing but who may inspect this memory.
+    unsafe { syscall(libc::SYS_prctl, [option, 0, 0, 0, 0, 0]) }.map(drop)
 }
 
 pub(crate) fn exit(code: i32) -> ! {

@@ -5,9 +5,13 @@
 //   attack all FOLDER PORT ABSTRACT   FOLDER holds "marker", PORT listens on the
 //                                     host's loopback, ABSTRACT is a socket's name
 //   attack bomb                       how many processes it can make; keeps them
+//   attack flood                      how many descriptors it can have on their way
+//                                     over sockets; keeps them there
+//   attack charge                     how many it can have of what is charged to
+//                                     whoever runs the runner; keeps them
 //   attack calls                      which system calls exist for it
 //   attack leave | attack look        whether two processes can meet
-//   attack trace KIND                 leaves one where the next process is, undone
+//   attack trace KIND [and-wait]      leaves one where the next process is, undone
 //                                     as far as that goes, and says "left"
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -24,6 +28,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/ipc.h>
 #include <sys/mman.h>
@@ -37,6 +42,7 @@
 #include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/types.h>
@@ -156,6 +162,28 @@ static int typed(void) {
   return broken || tty >= 0;
 }
 
+// The files of devices are the host's own, for all links.
+static int changes_devices(void) {
+  const char *const names[] = {"full", "null", "random", "tty", "urandom", "zero"};
+  char path[64];
+  for (size_t at = 0; at < 6; at++) {
+    snprintf(path, sizeof path, "/dev/%s", names[at]);
+    struct stat found;
+    if (stat(path, &found) != 0) return 1;
+    if (utimensat(AT_FDCWD, path, NULL, 0) == 0 || chmod(path, found.st_mode) == 0 || chown(path, -1, -1) == 0 ||
+        setxattr(path, "user.x", "x", 1, 0) == 0)
+      return 1;
+  }
+  int null = open("/dev/null", O_WRONLY);
+  return write(null, "x", 1) != 1;
+}
+
+// Makes others wait who open a file of the image, which is theirs as well.
+static int leases(void) {
+  int file = open("/etc/group", O_RDONLY);
+  return file < 0 || fcntl(file, F_SETLEASE, F_WRLCK) == 0 || errno != EPERM;
+}
+
 static int device(int major, int minor, int kind) {
   const char *const places[] = {"/tmp/device", "/dev/shm/device", "/device", "/run/device"};
   for (size_t at = 0; at < 4; at++)
@@ -251,11 +279,30 @@ static int signals_init(void) {
 
 static int raises_limits(void) {
   struct rlimit all = {RLIM_INFINITY, RLIM_INFINITY};
-  const int kinds[] = {RLIMIT_CORE, RLIMIT_NOFILE, RLIMIT_STACK, RLIMIT_MEMLOCK, RLIMIT_RTPRIO, RLIMIT_NICE};
-  for (size_t at = 0; at < 6; at++)
+  const int kinds[] = {RLIMIT_NOFILE, RLIMIT_STACK, RLIMIT_MEMLOCK, RLIMIT_RTPRIO, RLIMIT_NICE};
+  for (size_t at = 0; at < 5; at++)
     if (setrlimit(kinds[at], &all) == 0) return 1;
   struct sched_param first = {1};
   return sched_setscheduler(0, SCHED_FIFO, &first) == 0 || setpriority(PRIO_PROCESS, 0, -5) == 0;
+}
+
+// The limit under which the kernel dumps no core, neither to a file nor to a program,
+// has to stay, whatever it seems to be set to.
+static int dumps_core(void) {
+  const struct rlimit values[] = {{0, 0}, {0, 1}, {RLIM_INFINITY, RLIM_INFINITY}};
+  struct rlimit old = {7, 7};
+  for (size_t at = 0; at < 3; at++) {
+    // Programs that guard secrets give up where they cannot set it.
+    if (setrlimit(RLIMIT_CORE, &values[at]) != 0 || prlimit(0, RLIMIT_CORE, &values[at], NULL) != 0 ||
+        syscall(SYS_prlimit64, getpid(), RLIMIT_CORE | 0x100000000UL, &values[at], NULL) != 0)
+      return 1;
+    if (prlimit(0, RLIMIT_CORE, &values[at], &old) == 0 || errno != EPERM) return 1;
+#ifdef SYS_setrlimit
+    if (syscall(SYS_setrlimit, RLIMIT_CORE, &values[at]) != 0) return 1;
+#endif
+    if (getrlimit(RLIMIT_CORE, &old) != 0 || old.rlim_cur != 1 || old.rlim_max != 1) return 1;
+  }
+  return 0;
 }
 
 // Init waits for the next process, which inherits what it has.
@@ -425,6 +472,8 @@ static void all(const char *folder, int port, const char *name) {
   TRY("asound", has_entries("/proc/asound"));
   TRY("kernel-log", tells("/proc/kmsg") || tells("/dev/kmsg"));
   TRY("kernel-addresses", addresses_of_the_kernel());
+  TRY("devices-of-all", changes_devices());
+  TRY("lease-on-the-image", leases());
   TRY("device-memory", device(1, 1, S_IFCHR) || opens("/dev/mem", O_RDONLY));
   TRY("device-disk", device(254, 0, S_IFBLK) || device(8, 0, S_IFBLK) || device(259, 0, S_IFBLK));
   TRY("device-fuse", device(10, 229, S_IFCHR));
@@ -454,8 +503,15 @@ static void all(const char *folder, int port, const char *name) {
   TRY("make-namespaces", makes_namespaces());
   TRY("privileged-file", makes_privileged_file());
   TRY("raise-limits", raises_limits());
+  TRY("dump-core", dumps_core());
   TRY("personality", personality(0x0040000 /* ADDR_NO_RANDOMIZE */) != -1);
   TRY("become-another-user", getuid() != 0 && (setuid(0) == 0 || setgid(0) == 0));
+}
+
+static void wait_for_input(void) {
+  char byte;
+  fflush(stdout);
+  if (read(0, &byte, 1) < 0) exit(3);
 }
 
 static void bomb(void) {
@@ -466,9 +522,64 @@ static void bomb(void) {
     if (child == 0) pause(), _exit(0);
   }
   printf("%d\n", made);
-  fflush(stdout);
-  char byte;
-  if (read(0, &byte, 1) < 0) exit(3);
+  wait_for_input();
+}
+
+static void raise_open_files(void) {
+  struct rlimit most;
+  getrlimit(RLIMIT_NOFILE, &most);
+  most.rlim_cur = most.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &most);
+}
+
+enum { DESCRIPTORS_MAX = 253 };  // SCM_MAX_FD of the kernel
+
+// Sends copies of a descriptor.
+static int sends(int socket, int descriptor, int copies) {
+  union {
+    struct cmsghdr header;
+    char space[CMSG_SPACE(DESCRIPTORS_MAX * sizeof(int))];
+  } control = {.header = {CMSG_LEN(copies * sizeof(int)), SOL_SOCKET, SCM_RIGHTS}};
+  for (int at = 0; at < copies; at++) memcpy(CMSG_DATA(&control.header) + at * sizeof(int), &descriptor, sizeof(int));
+  struct iovec part = {"x", 1};
+  struct msghdr message = {.msg_iov = &part,
+                           .msg_iovlen = 1,
+                           .msg_control = &control,
+                           .msg_controllen = CMSG_SPACE(copies * sizeof(int))};
+  return sendmsg(socket, &message, 0) == 1;
+}
+
+// The kernel counts descriptors in messages that nobody has received, for each
+// user of the host, and beyond a number lets that user send no more of them.
+static void flood(void) {
+  raise_open_files();
+  int sent = 0, pair[2];
+  while (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair) == 0) {
+    while (sends(pair[0], 0, DESCRIPTORS_MAX)) sent += DESCRIPTORS_MAX;
+    if (errno != EAGAIN) break;
+  }
+  printf("%s %d\n", strerrorname_np(errno), sent);
+  wait_for_input();
+}
+
+static void charge(void) {
+  int instances = 0, watches = 0, signals = 0, last = -1;
+  for (int file; (file = inotify_init()) >= 0; instances++) last = file;
+  printf("instances %d %s\n", instances, strerrorname_np(errno));
+  // A file may be watched once by each instance.
+  for (; watches < 20000; watches++) {
+    char name[64];
+    snprintf(name, sizeof name, "/tmp/%d", watches);
+    close(creat(name, 0600));
+    if (inotify_add_watch(last, name, IN_MODIFY) < 0) break;
+  }
+  printf("watches %d %s\n", watches, strerrorname_np(errno));
+  sigset_t all;
+  sigfillset(&all);
+  sigprocmask(SIG_BLOCK, &all, NULL);
+  while (sigqueue(getpid(), SIGRTMIN, (union sigval){0}) == 0) signals++;
+  printf("signals %d %s\n", signals, strerrorname_np(errno));
+  wait_for_input();
 }
 
 // A call that exists is one that gives another answer than the filter's, to
@@ -491,36 +602,13 @@ static void calls(void) {
 #define MEETING_NAME "meet"
 #define MEETING_KEY 0x6d656574
 
-// Leaves signs wherever another process might see them, and waits.
-static void leave(void) {
-  struct sockaddr_un address;
-  struct sockaddr_in any = {.sin_family = AF_INET, .sin_port = htons(4711)};
-  struct sockaddr_nl port = {.nl_family = AF_NETLINK, .nl_pid = 4711};
-  int abstract_socket = socket(AF_UNIX, SOCK_STREAM, 0);
-  bind(abstract_socket, (void *)&address, abstract(&address, MEETING_NAME));
-  listen(abstract_socket, 1);
-  bind(socket(AF_INET, SOCK_DGRAM, 0), (void *)&any, sizeof any);
-  bind(socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE), (void *)&port, sizeof port);
-  shmget(MEETING_KEY, 4096, IPC_CREAT | 0666);
-  msgget(MEETING_KEY, IPC_CREAT | 0666);
-  mq_open("/" MEETING_NAME, O_CREAT | O_RDWR, 0666, NULL);
-  shm_open("/" MEETING_NAME, O_CREAT | O_RDWR, 0666);
-  close(open("/tmp/" MEETING_NAME, O_CREAT | O_WRONLY, 0666));
-  close(open("/" MEETING_NAME, O_CREAT | O_WRONLY, 0666));
-  prctl(PR_SET_NAME, MEETING_NAME);
-  puts("left");
-  fflush(stdout);
-  char byte;
-  if (read(0, &byte, 1) < 0) exit(3);
-}
-
 // Is it somebody else's already? There may be none at all.
 static int is_taken(int file, const void *address, socklen_t length) {
   return bind(file, address, length) != 0 && errno == EADDRINUSE;
 }
 
-// Looks for them.
-static void look(void) {
+// Looks for them; or for those only that can be left at all.
+static void look(int only_possible) {
   struct sockaddr_un address;
   struct sockaddr_in any = {.sin_family = AF_INET, .sin_port = htons(4711)};
   struct sockaddr_nl port = {.nl_family = AF_NETLINK, .nl_pid = 4711};
@@ -528,16 +616,59 @@ static void look(void) {
   TRY("its-abstract-name-is-listed", mentions("/proc/net/unix", "@" MEETING_NAME));
   TRY("its-abstract-name-is-taken",
       is_taken(socket(AF_UNIX, SOCK_STREAM, 0), &address, abstract(&address, MEETING_NAME)));
-  TRY("its-port-is-taken", is_taken(socket(AF_INET, SOCK_DGRAM, 0), &any, sizeof any));
+  if (!only_possible) {
+    TRY("its-port-is-taken", is_taken(socket(AF_INET, SOCK_DGRAM, 0), &any, sizeof any));
+    TRY("its-message-queue", mq_open("/" MEETING_NAME, O_RDWR) >= 0);
+  }
   TRY("its-netlink-port-is-taken",
       is_taken(socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE), &port, sizeof port));
   TRY("its-shared-memory", shmget(MEETING_KEY, 0, 0) >= 0);
   TRY("its-messages", msgget(MEETING_KEY, 0) >= 0);
-  TRY("its-message-queue", mq_open("/" MEETING_NAME, O_RDWR) >= 0);
   TRY("its-named-memory", shm_open("/" MEETING_NAME, O_RDWR, 0) >= 0);
   TRY("its-private-folder", opens("/tmp/" MEETING_NAME, O_RDONLY));
   TRY("its-root", opens("/" MEETING_NAME, O_RDONLY));
+  struct statvfs kept;
+  TRY("its-unnamed-file", statvfs("/tmp", &kept) != 0 || kept.f_bfree != kept.f_blocks);
   TRY("its-process", sees_others());
+}
+
+// Leaves signs wherever another process might see them, finds them itself, and
+// waits. Message queues and, without a network, internet sockets cannot be left.
+static void leave(void) {
+  struct sockaddr_un address;
+  struct sockaddr_nl port = {.nl_family = AF_NETLINK, .nl_pid = 4711};
+  int abstract_socket = socket(AF_UNIX, SOCK_STREAM, 0), netlink = socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE);
+  int file = open("/tmp/" MEETING_NAME, O_CREAT | O_WRONLY, 0666);
+  int left = bind(abstract_socket, (void *)&address, abstract(&address, MEETING_NAME)) == 0 &&
+             listen(abstract_socket, 1) == 0 && bind(netlink, (void *)&port, sizeof port) == 0 &&
+             shmget(MEETING_KEY, 4096, IPC_CREAT | 0666) >= 0 && msgget(MEETING_KEY, IPC_CREAT | 0666) >= 0 &&
+             shm_open("/" MEETING_NAME, O_CREAT | O_RDWR, 0666) >= 0 && write(file, "x", 1) == 1 &&
+             prctl(PR_SET_NAME, MEETING_NAME) == 0;
+  // Only in a writable root.
+  close(open("/" MEETING_NAME, O_CREAT | O_WRONLY, 0666));
+  if (!left) {
+    puts(strerror(errno));
+    return;
+  }
+  puts("left");
+  fflush(stdout);
+  // What it cannot leave is not looked for, and a child sees it as another would.
+  pid_t child = fork();
+  if (child == 0) look(1), fflush(stdout), _exit(0);
+  waitpid(child, NULL, 0);
+  wait_for_input();
+}
+
+// Sockets whose messages hold themselves stay when all processes are gone, with
+// whatever else they hold, until the kernel comes to collect them: later, the more
+// of them there are.
+static int outlives(int file) {
+  raise_open_files();
+  for (int at = 0, pair[2]; at < 8; at++)
+    if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) != 0 || !sends(pair[0], file, 1) ||
+        !sends(pair[0], pair[1], DESCRIPTORS_MAX))
+      return 0;
+  return 1;
 }
 
 // One thing that outlives who has done it. Where that can be undone, it is: the
@@ -555,6 +686,16 @@ static int trace(const char *kind) {
   if (!strcmp(kind, "memory")) return shmget(MEETING_KEY, 4096, IPC_CREAT | 0666) >= 0;
   if (!strcmp(kind, "semaphores")) return semget(MEETING_KEY, 1, IPC_CREAT | 0666) >= 0;
   if (!strcmp(kind, "messages")) return msgget(MEETING_KEY, IPC_CREAT | 0666) >= 0;
+  if (!strcmp(kind, "socket")) {
+    struct sockaddr_un address;
+    int named = socket(AF_UNIX, SOCK_STREAM, 0);
+    if (bind(named, (void *)&address, abstract(&address, MEETING_NAME)) != 0 || listen(named, 1) != 0) return 0;
+    return outlives(named);
+  }
+  if (!strcmp(kind, "unnamed-file")) {
+    int file = open("/tmp", O_TMPFILE | O_RDWR, 0600);
+    return file >= 0 && ftruncate(file, 1 << 20) == 0 && fallocate(file, 0, 0, 1 << 20) == 0 && outlives(file);
+  }
   if (!strcmp(kind, "process")) {
     pid_t child = fork();
     if (child == 0) pause(), _exit(0);
@@ -570,15 +711,20 @@ int main(int count, char **arguments) {
     all(arguments[2], atoi(arguments[3]), arguments[4]);
   } else if (!strcmp(what, "bomb")) {
     bomb();
+  } else if (!strcmp(what, "flood")) {
+    flood();
+  } else if (!strcmp(what, "charge")) {
+    charge();
   } else if (!strcmp(what, "calls")) {
     calls();
   } else if (!strcmp(what, "leave")) {
     leave();
-  } else if (!strcmp(what, "trace") && count == 3) {
+  } else if (!strcmp(what, "trace") && count >= 3) {
     int is_left = trace(arguments[2]);
     puts(is_left ? "left" : strerror(errno));
+    if (count > 3) wait_for_input();
   } else if (!strcmp(what, "look")) {
-    look();
+    look(0);
   } else {
     return 2;
   }

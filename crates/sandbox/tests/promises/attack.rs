@@ -8,12 +8,18 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use std::process::Command;
 use std::{fs, iter};
 
+use rustix::fs::inotify;
+use rustix::process::{Resource, Rlimit, setrlimit};
 use sandbox::{Event, Ids, Limits, Network, Spec};
 
 use crate::support::{Running, Setup, is_root, promises, skip};
 
 /// The attempts that worked; all others must have been made, and have failed.
 fn broken(setup: &Setup, spec: &Spec) -> Vec<String> {
+    broken_under(setup, spec, Limits::default())
+}
+
+fn broken_under(setup: &Setup, spec: &Spec, limits: Limits) -> Vec<String> {
     fs::write(setup.folder.path().join("marker"), "secret").unwrap();
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     let name = format!("attacked-{}", std::process::id());
@@ -25,9 +31,10 @@ fn broken(setup: &Setup, spec: &Spec) -> Vec<String> {
     spec.command = ["attack", "all", &folder, &port, &name]
         .map(str::to_owned)
         .into();
-    let output = setup.run(&spec, b"").success();
+    let zygote = setup.open_limited(&spec, limits);
+    let output = Running::start(&zygote).finish(b"").success();
     drop((tcp, abstract_socket));
-    assert!(output.lines().count() >= 61, "{output}");
+    assert!(output.lines().count() >= 64, "{output}");
     let (held, broken): (Vec<_>, Vec<_>) = output.lines().partition(|line| line.ends_with(" held"));
     assert!(held.len() + broken.len() == output.lines().count());
     broken
@@ -71,6 +78,22 @@ fn without_cgroups_root_is_as_safe() {
         );
     }
 }
+
+/// What `attack leave` leaves where another process might see it, of which its own
+/// `attack look` finds all; a root only where that is writable.
+const SIGNS: &[&str] = &[
+    "connect-to-its-abstract-socket",
+    "its-abstract-name-is-listed",
+    "its-abstract-name-is-taken",
+    "its-netlink-port-is-taken",
+    "its-shared-memory",
+    "its-messages",
+    "its-named-memory",
+    "its-private-folder",
+    "its-root",
+    "its-unnamed-file",
+    "its-process",
+];
 
 fn of_users(setup: &Setup) -> impl Iterator<Item = Spec> {
     ["", "www"]
@@ -126,9 +149,7 @@ promises! {
     fn a_memory_limit_takes_nothing_away_from_it(setup) {
         // Where none can be kept, none is asked for either.
         let limits = Limits { memory_bytes: Some(256 << 20), best_effort: true, ..Limits::default() };
-        let spec = setup.spec(&["attack", "all", "/nonesuch", "1", "none"]);
-        let output = Running::start(&setup.open_limited(&spec, limits)).finish(b"").success();
-        assert!(!output.contains("BROKEN"), "{output}");
+        assert_eq!(broken_under(setup, &setup.spec(&[]), limits), [""; 0]);
     }
 
     fn two_processes_never_meet(setup) {
@@ -142,13 +163,20 @@ promises! {
             let mut one = Running::start(&zygote);
             one.tell("leave");
             assert_eq!(one.line(), "left");
+            // It finds what it has left itself, or looking would prove nothing.
+            for sign in SIGNS {
+                let found = one.line();
+                let is_there = *sign != "its-root" || writable;
+                assert_eq!(found, format!("{sign} {}", if is_there { "BROKEN" } else { "held" }));
+            }
             for zygote in [&zygote, &other_link] {
                 let output = Running::start(zygote).finish(b"look\n").success();
                 assert!(output.lines().count() >= 12, "{output}");
                 assert!(!output.contains("BROKEN"), "{output}");
             }
             // Nor does a later one meet what is left of it.
-            drop(one);
+            one.process.kill();
+            while one.event() != Event::Gone {}
             let output = Running::start(&zygote).finish(b"look\n").success();
             assert!(!output.contains("BROKEN"), "{output}");
         }
@@ -173,6 +201,49 @@ promises! {
         bomb.process.kill_and_wait();
         let output = Running::start(&zygote).finish(b"probe allowed\n").success();
         assert!(output.contains("fork ok"), "{output}");
+    }
+
+    fn descriptors_in_flight_stop_nobody(setup) {
+        // Whatever else runs on this host is to be neither hurt nor counted: other
+        // ids than those of other tests, or fewer descriptors than they may send.
+        let ids = match Ids::detect() {
+            Ids::Shifted { base } => Ids::Shifted { base: base + (1 << 16) },
+            Ids::Own => {
+                let few = Rlimit { current: Some(1000), maximum: Some(1000) };
+                setrlimit(Resource::Nofile, few).unwrap();
+                Ids::Own
+            }
+        };
+        let spec = Spec { ids, ..setup.script("read what; exec $what") };
+        let (zygote, other_link) = (setup.open(&spec), setup.open(&spec));
+        let mut flood = Running::start(&zygote);
+        flood.tell("attack flood");
+        let held = flood.line();
+        assert!(held.starts_with("ETOOMANYREFS "), "{held}");
+        for zygote in [&zygote, &other_link] {
+            assert_eq!(Running::start(zygote).finish(b"true\n").success(), "");
+        }
+        assert_eq!(flood.event(), Event::Started);
+        assert_eq!(flood.process.next_event().unwrap(), None, "it holds them still");
+    }
+
+    fn what_is_charged_to_the_runners_user_is_bounded(setup) {
+        let spec = setup.script("read what; exec $what");
+        // Another link has as many, while the first one has them.
+        let mut held = Vec::new();
+        for _ in 0..2 {
+            let zygote = setup.open(&spec);
+            let mut one = Running::start(&zygote);
+            one.tell("attack charge");
+            assert_eq!(one.line(), "instances 8 EMFILE");
+            assert_eq!(one.line(), "watches 8192 ENOSPC");
+            let signals = one.line();
+            let number = signals.strip_prefix("signals ").and_then(|rest| rest.strip_suffix(" EAGAIN"));
+            assert!(number.is_some_and(|number| number.parse::<u32>().unwrap() <= 1024), "{signals}");
+            // The runner, and so the host, still has some.
+            inotify::init(inotify::CreateFlags::CLOEXEC).unwrap();
+            held.push((one, zygote));
+        }
     }
 
     fn calls_that_docker_denies_do_not_exist(setup) {

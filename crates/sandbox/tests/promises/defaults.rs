@@ -2,6 +2,7 @@
 //! nothing open but its three descriptors, bounded resources.
 
 use rustix::io::FdFlags;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::support::promises;
 
@@ -31,8 +32,29 @@ promises! {
     }
 
     fn a_mask_and_limits_are_set(setup) {
-        let script = "umask; ulimit -c; ulimit -n; ulimit -H -c";
-        assert_eq!(setup.prints(script), "0022\n0\n1024\n0\n");
+        let plenty = Rlimit { current: Some(1 << 20), maximum: Some(1 << 20) };
+        let _ = setrlimit(Resource::Nofile, plenty);
+        assert_eq!(setup.prints("umask"), "0022\n");
+        let limits = setup.prints("cat /proc/self/limits");
+        let limit = |name: &str| {
+            let line = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            let mut numbers = line.split_whitespace().map(str::to_owned);
+            (numbers.next().unwrap(), numbers.next().unwrap())
+        };
+        let both = |soft: u64, hard: u64| (soft.to_string(), hard.to_string());
+        const MIB: u64 = 1 << 20;
+        assert_eq!(limit("Max core file size"), both(1, 1));
+        assert_eq!(limit("Max realtime priority"), both(0, 0));
+        assert_eq!(limit("Max nice priority"), both(0, 0));
+        // Nobody may have more than the runner.
+        let most = |resource, most: u64| getrlimit(resource).maximum.map_or(most, |hard| hard.min(most));
+        let stack = most(Resource::Stack, 64 * MIB);
+        assert_eq!(limit("Max stack size"), both(stack.min(8 * MIB), stack));
+        let locked = most(Resource::Memlock, 8 * MIB);
+        assert_eq!(limit("Max locked memory"), both(locked, locked));
+        // Inits have four times as many: as many as they like, where they may.
+        let files = 65536.min(most(Resource::Nofile, 1 << 20) / 4);
+        assert_eq!(limit("Max open files"), both(files.min(1024), files));
     }
 
     fn it_leads_a_session_and_has_no_terminal(setup) {

@@ -1,11 +1,11 @@
 //! A command has no privilege, and cannot get any.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use sandbox::{Event, WaitStatus};
+use sandbox::{Event, Spec, WaitStatus};
 
-use crate::support::{exited, promises};
+use crate::support::{Running, descendants, exited, own_id, promises};
 
 promises! {
     fn no_capability_is_in_any_set(setup) {
@@ -17,6 +17,25 @@ promises! {
                 "CapInh: 0000000000000000\nCapPrm: 0000000000000000\nCapEff: 0000000000000000\n\
                  CapBnd: 0000000000000000\nCapAmb: 0000000000000000\nNoNewPrivs: 1\nSeccomp: 2\n"
             );
+        }
+    }
+
+    // Where the host's fs.suid_dumpable is 1, a change of user makes memory
+    // inspectable, which is the zygote's until a command is executed.
+    fn the_zygotes_memory_stays_its_own_and_a_commands_is_its_users(setup) {
+        for user in ["", "www"] {
+            let spec = Spec { user: user.into(), ..setup.script("stat -c %u:%g /proc/self/maps; id -u; id -g; cat") };
+            let zygote = setup.open(&spec);
+            let mut running = Running::start(&zygote);
+            let owner = running.line();
+            assert_eq!(owner, format!("{}:{}", running.line(), running.line()));
+            assert_eq!(running.event(), Event::Started);
+            // Those whose memory it is: their files are the host's root's, who is
+            // nobody that they are.
+            for process in &descendants(own_id())[..2] {
+                let owner = fs::metadata(format!("/proc/{}/maps", process.id)).unwrap().uid();
+                assert_eq!(owner, 0, "as {user:?}");
+            }
         }
     }
 
