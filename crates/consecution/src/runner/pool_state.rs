@@ -10,7 +10,8 @@
 //! for a call that waits goes before who only wants one in reserve; among those
 //! who wait, the oldest goes first, whatever its link. Where there is no room,
 //! the link that is called least gives an idle process up, and where there is
-//! some, the one that is called most gets it: so of many links, those in use are
+//! some, the one that is called most gets it; one that is called again and again also gets
+//! the reserve of one that is hardly called: so of many links, those in use are
 //! warm. A call waits, or is told busy, only while every process of the runner is
 //! at work or on its way to a call.
 //!
@@ -29,13 +30,17 @@ mod tests;
 use link::Link;
 #[cfg(test)]
 pub(super) use link::REFILL_PAUSE;
-use orders::{Orders, Spare};
+use orders::{Heat, Orders, Spare};
 
 /// A time, as what has passed since the pools were made.
 pub type Moment = Duration;
 
 /// How long to wait before looking again whether there is too much in reserve.
 const SURPLUS_LOOK: Duration = Duration::from_secs(1);
+
+/// How much less a link must be called, in powers of two, to give up what it has
+/// in reserve for the reserve of another.
+const FAR_COLDER: Heat = 3;
 
 /// How the pool of a link is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -384,12 +389,29 @@ impl PoolState {
             }
             self.start(member, now);
         }
-        while self.totals.processes < self.limits.processes_max
-            && self.totals.starting < self.limits.refilling_max
+        while self.totals.starting < self.limits.refilling_max
             && let Some(member) = self.wanting(now)
         {
+            if self.totals.processes >= self.limits.processes_max {
+                match self.richest(now) {
+                    Some(rich) if self.gives_way(rich, member, now) => self.stop(rich, now),
+                    _ => return,
+                };
+            }
             self.start(member, now);
         }
+    }
+
+    /// Whether what a link has in reserve is better in the reserve of another,
+    /// which is called again and again, and far more; so that no two take it from
+    /// each other.
+    fn gives_way(&self, link: Member, to: Member, now: Moment) -> bool {
+        let (Some(cold), Some(hot)) = (self.links.get(&link), self.links.get(&to)) else {
+            return false;
+        };
+        hot.is_called_often(now)
+            && hot.reserve() < hot.wanted_at_rest()
+            && cold.heat().saturating_add(FAR_COLDER) <= hot.heat()
     }
 
     /// Whether a taker may wait, when it has come and all that can be started has

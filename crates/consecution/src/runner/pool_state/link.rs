@@ -13,6 +13,10 @@ use super::{Config, Counts, Moment, Ticket};
 /// has fallen to 37 %.
 const ARRIVALS_WINDOW: Duration = Duration::from_secs(5);
 
+/// From how many calls a second on a link has a right to what is in reserve for
+/// those that are called far less: some eight calls in short order.
+const OFTEN_PER_SECOND: f64 = 1.5;
+
 /// How many times the arrivals of one start's time are kept in reserve, since
 /// they do not come evenly.
 const HEADROOM: f64 = 2.0;
@@ -169,6 +173,16 @@ impl Link {
         self.refill_at = now + backoff.min(REFILL_BACKOFF_MAX);
     }
 
+    /// How much it is called, compared with others.
+    pub(super) fn heat(&self) -> Heat {
+        self.arrivals.heat()
+    }
+
+    /// Is it called again and again, and not now and then?
+    pub(super) fn is_called_often(&self, now: Moment) -> bool {
+        self.arrivals.rate_per_second(now) >= OFTEN_PER_SECOND
+    }
+
     /// When refilling goes on, if there is something to refill.
     pub(super) fn refills_at(&self) -> Moment {
         match self.reserve() {
@@ -179,7 +193,7 @@ impl Link {
 
     /// Where it is to stand in the orders now.
     pub(super) fn ranked(&self, now: Moment) -> Ranks {
-        let heat = self.arrivals.heat();
+        let heat = self.heat();
         let is_owed = now < self.owed_until;
         let reserve = self.reserve();
         let spares = match self.idle {

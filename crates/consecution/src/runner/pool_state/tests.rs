@@ -229,6 +229,38 @@ fn a_taker_without_room_takes_the_room_of_what_is_idle_elsewhere() {
 }
 
 #[test]
+fn a_link_that_is_called_often_has_its_reserve_whoever_else_wants_one() {
+    let mut state = pools(4);
+    let idle = state.add(config(4), MS);
+    settle(&mut state, MS);
+    let called = state.add(config(2), MS);
+    let mut now = MS;
+    for _ in 0..10 {
+        now += 100 * MS;
+        state.take(called, now);
+        settle(&mut state, now);
+        state.released(called, now + MS);
+        state.tick(called, now + 50 * MS);
+        settle(&mut state, now + 50 * MS);
+    }
+    assert_eq!(state.counts(called).idle, 2);
+    assert_eq!(state.counts(idle).idle, 2, "and no more than that");
+    // Called as often, the other one keeps what it has.
+    for _ in 0..20 {
+        now += 100 * MS;
+        assert_eq!(state.take(idle, now), Take::Idle);
+        state.released(idle, now + MS);
+        assert_eq!(state.take(called, now), Take::Idle);
+        state.released(called, now + MS);
+        for link in [idle, called] {
+            state.tick(link, now + 50 * MS);
+        }
+        settle(&mut state, now + 50 * MS);
+    }
+    assert!(state.counts(idle).idle >= 2);
+}
+
+#[test]
 fn room_goes_to_who_has_waited_longest_whatever_its_link() {
     let mut state = pools(1);
     let busy = state.add(config(0), MS);
