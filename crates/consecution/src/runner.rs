@@ -53,6 +53,10 @@ pub const WAITING_MAX_ALONE: usize = 64;
 /// much as it works.
 const REFILLING_PER_PROCESSOR_MAX: usize = 4;
 
+/// Processes started at a time, for each processor: more would only take turns on
+/// it, while those that are over by then leave their places to the next ones.
+const STARTS_PER_PROCESSOR_MAX: usize = 2;
+
 /// How a runner keeps its processes, and what it is called.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -163,6 +167,7 @@ impl Runner {
             neighbours: Neighbours::default(),
             // Work for a processor each.
             opens: Semaphore::new(processors),
+            starts: Arc::new(Semaphore::new(STARTS_PER_PROCESSOR_MAX * processors)),
             launcher,
             sandboxing: options.sandboxing,
             metrics: Arc::clone(&metrics),

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use chain::LinkId;
+use futures_util::FutureExt;
+use futures_util::future::{join_all, maybe_done};
 
 use super::pool::Taken;
 use super::service::{PoolService, Warm};
@@ -34,23 +36,35 @@ impl Neighbours {
         entered
     }
 
-    /// Takes a process of each link, in order, as far as they are here and have
-    /// one. Nobody waits for room while holding those before.
+    /// Takes a process of each link, as far as they are here and have one. Nobody
+    /// waits for room while holding others.
     pub(super) async fn take(&self, following: &[Following]) -> Vec<Follower> {
-        let mut followers = Vec::new();
+        let mut takes = Vec::new();
         for Following { id, accepted } in following {
             let Some(service) = self.get(*id) else { break };
-            // Why not, its own call will be told.
-            let Ok(taken) = service.pool.take_beside().await else {
-                break;
+            let take = async move {
+                // Why not, its own call will be told.
+                let taken = service.pool.take_beside().await.ok()?;
+                let accepted = accepted.clone();
+                Some(Follower {
+                    service,
+                    taken,
+                    accepted,
+                })
             };
-            followers.push(Follower {
-                service,
-                taken,
-                accepted: accepted.clone(),
-            });
+            // In line at once, so that what one call needs is started together,
+            // and many calls are over one after the other and not all at the end.
+            let mut take = Box::pin(maybe_done(take));
+            let _ = take.as_mut().now_or_never();
+            let is_refused = matches!(take.as_mut().output_mut(), Some(None));
+            takes.push(take);
+            if is_refused {
+                break;
+            }
         }
-        followers
+        join_all(takes.iter_mut()).await;
+        let taken = takes.iter_mut().map(|take| take.as_mut().take_output());
+        taken.map_while(Option::flatten).collect()
     }
 
     fn get(&self, id: LinkId) -> Option<Arc<PoolService>> {

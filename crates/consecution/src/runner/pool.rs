@@ -309,6 +309,12 @@ impl<P: Idle> Pool<P> {
         }
     }
 
+    /// Does everybody who waits have a start under way, and nobody wait for room?
+    pub fn has_started_for_all(&self) -> bool {
+        let counts = self.counts();
+        counts.waiting <= counts.starting
+    }
+
     /// How many processes and takers it has.
     pub fn counts(&self) -> Counts {
         self.shared.with(|inner, _| inner.state.counts(self.member))

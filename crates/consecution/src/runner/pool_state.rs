@@ -162,6 +162,8 @@ struct Totals {
     starting: usize,
     /// Takers with no start under way for them.
     uncovered: usize,
+    /// Processes that will be started when a pause is over.
+    promised: usize,
 }
 
 impl Totals {
@@ -169,6 +171,7 @@ impl Totals {
         self.processes = self.processes + after.processes - before.processes;
         self.starting = self.starting + after.starting - before.starting;
         self.uncovered = self.uncovered + after.uncovered - before.uncovered;
+        self.promised = self.promised + after.promised - before.promised;
     }
 
     fn of(link: &Link) -> Totals {
@@ -176,6 +179,7 @@ impl Totals {
             processes: link.processes(),
             starting: link.starting,
             uncovered: link.uncovered(),
+            promised: link.promised(),
         }
     }
 }
@@ -368,6 +372,7 @@ impl PoolState {
         let link = self.links.get_mut(&member)?;
         let before = Totals::of(link);
         let result = change(link);
+        link.end_pause(now);
         self.totals.change(before, Totals::of(link));
         let ranks = link.ranked(now);
         self.orders.rank(member, &mut link.ranks, ranks);
@@ -392,7 +397,9 @@ impl PoolState {
         while self.totals.starting < self.limits.refilling_max
             && let Some(member) = self.wanting(now)
         {
-            if self.totals.processes >= self.limits.processes_max {
+            // What a call has left is for its own link, soon, and not for one that
+            // would have to give it back with the next call.
+            if self.totals.processes + self.totals.promised >= self.limits.processes_max {
                 match self.richest(now) {
                     Some(rich) if self.gives_way(rich, member, now) => self.stop(rich, now),
                     _ => return,

@@ -1,11 +1,14 @@
 //! Answers the calls of one link, each with a fresh process.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chain::LinkId;
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, join_all};
-use tokio::time::Instant;
+use futures_util::future::{BoxFuture, join, join_all, maybe_done};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
 
 use super::metrics::{LinkMetrics, Metrics};
 use super::neighbours::{Follower, Neighbours};
@@ -14,8 +17,8 @@ use super::process::{Bounds, IdleProcess, Work};
 use super::worker::Held;
 use crate::trace::CallId;
 use crate::transport::{
-    Body, Cut, Ending, Judge, Outcome, PendingOutcome, Refusal, RefusalReason, Reply, Request,
-    Service, gate,
+    Body, Cut, Ending, Following, Judge, Outcome, PendingOutcome, Refusal, RefusalReason, Reply,
+    Request, Service, gate,
 };
 
 /// A process that waits for its request, and is counted.
@@ -31,9 +34,15 @@ impl Idle for Warm {
     }
 }
 
+/// How long a start keeps others waiting; one takes about a millisecond. It may
+/// wait for a slow disk itself.
+const TURN_MAX: Duration = Duration::from_millis(20);
+
 /// Starts processes of one link.
 pub(super) struct ZygoteStarter {
     pub(super) held: Arc<Held>,
+    /// Turns, of which each start takes one.
+    pub(super) starts: Arc<Semaphore>,
     pub(super) of_runner: Arc<Metrics>,
     pub(super) of_link: Arc<LinkMetrics>,
 }
@@ -42,8 +51,17 @@ impl Starter for ZygoteStarter {
     type Process = Warm;
 
     async fn start(&self) -> Result<Warm, Arc<str>> {
+        let turn = self.starts.acquire().await;
         let began = Instant::now();
-        match IdleProcess::start(self.held.zygote()).await {
+        let mut start = pin!(IdleProcess::start(self.held.zygote()));
+        let started = match timeout(TURN_MAX, &mut start).await {
+            Ok(started) => started,
+            Err(_) => {
+                drop(turn);
+                start.await
+            }
+        };
+        match started {
             Ok(process) => {
                 let took = began.elapsed();
                 self.of_runner.starts.observe(took.as_secs_f64());
@@ -74,11 +92,8 @@ pub(super) struct PoolService {
 impl Service for PoolService {
     fn call(&self, request: Request) -> BoxFuture<'_, Result<Reply, Refusal>> {
         async move {
-            match self.pool.take().await {
-                Ok(taken) => {
-                    let following = self.neighbours.take(&request.following).await;
-                    Ok(self.serve_all(request, taken, following))
-                }
+            match self.take(&request.following).await {
+                Ok((taken, following)) => Ok(self.serve_all(request, taken, following)),
                 Err(error) => {
                     let reason = self.refuse(&request.trace.call_id, error);
                     Err(Refusal { request, reason })
@@ -90,6 +105,26 @@ impl Service for PoolService {
 }
 
 impl PoolService {
+    /// Takes a process for a call, and of the links that follow as many as there
+    /// are.
+    async fn take(
+        &self,
+        following: &[Following],
+    ) -> Result<(Taken<Warm>, Vec<Follower>), TakeError> {
+        let mut first = pin!(maybe_done(self.pool.take()));
+        let _ = first.as_mut().now_or_never();
+        if !self.pool.has_started_for_all() {
+            // It may wait for room, and must hold nothing meanwhile.
+            first.as_mut().await;
+        }
+        if let Some(Err(error)) = first.as_mut().output_mut() {
+            return Err(error.clone());
+        }
+        let ((), following) = join(first.as_mut(), self.neighbours.take(following)).await;
+        let taken = first.take_output().unwrap_or(Err(TakeError::Busy));
+        Ok((taken?, following))
+    }
+
     /// Gives a call to processes of this link and of those that follow, each of
     /// which reads what the one before it writes.
     fn serve_all(&self, request: Request, taken: Taken<Warm>, following: Vec<Follower>) -> Reply {

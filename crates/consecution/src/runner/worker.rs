@@ -41,6 +41,8 @@ pub(super) struct Shared {
     pub(super) neighbours: Neighbours,
     /// Turns for those who open zygotes.
     pub(super) opens: Semaphore,
+    /// Turns for starts of processes.
+    pub(super) starts: Arc<Semaphore>,
     pub(super) launcher: Launcher,
     pub(super) sandboxing: Sandboxing,
     pub(super) metrics: Arc<Metrics>,
@@ -163,6 +165,7 @@ impl Serving {
     fn begin(shared: &Shared, id: LinkId, held: &Arc<Held>, metrics: &Arc<LinkMetrics>) -> Serving {
         let starter = ZygoteStarter {
             held: Arc::clone(held),
+            starts: Arc::clone(&shared.starts),
             of_runner: Arc::clone(&shared.metrics),
             of_link: Arc::clone(metrics),
         };

@@ -52,7 +52,7 @@ pub(super) struct Link {
     failures: u32,
     refill_at: Moment,
     /// Until when nothing is started that is not needed at once.
-    paused_until: Moment,
+    paused_until: Option<Moment>,
     /// Until when it goes before others.
     owed_until: Moment,
     pub(super) is_cold: bool,
@@ -73,7 +73,7 @@ impl Link {
             start_time: None,
             failures: 0,
             refill_at: Moment::ZERO,
-            paused_until: Moment::ZERO,
+            paused_until: None,
             owed_until: Moment::ZERO,
             is_cold: false,
             is_draining: false,
@@ -138,8 +138,8 @@ impl Link {
         // Not put off again and again by calls that come one after the other, and
         // not where calls come so fast that the reserve is for those to come.
         let is_calm = self.wanted(now) <= self.config.floor;
-        if is_calm && self.paused_until <= now {
-            self.paused_until = now + REFILL_PAUSE;
+        if is_calm && self.paused_until.is_none() {
+            self.paused_until = Some(now + REFILL_PAUSE);
         }
         true
     }
@@ -185,9 +185,23 @@ impl Link {
 
     /// When refilling goes on, if there is something to refill.
     pub(super) fn refills_at(&self) -> Moment {
-        match self.reserve() {
-            0 => self.refill_at,
-            _ => self.refill_at.max(self.paused_until),
+        match self.paused_until {
+            Some(until) if self.reserve() > 0 => self.refill_at.max(until),
+            _ => self.refill_at,
+        }
+    }
+
+    /// Ends a pause whose time has come.
+    pub(super) fn end_pause(&mut self, now: Moment) {
+        self.paused_until = self.paused_until.filter(|until| *until > now);
+    }
+
+    /// What it will start in reserve when its pause is over, and has been given
+    /// room for.
+    pub(super) fn promised(&self) -> usize {
+        match self.paused_until {
+            Some(_) if self.reserve() > 0 => self.wanted_at_rest().saturating_sub(self.reserve()),
+            _ => 0,
         }
     }
 

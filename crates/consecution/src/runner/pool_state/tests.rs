@@ -395,6 +395,10 @@ fn of_more_links_than_there_is_room_for_those_in_use_are_warm() {
     for round in 0..200 {
         for link in [&links[7], &links[50], &links[99]] {
             now += 10 * MS;
+            for link in &links {
+                state.tick(*link, now);
+            }
+            settle(&mut state, now);
             match state.take(*link, now) {
                 Take::Idle => {}
                 Take::Wait(_) => misses += 1,
