@@ -56,9 +56,9 @@ pub(crate) struct ProcessLimits {
     link_processes_max: Option<u64>,
 }
 
-/// Raises what has to be raised, for which it takes a capability (CAP_SYS_RESOURCE)
-/// of the host: before the process is in a user namespace. Where that is refused, [`set`] goes by
-/// what there is.
+/// Raises what has to be raised, for which it takes a capability of the host
+/// (CAP_SYS_RESOURCE): before the process is in a user namespace. Where that is
+/// refused, [`set`] goes by what there is.
 pub(crate) fn raise() {
     let bound = std::fs::read_to_string(OPEN_FILES_BOUND);
     let bound = bound.ok().and_then(|bound| bound.trim().parse().ok());

@@ -469,13 +469,20 @@ impl StringArray {
 mod tests {
     use super::*;
 
+    /// Some seconds.
+    const TURNS_MAX: u32 = 10_000_000;
+
     enum Waiting {}
 
     impl Life for Waiting {
         type Argument = AtomicI32;
 
         fn live(go_on: &'static AtomicI32) -> ! {
-            while go_on.load(Ordering::Acquire) == 0 {
+            // Not for ever, should the test have failed.
+            for _ in 0..TURNS_MAX {
+                if go_on.load(Ordering::Acquire) != 0 {
+                    break;
+                }
                 // Never fails, and so leaves errno alone.
                 std::thread::yield_now();
             }

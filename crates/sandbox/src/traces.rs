@@ -4,8 +4,9 @@
 //!
 //! What a process may change that outlives it: what is in its private folders,
 //! or how they look; shared memory, semaphores and messages; other processes; and
-//! sockets in messages to themselves (`network.rs`), with what they hold. All else that it can reach is read-only, is its own, or (init's
-//! priority, its limits) is kept from it by the system call filter.
+//! sockets in messages to themselves (`network.rs`), with what they hold. All else
+//! that it can reach is read-only, is its own, or (init's priority, its limits) is
+//! kept from it by the system call filter.
 //!
 //! In the zygote's memory, by the rules of `sys.rs`.
 
