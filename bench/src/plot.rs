@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use crate::report::{Findings, Row, Unit};
 
-const WIDTH: f64 = 760.0;
-const LABELS_WIDTH: f64 = 330.0;
+const WIDTH: f64 = 860.0;
+const LABELS_WIDTH: f64 = 430.0;
 const VALUES_WIDTH: f64 = 60.0;
 const HEADING_HEIGHT: f64 = 48.0;
 const ROW_HEIGHT: f64 = 30.0;
