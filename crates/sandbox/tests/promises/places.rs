@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 
 use sandbox::{Event, Network, Spec};
 
-use crate::support::{Output, Running, Setup, eventually, exited, promises};
+use crate::support::{Output, Running, Setup, exited, promises};
 
 /// Says the number of the process, which is 2 for the first in a place.
 const ON_REQUEST: &str = "echo $$; read what; $what";
@@ -18,23 +18,12 @@ fn number(output: &Output) -> u32 {
 /// What the kernel collects some time after its process is gone.
 const COLLECTED: [&str; 2] = ["socket", "unnamed-file"];
 
-/// What the kernel says while it has not collected yet what others of the same
-/// user of the host have left in messages.
-const TOO_MANY: &str = "Too many references";
-
 /// Runs `traces` one after the other, and after each what looks for it.
 fn is_seen_by_none(setup: &Setup, spec: &Spec, traces: &[&str]) {
     let zygote = setup.open(spec);
     for trace in traces {
         let run = |input: &str| Running::start(&zygote).finish(input.as_bytes());
-        let mut output = run(&format!("attack trace {trace}\n"));
-        eventually("few descriptors are on their way", || {
-            let are_many = output.stdout.contains(TOO_MANY);
-            if are_many {
-                output = run(&format!("attack trace {trace}\n"));
-            }
-            !are_many
-        });
+        let output = run(&format!("attack trace {trace}\n"));
         let said = output.stdout.lines().nth(1);
         if *trace == "attribute" && said == Some("Operation not supported") {
             // Before Linux 6.6.
@@ -108,17 +97,7 @@ promises! {
         for _ in 0..5 {
             let mut killed = Running::start(&zygote);
             killed.tell("attack trace socket and-wait");
-            let mut said = killed.line();
-            eventually("few descriptors are on their way", || {
-                let are_many = said.contains(TOO_MANY);
-                if are_many {
-                    killed = Running::start(&zygote);
-                    killed.tell("attack trace socket and-wait");
-                    said = killed.line();
-                }
-                !are_many
-            });
-            assert_eq!(said, "left");
+            assert_eq!(killed.line(), "left");
             killed.process.kill();
             while killed.event() != Event::Gone {}
             let next = Running::start(&zygote).finish(b"attack look\n");
