@@ -164,6 +164,12 @@ pub(crate) struct Setup {
 
 impl Setup {
     pub(crate) fn new() -> Setup {
+        // As a runner does: what a command has on its way is held against us, too,
+        // where we are the same user.
+        let files = rustix::process::Resource::Nofile;
+        let mut limit = rustix::process::getrlimit(files);
+        limit.current = limit.maximum;
+        rustix::process::setrlimit(files, limit).unwrap();
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let root = folder.path().join("root");
