@@ -119,6 +119,22 @@ async fn links_that_were_taken_together_are_made_again_together() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_lost_call_did_not_write_does_not_count_once_it_is_made_again() {
+    for manner in MANNERS {
+        let (first, calls) = in_turn([
+            fake::joining([losing(1, &[], manner), fake::reverse()]),
+            // Taken alone: the link behind it is asked for, and gets a cut.
+            losing(1, &["so"], manner),
+            fake::joining([fake::echo(), fake::reverse()]),
+        ]);
+        let chain = open([first, fake::reverse()]).await;
+        let result = timeout(Duration::from_secs(5), chain.portal.send("some"));
+        assert_eq!(result.await.unwrap().unwrap(), "emos", "{manner:?}");
+        assert_eq!(calls.load(Ordering::SeqCst), 3);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_chain_of_calls_that_were_taken_together_goes_on_behind_them() {
     let (first, calls) = in_turn([
         fake::joining([losing(1, &["so"], Manner::Cut), fake::echo()]),

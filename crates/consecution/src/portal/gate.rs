@@ -96,8 +96,7 @@ impl Judge for Between {
     }
 
     fn broke(&self, cut: &Cut) {
-        // The first break is the one that counts.
-        let _ = self.notes.output_cut[self.index].set(Arc::clone(&cut.reason));
+        self.notes.broke(self.index, cut);
     }
 }
 
@@ -108,6 +107,8 @@ pub(super) struct Output {
     run: PendingReport,
     /// Dropped when nothing more will be read; this is how the run knows.
     reading: Option<oneshot::Sender<()>>,
+    /// The last link's.
+    index: usize,
     notes: Arc<Notes>,
 }
 
@@ -127,6 +128,7 @@ impl Output {
         last: oneshot::Receiver<Body>,
         run: PendingReport,
         reading: oneshot::Sender<()>,
+        index: usize,
         notes: Arc<Notes>,
     ) -> Output {
         let state = OutputState::Waiting(last);
@@ -134,6 +136,7 @@ impl Output {
             state,
             run,
             reading: Some(reading),
+            index,
             notes,
         }
     }
@@ -174,9 +177,7 @@ impl Stream for Output {
                 OutputState::Reading(body) => match ready!(body.poll_next_unpin(context)) {
                     Some(Ok(chunk)) => return Poll::Ready(Some(Ok(chunk))),
                     Some(Err(cut)) => {
-                        if let Some(last) = output.notes.output_cut.last() {
-                            let _ = last.set(cut.reason);
-                        }
+                        output.notes.broke(output.index, &cut);
                         output.hold();
                     }
                     None => output.hold(),

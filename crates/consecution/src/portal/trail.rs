@@ -11,7 +11,7 @@ use bytes::Bytes;
 use chain::Chain;
 
 use super::failure::{ChainError, FailureReason, LinkReport, Report};
-use crate::transport::{Ending, Outcome};
+use crate::transport::{Cut, Ending, Outcome};
 
 /// What is known of a run.
 pub(super) struct Trail {
@@ -38,8 +38,6 @@ enum LinkEnd {
 pub(super) struct Notes {
     /// Why the body that the caller gave broke off, if it did.
     pub(super) input_cut: OnceLock<Arc<str>>,
-    /// Why what a link wrote broke off, for each link where it did.
-    pub(super) output_cut: Vec<OnceLock<Arc<str>>>,
     /// How it is with the call of each link.
     calls: Vec<Mutex<CallNotes>>,
 }
@@ -53,16 +51,20 @@ pub(super) struct CallNotes {
     pub(super) runner: Option<Arc<str>>,
     /// It was taken together with the link before it.
     pub(super) is_joined: bool,
+    /// Why what it wrote since then broke off, if it did.
+    pub(super) output_cut: Option<Arc<str>>,
 }
 
 impl Notes {
-    /// A runner has taken the call of that link, and so many behind it.
+    /// A runner has taken the call of that link, and so many behind it. What
+    /// became of an earlier call of theirs counts no more.
     pub(super) fn taken(&self, index: usize, joined: usize, runner: Option<&Arc<str>>) {
         for at in index..=index + joined {
             *self.call(at) = CallNotes {
                 untaken: None,
                 runner: runner.cloned(),
                 is_joined: at > index,
+                output_cut: None,
             };
         }
     }
@@ -70,6 +72,13 @@ impl Notes {
     /// Nobody has taken the call of that link so far, for this reason.
     pub(super) fn untaken(&self, index: usize, reason: FailureReason) {
         self.call(index).untaken = Some(reason);
+    }
+
+    /// What that link wrote has broken off. The first break is the one that
+    /// counts.
+    pub(super) fn broke(&self, index: usize, cut: &Cut) {
+        let reason = || Arc::clone(&cut.reason);
+        self.call(index).output_cut.get_or_insert_with(reason);
     }
 
     /// How it is with the call of that link now.
@@ -90,7 +99,6 @@ impl Trail {
         Trail {
             notes: Arc::new(Notes {
                 input_cut: OnceLock::new(),
-                output_cut: (0..links).map(|_| OnceLock::new()).collect(),
                 calls: (0..links).map(|_| Mutex::default()).collect(),
             }),
             links: (0..links).map(|_| None).collect(),
@@ -172,10 +180,8 @@ impl Trail {
             LinkEnd::Ended(outcome) => outcome,
         };
         let broken = || {
-            self.notes.output_cut[index]
-                .get()
-                .cloned()
-                .map(FailureReason::Lost)
+            let notes = self.notes.of_call(index);
+            notes.output_cut.map(FailureReason::Lost)
         };
         match &outcome.ending {
             Ending::Exited(code) if self.chain.links[index].accepts(*code) => broken(),

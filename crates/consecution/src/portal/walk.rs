@@ -82,9 +82,9 @@ impl Walk {
             trace,
             stderr,
         };
-        let notes = walk.trail.notes();
+        let (index, notes) = (walk.portal.chain.links.len() - 1, walk.trail.notes());
         let report = PendingReport::new(walk.run(body, drained).boxed());
-        let body = Body::of(Output::new(last, report.clone(), reading, notes));
+        let body = Body::of(Output::new(last, report.clone(), reading, index, notes));
         ChainReply { body, report }
     }
 
