@@ -1,7 +1,7 @@
 # The only commands; what runs in continuous integration calls them too.
 # Each one gets what it needs first: see scripts/setup.
 
-.PHONY: help demo demo-network test test-vm check fuzz bench
+.PHONY: help demo demo-network test test-vm test-asan check fuzz bench
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -22,6 +22,10 @@ test: ## run all tests
 test-vm: ## the sandbox's promises on Debian's kernel, with cgroups of version 2, under qemu
 	@scripts/setup test-vm
 	@scripts/test-vm
+
+test-asan: ## the unit tests of the sandbox with AddressSanitizer
+	@scripts/setup test-asan
+	@scripts/test-asan
 
 check: ## formatting, lints, documentation
 	@scripts/setup check
