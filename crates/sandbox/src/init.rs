@@ -142,12 +142,17 @@ fn run(slot: &'static Slot) -> Result<std::convert::Infallible, Failed> {
     }
     loop {
         let status = reap_until_gone(command);
-        let is_traceless = is_traceless(slot, before.as_ref());
-        let report = Report::Exited {
-            status,
-            is_traceless,
-        };
-        if tell(slot, report, None).is_err() || !is_traceless || !is_asked_again(slot) {
+        let is_alone = call::is_childless();
+        let exited = Report::Exited { status, is_alone };
+        if tell(slot, exited, None).is_err() || !is_alone {
+            call::exit(0);
+        }
+        // The runner waits for that, and the kernel likes to wake it where we are.
+        call::yield_processor();
+        if !is_traceless(slot, before.as_ref())
+            || tell(slot, Report::Traceless, None).is_err()
+            || !is_asked_again(slot)
+        {
             call::exit(0);
         }
         command = start_command(slot)?;
@@ -157,15 +162,13 @@ fn run(slot: &'static Slot) -> Result<std::convert::Infallible, Failed> {
     }
 }
 
-/// Is everything here as it was before the first command began?
+/// Is everything here as it was before the first command began? To be asked when
+/// nobody is left who might change something yet.
 fn is_traceless(slot: &Slot, before: Option<&Traces>) -> bool {
     let (Some(folders), Some(before)) = (&slot.plan.changeable, before) else {
         return false;
     };
-    // First whether anybody is left, who might change something yet.
-    call::is_childless()
-        && network::has_no_sockets()
-        && traces::find(folders).is_ok_and(|now| now == *before)
+    network::has_no_sockets() && traces::find(folders).is_ok_and(|now| now == *before)
 }
 
 /// Waits until the runner wants another process here, or wants none any more.

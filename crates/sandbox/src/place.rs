@@ -1,15 +1,20 @@
-//! Places whose last process has left no trace, for the next processes.
+//! Places whose last process is over, for the next processes, if it has left no
+//! trace there.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fd::OwnedFd;
+use rustix::net::RecvFlags;
+
+use crate::wire::{Report, receive};
 
 /// How many places of a link wait for a process; each keeps an init and its
 /// namespaces, some 100 KiB of the kernel's memory. Where processes come and go,
 /// few wait at a time.
 const WAITING_MAX: usize = 16;
 
-/// A place that waits: its init exits when the control socket is closed.
+/// A place that waits: its init exits when the control socket is closed, or when
+/// it has found a trace.
 #[derive(Debug)]
 pub(crate) struct Place {
     pub(crate) control: OwnedFd,
@@ -21,13 +26,44 @@ pub(crate) struct Place {
 #[derive(Debug, Default)]
 pub(crate) struct Places(Mutex<Vec<Place>>);
 
+/// What init has found in a place.
+enum Finding {
+    /// It is still looking.
+    NotYet,
+    NoTrace,
+    /// A trace, and has gone; or it is gone whatever it has found.
+    Gone,
+}
+
+impl Place {
+    fn finding(&self) -> Finding {
+        match receive(&self.control, RecvFlags::DONTWAIT) {
+            Ok(Some(message)) => match Report::from_bytes(&message.bytes) {
+                Some(Report::Traceless) => Finding::NoTrace,
+                _ => Finding::Gone,
+            },
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Finding::NotYet,
+            Ok(None) | Err(_) => Finding::Gone,
+        }
+    }
+}
+
 impl Places {
-    /// The one that was used last, whose memory is at hand.
+    /// One without a trace: of those the one that was used last, whose memory is
+    /// at hand. Places with a trace that are come across go.
     pub(crate) fn take(&self) -> Option<Place> {
-        self.lock().pop()
+        let mut waiting = self.lock();
+        for at in (0..waiting.len()).rev() {
+            match waiting[at].finding() {
+                Finding::NotYet => {}
+                Finding::NoTrace => return Some(waiting.remove(at)),
+                Finding::Gone => drop(waiting.remove(at)),
+            }
+        }
+        None
     }
 
-    /// Keeps a place, unless there are enough.
+    /// Keeps the place of a process that is over, unless there are enough.
     pub(crate) fn give_back(&self, place: Place) {
         let mut waiting = self.lock();
         if waiting.len() < WAITING_MAX {

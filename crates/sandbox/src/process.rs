@@ -40,9 +40,9 @@ pub struct Process {
     /// Of its init, which sends it when the command has been executed; the first
     /// one in a place.
     pidfd: Option<OwnedFd>,
-    /// Where its place goes, if it leaves no trace there.
+    /// Where its place goes, which may turn out to be without a trace of it.
     places: Weak<Places>,
-    is_traceless: bool,
+    is_over: bool,
     /// Events that were received before anybody asked for them.
     early: VecDeque<Event>,
     /// Given back when the process is gone.
@@ -96,7 +96,7 @@ impl Process {
             control: Some(control),
             pidfd,
             places: Arc::downgrade(places),
-            is_traceless: false,
+            is_over: false,
             early: VecDeque::new(),
             cgroup,
         }
@@ -108,7 +108,7 @@ impl Process {
 
     /// Is it gone, and has left nothing behind that still runs?
     pub fn is_over(&self) -> bool {
-        self.is_traceless
+        self.is_over
     }
 
     /// The next event, or `None` if there is none yet: then its descriptor tells
@@ -121,7 +121,7 @@ impl Process {
     pub fn next_event(&mut self) -> io::Result<Option<Event>> {
         match self.early.pop_front() {
             Some(event) => Ok(Some(event)),
-            None if self.is_traceless => Ok(Some(Event::Gone)),
+            None if self.is_over => Ok(Some(Event::Gone)),
             None => self.receive_event(),
         }
     }
@@ -146,14 +146,12 @@ impl Process {
                 Ok(Some(Event::Started))
             }
             Some(Report::Failed(step, errno)) => Ok(Some(Event::Failed(step, errno))),
-            Some(Report::Exited {
-                status,
-                is_traceless,
-            }) => {
-                self.is_traceless = is_traceless;
+            Some(Report::Exited { status, is_alone }) => {
+                self.is_over = is_alone;
                 Ok(Some(Event::Exited(WaitStatus::from_raw(status))))
             }
-            None => Err(io::ErrorKind::InvalidData.into()),
+            // It comes only after the last event.
+            Some(Report::Traceless) | None => Err(io::ErrorKind::InvalidData.into()),
         }
     }
 
@@ -166,7 +164,7 @@ impl Process {
     /// Kills the process and all that it started; needs no wait. `Gone` follows,
     /// unless the command was faster.
     pub fn kill(&mut self) {
-        if self.is_traceless {
+        if self.is_over {
             return;
         }
         self.places = Weak::new();
@@ -193,7 +191,7 @@ impl Process {
     pub fn kill_and_wait(&mut self) {
         self.kill();
         if let Some(pidfd) = &self.pidfd
-            && !self.is_traceless
+            && !self.is_over
         {
             // Init's is readable when the kernel has killed all that is left in
             // its namespace, and not before.
@@ -207,7 +205,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
-        if self.is_traceless
+        if self.is_over
             && let Some(places) = self.places.upgrade()
             && let (Some(control), Some(pidfd)) = (self.control.take(), self.pidfd.take())
         {

@@ -76,9 +76,12 @@ pub(crate) enum Report {
     Started,
     /// It has not: this step failed with this error number.
     Failed(Step, i32),
-    /// The command is gone, with this wait status. If it has left no trace, init
-    /// waits for the next [`START`]; else it exits.
-    Exited { status: i32, is_traceless: bool },
+    /// The command is gone, with this wait status; alone, if nothing that it has
+    /// started runs any more. Else init exits.
+    Exited { status: i32, is_alone: bool },
+    /// The command that was gone has left no trace, and init waits for the next
+    /// [`START`]. Where it has left one, init exits instead.
+    Traceless,
 }
 
 /// The length of a [`Report`].
@@ -89,10 +92,8 @@ impl Report {
         let words = match self {
             Report::Started => [1, 0, 0],
             Report::Failed(step, errno) => [2, step as u32, errno.cast_unsigned()],
-            Report::Exited {
-                status,
-                is_traceless,
-            } => [3, status.cast_unsigned(), u32::from(is_traceless)],
+            Report::Exited { status, is_alone } => [3, status.cast_unsigned(), u32::from(is_alone)],
+            Report::Traceless => [4, 0, 0],
         };
         let [[a, b, c, d], [e, f, g, h], [i, j, k, l]] = words.map(u32::to_ne_bytes);
         [a, b, c, d, e, f, g, h, i, j, k, l]
@@ -113,8 +114,9 @@ impl Report {
             )),
             3 => Some(Report::Exited {
                 status: first.cast_signed(),
-                is_traceless: second != 0,
+                is_alone: second != 0,
             }),
+            4 => Some(Report::Traceless),
             _ => None,
         }
     }
@@ -196,12 +198,13 @@ mod tests {
             Report::Failed(Step::Execute, libc::ENOENT),
             Report::Exited {
                 status: 0x7f00,
-                is_traceless: true,
+                is_alone: true,
             },
             Report::Exited {
                 status: 9,
-                is_traceless: false,
+                is_alone: false,
             },
+            Report::Traceless,
         ] {
             assert_eq!(Report::from_bytes(&report.to_bytes()), Some(report));
         }

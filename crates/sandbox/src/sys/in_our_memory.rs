@@ -397,6 +397,12 @@ pub(crate) fn close(descriptor: i32) -> Result<(), Errno> {
     unsafe { syscall(libc::SYS_close, [descriptor as usize, 0, 0, 0, 0, 0]) }.map(drop)
 }
 
+/// Lets others run on this processor first.
+pub(crate) fn yield_processor() {
+    // SAFETY: changes no memory. It never fails.
+    let _ = unsafe { syscall(libc::SYS_sched_yield, [0; 6]) };
+}
+
 pub(crate) fn new_session() -> Result<(), Errno> {
     // SAFETY: changes nothing but the session of this process.
     unsafe { syscall(libc::SYS_setsid, [0; 6]) }.map(drop)

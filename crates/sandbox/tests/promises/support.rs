@@ -404,6 +404,10 @@ impl Running {
             (read_to_end(&self.stdout), stderr.join().unwrap())
         });
         let last = self.last_event();
+        // Init has looked for traces, so that it is certain whether its place is
+        // used again.
+        let deadline = Instant::now() + PATIENCE;
+        assert!(readable(&self.process, deadline), "init said nothing");
         Output {
             stdout,
             stderr,
