@@ -35,7 +35,7 @@ pub(crate) struct Arguments {
 pub(crate) fn portal(arguments: Arguments) -> anyhow::Result<u8> {
     let chains = chain_file::read_all(&arguments.chains)?;
     http::raise_open_files();
-    super::on_all_cores(run(arguments, chains))?;
+    super::serving(run(arguments, chains))?;
     Ok(0)
 }
 

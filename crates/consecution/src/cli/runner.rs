@@ -66,7 +66,7 @@ pub(crate) fn runner(global: &Global, arguments: Arguments) -> anyhow::Result<u8
     http::raise_open_files();
     let images = super::images::source(global, progress::on_terminal())?;
     let rules = arguments.sandboxing.rules(global)?;
-    super::on_all_cores(run(arguments, images, rules))?;
+    super::serving(run(arguments, images, rules))?;
     Ok(0)
 }
 

@@ -45,7 +45,7 @@ pub(crate) fn serve(global: &Global, arguments: Arguments) -> anyhow::Result<u8>
     http::raise_open_files();
     let images = super::images::source(global, progress::on_terminal())?;
     let rules = arguments.sandboxing.rules(global)?;
-    super::on_all_cores(run(arguments, chains, images, rules))?;
+    super::serving(run(arguments, chains, images, rules))?;
     Ok(0)
 }
 
