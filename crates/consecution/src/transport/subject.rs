@@ -3,9 +3,13 @@
 //! What they mean, and what may stand in them, is described for writers of
 //! other clients in `docs/protocol.md`.
 
+use std::sync::LazyLock;
+
 use async_nats::HeaderName;
 use async_nats::header::IntoHeaderName;
 use chain::LinkId;
+
+use super::FOLLOWING_MAX;
 
 /// The queue group of those who serve a link: each request goes to one of them.
 pub const QUEUE_GROUP: &str = "runners";
@@ -51,12 +55,34 @@ pub static ERROR_CODE: HeaderName = HeaderName::from_static("Nats-Service-Error-
 /// In a reply: what went wrong, in a line; NATS services have it.
 pub static ERROR: HeaderName = HeaderName::from_static("Nats-Service-Error");
 
-/// The header of that name, such as [`ENDING`], that is about the link in that
-/// place of a call, counted from 1, where that was joined.
-pub fn of_place(name: &HeaderName, place: usize) -> HeaderName {
-    let name: &str = name.as_ref();
-    format!("{name}-{place}").into_header_name()
+/// The headers of a reply that are about one of the links of a call.
+pub struct OfLink {
+    /// As [`ENDING`].
+    pub ending: HeaderName,
+    /// As [`ELAPSED_US`].
+    pub elapsed_us: HeaderName,
+    /// As [`STDERR`].
+    pub stderr: HeaderName,
 }
+
+/// For each link of a call: first the one that was called, and then those that
+/// may be joined, whose headers have their place, counted from 1, behind the name.
+pub static OF_LINKS: LazyLock<[OfLink; 1 + FOLLOWING_MAX]> = LazyLock::new(|| {
+    std::array::from_fn(|at| {
+        let of_link = |name: &HeaderName| match at {
+            0 => name.clone(),
+            _ => {
+                let name: &str = name.as_ref();
+                format!("{name}-{}", at + 1).into_header_name()
+            }
+        };
+        OfLink {
+            ending: of_link(&ENDING),
+            elapsed_us: of_link(&ELAPSED_US),
+            stderr: of_link(&STDERR),
+        }
+    })
+});
 
 /// The version of the protocol of frames that is spoken here.
 pub const STREAM_VERSION: &str = "1";

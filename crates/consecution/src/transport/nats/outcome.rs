@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use async_nats::{HeaderMap, HeaderName};
+use async_nats::HeaderMap;
 
 use super::head::{
     self, Malformed, REASON_BYTES_MAX, bad, escape_end, line, number, shortened, text_of, value,
     write_error,
 };
-use crate::transport::subject::{self, ELAPSED_US, ENDING, STDERR};
-use crate::transport::{Ending, FOLLOWING_MAX, Outcome, STDERR_TAIL_BYTES_MAX};
+use crate::transport::subject::{ENDING, OF_LINKS, OfLink};
+use crate::transport::{Ending, Outcome, STDERR_TAIL_BYTES_MAX};
 
 /// How much of a line of standard error stands in the one line about a failure.
 const LINE_BYTES_MAX: usize = 200;
@@ -24,22 +24,21 @@ const JOINED_REASON_BYTES_MAX: usize = 64;
 /// # Errors
 /// The headers do not say so.
 pub(super) fn read(headers: &HeaderMap) -> Result<Outcome, Malformed> {
-    let mut outcome = read_link(headers, 1)?;
-    for place in 2..=1 + FOLLOWING_MAX {
-        if value(headers, &of_place(&ENDING, place)).is_none() {
-            break;
+    let mut links = Vec::new();
+    for of_link in OF_LINKS.iter() {
+        match value(headers, &of_link.ending) {
+            Some(ending) => links.push(read_link(headers, of_link, ending)?),
+            None => break,
         }
-        outcome.joined.push(read_link(headers, place)?);
     }
-    Ok(outcome)
+    Outcome::of_links(links).ok_or_else(|| bad(&ENDING, "", "no such ending"))
 }
 
-fn read_link(headers: &HeaderMap, place: usize) -> Result<Outcome, Malformed> {
-    let of_link = |name| value(headers, &of_place(name, place));
-    let ending = of_link(&ENDING).unwrap_or_default();
+fn read_link(headers: &HeaderMap, of_link: &OfLink, ending: &str) -> Result<Outcome, Malformed> {
     let ending = ending_of(ending).ok_or_else(|| bad(&ENDING, ending, "no such ending"))?;
-    let elapsed = of_link(&ELAPSED_US).and_then(number).unwrap_or(0);
-    let mut stderr = head::unescape(of_link(&STDERR).unwrap_or_default());
+    let elapsed = value(headers, &of_link.elapsed_us).and_then(number);
+    let elapsed = elapsed.unwrap_or(0);
+    let mut stderr = head::unescape(value(headers, &of_link.stderr).unwrap_or_default());
     let surplus = stderr.len().saturating_sub(STDERR_TAIL_BYTES_MAX);
     stderr.drain(..surplus);
     Ok(Outcome {
@@ -62,21 +61,16 @@ fn ending_of(text: &str) -> Option<Ending> {
     })
 }
 
-/// The header of that name that is about the link in that place of the call,
-/// counted from 1.
-fn of_place(name: &HeaderName, place: usize) -> HeaderName {
-    match place {
-        1 => name.clone(),
-        _ => subject::of_place(name, place),
-    }
-}
-
 /// Adds how a call ended. Of standard error the end, no more than `room` bytes
 /// over all links as written.
 pub(super) fn write(headers: &mut HeaderMap, outcome: &Outcome, runner: &str, room: usize) {
     let share = room / (1 + outcome.joined.len());
-    for (at, link) in outcome.links().enumerate() {
-        write_link(headers, at + 1, link, share);
+    for (at, (link, of_link)) in outcome.links().zip(OF_LINKS.iter()).enumerate() {
+        let reason_bytes_max = match at {
+            0 => REASON_BYTES_MAX,
+            _ => JOINED_REASON_BYTES_MAX,
+        };
+        write_link(headers, of_link, link, reason_bytes_max, share);
     }
     // The first one that failed is to blame for what the others did.
     let mut links = outcome.links().enumerate();
@@ -90,11 +84,13 @@ pub(super) fn write(headers: &mut HeaderMap, outcome: &Outcome, runner: &str, ro
     }
 }
 
-fn write_link(headers: &mut HeaderMap, place: usize, link: &Outcome, room: usize) {
-    let reason_bytes_max = match place {
-        1 => REASON_BYTES_MAX,
-        _ => JOINED_REASON_BYTES_MAX,
-    };
+fn write_link(
+    headers: &mut HeaderMap,
+    of_link: &OfLink,
+    link: &Outcome,
+    reason_bytes_max: usize,
+    room: usize,
+) {
     let ending = match &link.ending {
         Ending::Exited(code) => format!("exited {code}"),
         Ending::Signalled(signal) => format!("signalled {signal}"),
@@ -103,11 +99,11 @@ fn write_link(headers: &mut HeaderMap, place: usize, link: &Outcome, room: usize
         Ending::DeadlinePassed => "deadline".to_owned(),
         Ending::Lost(reason) => format!("lost {}", shortened(reason, reason_bytes_max)),
     };
-    headers.insert(of_place(&ENDING, place), ending);
+    headers.insert(of_link.ending.clone(), ending);
     let elapsed = u64::try_from(link.elapsed.as_micros()).unwrap_or(u64::MAX);
-    headers.insert(of_place(&ELAPSED_US, place), elapsed.to_string());
+    headers.insert(of_link.elapsed_us.clone(), elapsed.to_string());
     if !link.stderr.is_empty() {
-        headers.insert(of_place(&STDERR, place), escape_end(&link.stderr, room));
+        headers.insert(of_link.stderr.clone(), escape_end(&link.stderr, room));
     }
 }
 
@@ -142,6 +138,7 @@ fn said(stderr: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::{FOLLOWING_MAX, subject};
 
     fn exited(code: u8, stderr: &'static str) -> Outcome {
         Outcome {
