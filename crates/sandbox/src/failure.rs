@@ -139,6 +139,9 @@ impl Failure {
             (Step::EnterWorkingDirectory, libc::ENOENT) => {
                 Some("create it in the image, or set WorkingDirectory")
             }
+            (Step::FindCommand | Step::EnterWorkingDirectory, libc::ELOOP) => Some(
+                "what a process has open or executes, as in /proc/self/fd, is no part of an image: name the file itself",
+            ),
             (Step::FindCommand, libc::EACCES) => Some("make it executable in the image: chmod +x"),
             (Step::Execute, libc::ENOENT) => Some(
                 "the file is there, but what it needs to run is not: its interpreter (first line) or its \
