@@ -434,6 +434,33 @@ static int other_sockets(void) {
   return opens_socket(AF_INET, SOCK_RAW, IPPROTO_ICMP) || opens_socket(AF_INET6, SOCK_RAW, IPPROTO_ICMPV6);
 }
 
+// What the kernel keeps for native asynchronous I/O is bounded for the host as a
+// whole (fs.aio-max-nr): one process could have all of it.
+static int native_aio(void) {
+  unsigned long context = 0;
+  return syscall(SYS_io_setup, 1, &context) == 0 || errno != ENOSYS || syscall(SYS_io_destroy, context) == 0 ||
+         errno != ENOSYS;
+}
+
+// Huge pages are the host's own store, which no limit on memory counts. Each size
+// that there may be; and with the error that is ours, since the kernel has another
+// where it has none.
+static int huge_pages(void) {
+  const int sizes[] = {0, 16, 21, 25, 30, 34};
+  for (size_t at = 0; at < sizeof sizes / sizeof *sizes; at++) {
+    const int size = sizes[at] << 26;  // MAP_HUGE_SHIFT
+    if (mmap(NULL, 1 << 21, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | size, -1, 0) != MAP_FAILED ||
+        errno != ENOMEM || mmap(NULL, 1 << 21, PROT_READ, MAP_SHARED | MAP_HUGETLB | size, -1, 0) != MAP_FAILED ||
+        errno != ENOMEM)
+      return 1;
+    if (memfd_create("huge", MFD_HUGETLB | (unsigned)size) >= 0 || errno != EPERM) return 1;
+    if (shmget(IPC_PRIVATE, 1 << 21, SHM_HUGETLB | size | IPC_CREAT | 0600) >= 0 || errno != EPERM) return 1;
+  }
+  // What is not huge is there.
+  int plain = memfd_create("plain", 0);
+  return plain < 0 || close(plain) != 0;
+}
+
 static void all(const char *folder, int port, const char *name) {
   char marker[4096];
   snprintf(marker, sizeof marker, "%s/marker", folder);
@@ -504,6 +531,8 @@ static void all(const char *folder, int port, const char *name) {
   TRY("privileged-file", makes_privileged_file());
   TRY("raise-limits", raises_limits());
   TRY("dump-core", dumps_core());
+  TRY("asynchronous-io-of-the-host", native_aio());
+  TRY("huge-pages-of-the-host", huge_pages());
   TRY("personality", personality(0x0040000 /* ADDR_NO_RANDOMIZE */) != -1);
   TRY("become-another-user", getuid() != 0 && (setuid(0) == 0 || setgid(0) == 0));
 }
