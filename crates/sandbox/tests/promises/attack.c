@@ -11,6 +11,10 @@
 //                                     whoever runs the runner; keeps them
 //   attack calls                      which system calls exist for it
 //   attack leave | attack look        whether two processes can meet
+//   attack held PATH READ             two descriptors of the program that it was before,
+//                                     the first one of its path alone
+//   attack without-landlock PROGRAM…  executes it as on a kernel without Landlock: on
+//                                     the host, not in a sandbox
 //   attack trace KIND [and-wait]      leaves one where the next process is, undone
 //                                     as far as that goes, and says "left"
 #define _GNU_SOURCE
@@ -18,7 +22,9 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
 #include <linux/landlock.h>
+#include <linux/seccomp.h>
 #include <linux/netlink.h>
 #include <mqueue.h>
 #include <netinet/in.h>
@@ -135,6 +141,38 @@ static int own_program_written(void) {
   for (size_t at = 0; at < 3; at++)
     if (opens(paths[at], O_WRONLY) || opens(paths[at], O_RDWR | O_TRUNC) || chmod(paths[at], 0777) == 0) return 1;
   return 0;
+}
+
+static int knows_the_seal_of_modes(void) {
+  int file = memfd_create("sealed", MFD_ALLOW_SEALING);
+  int knows = fcntl(file, F_ADD_SEALS, 0x20 /* F_SEAL_EXEC, of Linux 6.3 */) == 0;
+  close(file);
+  return knows;
+}
+
+// The same when the process executes it no more, by what it has kept of it. That
+// somebody else still does (the zygote) is no answer: that may change.
+static void held(const char *by_path, int to_read) {
+  char path[64];
+  snprintf(path, sizeof path, "/proc/self/fd/%s", by_path);
+  const int flags[] = {O_WRONLY, O_RDWR, O_WRONLY | O_APPEND, O_WRONLY | O_TRUNC};
+  int changed = 0, busy = 0, last = 0;
+  for (size_t at = 0; at < 4; at++) {
+    int file = open(path, flags[at] | O_CLOEXEC);
+    last = errno;
+    if (file >= 0) changed |= write(file, "x", 1) > 0 || ftruncate(file, 0) == 0 || fallocate(file, 0, 0, 1 << 26) == 0;
+    if (file < 0) busy |= last == ETXTBSY;
+  }
+  changed |= truncate(path, 0) == 0 || ftruncate(to_read, 0) == 0 || write(to_read, "x", 1) > 0;
+  void *mapped = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, to_read, 0);
+  changed |= mapped != MAP_FAILED;
+  TRY("write-to-the-program-by-what-was-held", changed);
+  const int all = F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL;
+  int seals = fcntl(to_read, F_GET_SEALS);
+  int sealed = seals >= 0 && (seals & all) == all;
+  TRY("program-is-only-busy", busy && last != EROFS && !sealed);
+  TRY("mode-of-the-program", (chmod(path, 0) == 0 || fchmod(to_read, 0) == 0) && (!sealed || knows_the_seal_of_modes()));
+  TRY("link-to-the-program", linkat(AT_FDCWD, path, AT_FDCWD, "/tmp/linked", AT_SYMLINK_FOLLOW) == 0);
 }
 
 // The classic way out of a cgroup of version 1, with a namespace of one's own if
@@ -733,6 +771,21 @@ static int trace(const char *kind) {
   return 0;
 }
 
+static int without_landlock(char **program) {
+  struct sock_filter steps[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_landlock_create_ruleset, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  struct sock_fprog filter = {sizeof steps / sizeof *steps, steps};
+  // Root needs not give up new privileges for it, and others have none to gain.
+  if (geteuid() != 0 && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return 1;
+  if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter) != 0) return 1;
+  execv(program[0], program);
+  return 1;
+}
+
 int main(int count, char **arguments) {
   const char *what = count > 1 ? arguments[1] : "";
   setvbuf(stdout, NULL, _IOLBF, 0);
@@ -748,6 +801,10 @@ int main(int count, char **arguments) {
     calls();
   } else if (!strcmp(what, "leave")) {
     leave();
+  } else if (!strcmp(what, "without-landlock") && count > 2) {
+    return without_landlock(arguments + 2);
+  } else if (!strcmp(what, "held") && count == 4) {
+    held(arguments[2], atoi(arguments[3]));
   } else if (!strcmp(what, "trace") && count >= 3) {
     int is_left = trace(arguments[2]);
     puts(is_left ? "left" : strerror(errno));

@@ -21,6 +21,7 @@ mod many;
 mod namespaces;
 mod network;
 mod odd_images;
+mod own_program;
 mod places;
 mod privilege;
 mod proc_and_dev;
