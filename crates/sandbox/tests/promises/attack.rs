@@ -182,6 +182,33 @@ promises! {
         }
     }
 
+    // runc's CVE-2021-30465. Places are made for others while one swaps all that it can.
+    fn mount_points_that_are_swapped_move_nobodys_mounts(setup) {
+        let look = "cut -d' ' -f3-6 /proc/self/mountinfo | cut -d' ' -f2- | sort; ls -A / /tmp /run /var /var/tmp /dev";
+        for writable in [false, true] {
+            let spec = Spec { writable, ..setup.script("read what; eval \"$what\"") };
+            let zygote = setup.open(&spec);
+            let looks = || Running::start(&zygote).finish(format!("{look}\n").as_bytes()).success();
+            let before = looks();
+            let mut swapping = Running::start(&zygote);
+            swapping.tell("attack swap");
+            let mut swapped = Vec::new();
+            while swapped.last().is_none_or(|line| line != "swapping") {
+                swapped.push(swapping.line());
+            }
+            // What it has for itself it can swap; not what a mount lies on.
+            let own = ["/tmp/root", "/tmp/upper", "/tmp/work"];
+            assert!(own.iter().all(|own| swapped.iter().any(|line| line == own)), "{swapped:?}");
+            assert!(writable || swapped.len() == own.len() + 1, "{swapped:?}");
+            for _ in 0..20 {
+                assert_eq!(looks(), before);
+            }
+            assert_eq!(swapping.event(), Event::Started);
+            assert_eq!(swapping.process.next_event().unwrap(), None, "it swaps still");
+            assert_eq!(swapping.finish(b"").success(), "");
+        }
+    }
+
     fn a_fork_bomb_stops_and_hurts_nobody(setup) {
         let zygote = setup.open(&setup.script("read what; exec $what"));
         let mut bomb = Running::start(&zygote);
