@@ -63,7 +63,12 @@ fn without_cgroups_root_is_as_safe() {
     if !is_root() {
         return skip("this test needs root");
     }
-    for test in ["nothing_gives_way", "a_fork_bomb_stops_and_hurts_nobody"] {
+    for test in [
+        "nothing_gives_way",
+        "a_writable_root_gives_a_root_to_write_to",
+        "the_hosts_network_gives_the_hosts_network",
+        "a_fork_bomb_stops_and_hurts_nobody",
+    ] {
         let script =
             "umount -l /sys/fs/cgroup && ! grep -q cgroup /proc/self/mounts && exec \"$@\"";
         let mut command = Command::new("unshare");
@@ -146,10 +151,19 @@ promises! {
         }
     }
 
-    fn a_memory_limit_takes_nothing_away_from_it(setup) {
+    fn limits_take_nothing_away_from_it(setup) {
         // Where none can be kept, none is asked for either.
-        let limits = Limits { memory_bytes: Some(256 << 20), best_effort: true, ..Limits::default() };
-        assert_eq!(broken_under(setup, &setup.spec(&[]), limits), [""; 0]);
+        let limits = Limits {
+            memory_bytes: Some(256 << 20),
+            cpu_millicores: Some(2000),
+            processes: Some(64),
+            best_effort: true,
+        };
+        for spec in of_users(setup) {
+            assert_eq!(broken_under(setup, &spec, limits), [""; 0], "as {:?}", spec.user);
+        }
+        let writable = Spec { writable: true, ..setup.spec(&[]) };
+        assert_eq!(broken_under(setup, &writable, limits), OF_A_WRITABLE_ROOT);
     }
 
     fn two_processes_never_meet(setup) {
