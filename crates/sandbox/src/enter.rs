@@ -22,9 +22,11 @@ use crate::{capabilities, command, mounts, network, rlimits, seccomp, sys};
 pub(crate) fn enter(order: &Order, socket: &OwnedFd) -> Result<Plan, Failure> {
     let spec = &order.spec;
     // As the user of the host that we are: the way to the root may be his alone.
-    // Closed again before anything else: it is a folder of the host's own mounts,
-    // and `/proc/self/fd/N/..` would lead from it to all of the host.
-    let identity = user::resolve(&open_root(&spec.root)?, spec)?;
+    let root = open_root(&spec.root)?;
+    let identity = user::resolve(&root, spec)?;
+    // A folder of the host's own mounts: `/proc/self/fd/N/..` would lead from there to
+    // all of the host.
+    drop(root);
 
     rlimits::raise();
     enter_namespaces(spec, &identity, socket)?;

@@ -278,9 +278,9 @@ fn execute(slot: &Slot) -> Result<std::convert::Infallible, Failed> {
     if let Some(domain) = &plan.domain {
         landlock::enter(domain).map_err(at(Step::EnterDomain))?;
     }
-    let closed = take_stdio(slot).map_err(at(Step::StartCommand))?;
+    let closed = take_stdio(slot).map_err(at(Step::KeepDescriptors))?;
     take_identity(plan).map_err(at(Step::SetUser))?;
-    rlimits::take(plan.limits).map_err(at(Step::StartCommand))?;
+    rlimits::take(plan.limits).map_err(at(Step::TakeLimits))?;
     enter_working_directory(plan, closed).map_err(at(Step::EnterWorkingDirectory))?;
     let errno = call::execute(&plan.program, &plan.arguments, &plan.environment);
     Err((Step::Execute, errno))
