@@ -19,16 +19,10 @@ use rustix::fd::OwnedFd;
 use crate::spec::{Limits, PROCESSES_DEFAULT};
 
 mod hierarchy;
+mod settings;
 
 use hierarchy::{CONTROLLERS, Hierarchy, find_parents, new_name};
-
-/// The period over which processor time is counted, in microseconds: the
-/// kernel's default.
-const CPU_PERIOD_MICROSECONDS: u64 = 100_000;
-
-/// What the kernel takes at least and at most; the latter is 175 million cores.
-const CPU_QUOTA_MICROSECONDS_MIN: u64 = 1000;
-const CPU_QUOTA_MICROSECONDS_MAX: u64 = (1 << 44) - 1;
+use settings::{File, Need, Setting, settings};
 
 /// How many cgroups without a process are kept for the next ones, with two open
 /// files each. Where processes come and go, few rest at a time.
@@ -56,6 +50,12 @@ pub enum CgroupError {
         what: &'static str,
         controller: &'static str,
     },
+    #[error(
+        "limit memory: this host has swap space, and its kernel does not limit that: turn it off (swapoff -a), \
+         or have it counted (version 1: swapaccount=1 on the kernel's command line), or remove the constraint, \
+         or run it without (--allow-unenforced-limits)"
+    )]
+    Swap,
     #[error("limit {what}: {}: {source}", path.display())]
     Refused {
         what: &'static str,
@@ -77,6 +77,8 @@ pub(crate) struct Cgroups {
     parents: OnceLock<Vec<Hierarchy>>,
     /// Of the runner's own folder in each of them.
     name: String,
+    /// Memory that goes there has to be limited as well.
+    has_swap: bool,
     made: AtomicU64,
     /// Those that may be used again, the longest unused first.
     resting: Mutex<VecDeque<Made>>,
@@ -170,55 +172,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         .unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// A limit, as the files of both versions take it.
-struct Setting {
-    what: &'static str,
-    controller: &'static str,
-    one: Vec<(&'static str, String)>,
-    two: Vec<(&'static str, String)>,
-}
-
-fn settings(limits: &Limits) -> Vec<Setting> {
-    let mut settings = Vec::new();
-    if let Some(bytes) = limits.memory_bytes {
-        let bytes = bytes.to_string();
-        settings.push(Setting {
-            what: "memory",
-            controller: "memory",
-            one: vec![
-                ("memory.limit_in_bytes", bytes.clone()),
-                ("?memory.memsw.limit_in_bytes", bytes.clone()),
-            ],
-            two: vec![
-                ("memory.max", bytes),
-                ("?memory.swap.max", "0".to_owned()),
-                ("?memory.oom.group", "1".to_owned()),
-            ],
-        });
-    }
-    if let Some(millicores) = limits.cpu_millicores {
-        let quota = millicores.saturating_mul(CPU_PERIOD_MICROSECONDS / 1000);
-        let quota = quota.clamp(CPU_QUOTA_MICROSECONDS_MIN, CPU_QUOTA_MICROSECONDS_MAX);
-        settings.push(Setting {
-            what: "processor time",
-            controller: "cpu",
-            one: vec![
-                ("cpu.cfs_period_us", CPU_PERIOD_MICROSECONDS.to_string()),
-                ("cpu.cfs_quota_us", quota.to_string()),
-            ],
-            two: vec![("cpu.max", format!("{quota} {CPU_PERIOD_MICROSECONDS}"))],
-        });
-    }
-    if let Some(processes) = limits.processes {
-        let maximum = processes.to_string();
-        settings.push(Setting {
-            what: "processes",
-            controller: "pids",
-            one: vec![("pids.max", maximum.clone())],
-            two: vec![("pids.max", maximum)],
-        });
-    }
-    settings
+/// Is there swap space, by `/proc/swaps`? One line says what the others are.
+fn has_swap(swaps: &str) -> bool {
+    swaps.lines().nth(1).is_some()
 }
 
 impl Cgroups {
@@ -226,6 +182,7 @@ impl Cgroups {
         Cgroups {
             parents: OnceLock::new(),
             name: new_name(),
+            has_swap: has_swap(&fs::read_to_string("/proc/swaps").unwrap_or_default()),
             made: AtomicU64::new(0),
             resting: Mutex::new(VecDeque::new()),
             retired: Mutex::new(VecDeque::new()),
@@ -281,12 +238,20 @@ impl Cgroups {
             processes: limits.processes.or(Some(PROCESSES_DEFAULT)),
             ..*limits
         };
-        let mut kept = Limits::default();
+        let best_effort = limits.best_effort;
+        let mut kept = Limits {
+            best_effort,
+            ..Limits::default()
+        };
         for single in wanted.each() {
+            let single = Limits {
+                best_effort,
+                ..single
+            };
             let is_default = single.processes.is_some() && limits.processes.is_none();
             match self.try_out(&single) {
                 Ok(()) => kept = kept.and(&single),
-                Err(_) if is_default || limits.best_effort => {}
+                Err(_) if is_default || best_effort => {}
                 Err(error) => return Err(error),
             }
         }
@@ -332,7 +297,10 @@ impl Cgroups {
             ..Made::default()
         };
         let done = settings(limits).into_iter().try_for_each(|setting| {
-            made.apply(setting, parents, &Path::new(&self.name).join(&name))
+            let name = Path::new(&self.name).join(&name);
+            // As much as can be kept is better than nothing, for who wants that.
+            let needs_swap = self.has_swap && !limits.best_effort;
+            made.apply(setting, parents, &name, needs_swap)
         });
         if let Err(error) = done {
             self.retire(made);
@@ -348,6 +316,7 @@ impl Made {
         setting: Setting,
         parents: &[Hierarchy],
         name: &Path,
+        needs_swap: bool,
     ) -> Result<(), CgroupError> {
         let Setting {
             what,
@@ -385,17 +354,13 @@ impl Made {
             Version::One => one,
             Version::Two => two,
         };
-        for (file, value) in files {
-            // A question mark: not every kernel has it.
-            let (file, optional) = match file.strip_prefix('?') {
-                Some(file) => (file, true),
-                None => (file, false),
-            };
-            let path = folder.join(file);
+        for File { name, value, need } in files {
+            let path = folder.join(name);
             match fs::write(&path, value) {
                 Ok(()) => {}
-                Err(_) if optional => {}
-                Err(source) => return Err(refused(&path)(source)),
+                Err(source) if need == Need::Always => return Err(refused(&path)(source)),
+                Err(_) if need == Need::WithSwap && needs_swap => return Err(CgroupError::Swap),
+                Err(_) => {}
             }
         }
         if controller == "pids" {
@@ -409,6 +374,54 @@ impl Made {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn swap_space_is_what_more_than_one_line_tells_of() {
+        let header = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n";
+        assert!(!has_swap("") && !has_swap(header));
+        assert!(has_swap(&format!(
+            "{header}/dev/zram0 partition 8388604 0 100\n"
+        )));
+    }
+
+    #[test]
+    fn memory_is_limited_only_with_swap_where_there_is_some() {
+        let limited = Limits {
+            memory_bytes: Some(1 << 20),
+            ..Limits::default()
+        };
+        let leniently = Limits {
+            best_effort: true,
+            ..limited
+        };
+        for (version, file, join) in [
+            (Version::One, "memory.memsw.limit_in_bytes", "tasks"),
+            (Version::Two, "memory.swap.max", "cgroup.procs"),
+        ] {
+            let kept = |limits: &Limits, has_swap: bool, can_limit_swap: bool| {
+                let place = tempfile::tempdir().unwrap();
+                let mut cgroups = Cgroups::new();
+                cgroups.has_swap = has_swap;
+                let parent = Hierarchy::at(place.path(), version);
+                cgroups.parents.set(vec![parent]).unwrap();
+                let folder = place.path().join(&cgroups.name).join("0");
+                fs::create_dir_all(&folder).unwrap();
+                fs::write(folder.join(join), "").unwrap();
+                if !can_limit_swap {
+                    // Nothing can be written to it.
+                    fs::create_dir(folder.join(file)).unwrap();
+                }
+                cgroups.keepable(limits).map(|kept| kept.memory_bytes)
+            };
+            let all = Some(1 << 20);
+            assert_eq!(kept(&limited, true, true).unwrap(), all);
+            assert_eq!(kept(&limited, false, false).unwrap(), all);
+            let refused = kept(&limited, true, false).unwrap_err();
+            assert!(matches!(refused, CgroupError::Swap), "{refused}");
+            // Better than no limit at all.
+            assert_eq!(kept(&leniently, true, false).unwrap(), all);
+        }
+    }
 
     #[test]
     fn few_are_tried_at_a_time_and_all_go_in_the_end() {

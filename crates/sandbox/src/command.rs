@@ -2,9 +2,12 @@
 //! image's own rules, with its arguments, environment and folder.
 
 use std::ffi::CString;
+use std::fs::{File, Metadata};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 
 use crate::failure::{Failure, Step};
 use crate::init::Plan;
@@ -110,8 +113,19 @@ fn find_command(spec: &Spec, search: &str) -> Result<PathBuf, Failure> {
     Err(Failure::because(Step::FindCommand, name.as_str(), reason))
 }
 
+/// What is there by the image's own links. Those of `/proc` to what a process has
+/// open or executes are not followed: what the zygote has is not the image's, and
+/// the command's process will have something else there.
+fn look_at(path: &Path) -> Result<Metadata, i32> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let links = ResolveFlags::NO_MAGICLINKS;
+    let found = openat2(CWD, path, flags, Mode::empty(), links);
+    let found = found.map_err(rustix::io::Errno::raw_os_error)?;
+    File::from(found).metadata().map_err(errno)
+}
+
 fn executable(path: &Path) -> Result<(), i32> {
-    let found = std::fs::metadata(path).map_err(errno)?;
+    let found = look_at(path)?;
     if found.is_dir() {
         Err(libc::EISDIR)
     } else if found.is_file() && found.permissions().mode() & 0o111 != 0 {
@@ -126,7 +140,7 @@ fn find_working_directory(path: &str) -> Result<CString, Failure> {
     let folder = Path::new("/").join(path);
     let c_path = c_path(step, &folder)?;
     let failure = |errno| Failure::new(step, path, errno);
-    let found = std::fs::metadata(&folder).map_err(|error| failure(errno(error)))?;
+    let found = look_at(&folder).map_err(failure)?;
     if !found.is_dir() {
         return Err(failure(libc::ENOTDIR));
     }
@@ -137,7 +151,7 @@ fn find_working_directory(path: &str) -> Result<CString, Failure> {
 /// What the image has in a folder that is private to each process, no process
 /// sees.
 fn check_visible(step: Step, path: &Path) -> Result<(), Failure> {
-    match mounts::hidden_by(path)? {
+    match mounts::hidden_by(path, step)? {
         None => Ok(()),
         Some(folder) => {
             let folder = folder.display();

@@ -24,6 +24,9 @@ pub(crate) fn enter(order: &Order, socket: &OwnedFd) -> Result<Plan, Failure> {
     // As the user of the host that we are: the way to the root may be his alone.
     let root = open_root(&spec.root)?;
     let identity = user::resolve(&root, spec)?;
+    // A folder of the host's own mounts: `/proc/self/fd/N/..` would lead from there to
+    // all of the host.
+    drop(root);
 
     rlimits::raise();
     enter_namespaces(spec, &identity, socket)?;

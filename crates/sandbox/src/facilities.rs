@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::cgroup::Cgroups;
+use crate::cgroup::{CgroupError, Cgroups};
 use crate::failure::Step;
 use crate::launcher::{Launcher, OpenError, Zygote};
 use crate::mounts::{MOUNT_POINT_FILES, MOUNT_POINT_FOLDERS};
@@ -108,7 +108,10 @@ pub fn check(launcher: &Launcher, ids: Ids) -> Vec<Finding> {
     findings.push(of_core_dumps(&pattern, rlimits::stops_dumps_to_programs()));
     let what = ["memory limits", "CPU limits", "process limits"];
     for (name, (controller, place)) in what.into_iter().zip(&facilities.controllers) {
-        findings.push(of_controller(name, controller, place.as_deref()));
+        findings.push(match launcher.limits_memory() {
+            Err(CgroupError::Swap) if *controller == "memory" => of_swap(name),
+            _ => of_controller(name, controller, place.as_deref()),
+        });
     }
     findings
 }
@@ -224,6 +227,14 @@ fn of_controller(name: &'static str, controller: &str, place: Option<&Path>) -> 
             finding(name, State::No, detail.to_owned(), CGROUPS_REMEDY)
         }
     }
+}
+
+/// Memory limits, where what goes to swap space would not count.
+fn of_swap(name: &'static str) -> Finding {
+    let detail = "the host has swap space that its kernel does not limit: links with such a limit are refused";
+    let remedy =
+        "swapoff -a; or with cgroups of version 1, swapaccount=1 on the kernel's command line";
+    finding(name, State::No, detail.to_owned(), remedy)
 }
 
 /// A root that has what every root must have, and a command that is none.

@@ -58,7 +58,9 @@ steps! {
     StartCommand "start the command's process",
     JoinCgroup "join its cgroup",
     EnterDomain "enter its Landlock domain",
+    KeepDescriptors "keep its three descriptors",
     SetUser "change to the user",
+    TakeLimits "take the limits of a process",
     EnterWorkingDirectory "enter the working directory",
     Execute "execute the command",
 }
@@ -139,6 +141,9 @@ impl Failure {
             (Step::EnterWorkingDirectory, libc::ENOENT) => {
                 Some("create it in the image, or set WorkingDirectory")
             }
+            (Step::FindCommand | Step::EnterWorkingDirectory, libc::ELOOP) => Some(
+                "what a process has open or executes, as in /proc/self/fd, is no part of an image: name the file itself",
+            ),
             (Step::FindCommand, libc::EACCES) => Some("make it executable in the image: chmod +x"),
             (Step::Execute, libc::ENOENT) => Some(
                 "the file is there, but what it needs to run is not: its interpreter (first line) or its \
@@ -221,6 +226,58 @@ mod tests {
         });
         let steps = Step::ALL.iter().map(Step::to_string);
         assert_eq!(documented.collect::<Vec<_>>(), steps.collect::<Vec<_>>());
+    }
+
+    /// The body of a function.
+    fn body<'a>(source: &'a str, signature: &str) -> &'a str {
+        let (_, rest) = source.split_once(signature).unwrap();
+        rest.split_once("\n}\n").unwrap().0
+    }
+
+    /// The steps that a function names, in order.
+    fn named(body: &str) -> Vec<Step> {
+        let names = body.split("Step::").skip(1);
+        let names = names.map(|rest| rest.split(|letter: char| !letter.is_alphanumeric()).next());
+        let step =
+            |name: &str| *(Step::ALL.iter().find(|step| format!("{step:?}") == name)).unwrap();
+        let mut steps: Vec<Step> = names.map(|name| step(name.unwrap())).collect();
+        steps.dedup();
+        steps
+    }
+
+    #[test]
+    fn the_program_takes_the_steps_in_that_order() {
+        // In one function, each step is another one.
+        let entering = [
+            ("open_root(", &[Step::OpenRoot][..]),
+            ("user::resolve(", &[Step::ResolveUser]),
+            ("enter_namespaces(", &[Step::CreateNamespaces, Step::MapIds]),
+            ("become_root(", &[Step::BecomeRoot]),
+            ("mounts::gather(", &[Step::CloneRoot]),
+            ("mounts::change_root(", &[Step::PivotRoot]),
+            (
+                "mounts::furnish(",
+                &[Step::MountDevices, Step::MountHostFiles, Step::MountProc],
+            ),
+            ("set_hostname(", &[Step::SetHostname]),
+            ("rlimits::set(", &[Step::SetLimits]),
+            ("command::plan(", &[Step::FindCommand]),
+            ("capabilities::drop_for_good(", &[Step::DropCapabilities]),
+            ("seccomp::install(", &[Step::InstallFilter]),
+        ];
+        let enter = body(include_str!("enter.rs"), "fn enter(");
+        let places = entering.map(|(call, _)| enter.find(call).unwrap());
+        assert!(places.is_sorted(), "{places:?}");
+
+        let mut steps = vec![Step::ReceiveOrder];
+        steps.extend(entering.iter().flat_map(|(_, steps)| *steps));
+        steps.extend(named(body(include_str!("zygote.rs"), "\nfn start(")));
+        let plan = body(include_str!("mounts.rs"), "fn plan(");
+        let mounts = ["plan_overlay(", "Step::MountProc", "plan_private_folders("];
+        assert!(mounts.map(|made| plan.find(made).unwrap()).is_sorted());
+        steps.extend([Step::MountOverlay, Step::MountPrivate, Step::StartCommand]);
+        steps.extend(named(body(include_str!("init.rs"), "\nfn execute(")));
+        assert_eq!(steps, Step::ALL);
     }
 
     #[test]

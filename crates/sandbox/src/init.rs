@@ -281,12 +281,21 @@ fn execute(slot: &Slot) -> Result<std::convert::Infallible, Failed> {
     if let Some(domain) = &plan.domain {
         landlock::enter(domain).map_err(at(Step::EnterDomain))?;
     }
-    take_stdio(slot).map_err(at(Step::StartCommand))?;
+    let closed = take_stdio(slot).map_err(at(Step::KeepDescriptors))?;
     take_identity(plan).map_err(at(Step::SetUser))?;
-    rlimits::take(plan.limits).map_err(at(Step::StartCommand))?;
-    call::change_folder(&plan.working_directory).map_err(at(Step::EnterWorkingDirectory))?;
+    rlimits::take(plan.limits).map_err(at(Step::TakeLimits))?;
+    enter_working_directory(plan, closed).map_err(at(Step::EnterWorkingDirectory))?;
     let errno = call::execute(&plan.program, &plan.arguments, &plan.environment);
     Err((Step::Execute, errno))
+}
+
+/// Says that nothing is open but standard input, output and error.
+struct AllElseIsClosed;
+
+/// Goes where the image says: not before all else is closed, since a path may lead
+/// over `/proc/self/fd`.
+fn enter_working_directory(plan: &Plan, _: AllElseIsClosed) -> Result<(), Errno> {
+    call::change_folder(&plan.working_directory)
 }
 
 /// The command joins its cgroups, and init does not: where memory runs out, the
@@ -309,14 +318,15 @@ fn join_cgroups(slot: &Slot) -> Result<(), Errno> {
     Ok(())
 }
 
-fn take_stdio(slot: &Slot) -> Result<(), Errno> {
+fn take_stdio(slot: &Slot) -> Result<AllElseIsClosed, Errno> {
     // A session of its own: a signal to its process group stays within.
     call::new_session()?;
     // In this order: an init that was asked again has them one further up.
     for (from, to) in slot.handed.iter().take(STDIO).zip(0..) {
         call::duplicate_to(from.load(Ordering::Relaxed), to)?;
     }
-    call::close_from(STDIO as u32)
+    call::close_from(STDIO as u32)?;
+    Ok(AllElseIsClosed)
 }
 
 fn take_identity(plan: &Plan) -> Result<(), Errno> {

@@ -60,6 +60,15 @@ impl Launcher {
         }
     }
 
+    /// Can memory be limited here? Tries it.
+    pub(crate) fn limits_memory(&self) -> Result<(), CgroupError> {
+        let some = Limits {
+            memory_bytes: Some(1 << 30),
+            ..Limits::default()
+        };
+        self.cgroups.keepable(&some).map(drop)
+    }
+
     /// Starts a zygote and waits until it is ready: some milliseconds, 20 s at
     /// most. Blocks the thread.
     ///

@@ -428,11 +428,12 @@ fn plan_private_folders(
 }
 
 /// Which of the folders that no process sees the image's content of has `path`
-/// in it, if any.
-pub(crate) fn hidden_by(path: &Path) -> Result<Option<PathBuf>, Failure> {
-    let Ok(path) = std::fs::canonicalize(path) else {
-        return Ok(None);
-    };
+/// in it, if any. The path must exist.
+pub(crate) fn hidden_by(path: &Path, step: Step) -> Result<Option<PathBuf>, Failure> {
+    let path = std::fs::canonicalize(path).map_err(|error| {
+        let errno = error.raw_os_error().unwrap_or(libc::EIO);
+        Failure::new(step, shown(path), errno)
+    })?;
     let mut folders = vec![PathBuf::from("/dev"), PathBuf::from("/proc")];
     for (folder, ..) in PRIVATE_FOLDERS {
         folders.push(resolved(folder)?);

@@ -13,8 +13,8 @@
 //! list of allowed calls does not exist (`ENOSYS`, so that programs fall back,
 //! as the C library does from `clone3` to `clone`), what is dangerous is
 //! forbidden (`EPERM`), as under Docker's default profile, without a network there
-//! are no internet protocols (`EAFNOSUPPORT`), and what would allow core dumps
-//! seems to succeed (no error).
+//! are no internet protocols (`EAFNOSUPPORT`), there is no memory in huge pages
+//! (`ENOMEM`), and what would allow core dumps seems to succeed (no error).
 
 use std::collections::BTreeMap;
 
@@ -58,6 +58,7 @@ fn filters(knock: Knock, network: Network) -> Result<Vec<BpfProgram>, seccompile
         compile(allowed, refuse(libc::ENOSYS), allow.clone())?,
         compile(core_limits()?, allow.clone(), refuse(0))?,
         compile(forbidden_calls(knock)?, allow.clone(), refuse(libc::EPERM))?,
+        compile(huge_mappings()?, allow.clone(), refuse(libc::ENOMEM))?,
     ];
     if network == Network::None {
         let refused = refuse(libc::EAFNOSUPPORT);
@@ -92,6 +93,16 @@ fn core_limit_is_set() -> Result<Vec<Condition>, seccompiler::BackendError> {
     Ok(vec![argument(1, Compare::Eq, CORE)?, is_set])
 }
 
+/// Mapping memory in huge pages: as if none were left, which programs that would
+/// like some expect.
+fn huge_mappings() -> Result<Rules, seccompiler::BackendError> {
+    let asks = has_flag(3, libc::MAP_HUGETLB)?;
+    Ok(Rules::from([(
+        libc::SYS_mmap,
+        vec![Rule::new(vec![asks])?],
+    )]))
+}
+
 /// Where there is no network, nobody misses them: and what the kernel counts and
 /// remembers of their use, such as `/proc/net/snmp`, is for the next process in
 /// the same place to see.
@@ -112,6 +123,12 @@ fn argument(
 ) -> Result<Condition, seccompiler::BackendError> {
     let value = u64::from(value.cast_unsigned());
     Condition::new(number, Length::Dword, compare, value)
+}
+
+/// A condition on an argument that is an `int` of flags: this one is set.
+fn has_flag(number: u8, flag: i32) -> Result<Condition, seccompiler::BackendError> {
+    let flag = u64::from(flag.cast_unsigned());
+    Condition::new(number, Length::Dword, Compare::MaskedEq(flag), flag)
 }
 
 type Rules = BTreeMap<i64, Vec<Rule>>;
@@ -173,6 +190,11 @@ fn forbidden_calls(knock: Knock) -> Result<Rules, seccompiler::BackendError> {
     // fs.lease-break-time: the link's other processes.
     let lease = vec![argument(1, Compare::Eq, libc::F_SETLEASE)?];
     rules.insert(libc::SYS_fcntl, vec![Rule::new(lease)?]);
+
+    for (call, number, flag) in calls::HUGE_PAGES {
+        let asks = has_flag(*number, *flag)?;
+        rules.insert(*call, vec![Rule::new(vec![asks])?]);
+    }
 
     // Init waits for the next process, which inherits its limits and priorities.
     // Both are the same user, which is all that these calls ask for.

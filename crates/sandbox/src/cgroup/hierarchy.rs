@@ -28,6 +28,19 @@ pub(crate) struct Hierarchy {
     _claim: Claim,
 }
 
+#[cfg(test)]
+impl Hierarchy {
+    /// A folder in the place of a hierarchy for memory.
+    pub(super) fn at(folder: &Path, version: Version) -> Hierarchy {
+        Hierarchy {
+            folder: folder.to_owned(),
+            controllers: vec!["memory".to_owned()],
+            version,
+            _claim: File::open(folder).unwrap(),
+        }
+    }
+}
+
 /// A runner's folder, locked until this is dropped. The kernel sees to that
 /// however we end, so what is not locked has no runner: process ids would not say
 /// so, since those of another PID namespace mean others.

@@ -1,7 +1,7 @@
 //! The lists behind the filter. They follow Docker's default profile for a
 //! container without capabilities (moby, `profiles/seccomp`), and are shorter:
-//! asynchronous I/O rings, keyrings, `ptrace` and what reads other processes'
-//! memory are out as well. Calls that only x86-64 has are marked.
+//! asynchronous I/O of both kinds, keyrings, `ptrace` and what reads other
+//! processes' memory are out as well. Calls that only x86-64 has are marked.
 
 /// What a command may do.
 pub(super) const ALLOWED: &[i64] = &[
@@ -83,11 +83,6 @@ pub(super) const ALLOWED: &[i64] = &[
     libc::SYS_inotify_add_watch,
     libc::SYS_inotify_init1,
     libc::SYS_inotify_rm_watch,
-    libc::SYS_io_cancel,
-    libc::SYS_io_destroy,
-    libc::SYS_io_getevents,
-    libc::SYS_io_setup,
-    libc::SYS_io_submit,
     libc::SYS_ioctl,
     libc::SYS_ioprio_get,
     libc::SYS_ioprio_set,
@@ -437,6 +432,14 @@ pub(super) const SOCKETS: [(i32, &[i32]); 4] = [
         ],
     ),
     (libc::AF_NETLINK, &[libc::NETLINK_ROUTE]),
+];
+
+/// Huge pages are a store of the whole host's, which no cgroup for memory counts:
+/// the calls that ask for them, by the argument and the flag that do. Answered as
+/// by a kernel that has none for whoever asks.
+pub(super) const HUGE_PAGES: &[(i64, u8, i32)] = &[
+    (libc::SYS_memfd_create, 1, libc::MFD_HUGETLB.cast_signed()),
+    (libc::SYS_shmget, 2, libc::SHM_HUGETLB),
 ];
 
 /// Calls whose first argument is the process that they change something of.

@@ -11,6 +11,13 @@
 //                                     whoever runs the runner; keeps them
 //   attack calls                      which system calls exist for it
 //   attack leave | attack look        whether two processes can meet
+//   attack held PATH READ             two descriptors of the program that it was before,
+//                                     the first one of its path alone
+//   attack without-landlock PROGRAM…  executes it as on a kernel without Landlock: on
+//                                     the host, not in a sandbox
+//   attack swap                       swaps what is mounted on, and what is around it,
+//                                     with links until its input ends; first says which
+//                                     it could
 //   attack trace KIND [and-wait]      leaves one where the next process is, undone
 //                                     as far as that goes, and says "left"
 #define _GNU_SOURCE
@@ -18,9 +25,12 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
 #include <linux/landlock.h>
+#include <linux/seccomp.h>
 #include <linux/netlink.h>
 #include <mqueue.h>
+#include <poll.h>
 #include <netinet/in.h>
 #include <sched.h>
 #include <signal.h>
@@ -56,6 +66,8 @@
 static void verdict(const char *name, int broken) {
   printf("%s %s\n", name, broken ? "BROKEN" : "held");
 }
+
+#define COUNT(array) (sizeof array / sizeof *array)
 
 // The attempt is worth something if its value is not 0.
 #define TRY(name, attempt) verdict(name, (attempt) != 0)
@@ -135,6 +147,38 @@ static int own_program_written(void) {
   for (size_t at = 0; at < 3; at++)
     if (opens(paths[at], O_WRONLY) || opens(paths[at], O_RDWR | O_TRUNC) || chmod(paths[at], 0777) == 0) return 1;
   return 0;
+}
+
+static int knows_the_seal_of_modes(void) {
+  int file = memfd_create("sealed", MFD_ALLOW_SEALING);
+  int knows = fcntl(file, F_ADD_SEALS, 0x20 /* F_SEAL_EXEC, of Linux 6.3 */) == 0;
+  close(file);
+  return knows;
+}
+
+// The same when the process executes it no more, by what it has kept of it. That
+// somebody else still does (the zygote) is no answer: that may change.
+static void held(const char *by_path, int to_read) {
+  char path[64];
+  snprintf(path, sizeof path, "/proc/self/fd/%s", by_path);
+  const int flags[] = {O_WRONLY, O_RDWR, O_WRONLY | O_APPEND, O_WRONLY | O_TRUNC};
+  int changed = 0, busy = 0, last = 0;
+  for (size_t at = 0; at < 4; at++) {
+    int file = open(path, flags[at] | O_CLOEXEC);
+    last = errno;
+    if (file >= 0) changed |= write(file, "x", 1) > 0 || ftruncate(file, 0) == 0 || fallocate(file, 0, 0, 1 << 26) == 0;
+    if (file < 0) busy |= last == ETXTBSY;
+  }
+  changed |= truncate(path, 0) == 0 || ftruncate(to_read, 0) == 0 || write(to_read, "x", 1) > 0;
+  void *mapped = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, to_read, 0);
+  changed |= mapped != MAP_FAILED;
+  TRY("write-to-the-program-by-what-was-held", changed);
+  const int all = F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL;
+  int seals = fcntl(to_read, F_GET_SEALS);
+  int sealed = seals >= 0 && (seals & all) == all;
+  TRY("program-is-only-busy", busy && last != EROFS && !sealed);
+  TRY("mode-of-the-program", (chmod(path, 0) == 0 || fchmod(to_read, 0) == 0) && (!sealed || knows_the_seal_of_modes()));
+  TRY("link-to-the-program", linkat(AT_FDCWD, path, AT_FDCWD, "/tmp/linked", AT_SYMLINK_FOLLOW) == 0);
 }
 
 // The classic way out of a cgroup of version 1, with a namespace of one's own if
@@ -434,6 +478,33 @@ static int other_sockets(void) {
   return opens_socket(AF_INET, SOCK_RAW, IPPROTO_ICMP) || opens_socket(AF_INET6, SOCK_RAW, IPPROTO_ICMPV6);
 }
 
+// What the kernel keeps for native asynchronous I/O is bounded for the host as a
+// whole (fs.aio-max-nr): one process could have all of it.
+static int native_aio(void) {
+  unsigned long context = 0;
+  return syscall(SYS_io_setup, 1, &context) == 0 || errno != ENOSYS || syscall(SYS_io_destroy, context) == 0 ||
+         errno != ENOSYS;
+}
+
+// Huge pages are the host's own store, which no limit on memory counts. Each size
+// that there may be; and with the error that is ours, since the kernel has another
+// where it has none.
+static int huge_pages(void) {
+  const int sizes[] = {0, 16, 21, 25, 30, 34};
+  for (size_t at = 0; at < sizeof sizes / sizeof *sizes; at++) {
+    const int size = sizes[at] << 26;  // MAP_HUGE_SHIFT
+    if (mmap(NULL, 1 << 21, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | size, -1, 0) != MAP_FAILED ||
+        errno != ENOMEM || mmap(NULL, 1 << 21, PROT_READ, MAP_SHARED | MAP_HUGETLB | size, -1, 0) != MAP_FAILED ||
+        errno != ENOMEM)
+      return 1;
+    if (memfd_create("huge", MFD_HUGETLB | (unsigned)size) >= 0 || errno != EPERM) return 1;
+    if (shmget(IPC_PRIVATE, 1 << 21, SHM_HUGETLB | size | IPC_CREAT | 0600) >= 0 || errno != EPERM) return 1;
+  }
+  // What is not huge is there.
+  int plain = memfd_create("plain", 0);
+  return plain < 0 || close(plain) != 0;
+}
+
 static void all(const char *folder, int port, const char *name) {
   char marker[4096];
   snprintf(marker, sizeof marker, "%s/marker", folder);
@@ -504,6 +575,8 @@ static void all(const char *folder, int port, const char *name) {
   TRY("privileged-file", makes_privileged_file());
   TRY("raise-limits", raises_limits());
   TRY("dump-core", dumps_core());
+  TRY("asynchronous-io-of-the-host", native_aio());
+  TRY("huge-pages-of-the-host", huge_pages());
   TRY("personality", personality(0x0040000 /* ADDR_NO_RANDOMIZE */) != -1);
   TRY("become-another-user", getuid() != 0 && (setuid(0) == 0 || setgid(0) == 0));
 }
@@ -597,6 +670,47 @@ static void calls(void) {
     waitpid(child, &status, 0);
     if (!WIFEXITED(status) || WEXITSTATUS(status) == 0) printf("%d\n", number);
   }
+}
+
+// runc's CVE-2021-30465: links come and go where mounts are made for others at that
+// moment. In each way there is: by exchange, by moving away, by removal; and what the
+// mounts are made of.
+static int swap(const char *point) {
+  char link[64], away[64];
+  snprintf(link, sizeof link, "%s.link", point);
+  snprintf(away, sizeof away, "%s.away", point);
+  int swapped = 0;
+  symlink("/etc", link);
+  if (syscall(SYS_renameat2, AT_FDCWD, link, AT_FDCWD, point, 2 /* RENAME_EXCHANGE */) == 0) {
+    syscall(SYS_renameat2, AT_FDCWD, link, AT_FDCWD, point, 2);
+    swapped = 1;
+  }
+  if (rename(point, away) == 0) {
+    symlink("/etc", point);
+    unlink(point);
+    rename(away, point);
+    swapped = 1;
+  }
+  if (rmdir(point) == 0) {
+    symlink("/etc", point);
+    unlink(point);
+    mkdir(point, 01777);
+    swapped = 1;
+  }
+  unlink(link);
+  return swapped;
+}
+
+static void swaps(void) {
+  const char *const points[] = {"/proc", "/dev", "/dev/shm", "/run", "/tmp", "/tmp/root", "/tmp/upper", "/tmp/work",
+                                "/var", "/var/tmp"};
+  struct pollfd input = {0, POLLIN, 0};
+  for (size_t at = 5; at < 8; at++) mkdir(points[at], 0777);
+  for (size_t at = 0; at < COUNT(points); at++)
+    if (swap(points[at])) puts(points[at]);
+  puts("swapping");
+  while (poll(&input, 1, 0) == 0)
+    for (size_t at = 0; at < COUNT(points); at++) swap(points[at]);
 }
 
 #define MEETING_NAME "meet"
@@ -704,6 +818,21 @@ static int trace(const char *kind) {
   return 0;
 }
 
+static int without_landlock(char **program) {
+  struct sock_filter steps[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_landlock_create_ruleset, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  struct sock_fprog filter = {sizeof steps / sizeof *steps, steps};
+  // Root needs not give up new privileges for it, and others have none to gain.
+  if (geteuid() != 0 && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return 1;
+  if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter) != 0) return 1;
+  execv(program[0], program);
+  return 1;
+}
+
 int main(int count, char **arguments) {
   const char *what = count > 1 ? arguments[1] : "";
   setvbuf(stdout, NULL, _IOLBF, 0);
@@ -719,6 +848,12 @@ int main(int count, char **arguments) {
     calls();
   } else if (!strcmp(what, "leave")) {
     leave();
+  } else if (!strcmp(what, "without-landlock") && count > 2) {
+    return without_landlock(arguments + 2);
+  } else if (!strcmp(what, "swap")) {
+    swaps();
+  } else if (!strcmp(what, "held") && count == 4) {
+    held(arguments[2], atoi(arguments[3]));
   } else if (!strcmp(what, "trace") && count >= 3) {
     int is_left = trace(arguments[2]);
     puts(is_left ? "left" : strerror(errno));

@@ -34,7 +34,7 @@ fn broken_under(setup: &Setup, spec: &Spec, limits: Limits) -> Vec<String> {
     let zygote = setup.open_limited(&spec, limits);
     let output = Running::start(&zygote).finish(b"").success();
     drop((tcp, abstract_socket));
-    assert!(output.lines().count() >= 64, "{output}");
+    assert!(output.lines().count() >= 66, "{output}");
     let (held, broken): (Vec<_>, Vec<_>) = output.lines().partition(|line| line.ends_with(" held"));
     assert!(held.len() + broken.len() == output.lines().count());
     broken
@@ -63,7 +63,12 @@ fn without_cgroups_root_is_as_safe() {
     if !is_root() {
         return skip("this test needs root");
     }
-    for test in ["nothing_gives_way", "a_fork_bomb_stops_and_hurts_nobody"] {
+    for test in [
+        "nothing_gives_way",
+        "a_writable_root_gives_a_root_to_write_to",
+        "the_hosts_network_gives_the_hosts_network",
+        "a_fork_bomb_stops_and_hurts_nobody",
+    ] {
         let script =
             "umount -l /sys/fs/cgroup && ! grep -q cgroup /proc/self/mounts && exec \"$@\"";
         let mut command = Command::new("unshare");
@@ -146,10 +151,19 @@ promises! {
         }
     }
 
-    fn a_memory_limit_takes_nothing_away_from_it(setup) {
+    fn limits_take_nothing_away_from_it(setup) {
         // Where none can be kept, none is asked for either.
-        let limits = Limits { memory_bytes: Some(256 << 20), best_effort: true, ..Limits::default() };
-        assert_eq!(broken_under(setup, &setup.spec(&[]), limits), [""; 0]);
+        let limits = Limits {
+            memory_bytes: Some(256 << 20),
+            cpu_millicores: Some(2000),
+            processes: Some(64),
+            best_effort: true,
+        };
+        for spec in of_users(setup) {
+            assert_eq!(broken_under(setup, &spec, limits), [""; 0], "as {:?}", spec.user);
+        }
+        let writable = Spec { writable: true, ..setup.spec(&[]) };
+        assert_eq!(broken_under(setup, &writable, limits), OF_A_WRITABLE_ROOT);
     }
 
     fn two_processes_never_meet(setup) {
@@ -182,19 +196,49 @@ promises! {
         }
     }
 
+    // runc's CVE-2021-30465. Places are made for others while one swaps all that it can.
+    fn mount_points_that_are_swapped_move_nobodys_mounts(setup) {
+        let look = "cut -d' ' -f3-6 /proc/self/mountinfo | cut -d' ' -f2- | sort; ls -A / /tmp /run /var /var/tmp /dev";
+        for writable in [false, true] {
+            let spec = Spec { writable, ..setup.script("read what; eval \"$what\"") };
+            let zygote = setup.open(&spec);
+            let looks = || Running::start(&zygote).finish(format!("{look}\n").as_bytes()).success();
+            let before = looks();
+            let mut swapping = Running::start(&zygote);
+            swapping.tell("attack swap");
+            let mut swapped = Vec::new();
+            while swapped.last().is_none_or(|line| line != "swapping") {
+                swapped.push(swapping.line());
+            }
+            // What it has for itself it can swap; not what a mount lies on.
+            let own = ["/tmp/root", "/tmp/upper", "/tmp/work"];
+            assert!(own.iter().all(|own| swapped.iter().any(|line| line == own)), "{swapped:?}");
+            assert!(writable || swapped.len() == own.len() + 1, "{swapped:?}");
+            for _ in 0..20 {
+                assert_eq!(looks(), before);
+            }
+            assert_eq!(swapping.event(), Event::Started);
+            assert_eq!(swapping.process.next_event().unwrap(), None, "it swaps still");
+            assert_eq!(swapping.finish(b"").success(), "");
+        }
+    }
+
     fn a_fork_bomb_stops_and_hurts_nobody(setup) {
         let zygote = setup.open(&setup.script("read what; exec $what"));
         let mut bomb = Running::start(&zygote);
         bomb.tell("attack bomb");
         let made: u32 = bomb.line().parse().unwrap();
         if counts_processes() {
-            assert!(made < sandbox::PROCESSES_DEFAULT, "{made}");
+            // All of them, but for itself.
+            assert_eq!(made, sandbox::PROCESSES_DEFAULT - 1);
             // All others of the link have as many as ever.
             let output = Running::start(&zygote).finish(b"probe allowed\n").success();
             assert!(output.contains("fork ok"), "{output}");
         } else {
-            // Without cgroups the link as a whole is bounded, and goes on.
-            assert!(made < 4096, "{made}");
+            // Without cgroups the link as a whole is bounded, and goes on. All of it
+            // but for itself and the zygote's own, unless this host has less for us.
+            let here = rustix::process::getrlimit(Resource::Nproc).maximum;
+            assert!(made < 4096 && (made > 4000 || here.is_some_and(|here| here < 4096)), "{made}");
         }
         assert_eq!(Running::start(&zygote).finish(b"cat /etc/hosts\n").success(), "");
         assert_eq!(bomb.event(), Event::Started);
@@ -245,56 +289,4 @@ promises! {
             held.push((one, zygote));
         }
     }
-
-    fn calls_that_docker_denies_do_not_exist(setup) {
-        let output = setup.run(&setup.spec(&["attack", "calls"]), b"").success();
-        let exist: Vec<i64> = output.lines().map(|line| line.parse().unwrap()).collect();
-        // read, write, …: or nothing was tried at all.
-        assert!(exist.len() > 150, "{output}");
-        for (name, number) in DENIED {
-            assert!(!exist.contains(number), "{name}");
-        }
-    }
 }
-
-/// What Docker's default profile denies to a container without capabilities, by
-/// name and number; and, from `io_uring_setup` on, what it allows.
-#[rustfmt::skip]
-const DENIED: &[(&str, i64)] = &[
-    ("acct", libc::SYS_acct), ("add_key", libc::SYS_add_key), ("bpf", libc::SYS_bpf),
-    ("chroot", libc::SYS_chroot), ("clock_settime", libc::SYS_clock_settime), ("clone3", libc::SYS_clone3),
-    ("delete_module", libc::SYS_delete_module), ("fanotify_init", libc::SYS_fanotify_init),
-    ("finit_module", libc::SYS_finit_module), ("fsconfig", libc::SYS_fsconfig), ("fsmount", libc::SYS_fsmount),
-    ("fsopen", libc::SYS_fsopen), ("fspick", libc::SYS_fspick), ("get_mempolicy", libc::SYS_get_mempolicy),
-    ("init_module", libc::SYS_init_module), ("kcmp", libc::SYS_kcmp), ("kexec_file_load", libc::SYS_kexec_file_load),
-    ("kexec_load", libc::SYS_kexec_load), ("keyctl", libc::SYS_keyctl), ("lookup_dcookie", libc::SYS_lookup_dcookie),
-    ("mbind", libc::SYS_mbind), ("migrate_pages", libc::SYS_migrate_pages), ("mount", libc::SYS_mount),
-    ("mount_setattr", libc::SYS_mount_setattr), ("move_mount", libc::SYS_move_mount), ("move_pages", libc::SYS_move_pages),
-    ("nfsservctl", libc::SYS_nfsservctl), ("open_by_handle_at", libc::SYS_open_by_handle_at),
-    ("open_tree", libc::SYS_open_tree), ("perf_event_open", libc::SYS_perf_event_open),
-    ("pidfd_getfd", libc::SYS_pidfd_getfd), ("pivot_root", libc::SYS_pivot_root),
-    ("process_madvise", libc::SYS_process_madvise), ("quotactl", libc::SYS_quotactl),
-    ("quotactl_fd", libc::SYS_quotactl_fd), ("reboot", libc::SYS_reboot), ("request_key", libc::SYS_request_key),
-    ("set_mempolicy", libc::SYS_set_mempolicy), ("set_mempolicy_home_node", 450),
-    ("setdomainname", libc::SYS_setdomainname), ("sethostname", libc::SYS_sethostname), ("setns", libc::SYS_setns),
-    ("settimeofday", libc::SYS_settimeofday), ("swapoff", libc::SYS_swapoff), ("swapon", libc::SYS_swapon),
-    ("syslog", libc::SYS_syslog), ("umount2", libc::SYS_umount2), ("unshare", libc::SYS_unshare),
-    ("userfaultfd", libc::SYS_userfaultfd), ("vhangup", libc::SYS_vhangup),
-    #[cfg(target_arch = "x86_64")] ("_sysctl", libc::SYS__sysctl),
-    #[cfg(target_arch = "x86_64")] ("create_module", 174),
-    #[cfg(target_arch = "x86_64")] ("get_kernel_syms", 177),
-    #[cfg(target_arch = "x86_64")] ("ioperm", libc::SYS_ioperm),
-    #[cfg(target_arch = "x86_64")] ("iopl", libc::SYS_iopl),
-    #[cfg(target_arch = "x86_64")] ("query_module", 178),
-    #[cfg(target_arch = "x86_64")] ("sysfs", libc::SYS_sysfs),
-    #[cfg(target_arch = "x86_64")] ("uselib", libc::SYS_uselib),
-    #[cfg(target_arch = "x86_64")] ("ustat", libc::SYS_ustat),
-    // Newer than any list: not before somebody has looked at them.
-    ("lsm_get_self_attr", 459), ("listmount", 458), ("statmount", 457), ("open_tree_attr", 467),
-    // Docker allows these.
-    ("mq_open", libc::SYS_mq_open), ("mq_unlink", libc::SYS_mq_unlink),
-    ("io_uring_setup", libc::SYS_io_uring_setup), ("io_uring_enter", libc::SYS_io_uring_enter),
-    ("io_uring_register", libc::SYS_io_uring_register), ("fanotify_mark", libc::SYS_fanotify_mark),
-    ("process_vm_readv", libc::SYS_process_vm_readv), ("process_vm_writev", libc::SYS_process_vm_writev),
-    ("ptrace", libc::SYS_ptrace), ("io_pgetevents", if cfg!(target_arch = "x86_64") { 333 } else { 292 }),
-];

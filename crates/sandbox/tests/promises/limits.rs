@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use sandbox::{Event, Limits, OpenError, WaitStatus};
+use sandbox::{Event, Limits, OpenError, WaitStatus, Zygote};
 
 use crate::support::{
     self, Running, Setup, descendants, exited, is_root, own_id, promises, skip, without_crate,
@@ -60,7 +60,33 @@ fn cgroup_file(process: i32, file: &str) -> Vec<PathBuf> {
         .collect()
 }
 
+/// Sees the process through, and says how it ended and what is said of its memory,
+/// as the runner does it.
+fn end_with_memory(zygote: &Zygote, input: &str) -> (Event, Option<u64>) {
+    let mut running = Running::start(zygote);
+    running.tell(input);
+    let last = running.last_event();
+    (last, running.process.ran_out_of_memory())
+}
+
 promises! {
+    fn running_out_of_memory_is_told_and_nothing_else_is(setup) {
+        if !kept(setup, memory(32 * MIB)) {
+            return;
+        }
+        let killed = Event::Exited(WaitStatus::Signalled(libc::SIGKILL));
+        let script = setup.script("read what; eval \"exec $what\"");
+        let limited = setup.open_limited(&script, memory(32 * MIB));
+        assert_eq!(end_with_memory(&limited, "probe hog 100"), (killed, Some(32 * MIB)));
+        assert_eq!(end_with_memory(&limited, "probe hog 8"), (exited(0), None));
+        assert_eq!(end_with_memory(&limited, "sh -c 'kill -9 $$'"), (killed, None));
+        // What it has started counts for it; whether it survives that or not.
+        let (_, of_child) = end_with_memory(&limited, "sh -c 'probe hog 100; true'");
+        assert_eq!(of_child, Some(32 * MIB));
+        let unlimited = setup.open(&script);
+        assert_eq!(end_with_memory(&unlimited, "probe hog 100"), (exited(0), None));
+    }
+
     fn memory_is_limited(setup) {
         if !kept(setup, memory(32 * MIB)) {
             return;

@@ -5,7 +5,12 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use sandbox::Spec;
+
 use crate::support::{Setup, exited, promises};
+
+/// More than a zygote ever has open while it enters.
+const DESCRIPTORS_MAX: u32 = 16;
 
 /// Puts a link in the place of a folder.
 fn link(setup: &Setup, place: &str, target: &str) {
@@ -94,12 +99,53 @@ promises! {
     // is no part of the image: where its own loader is not in there by chance it
     // does not run, and where it does, it does nothing. See also program.rs.
     fn the_zygotes_own_program_is_of_no_use(setup) {
-        symlink("/proc/self/exe", setup.root.join("bin/self")).unwrap();
         setup.write("bin/script", "#!/proc/self/exe\n", 0o755);
-        for command in ["/bin/self", "/bin/script"] {
-            let output = setup.run(&setup.spec(&[command]), b"");
-            assert_eq!(output.stdout, "", "{output:?}");
-            assert_ne!(output.last, exited(0));
+        let output = setup.run(&setup.spec(&["/bin/script"]), b"");
+        assert_eq!(output.stdout, "", "{output:?}");
+        assert_ne!(output.last, exited(0));
+        symlink("/proc/self/exe", setup.root.join("bin/self")).unwrap();
+        for command in ["/bin/self", "/proc/self/exe", "/proc/1/exe"] {
+            let error = setup.open_error(&setup.spec(&[command]));
+            assert!(error.contains("is no part of an image"), "{command}: {error}");
+        }
+    }
+
+    // runc's CVE-2024-21626: a folder of the host that is open where the image's
+    // paths are followed, and the way from there to all of the host.
+    fn no_descriptor_leads_out_by_a_path_of_the_image(setup) {
+        let host = setup.folder.path().join("host");
+        fs::create_dir(&host).unwrap();
+        fs::copy("/bin/busybox", host.join("pwd")).unwrap();
+        let up = "../".repeat(20);
+        let refused = |spec: &Spec, step: &str| {
+            let error = setup.open_error(spec);
+            assert!(error.starts_with(step), "{:?} in {:?}: {error}", spec.command, spec.working_directory);
+            // Whether something is there must not be told either.
+            for told in ["not a directory", "permission denied", "make it executable", "is a directory"] {
+                assert!(!error.contains(told), "{:?} in {:?}: {error}", spec.command, spec.working_directory);
+            }
+        };
+        for number in 0..DESCRIPTORS_MAX {
+            for fd in ["/proc/self/fd", "/proc/1/fd"] {
+                for way in ["", "/../..", &format!("/{up}{}", host.display())] {
+                    let working_directory = format!("{fd}/{number}{way}");
+                    refused(&Spec { working_directory, ..setup.spec(&["pwd"]) }, "enter the working directory ");
+                }
+                for way in ["/bin/pwd", &format!("/{up}{}/pwd", host.display()), &format!("/{up}bin/sh")] {
+                    refused(&setup.spec(&[&format!("{fd}/{number}{way}")]), "find the command ");
+                }
+            }
+        }
+    }
+
+    fn links_of_the_image_to_descriptors_are_refused(setup) {
+        for (number, name) in (0..DESCRIPTORS_MAX).map(|number| (number, format!("home/{number}"))) {
+            symlink(format!("/proc/self/fd/{number}"), setup.root.join(&name)).unwrap();
+            let inside = |way: &str| Spec { working_directory: format!("/{name}{way}"), ..setup.spec(&["pwd"]) };
+            for way in ["", "/..", "/../../.."] {
+                let error = setup.open_error(&inside(way));
+                assert!(error.starts_with("enter the working directory "), "{error}");
+            }
         }
     }
 }

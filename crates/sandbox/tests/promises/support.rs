@@ -55,6 +55,8 @@ const TOOLS: [(&str, &str); 2] = [
     ("probe", "SANDBOX_TEST_PROBE"),
     ("attack", "SANDBOX_TEST_ATTACK"),
 ];
+/// Not in every root.
+const LOADER: (&str, &str) = ("loader", "SANDBOX_TEST_LOADER");
 
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
@@ -115,10 +117,27 @@ pub(crate) fn as_nobody(test: &str) -> Command {
         .current_dir("/")
         .env("TMPDIR", "/tmp")
         .env(ZYGOTE, open(zygote()))
-        .envs(TOOLS.map(|(name, variable)| (variable, open(tool(name, variable)))))
+        .envs(
+            (TOOLS.into_iter().chain([LOADER]))
+                .map(|(name, variable)| (variable, open(tool(name, variable)))),
+        )
         .uid(NOBODY)
         .gid(NOBODY);
     command
+}
+
+/// Runs one test of this program as on a kernel without Landlock; it must pass.
+pub(crate) fn without_landlock(test: &str) {
+    let (name, variable) = TOOLS[1];
+    let mut command = Command::new(tool(name, variable));
+    command
+        .arg("without-landlock")
+        .arg(env::current_exe().unwrap());
+    command.args(["--exact", without_crate(test), "--include-ignored"]);
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let is_passed = output.status.success() && said.contains("1 passed");
+    assert!(is_passed, "{output:?}");
 }
 
 /// A test's name as the harness knows it.
@@ -126,11 +145,18 @@ pub(crate) fn without_crate(test: &str) -> &str {
     test.split_once("::").unwrap().1
 }
 
-fn zygote() -> PathBuf {
+/// The program of zygotes, as the tests' launchers have it.
+pub(crate) fn zygote() -> PathBuf {
     env::var_os(ZYGOTE).map_or_else(
         || env!("CARGO_BIN_EXE_sandbox-zygote").into(),
         PathBuf::from,
     )
+}
+
+/// An attacker's dynamic loader.
+pub(crate) fn loader() -> PathBuf {
+    let (name, variable) = LOADER;
+    tool(name, variable)
 }
 
 /// A program that tries what busybox cannot, compiled when first wanted.
@@ -146,7 +172,11 @@ fn tool(name: &str, variable: &str) -> PathBuf {
         // Made aside, since other tests may be making it too.
         let mine = folder.join(format!("{name}-{}", std::process::id()));
         let mut gcc = Command::new("gcc");
-        gcc.args(["-static", "-O1", "-Wall", "-Werror", "-o"]);
+        gcc.args(["-static", "-O1", "-Wall", "-Werror"]);
+        if name == LOADER.0 {
+            gcc.args(["-nostdlib", "-ffreestanding", "-fno-stack-protector"]);
+        }
+        gcc.arg("-o");
         let status = gcc.arg(&mine).arg(&source).status().unwrap();
         assert!(status.success(), "gcc: {status}");
         fs::rename(&mine, &program).unwrap();
