@@ -30,20 +30,6 @@ fn impatient(mut registries: Registries) -> Registries {
     registries
 }
 
-/// A layer of this many bytes that do not compress.
-fn noise(bytes: usize) -> Vec<u8> {
-    let mut state = 1u64;
-    let content: Vec<u8> = std::iter::repeat_with(|| {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        (state >> 56) as u8
-    })
-    .take(bytes)
-    .collect();
-    tar_of(&[("noise", &content)])
-}
-
 async fn pull(home: &Home, server: &Server) -> Result<Image, PullError> {
     home.store
         .pull(&reference(&server.name("x")), &registries(), &NoProgress)

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::apply::Applier;
 use super::decompress;
+use super::sparse::Sparse;
 use super::tar_stream::{TarStream, damaged};
 use super::{LayerError, LayerProblem, Limits, Root};
 use crate::digest::{Digest, Hasher};
@@ -38,12 +39,9 @@ impl Budget {
             return Err(LayerProblem::Cancelled);
         }
         self.bytes = self.bytes.saturating_add(bytes);
-        let most = self.limits.unpacked_bytes_max;
+        let most = self.limits.image_bytes_max;
         if self.bytes > most {
-            return Err(LayerProblem::TooLarge {
-                what: "bytes unpacked",
-                most,
-            });
+            return Err(LayerProblem::TooLarge { most });
         }
         Ok(())
     }
@@ -52,7 +50,7 @@ impl Budget {
         self.entries += 1;
         let most = self.limits.entries_max;
         if self.entries > most {
-            return Err(LayerProblem::TooLarge {
+            return Err(LayerProblem::TooMany {
                 what: "entries",
                 most,
             });
@@ -118,7 +116,10 @@ fn run(
         let mut tar = TarStream::new(pieces);
         let mut applier = Applier::new(root, layer.first);
         while let Some(entry) = tar.next_entry()? {
-            tar.source_mut().budget().take_entry(&entry.path)?;
+            let budget = tar.source_mut().budget();
+            budget.take_entry(&entry.path)?;
+            // Whoever reads or copies a hole gets as many bytes as it says.
+            budget.take_bytes(entry.sparse.as_ref().map_or(0, Sparse::hole_bytes))?;
             applier.apply(&mut tar, &entry)?;
         }
         if layer.needs_end && !tar.ended() {

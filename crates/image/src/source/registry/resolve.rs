@@ -61,6 +61,8 @@ impl Session<'_> {
                 manifest::read(&fetched.bytes, &fetched.media_type, self.limits.layers_max);
             match document.map_err(content)? {
                 Document::Manifest(manifest) => {
+                    let sizes = manifest.layers.iter().map(|layer| layer.size);
+                    manifest::check_sizes(sizes, self.limits.image_bytes_max).map_err(content)?;
                     return Ok(Resolved {
                         manifest,
                         digest: fetched.digest,
