@@ -21,6 +21,8 @@ fn impatient(mut registries: Registries) -> Registries {
     registries.timeouts = Timeouts {
         connect: Duration::from_secs(5),
         stall: Duration::from_millis(700),
+        pace: Duration::from_secs(10),
+        pull: Duration::from_secs(60),
         helper: Duration::from_millis(500),
     };
     registries.retry = Retry {

@@ -4,8 +4,9 @@ use bytes::Bytes;
 use reqwest::header::CONTENT_TYPE;
 
 use super::RegistryError;
+use super::body::read_bounded;
 use super::endpoint::Endpoint;
-use super::session::{Ask, Failure, Session, Tries, read_bounded};
+use super::session::{Ask, Failure, Session, Tries};
 use crate::digest::Digest;
 use crate::manifest::{
     self, ContentError, DOCKER_LIST, DOCKER_MANIFEST, Descriptor, Document, Manifest, OCI_INDEX,
