@@ -60,8 +60,11 @@ pub struct Limits {
     /// are uncompressed, together with the holes of their sparse files. What is
     /// kept of unfinished downloads for later pulls has no more than that, too.
     pub image_bytes_max: u64,
-    /// Entries of all layers together.
+    /// Entries of all layers together, and folders that none of them describes.
     pub entries_max: u64,
+    /// Bytes in the paths of all entries together: some are kept in memory until
+    /// their layer is unpacked.
+    pub paths_bytes_max: u64,
     /// Bytes in the path of one entry.
     pub path_bytes_max: usize,
     /// Layers in one image.
@@ -75,6 +78,7 @@ impl Default for Limits {
         Self {
             image_bytes_max: 64 << 30,
             entries_max: 4_000_000,
+            paths_bytes_max: 512 << 20,
             path_bytes_max: 4095,
             layers_max: 127,
             document_bytes_max: 4 << 20,

@@ -253,6 +253,23 @@ fn the_holes_of_sparse_files_count() {
 }
 
 #[test]
+fn folders_that_no_entry_describes_count() {
+    let home = limited(image::Limits {
+        entries_max: 50,
+        ..Default::default()
+    });
+    let deep = |name: &str| format!("{name}/{}file", "d/".repeat(20));
+    let (a, b, c) = (deep("a"), deep("b"), deep("c"));
+    home.import_bytes("x", &tar_of(&[(&a, b""), (&b, b"")]))
+        .unwrap();
+    let tar = tar_of(&[(&a, b""), (&b, b""), (&c, b"")]);
+    assert_says(
+        &home.import_bytes("y", &tar).unwrap_err().to_string(),
+        &["more than 50 entries"],
+    );
+}
+
+#[test]
 fn bounds_are_kept() {
     let bomb = gzip(&tar_of(&[("bomb", &vec![0; 3 << 20])]));
     let home = limited(image::Limits {
@@ -280,6 +297,15 @@ fn bounds_are_kept() {
     assert_says(
         &home.import_bytes("x", &tar).unwrap_err().to_string(),
         &["more than 2 entries"],
+    );
+    let home = limited(image::Limits {
+        paths_bytes_max: 10,
+        ..Default::default()
+    });
+    let tar = tar_of(&[("abcdef", b""), ("ghijkl", b"")]);
+    assert_says(
+        &home.import_bytes("x", &tar).unwrap_err().to_string(),
+        &["more than 10 bytes in its paths"],
     );
     let home = limited(image::Limits {
         path_bytes_max: 5,

@@ -203,9 +203,9 @@ async fn a_pull_has_an_end_and_the_next_one_goes_on() {
     });
     let home = Home::new();
     let mut hasty = registries();
-    hasty.timeouts.pull = Duration::from_secs(2);
+    hasty.timeouts.pull = Duration::from_secs(4);
     let error = error(&home, &server, &hasty).await;
-    assert!(error.contains("not done within 2s"), "{error}");
+    assert!(error.contains("not done within 4s"), "{error}");
     pull(&home, &server, &registries()).await.unwrap();
     let requests = server.requests.lock().unwrap();
     let resumed = |from| from >= MEGABYTE as u64;

@@ -17,6 +17,7 @@ pub(crate) struct Budget {
     limits: Limits,
     bytes: u64,
     entries: u64,
+    paths_bytes: u64,
     /// Bytes in the files that were written.
     pub(crate) file_bytes: u64,
     cancelled: Arc<AtomicBool>,
@@ -29,6 +30,7 @@ impl Budget {
             limits: limits.clone(),
             bytes: 0,
             entries: 0,
+            paths_bytes: 0,
             file_bytes: 0,
             cancelled,
         }
@@ -46,12 +48,26 @@ impl Budget {
         Ok(())
     }
 
-    pub(super) fn take_entry(&mut self, path: &[u8]) -> Result<(), LayerProblem> {
-        self.entries += 1;
+    /// For files and folders that are made; few entries can ask for many.
+    fn take_entries(&mut self, entries: u64) -> Result<(), LayerProblem> {
+        self.entries = self.entries.saturating_add(entries);
         let most = self.limits.entries_max;
         if self.entries > most {
             return Err(LayerProblem::TooMany {
                 what: "entries",
+                most,
+            });
+        }
+        Ok(())
+    }
+
+    pub(super) fn take_entry(&mut self, path: &[u8]) -> Result<(), LayerProblem> {
+        self.take_entries(1)?;
+        self.paths_bytes = self.paths_bytes.saturating_add(path.len() as u64);
+        let most = self.limits.paths_bytes_max;
+        if self.paths_bytes > most {
+            return Err(LayerProblem::TooMany {
+                what: "bytes in its paths",
                 most,
             });
         }
@@ -121,6 +137,8 @@ fn run(
             // Whoever reads or copies a hole gets as many bytes as it says.
             budget.take_bytes(entry.sparse.as_ref().map_or(0, Sparse::hole_bytes))?;
             applier.apply(&mut tar, &entry)?;
+            let made = applier.root.take_made();
+            tar.source_mut().budget().take_entries(made)?;
         }
         if layer.needs_end && !tar.ended() {
             return Err(damaged("the tar has no end marker"));
