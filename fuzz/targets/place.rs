@@ -59,7 +59,7 @@ impl Place {
 /// So little that nothing lasts long.
 pub fn limits() -> Limits {
     Limits {
-        unpacked_bytes_max: 1 << 20,
+        image_bytes_max: 1 << 20,
         entries_max: 200,
         ..Limits::default()
     }

@@ -204,15 +204,16 @@ const MOUNT_POINTS: [MountPoint;
 /// # Errors
 /// It cannot be made or read.
 pub fn open_store(home: &Path) -> Result<Store, StoreError> {
-    open_store_for(home, Ids::detect())
+    open_store_for(home, Ids::detect(), Limits::default())
 }
 
-/// The same, for runners whose processes have other ids than they would by
-/// themselves: a root belongs to the ids that it was unpacked for.
+/// The same, with bounds on what images may make us do, and for runners whose
+/// processes have other ids than they would by themselves: a root belongs to the
+/// ids that it was unpacked for.
 ///
 /// # Errors
 /// It cannot be made or read.
-pub fn open_store_for(home: &Path, ids: Ids) -> Result<Store, StoreError> {
+pub fn open_store_for(home: &Path, ids: Ids, limits: Limits) -> Result<Store, StoreError> {
     let owners = match ids {
         Ids::Shifted { base } => Owners::Shifted { base },
         Ids::Own => Owners::Mine,
@@ -220,7 +221,7 @@ pub fn open_store_for(home: &Path, ids: Ids) -> Result<Store, StoreError> {
     let options = StoreOptions {
         owners,
         mount_points: &MOUNT_POINTS,
-        limits: Limits::default(),
+        limits,
         sync: false,
     };
     // Zygotes open roots from another folder than ours.

@@ -73,6 +73,17 @@ pub(crate) struct Global {
         value_delimiter = ','
     )]
     mirror: Vec<String>,
+    /// How large an image may be that is pulled or imported: its layers, both
+    /// compressed and unpacked.
+    #[arg(
+        long,
+        global = true,
+        env = "CONSECUTION_IMAGE_MAX",
+        value_name = "SIZE",
+        default_value = "64G",
+        value_parser = chain::units::parse_memory
+    )]
+    image_max: u64,
     /// The first of 65536 ids of this host that processes run as, so that two
     /// runners need not share theirs. Only for root [default: 2013265920].
     #[arg(

@@ -107,6 +107,27 @@ fn a_root_file_system_is_imported_from_a_file() {
 }
 
 #[test]
+fn an_image_is_as_large_as_image_max_says_and_no_larger() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("file"), vec![b'x'; 3 << 20]).unwrap();
+    let tar = folder.path().join("image.tar");
+    let (inside, tar) = (folder.path().to_str().unwrap(), tar.to_str().unwrap());
+    assert!(tool(&["tar", "-C", inside, "-cf", tar, "file"]));
+    let home = home::empty();
+    let refused = ["more than 2097152 bytes", "--image-max"];
+    image(home.path(), &["import", "large", tar, "--image-max", "2M"])
+        .expect_code(125)
+        .expect_stderr(&refused);
+    let mut import = consecution(home.path());
+    import.args(["image", "import", "large", tar]);
+    import.env("CONSECUTION_IMAGE_MAX", "2M");
+    finish(import, b"", PATIENCE)
+        .expect_code(125)
+        .expect_stderr(&refused);
+    image(home.path(), &["import", "large", tar, "--image-max", "4M"]).expect_success();
+}
+
+#[test]
 fn a_root_file_system_is_imported_from_standard_input() {
     let home = home::empty();
     for program in ["cat", "gzip", "zstd"] {
@@ -346,6 +367,12 @@ fn an_image_is_pulled_by_command_and_by_chain() {
         .expect_output("data\n");
 
     let home = home::empty();
+    let large = chain([link(&["/bin/cat"]).image(&name)]);
+    let mut run = consecution(home.path());
+    run.args(["run", "--image-max", "1M"]).arg(large.path());
+    finish(run, b"", PATIENCE)
+        .expect_code(125)
+        .expect_stderr(&[&name, "--image-max"]);
     cat(home.path(), &name)
         .expect_success()
         .expect_output("data\n");

@@ -56,10 +56,15 @@ pub enum MountPoint {
 /// Bounds on what an image may make us do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of all layers together, uncompressed, and of their sparse files.
-    pub unpacked_bytes_max: u64,
-    /// Entries of all layers together.
+    /// Bytes of all layers together: as they are compressed, and again as they
+    /// are uncompressed, together with the holes of their sparse files. What is
+    /// kept of unfinished downloads for later pulls has no more than that, too.
+    pub image_bytes_max: u64,
+    /// Entries of all layers together, and folders that none of them describes.
     pub entries_max: u64,
+    /// Bytes in the paths of all entries together: some are kept in memory until
+    /// their layer is unpacked.
+    pub paths_bytes_max: u64,
     /// Bytes in the path of one entry.
     pub path_bytes_max: usize,
     /// Layers in one image.
@@ -71,8 +76,9 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            unpacked_bytes_max: 64 << 30,
+            image_bytes_max: 64 << 30,
             entries_max: 4_000_000,
+            paths_bytes_max: 512 << 20,
             path_bytes_max: 4095,
             layers_max: 127,
             document_bytes_max: 4 << 20,
@@ -114,9 +120,17 @@ pub enum LayerProblem {
         /// What is wrong with it.
         problem: String,
     },
-    /// A bound of [`Limits`] is reached.
-    #[error("the image has more than {most} {what}; raise the limit if you trust it")]
+    /// [`Limits::image_bytes_max`] is reached.
+    #[error(
+        "the image has more than {most} bytes; raise the limit with --image-max if you trust it"
+    )]
     TooLarge {
+        /// The bound.
+        most: u64,
+    },
+    /// A bound of [`Limits`] that no option raises is reached.
+    #[error("the image has more than {most} {what}; build it with fewer files")]
+    TooMany {
         /// What was counted.
         what: &'static str,
         /// The bound.

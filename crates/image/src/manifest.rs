@@ -50,6 +50,16 @@ pub enum ContentError {
         /// How many there may be.
         most: u64,
     },
+    /// Its layers have more bytes than an image may have.
+    #[error(
+        "read the layers: compressed they have {found} bytes, at most {most} are allowed; raise the limit with --image-max if you trust the image"
+    )]
+    TooManyBytes {
+        /// How many there are.
+        found: u64,
+        /// How many there may be.
+        most: u64,
+    },
     /// Not JSON, or JSON of another shape.
     #[error("read the {what}: {problem}")]
     Malformed {
@@ -271,6 +281,23 @@ fn check_image(manifest: &Manifest, layers_max: usize) -> Result<(), ContentErro
         .layers
         .iter()
         .try_for_each(|layer| check_layer(&layer.media_type))
+}
+
+/// Fails when layers of these sizes are more than an image may have. They are
+/// kept on the disk until they are unpacked, so that is asked before the first
+/// of them is fetched or read.
+pub(crate) fn check_sizes(
+    sizes: impl Iterator<Item = u64>,
+    image_bytes_max: u64,
+) -> Result<(), ContentError> {
+    let found = sizes.fold(0, u64::saturating_add);
+    if found > image_bytes_max {
+        return Err(ContentError::TooManyBytes {
+            found,
+            most: image_bytes_max,
+        });
+    }
+    Ok(())
 }
 
 /// How a layer is compressed is seen from its bytes; here only whether it is a

@@ -173,14 +173,23 @@ impl Store {
     /// what was downloaded is resumed by the next pull.
     ///
     /// # Errors
-    /// When the registry does not give it, or it cannot be unpacked.
+    /// When the registry does not give it, or not within
+    /// [`Timeouts::pull`](crate::Timeouts::pull), or it cannot be unpacked.
     pub async fn pull(
         &self,
         reference: &Reference,
         registries: &Registries,
         progress: &dyn Progress,
     ) -> Result<Image, PullError> {
-        pull::pull(self, reference, registries, progress).await
+        let within = registries.timeouts.pull;
+        let pull = pull::pull(self, reference, registries, progress);
+        let Ok(pulled) = tokio::time::timeout(within, pull).await else {
+            return Err(PullError::TooLong {
+                reference: reference.clone(),
+                within,
+            });
+        };
+        pulled
     }
 
     fn not_found(&self, reference: &Reference) -> StoreError {

@@ -144,17 +144,136 @@ fn a_store_of_a_newer_version_is_left_alone() {
     assert_says(&error, &["version 999", "knows 1", "--home"]);
 }
 
+fn limited(limits: image::Limits) -> Home {
+    Home::with(image::StoreOptions {
+        limits,
+        ..options()
+    })
+}
+
+fn limited_to(image_bytes_max: u64) -> Home {
+    limited(image::Limits {
+        image_bytes_max,
+        ..Default::default()
+    })
+}
+
+#[test]
+fn layers_of_too_many_compressed_bytes_are_refused_unread() {
+    let mut made = image_of(&[tar_of(&[("a", b"1")]), tar_of(&[("b", b"2")])]);
+    let home = limited_to(1 << 20);
+    let folder = home.path("layout");
+    for (place, (digest, bytes)) in made.blobs[..2].iter_mut().enumerate() {
+        // Skippable frames of zstd, which are nothing once decompressed.
+        let mut frames = [&[0x50, 0x2a, 0x4d, 0x18][..], &600_000u32.to_le_bytes()].concat();
+        frames.resize(8 + 600_000, place as u8);
+        frames.extend(zstd::stream::encode_all(&b""[..], 1).unwrap());
+        let text = String::from_utf8(made.manifest.clone()).unwrap();
+        let new = image::Digest::of(&frames);
+        let text = text.replace(digest.as_str(), new.as_str());
+        let text = text.replacen(
+            &format!("\"size\":{}}}", bytes.len()),
+            &format!("\"size\":{}}}", frames.len()),
+            1,
+        );
+        made.manifest = text.into_bytes();
+        (*digest, *bytes) = (new, frames);
+    }
+    made.digest = image::Digest::of(&made.manifest);
+    write_layout(&folder, &[(&made, None)]);
+    let error = refused_layout(&home, &folder);
+    assert_says(
+        &error,
+        &[
+            "compressed they have 1200034 bytes",
+            "1048576",
+            "--image-max",
+        ],
+    );
+}
+
+#[test]
+fn a_stream_that_never_ends_is_refused() {
+    struct Endless(Vec<u8>, usize);
+    impl std::io::Read for Endless {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            for byte in &mut *buffer {
+                *byte = self.0[self.1 % self.0.len()];
+                self.1 += 1;
+            }
+            Ok(buffer.len())
+        }
+    }
+    let nothing = zstd::stream::encode_all(&b""[..], 1).unwrap();
+    for unit in [gzip(b""), nothing, vec![0]] {
+        let home = limited_to(1 << 20);
+        let input = image::Input::Read(Box::new(Endless(unit, 0)));
+        let import = home
+            .store
+            .import(&reference("x"), input, &image::NoProgress);
+        assert_says(
+            &import.unwrap_err().to_string(),
+            &["standard input", "more than 1048576 bytes", "--image-max"],
+        );
+        assert_eq!(home.items("tmp"), [""; 0]);
+    }
+}
+
+/// A file of nothing but a hole, as GNU tar writes one.
+fn hole(bytes: u64) -> Vec<u8> {
+    let mut header = tar::Header::new_gnu();
+    header.set_path("hole").unwrap();
+    header.set_entry_type(tar::EntryType::GNUSparse);
+    header.set_size(0);
+    header.set_mode(0o644);
+    let gnu = header.as_gnu_mut().unwrap();
+    gnu.realsize
+        .copy_from_slice(format!("{bytes:012o}").as_bytes());
+    header.set_cksum();
+    let mut tar = tar::Builder::new(Vec::new());
+    tar.append(&header, &b""[..]).unwrap();
+    tar.into_inner().unwrap()
+}
+
+#[test]
+fn the_holes_of_sparse_files_count() {
+    let home = limited_to(1 << 20);
+    let image = home.import_bytes("x", &hole(1 << 19)).unwrap();
+    let file = fs::metadata(image.root().join("hole")).unwrap();
+    assert_eq!(file.len(), 1 << 19);
+    for bytes in [1 << 20, 1 << 35] {
+        assert_says(
+            &home
+                .import_bytes("y", &hole(bytes))
+                .unwrap_err()
+                .to_string(),
+            &["more than 1048576 bytes", "--image-max"],
+        );
+    }
+}
+
+#[test]
+fn folders_that_no_entry_describes_count() {
+    let home = limited(image::Limits {
+        entries_max: 50,
+        ..Default::default()
+    });
+    let deep = |name: &str| format!("{name}/{}file", "d/".repeat(20));
+    let (a, b, c) = (deep("a"), deep("b"), deep("c"));
+    home.import_bytes("x", &tar_of(&[(&a, b""), (&b, b"")]))
+        .unwrap();
+    let tar = tar_of(&[(&a, b""), (&b, b""), (&c, b"")]);
+    assert_says(
+        &home.import_bytes("y", &tar).unwrap_err().to_string(),
+        &["more than 50 entries"],
+    );
+}
+
 #[test]
 fn bounds_are_kept() {
-    let limited = |limits: image::Limits| {
-        Home::with(image::StoreOptions {
-            limits,
-            ..options()
-        })
-    };
     let bomb = gzip(&tar_of(&[("bomb", &vec![0; 3 << 20])]));
     let home = limited(image::Limits {
-        unpacked_bytes_max: 1 << 20,
+        image_bytes_max: 1 << 20,
         ..Default::default()
     });
     let made = image_of(&[tar_of(&[("bomb", &vec![0; 3 << 20])])]);
@@ -164,11 +283,11 @@ fn bounds_are_kept() {
             .import("x", &home.path("layout"))
             .unwrap_err()
             .to_string(),
-        &["more than 1048576 bytes"],
+        &["more than 1048576 bytes", "--image-max"],
     );
     assert_says(
         &home.import_bytes("x", &bomb).unwrap_err().to_string(),
-        &["1048576 bytes"],
+        &["more than 1048576 bytes", "--image-max"],
     );
     let home = limited(image::Limits {
         entries_max: 2,
@@ -178,6 +297,15 @@ fn bounds_are_kept() {
     assert_says(
         &home.import_bytes("x", &tar).unwrap_err().to_string(),
         &["more than 2 entries"],
+    );
+    let home = limited(image::Limits {
+        paths_bytes_max: 10,
+        ..Default::default()
+    });
+    let tar = tar_of(&[("abcdef", b""), ("ghijkl", b"")]);
+    assert_says(
+        &home.import_bytes("x", &tar).unwrap_err().to_string(),
+        &["more than 10 bytes in its paths"],
     );
     let home = limited(image::Limits {
         path_bytes_max: 5,

@@ -306,6 +306,30 @@ fn mount_points_are_made_where_absent_and_within_the_root() {
 }
 
 #[test]
+fn a_folder_is_searched_once_however_often_it_is_made_opaque() {
+    let home = Home::new();
+    let below = tar_of(&[("folder/old", b""), ("folder/sub/old", b"")]);
+    let above = layer(|tar| {
+        for number in 0..6000 {
+            let path = format!("folder/sub/{number}");
+            entry(tar, EntryType::Regular, &path, "", b"");
+        }
+        for _ in 0..20_000 {
+            for path in ["folder/sub/.wh..wh..opq", "folder/.wh..wh..opq"] {
+                entry(tar, EntryType::Regular, path, "", b"");
+            }
+        }
+        entry(tar, EntryType::Regular, "folder/new", "", b"");
+    });
+    let began = std::time::Instant::now();
+    let image = import(&home, &[below, above]);
+    // Searched each time, it would take hundreds of millions of steps more.
+    assert!(began.elapsed() < std::time::Duration::from_secs(100));
+    let count = |path| fs::read_dir(image.root().join(path)).unwrap().count();
+    assert_eq!((count("folder"), count("folder/sub")), (2, 6000));
+}
+
+#[test]
 fn owners_are_shifted_into_the_sandboxs_range() {
     if !rustix::process::geteuid().is_root() {
         assert!(std::env::var_os("CI").is_none(), "root is needed in CI");

@@ -21,6 +21,8 @@ fn impatient(mut registries: Registries) -> Registries {
     registries.timeouts = Timeouts {
         connect: Duration::from_secs(5),
         stall: Duration::from_millis(700),
+        pace: Duration::from_secs(10),
+        pull: Duration::from_secs(60),
         helper: Duration::from_millis(500),
     };
     registries.retry = Retry {
@@ -28,20 +30,6 @@ fn impatient(mut registries: Registries) -> Registries {
         first_delay: Duration::from_millis(5),
     };
     registries
-}
-
-/// A layer of this many bytes that do not compress.
-fn noise(bytes: usize) -> Vec<u8> {
-    let mut state = 1u64;
-    let content: Vec<u8> = std::iter::repeat_with(|| {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        (state >> 56) as u8
-    })
-    .take(bytes)
-    .collect();
-    tar_of(&[("noise", &content)])
 }
 
 async fn pull(home: &Home, server: &Server) -> Result<Image, PullError> {

@@ -9,7 +9,7 @@ use anyhow::{Context, anyhow};
 use clap::Subcommand;
 use consecution::app;
 use consecution::runner::Images;
-use image::{Entry, Image, Input, Progress, Reference, Registries, Store};
+use image::{Entry, Image, Input, Limits, Progress, Reference, Registries, Store};
 
 use super::{Global, print, progress};
 
@@ -107,7 +107,11 @@ fn store(global: &Global) -> anyhow::Result<Store> {
     let home = global.home.clone().or_else(app::default_home).context(
         "failed to find a place for images: neither HOME nor XDG_DATA_HOME is set; set CONSECUTION_HOME",
     )?;
-    app::open_store_for(&home, global.ids()?).map_err(failed_to)
+    let limits = Limits {
+        image_bytes_max: global.image_max,
+        ..Limits::default()
+    };
+    app::open_store_for(&home, global.ids()?, limits).map_err(failed_to)
 }
 
 fn reference(name: &str) -> anyhow::Result<Reference> {

@@ -21,6 +21,9 @@ pub(super) struct Applier<'r> {
     /// so that its whiteouts spare it. `None` in the first layer, which has
     /// nothing below it to hide.
     pub(super) own: Option<HashSet<(u64, Box<[u8]>)>>,
+    /// Inodes of folders in which nothing is left of the layers below, so that
+    /// they are searched once, however often a layer says to.
+    pub(super) cleared: HashSet<u64>,
     /// Times of folders, set last, since filling a folder changes them.
     folder_times: Vec<(Vec<u8>, Timestamps)>,
     file_bytes: u64,
@@ -33,6 +36,7 @@ impl<'r> Applier<'r> {
         Self {
             root,
             own: (!first).then(HashSet::new),
+            cleared: HashSet::new(),
             folder_times: Vec::new(),
             file_bytes: 0,
         }

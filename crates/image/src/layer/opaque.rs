@@ -55,6 +55,10 @@ impl Applier<'_> {
         let mut pending = vec![name.to_vec()];
         while let Some(path) = pending.pop() {
             let folder = open_below(parent, &path)?;
+            // What came into it since is this layer's own.
+            if !self.cleared.insert(folder.inode) {
+                continue;
+            }
             for (name, kind) in list(&folder)? {
                 if !self.is_own(folder.inode, &name) {
                     self.root.displace(&folder, &name)?;

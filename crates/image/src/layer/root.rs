@@ -30,6 +30,8 @@ pub(crate) struct Root {
     /// Folders by the path that led to them. Forgotten whenever a folder or a
     /// link is taken away, since any path may have led through it.
     open: HashMap<Vec<u8>, Arc<Folder>>,
+    /// Folders made that no entry describes, and nobody has counted yet.
+    made: u64,
 }
 
 /// An open folder within the root.
@@ -61,12 +63,19 @@ impl Root {
             owners,
             trash: Trash::open(trash).map_err(|cause| io("open trash beside", cause))?,
             open: HashMap::new(),
+            made: 0,
         })
     }
 
     /// Makes every path be resolved anew.
     pub(super) fn forget_open(&mut self) {
         self.open.clear();
+    }
+
+    /// How many folders were made since this was asked before, because a path
+    /// led through them.
+    pub(super) fn take_made(&mut self) -> u64 {
+        std::mem::take(&mut self.made)
     }
 
     pub(super) fn owners(&self) -> Owners {
@@ -98,7 +107,11 @@ impl Root {
         };
         let folder = match found {
             Some(folder) => folder,
-            None => Arc::new(self.walk(path, passed)?),
+            None => {
+                let (folder, made) = self.walk(path, passed)?;
+                self.made += made;
+                Arc::new(folder)
+            }
         };
         if self.open.len() >= OPEN_FOLDERS_MAX {
             self.open.clear();
@@ -127,8 +140,13 @@ impl Root {
     }
 
     /// Goes along `path` component by component, through links, and makes the
-    /// folders that are missing, also where a dangling link points.
-    fn walk(&self, path: &[u8], mut passed: Option<Passed<'_>>) -> Result<Folder, LayerProblem> {
+    /// folders that are missing, also where a dangling link points. Gives also how
+    /// many it made.
+    fn walk(
+        &self,
+        path: &[u8],
+        mut passed: Option<Passed<'_>>,
+    ) -> Result<(Folder, u64), LayerProblem> {
         let io = |step, cause: Errno| LayerProblem::io(step, path, cause);
         let real = |names: &[Vec<u8>]| {
             let path = names.join(&b'/');
@@ -136,6 +154,7 @@ impl Root {
                 .map_err(|cause| unresolvable(&path, cause))
         };
         let mut links = 0;
+        let mut made = 0;
         let mut names: Vec<Vec<u8>> = Vec::new();
         let mut left = components(path);
         let mut here = real(&names)?;
@@ -151,6 +170,7 @@ impl Root {
                 Err(Errno::NOENT) => {
                     self.make_folder(&here, &name)
                         .map_err(|cause| io("make the folder of", cause))?;
+                    made += 1;
                     rustix::fs::openat(&here.fd, &*name, nofollow, Mode::empty())
                 }
                 next => next,
@@ -180,7 +200,7 @@ impl Root {
                 Err(cause) => return Err(unresolvable(path, cause)),
             }
         }
-        Ok(here)
+        Ok((here, made))
     }
 
     /// A folder that no entry describes: mode 0755, the image's root owns it.

@@ -18,6 +18,14 @@ pub(crate) struct Sparse {
     pub(crate) parts: Vec<(u64, u64)>,
 }
 
+impl Sparse {
+    /// How much larger the file looks than what is stored of it.
+    pub(super) fn hole_bytes(&self) -> u64 {
+        let stored = self.parts.iter().map(|&(_, length)| length).sum();
+        self.real_bytes.saturating_sub(stored)
+    }
+}
+
 /// The map of the file whose header was just read, `None` where it is not
 /// sparse. Leaves the stream at its stored bytes.
 pub(super) fn read<S: Source>(

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::apply::Applier;
 use super::decompress;
+use super::sparse::Sparse;
 use super::tar_stream::{TarStream, damaged};
 use super::{LayerError, LayerProblem, Limits, Root};
 use crate::digest::{Digest, Hasher};
@@ -16,6 +17,7 @@ pub(crate) struct Budget {
     limits: Limits,
     bytes: u64,
     entries: u64,
+    paths_bytes: u64,
     /// Bytes in the files that were written.
     pub(crate) file_bytes: u64,
     cancelled: Arc<AtomicBool>,
@@ -28,6 +30,7 @@ impl Budget {
             limits: limits.clone(),
             bytes: 0,
             entries: 0,
+            paths_bytes: 0,
             file_bytes: 0,
             cancelled,
         }
@@ -38,10 +41,20 @@ impl Budget {
             return Err(LayerProblem::Cancelled);
         }
         self.bytes = self.bytes.saturating_add(bytes);
-        let most = self.limits.unpacked_bytes_max;
+        let most = self.limits.image_bytes_max;
         if self.bytes > most {
-            return Err(LayerProblem::TooLarge {
-                what: "bytes unpacked",
+            return Err(LayerProblem::TooLarge { most });
+        }
+        Ok(())
+    }
+
+    /// For files and folders that are made; few entries can ask for many.
+    fn take_entries(&mut self, entries: u64) -> Result<(), LayerProblem> {
+        self.entries = self.entries.saturating_add(entries);
+        let most = self.limits.entries_max;
+        if self.entries > most {
+            return Err(LayerProblem::TooMany {
+                what: "entries",
                 most,
             });
         }
@@ -49,11 +62,12 @@ impl Budget {
     }
 
     pub(super) fn take_entry(&mut self, path: &[u8]) -> Result<(), LayerProblem> {
-        self.entries += 1;
-        let most = self.limits.entries_max;
-        if self.entries > most {
-            return Err(LayerProblem::TooLarge {
-                what: "entries",
+        self.take_entries(1)?;
+        self.paths_bytes = self.paths_bytes.saturating_add(path.len() as u64);
+        let most = self.limits.paths_bytes_max;
+        if self.paths_bytes > most {
+            return Err(LayerProblem::TooMany {
+                what: "bytes in its paths",
                 most,
             });
         }
@@ -118,8 +132,13 @@ fn run(
         let mut tar = TarStream::new(pieces);
         let mut applier = Applier::new(root, layer.first);
         while let Some(entry) = tar.next_entry()? {
-            tar.source_mut().budget().take_entry(&entry.path)?;
+            let budget = tar.source_mut().budget();
+            budget.take_entry(&entry.path)?;
+            // Whoever reads or copies a hole gets as many bytes as it says.
+            budget.take_bytes(entry.sparse.as_ref().map_or(0, Sparse::hole_bytes))?;
             applier.apply(&mut tar, &entry)?;
+            let made = applier.root.take_made();
+            tar.source_mut().budget().take_entries(made)?;
         }
         if layer.needs_end && !tar.ended() {
             return Err(damaged("the tar has no end marker"));

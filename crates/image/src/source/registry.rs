@@ -3,7 +3,8 @@
 //! Written over reqwest rather than over a client library, since none resumes,
 //! bounds and retries: [`endpoint`] is where a registry or mirror answers,
 //! [`auth`] how it is shown who asks, [`session`] one request with its retries,
-//! [`resolve`] from a name to a manifest, [`blob`] a download.
+//! [`body`] what it is answered, [`resolve`] from a name to a manifest, [`blob`]
+//! a download.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 mod auth;
 mod blob;
+mod body;
 pub(crate) mod credentials;
 mod endpoint;
 mod resolve;
@@ -73,6 +75,13 @@ pub struct Timeouts {
     pub connect: Duration,
     /// For the next bytes of an answer.
     pub stall: Duration,
+    /// For the next 64 KiB of an answer, where it has so many: a byte now and
+    /// then is as good as none.
+    pub pace: Duration,
+    /// For a whole pull. What it has downloaded by then the next one goes on
+    /// with, so a slow link needs several, and a registry that gives no end
+    /// leaves others their turn.
+    pub pull: Duration,
     /// For a credential helper.
     pub helper: Duration,
 }
@@ -82,6 +91,8 @@ impl Default for Timeouts {
         Self {
             connect: Duration::from_secs(15),
             stall: Duration::from_secs(30),
+            pace: Duration::from_secs(60),
+            pull: Duration::from_secs(24 * 3600),
             helper: Duration::from_secs(30),
         }
     }
@@ -117,6 +128,18 @@ pub enum RegistryError {
         address: String,
         /// What went wrong, innermost cause last.
         cause: String,
+    },
+    /// It sends, but hardly anything.
+    #[error(
+        "read what registry {address} sends: fewer than {bytes} bytes came within {within:?}; check the network, or try again when the registry has less to do"
+    )]
+    TooSlow {
+        /// Host and port.
+        address: String,
+        /// How many would have been enough.
+        bytes: usize,
+        /// How long they were waited for.
+        within: Duration,
     },
     /// It has no such image.
     #[error("find image {reference}: registry {address} has no such repository or tag")]
@@ -190,6 +213,16 @@ pub enum PullError {
     /// Our side.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// It takes too long.
+    #[error(
+        "pull image {}: it was not done within {within:?}; what was downloaded is kept for a day, pull it again to go on", .reference.familiar()
+    )]
+    TooLong {
+        /// The image.
+        reference: Reference,
+        /// How long it was waited for.
+        within: Duration,
+    },
     /// What was pulled is no image that we can use.
     #[error("use image {reference}: failed to {cause}")]
     Content {

@@ -8,7 +8,7 @@ use super::{Image, Store, StoreError, files, lock};
 use crate::config;
 use crate::digest::Digest;
 use crate::layer::Layer;
-use crate::manifest::ContentError;
+use crate::manifest::{self, ContentError};
 use crate::reference::Reference;
 use crate::source::Progress;
 use crate::source::archive::{self, Files, Found, FoundLayer, Hashing, ImportError, Input};
@@ -64,11 +64,36 @@ impl Import<'_> {
             self.store.record(self.reference, digest, index, bytes)?;
             return Ok(image);
         }
+        self.check_sizes(&found.layers)?;
         let mut staging = Staging::create(self.store, Arc::default())?;
         for (place, (layer, diff_id)) in found.layers.iter().zip(&config.diff_ids).enumerate() {
             self.layer(&mut staging, place, layer, diff_id)?;
         }
         Ok(staging.publish(self.reference, digest, index, &config.image)?)
+    }
+
+    /// An archive may hold fewer bytes than it gives to read: it can be sparse,
+    /// and name one layer many times.
+    fn check_sizes(&self, layers: &[FoundLayer]) -> Result<(), ImportError> {
+        let mut sizes = Vec::new();
+        for layer in layers {
+            sizes.push(self.open(layer)?.1);
+        }
+        let most = self.store.inner.options.limits.image_bytes_max;
+        manifest::check_sizes(sizes.into_iter(), most).map_err(|cause| self.content(cause))
+    }
+
+    /// A layer's bytes, and how many they are.
+    fn open(&self, layer: &FoundLayer) -> Result<(Box<dyn Read + Send>, u64), ImportError> {
+        let opened = self.files.open(&layer.path);
+        let opened = opened.map_err(|cause| ImportError::Unreadable {
+            input: format!("{} in {}", layer.path, self.input),
+            cause,
+        })?;
+        let missing = || ContentError::Missing {
+            what: format!("layer {}", layer.path),
+        };
+        opened.ok_or_else(|| self.content(missing()))
     }
 
     fn layer(
@@ -78,15 +103,7 @@ impl Import<'_> {
         layer: &FoundLayer,
         diff_id: &Digest,
     ) -> Result<(), ImportError> {
-        let unreadable = |cause| ImportError::Unreadable {
-            input: format!("{} in {}", layer.path, self.input),
-            cause,
-        };
-        let opened = self.files.open(&layer.path).map_err(unreadable)?;
-        let missing = || ContentError::Missing {
-            what: format!("layer {}", layer.path),
-        };
-        let (reader, bytes) = opened.ok_or_else(|| self.content(missing()))?;
+        let (reader, bytes) = self.open(layer)?;
         let name = layer
             .descriptor
             .as_ref()

@@ -60,12 +60,28 @@ impl Store {
         Ok(())
     }
 
+    /// Of what is unfinished, the newest is kept, and of that no more than one
+    /// image may have: whoever names other layers at each pull must not fill the
+    /// disk with them.
     fn sweep_blobs(&self) -> io::Result<()> {
+        let mut blobs = Vec::new();
         for path in self.items("blobs")? {
-            let old = std::fs::symlink_metadata(&path)
-                .is_ok_and(|about| is_older(about.modified(), BLOB_KEPT));
-            if old && let Some(_held) = lock::try_lock_file(&path)? {
+            if let Ok(about) = std::fs::symlink_metadata(&path) {
+                let modified = about.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+                blobs.push((modified, about.len(), path));
+            }
+        }
+        blobs.sort_by(|a, b| b.cmp(a));
+        let mut kept_bytes = 0u64;
+        for (modified, bytes, path) in blobs {
+            let all_bytes = kept_bytes.saturating_add(bytes);
+            let unwanted = bytes == 0
+                || all_bytes > self.inner.options.limits.image_bytes_max
+                || is_older(Ok(modified), BLOB_KEPT);
+            if unwanted && let Some(_held) = lock::try_lock_file(&path)? {
                 remove_file(&path)?;
+            } else {
+                kept_bytes = all_bytes;
             }
         }
         Ok(())

@@ -140,6 +140,25 @@ pub fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
+/// A layer of this many bytes that do not compress.
+pub fn noise(bytes: usize) -> Vec<u8> {
+    noise_of(bytes, 1)
+}
+
+/// The same, another one for each seed.
+pub fn noise_of(bytes: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed;
+    let content: Vec<u8> = std::iter::repeat_with(|| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (state >> 56) as u8
+    })
+    .take(bytes)
+    .collect();
+    tar_of(&[("noise", &content)])
+}
+
 pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes).unwrap();

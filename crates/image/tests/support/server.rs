@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::{MANIFEST, Made};
 
@@ -28,6 +29,8 @@ pub struct Reply {
     pub endless: bool,
     /// Say nothing at all for ever.
     pub silent: bool,
+    /// Send the body in pieces of so many bytes, with a pause behind each.
+    pub drip: Option<(usize, Duration)>,
 }
 
 impl Reply {
@@ -39,6 +42,7 @@ impl Reply {
             cut_at: None,
             endless: false,
             silent: false,
+            drip: None,
         }
     }
 
@@ -231,7 +235,15 @@ fn write(mut stream: TcpStream, reply: &Reply) -> std::io::Result<()> {
         }
     }
     write!(stream, "Content-Length: {}\r\n\r\n", reply.body.len())?;
-    stream.write_all(&reply.body[..reply.cut_at.unwrap_or(reply.body.len())])
+    let body = &reply.body[..reply.cut_at.unwrap_or(reply.body.len())];
+    let Some((bytes, pause)) = reply.drip else {
+        return stream.write_all(body);
+    };
+    for piece in body.chunks(bytes) {
+        stream.write_all(piece)?;
+        std::thread::sleep(pause);
+    }
+    Ok(())
 }
 
 /// Debian's docker-registry on a free loopback port.

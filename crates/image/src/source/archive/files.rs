@@ -13,6 +13,8 @@ use crate::layer::{Kind, LayerProblem, Source, TarStream};
 const ENTRIES_MAX: usize = 4096;
 /// Links from file to file, at most; `docker save` of old linked equal layers.
 const LINKS_MAX: usize = 8;
+/// Bytes in the path of a file that is looked up, or in what a link points to.
+const PATH_BYTES_MAX: usize = 4095;
 const BUFFER_BYTES: usize = 64 << 10;
 
 /// Where an image's documents and layers are read from.
@@ -103,6 +105,10 @@ impl TarFiles {
             && let Some(entry) = tar.next_entry()?
         {
             seen += 1;
+            // None of an image's own files, and 4096 of them could fill memory.
+            if entry.path.len().max(entry.link.len()) > PATH_BYTES_MAX {
+                continue;
+            }
             let path = clean(&String::from_utf8_lossy(&entry.path));
             let item = match entry.kind {
                 Kind::File if entry.sparse.is_none() => {
@@ -247,6 +253,24 @@ pub(crate) fn layout(folder: &Path) -> Option<Files> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_that_no_image_has_are_not_remembered() {
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Regular);
+        header.set_size(0);
+        header.set_mode(0o644);
+        let (short, long) = ("a".to_owned(), "a".repeat(PATH_BYTES_MAX + 1));
+        for path in [&short, &long] {
+            tar.append_data(&mut header, path, &b""[..]).unwrap();
+        }
+        let mut file = tempfile::tempfile().unwrap();
+        io::Write::write_all(&mut file, &tar.into_inner().unwrap()).unwrap();
+        let listed = TarFiles::list(file).unwrap();
+        assert_eq!(listed.seen, 2);
+        assert_eq!(listed.entries.keys().collect::<Vec<_>>(), [&short]);
+    }
 
     #[test]
     fn paths_in_archives_are_keys() {

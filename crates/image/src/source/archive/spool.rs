@@ -10,7 +10,7 @@ use std::path::Path;
 
 use super::files::{Files, TarFiles, layout};
 use super::{ImportError, Input};
-use crate::layer::{BLOCK_BYTES, Compression, LayerProblem, Limits, decompress, sniff};
+use crate::layer::{BLOCK_BYTES, Compression, LayerError, LayerProblem, Limits, decompress, sniff};
 use crate::store::StoreError;
 
 const COPY_BYTES: usize = 256 << 10;
@@ -75,6 +75,22 @@ pub(crate) fn open(input: Input, unused: &Path, limits: &Limits) -> Result<Opene
     })
 }
 
+/// A stream that fails where it has more bytes than an image may have: much
+/// that is compressed may be nothing, over and over.
+struct Bounded<R> {
+    inner: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        let left = self.left.checked_sub(read as u64);
+        self.left = left.ok_or(io::ErrorKind::FileTooLarge)?;
+        Ok(read)
+    }
+}
+
 /// Writes all of a stream, uncompressed, to a file without a name.
 fn spool(
     reader: Box<dyn Read + Send>,
@@ -82,7 +98,15 @@ fn spool(
     name: &str,
     limits: &Limits,
 ) -> Result<File, ImportError> {
+    let most = limits.image_bytes_max;
+    let too_large = || {
+        ImportError::Layer(LayerError {
+            layer: name.to_owned(),
+            problem: LayerProblem::TooLarge { most },
+        })
+    };
     let unreadable = |cause: io::Error| match cause.kind() {
+        io::ErrorKind::FileTooLarge => too_large(),
         io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => {
             ImportError::NotAnImage {
                 input: name.to_owned(),
@@ -102,7 +126,11 @@ fn spool(
         .open(unused);
     let mut file = file.map_err(unwritable)?;
     std::fs::remove_file(unused).map_err(unwritable)?;
-    let mut reader = decompress(reader).map_err(unreadable)?;
+    let bounded = Bounded {
+        inner: reader,
+        left: most,
+    };
+    let mut reader = decompress(bounded).map_err(unreadable)?;
     let mut buffer = vec![0; COPY_BYTES];
     let mut total = 0;
     loop {
@@ -114,14 +142,8 @@ fn spool(
             return Ok(file);
         }
         total += read as u64;
-        if total > limits.unpacked_bytes_max {
-            return Err(ImportError::NotAnImage {
-                input: name.to_owned(),
-                problem: format!(
-                    "it has over {} bytes, uncompressed",
-                    limits.unpacked_bytes_max
-                ),
-            });
+        if total > most {
+            return Err(too_large());
         }
         file.write_all(&buffer[..read]).map_err(unwritable)?;
     }

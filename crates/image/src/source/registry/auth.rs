@@ -5,9 +5,10 @@ use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use serde::Deserialize;
 
+use super::body::read_bounded;
 use super::credentials::Credential;
 use super::endpoint::{Endpoint, may_be_plain};
-use super::session::{Failure, read_bounded, said, send};
+use super::session::{Failure, said, send};
 use super::{Registries, RegistryError};
 
 /// Most bytes of a token server's answer.

@@ -5,17 +5,22 @@ use reqwest::header::CONTENT_RANGE;
 use reqwest::{Response, StatusCode};
 
 use super::RegistryError;
+use super::body::Body;
 use super::endpoint::Endpoint;
 use super::resolve::Resolved;
-use super::session::{Ask, Failure, Session, Tries, transport};
+use super::session::{Ask, Failure, Session, Tries};
 use crate::manifest::{ContentError, Descriptor};
 use crate::source::Progress;
 use crate::store::BlobFile;
 
 /// Bytes that are gathered before they are written.
 const WRITE_BYTES: usize = 1 << 20;
-/// Bytes that make an attempt count as one that got somewhere.
+/// Bytes more than were ever there, that make an attempt count as one that got
+/// somewhere.
 const PROGRESS_BYTES: u64 = 256 << 10;
+/// How many times a layer's size is fetched for it, at most. More than once it
+/// is where a server cannot resume, and its connections break.
+const FETCHES_MAX: u64 = 5;
 
 impl Session<'_> {
     /// Fills `file`, which may have its beginning already, with the layer, and
@@ -37,6 +42,8 @@ impl Session<'_> {
             layer,
             progress,
             tries: Tries::new(self.options),
+            reached_bytes: 0,
+            fetched_bytes: 0,
         };
         for mirror in mirrors {
             match download(mirror).run(&mut slot).await {
@@ -55,6 +62,11 @@ struct Download<'a> {
     layer: &'a Descriptor,
     progress: &'a dyn Progress,
     tries: Tries<'a>,
+    /// What there was of the layer when an attempt last got somewhere. What is
+    /// thrown away and fetched again gets nowhere.
+    reached_bytes: u64,
+    /// What came in all attempts together.
+    fetched_bytes: u64,
 }
 
 /// The file is always put back, except where its writer panicked.
@@ -69,12 +81,11 @@ fn lost() -> RegistryError {
 impl Download<'_> {
     async fn run(&mut self, slot: &mut Option<BlobFile>) -> Result<(), RegistryError> {
         // What an earlier process left may be damaged; then it is fetched anew.
-        let mut may_be_stale = slot.as_ref().is_some_and(|file| file.bytes() > 0);
+        self.reached_bytes = slot.as_ref().map_or(0, BlobFile::bytes);
+        let mut may_be_stale = self.reached_bytes > 0;
         loop {
             let file = slot.take().ok_or_else(lost)?;
-            let before = file.bytes();
             let (file, result) = self.attempt(file).await?;
-            let got = file.bytes().saturating_sub(before);
             match result {
                 Ok(()) => match file.verify(self.layer) {
                     Ok(()) => {
@@ -86,13 +97,15 @@ impl Download<'_> {
                         if !std::mem::take(&mut may_be_stale) {
                             return Err(self.content(cause));
                         }
+                        self.reached_bytes = 0;
                     }
                 },
                 Err(failure) => {
-                    *slot = Some(file);
-                    if got >= PROGRESS_BYTES {
+                    if file.bytes() >= self.reached_bytes.saturating_add(PROGRESS_BYTES) {
+                        self.reached_bytes = file.bytes();
                         self.tries.progressed();
                     }
+                    *slot = Some(file);
                     self.tries.wait_after(failure).await?;
                 }
             }
@@ -106,10 +119,21 @@ impl Download<'_> {
         }
     }
 
+    fn over_and_over(&self) -> RegistryError {
+        RegistryError::Protocol {
+            what: format!("layer {}", self.layer.digest),
+            address: self.endpoint.address.clone(),
+            problem: format!(
+                "it was begun anew so often that {} bytes came of {}; check the network, or use another mirror",
+                self.fetched_bytes, self.layer.size
+            ),
+        }
+    }
+
     /// One request and its body. The outer error is ours, the inner the
     /// registry's.
     async fn attempt(
-        &self,
+        &mut self,
         mut file: BlobFile,
     ) -> Result<(BlobFile, Result<(), Failure>), RegistryError> {
         if file.bytes() == self.layer.size {
@@ -140,17 +164,19 @@ impl Download<'_> {
     }
 
     async fn body(
-        &self,
+        &mut self,
         mut file: BlobFile,
-        mut answer: Response,
+        answer: Response,
     ) -> Result<(BlobFile, Result<(), Failure>), RegistryError> {
         let mut pending: Vec<Bytes> = Vec::new();
         let mut pending_bytes = 0;
+        let mut body = Body::new(self.endpoint, answer);
         loop {
-            let chunk = answer.chunk().await;
+            let chunk = body.chunk().await;
             let ended = !matches!(chunk, Ok(Some(_)));
             if let Ok(Some(bytes)) = &chunk {
                 pending_bytes += bytes.len();
+                self.fetched_bytes = self.fetched_bytes.saturating_add(bytes.len() as u64);
                 pending.push(bytes.clone());
             }
             let found = file.bytes() + pending_bytes as u64;
@@ -162,6 +188,9 @@ impl Download<'_> {
                 };
                 let file = file.restart().await?;
                 return Ok((file, Err(Failure::Final(self.content(cause)))));
+            }
+            if self.fetched_bytes > self.layer.size.saturating_mul(FETCHES_MAX) {
+                return Ok((file, Err(Failure::Final(self.over_and_over()))));
             }
             if pending_bytes >= WRITE_BYTES || ended {
                 file = file.append(std::mem::take(&mut pending)).await?;
@@ -179,7 +208,7 @@ impl Download<'_> {
                     };
                     return Ok((file, Err(Failure::Passing(self.content(cause), None))));
                 }
-                Err(cause) => return Ok((file, Err(transport(self.endpoint, &cause)))),
+                Err(failure) => return Ok((file, Err(failure))),
             }
         }
     }

@@ -6,7 +6,7 @@ use reqwest::header::HeaderValue;
 use reqwest::redirect::Policy;
 use reqwest::{Client, Url};
 
-use super::{Registries, RegistryError};
+use super::{Registries, RegistryError, Timeouts};
 
 /// Most redirects that one request follows.
 const REDIRECTS_MAX: usize = 10;
@@ -20,6 +20,8 @@ pub(super) struct Endpoint {
     /// Under which name its credentials stand.
     pub(super) credentials_key: String,
     pub(super) client: Client,
+    /// How long to wait for its answers.
+    pub(super) timeouts: Timeouts,
     /// Whether credentials may travel to it in the clear.
     pub(super) plain: bool,
     /// What the last authentication gave.
@@ -123,6 +125,7 @@ impl Endpoint {
             address,
             credentials_key: credentials_key.to_owned(),
             client,
+            timeouts: options.timeouts.clone(),
             plain,
             authorization: tokio::sync::Mutex::new(None),
         })

@@ -4,8 +4,9 @@ use bytes::Bytes;
 use reqwest::header::CONTENT_TYPE;
 
 use super::RegistryError;
+use super::body::read_bounded;
 use super::endpoint::Endpoint;
-use super::session::{Ask, Failure, Session, Tries, read_bounded};
+use super::session::{Ask, Failure, Session, Tries};
 use crate::digest::Digest;
 use crate::manifest::{
     self, ContentError, DOCKER_LIST, DOCKER_MANIFEST, Descriptor, Document, Manifest, OCI_INDEX,
@@ -61,6 +62,8 @@ impl Session<'_> {
                 manifest::read(&fetched.bytes, &fetched.media_type, self.limits.layers_max);
             match document.map_err(content)? {
                 Document::Manifest(manifest) => {
+                    let sizes = manifest.layers.iter().map(|layer| layer.size);
+                    manifest::check_sizes(sizes, self.limits.image_bytes_max).map_err(content)?;
                     return Ok(Resolved {
                         manifest,
                         digest: fetched.digest,

@@ -3,15 +3,14 @@
 use std::error::Error;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
 use reqwest::header::{ACCEPT, AUTHORIZATION, RANGE, RETRY_AFTER};
 use reqwest::{RequestBuilder, Response, StatusCode};
 
 use super::auth::authorize;
+use super::body::read_bounded;
 use super::endpoint::Endpoint;
 use super::{Registries, RegistryError};
 use crate::layer::Limits;
-use crate::manifest::ContentError;
 use crate::reference::Reference;
 
 /// The longest wait between two attempts.
@@ -265,36 +264,6 @@ fn reason(body: &[u8]) -> Option<String> {
     let printable = text.chars().filter(|character| !character.is_control());
     let text: String = printable.take(REASON_CHARS_MAX).collect();
     (!text.is_empty()).then_some(text)
-}
-
-/// A whole body of bounded size.
-pub(super) async fn read_bounded(
-    endpoint: &Endpoint,
-    what: &'static str,
-    mut answer: Response,
-    bytes_max: u64,
-) -> Result<Bytes, Failure> {
-    let mut body = BytesMut::new();
-    while let Some(chunk) = answer
-        .chunk()
-        .await
-        .map_err(|cause| transport(endpoint, &cause))?
-    {
-        let found = body.len() as u64 + chunk.len() as u64;
-        if found > bytes_max {
-            return Err(Failure::Final(RegistryError::Content {
-                address: endpoint.address.clone(),
-                cause: ContentError::TooLarge {
-                    what,
-                    unit: "bytes",
-                    found,
-                    most: bytes_max,
-                },
-            }));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body.freeze())
 }
 
 #[cfg(test)]
