@@ -162,7 +162,7 @@ struct Totals {
     starting: usize,
     /// Takers with no start under way for them.
     uncovered: usize,
-    /// Processes that will be started when a pause is over.
+    /// Room that is left to a link, beside what it has.
     promised: usize,
 }
 
@@ -179,7 +179,7 @@ impl Totals {
             processes: link.processes(),
             starting: link.starting,
             uncovered: link.uncovered(),
-            promised: link.promised(),
+            promised: link.promised,
         }
     }
 }
@@ -326,15 +326,14 @@ impl PoolState {
     /// When to call [`tick`](Self::tick), if nothing else happens to the link.
     pub fn next_tick(&self, member: Member, now: Moment) -> Option<Moment> {
         let link = self.links.get(&member)?;
-        if let Some(Spare::Kept(until)) = link.ranks.spares
-            && until > now
-        {
-            return Some(until);
-        }
-        if link.refills_at() > now && link.reserve() < link.wanted(now) {
-            return Some(link.refills_at());
-        }
-        (link.idle > link.wanted_at_rest()).then(|| now + SURPLUS_LOOK)
+        let kept = match link.ranks.spares {
+            Some(Spare::Kept(until)) => Some(until),
+            _ => None,
+        };
+        let refills = (link.reserve() < link.wanted(now)).then(|| link.refills_at());
+        let surplus = (link.idle > link.wanted_at_rest()).then(|| now + SURPLUS_LOOK);
+        let moments = [kept, refills, surplus, link.promised_until()];
+        moments.into_iter().flatten().filter(|at| *at > now).min()
     }
 
     /// Takes a link out of service: it gets no more processes and gives up what
@@ -372,7 +371,7 @@ impl PoolState {
         let link = self.links.get_mut(&member)?;
         let before = Totals::of(link);
         let result = change(link);
-        link.end_pause(now);
+        link.look_at(now);
         self.totals.change(before, Totals::of(link));
         let ranks = link.ranked(now);
         self.orders.rank(member, &mut link.ranks, ranks);
@@ -399,13 +398,24 @@ impl PoolState {
         {
             // What a call has left is for its own link, soon, and not for one that
             // would have to give it back with the next call.
-            if self.totals.processes + self.totals.promised >= self.limits.processes_max {
+            if self.totals.processes + self.promised_before(member, now)
+                >= self.limits.processes_max
+            {
                 match self.richest(now) {
                     Some(rich) if self.gives_way(rich, member, now) => self.stop(rich, now),
                     _ => return,
                 };
             }
             self.start(member, now);
+        }
+    }
+
+    /// How much room is promised to others, and may not be this link's.
+    fn promised_before(&self, member: Member, now: Moment) -> usize {
+        match self.links.get(&member) {
+            Some(link) if link.goes_first(now) => 0,
+            Some(link) => self.totals.promised - link.promised,
+            None => self.totals.promised,
         }
     }
 

@@ -33,6 +33,10 @@ pub(super) const REFILL_BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// which needs the processors just then, and may leave a place for the next one.
 pub(in super::super) const REFILL_PAUSE: Duration = Duration::from_millis(3);
 
+/// For how long what a link has used at a time, which is called again and again,
+/// is left to it: others would start what the next call would have to stop.
+pub(in super::super) const ROOM_KEPT: Duration = Duration::from_secs(1);
+
 /// How long a link that was told busy and has nothing at all goes before others:
 /// long enough to come back.
 const OWED_FOR: Duration = Duration::from_secs(1);
@@ -53,6 +57,11 @@ pub(super) struct Link {
     refill_at: Moment,
     /// Until when nothing is started that is not needed at once.
     paused_until: Option<Moment>,
+    /// As many processes as it has had at a time, until when that counts.
+    most: usize,
+    most_until: Moment,
+    /// Room that is left to it, beside what it has.
+    pub(super) promised: usize,
     /// Until when it goes before others.
     owed_until: Moment,
     pub(super) is_cold: bool,
@@ -74,6 +83,9 @@ impl Link {
             failures: 0,
             refill_at: Moment::ZERO,
             paused_until: None,
+            most: 0,
+            most_until: Moment::ZERO,
+            promised: 0,
             owed_until: Moment::ZERO,
             is_cold: false,
             is_draining: false,
@@ -191,18 +203,39 @@ impl Link {
         }
     }
 
-    /// Ends a pause whose time has come.
-    pub(super) fn end_pause(&mut self, now: Moment) {
+    /// To be told after each change: a pause ends whose time has come, and room is
+    /// promised anew.
+    pub(super) fn look_at(&mut self, now: Moment) {
         self.paused_until = self.paused_until.filter(|until| *until > now);
+        if self.processes() >= self.most || now >= self.most_until {
+            self.most = self.processes();
+            self.most_until = now + ROOM_KEPT;
+        }
+        self.promised = self.promise(now);
     }
 
-    /// What it will start in reserve when its pause is over, and has been given
-    /// room for.
-    pub(super) fn promised(&self) -> usize {
-        match self.paused_until {
+    /// Room for what it will start when its pause is over, or will need for its
+    /// next calls, as it has for the last ones.
+    fn promise(&self, now: Moment) -> usize {
+        let for_reserve = match self.paused_until {
             Some(_) if self.reserve() > 0 => self.wanted_at_rest().saturating_sub(self.reserve()),
             _ => 0,
-        }
+        };
+        let for_calls = match self.wanted_at_rest() > 0 && self.is_called_often(now) {
+            true => self.most.min(self.config.idle_max),
+            false => 0,
+        };
+        for_reserve.max(for_calls.saturating_sub(self.processes()))
+    }
+
+    /// Until when room is promised to it, if some is.
+    pub(super) fn promised_until(&self) -> Option<Moment> {
+        (self.promised > 0).then_some(self.most_until)
+    }
+
+    /// Whether it goes before others: it was told busy, and has nothing.
+    pub(super) fn goes_first(&self, now: Moment) -> bool {
+        now < self.owed_until && self.reserve() == 0
     }
 
     /// Where it is to stand in the orders now.
@@ -216,7 +249,7 @@ impl Link {
             idle => Some(Spare::Free(heat, Reverse(idle))),
         };
         let wants = self.refills_at() <= now && reserve < self.wanted(now);
-        let wants = wants.then_some((Reverse(is_owed && reserve == 0), Reverse(heat), reserve));
+        let wants = wants.then_some((Reverse(self.goes_first(now)), Reverse(heat), reserve));
         Ranks {
             needs: self.waiting.get(self.starting).copied(),
             spares,

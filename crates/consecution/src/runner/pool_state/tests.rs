@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use super::link::{REFILL_BACKOFF_MAX, REFILL_BACKOFF_MIN, REFILL_PAUSE};
+use super::link::{REFILL_BACKOFF_MAX, REFILL_BACKOFF_MIN, REFILL_PAUSE, ROOM_KEPT};
 use super::*;
 
 const MS: Duration = Duration::from_millis(1);
@@ -261,6 +261,53 @@ fn a_link_that_is_called_often_has_its_reserve_whoever_else_wants_one() {
 }
 
 #[test]
+fn a_link_that_is_called_often_keeps_the_room_that_its_calls_need() {
+    let mut state = pools(8);
+    let idle: Vec<_> = (0..4).map(|_| state.add(config(2), MS)).collect();
+    let called = state.add(config(2), MS);
+    settle(&mut state, MS);
+    let mut now = MS;
+    // Calls that overlap, so that both of its reserve are used, and replaced.
+    let mut calls = |state: &mut PoolState| {
+        let mut stopped = 0;
+        for _ in 0..2 {
+            now += MS;
+            assert!(!matches!(state.take(called, now), Take::Busy));
+            stopped += state
+                .actions
+                .iter()
+                .filter(|action| matches!(action, Action::Stop(_)))
+                .count();
+            settle(state, now);
+        }
+        for _ in 0..2 {
+            now += MS;
+            state.released(called, now);
+            settle(state, now);
+        }
+        (stopped, now)
+    };
+    for _ in 0..10 {
+        calls(&mut state);
+    }
+    let stopped: usize = (0..20).map(|_| calls(&mut state).0).sum();
+    assert_eq!(stopped, 0, "no other's process is stopped again and again");
+    let (_, now) = calls(&mut state);
+    let others = |state: &PoolState| -> usize {
+        let idle = idle.iter().map(|link| state.counts(*link).idle);
+        idle.sum()
+    };
+    let before = others(&state);
+    // When the calls are over, the others get what is not needed any more.
+    let over = state.next_tick(called, now).unwrap();
+    assert!(over <= now + ROOM_KEPT);
+    state.tick(called, now + ROOM_KEPT);
+    settle(&mut state, now + ROOM_KEPT);
+    assert_eq!(state.totals.processes, 8);
+    assert!(others(&state) > before);
+}
+
+#[test]
 fn room_goes_to_who_has_waited_longest_whatever_its_link() {
     let mut state = pools(1);
     let busy = state.add(config(0), MS);
@@ -379,8 +426,11 @@ fn a_link_that_was_told_busy_and_has_nothing_gets_the_next_room() {
     state.released(hungry, now);
     settle(&mut state, now);
     assert_eq!(state.take(hungry, now), Take::Busy);
-    let later = state.next_tick(poor, now).unwrap();
-    state.tick(poor, later);
+    let mut later = now;
+    for _ in ["room for its calls", "what it was told to come back for"] {
+        later = state.next_tick(poor, later).unwrap();
+        state.tick(poor, later);
+    }
     assert!(matches!(state.take(hungry, later), Take::Wait(_)));
     assert_eq!(state.actions(), [Action::Stop(poor), Action::Start(hungry)]);
 }
