@@ -19,6 +19,7 @@ use consecution::transport::{Body, RefusalReason, Service, Transport};
 use futures_util::{FutureExt, StreamExt};
 use support::portal::{Manner, chunks, in_turn, link, losing, on, open, open_with};
 use tokio::sync::mpsc;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 
 const MANNERS: [Manner; 3] = [Manner::Cut, Manner::Silent, Manner::Told];
@@ -421,6 +422,11 @@ async fn a_link_that_nobody_reads_is_not_called_again() {
             .await
             .is_err()
     );
+    // Not in the middle of a call that is lost, but before the next one.
+    for _ in 0..10 {
+        yield_now().await;
+        assert!(body.next().now_or_never().is_none());
+    }
     drop(body);
     report.await.unwrap();
     let made = calls.load(Ordering::SeqCst);
