@@ -26,9 +26,12 @@ use crate::transport::{RefusalReason, Transport};
 /// How long [`Portal::connect`] waits for servers and runners.
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(30);
 
+/// How long to wait before publishing again where that has failed, at first.
+const PUBLISH_AGAIN_MIN: Duration = Duration::from_millis(10);
+
 /// How long to wait before looking again whether a link is served: at first, and
 /// at most.
-const LOOK_AGAIN_MIN: Duration = Duration::from_millis(10);
+const LOOK_AGAIN_MIN: Duration = Duration::from_millis(1);
 const LOOK_AGAIN_MAX: Duration = Duration::from_millis(500);
 
 /// How long something that is waited for may be missing before it is said.
@@ -118,7 +121,7 @@ impl Network {
     pub async fn open(&self, chain: Chain, wait: Duration) -> Result<Portal, ConnectError> {
         let deadline = Instant::now() + wait;
         let portal = Portal::new(chain, self.transport())?;
-        let mut backoff = Backoff::new(LOOK_AGAIN_MIN, LOOK_AGAIN_MAX);
+        let mut backoff = Backoff::new(PUBLISH_AGAIN_MIN, LOOK_AGAIN_MAX);
         while let Err(error) = portal.publish(&self.etcd).await {
             let rest = backoff.next();
             if Instant::now() + rest >= deadline {
@@ -140,7 +143,6 @@ impl Network {
     ) -> Result<(), ConnectError> {
         let link = &portal.chain().links[index];
         let began = Instant::now();
-        let mut backoff = Backoff::new(LOOK_AGAIN_MIN, LOOK_AGAIN_MAX);
         let mut is_said = false;
         loop {
             let probed = timeout_at(deadline, self.nats.probe(link.id)).await;
@@ -149,7 +151,9 @@ impl Network {
                 Ok(Err(reason)) => reason,
                 Err(_) => RefusalReason::NoRunner,
             };
-            let rest = backoff.next();
+            // A new link is served after some 10 ms: doubling waits would make 20 of
+            // them.
+            let rest = (began.elapsed() / 4).clamp(LOOK_AGAIN_MIN, LOOK_AGAIN_MAX);
             let is_over = Instant::now() + rest >= deadline;
             if is_over || (!is_said && began.elapsed() >= PATIENCE) {
                 let (name, image) = (link.name.clone(), link.link.image.clone());

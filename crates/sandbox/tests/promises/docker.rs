@@ -151,6 +151,7 @@ const UNTOLD: &[&str] = &[
     "get_thread_area",
     "set_thread_area",
     // Not this one: since Linux 5.13 and later, or where it was built so.
+    "uretprobe",
     "fchmodat2",
     "futex_waitv",
     "landlock_add_rule",
