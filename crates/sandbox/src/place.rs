@@ -3,6 +3,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use rustix::net::RecvFlags;
 
@@ -12,6 +13,13 @@ use crate::wire::{Report, receive};
 /// namespaces, some 100 KiB of the kernel's memory. Where processes come and go,
 /// few wait at a time.
 const WAITING_MAX: usize = 16;
+
+/// How long to wait for what init finds, which it does in some 50 us. Then another
+/// place is made, in some 500.
+const FINDING_WAIT_MAX: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 500_000,
+};
 
 /// A place that waits: its init exits when the control socket is closed, or when
 /// it has found a trace.
@@ -36,6 +44,13 @@ enum Finding {
 }
 
 impl Place {
+    fn finding_within(&self, wait: Timespec) -> Finding {
+        let mut wanted = [PollFd::new(&self.control, PollFlags::IN)];
+        // Where it cannot be waited for, it is not there yet.
+        let _ = rustix::io::retry_on_intr(|| poll(&mut wanted, Some(&wait)));
+        self.finding()
+    }
+
     fn finding(&self) -> Finding {
         match receive(&self.control, RecvFlags::DONTWAIT) {
             Ok(Some(message)) => match Report::from_bytes(&message.bytes) {
@@ -50,17 +65,30 @@ impl Place {
 
 impl Places {
     /// One without a trace: of those the one that was used last, whose memory is
-    /// at hand. Places with a trace that are come across go.
+    /// at hand. Waits a moment for one that is still looked through, where that is
+    /// all there is: making another one takes longer. Places with a trace go.
     pub(crate) fn take(&self) -> Option<Place> {
-        let mut waiting = self.lock();
-        for at in (0..waiting.len()).rev() {
-            match waiting[at].finding() {
-                Finding::NotYet => {}
-                Finding::NoTrace => return Some(waiting.remove(at)),
-                Finding::Gone => drop(waiting.remove(at)),
+        loop {
+            let mut waiting = self.lock();
+            for at in (0..waiting.len()).rev() {
+                match waiting[at].finding() {
+                    Finding::NotYet => {}
+                    Finding::NoTrace => return Some(waiting.remove(at)),
+                    Finding::Gone => drop(waiting.remove(at)),
+                }
+            }
+            // The first one of those that are left has been looked through longest.
+            let place = (!waiting.is_empty()).then(|| waiting.remove(0))?;
+            drop(waiting);
+            match place.finding_within(FINDING_WAIT_MAX) {
+                Finding::NotYet => {
+                    self.give_back(place);
+                    return None;
+                }
+                Finding::NoTrace => return Some(place),
+                Finding::Gone => {}
             }
         }
-        None
     }
 
     /// Keeps the place of a process that is over, unless there are enough.
