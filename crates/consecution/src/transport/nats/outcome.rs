@@ -31,7 +31,11 @@ pub(super) fn read(headers: &HeaderMap) -> Result<Outcome, Malformed> {
             None => break,
         }
     }
-    Outcome::of_links(links).ok_or_else(|| bad(&ENDING, "", "no such ending"))
+    let mut links = links.into_iter();
+    let first = links.next();
+    let mut outcome = first.ok_or_else(|| bad(&ENDING, "", "no such ending"))?;
+    outcome.joined = links.collect();
+    Ok(outcome)
 }
 
 fn read_link(headers: &HeaderMap, of_link: &OfLink, ending: &str) -> Result<Outcome, Malformed> {
