@@ -37,10 +37,17 @@ impl Trash {
         self.take_from(&parent.fd, name)
     }
 
+    /// A name that is here already may be in the way, since an image may have any;
+    /// then the next one is tried. No number comes twice, so that this has an end.
     fn take_from(&mut self, parent: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
-        let new = format!("taken-{}", self.taken);
-        self.taken += 1;
-        rustix::fs::renameat(parent, name, &self.folder, new)
+        loop {
+            let new = format!("taken-{}", self.taken);
+            self.taken += 1;
+            match rustix::fs::renameat(parent, name, &self.folder, new) {
+                Err(Errno::NOTEMPTY | Errno::EXIST | Errno::ISDIR | Errno::NOTDIR) => {}
+                taken => return taken,
+            }
+        }
     }
 
     /// Deletes everything here.
@@ -113,5 +120,26 @@ pub(crate) fn delete_tree(path: &Path) -> std::io::Result<()> {
     match rustix::fs::rmdir(path) {
         Err(Errno::NOENT) | Ok(()) => Ok(()),
         Err(cause) => Err(cause.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn what_is_named_as_we_name_what_we_take_is_deleted_too() {
+        let place = tempfile::tempdir().unwrap();
+        let tree = place.path().join("tree");
+        // A folder that would be moved to where it is in, and others in the way.
+        fs::create_dir_all(tree.join("taken-0/a/b")).unwrap();
+        fs::create_dir_all(tree.join("taken-1/taken-2/c")).unwrap();
+        fs::create_dir_all(tree.join("other/taken-0")).unwrap();
+        for file in ["taken-2", "taken-0/a/taken-3", "other/taken-0/file"] {
+            fs::write(tree.join(file), "").unwrap();
+        }
+        delete_tree(&tree).unwrap();
+        assert!(!tree.exists());
     }
 }
