@@ -261,4 +261,11 @@ mod tests {
         use clap::CommandFactory;
         Arguments::command().debug_assert();
     }
+
+    #[test]
+    fn images_may_be_as_large_by_default_as_the_library_has_it() {
+        let arguments = Arguments::parse_from(["consecution", "image", "list"]);
+        let by_default = image::Limits::default().image_bytes_max;
+        assert_eq!(arguments.global.image_max, by_default);
+    }
 }

@@ -108,10 +108,12 @@ pub fn check(launcher: &Launcher, ids: Ids) -> Vec<Finding> {
     findings.push(of_core_dumps(&pattern, rlimits::stops_dumps_to_programs()));
     let what = ["memory limits", "CPU limits", "process limits"];
     for (name, (controller, place)) in what.into_iter().zip(&facilities.controllers) {
-        findings.push(match launcher.limits_memory() {
-            Err(CgroupError::Swap) if *controller == "memory" => of_swap(name),
+        let is_memory = *controller == "memory";
+        let finding = match is_memory.then(|| launcher.limits_memory()) {
+            Some(Err(CgroupError::Swap)) => of_swap(name),
             _ => of_controller(name, controller, place.as_deref()),
-        });
+        };
+        findings.push(finding);
     }
     findings
 }

@@ -68,27 +68,23 @@ impl Places {
     /// at hand. Waits a moment for one that is still looked through, where that is
     /// all there is: making another one takes longer. Places with a trace go.
     pub(crate) fn take(&self) -> Option<Place> {
-        loop {
-            let mut waiting = self.lock();
-            for at in (0..waiting.len()).rev() {
-                match waiting[at].finding() {
-                    Finding::NotYet => {}
-                    Finding::NoTrace => return Some(waiting.remove(at)),
-                    Finding::Gone => drop(waiting.remove(at)),
-                }
-            }
-            // The first one of those that are left has been looked through longest.
-            let place = (!waiting.is_empty()).then(|| waiting.remove(0))?;
-            drop(waiting);
-            match place.finding_within(FINDING_WAIT_MAX) {
-                Finding::NotYet => {
-                    self.give_back(place);
-                    return None;
-                }
-                Finding::NoTrace => return Some(place),
-                Finding::Gone => {}
+        let mut waiting = self.lock();
+        for at in (0..waiting.len()).rev() {
+            match waiting[at].finding() {
+                Finding::NotYet => {}
+                Finding::NoTrace => return Some(waiting.remove(at)),
+                Finding::Gone => drop(waiting.remove(at)),
             }
         }
+        // The first one of those that are left has been looked through longest.
+        let place = (!waiting.is_empty()).then(|| waiting.remove(0))?;
+        drop(waiting);
+        match place.finding_within(FINDING_WAIT_MAX) {
+            Finding::NoTrace => return Some(place),
+            Finding::NotYet => self.give_back(place),
+            Finding::Gone => {}
+        }
+        None
     }
 
     /// Keeps the place of a process that is over, unless there are enough.

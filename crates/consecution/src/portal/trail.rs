@@ -180,8 +180,8 @@ impl Trail {
             LinkEnd::Ended(outcome) => outcome,
         };
         let broken = || {
-            let notes = self.notes.of_call(index);
-            notes.output_cut.map(FailureReason::Lost)
+            let cut = self.notes.call(index).output_cut.clone();
+            cut.map(FailureReason::Lost)
         };
         match &outcome.ending {
             Ending::Exited(code) if self.chain.links[index].accepts(*code) => broken(),
