@@ -118,6 +118,7 @@ promises! {
         over.tell("true");
         while over.event() != exited(0) {}
         assert!(over.process.is_over());
+        over.wait_until_looked_through();
         over.process.kill_and_wait();
         drop(over);
         assert!(number(&Running::start(&zygote).finish(b"true\n")) > 2);

@@ -434,15 +434,19 @@ impl Running {
             (read_to_end(&self.stdout), stderr.join().unwrap())
         });
         let last = self.last_event();
-        // Init has looked for traces, so that it is certain whether its place is
-        // used again.
-        let deadline = Instant::now() + PATIENCE;
-        assert!(readable(&self.process, deadline), "init said nothing");
+        self.wait_until_looked_through();
         Output {
             stdout,
             stderr,
             last,
         }
+    }
+
+    /// Waits, when the process is over, until init has looked for its traces: then
+    /// it is certain whether its place is used again.
+    pub(crate) fn wait_until_looked_through(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        assert!(readable(&self.process, deadline), "init said nothing");
     }
 }
 
