@@ -10,6 +10,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use consecution::app::Ids;
 use consecution::chain_file::ChainFileError;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 mod check;
 mod filter;
@@ -18,13 +19,11 @@ mod images;
 mod link;
 mod log;
 mod portal;
-
 mod progress;
 mod run;
 mod runner;
 mod sandbox;
 mod sandboxing;
-
 mod send;
 mod serve;
 mod servers;
@@ -176,6 +175,7 @@ pub(crate) fn execute(arguments: Arguments) -> ExitCode {
         _ => tracing::Level::WARN,
     };
     log::start(log_level, global.log_format);
+    raise_open_files();
     let code = match command {
         Command::Run { chain, sandboxing } => run::run(&global, &chain, &sandboxing),
         Command::Serve(serve) => serve::serve(&global, *serve),
@@ -191,6 +191,20 @@ pub(crate) fn execute(arguments: Arguments) -> ExitCode {
         report(&error);
         EXIT_OWN_FAILURE
     }))
+}
+
+/// As many open files as we may have: each process takes seven, each connection
+/// one, and the usual soft limit is there for programs that use `select`.
+fn raise_open_files() {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    // Where it is refused, less is possible at a time.
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    );
 }
 
 /// The other processors are for the commands. A call is a row of short steps:

@@ -5,6 +5,9 @@
 
 mod support;
 
+use std::process::Command;
+
+use ::chain::limits::MAX_LINKS;
 use support::chain::{ChainFile, chain, chain_with, link, shell};
 use support::command::{self, PATIENCE, consecution, finish, run_on};
 use support::home;
@@ -249,4 +252,21 @@ fn a_home_that_cannot_be_made_is_named() {
         .expect_code(125)
         .expect_stderr(&["/proc/nonesuch"]);
     assert!(home::shared().exists());
+}
+
+/// Where far fewer open files are allowed at first than it needs.
+#[test]
+fn the_longest_chain_runs() {
+    let chain = chain((0..MAX_LINKS).map(|_| link(&["cat"])));
+    let run = command::run(chain.path());
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -S -n 256; exec \"$0\" \"$@\""]);
+    limited.arg(run.get_program()).args(run.get_args());
+    for (name, value) in run.get_envs() {
+        match value {
+            Some(value) => limited.env(name, value),
+            None => limited.env_remove(name),
+        };
+    }
+    finish(limited, b"through all\n", PATIENCE).expect_output("through all\n");
 }

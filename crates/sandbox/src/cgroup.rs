@@ -2,9 +2,10 @@
 //! of a link may use. Version 2, version 1, or a mixture, as the host has it.
 //!
 //! A runner's cgroups stand under `consecution/<process id>-<random>`, one a
-//! process, in a folder that it holds locked. One that remembers nothing of its process is used again, since to
-//! make one costs more than to join it; all are removed with the runner. What a
-//! runner that was killed has left behind is removed by the next one.
+//! process, in a folder that it holds locked. One that remembers nothing of its
+//! process is used again, since to make one costs more than to join it; all are
+//! removed with the runner. What a runner that was killed has left behind is
+//! removed by the next one.
 
 use std::collections::VecDeque;
 use std::fs;

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use consecution::http::{self, Drained, Server};
 use consecution::portal::http as portal_http;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::signals::Signals;
 
@@ -87,18 +86,4 @@ pub(crate) async fn until_told(server: Server, mut signals: Signals) {
         },
         () = signals.next() => tracing::warn!("leaving at once"),
     }
-}
-
-/// As many open files as we may have: each process takes four, each connection
-/// one, and the usual soft limit is there for programs that use `select`.
-pub(crate) fn raise_open_files() {
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    // Where it is refused, less is possible at a time.
-    let _ = setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: maximum,
-            maximum,
-        },
-    );
 }

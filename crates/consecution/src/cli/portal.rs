@@ -34,7 +34,6 @@ pub(crate) struct Arguments {
 
 pub(crate) fn portal(arguments: Arguments) -> anyhow::Result<u8> {
     let chains = chain_file::read_all(&arguments.chains)?;
-    http::raise_open_files();
     super::serving(run(arguments, chains))?;
     Ok(0)
 }

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::signals::Signals;
-use super::{Global, http, progress, sandboxing, servers};
+use super::{Global, progress, sandboxing, servers};
 
 /// What `runner` takes.
 #[derive(Debug, clap::Args)]
@@ -63,7 +63,6 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn runner(global: &Global, arguments: Arguments) -> anyhow::Result<u8> {
-    http::raise_open_files();
     let images = super::images::source(global, progress::on_terminal())?;
     let rules = arguments.sandboxing.rules(global)?;
     super::serving(run(arguments, images, rules))?;

@@ -42,7 +42,6 @@ pub(crate) struct Arguments {
 
 pub(crate) fn serve(global: &Global, arguments: Arguments) -> anyhow::Result<u8> {
     let chains = chain_file::read_all(&arguments.chains)?;
-    http::raise_open_files();
     let images = super::images::source(global, progress::on_terminal())?;
     let rules = arguments.sandboxing.rules(global)?;
     super::serving(run(arguments, chains, images, rules))?;
