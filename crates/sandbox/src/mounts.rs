@@ -2,8 +2,8 @@
 //! remains to be mounted for each process.
 //!
 //! What comes from the host is opened before the root changes ([`gather`]) and
-//! put in place when nothing of the host is left ([`furnish`]), so that no path of the image, which may
-//! hold any symbolic link, is ever followed on the host.
+//! put in place when nothing of the host is left ([`furnish`]), so that no path
+//! of the image, which may hold any symbolic link, is ever followed on the host.
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;

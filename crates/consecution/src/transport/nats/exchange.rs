@@ -183,8 +183,8 @@ impl Exchange {
         Numbered { number, frame }
     }
 
-    /// Takes the call, with so many links that follow. The caller may send so much of the request's body at
-    /// first; 0 where it has sent all of it.
+    /// Takes the call, with so many links that follow. The caller may send so much
+    /// of the request's body at first; 0 where it has sent all of it.
     pub(super) fn accept(&mut self, credit: u64, joined: usize) -> Numbered {
         self.incoming = Incoming::new(credit);
         self.incoming.is_over = credit == 0;
