@@ -128,7 +128,8 @@ struct Shelf<P> {
     waiting: BTreeMap<Ticket, oneshot::Sender<Answer<P>>>,
     /// Wakes the keeper.
     changed: Arc<Notify>,
-    /// Tells that nobody has a process of it, or waits for one.
+    /// Tells that nobody has a process of it, or waits for one, and none is on its
+    /// way.
     unused: Arc<Notify>,
 }
 
@@ -297,7 +298,8 @@ impl<P: Idle> Pool<P> {
         });
     }
 
-    /// Waits until nobody has a process of it, or waits for one.
+    /// Waits, when it is drained, until nobody has a process of it, or waits for
+    /// one, and none is on its way.
     pub async fn until_unused(&self) {
         loop {
             // Hears of what happens from here on, also before it is awaited.
@@ -499,6 +501,8 @@ impl<P: Idle> Approval<P> {
     async fn start(mut self, start: Start<P>) {
         let began = Instant::now();
         let result = start().await;
+        // Of a pool that is gone it keeps all that processes are started with.
+        drop(start);
         self.is_used = true;
         match result {
             Ok(process) => self.succeeded(process, began),
@@ -526,11 +530,12 @@ impl<P: Idle> Approval<P> {
                     if let Some(Err(Ok(process))) = unheard {
                         inner.discarded.push(process);
                         inner.state.released(member, now);
-                        inner.tell_if_unused(member);
                     }
                 }
             }
         });
+        // Now that what nobody wants is gone.
+        self.shared.with(|inner, _| inner.tell_if_unused(member));
     }
 
     fn failed(&self, reason: Arc<str>) {

@@ -136,9 +136,9 @@ impl Counts {
         self.waiting += other.waiting;
     }
 
-    /// Nobody has a process, or waits for one.
+    /// Nobody has a process, or waits for one, and none is on its way.
     pub fn is_unused(&self) -> bool {
-        self.in_use + self.waiting == 0
+        self.in_use + self.waiting + self.starting == 0
     }
 }
 

@@ -367,6 +367,17 @@ async fn a_drained_pool_sends_away_who_waits() {
     assert_eq!(pool.take().await.err(), Some(TakeError::Busy));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_drained_pool_is_unused_only_when_what_was_started_is_gone() {
+    let bench = Bench::new();
+    let pool = bench.pool(2, &room(10));
+    // Both are on their way.
+    sleep(START_TIME / 2).await;
+    pool.drain();
+    pool.until_unused().await;
+    assert_eq!((bench.started(), bench.alive()), (2, 0));
+}
+
 #[tokio::test]
 async fn many_takers_at_once_each_get_a_process_of_their_own() {
     let bench = Bench::new();
