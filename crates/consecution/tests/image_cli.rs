@@ -10,7 +10,8 @@ use std::process::{Command, Stdio};
 
 use support::chain::{chain, link};
 use support::command::{self, Finished, PATIENCE, consecution, finish};
-use support::registry::{Registry, free_port};
+use support::ports::free_port;
+use support::registry::Registry;
 use support::{home, leftovers};
 
 fn image(home: &Path, arguments: &[&str]) -> Finished {

@@ -18,7 +18,7 @@ use support::http::{Reply, Served, listen};
 use support::leftovers::{cgroups_of, descendants, expect_gone, mounts_of};
 use support::nats::NatsServer;
 use support::network::{Servers, until_ready};
-use support::registry::free_port;
+use support::ports::free_ports;
 use support::running::Running;
 
 const MISSING: &str = "nats-server, etcd or etcdctl is missing";
@@ -174,7 +174,7 @@ fn calls_wait_for_nats_as_long_as_they_can() {
 
 #[test]
 fn calls_go_on_when_a_node_of_a_nats_cluster_is_lost() {
-    let (a, b) = (free_port(), free_port());
+    let [a, b] = free_ports();
     let node = |own: u16, other: u16| {
         NatsServer::start(&format!(
             "cluster {{ name: test, host: 127.0.0.1, port: {own}, \
@@ -194,7 +194,7 @@ fn calls_go_on_when_a_node_of_a_nats_cluster_is_lost() {
     let nodes = [servers.nats.url(), other.url()];
     command.env("NATS_URL", nodes.join(","));
     let portal = listen(command);
-    portal.await_line("connected to NATS");
+    portal.until_said("connected to NATS");
     other.run_again();
     let mut command = servers.command("runner");
     command.args(["--name", "one"]).env("NATS_URL", other.url());
@@ -267,7 +267,7 @@ fn a_runner_that_is_killed_while_it_loads_leaves_nothing_in_the_way_of_the_next(
     };
     let links = (0..20).map(|number| link(&["sed", &format!("s/$/ {number}/")]));
     let portal = servers.portal(&[&chain(links)]);
-    portal.await_line("are published");
+    portal.until_said("are published");
     let home = home::with_busybox();
     let start = || {
         let mut command = servers.command_with("runner", home.path());

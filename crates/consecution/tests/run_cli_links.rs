@@ -11,7 +11,7 @@ use ::chain::limits::MAX_LINKS;
 use support::chain::{ChainFile, chain, chain_with, link, shell};
 use support::command::{self, PATIENCE, consecution, finish, run_on};
 use support::home;
-use support::registry::free_port;
+use support::ports::free_port;
 
 /// Runs a chain that is expected to work, and gives what it prints.
 #[track_caller]

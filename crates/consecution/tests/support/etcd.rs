@@ -1,7 +1,7 @@
 //! An etcd of our own, on free loopback ports, and a way to it that can break.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::command::{Finished, PATIENCE, eventually, finish};
+use super::ports::{free_port, free_ports};
 
 /// An etcd with one member; stopped when dropped.
 pub(crate) struct Etcd {
@@ -42,10 +43,11 @@ impl Etcd {
             version.arg("--help").stdout(Stdio::null());
             version.stderr(Stdio::null()).status().ok()?;
         }
+        let [port, peer_port] = free_ports();
         Some(Etcd {
             folder: tempfile::tempdir().unwrap(),
-            port: free_port(),
-            peer_port: free_port(),
+            port,
+            peer_port,
             arguments: Vec::new(),
             certificates: None,
             user: None,
@@ -222,25 +224,6 @@ impl Drop for Etcd {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-/// A port that nobody has: not one that the kernel gives to connections, since
-/// it must still be free when etcd is started again.
-fn free_port() -> u16 {
-    const FIRST: u16 = 10_000;
-    const COUNT: u64 = 20_000;
-    loop {
-        let random = rand() % COUNT;
-        let port = FIRST + u16::try_from(random).unwrap();
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return port;
-        }
-    }
-}
-
-fn rand() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(std::process::id())
 }
 
 /// A CA, and what it has signed; each a certificate and its key.

@@ -15,6 +15,7 @@ pub(crate) mod netns;
 pub(crate) mod network;
 pub(crate) mod plain_nats;
 pub(crate) mod portal;
+pub(crate) mod ports;
 pub(crate) mod registry;
 pub(crate) mod runner;
 pub(crate) mod running;

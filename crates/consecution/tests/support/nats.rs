@@ -22,7 +22,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::command::{PATIENCE, eventually};
-use super::registry::free_port;
+use super::ports::free_port;
 
 /// A NATS server, running or stopped; stopped when dropped.
 #[derive(Debug)]

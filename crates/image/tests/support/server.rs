@@ -1,5 +1,6 @@
 //! A registry that misbehaves on request, and a real one.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -246,6 +247,15 @@ fn write(mut stream: TcpStream, reply: &Reply) -> std::io::Result<()> {
     Ok(())
 }
 
+/// A port where nobody listens now: not one that the kernel gives to connections,
+/// which might be given it before the registry takes it.
+fn free_port() -> u16 {
+    let random = || RandomState::new().hash_one(std::process::id()) % 20_000;
+    let ports = std::iter::repeat_with(|| 10_000 + random() as u16);
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    ports.into_iter().find(is_free).unwrap()
+}
+
 /// Debian's docker-registry on a free loopback port.
 pub struct Registry {
     child: Child,
@@ -257,12 +267,7 @@ impl Registry {
     /// With `login`, it wants `user` and `password` as Basic authentication.
     pub fn start(login: Option<(&str, &str)>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        let address = format!("127.0.0.1:{port}");
+        let address = format!("127.0.0.1:{}", free_port());
         let data = folder.path().join("data");
         let auth = match login {
             None => String::new(),
