@@ -6,6 +6,7 @@
 mod support;
 
 use std::net::TcpStream;
+use std::sync::RwLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::process::Signal;
@@ -145,11 +146,18 @@ fn a_drain_finishes_what_is_in_flight_and_takes_no_more() {
 fn a_drain_under_load_loses_no_request() {
     let served = serve(&[&chain([link(&["cat"]), link(&["cat"])])]);
     let answered = AtomicUsize::new(0);
+    // Held by who connects. Where a server closes its door the kernel refuses those
+    // whom it has let in by then without the server's knowing of them.
+    let door = RwLock::new(());
+    let connect = || {
+        let _held = door.read().unwrap();
+        served.try_connect()
+    };
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
                 // Each request on a connection of its own, until none is taken.
-                while let Some(mut client) = served.try_connect() {
+                while let Some(mut client) = connect() {
                     client.send_request("POST", "/", &[], b"payload");
                     assert_eq!(client.reply().expect(200).text(), "payload");
                     answered.fetch_add(1, Ordering::Relaxed);
@@ -159,7 +167,11 @@ fn a_drain_under_load_loses_no_request() {
         eventually("some load", || {
             (answered.load(Ordering::Relaxed) > 100).then_some(())
         });
+        let _held = door.write().unwrap();
         served.signal(Signal::TERM);
+        eventually("that it takes no more", || {
+            TcpStream::connect(served.address).err()
+        });
     });
     served.end().expect_success();
 }

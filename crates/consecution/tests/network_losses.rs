@@ -9,33 +9,36 @@ use std::time::{Duration, Instant};
 use consecution::link_store::LinkStore;
 use consecution::link_store::etcd::Etcd;
 use rustix::process::Signal;
-use support::chain::{Link, chain_with, shell};
+use support::chain::{Link, chain_with};
 use support::command::eventually;
+use support::faults::{at_work, let_finish, slow};
 use support::http::Reply;
 use support::network::{Servers, until_ready};
+use support::running::Running;
 
-/// How long the link takes, and the whole call may.
-const WORK: Duration = Duration::from_secs(2);
+/// How long the whole call may take.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Reads all, takes its time, and writes what it has read.
-fn slow() -> Link {
-    shell(&format!("x=$(cat); sleep {}; echo $x", WORK.as_secs()))
-}
-
 /// Makes a call of a chain of that link, whose runner is killed when it is at
-/// work, while there is another; and says how long the reply took from then on.
-fn call_on_a_killed_runner(servers: &Servers, link: Link) -> (Reply, Duration) {
+/// work, while there is another, for which `then` does something; and says how
+/// long the reply took from then on.
+fn call_on_a_killed_runner(
+    servers: &Servers,
+    link: Link,
+    then: impl FnOnce(&[Running]),
+) -> (Reply, Duration) {
     let chain = chain_with(&format!("Deadline: {}", DEADLINE.as_secs()), [link]);
-    let doomed = servers.runner("doomed");
+    let doomed = [servers.runner("doomed")];
     let portal = servers.portal(&[&chain]);
     until_ready(&portal);
     let mut client = portal.connect();
     client.send_request("POST", "/", &[], b"some input");
-    let _other = servers.runner("other");
+    at_work(&doomed);
+    let others = [servers.runner("other")];
     until_serving(servers, "other");
-    doomed.signal(Signal::KILL);
+    doomed[0].signal(Signal::KILL);
     let killed = Instant::now();
+    then(&others);
     (client.reply(), killed.elapsed())
 }
 
@@ -56,8 +59,8 @@ fn a_call_whose_runner_is_killed_succeeds_on_another() {
     let Some(servers) = Servers::start() else {
         cannot_run_here!("nats-server, etcd or etcdctl is missing");
     };
-    let (reply, elapsed) = call_on_a_killed_runner(&servers, slow());
-    assert_eq!(reply.expect(200).text(), "some input\n");
+    let (reply, elapsed) = call_on_a_killed_runner(&servers, slow(), |others| let_finish(others));
+    assert_eq!(reply.expect(200).text(), "done some input\n");
     assert!(elapsed < DEADLINE / 2, "{elapsed:?}");
 }
 
@@ -66,7 +69,8 @@ fn a_link_with_a_network_is_lost_with_its_runner_and_says_so() {
     let Some(servers) = Servers::start() else {
         cannot_run_here!("nats-server, etcd or etcdctl is missing");
     };
-    let (reply, elapsed) = call_on_a_killed_runner(&servers, slow().with("Network", "host"));
+    let link = slow().with("Network", "host");
+    let (reply, elapsed) = call_on_a_killed_runner(&servers, link, |_| {});
     let problem = reply.problem(502);
     assert_eq!(
         (&problem["title"], &problem["runner"]),

@@ -20,10 +20,10 @@ fn registries() -> Registries {
 fn impatient(mut registries: Registries) -> Registries {
     registries.timeouts = Timeouts {
         connect: Duration::from_secs(5),
-        stall: Duration::from_millis(700),
+        stall: Duration::from_secs(2),
         pace: Duration::from_secs(10),
         pull: Duration::from_secs(60),
-        helper: Duration::from_millis(500),
+        helper: Duration::from_secs(3),
     };
     registries.retry = Retry {
         attempts_max: 3,
@@ -543,7 +543,7 @@ async fn a_dropped_pull_leaves_nothing_and_the_next_one_resumes() {
     let name = reference(&server.name("x"));
     let pull = home.store.pull(&name, &slow, &NoProgress);
     assert!(
-        tokio::time::timeout(Duration::from_millis(600), pull)
+        tokio::time::timeout(Duration::from_secs(2), pull)
             .await
             .is_err()
     );

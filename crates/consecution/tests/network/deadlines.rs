@@ -8,8 +8,8 @@ use crate::support::leftovers::expect_gone_within;
 use crate::support::network::{AT_WORK, Servers, until_at_work, until_ready};
 use crate::support::plain_nats::{PlainClient, head};
 
-/// How long after a call every process of it may live on.
-const LIVES_ON_MAX: Duration = Duration::from_secs(1);
+/// How long after a call every process of it may live on, on a busy machine.
+const LIVES_ON_MAX: Duration = Duration::from_secs(4);
 
 #[test]
 fn at_the_deadline_every_process_is_dead_on_every_runner() {
@@ -24,7 +24,7 @@ fn at_the_deadline_every_process_is_dead_on_every_runner() {
         passes_on,
         shell(&format!("read line; {at_work}")),
     ];
-    let sleepy = chain_with("Deadline: 2s", links);
+    let sleepy = chain_with("Deadline: 5s", links);
     let portal = servers.portal(&[&sleepy]);
     let runners = ["one", "two"].map(|name| servers.runner(name));
     until_ready(&portal);
@@ -38,7 +38,7 @@ fn at_the_deadline_every_process_is_dead_on_every_runner() {
     let problem = client.reply().problem(504);
     let over = began.elapsed();
     expect_gone_within(&processes, LIVES_ON_MAX);
-    assert!(over >= Duration::from_secs(2), "{over:?}");
+    assert!(over >= Duration::from_secs(5), "{over:?}");
     assert_eq!(problem["title"], "the deadline has passed");
     assert_eq!(problem["link_index"], 0);
 }
@@ -51,7 +51,7 @@ fn a_link_may_have_less_time_than_its_chain() {
     let sleepy = shell(&format!("read line; echo zzz >&2; {AT_WORK}"));
     let links = [
         shell("cat").with("Deadline", "20s"),
-        sleepy.with("Deadline", "500ms").with("Name", "sleepy"),
+        sleepy.with("Deadline", "3s").with("Name", "sleepy"),
     ];
     let chain = chain_with("Deadline: 50s", links);
     let (portal, runner) = (servers.portal(&[&chain]), servers.runner("north"));

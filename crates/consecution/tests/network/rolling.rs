@@ -175,9 +175,8 @@ fn portals_are_replaced_one_after_the_other_and_no_request_is_lost() {
         until_ready(&new[new.len() - 1]);
         load.add(new[new.len() - 1].address);
         load.go_on();
-        old.signal(Signal::TERM);
-        old.await_line("finishing what is in flight");
         load.remove(old.address);
+        old.signal(Signal::TERM);
         old.end().expect_success();
     }
     load.go_on();
@@ -258,11 +257,12 @@ impl LoadState {
         let mut turn = sender;
         while !self.is_over.load(Ordering::Relaxed) {
             turn += 1;
-            let portal = {
+            // So that nobody still connects to one that has been removed.
+            let client = {
                 let portals = self.portals.lock().unwrap();
-                portals[turn % portals.len()]
+                Client::to(portals[turn % portals.len()])
             };
-            let Some(mut client) = Client::to(portal) else {
+            let Some(mut client) = client else {
                 continue;
             };
             let body = format!("from {sender} number {turn}");

@@ -154,8 +154,8 @@ fn a_wrong_password_is_said_and_not_shown() {
     let seed = seed();
     let wrong = "not-what-it-is";
     let runner = Running::start(secured.command("runner", "runner", wrong));
-    runner.await_line("waiting for NATS");
-    runner.await_line("check the etcd user and password");
+    runner.until_said("waiting for NATS");
+    runner.until_said("check the etcd user and password");
     assert!(
         runner.said().to_lowercase().contains("authorization"),
         "{}",

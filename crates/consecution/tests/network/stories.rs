@@ -11,8 +11,8 @@ use crate::support::command::{PATIENCE, finish};
 use crate::support::network::{Servers, until_ready};
 use crate::support::plain_nats::PlainClient;
 
-/// How soon a caller knows that nobody serves a link.
-const AT_ONCE: Duration = Duration::from_secs(1);
+/// How soon a caller knows that nobody serves a link, on a busy machine.
+const AT_ONCE: Duration = Duration::from_secs(4);
 
 /// A chain whose second link writes to standard error and ends so.
 fn words(end: &str) -> ChainFile {
@@ -86,7 +86,7 @@ fn send_tells_the_whole_story_and_exits_as_the_link_did() {
         .send(&words("kill -9 $$"), b"data")
         .expect_code(137)
         .expect_stderr(&["was ended by signal 9 (SIGKILL)"]);
-    let sleepy = chain_with("Deadline: 300ms", [shell("echo zzz >&2; sleep 1000")]);
+    let sleepy = chain_with("Deadline: 3s", [shell("echo zzz >&2; sleep 1000")]);
     servers.send(&sleepy, b"").expect_code(124).expect_stderr(&[
         "zzz\n",
         "on runner 'north' was still running at its deadline",

@@ -97,6 +97,7 @@ impl Finished {
 /// Runs a command to its end with that on its standard input.
 #[track_caller]
 pub(crate) fn finish(mut command: Command, stdin: &[u8], patience: Duration) -> Finished {
+    let started = Instant::now();
     let child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -106,8 +107,12 @@ pub(crate) fn finish(mut command: Command, stdin: &[u8], patience: Duration) -> 
     // It may read as much or as little as it likes.
     let feeding = std::thread::spawn(move || drop(pipe.write_all(&stdin)));
     let finished = finish_child(child, patience);
+    let elapsed = started.elapsed();
     feeding.join().unwrap();
-    finished
+    Finished {
+        elapsed,
+        ..finished
+    }
 }
 
 /// Runs a chain in the shared store to its end with that on its standard input.

@@ -12,7 +12,7 @@ use rustix::fs::inotify;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use sandbox::{Event, Ids, Limits, Network, Spec};
 
-use crate::support::{Running, Setup, is_root, promises, skip};
+use crate::support::{Running, Setup, descendants, eventually, is_root, own_id, promises, skip};
 
 /// The attempts that worked; all others must have been made, and have failed.
 fn broken(setup: &Setup, spec: &Spec) -> Vec<String> {
@@ -243,6 +243,8 @@ promises! {
         assert_eq!(Running::start(&zygote).finish(b"cat /etc/hosts\n").success(), "");
         assert_eq!(bomb.event(), Event::Started);
         bomb.process.kill_and_wait();
+        // Thousands may take longer than anybody waits for.
+        eventually("the bomb to be gone", || descendants(own_id()).len() < 100);
         let output = Running::start(&zygote).finish(b"probe allowed\n").success();
         assert!(output.contains("fork ok"), "{output}");
     }
