@@ -6,7 +6,7 @@
 mod support;
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{Read, Seek, Write};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -240,6 +240,28 @@ fn an_output_that_is_full_is_a_failure() {
     finish_child(run.spawn().unwrap(), PATIENCE)
         .expect_code(125)
         .expect_stderr(&["standard output", "o space"]);
+}
+
+/// As `> file 2>&1` has it: both at one place in it, which either moves on.
+#[test]
+fn output_and_errors_may_go_to_one_file() {
+    let says = "echo out 1; echo error 1 >&2; cat; echo error 2 >&2; sleep 0.1; echo out 2";
+    let chain = chain([shell(says)]);
+    let (mut file, mut run) = (tempfile::tempfile().unwrap(), command::run(chain.path()));
+    run.stdin(command::file_with(b"input\n").unwrap())
+        .stdout(file.try_clone().unwrap())
+        .stderr(file.try_clone().unwrap());
+    finish_child(run.spawn().unwrap(), PATIENCE).expect_success();
+    let mut text = String::new();
+    file.rewind().unwrap();
+    file.read_to_string(&mut text).unwrap();
+    let mut lines: Vec<_> = text.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(
+        lines,
+        ["error 1", "error 2", "input", "out 1", "out 2"],
+        "{text:?}"
+    );
 }
 
 #[test]

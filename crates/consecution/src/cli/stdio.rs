@@ -14,6 +14,7 @@ use consecution::pipe::{Reader, Writer, widen};
 use consecution::transport::{Body, Cut};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{FileType, Stat, fstat};
 use rustix::io::Errno;
 use rustix::pipe::{SpliceFlags, splice};
 use tokio::sync::mpsc;
@@ -131,6 +132,11 @@ enum Failed {
 /// Moves all that comes, until its end; copies where it cannot be moved, as from
 /// some devices. One of the two is a pipe of ours, which blocks.
 fn pump(from: &OwnedFd, to: &OwnedFd) -> Result<(), Failed> {
+    // splice(2) writes to where the file's end was before it waited, though others
+    // may have written there meanwhile, as in `> file 2>&1`.
+    if is_regular_file(to) {
+        return copy(from, to);
+    }
     // Where a lot is pumped, neither has to wait for the other all the time.
     let mut is_wide = false;
     loop {
@@ -150,6 +156,11 @@ fn pump(from: &OwnedFd, to: &OwnedFd) -> Result<(), Failed> {
             Err(_) => return copy(from, to),
         }
     }
+}
+
+fn is_regular_file(end: &OwnedFd) -> bool {
+    let is_regular = |found: Stat| FileType::from_raw_mode(found.st_mode).is_file();
+    fstat(end).is_ok_and(is_regular)
 }
 
 fn copy(from: &OwnedFd, to: &OwnedFd) -> Result<(), Failed> {
