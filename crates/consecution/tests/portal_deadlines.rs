@@ -141,3 +141,14 @@ async fn a_link_that_is_called_again_gets_no_more_time() {
     );
     stubborn.is_let_go().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn without_a_deadline_nobody_waits_for_room_for_ever() {
+    let full = fake::service(|_| std::future::pending());
+    let holding = Stubborn::new();
+    let services = [Arc::clone(&holding.service), full];
+    let (elapsed, index, reason) = run(services, |chain| chain.deadline = None).await;
+    assert_eq!((index, reason), (1, FailureReason::Busy));
+    assert!(elapsed < Duration::from_secs(60), "{elapsed:?}");
+    holding.is_let_go().await;
+}

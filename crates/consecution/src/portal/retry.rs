@@ -137,14 +137,20 @@ impl Call {
         let mut backoff = Backoff::new(ASK_BACKOFF_MIN, ASK_BACKOFF_MAX);
         loop {
             let called = self.portal.transport.call(id, request);
-            let refusal = match before(self.deadline, called).await {
+            let refusal = match before(Some(busy_until), called).await {
                 Some(Ok(reply)) => {
                     let Reply { runner, joined, .. } = &reply;
                     self.notes.taken(index, *joined, runner.as_ref());
                     return Ok(reply);
                 }
                 Some(Err(refusal)) => refusal,
-                None => return Err(FailureReason::DeadlinePassed),
+                None if self.deadline.is_some() => return Err(FailureReason::DeadlinePassed),
+                // It waits for room, and who has that may wait for room as well: as
+                // two runs do that have half of what each needs.
+                None => {
+                    self.notes.untaken(index, FailureReason::Busy);
+                    return Err(FailureReason::Busy);
+                }
             };
             let (reason, until) = match refusal.reason {
                 RefusalReason::CannotStart(reason) => {
