@@ -23,10 +23,6 @@ use support::nats::{
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
-/// What is noticed with the next sign of life, which comes several times a
-/// second, may take as long on a busy machine.
-const SOON: Duration = Duration::from_secs(4);
-
 macro_rules! server {
     () => {
         match NatsServer::start("") {
@@ -108,7 +104,7 @@ async fn nobody_there_is_known_at_once() {
     let refusal = portal.call(fake::link_id(), Request::new("x")).await;
     let refusal = refusal.unwrap_err();
     assert!(matches!(refusal.reason, RefusalReason::NoRunner));
-    assert!(started.elapsed() < SOON);
+    assert!(started.elapsed() < Duration::from_secs(1));
 }
 
 #[tokio::test]
@@ -124,7 +120,7 @@ async fn a_runner_whose_connection_breaks_is_lost_to_its_callers_soon() {
         assert_eq!(next_event(&mut events).await, "taken");
         let broken = Instant::now();
         drop(proxy);
-        expect_lost(reply, broken, SOON).await;
+        expect_lost(reply, broken, Duration::from_secs(2)).await;
         // And the process is stopped, since nobody can be told of it.
         expect_stopped(&mut events).await;
     }
@@ -139,11 +135,11 @@ async fn a_runner_that_is_dropped_is_lost_to_its_callers_soon() {
     let reply = portal.call(id, Request::new("x")).await.unwrap();
     let dropped = Instant::now();
     drop(runner);
-    expect_lost(reply, dropped, SOON).await;
+    expect_lost(reply, dropped, Duration::from_secs(2)).await;
 }
 
 #[tokio::test]
-async fn a_process_whose_caller_is_gone_is_stopped_soon() {
+async fn a_process_whose_caller_is_gone_is_stopped_within_a_second() {
     let server = server!();
     let runner = connect(&server.options(), Role::Runner).await;
     let (service, mut events) = lingering();
@@ -156,7 +152,11 @@ async fn a_process_whose_caller_is_gone_is_stopped_soon() {
         let gone = Instant::now();
         drop(proxy);
         next_event(&mut events).await;
-        assert!(gone.elapsed() < SOON, "{:?}", gone.elapsed());
+        assert!(
+            gone.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            gone.elapsed()
+        );
     }
 }
 
@@ -191,7 +191,11 @@ async fn a_process_that_writes_now_and_then_is_stopped_as_soon() {
     let gone = Instant::now();
     drop(proxy);
     timeout(PATIENCE, stopped.recv()).await.unwrap().unwrap();
-    assert!(gone.elapsed() < SOON, "{:?}", gone.elapsed());
+    assert!(
+        gone.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        gone.elapsed()
+    );
 }
 
 #[tokio::test]
@@ -206,7 +210,7 @@ async fn a_call_that_is_given_up_before_it_is_taken_is_not_run_for_nobody() {
     assert_eq!(next_event(&mut events).await, "taken");
     let given_up = Instant::now();
     assert_eq!(next_event(&mut events).await, "unread");
-    assert!(given_up.elapsed() < SOON);
+    assert!(given_up.elapsed() < Duration::from_secs(1));
 }
 
 #[tokio::test]
@@ -243,7 +247,7 @@ async fn a_server_that_restarts_is_found_again_with_all_that_was_served() {
         let reply = two.call(lingering, Request::new(unending())).await.unwrap();
         let stopped = Instant::now();
         server.stop();
-        expect_lost(reply, stopped, SOON).await;
+        expect_lost(reply, stopped, Duration::from_secs(2)).await;
 
         let refusal = two.call(id, Request::new("kept")).await.unwrap_err();
         let RefusalReason::Unreachable(why) = refusal.reason else {

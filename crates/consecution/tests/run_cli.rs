@@ -6,14 +6,10 @@
 mod support;
 
 use std::process::Stdio;
-use std::time::Duration;
 
 use support::chain::{chain, chain_with, link, shell};
-use support::command::{self, PATIENCE, consecution, finish, run_on};
+use support::command::{self, PATIENCE, UNREAD_WAIT, consecution, finish, run_on};
 use support::home;
-
-/// After that a link whose output nobody reads is stopped.
-const UNREAD_WAIT: Duration = Duration::from_millis(250);
 
 #[test]
 fn the_first_example_gives_what_it_says() {

@@ -25,11 +25,11 @@ use std::process::Stdio;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseResult, TestError, TestRng, TestRunner};
 use support::chain::{self, Link};
-use support::command::{self, Finished, PATIENCE, file_with};
+use support::command::{self, Finished, PATIENCE, UNREAD_WAIT, file_with};
 
 use commands::Stage;
 use inputs::Input;
-use reference::{Pipeline, UNREAD_WAIT};
+use reference::Pipeline;
 
 /// How many cases each of the tests below has; there are four.
 const CASES: u32 = 130;

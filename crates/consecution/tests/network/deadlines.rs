@@ -8,8 +8,8 @@ use crate::support::leftovers::expect_gone_within;
 use crate::support::network::{AT_WORK, Servers, until_at_work, until_ready};
 use crate::support::plain_nats::{PlainClient, head};
 
-/// How long after a call every process of it may live on, on a busy machine.
-const LIVES_ON_MAX: Duration = Duration::from_secs(4);
+/// How long after a call every process of it may live on.
+const LIVES_ON_MAX: Duration = Duration::from_secs(1);
 
 #[test]
 fn at_the_deadline_every_process_is_dead_on_every_runner() {

@@ -177,6 +177,7 @@ fn portals_are_replaced_one_after_the_other_and_no_request_is_lost() {
         load.go_on();
         load.remove(old.address);
         old.signal(Signal::TERM);
+        old.await_line("finishing what is in flight");
         old.end().expect_success();
     }
     load.go_on();

@@ -11,8 +11,8 @@ use crate::support::command::{PATIENCE, finish};
 use crate::support::network::{Servers, until_ready};
 use crate::support::plain_nats::PlainClient;
 
-/// How soon a caller knows that nobody serves a link, on a busy machine.
-const AT_ONCE: Duration = Duration::from_secs(4);
+/// How soon a caller knows that nobody serves a link.
+const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// A chain whose second link writes to standard error and ends so.
 fn words(end: &str) -> ChainFile {

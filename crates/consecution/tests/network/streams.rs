@@ -25,8 +25,8 @@ const MEMORY_BYTES_MAX: u64 = LARGE_BYTES as u64;
 /// How many streams there are at a time beside one that stalls.
 const STREAMS: usize = 10;
 
-/// How long after a call every process of it may live on, on a busy machine.
-const LIVES_ON_MAX: Duration = Duration::from_secs(4);
+/// How long after a call every process of it may live on.
+const LIVES_ON_MAX: Duration = Duration::from_secs(1);
 
 /// A link that copies, and has a process beside it meanwhile.
 fn at_work_cat() -> Link {

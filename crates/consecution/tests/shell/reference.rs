@@ -10,17 +10,13 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use super::commands::Stage;
 use super::support::command::{PATIENCE, finish};
 use super::support::home;
 
-/// A link that nobody reads any more may write that much and still end by itself…
+/// A link that nobody reads any more may write that much and still end by itself.
 const UNREAD_BYTES: usize = 64 * 1024;
-
-/// …within that time. A shorter run cannot have stopped a link for being slow.
-pub(crate) const UNREAD_WAIT: Duration = Duration::from_millis(250);
 
 /// A pipeline on one input.
 #[derive(Debug)]

@@ -18,6 +18,10 @@ pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_consecution");
 /// machine may be busy, but not for ever.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long a link that nobody reads any more may take to end by itself. A shorter
+/// run cannot have stopped one for being unread.
+pub(crate) const UNREAD_WAIT: Duration = Duration::from_millis(250);
+
 /// The program with that `--home`, and nothing of the caller's settings.
 pub(crate) fn consecution(home: &Path) -> Command {
     let mut command = Command::new(PROGRAM);

@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::Stdio as Inherited;
+use std::time::{Duration, Instant};
 
 use sandbox::Event;
 
@@ -131,7 +132,9 @@ promises! {
         assert_eq!(its.len(), 1 + 3 * 3);
         runner.kill().unwrap();
         runner.wait().unwrap();
+        let killed = Instant::now();
         its.iter().for_each(HostProcess::wait_until_gone);
+        assert!(killed.elapsed() < Duration::from_secs(5), "{:?}", killed.elapsed());
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains(folder.to_str().unwrap()));
         std::fs::remove_dir_all(folder).unwrap();
