@@ -7,10 +7,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, open, openat2};
 
 use crate::failure::{Failure, Step};
-use crate::init::Plan;
+use crate::init::{Plan, Reuse};
 use crate::landlock;
 use crate::mounts;
 use crate::rlimits::ProcessLimits;
@@ -53,12 +53,31 @@ pub(crate) fn plan(
         set_groups: spec.ids != Ids::Own,
         identity,
         mounts: mounts::plan(spec)?,
-        changeable: mounts::changeable(spec)?,
+        reuse: reuse(spec)?,
         limits,
         veiled,
         domain: landlock::plan(spec.network),
         knock,
     })
+}
+
+/// How places are used again, where it can be told what a process leaves there, and
+/// taken back what it has moved on. The file is of kernels that can restore processes
+/// (CONFIG_CHECKPOINT_RESTORE), which those of distributions can.
+fn reuse(spec: &Spec) -> Result<Option<Reuse>, Failure> {
+    let Some(changeable) = mounts::changeable(spec)? else {
+        return Ok(None);
+    };
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let Ok(last_process) = open("/proc/sys/kernel/ns_last_pid", flags, Mode::empty()) else {
+        return Ok(None);
+    };
+    let forget = mounts::forget_proc()?;
+    Ok(Some(Reuse {
+        changeable,
+        last_process,
+        forget,
+    }))
 }
 
 /// What Docker adds to an environment that has not got it.

@@ -29,24 +29,35 @@ pub(crate) fn enter(order: &Order, socket: &OwnedFd) -> Result<Plan, Failure> {
     drop(root);
 
     rlimits::raise();
+    // While we still have the privileges of the host, if we had them.
+    let devices = mounts::own_devices(spec.ids);
+    // A time namespace of the link's own, for what it makes next: it changes no clock, but
+    // the host's is a file under /proc that others can lock. Where it cannot be had, it is
+    // the host's.
+    let _ = sys::unshare(libc::CLONE_NEWTIME);
+    let is_bounded = enter_bounds(spec.ids)?;
     enter_namespaces(spec, &identity, socket)?;
     become_root(spec.ids)?;
 
-    let outside = mounts::gather(spec)?;
+    let outside = mounts::gather(spec, devices)?;
     let veiled = outside.veiled;
     mounts::change_root(&outside)?;
 
     // Inside: from here on every path is the image's.
     mounts::furnish(outside)?;
     set_hostname(&spec.hostname)?;
+    // Whether it can or not: a link on a host without inotify has nothing to bound.
     rlimits::bound_user_namespace();
     let limits = rlimits::set(order.link_processes_max)
         .map_err(|error| Failure::new(Step::SetLimits, "", error.raw_os_error()))?;
 
     let knock = Knock(random()?);
+    let uid = identity.uid;
     let plan = command::plan(spec, identity, limits, veiled, knock)?;
 
-    capabilities::drop_for_good()
+    let counts_processes = order.link_processes_max.is_none();
+    let kept = capabilities::kept(uid, spec.ids, is_bounded && counts_processes);
+    capabilities::drop_for_good(kept)
         .map_err(|error| Failure::new(Step::DropCapabilities, "", error.raw_os_error()))?;
     seccomp::install(knock, spec.network)?;
     Ok(plan)
@@ -66,6 +77,46 @@ fn open_root(root: &Path) -> Result<OwnedFd, Failure> {
     let folder = rustix::fs::open(root, flags, Mode::empty()).map_err(failure)?;
     rustix::process::fchdir(&folder).map_err(failure)?;
     Ok(folder)
+}
+
+/// Enters a user namespace around the link's own. What the kernel counts for each user
+/// of a namespace it counts for whoever made the namespace as well: so bounds that hold
+/// for a user here hold for the link as a whole, however many users its processes
+/// become. Says whether it could set them.
+///
+/// Only who is outside may map ids into it, so somebody stays there until that is done.
+fn enter_bounds(ids: Ids) -> Result<bool, Failure> {
+    let Ids::Shifted { base } = ids else {
+        // One user.
+        return Ok(false);
+    };
+    let failure = |errno| Failure::new(Step::CreateNamespaces, "", errno);
+    let io_failure = |error: std::io::Error| failure(error.raw_os_error().unwrap_or(libc::EIO));
+    let (mut entered, mut tell_entered) = std::io::pipe().map_err(io_failure)?;
+    let (mut mapped, mut tell_mapped) = std::io::pipe().map_err(io_failure)?;
+    if sys::fork().map_err(failure)?.is_none() {
+        drop((tell_entered, mapped));
+        let parent = rustix::process::getppid().map_or(0, |parent| parent.as_raw_nonzero().get());
+        let is_mapped =
+            entered.read_exact(&mut [0]).is_ok() && user::map_range(parent, base).is_ok();
+        let is_told = is_mapped && tell_mapped.write_all(&[1]).is_ok();
+        std::process::exit(if is_told { 0 } else { 1 });
+    }
+    drop((entered, tell_mapped));
+    sys::unshare(libc::CLONE_NEWUSER).map_err(failure)?;
+    tell_entered.write_all(&[1]).map_err(io_failure)?;
+    mapped.read_exact(&mut [0]).map_err(|_| {
+        let reason = "the ids of the namespace around the link's could not be mapped";
+        Failure::because(Step::MapIds, "", reason)
+    })?;
+    // Only who is in this namespace may make one in it, and give that its ids: for which
+    // our files under /proc have to be ours.
+    take_first_id().map_err(failure)?;
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable)
+        .map_err(|error| failure(error.raw_os_error()))?;
+    // The link's own namespace takes this one from whoever makes it.
+    rlimits::bound_signals().map_err(|error| failure(error.raw_os_error()))?;
+    Ok(rlimits::bound_user_namespace())
 }
 
 /// Forks into new namespaces. Who forks still has the privilege to map ids into
@@ -105,12 +156,16 @@ fn enter_namespaces(spec: &Spec, identity: &Identity, socket: &OwnedFd) -> Resul
 fn become_root(ids: Ids) -> Result<(), Failure> {
     let failure = |errno| Failure::new(Step::BecomeRoot, "", errno);
     if let Ids::Shifted { .. } = ids {
-        sys::in_our_memory::set_groups(&[]).map_err(failure)?;
-        sys::in_our_memory::set_group(0).map_err(failure)?;
-        sys::in_our_memory::set_user(0).map_err(failure)?;
+        take_first_id().map_err(failure)?;
     }
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .map_err(|error| failure(error.raw_os_error()))
+}
+
+fn take_first_id() -> Result<(), sys::Errno> {
+    sys::in_our_memory::set_groups(&[])?;
+    sys::in_our_memory::set_group(0)?;
+    sys::in_our_memory::set_user(0)
 }
 
 fn set_hostname(name: &str) -> Result<(), Failure> {

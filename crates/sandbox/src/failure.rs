@@ -273,7 +273,7 @@ mod tests {
         steps.extend(entering.iter().flat_map(|(_, steps)| *steps));
         steps.extend(named(body(include_str!("zygote.rs"), "\nfn start(")));
         let plan = body(include_str!("mounts.rs"), "fn plan(");
-        let mounts = ["plan_overlay(", "Step::MountProc", "plan_private_folders("];
+        let mounts = ["plan_overlay(", "proc(", "private::plan("];
         assert!(mounts.map(|made| plan.find(made).unwrap()).is_sorted());
         steps.extend([Step::MountOverlay, Step::MountPrivate, Step::StartCommand]);
         steps.extend(named(body(include_str!("init.rs"), "\nfn execute(")));

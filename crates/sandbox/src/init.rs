@@ -10,6 +10,8 @@
 use std::ffi::CString;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
+use rustix::fd::{AsRawFd, OwnedFd};
+
 use crate::failure::Step;
 use crate::landlock::{self, Domain};
 use crate::mounts::Operation;
@@ -31,13 +33,24 @@ pub(crate) struct Plan {
     pub(crate) set_groups: bool,
     pub(crate) limits: ProcessLimits,
     pub(crate) mounts: Vec<Operation>,
-    /// Where a process may leave something; `None` where that is everywhere.
-    pub(crate) changeable: Option<Vec<CString>>,
+    /// How a place is used again; `None` where none is.
+    pub(crate) reuse: Option<Reuse>,
     /// Whether the root is an overlay, which does not show where it comes from.
     pub(crate) veiled: bool,
     /// `None` where the kernel has no Landlock.
     pub(crate) domain: Option<Domain>,
     pub(crate) knock: Knock,
+}
+
+/// How the places of a link are used again.
+pub(crate) struct Reuse {
+    /// Where a process may leave something.
+    pub(crate) changeable: Vec<CString>,
+    /// The file in which the kernel keeps the last process id given away in a
+    /// namespace, of whoever writes it. In the zygote's table.
+    pub(crate) last_process: OwnedFd,
+    /// Lets go of what the kernel remembers of who looked for what in `/proc`.
+    pub(crate) forget: Operation,
 }
 
 /// The place of one process in the zygote's memory.
@@ -54,6 +67,8 @@ pub(crate) struct Slot {
     /// What a process is handed, in init's own table: standard input, output and
     /// error, and the cgroups to join; -1 where there is none.
     handed: [AtomicI32; HANDED_MAX],
+    /// The rules of Landlock here, in init's own table; -1 where there are none.
+    rules: AtomicI32,
     /// What kept the command's process from its exec: a step and an error.
     failed_step: AtomicU32,
     failed_errno: AtomicI32,
@@ -71,6 +86,7 @@ impl Slot {
             init: AtomicI32::new(0),
             control: AtomicI32::new(-1),
             handed: [const { AtomicI32::new(-1) }; HANDED_MAX],
+            rules: AtomicI32::new(-1),
             failed_step: AtomicU32::new(0),
             failed_errno: AtomicI32::new(0),
         })
@@ -108,6 +124,7 @@ const NAMESPACES: i32 = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEW
 
 /// As what init sees itself in its own namespace.
 const OWN_PID: i32 = 1;
+const OWN_PID_AS_TEXT: &[u8] = b"1";
 
 type Failed = (Step, Errno);
 
@@ -132,9 +149,16 @@ fn run(slot: &'static Slot) -> Result<std::convert::Infallible, Failed> {
     for operation in &slot.plan.mounts {
         mount(operation, slot.plan.knock)?;
     }
-    let before = (slot.plan.changeable.as_ref()).and_then(|folders| traces::find(folders).ok());
+    let rules = match &slot.plan.domain {
+        Some(domain) => landlock::open_rules(domain),
+        None => Ok(-1),
+    };
+    let rules = rules.map_err(|errno| (Step::EnterDomain, errno))?;
+    slot.rules.store(rules, Ordering::Relaxed);
+    // Without an answer there is nothing to compare with, and the place is not used again.
+    let mut watch = (slot.plan.reuse.as_ref()).and_then(|reuse| Watch::open(reuse).ok());
     let mut command = start_command(slot)?;
-    let pidfd = let_go(slot).map_err(|errno| (Step::StartCommand, errno))?;
+    let pidfd = let_go(slot, &mut watch).map_err(|errno| (Step::StartCommand, errno))?;
     // The runner kills us by our pidfd. If it has gone away before it got that,
     // nobody else will.
     if tell(slot, Report::Started, Some(pidfd)).is_err() || call::close(pidfd).is_err() {
@@ -149,26 +173,96 @@ fn run(slot: &'static Slot) -> Result<std::convert::Infallible, Failed> {
         }
         // The runner waits for that, and the kernel likes to wake it where we are.
         call::yield_processor();
-        if !is_traceless(slot, before.as_ref())
-            || tell(slot, Report::Traceless, None).is_err()
-            || !is_asked_again(slot)
-        {
+        let is_as_before = (watch.as_mut())
+            .is_some_and(|watch| watch.finds_no_trace() && watch.takes_back(slot.plan.knock));
+        if !is_as_before || tell(slot, Report::Traceless, None).is_err() || !is_asked_again(slot) {
             call::exit(0);
         }
         command = start_command(slot)?;
-        if call::close_from(1).is_err() || tell(slot, Report::Started, None).is_err() {
+        if call::close_from(KEPT_MAX as u32).is_err() || tell(slot, Report::Started, None).is_err()
+        {
             call::exit(1);
         }
     }
 }
 
-/// Is everything here as it was before the first command began? To be asked when
-/// nobody is left who might change something yet.
-fn is_traceless(slot: &Slot, before: Option<&Traces>) -> bool {
-    let (Some(folders), Some(before)) = (&slot.plan.changeable, before) else {
-        return false;
-    };
-    network::has_no_sockets() && traces::find(folders).is_ok_and(|now| now == *before)
+/// What init watches its place with.
+struct Watch {
+    reuse: &'static Reuse,
+    /// In init's own table: the file with the last process id, the one that says how many
+    /// sockets there are, and the folders.
+    files: [i32; WATCHED_MAX],
+    count: usize,
+    /// What was found last.
+    traces: Traces,
+}
+
+/// Of `files`, before the folders.
+const LAST_PROCESS: usize = 0;
+const SOCKETS: usize = 1;
+const FOLDERS: usize = 2;
+const WATCHED_MAX: usize = FOLDERS + traces::FOLDERS_MAX;
+
+/// What init keeps open, by number: the control socket, the rules of Landlock, and from
+/// then on what it watches with.
+const CONTROL: i32 = 0;
+const RULES: i32 = 1;
+const FIRST_WATCHED: i32 = 2;
+const KEPT_MAX: usize = 2 + WATCHED_MAX;
+
+impl Watch {
+    /// Each file that is opened has a higher number than the one before.
+    fn open(reuse: &'static Reuse) -> Result<Watch, Errno> {
+        let mut files = [-1; WATCHED_MAX];
+        files[LAST_PROCESS] = call::duplicate(reuse.last_process.as_raw_fd())?;
+        files[SOCKETS] = call::open(network::SOCKETS)?;
+        let folders = files.iter_mut().skip(FOLDERS).zip(&reuse.changeable);
+        let mut count = FOLDERS;
+        for (file, path) in folders {
+            *file = call::open(path)?;
+            count += 1;
+        }
+        let traces = traces::find(files.iter().take(count).skip(FOLDERS).copied())?;
+        Ok(Watch {
+            reuse,
+            files,
+            count,
+            traces,
+        })
+    }
+
+    /// Moves the files to the lowest numbers but the first. None of them is where another
+    /// one goes: the zygote has the first three for itself, so each is above its goal.
+    fn move_down(&mut self) -> Result<(), Errno> {
+        for (file, goal) in self.files.iter_mut().take(self.count).zip(FIRST_WATCHED..) {
+            call::duplicate_to(*file, goal)?;
+            *file = goal;
+        }
+        Ok(())
+    }
+
+    /// Is everything here as it was before the last command began? To be asked when
+    /// nobody is left who might change something yet.
+    fn finds_no_trace(&mut self) -> bool {
+        if !network::has_no_sockets(self.files[SOCKETS]) {
+            return false;
+        }
+        let folders = self.files.iter().take(self.count).skip(FOLDERS).copied();
+        let Ok(now) = traces::find(folders) else {
+            return false;
+        };
+        let is_traceless = self.traces.are_followed_by(&now);
+        self.traces = now;
+        is_traceless
+    }
+
+    /// Takes back what the last command has moved on: the next process gets the number
+    /// that it had, and nothing in `/proc` has been looked for, which would show in the
+    /// times and numbers of its files.
+    fn takes_back(&self, knock: Knock) -> bool {
+        call::write(self.files[LAST_PROCESS], OWN_PID_AS_TEXT).is_ok()
+            && mount(&self.reuse.forget, knock).is_ok()
+    }
 }
 
 /// Waits until the runner wants another process here, or wants none any more.
@@ -205,10 +299,13 @@ fn mount(operation: &Operation, knock: Knock) -> Result<(), Failed> {
             knock,
         )
         .map_err(|errno| (mount.step, errno)),
-        Operation::MakeFolder(path, step) => match call::make_folder(path, 0o755) {
-            Ok(()) | Err(libc::EEXIST) => Ok(()),
-            Err(errno) => Err((*step, errno)),
-        },
+        Operation::MakeFolder { path, mode, step } => match call::make_folder(path, *mode) {
+            // Whatever the umask is.
+            Ok(()) => call::change_mode(path, *mode),
+            Err(libc::EEXIST) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+        .map_err(|errno| (*step, errno)),
         Operation::ChangeRoot(path) => {
             change_root(path, knock).map_err(|errno| (Step::MountOverlay, errno))
         }
@@ -238,13 +335,27 @@ fn start_command(slot: &'static Slot) -> Result<i32, Failed> {
     }
 }
 
-/// Keeps nothing open but the control socket: else nobody upstream would notice
-/// when the command closes its input. Gives a pidfd of init.
-fn let_go(slot: &Slot) -> Result<i32, Errno> {
-    call::duplicate_to(slot.control.load(Ordering::Relaxed), 0)?;
-    call::close_from(1)?;
-    slot.control.store(0, Ordering::Relaxed);
-    call::open_process(OWN_PID)
+/// Keeps nothing open but what it needs for the next command, and so nothing that the
+/// command has: else nobody upstream would notice when it closes its input. Gives a
+/// pidfd of init.
+fn let_go(slot: &Slot, watch: &mut Option<Watch>) -> Result<i32, Errno> {
+    call::duplicate_to(slot.control.load(Ordering::Relaxed), CONTROL)?;
+    slot.control.store(CONTROL, Ordering::Relaxed);
+    let rules = slot.rules.load(Ordering::Relaxed);
+    if rules >= 0 {
+        call::duplicate_to(rules, RULES)?;
+        slot.rules.store(RULES, Ordering::Relaxed);
+    } else {
+        // The zygote's own standard output.
+        call::close(RULES)?;
+    }
+    let mut watched = 0;
+    if let Some(watch) = watch {
+        watch.move_down()?;
+        watched = watch.count;
+    }
+    call::close_from(FIRST_WATCHED as u32 + watched as u32)?;
+    call::open_process(OWN_PID, slot.plan.knock)
 }
 
 /// Waits for the command, reaping whatever else dies meanwhile.
@@ -279,7 +390,8 @@ fn execute(slot: &Slot) -> Result<std::convert::Infallible, Failed> {
     let plan = slot.plan;
     join_cgroups(slot).map_err(at(Step::JoinCgroup))?;
     if let Some(domain) = &plan.domain {
-        landlock::enter(domain).map_err(at(Step::EnterDomain))?;
+        let rules = slot.rules.load(Ordering::Relaxed);
+        landlock::enter(domain, rules).map_err(at(Step::EnterDomain))?;
     }
     let closed = take_stdio(slot).map_err(at(Step::KeepDescriptors))?;
     take_identity(plan).map_err(at(Step::SetUser))?;

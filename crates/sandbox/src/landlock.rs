@@ -86,12 +86,19 @@ fn domain(version: u32, network: Network) -> Option<Domain> {
 /// process.
 const ROOT: &CStr = c"/";
 
-/// Enters a domain of its own, for good; in the zygote's memory, by the rules of
-/// `sys.rs`. The descriptors that it leaves open are closed with all others.
-pub(crate) fn enter(domain: &Domain) -> Result<(), Errno> {
+/// Opens the rules of the processes in a place, once its root is there: a descriptor. For
+/// init, by the rules of `sys.rs`.
+pub(crate) fn open_rules(domain: &Domain) -> Result<i32, Errno> {
     let rules = call::landlock_create(&domain.rules)?;
     let root = call::open_path(ROOT)?;
     call::landlock_allow_below(rules, root, domain.below_root)?;
+    call::close(root)?;
+    Ok(rules)
+}
+
+/// Enters a domain of its own with those rules, for good; in the zygote's memory, by the
+/// rules of `sys.rs`. Each process that does is in another domain.
+pub(crate) fn enter(domain: &Domain, rules: i32) -> Result<(), Errno> {
     call::landlock_enter(rules, domain.flags)
 }
 

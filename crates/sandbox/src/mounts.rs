@@ -6,49 +6,33 @@
 //! of the image, which may hold any symbolic link, is ever followed on the host.
 
 use std::ffi::CString;
-use std::os::unix::ffi::OsStrExt;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
     OpenTreeFlags, UnmountFlags, fsconfig_create, fsmount, fsopen,
 };
 
 use crate::failure::{Failure, Step};
-use crate::spec::{Network, Spec};
-use crate::{network, sys, traces};
+use crate::spec::Spec;
+use crate::{network, sys};
 
+mod devices;
 mod masks;
+mod private;
 mod veil;
+
+pub(crate) use devices::{Devices, own_devices};
+pub(crate) use private::changeable;
 
 /// Folders that a root must have, because something is mounted on each.
 pub const MOUNT_POINT_FOLDERS: [&str; 5] = ["dev", "proc", "run", "tmp", "var/tmp"];
 
 /// Files that a root must have for a link on the host's network.
 pub const MOUNT_POINT_FILES: [&str; 2] = ["etc/hosts", "etc/resolv.conf"];
-
-/// The folders that each process has for itself, who may write there, and how
-/// much: the small ones are as large as Docker's `/dev/shm`.
-const PRIVATE_FOLDERS: [(&str, &str, Size); 4] = [
-    ("/tmp", "mode=1777", Size::Scratch),
-    ("/var/tmp", "mode=1777", Size::Scratch),
-    ("/run", "mode=755", Size::Small),
-    ("/dev/shm", "mode=1777", Size::Small),
-];
-
-const _: () = assert!(PRIVATE_FOLDERS.len() <= traces::FOLDERS_MAX);
-
-/// How much a private folder holds.
-#[derive(Clone, Copy)]
-enum Size {
-    /// What the spec says.
-    Scratch,
-    Small,
-}
-
-const SMALL_BYTES: u64 = 64 * 1024 * 1024;
 
 /// A file for each 8 KiB, and no more: each takes the kernel a kilobyte.
 const BYTES_PER_FILE: u64 = 8 * 1024;
@@ -61,29 +45,20 @@ fn sized(mode: &str, bytes: u64) -> String {
     format!("{mode},size={bytes},nr_inodes={files}")
 }
 
-/// The host's devices that a process sees: none of them keeps anything.
-const DEVICES: [&str; 6] = ["full", "null", "random", "tty", "urandom", "zero"];
-
-const DEVICE_LINKS: [(&str, &str); 4] = [
-    ("/proc/self/fd", "/dev/fd"),
-    ("/proc/self/fd/0", "/dev/stdin"),
-    ("/proc/self/fd/1", "/dev/stdout"),
-    ("/proc/self/fd/2", "/dev/stderr"),
-];
-
 /// What comes from outside, as mounts that are not in place yet.
 pub(crate) struct Outside {
     root: OwnedFd,
     /// Whether a process sees only an overlay of it.
     pub(crate) veiled: bool,
-    devices: Vec<(PathBuf, OwnedFd)>,
-    files: Vec<(PathBuf, OwnedFd)>,
+    devices: Devices,
+    files: Vec<(PathBuf, Vec<u8>)>,
     proc: OwnedFd,
 }
 
 /// Opens the root, which is the current folder, and what else comes from the
-/// host, in this process's new mount namespace.
-pub(crate) fn gather(spec: &Spec) -> Result<Outside, Failure> {
+/// host, in this process's new mount namespace. `own_devices` are the link's own, where
+/// it could be given some.
+pub(crate) fn gather(spec: &Spec, own_devices: Option<OwnedFd>) -> Result<Outside, Failure> {
     rustix::mount::mount_change(
         "/",
         MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
@@ -91,28 +66,11 @@ pub(crate) fn gather(spec: &Spec) -> Result<Outside, Failure> {
     .map_err(failure(Step::CloneRoot, &spec.root))?;
     let root = clone_root(spec)?;
 
-    let mut devices = Vec::new();
-    for name in DEVICES {
-        let path = Path::new("/dev").join(name);
-        let mount = clone_mount(&path, &path, Step::MountDevices)?;
-        // Read-only goes for the file itself, the host's own, and not for what is
-        // written to the device: its times, its mode and its owner.
-        let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
-            | MountAttrFlags::MOUNT_ATTR_NOSUID
-            | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-        sys::mount_set_attributes(mount.as_fd(), attributes)
-            .map_err(|errno| Failure::new(Step::MountDevices, shown(&path), errno))?;
-        devices.push((path, mount));
-    }
-    let mut files = Vec::new();
-    for path in network::files(spec.network).iter().map(Path::new) {
-        if path.exists() {
-            let mount = clone_mount(path, path, Step::MountHostFiles)?;
-            sys::mount_set_attributes(mount.as_fd(), HARMLESS | MountAttrFlags::MOUNT_ATTR_NOEXEC)
-                .map_err(|errno| Failure::new(Step::MountHostFiles, shown(path), errno))?;
-            files.push((path.to_owned(), mount));
-        }
-    }
+    let devices = match own_devices {
+        Some(own) => Devices::Own(own),
+        None => devices::of_the_host()?,
+    };
+    let files = host_files(spec)?;
     let proc = make_proc().map_err(failure(Step::MountProc, Path::new("/proc")))?;
     // Last, since it covers what the others come from. A writable root is an
     // overlay anyway.
@@ -129,6 +87,33 @@ pub(crate) fn gather(spec: &Spec) -> Result<Outside, Failure> {
         files,
         proc,
     })
+}
+
+/// Reads the files of the host that the link needs. It gets copies: by a mount of the
+/// file itself it could lock it, and be told when the host reads it.
+fn host_files(spec: &Spec) -> Result<Vec<(PathBuf, Vec<u8>)>, Failure> {
+    let mut files = Vec::new();
+    for path in network::files(spec.network) {
+        match std::fs::File::open(path) {
+            Ok(file) => {
+                let mut content = Vec::new();
+                file.take(HOST_FILE_BYTES_MAX)
+                    .read_to_end(&mut content)
+                    .map_err(io_failure(Step::MountHostFiles, path))?;
+                files.push((path.into(), content));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io_failure(Step::MountHostFiles, path)(error)),
+        }
+    }
+    Ok(files)
+}
+
+/// More of a file of the host than this is not copied.
+const HOST_FILE_BYTES_MAX: u64 = 1 << 20;
+
+fn io_failure(step: Step, subject: &str) -> impl FnOnce(std::io::Error) -> Failure + use<'_> {
+    move |error| Failure::new(step, subject, error.raw_os_error().unwrap_or(libc::EIO))
 }
 
 /// What a mount from outside is made to be.
@@ -180,11 +165,32 @@ pub(crate) fn change_root(outside: &Outside) -> Result<(), Failure> {
 /// Puts the rest in place. Whatever links the image has in these places, they
 /// lead nowhere but to the image.
 pub(crate) fn furnish(outside: Outside) -> Result<(), Failure> {
-    mount_devices(&outside.devices)?;
-    for (path, mount) in &outside.files {
-        attach(mount, path, Step::MountHostFiles)?;
-    }
+    outside.devices.attach()?;
+    mount_files(&outside.files)?;
     attach(&outside.proc, Path::new("/proc"), Step::MountProc)
+}
+
+/// Puts copies in place, from a file system in memory that is let go of again. It lies
+/// on `/proc` meanwhile, which every root has.
+fn mount_files(files: &[(PathBuf, Vec<u8>)]) -> Result<(), Failure> {
+    const SCAFFOLD: &str = "/proc";
+    if files.is_empty() {
+        return Ok(());
+    }
+    let step = Step::MountHostFiles;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    rustix::mount::mount("tmpfs", SCAFFOLD, "tmpfs", flags, Some(c"mode=755,size=4m"))
+        .map_err(failure(step, Path::new(SCAFFOLD)))?;
+    for (number, (path, content)) in files.iter().enumerate() {
+        let copy = format!("{SCAFFOLD}/{number}");
+        std::fs::write(&copy, content).map_err(io_failure(step, &copy))?;
+        let mount = clone_mount(Path::new(&copy), path, step)?;
+        sys::mount_set_attributes(mount.as_fd(), HARMLESS | MountAttrFlags::MOUNT_ATTR_NOEXEC)
+            .map_err(|errno| Failure::new(step, shown(path), errno))?;
+        attach(&mount, path, step)?;
+    }
+    rustix::mount::unmount(SCAFFOLD, UnmountFlags::DETACH)
+        .map_err(failure(step, Path::new(SCAFFOLD)))
 }
 
 fn failure(step: Step, subject: &Path) -> impl FnOnce(rustix::io::Errno) -> Failure + use<> {
@@ -196,46 +202,22 @@ fn shown(path: &Path) -> String {
     path.display().to_string()
 }
 
+/// Puts a mount in place, where a link of that name leads.
 fn attach(mount: &OwnedFd, path: &Path, step: Step) -> Result<(), Failure> {
-    rustix::mount::move_mount(
-        mount,
-        "",
-        CWD,
-        path,
-        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
-    )
-    .map_err(|error| Failure::new(step, path.display().to_string(), error.raw_os_error()))
-}
-
-/// A small read-only `/dev` that all processes of the link share.
-fn mount_devices(devices: &[(PathBuf, OwnedFd)]) -> Result<(), Failure> {
-    let failure = |subject: &str| failure(Step::MountDevices, Path::new(subject));
-    let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
-    rustix::mount::mount("tmpfs", "/dev", "tmpfs", flags, Some(c"mode=755,size=64k"))
-        .map_err(failure("/dev"))?;
-    let folder = rustix::fs::open("/dev", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-        .map_err(failure("/dev"))?;
-    for (path, mount) in devices {
-        rustix::fs::mknodat(CWD, path, FileType::RegularFile, Mode::RUSR, 0)
-            .map_err(failure(&shown(path)))?;
-        attach(mount, path, Step::MountDevices)?;
-    }
-    for (target, link) in DEVICE_LINKS {
-        rustix::fs::symlink(target, link).map_err(failure(link))?;
-    }
-    rustix::fs::mkdir("/dev/shm", Mode::RWXU).map_err(failure("/dev/shm"))?;
-    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
-        | MountAttrFlags::MOUNT_ATTR_NOSUID
-        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    sys::mount_set_attributes(folder.as_fd(), attributes)
-        .map_err(|errno| Failure::new(Step::MountDevices, "/dev", errno))
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
+    rustix::mount::move_mount(mount, "", CWD, path, flags)
+        .map_err(|error| Failure::new(step, path.display().to_string(), error.raw_os_error()))
 }
 
 /// Something that is done anew for each process, by init.
 pub(crate) enum Operation {
     Mount(PrivateMount),
     /// Unless it exists.
-    MakeFolder(CString, Step),
+    MakeFolder {
+        path: CString,
+        mode: u32,
+        step: Step,
+    },
     /// To this folder, and lets go of the old one.
     ChangeRoot(CString),
 }
@@ -261,23 +243,9 @@ pub(crate) fn plan(spec: &Spec) -> Result<Vec<Operation>, Failure> {
     } else {
         ""
     };
-    // Read-only: for most of its settings the kernel asks who one is outside,
-    // not which capabilities one has; and that may be root, where ids are not
-    // shifted. Costs nothing here, other than mounts over parts of it.
-    let flags = PRIVATE | libc::MS_NOEXEC | libc::MS_RDONLY;
-    let target = format!("{prefix}/proc");
-    // And without init, which would tell of the runner's cgroup, of the zygote's
-    // memory, and how long earlier processes took.
-    plan.push(mount(
-        "proc",
-        target.as_bytes(),
-        "proc",
-        flags,
-        "hidepid=ptraceable",
-        Step::MountProc,
-    )?);
+    plan.push(proc(&format!("{prefix}/proc"), 0)?);
     plan_masks(prefix, &mut plan)?;
-    plan_private_folders(&private_folders(spec)?, prefix, &mut plan)?;
+    private::plan(spec, prefix, &mut plan)?;
     if spec.writable {
         let root = text(OVERLAY_ROOT.as_bytes(), Step::MountOverlay)?;
         plan.push(Operation::ChangeRoot(root));
@@ -285,25 +253,22 @@ pub(crate) fn plan(spec: &Spec) -> Result<Vec<Operation>, Failure> {
     Ok(plan)
 }
 
-/// The folders in which a process may change anything, where that can be told.
-pub(crate) fn changeable(spec: &Spec) -> Result<Option<Vec<CString>>, Failure> {
-    // In a writable root it is everywhere; and among the host's sockets it cannot
-    // be seen whether a process has left one, which holds something here.
-    if spec.writable || spec.network == Network::Host {
-        return Ok(None);
-    }
-    let folders = private_folders(spec)?;
-    // Between one and another that lies in it there may be further ones.
-    let lies_in_another = |folder: &PrivateFolder| {
-        let mut above = folder.path.ancestors().skip(1);
-        above.any(|path| folders.iter().any(|other| other.path == path))
-    };
-    if folders.iter().any(lies_in_another) {
-        return Ok(None);
-    }
-    let paths = folders.iter().map(|folder| folder.path.as_os_str());
-    let paths = paths.map(|path| text(path.as_bytes(), Step::MountPrivate));
-    paths.collect::<Result<_, _>>().map(Some)
+/// The process's own `/proc`. Read-only: for most of its settings the kernel asks who
+/// one is outside, not which capabilities one has; and that may be root, where ids are
+/// not shifted. Costs nothing here, other than mounts over parts of it. And without
+/// init, which would tell of the runner's cgroup, of the zygote's memory, and how long
+/// earlier processes took.
+fn proc(target: &str, flags: libc::c_ulong) -> Result<Operation, Failure> {
+    let flags = flags | PRIVATE | libc::MS_NOEXEC | libc::MS_RDONLY;
+    let (target, options) = (target.as_bytes(), "hidepid=ptraceable");
+    mount("proc", target, "proc", flags, options, Step::MountProc)
+}
+
+/// Mounts `/proc` as it is already. The kernel then drops what it remembers of names
+/// that were looked for there; it gives each a number and the time when it was first
+/// looked for, for anybody to see.
+pub(crate) fn forget_proc() -> Result<Operation, Failure> {
+    proc("/proc", libc::MS_REMOUNT)
 }
 
 /// Puts something empty on what is not to be seen in `/proc`: before the private
@@ -336,7 +301,7 @@ fn plan_overlay(spec: &Spec, plan: &mut Vec<Operation>) -> Result<(), Failure> {
         step,
     )?);
     for folder in ["/tmp/upper", "/tmp/work", OVERLAY_ROOT] {
-        plan.push(Operation::MakeFolder(text(folder.as_bytes(), step)?, step));
+        plan.push(folder_of(folder.as_bytes(), 0o755, step)?);
     }
     let options = "lowerdir=/,upperdir=/tmp/upper,workdir=/tmp/work,userxattr";
     plan.push(mount(
@@ -357,76 +322,6 @@ fn plan_overlay(spec: &Spec, plan: &mut Vec<Operation>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A folder that each process has for itself.
-#[derive(Debug, PartialEq)]
-struct PrivateFolder {
-    path: PathBuf,
-    options: String,
-}
-
-/// The private folders, links resolved, each behind the one that it lies in.
-fn private_folders(spec: &Spec) -> Result<Vec<PrivateFolder>, Failure> {
-    let mut folders: Vec<PrivateFolder> = Vec::new();
-    for (path, mode, size) in PRIVATE_FOLDERS {
-        let path = resolved(path)?;
-        if !folders.iter().any(|other| other.path == path) {
-            let bytes = match size {
-                Size::Scratch => spec.scratch_bytes,
-                Size::Small => spec.scratch_bytes.min(SMALL_BYTES),
-            };
-            let options = sized(mode, bytes);
-            folders.push(PrivateFolder { path, options });
-        }
-    }
-    folders.sort_by_key(|folder| folder.path.components().count());
-    Ok(folders)
-}
-
-fn resolved(path: &str) -> Result<PathBuf, Failure> {
-    std::fs::canonicalize(path).map_err(|error| {
-        let errno = error.raw_os_error().unwrap_or(libc::EIO);
-        Failure::new(Step::MountPrivate, path, errno)
-    })
-}
-
-fn plan_private_folders(
-    folders: &[PrivateFolder],
-    prefix: &str,
-    plan: &mut Vec<Operation>,
-) -> Result<(), Failure> {
-    let step = Step::MountPrivate;
-    let target = |path: &Path| [prefix.as_bytes(), path.as_os_str().as_bytes()].concat();
-    for (at, folder) in folders.iter().enumerate() {
-        // One within another, which is empty, is made there first.
-        let around = folders[..at]
-            .iter()
-            .rfind(|other| folder.path.starts_with(&other.path));
-        if let Some(around) = around {
-            let missing = folder
-                .path
-                .ancestors()
-                .take_while(|path| *path != around.path);
-            for path in missing.collect::<Vec<_>>().into_iter().rev() {
-                plan.push(Operation::MakeFolder(text(&target(path), step)?, step));
-            }
-        }
-        // That somebody has looked into it is no change of a folder.
-        let mut flags = PRIVATE | libc::MS_NODIRATIME;
-        if folder.path.starts_with("/dev") {
-            flags |= libc::MS_NOEXEC;
-        }
-        plan.push(mount(
-            "tmpfs",
-            &target(&folder.path),
-            "tmpfs",
-            flags,
-            &folder.options,
-            step,
-        )?);
-    }
-    Ok(())
-}
-
 /// Which of the folders that no process sees the image's content of has `path`
 /// in it, if any. The path must exist.
 pub(crate) fn hidden_by(path: &Path, step: Step) -> Result<Option<PathBuf>, Failure> {
@@ -434,10 +329,8 @@ pub(crate) fn hidden_by(path: &Path, step: Step) -> Result<Option<PathBuf>, Fail
         let errno = error.raw_os_error().unwrap_or(libc::EIO);
         Failure::new(step, shown(path), errno)
     })?;
-    let mut folders = vec![PathBuf::from("/dev"), PathBuf::from("/proc")];
-    for (folder, ..) in PRIVATE_FOLDERS {
-        folders.push(resolved(folder)?);
-    }
+    let mut folders = private::paths()?;
+    folders.extend([PathBuf::from("/dev"), PathBuf::from("/proc")]);
     Ok(folders
         .into_iter()
         .find(|folder| path.starts_with(folder) && path != *folder))
@@ -461,44 +354,11 @@ fn mount(
     }))
 }
 
-fn text(text: &[u8], step: Step) -> Result<CString, Failure> {
-    CString::new(text).map_err(|_| Failure::new(step, String::from_utf8_lossy(text), libc::EINVAL))
+fn folder_of(path: &[u8], mode: u32, step: Step) -> Result<Operation, Failure> {
+    let path = text(path, step)?;
+    Ok(Operation::MakeFolder { path, mode, step })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn targets(paths: &[&str]) -> Vec<String> {
-        let folders: Vec<_> = paths
-            .iter()
-            .map(|path| PrivateFolder {
-                path: path.into(),
-                options: String::new(),
-            })
-            .collect();
-        let mut plan = Vec::new();
-        plan_private_folders(&folders, "", &mut plan).unwrap();
-        let target = |operation: &Operation| match operation {
-            Operation::Mount(mount) => format!("mount {}", mount.target.to_str().unwrap()),
-            Operation::MakeFolder(path, _) => format!("make {}", path.to_str().unwrap()),
-            Operation::ChangeRoot(_) => unreachable!(),
-        };
-        plan.iter().map(target).collect()
-    }
-
-    #[test]
-    fn a_private_folder_within_another_is_made_there() {
-        assert_eq!(
-            targets(&["/tmp", "/run", "/run/a/b"]),
-            [
-                "mount /tmp",
-                "mount /run",
-                "make /run/a",
-                "make /run/a/b",
-                "mount /run/a/b"
-            ]
-        );
-        assert_eq!(targets(&["/a", "/ab"]), ["mount /a", "mount /ab"]);
-    }
+fn text(text: &[u8], step: Step) -> Result<CString, Failure> {
+    CString::new(text).map_err(|_| Failure::new(step, String::from_utf8_lossy(text), libc::EINVAL))
 }

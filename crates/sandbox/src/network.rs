@@ -7,7 +7,9 @@
 //! is down. So a process has no network at all, not even one to itself, and two
 //! of one link do not meet in the names of sockets or the numbers of ports.
 
-use rustix::fd::{AsFd, OwnedFd};
+use std::ffi::CStr;
+
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::thread::UnshareFlags;
 
@@ -70,7 +72,9 @@ impl Networks {
             call::enter_network_namespace(namespace.as_fd(), self.knock)?;
             self.current = number;
         }
-        if !has_no_sockets() {
+        let sockets = rustix::fs::open(SOCKETS, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        let sockets = sockets.map_err(rustix::io::Errno::raw_os_error)?;
+        if !has_no_sockets(sockets.as_raw_fd()) {
             self.enter_new(number)?;
             self.made[number] = own_namespace()?;
         }
@@ -91,15 +95,17 @@ fn own_namespace() -> Result<OwnedFd, Errno> {
     own.map_err(rustix::io::Errno::raw_os_error)
 }
 
-/// Has the network namespace of this process no socket? With no process in it that
-/// has one, there may still be some in messages that they hold themselves, and they
-/// keep their names and whatever else was sent with them: files, and locks on files.
+/// Where the kernel says how many sockets there are in the network of who opens it.
+pub(crate) const SOCKETS: &CStr = c"/proc/self/net/sockstat";
+
+/// Has that network no socket? With no process in it that has one, there may still be
+/// some in messages that they hold themselves, and they keep their names and whatever
+/// else was sent with them: files, and locks on files.
 ///
 /// For init, too, by the rules of `sys.rs`.
-pub(crate) fn has_no_sockets() -> bool {
-    // The kernel counts those of each namespace.
+pub(crate) fn has_no_sockets(sockets: i32) -> bool {
     const NONE: &[u8] = b"sockets: used 0\n";
     let mut beginning = [0; NONE.len()];
-    let read = call::read_beginning(c"/proc/self/net/sockstat", &mut beginning);
+    let read = call::read_beginning(sockets, &mut beginning);
     read == Ok(NONE.len()) && beginning == NONE
 }

@@ -84,11 +84,7 @@ pub(crate) fn stops_dumps_to_programs() -> bool {
 /// priority above the others'.
 pub(crate) fn set(link_processes_max: Option<u64>) -> rustix::io::Result<ProcessLimits> {
     limit(Resource::Core, CORE_BYTES, CORE_BYTES)?;
-    limit(
-        Resource::Sigpending,
-        WAITING_SIGNALS_MAX,
-        WAITING_SIGNALS_MAX,
-    )?;
+    bound_signals()?;
     limit(Resource::Rtprio, 0, 0)?;
     limit(Resource::Nice, 0, 0)?;
     limit(Resource::Memlock, LOCKED_BYTES_MAX, LOCKED_BYTES_MAX)?;
@@ -103,14 +99,20 @@ pub(crate) fn set(link_processes_max: Option<u64>) -> rustix::io::Result<Process
     })
 }
 
-/// Bounds what is counted for this user namespace, by its own root, with a `/proc`
-/// that is still writable. Where there is no inotify there is nothing to bound, and
-/// where something keeps root from its settings (a security module might) a link
-/// is not refused for that.
-pub(crate) fn bound_user_namespace() {
-    for (file, most) in INOTIFY_BOUNDS {
-        let _ = std::fs::write(file, most.to_string());
-    }
+/// Bounds what is counted for each user of this user namespace, by its own root, with a
+/// `/proc` that is still writable. Says whether it could: where there is no inotify there
+/// is nothing to bound, and where something keeps root from its settings (a security
+/// module might, or a `/proc` that is read-only) a link is not refused for that.
+pub(crate) fn bound_user_namespace() -> bool {
+    let bound = |(file, most): (&str, u64)| std::fs::write(file, most.to_string()).is_ok();
+    INOTIFY_BOUNDS.map(bound) == [true; INOTIFY_BOUNDS.len()]
+}
+
+/// Bounds the signals that wait, as [`set`] does. A user namespace takes the bound of
+/// whoever makes it for all its users together.
+pub(crate) fn bound_signals() -> rustix::io::Result<()> {
+    let most = WAITING_SIGNALS_MAX;
+    limit(Resource::Sigpending, most, most)
 }
 
 /// For a command's process, in the zygote's memory, by the rules of `sys.rs`. When

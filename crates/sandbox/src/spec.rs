@@ -27,7 +27,8 @@ pub struct Spec {
     /// read-only one that all share.
     pub writable: bool,
     /// How much each process may keep in `/tmp`, in `/var/tmp`, and, where it is
-    /// writable, in the rest of its root; all of it in memory.
+    /// writable, in the rest of its root; all of it in memory. The private folders share
+    /// one file system, with room for all of them.
     pub scratch_bytes: u64,
     /// Which network the processes see.
     pub network: Network,
@@ -43,7 +44,7 @@ pub const SCRATCH_BYTES_DEFAULT: u64 = 1 << 30;
 /// Which network a link's processes see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Network {
-    /// None at all, not even a loopback.
+    /// None at all, not even a loopback: neither internet nor netlink sockets.
     None,
     /// The host's own.
     Host,

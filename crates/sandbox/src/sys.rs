@@ -310,6 +310,25 @@ pub(crate) fn spawn<L: Life>(
     started
 }
 
+/// Makes a copy of this process, as its child. `None` in the copy, its process id here.
+///
+/// Only for a process with a single thread: others would be missing in the copy.
+pub(crate) fn fork() -> Result<Option<i32>, Errno> {
+    let arguments = [libc::SIGCHLD as usize, 0, 0, 0, 0, 0];
+    // SAFETY: without CLONE_VM the child has a copy of our memory, and the null stack
+    // means that it keeps its own.
+    match unsafe { syscall(libc::SYS_clone, arguments) }? {
+        0 => Ok(None),
+        pid => Ok(Some(pid as i32)),
+    }
+}
+
+/// Leaves namespaces for new ones (`CLONE_NEW…`).
+pub(crate) fn unshare(flags: i32) -> Result<(), Errno> {
+    // SAFETY: changes nothing but the namespaces of this process.
+    unsafe { syscall(libc::SYS_unshare, [flags as usize, 0, 0, 0, 0, 0]) }.map(drop)
+}
+
 /// Makes a copy of this process (`fork`) in the namespaces of `flags`, with our
 /// own parent for a parent. `None` in the copy; its process id and pidfd here.
 ///
@@ -397,6 +416,11 @@ pub(crate) struct FileStatus([u64; 32]);
 
 impl FileStatus {
     pub(crate) const EMPTY: FileStatus = FileStatus([0; 32]);
+
+    /// The number of its inode, `stx_ino`.
+    pub(crate) fn file_number(&self) -> u64 {
+        self.0[4]
+    }
 }
 
 /// Sets what a signal does to its default or to "ignored".

@@ -163,14 +163,20 @@ fn identity(user: &str, passwd: &str, group: &str) -> Result<Identity, String> {
     })
 }
 
-/// Gives the user namespace of `process` its ids. Only who has not entered it
+/// Gives the user namespace of `process` a range of ids, from `base` on. Only who has
+/// not entered it has the privilege.
+pub(crate) fn map_range(process: i32, base: u32) -> Result<(), Failure> {
+    let map = format!("0 {base} {SHIFTED_IDS_COUNT}\n");
+    write_map(process, "uid_map", &map)?;
+    write_map(process, "gid_map", &map)
+}
+
+/// Gives the user namespace of `process`, a link's, its ids. Only who has not entered it
 /// has the privilege.
 pub(crate) fn map_ids(process: i32, ids: Ids, identity: &Identity) -> Result<(), Failure> {
     let (uids, gids) = match ids {
-        Ids::Shifted { base } => {
-            let map = format!("0 {base} {SHIFTED_IDS_COUNT}\n");
-            (map.clone(), map)
-        }
+        // Those of the namespace around it are shifted already.
+        Ids::Shifted { .. } => return map_range(process, 0),
         Ids::Own => {
             // An unprivileged user may map groups only where they cannot be dropped.
             write_map(process, "setgroups", "deny")?;

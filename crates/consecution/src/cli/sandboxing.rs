@@ -25,7 +25,7 @@ pub(crate) struct Sandbox {
         value_parser = FalseyValueParser::new()
     )]
     allow_unenforced_limits: bool,
-    /// How much a process may keep in each of its private folders, in memory.
+    /// How much a process may keep in `/tmp`, and as much again in `/var/tmp`, in memory.
     #[arg(
         long,
         env = "CONSECUTION_SCRATCH_MAX",

@@ -1,5 +1,6 @@
-//! Masks over the parts of `/proc` that tell of the host: Docker's list. Where
-//! Docker has further paths read-only, here all of `/proc` is.
+//! Masks over the parts of `/proc` that tell of the host: Docker's list, and what names
+//! single things of other links and of the host. Where Docker has further paths
+//! read-only, here all of `/proc` is.
 //!
 //! A mask is a mount for each process, which costs microseconds. So only what is
 //! there on this host gets one, and what a command could open without it: much
@@ -15,14 +16,16 @@ pub(super) enum Kind {
     Folder,
 }
 
-/// What Docker masks in `/proc` (moby, `daemon/pkg/oci/defaults.go`).
-pub(super) const MASKED: [&str; 9] = [
+/// What Docker masks in `/proc` (moby, `daemon/pkg/oci/defaults.go`), and `locks`, which
+/// has the locks of open files of all processes of the host.
+pub(super) const MASKED: [&str; 10] = [
     "acpi",
     "asound",
     "interrupts",
     "kcore",
     "keys",
     "latency_stats",
+    "locks",
     "sched_debug",
     "scsi",
     "timer_list",

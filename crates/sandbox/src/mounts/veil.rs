@@ -49,6 +49,9 @@ fn overlay(root: &OwnedFd) -> rustix::io::Result<OwnedFd> {
     // It wants two folders at least where none of them can be written.
     fsconfig_set_string(&overlay, "lowerdir", format!("{BELOW}:{EMPTY}"))?;
     fsconfig_set_string(&overlay, "source", "image")?;
+    // Else folders have a number that is given when they are first looked for, which
+    // tells all processes of the link what others have looked for, and when.
+    fsconfig_set_string(&overlay, "xino", "on")?;
     // What says "trusted" in an image is not trusted.
     fsconfig_set_flag(&overlay, "userxattr")?;
     fsconfig_create(&overlay)?;

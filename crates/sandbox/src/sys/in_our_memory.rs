@@ -61,6 +61,13 @@ pub(crate) fn make_folder(path: &CStr, mode: u32) -> Result<(), Errno> {
     unsafe { syscall(libc::SYS_mkdirat, arguments) }.map(drop)
 }
 
+pub(crate) fn change_mode(path: &CStr, mode: u32) -> Result<(), Errno> {
+    let (place, path) = (libc::AT_FDCWD as usize, path.as_ptr() as usize);
+    let arguments = [place, path, mode as usize, 0, 0, 0];
+    // SAFETY: a string that lives across the call.
+    unsafe { syscall(libc::SYS_fchmodat, arguments) }.map(drop)
+}
+
 pub(crate) fn change_folder(path: &CStr) -> Result<(), Errno> {
     // SAFETY: a string that lives across the call.
     unsafe { syscall(libc::SYS_chdir, [path.as_ptr() as usize, 0, 0, 0, 0, 0]) }.map(drop)
@@ -212,13 +219,13 @@ pub(crate) fn receive<const DESCRIPTORS_MAX: usize>(
     Ok((length, if is_there { came.count() } else { 0 }))
 }
 
-/// How a file looks that `path` names, which is no symbolic link.
-pub(crate) fn file_status(path: &CStr) -> Result<FileStatus, Errno> {
+/// How an open file looks.
+pub(crate) fn file_status(file: i32) -> Result<FileStatus, Errno> {
     let mut status = FileStatus::EMPTY;
     let arguments = [
-        libc::AT_FDCWD as usize,
-        path.as_ptr() as usize,
-        libc::AT_SYMLINK_NOFOLLOW as usize,
+        file as usize,
+        c"".as_ptr() as usize,
+        libc::AT_EMPTY_PATH as usize,
         (libc::STATX_BASIC_STATS | libc::STATX_BTIME) as usize,
         (&raw mut status) as usize,
         0,
@@ -228,50 +235,62 @@ pub(crate) fn file_status(path: &CStr) -> Result<FileStatus, Errno> {
     unsafe { syscall(libc::SYS_statx, arguments) }.map(|_| status)
 }
 
-/// How long the names of a file's extended attributes are together; 0 also where
+/// How long the names of an open file's extended attributes are together; 0 also where
 /// it cannot have any.
-pub(crate) fn attributes_bytes(path: &CStr) -> Result<usize, Errno> {
-    let arguments = [path.as_ptr() as usize, 0, 0, 0, 0, 0];
-    // SAFETY: a string that lives across the call; with no room for them, the
-    // call only counts.
-    match unsafe { syscall(libc::SYS_llistxattr, arguments) } {
+pub(crate) fn attributes_bytes(file: i32) -> Result<usize, Errno> {
+    // SAFETY: with no room for them, the call only counts.
+    match unsafe { syscall(libc::SYS_flistxattr, [file as usize, 0, 0, 0, 0, 0]) } {
         Err(libc::EOPNOTSUPP) => Ok(0),
         counted => counted,
     }
 }
 
-/// How many segments of shared memory, sets of semaphores, and System V message
-/// queues there are in this namespace; none on a kernel that knows none.
-pub(crate) fn ipc_objects() -> Result<[i32; 3], Errno> {
-    // From linux/shm.h, linux/sem.h and linux/msg.h: the request, and which
-    // number of the answer it is.
-    const SHM_INFO: (libc::c_long, [usize; 2], usize) = (libc::SYS_shmctl, [0, 14], 0);
-    const SEM_INFO: (libc::c_long, [usize; 2], usize) = (libc::SYS_semctl, [0, 19], 7);
-    const MSG_INFO: (libc::c_long, [usize; 2], usize) = (libc::SYS_msgctl, [0, 12], 0);
-    let mut found = [0; 3];
-    for (found, (call, [id, request], at)) in found.iter_mut().zip([SHM_INFO, SEM_INFO, MSG_INFO]) {
-        // The longest, `struct shm_info`, has 48 bytes.
-        let mut answer = [0i32; 16];
-        let room = (&raw mut answer) as usize;
-        let arguments = if call == libc::SYS_semctl {
-            [id, 0, request, room, 0, 0]
-        } else {
-            [id, request, room, 0, 0, 0]
-        };
-        // SAFETY: the kernel writes one of those structures during the call.
-        match unsafe { syscall(call, arguments) } {
-            Ok(_) => *found = answer[at],
-            Err(libc::ENOSYS) => {}
+/// Makes an object of System V of each kind, which is nobody else's, and removes it: a
+/// segment of shared memory, a set of one semaphore, and a message queue. Gives their
+/// ids, -1 on a kernel that knows none.
+pub(crate) fn next_ipc_ids() -> Result<[i32; 3], Errno> {
+    const PRIVATE: usize = libc::IPC_PRIVATE as usize;
+    const MODE: usize = 0o600;
+    const REMOVE: usize = libc::IPC_RMID as usize;
+    // How to make one, and where the request to remove it is among the arguments.
+    const KINDS: [(libc::c_long, [usize; 3], libc::c_long, usize); 3] = [
+        (libc::SYS_shmget, [PRIVATE, 1, MODE], libc::SYS_shmctl, 1),
+        (libc::SYS_semget, [PRIVATE, 1, MODE], libc::SYS_semctl, 2),
+        (libc::SYS_msgget, [PRIVATE, MODE, 0], libc::SYS_msgctl, 1),
+    ];
+    let mut ids = [-1; 3];
+    for (found, (get, [key, second, third], control, at)) in ids.iter_mut().zip(KINDS) {
+        // SAFETY: makes an object and touches no memory.
+        let id = match unsafe { syscall(get, [key, second, third, 0, 0, 0]) } {
+            Ok(id) => id,
+            Err(libc::ENOSYS) => continue,
             Err(errno) => return Err(errno),
-        }
+        };
+        let mut arguments = [id, 0, 0, 0, 0, 0];
+        arguments[at] = REMOVE;
+        // SAFETY: to remove an object, the calls read nothing else.
+        unsafe { syscall(control, arguments) }?;
+        *found = id as i32;
     }
-    Ok(found)
+    Ok(ids)
+}
+
+/// Makes a file without a name in an open folder, which goes at once. Gives its number.
+pub(crate) fn next_file_number(folder: i32) -> Result<u64, Errno> {
+    let flags = (libc::O_TMPFILE | libc::O_RDWR | libc::O_CLOEXEC) as usize;
+    let arguments = [folder as usize, c".".as_ptr() as usize, flags, 0o600, 0, 0];
+    // SAFETY: a string that lives across the call.
+    let file = unsafe { syscall(libc::SYS_openat, arguments) }? as i32;
+    let status = file_status(file);
+    close(file)?;
+    status.map(|status| status.file_number())
 }
 
 /// A descriptor for a process.
-pub(crate) fn open_process(pid: i32) -> Result<i32, Errno> {
+pub(crate) fn open_process(pid: i32, knock: Knock) -> Result<i32, Errno> {
+    let arguments = [pid as usize, 0, 0, 0, 0, knock.0 as usize];
     // SAFETY: makes a new descriptor and touches no memory.
-    unsafe { syscall(libc::SYS_pidfd_open, [pid as usize, 0, 0, 0, 0, 0]) }.map(|fd| fd as i32)
+    unsafe { syscall(libc::SYS_pidfd_open, arguments) }.map(|fd| fd as i32)
 }
 
 /// Leaves the cgroup namespace for a new one, whose root is where we are.
@@ -319,24 +338,34 @@ pub(crate) fn limit(
     unsafe { syscall(libc::SYS_prlimit64, arguments) }.map(drop)
 }
 
-/// Writes to a file, which takes all of it or says why not.
+/// Writes to the beginning of a file, which takes all of it or says why not.
 pub(crate) fn write(file: i32, bytes: &[u8]) -> Result<(), Errno> {
     let arguments = [file as usize, bytes.as_ptr() as usize, bytes.len(), 0, 0, 0];
     // SAFETY: reads bytes that live across the call.
-    unsafe { syscall(libc::SYS_write, arguments) }.map(drop)
+    unsafe { syscall(libc::SYS_pwrite64, arguments) }.map(drop)
 }
 
-/// Reads the beginning of a file: how many bytes.
-pub(crate) fn read_beginning(path: &CStr, bytes: &mut [u8]) -> Result<usize, Errno> {
+/// Opens a file for reading.
+pub(crate) fn open(path: &CStr) -> Result<i32, Errno> {
     let (place, flags) = (libc::AT_FDCWD as usize, libc::O_RDONLY | libc::O_CLOEXEC);
     let arguments = [place, path.as_ptr() as usize, flags as usize, 0, 0, 0];
     // SAFETY: a string that lives across the call.
-    let file = unsafe { syscall(libc::SYS_openat, arguments) }?;
-    let arguments = [file, bytes.as_mut_ptr() as usize, bytes.len(), 0, 0, 0];
+    unsafe { syscall(libc::SYS_openat, arguments) }.map(|file| file as i32)
+}
+
+/// Reads the beginning of a file, wherever it has been read before: how many bytes.
+pub(crate) fn read_beginning(file: i32, bytes: &mut [u8]) -> Result<usize, Errno> {
+    let arguments = [
+        file as usize,
+        bytes.as_mut_ptr() as usize,
+        bytes.len(),
+        0,
+        0,
+        0,
+    ];
     // SAFETY: the kernel writes to the bytes, no more than there are, during the
     // call.
-    let read = unsafe { syscall(libc::SYS_read, arguments) };
-    close(file as i32).and(read)
+    unsafe { syscall(libc::SYS_pread64, arguments) }
 }
 
 /// Makes a Landlock ruleset: a descriptor.
@@ -377,6 +406,14 @@ pub(crate) fn open_path(path: &CStr) -> Result<i32, Errno> {
     let arguments = [place, path.as_ptr() as usize, flags as usize, 0, 0, 0];
     // SAFETY: a string that lives across the call.
     unsafe { syscall(libc::SYS_openat, arguments) }.map(|fd| fd as i32)
+}
+
+/// To the lowest number that is free above standard error.
+pub(crate) fn duplicate(file: i32) -> Result<i32, Errno> {
+    let command = libc::F_DUPFD_CLOEXEC as usize;
+    let arguments = [file as usize, command, 3, 0, 0, 0];
+    // SAFETY: makes a new descriptor and touches no memory.
+    unsafe { syscall(libc::SYS_fcntl, arguments) }.map(|file| file as i32)
 }
 
 pub(crate) fn duplicate_to(from: i32, to: i32) -> Result<(), Errno> {

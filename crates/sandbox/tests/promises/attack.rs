@@ -4,6 +4,7 @@
 
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::process::Command;
 use std::{fs, iter};
@@ -12,7 +13,9 @@ use rustix::fs::inotify;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use sandbox::{Event, Ids, Limits, Network, Spec};
 
-use crate::support::{Running, Setup, descendants, eventually, is_root, own_id, promises, skip};
+use crate::support::{
+    Running, Setup, counts_processes, descendants, eventually, is_root, own_id, promises, skip,
+};
 
 /// The attempts that worked; all others must have been made, and have failed.
 fn broken(setup: &Setup, spec: &Spec) -> Vec<String> {
@@ -27,34 +30,39 @@ fn broken_under(setup: &Setup, spec: &Spec, limits: Limits) -> Vec<String> {
     let abstract_socket = UnixListener::bind_addr(&address).unwrap();
     let folder = setup.folder.path().to_str().unwrap().to_owned();
     let port = tcp.local_addr().unwrap().port().to_string();
+    let null = fs::metadata("/dev/null").unwrap();
+    let null = format!("{}:{}", null.dev(), null.ino());
+    let clocks = fs::read_link("/proc/self/ns/time").unwrap_or_default();
+    let clocks = clocks.to_str().unwrap();
+    // A lock of an open file, which /proc/locks shows to all.
+    let locked = fs::File::create(setup.folder.path().join("locked")).unwrap();
+    locked.lock().unwrap();
     let mut spec = spec.clone();
-    spec.command = ["attack", "all", &folder, &port, &name]
+    spec.command = ["attack", "all", &folder, &port, &name, &null, clocks]
         .map(str::to_owned)
         .into();
     let zygote = setup.open_limited(&spec, limits);
     let output = Running::start(&zygote).finish(b"").success();
     drop((tcp, abstract_socket));
-    assert!(output.lines().count() >= 66, "{output}");
+    assert!(output.lines().count() >= 76, "{output}");
     let (held, broken): (Vec<_>, Vec<_>) = output.lines().partition(|line| line.ends_with(" held"));
     assert!(held.len() + broken.len() == output.lines().count());
+    // Whose ids are not shifted has the devices and clocks of the host.
+    let hosts = |name: &String| spec.ids == Ids::Own && OF_THE_HOST.contains(&name.as_str());
     broken
         .into_iter()
         .map(|line| line.strip_suffix(" BROKEN").unwrap_or(line).to_owned())
+        .filter(|name| !hosts(name))
         .collect()
 }
+
+/// What only root can give a link of its own.
+const OF_THE_HOST: [&str; 2] = ["null-of-the-host", "clocks-of-the-host"];
 
 /// What the kernel itself can keep from a process on the host's network.
 fn knows_scopes() -> bool {
     let version = sandbox::facilities().landlock;
     version >= 6
-}
-
-/// Are there cgroups for it here?
-fn counts_processes() -> bool {
-    let controllers = sandbox::facilities().controllers;
-    controllers
-        .iter()
-        .any(|(name, place)| *name == "pids" && place.is_some())
 }
 
 /// A host without cgroups, for root, who has them wherever there are any.
@@ -90,7 +98,6 @@ const SIGNS: &[&str] = &[
     "connect-to-its-abstract-socket",
     "its-abstract-name-is-listed",
     "its-abstract-name-is-taken",
-    "its-netlink-port-is-taken",
     "its-shared-memory",
     "its-messages",
     "its-named-memory",
@@ -115,6 +122,8 @@ const OF_THE_HOSTS_NETWORK: [&str; 4] = [
     "host-tcp-mapped",
     "host-udp",
 ];
+/// Behind what else it gives.
+const NETLINK: &str = "netlink";
 /// The last one: the program is in that root, and so the process's own, too.
 const OF_A_WRITABLE_ROOT: [&str; 4] = [
     "write-to-the-root",
@@ -146,7 +155,7 @@ promises! {
             let spec = Spec { network: Network::Host, writable, ..setup.spec(&[]) };
             let root = OF_A_WRITABLE_ROOT.into_iter().filter(|_| writable);
             let scoped = iter::once("host-abstract-socket").filter(|_| !knows_scopes());
-            let given: Vec<_> = root.chain(OF_THE_HOSTS_NETWORK).chain(scoped).collect();
+            let given: Vec<_> = root.chain(OF_THE_HOSTS_NETWORK).chain(scoped).chain([NETLINK]).collect();
             assert_eq!(broken(setup, &spec), given);
         }
     }
@@ -185,7 +194,7 @@ promises! {
             }
             for zygote in [&zygote, &other_link] {
                 let output = Running::start(zygote).finish(b"look\n").success();
-                assert!(output.lines().count() >= 12, "{output}");
+                assert!(output.lines().count() >= 13, "{output}");
                 assert!(!output.contains("BROKEN"), "{output}");
             }
             // Nor does a later one meet what is left of it.
@@ -284,6 +293,7 @@ promises! {
             assert_eq!(one.line(), "instances 8 EMFILE");
             assert_eq!(one.line(), "watches 8192 ENOSPC");
             let signals = one.line();
+            assert_eq!(one.line(), "another user has none");
             let number = signals.strip_prefix("signals ").and_then(|rest| rest.strip_suffix(" EAGAIN"));
             assert!(number.is_some_and(|number| number.parse::<u32>().unwrap() <= 1024), "{signals}");
             // The runner, and so the host, still has some.

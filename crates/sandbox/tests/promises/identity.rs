@@ -3,7 +3,7 @@
 
 use sandbox::{Ids, Spec};
 
-use crate::support::{Setup, promises};
+use crate::support::{Setup, descendants, own_id, promises};
 
 fn with_user(setup: &Setup, user: &str, script: &str) -> Spec {
     Spec {
@@ -38,7 +38,11 @@ promises! {
     }
 
     fn outside_it_is_nobodys_or_the_runners_own(setup) {
-        let map = setup.prints("cat /proc/self/uid_map");
+        // As seen from outside: within, the ids are those of the namespace around it.
+        let running = setup.start(&setup.spec(&["cat"]));
+        let process = descendants(own_id()).last().unwrap().id;
+        let map = std::fs::read_to_string(format!("/proc/{process}/uid_map")).unwrap();
+        drop(running);
         let map: Vec<u32> = map.split_whitespace().map(|number| number.parse().unwrap()).collect();
         match Ids::detect() {
             Ids::Shifted { base } => assert_eq!(map, [0, base, 65536]),

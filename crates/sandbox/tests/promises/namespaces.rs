@@ -1,6 +1,8 @@
 //! A process has namespaces of its own: none is the host's, and those through
 //! which processes could meet differ for each process.
 
+use sandbox::Ids;
+
 use crate::support::{Running, promises};
 
 const ALL: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
@@ -20,6 +22,22 @@ promises! {
             assert!(inside.starts_with(&format!("{name}:[")), "{inside}");
             assert_ne!(host.to_str().unwrap(), inside);
         }
+    }
+
+    // The clocks of a link are the host's, and not the file by which they are known.
+    fn the_clocks_are_each_links_own_where_ids_are_shifted(setup) {
+        let spec = setup.script("readlink /proc/self/ns/time; cat /proc/uptime");
+        let mut seen: Vec<_> = (0..2).map(|_| setup.open(&spec)).collect::<Vec<_>>()
+            .iter().map(|zygote| Running::start(zygote).finish(b"").success()).collect();
+        let Ok(host) = std::fs::read_link("/proc/self/ns/time") else {
+            // A kernel that knows none.
+            return;
+        };
+        seen.push(format!("{}\n", host.display()));
+        let mut clocks: Vec<_> = seen.iter().map(|text| text.lines().next().unwrap()).collect();
+        clocks.sort_unstable();
+        clocks.dedup();
+        assert_eq!(clocks.len(), if setup.spec(&[]).ids == Ids::Own { 1 } else { 3 }, "{seen:?}");
     }
 
     fn where_processes_could_meet_each_has_its_own(setup) {

@@ -7,16 +7,18 @@ use sandbox::{Event, Network, Spec};
 
 use crate::support::{Output, Running, Setup, exited, promises};
 
-/// Says the number of the process, which is 2 for the first in a place.
-const ON_REQUEST: &str = "echo $$; read what; $what";
+/// Says which place it is in.
+const ON_REQUEST: &str = "attack place; read what; $what";
 
-fn number(output: &Output) -> u32 {
-    let number = output.stdout.lines().next();
-    number.and_then(|number| number.parse().ok()).unwrap()
+fn place(output: &Output) -> &str {
+    output.stdout.lines().next().unwrap()
 }
 
 /// What the kernel collects some time after its process is gone.
 const COLLECTED: [&str; 2] = ["socket", "unnamed-file"];
+
+/// What a process has moved on, and is set back when it is gone.
+const TAKEN_BACK: [&str; 2] = ["ids", "looked-for"];
 
 /// Runs `traces` one after the other, and after each what looks for it.
 fn is_seen_by_none(setup: &Setup, spec: &Spec, traces: &[&str]) {
@@ -33,7 +35,8 @@ fn is_seen_by_none(setup: &Setup, spec: &Spec, traces: &[&str]) {
         let next = run("attack look\n");
         // Sockets may be collected before init looks, and then are no trace.
         if !COLLECTED.contains(trace) {
-            assert_eq!(number(&next), 2, "{trace}");
+            let is_another = place(&next) != place(&output);
+            assert_eq!(is_another, !TAKEN_BACK.contains(trace), "{trace}");
         }
         assert!(!next.stdout.contains("BROKEN"), "{trace}: {next:?}");
     }
@@ -44,8 +47,18 @@ promises! {
         let zygote = setup.open(&setup.script(ON_REQUEST));
         for nothing in ["true", "false", "cat /proc/self/stat", "ls /tmp", "ls /dev/shm"] {
             let run = || Running::start(&zygote).finish(format!("{nothing}\n").as_bytes());
-            let (first, second) = (number(&run()), number(&run()));
-            assert!(second > first, "{nothing}: {second} after {first}");
+            assert_eq!(place(&run()), place(&run()), "{nothing}");
+        }
+    }
+
+    // Also after as many requests as make the kernel begin its ids anew.
+    fn the_first_process_has_the_same_number_each_time(setup) {
+        let zygote = setup.open(&setup.script("attack place; echo $$; cat"));
+        let run = || Running::start(&zygote).finish(b"").success();
+        let first = run();
+        assert!(first.ends_with("\n2\n"), "{first}");
+        for _ in 0..150 {
+            assert_eq!(run(), first);
         }
     }
 
@@ -53,6 +66,7 @@ promises! {
         let traces = [
             "file", "removed-file", "folder", "mode", "mode-and-back", "times", "attribute",
             "memory", "semaphores", "messages", "process", "socket", "unnamed-file",
+            "files", "ids", "objects", "looked-for",
         ];
         is_seen_by_none(setup, &setup.script(ON_REQUEST), &traces);
     }
@@ -71,14 +85,14 @@ promises! {
 
     fn nor_one_on_the_hosts_network(setup) {
         let zygote = setup.open(&Spec { network: Network::Host, ..setup.script(ON_REQUEST) });
-        for _ in 0..2 {
-            assert_eq!(number(&Running::start(&zygote).finish(b"true\n")), 2);
-        }
+        let run = || Running::start(&zygote).finish(b"true\n");
+        assert_ne!(place(&run()), place(&run()));
     }
 
     fn nor_by_another_user(setup) {
         let traces = [
             "file", "removed-file", "folder", "memory", "semaphores", "messages", "process", "socket", "unnamed-file",
+            "files", "ids", "objects", "looked-for",
         ];
         let spec = Spec { user: "www".into(), ..setup.script(ON_REQUEST) };
         is_seen_by_none(setup, &spec, &traces);
@@ -86,9 +100,8 @@ promises! {
 
     fn a_writable_root_is_not(setup) {
         let zygote = setup.open(&Spec { writable: true, ..setup.script(ON_REQUEST) });
-        for _ in 0..2 {
-            assert_eq!(number(&Running::start(&zygote).finish(b"true\n")), 2);
-        }
+        let run = || Running::start(&zygote).finish(b"true\n");
+        assert_ne!(place(&run()), place(&run()));
     }
 
     // Its network is used again with the place of another init.
@@ -107,20 +120,23 @@ promises! {
 
     fn one_whose_process_was_killed_is_not(setup) {
         let zygote = setup.open(&setup.script(ON_REQUEST));
+        let mut places = Vec::new();
         for _ in 0..2 {
             let mut killed = Running::start(&zygote);
-            assert_eq!(killed.line(), "2");
+            places.push(killed.line());
             killed.process.kill();
             while killed.event() != Event::Gone {}
         }
+        assert_ne!(places[0], places[1]);
         // Killed when it was over: there is nothing to kill any more.
         let mut over = Running::start(&zygote);
+        let before = over.line();
         over.tell("true");
         while over.event() != exited(0) {}
         assert!(over.process.is_over());
         over.wait_until_looked_through();
         over.process.kill_and_wait();
         drop(over);
-        assert!(number(&Running::start(&zygote).finish(b"true\n")) > 2);
+        assert_eq!(place(&Running::start(&zygote).finish(b"true\n")), before);
     }
 }

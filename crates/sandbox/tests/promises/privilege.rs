@@ -3,20 +3,58 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use sandbox::{Event, Spec, WaitStatus};
+use sandbox::{Event, Ids, Spec, WaitStatus};
 
-use crate::support::{Running, descendants, exited, own_id, promises};
+use crate::support::{Running, counts_processes, descendants, exited, own_id, promises};
 
 promises! {
-    fn no_capability_is_in_any_set(setup) {
+    fn no_capability_is_in_any_set_but_roots_over_its_own(setup) {
         for user in ["", "www", "1000:1000"] {
             let mut spec = setup.script("grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status");
             spec.user = user.into();
+            let own = match (user, spec.ids) {
+                ("", Ids::Shifted { .. }) if counts_processes() => "00000000000000eb",
+                ("", Ids::Shifted { .. }) => "000000000000006b",
+                _ => "0000000000000000",
+            };
             assert_eq!(
                 setup.run(&spec, b"").success().replace('\t', " "),
-                "CapInh: 0000000000000000\nCapPrm: 0000000000000000\nCapEff: 0000000000000000\n\
-                 CapBnd: 0000000000000000\nCapAmb: 0000000000000000\nNoNewPrivs: 1\nSeccomp: 2\n"
+                format!(
+                    "CapInh: 0000000000000000\nCapPrm: {own}\nCapEff: {own}\n\
+                     CapBnd: {own}\nCapAmb: 0000000000000000\nNoNewPrivs: 1\nSeccomp: 2\n"
+                )
             );
+        }
+    }
+
+    // What official images do when they start.
+    fn root_does_as_it_likes_with_its_own_files_and_users(setup) {
+        let secret = setup.root.join("etc/secret");
+        fs::write(&secret, "of 1000\n").unwrap();
+        fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+        let Ids::Shifted { base } = setup.spec(&[]).ids else {
+            // One id: there is nobody else.
+            let output = setup.run(&setup.script("cd /tmp; touch a; chown 1000 a; su -s /bin/sh www -c 'id -u'"), b"");
+            assert_ne!(output.last, exited(0));
+            return;
+        };
+        std::os::unix::fs::chown(&secret, Some(base + 1000), Some(base + 1000)).unwrap();
+        let files = "cat /etc/secret; cd /tmp; echo x > a; chown 33:1000 a; chmod 600 a; cp -p a b; \
+            tar -c a | tar -x -C /run; stat -c %u:%g:%a a b /run/a; cat a; chmod 644 a";
+        let expected = "of 1000\n33:1000:600\n33:1000:600\n33:1000:600\nx\n";
+        for writable in [false, true] {
+            let spec = Spec { writable, ..setup.script(files) };
+            assert_eq!(setup.run(&spec, b"").success(), expected);
+        }
+        if counts_processes() {
+            let users = "su -s /bin/sh www -c 'id -u; id -g'; su -s /bin/sh www -c 'id -u; exec sleep 1000' & \
+                sleep 0.2; kill -9 $!; wait $! 2>/dev/null; echo $?";
+            assert_eq!(setup.prints(users), "33\n34\n33\n137\n");
+        }
+        // Whom it has become has none of it.
+        if counts_processes() {
+            let output = setup.run(&setup.script("su -s /bin/sh www -c 'grep CapEff /proc/self/status; cat /etc/secret'"), b"");
+            assert_eq!(output.stdout, "CapEff:\t0000000000000000\n");
         }
     }
 

@@ -62,6 +62,14 @@ pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// Are there cgroups that count processes here?
+pub(crate) fn counts_processes() -> bool {
+    let controllers = sandbox::facilities().controllers;
+    controllers
+        .iter()
+        .any(|(name, place)| *name == "pids" && place.is_some())
+}
+
 /// Says that a test cannot run here; where `CI` is set, everything must run.
 pub(crate) fn skip(reason: &str) {
     assert!(env::var_os("CI").is_none(), "cannot run here: {reason}");

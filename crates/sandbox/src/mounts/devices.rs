@@ -1,0 +1,160 @@
+//! `/dev`: a small, read-only one that all processes of a link share.
+//!
+//! Its devices are files of the link's own, where they can be made: with the host's, a
+//! link could lock what programs of the host lock, leave marks for other links, and be
+//! told when others open them. To make them takes a capability of the host
+//! (CAP_MKNOD), and so does a file system in which they can be opened; so it is done
+//! before the link's namespaces are entered. Without it the link sees the host's files.
+
+use std::path::{Path, PathBuf};
+
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, makedev};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, fsconfig_create, fsconfig_set_string,
+    fsmount, fsopen,
+};
+
+use super::{attach, clone_mount, failure, shown};
+use crate::failure::{Failure, Step};
+use crate::spec::Ids;
+use crate::sys;
+
+/// The devices that a process sees, with their numbers: none of them keeps anything.
+const DEVICES: [(&str, u32, u32); 6] = [
+    ("full", 1, 7),
+    ("null", 1, 3),
+    ("random", 1, 8),
+    ("tty", 5, 0),
+    ("urandom", 1, 9),
+    ("zero", 1, 5),
+];
+
+const LINKS: [(&str, &str); 4] = [
+    ("/proc/self/fd", "fd"),
+    ("/proc/self/fd/0", "stdin"),
+    ("/proc/self/fd/1", "stdout"),
+    ("/proc/self/fd/2", "stderr"),
+];
+
+/// Where a private folder comes to lie, and where its mask for folders is taken from.
+const SHM: &str = "shm";
+
+/// What `/dev` is made of.
+pub(crate) enum Devices {
+    /// A mount with all of it.
+    Own(OwnedFd),
+    /// Mounts of the host's files, by their paths.
+    OfTheHost(Vec<(PathBuf, OwnedFd)>),
+}
+
+const READ_ONLY: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY
+    .union(MountAttrFlags::MOUNT_ATTR_NOSUID)
+    .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
+
+/// The devices as files of the link's own, if this process may make some: a mount that
+/// is in no place yet.
+pub(crate) fn own_devices(ids: Ids) -> Option<OwnedFd> {
+    let Ids::Shifted { base } = ids else {
+        return None;
+    };
+    let mount = make(base).ok()?;
+    // A file system of a user namespace, or a policy for devices, shows only here.
+    let null = rustix::fs::openat(
+        &mount,
+        "null",
+        OFlags::WRONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    );
+    null.is_ok().then_some(mount)
+}
+
+/// All that is made belongs to the link's root, who is nobody outside.
+fn make(root: u32) -> rustix::io::Result<OwnedFd> {
+    let system = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, value) in [
+        ("mode", "755"),
+        ("size", "64k"),
+        ("uid", &root.to_string()),
+        ("gid", &root.to_string()),
+    ] {
+        fsconfig_set_string(&system, key, value)?;
+    }
+    fsconfig_create(&system)?;
+    let mount = fsmount(
+        &system,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::empty(),
+    )?;
+    let owner = (Some(Uid::from_raw(root)), Some(Gid::from_raw(root)));
+    for (name, major, minor) in DEVICES {
+        let mode = Mode::from_raw_mode(0o666);
+        rustix::fs::mknodat(
+            &mount,
+            name,
+            FileType::CharacterDevice,
+            mode,
+            makedev(major, minor),
+        )?;
+        // Whatever the umask is.
+        rustix::fs::chmodat(&mount, name, mode, AtFlags::empty())?;
+        rustix::fs::chownat(&mount, name, owner.0, owner.1, AtFlags::empty())?;
+    }
+    for (target, link) in LINKS {
+        rustix::fs::symlinkat(target, &mount, link)?;
+        rustix::fs::chownat(&mount, link, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)?;
+    }
+    rustix::fs::mkdirat(&mount, SHM, Mode::RWXU)?;
+    rustix::fs::chownat(&mount, SHM, owner.0, owner.1, AtFlags::empty())?;
+    sys::mount_set_attributes(mount.as_fd(), READ_ONLY)
+        .map_err(rustix::io::Errno::from_raw_os_error)?;
+    Ok(mount)
+}
+
+/// The host's own files.
+pub(super) fn of_the_host() -> Result<Devices, Failure> {
+    let mut devices = Vec::new();
+    for (name, ..) in DEVICES {
+        let path = Path::new("/dev").join(name);
+        let mount = clone_mount(&path, &path, Step::MountDevices)?;
+        // Read-only goes for the file itself, the host's own, and not for what is
+        // written to the device: its times, its mode and its owner.
+        sys::mount_set_attributes(mount.as_fd(), READ_ONLY)
+            .map_err(|errno| Failure::new(Step::MountDevices, shown(&path), errno))?;
+        devices.push((path, mount));
+    }
+    Ok(Devices::OfTheHost(devices))
+}
+
+impl Devices {
+    /// Puts them in place.
+    pub(super) fn attach(&self) -> Result<(), Failure> {
+        match self {
+            Devices::Own(mount) => attach(mount, Path::new("/dev"), Step::MountDevices),
+            Devices::OfTheHost(devices) => mount_each(devices),
+        }
+    }
+}
+
+fn mount_each(devices: &[(PathBuf, OwnedFd)]) -> Result<(), Failure> {
+    let failure = |subject: &Path| failure(Step::MountDevices, subject);
+    let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
+    let folder = Path::new("/dev");
+    rustix::mount::mount("tmpfs", folder, "tmpfs", flags, Some(c"mode=755,size=64k"))
+        .map_err(failure(folder))?;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let mounted = rustix::fs::open(folder, flags, Mode::empty()).map_err(failure(folder))?;
+    for (path, mount) in devices {
+        rustix::fs::mknodat(CWD, path, FileType::RegularFile, Mode::RUSR, 0)
+            .map_err(failure(path))?;
+        attach(mount, path, Step::MountDevices)?;
+    }
+    for (target, link) in LINKS {
+        let link = folder.join(link);
+        rustix::fs::symlink(target, &link).map_err(failure(&link))?;
+    }
+    let shm = folder.join(SHM);
+    rustix::fs::mkdir(&shm, Mode::RWXU).map_err(failure(&shm))?;
+    sys::mount_set_attributes(mounted.as_fd(), READ_ONLY)
+        .map_err(|errno| Failure::new(Step::MountDevices, "/dev", errno))
+}

@@ -1,0 +1,244 @@
+//! What the filter asks of the arguments of calls that are allowed. Each function
+//! gives the calls, and the arguments with which they are refused.
+
+use std::collections::BTreeMap;
+
+use seccompiler::{
+    BackendError, SeccompCmpArgLen as Length, SeccompCmpOp as Compare,
+    SeccompCondition as Condition, SeccompRule as Rule,
+};
+
+use super::calls;
+use crate::sys::Knock;
+
+/// By the number of a call: the combinations of arguments, or none for all.
+pub(super) type Rules = BTreeMap<i64, Vec<Rule>>;
+
+/// Setting the limit of core dumps, which has to stay what it is: the kernel takes
+/// 0 for "as large as you like" where a program gets the dumps. Programs with
+/// secrets set it to 0, and go no further where they cannot, so they are told that
+/// they have. Who asks for the old value in the same call would get none, and is
+/// refused.
+pub(super) fn core_limits() -> Result<Rules, BackendError> {
+    let mut set = core_limit_is_set()?;
+    set.push(Condition::new(3, Length::Qword, Compare::Eq, 0)?);
+    Ok(Rules::from([
+        #[cfg(target_arch = "x86_64")]
+        (
+            libc::SYS_setrlimit,
+            vec![Rule::new(vec![argument(0, Compare::Eq, CORE)?])?],
+        ),
+        (libc::SYS_prlimit64, vec![Rule::new(set)?]),
+    ]))
+}
+
+const CORE: i32 = libc::RLIMIT_CORE.cast_signed();
+
+/// `prlimit64` with a new value for the limit of core dumps.
+fn core_limit_is_set() -> Result<Vec<Condition>, BackendError> {
+    let is_set = Condition::new(2, Length::Qword, Compare::Ne, 0)?;
+    Ok(vec![argument(1, Compare::Eq, CORE)?, is_set])
+}
+
+/// Advice that the kernel may ignore, and here does. To let go of pages of a file
+/// (`POSIX_FADV_DONTNEED`, `MADV_COLD`, `MADV_PAGEOUT`) takes them from the page cache
+/// of the host, for all who have the image: which pages are there would be a message
+/// to the next request, as often as one likes. To have equal pages merged
+/// (`MADV_MERGEABLE`) tells what memory of others is equal to.
+pub(super) fn ignored_advice() -> Result<Rules, BackendError> {
+    let of_files = Rule::new(vec![argument(3, Compare::Eq, libc::POSIX_FADV_DONTNEED)?])?;
+    let advice = [libc::MADV_COLD, libc::MADV_PAGEOUT, libc::MADV_MERGEABLE];
+    let of_memory = advice.map(|advice| Rule::new(vec![argument(2, Compare::Eq, advice)?]));
+    Ok(Rules::from([
+        (libc::SYS_fadvise64, vec![of_files]),
+        (
+            libc::SYS_madvise,
+            of_memory.into_iter().collect::<Result<_, _>>()?,
+        ),
+    ]))
+}
+
+/// Mapping memory in huge pages: as if none were left, which programs that would
+/// like some expect.
+pub(super) fn huge_mappings() -> Result<Rules, BackendError> {
+    let asks = has_flag(3, libc::MAP_HUGETLB)?;
+    Ok(Rules::from([(
+        libc::SYS_mmap,
+        vec![Rule::new(vec![asks])?],
+    )]))
+}
+
+/// Where there is no network, nobody misses these sockets. What the kernel counts and
+/// remembers of the internet's, such as `/proc/net/snmp`, is for the next process in
+/// the same place to see; and what waits in netlink's is memory that no cgroup counts.
+pub(super) fn network_sockets() -> Result<Rules, BackendError> {
+    let mut rules = Vec::new();
+    for family in [libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK] {
+        rules.push(Rule::new(vec![argument(0, Compare::Eq, family)?])?);
+    }
+    let calls = [libc::SYS_socket, libc::SYS_socketpair];
+    Ok(calls.map(|call| (call, rules.clone())).into())
+}
+
+/// Commands of `fcntl` that are not on the list, and other values that a kernel that
+/// does not know them answers with "invalid argument".
+pub(super) fn unknown_values() -> Result<Rules, BackendError> {
+    // A page of a file that is collapsed into a huge one stays so, for all who map it.
+    let collapse = argument(2, Compare::Eq, MADV_COLLAPSE)?;
+    let mut rules = Rules::from([
+        (libc::SYS_fcntl, outside(1, calls::FILE_COMMANDS)?),
+        (libc::SYS_madvise, vec![Rule::new(vec![collapse])?]),
+    ]);
+    // The processor time of init is what earlier processes in its place made it spend.
+    // The number of such a clock is the complement of the process id, and three bits
+    // that say which of its clocks.
+    let of_init = u64::from((!INIT << 3).cast_unsigned());
+    let which = Compare::MaskedEq(u64::from(u32::MAX << 3));
+    for call in calls::OF_A_CLOCK {
+        let clock = Condition::new(0, Length::Dword, which.clone(), of_init)?;
+        rules.insert(*call, vec![Rule::new(vec![clock])?]);
+    }
+    Ok(rules)
+}
+
+/// From linux/mman.h.
+const MADV_COLLAPSE: i32 = 25;
+
+/// Requests of `ioctl` that are not on the list: as for a file that has none.
+pub(super) fn unknown_requests() -> Result<Rules, BackendError> {
+    let outside = outside(1, calls::REQUESTS)?;
+    Ok(Rules::from([(libc::SYS_ioctl, outside)]))
+}
+
+/// That an argument of 32 bits lies in none of these ranges, which are in order.
+fn outside(number: u8, ranges: &[(u32, u32)]) -> Result<Vec<Rule>, BackendError> {
+    let condition =
+        |compare, value: u32| Condition::new(number, Length::Dword, compare, u64::from(value));
+    let mut gaps = Vec::new();
+    let mut above = None;
+    for (first, last) in ranges {
+        let mut gap = Vec::new();
+        if let Some(above) = above {
+            gap.push(condition(Compare::Gt, above)?);
+        }
+        gap.push(condition(Compare::Lt, *first)?);
+        gaps.push(Rule::new(gap)?);
+        above = Some(*last);
+    }
+    if let Some(above) = above {
+        gaps.push(Rule::new(vec![condition(Compare::Gt, above)?])?);
+    }
+    Ok(gaps)
+}
+
+/// A condition on an argument that is an `int`.
+fn argument(number: u8, compare: Compare, value: i32) -> Result<Condition, BackendError> {
+    let value = u64::from(value.cast_unsigned());
+    Condition::new(number, Length::Dword, compare, value)
+}
+
+/// A condition on an argument that is an `int` of flags: this one is set.
+fn has_flag(number: u8, flag: i32) -> Result<Condition, BackendError> {
+    let flag = u64::from(flag.cast_unsigned());
+    Condition::new(number, Length::Dword, Compare::MaskedEq(flag), flag)
+}
+
+/// The process id of init, as a command sees it.
+const INIT: i32 = 1;
+
+pub(super) fn forbidden_calls(knock: Knock) -> Result<Rules, BackendError> {
+    let mut rules = Rules::new();
+    for call in calls::FORBIDDEN {
+        rules.insert(*call, Vec::new());
+    }
+    let unknown = || Condition::new(5, Length::Qword, Compare::Ne, knock.0);
+    for (_, call) in calls::PRIVILEGED {
+        rules.insert(*call, vec![Rule::new(vec![unknown()?])?]);
+    }
+    // A descriptor of init says where on the host it is, and more with every kernel.
+    let of_init = vec![argument(0, Compare::Eq, INIT)?, unknown()?];
+    rules.insert(libc::SYS_pidfd_open, vec![Rule::new(of_init)?]);
+    let mut clone = Vec::new();
+    for flag in calls::NAMESPACE_FLAGS {
+        let flag = u64::from(flag.cast_unsigned());
+        let asks = Condition::new(0, Length::Qword, Compare::MaskedEq(flag), flag)?;
+        clone.push(Rule::new(vec![asks, unknown()?])?);
+    }
+    rules.insert(libc::SYS_clone, clone);
+
+    // Of the personalities, those that only report another kernel or turn off
+    // address randomisation's opposite: the list is Docker's.
+    let personality = calls::PERSONALITIES
+        .iter()
+        .map(|allowed| Condition::new(0, Length::Dword, Compare::Ne, *allowed))
+        .collect::<Result<Vec<_>, _>>()?;
+    rules.insert(libc::SYS_personality, vec![Rule::new(personality)?]);
+
+    // Of some forty families of sockets, many old and rich in bugs, those that
+    // a filter may have a use for; and of the protocols of each likewise.
+    let mut families = Vec::new();
+    let mut sockets = Vec::new();
+    for (family, protocols) in calls::SOCKETS {
+        families.push(argument(0, Compare::Ne, family)?);
+        let mut other_protocol = vec![argument(0, Compare::Eq, family)?];
+        for protocol in protocols {
+            other_protocol.push(argument(2, Compare::Ne, *protocol)?);
+        }
+        sockets.push(Rule::new(other_protocol)?);
+    }
+    sockets.push(Rule::new(families)?);
+    for call in [libc::SYS_socket, libc::SYS_socketpair] {
+        rules.insert(call, sockets.clone());
+    }
+
+    // A socket's filter lies in memory of the kernel's that no cgroup counts, and of
+    // which all programs of the host together have so much.
+    let mut filters = Vec::new();
+    for option in calls::SOCKET_FILTERS {
+        let level = argument(1, Compare::Eq, libc::SOL_SOCKET)?;
+        filters.push(Rule::new(vec![level, argument(2, Compare::Eq, *option)?])?);
+    }
+    rules.insert(libc::SYS_setsockopt, filters);
+
+    // Typing into a terminal, should one ever be reachable.
+    let mut terminal = Vec::new();
+    for request in [libc::TIOCSTI, libc::TIOCLINUX] {
+        let same = Condition::new(1, Length::Dword, Compare::Eq, request)?;
+        terminal.push(Rule::new(vec![same])?);
+    }
+    rules.insert(libc::SYS_ioctl, terminal);
+
+    // A lease on a file of the image holds up whoever else opens it, for as long as
+    // fs.lease-break-time: the link's other processes.
+    let lease = vec![argument(1, Compare::Eq, libc::F_SETLEASE)?];
+    rules.insert(libc::SYS_fcntl, vec![Rule::new(lease)?]);
+
+    for (call, number, flag) in calls::HUGE_PAGES {
+        let asks = has_flag(*number, *flag)?;
+        rules.insert(*call, vec![Rule::new(vec![asks])?]);
+    }
+
+    // Init waits for the next process, which inherits its limits and priorities.
+    // Both are the same user, which is all that these calls ask for.
+    for call in calls::ON_A_PROCESS {
+        let on_init = argument(0, Compare::Eq, INIT)?;
+        rules.insert(*call, vec![Rule::new(vec![on_init])?]);
+    }
+    if let Some(rules) = rules.get_mut(&libc::SYS_prlimit64) {
+        let mut set = core_limit_is_set()?;
+        set.push(Condition::new(3, Length::Qword, Compare::Ne, 0)?);
+        rules.push(Rule::new(set)?);
+    }
+    for (call, process, user) in calls::PRIORITIES {
+        let on_init = [
+            argument(0, Compare::Eq, *process)?,
+            argument(1, Compare::Eq, INIT)?,
+        ];
+        let on_all = argument(0, Compare::Eq, *user)?;
+        rules.insert(
+            *call,
+            vec![Rule::new(on_init.into())?, Rule::new(vec![on_all])?],
+        );
+    }
+    Ok(rules)
+}
