@@ -158,7 +158,7 @@ fn run(slot: &'static Slot) -> Result<std::convert::Infallible, Failed> {
     // Without an answer there is nothing to compare with, and the place is not used again.
     let mut watch = (slot.plan.reuse.as_ref()).and_then(|reuse| Watch::open(reuse).ok());
     let mut command = start_command(slot)?;
-    let pidfd = let_go(slot, &mut watch).map_err(|errno| (Step::StartCommand, errno))?;
+    let (pidfd, kept) = let_go(slot, &mut watch).map_err(|errno| (Step::StartCommand, errno))?;
     // The runner kills us by our pidfd. If it has gone away before it got that,
     // nobody else will.
     if tell(slot, Report::Started, Some(pidfd)).is_err() || call::close(pidfd).is_err() {
@@ -179,8 +179,7 @@ fn run(slot: &'static Slot) -> Result<std::convert::Infallible, Failed> {
             call::exit(0);
         }
         command = start_command(slot)?;
-        if call::close_from(KEPT_MAX as u32).is_err() || tell(slot, Report::Started, None).is_err()
-        {
+        if call::close_from(kept).is_err() || tell(slot, Report::Started, None).is_err() {
             call::exit(1);
         }
     }
@@ -204,11 +203,11 @@ const FOLDERS: usize = 2;
 const WATCHED_MAX: usize = FOLDERS + traces::FOLDERS_MAX;
 
 /// What init keeps open, by number: the control socket, the rules of Landlock, and from
-/// then on what it watches with.
+/// then on what it watches with. No number between is free: what is handed to the next
+/// command lies above, to be let go of with all that does.
 const CONTROL: i32 = 0;
 const RULES: i32 = 1;
 const FIRST_WATCHED: i32 = 2;
-const KEPT_MAX: usize = 2 + WATCHED_MAX;
 
 impl Watch {
     /// Each file that is opened has a higher number than the one before.
@@ -337,25 +336,23 @@ fn start_command(slot: &'static Slot) -> Result<i32, Failed> {
 
 /// Keeps nothing open but what it needs for the next command, and so nothing that the
 /// command has: else nobody upstream would notice when it closes its input. Gives a
-/// pidfd of init.
-fn let_go(slot: &Slot, watch: &mut Option<Watch>) -> Result<i32, Errno> {
+/// pidfd of init, and the first number that it does not keep.
+fn let_go(slot: &Slot, watch: &mut Option<Watch>) -> Result<(i32, u32), Errno> {
     call::duplicate_to(slot.control.load(Ordering::Relaxed), CONTROL)?;
     slot.control.store(CONTROL, Ordering::Relaxed);
     let rules = slot.rules.load(Ordering::Relaxed);
+    // Else it stays what it was in the zygote: /dev/null.
     if rules >= 0 {
         call::duplicate_to(rules, RULES)?;
         slot.rules.store(RULES, Ordering::Relaxed);
-    } else {
-        // The zygote's own standard output.
-        call::close(RULES)?;
     }
-    let mut watched = 0;
+    let mut kept = FIRST_WATCHED as u32;
     if let Some(watch) = watch {
         watch.move_down()?;
-        watched = watch.count;
+        kept += watch.count as u32;
     }
-    call::close_from(FIRST_WATCHED as u32 + watched as u32)?;
-    call::open_process(OWN_PID, slot.plan.knock)
+    call::close_from(kept)?;
+    Ok((call::open_process(OWN_PID, slot.plan.knock)?, kept))
 }
 
 /// Waits for the command, reaping whatever else dies meanwhile.

@@ -1,14 +1,24 @@
 //! A command behaves as it would under `docker run --init`: orphans are reaped,
 //! its exit status is what counts, and what it leaves behind dies with it.
 
+use std::fs;
+use std::os::unix::fs::symlink;
 use std::time::Instant;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sandbox::{Event, WaitStatus};
 
 use crate::support::{PATIENCE, Running, exited, promises, readable};
 
 fn signalled(signal: i32) -> Event {
     Event::Exited(WaitStatus::Signalled(signal))
+}
+
+fn notices_closed_input(mut running: Running) -> bool {
+    let stdin = running.stdin.take().unwrap();
+    let mut wanted = [PollFd::new(&stdin, PollFlags::empty())];
+    let patience = Timespec::try_from(PATIENCE).unwrap();
+    poll(&mut wanted, Some(&patience)).unwrap() == 1 && wanted[0].revents().contains(PollFlags::ERR)
 }
 
 promises! {
@@ -59,11 +69,25 @@ promises! {
     fn a_closed_input_is_noticed_outside(setup) {
         let mut running = setup.start(&setup.script("exec <&-; echo closed; sleep 1000"));
         assert_eq!(running.line(), "closed");
-        let stdin = running.stdin.take().unwrap();
-        let mut wanted = [rustix::event::PollFd::new(&stdin, rustix::event::PollFlags::empty())];
-        let patience = rustix::event::Timespec::try_from(PATIENCE).unwrap();
-        assert_eq!(rustix::event::poll(&mut wanted, Some(&patience)).unwrap(), 1);
-        assert!(wanted[0].revents().contains(rustix::event::PollFlags::ERR));
+        assert!(notices_closed_input(running));
+    }
+
+    // Init keeps open what it looks at between two commands: with as many private folders
+    // as there may be, and with fewer.
+    fn nor_is_it_missed_in_a_place_that_is_used_again(setup) {
+        for folders in [4, 3] {
+            if folders == 3 {
+                fs::remove_dir_all(setup.root.join("var/tmp")).unwrap();
+                symlink("/tmp", setup.root.join("var/tmp")).unwrap();
+                setup.give_to_sandbox();
+            }
+            let zygote = setup.open(&setup.script("attack place; read word; exec <&-; $word"));
+            let first = Running::start(&zygote).finish(b"true\n").success();
+            let mut second = Running::start(&zygote);
+            assert_eq!(format!("{}\n", second.line()), first);
+            second.tell("sleep 1000");
+            assert!(notices_closed_input(second), "{folders} folders");
+        }
     }
 
     fn a_signal_to_all_hurts_nobody_else(setup) {
