@@ -4,9 +4,14 @@
 
 mod support;
 
+use std::process::Stdio;
 use support::chain::{ChainFile, chain, link, shell};
-use support::command::{self, Finished, PATIENCE, consecution, finish, run_on};
+
+use support::command::{
+    self, Finished, PATIENCE, consecution, eventually, finish, finish_child, run_on,
+};
 use support::home;
+use support::leftovers::descendants;
 
 /// Runs a chain with those options of `run`.
 #[track_caller]
@@ -57,15 +62,16 @@ fn too_much_on_standard_error_stops_a_link() {
 }
 
 #[test]
-fn a_private_folder_holds_so_much_and_no_more() {
-    let script = "head -c 3000000 /dev/zero > /tmp/file; echo $?; wc -c < /tmp/file";
+fn private_folders_hold_so_much_and_no_more() {
+    let script = "head -c 9000000 /dev/zero > /tmp/file; echo $?; wc -c < /tmp/file";
     let chain = chain([shell(script)]);
     run_with(&chain, &[])
         .expect_success()
-        .expect_output("0\n3000000\n");
+        .expect_output("0\n9000000\n");
+    // Four of 2 MiB, which share their room.
     run_with(&chain, &["--scratch-max", "2M"])
         .expect_success()
-        .expect_output("1\n2097152\n");
+        .expect_output("1\n8388608\n");
 }
 
 #[test]
@@ -132,9 +138,8 @@ fn two_runners_may_have_different_ids() {
         cannot_run_here!("this test needs root, to have ids other than its own");
     }
     let home = home::empty();
-    let chain = chain([shell(
-        "cat /proc/self/uid_map; id -u; ls -ldn /bin | cut -c1-20",
-    )]);
+    // Within, the ids are those of the namespace around the link's.
+    let chain = chain([shell("cat /proc/self/uid_map; id -u; cat")]);
     for first in ["200000", "300000"] {
         let with_first = |arguments: &[&str]| {
             let mut command = consecution(home.path());
@@ -145,10 +150,25 @@ fn two_runners_may_have_different_ids() {
         import.arg(home::busybox_tar());
         finish(import, b"", PATIENCE).expect_success();
         let mut run = with_first(&["run"]);
-        run.arg(chain.path());
-        let ran = finish(run, b"", PATIENCE).expect_success();
+        run.arg(chain.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut run = run.spawn().unwrap();
+        let map = eventually("a process with those ids", || {
+            let maps = descendants(run.id()).into_iter().map(|process| {
+                std::fs::read_to_string(format!("/proc/{}/uid_map", process.id)).unwrap_or_default()
+            });
+            let is_shifted = |map: &String| map.split_whitespace().nth(1) == Some(first);
+            maps.into_iter().find(is_shifted)
+        });
+        assert_eq!(
+            map.split_whitespace().collect::<Vec<_>>(),
+            ["0", first, "65536"]
+        );
+        drop(run.stdin.take());
+        let ran = finish_child(run, PATIENCE).expect_success();
         let words: Vec<&str> = ran.text().split_whitespace().collect();
-        assert_eq!(words[..4], ["0", first, "65536", "0"], "{}", ran.text());
+        assert_eq!(words, ["0", "0", "65536", "0"]);
     }
     let refused = |first: &str| {
         let mut run = consecution(home.path());
@@ -180,6 +200,7 @@ fn what_a_host_can_enforce_is_told() {
     assert_eq!(state("writable roots"), "yes");
     for name in [
         "ids of their own",
+        "devices of their own",
         "hidden paths",
         "Landlock",
         "memory limits",

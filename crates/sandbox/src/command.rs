@@ -17,6 +17,7 @@ use crate::rlimits::ProcessLimits;
 use crate::spec::{Ids, Spec};
 use crate::sys::{Knock, StringArray};
 use crate::user::Identity;
+use crate::wire::Found;
 
 /// What remains for each process, with everything looked up and allocated that
 /// can be: where it is carried out, neither is possible.
@@ -24,7 +25,7 @@ pub(crate) fn plan(
     spec: &Spec,
     identity: Identity,
     limits: ProcessLimits,
-    veiled: bool,
+    found: Found,
     knock: Knock,
 ) -> Result<Plan, Failure> {
     let command = spec.command.first().map_or("", String::as_str);
@@ -55,7 +56,7 @@ pub(crate) fn plan(
         mounts: mounts::plan(spec)?,
         reuse: reuse(spec)?,
         limits,
-        veiled,
+        found,
         domain: landlock::plan(spec.network),
         knock,
     })

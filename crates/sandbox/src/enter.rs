@@ -13,7 +13,7 @@ use crate::init::Plan;
 use crate::spec::{Ids, Spec};
 use crate::sys::Knock;
 use crate::user::{self, Identity};
-use crate::wire::{Opened, Order, send_opened};
+use crate::wire::{Found, Opened, Order, send_opened};
 use crate::{capabilities, command, mounts, network, rlimits, seccomp, sys};
 
 /// Takes this process into the sandbox that is ordered, and says what remains to be
@@ -35,12 +35,15 @@ pub(crate) fn enter(order: &Order, socket: &OwnedFd) -> Result<Plan, Failure> {
     // the host's is a file under /proc that others can lock. Where it cannot be had, it is
     // the host's.
     let _ = sys::unshare(libc::CLONE_NEWTIME);
-    let is_bounded = enter_bounds(spec.ids)?;
+    let is_bounded = enter_bounds(spec.ids, socket)?;
     enter_namespaces(spec, &identity, socket)?;
     become_root(spec.ids)?;
 
     let outside = mounts::gather(spec, devices)?;
-    let veiled = outside.veiled;
+    let found = Found {
+        is_bounded,
+        ..outside.found
+    };
     mounts::change_root(&outside)?;
 
     // Inside: from here on every path is the image's.
@@ -53,7 +56,7 @@ pub(crate) fn enter(order: &Order, socket: &OwnedFd) -> Result<Plan, Failure> {
 
     let knock = Knock(random()?);
     let uid = identity.uid;
-    let plan = command::plan(spec, identity, limits, veiled, knock)?;
+    let plan = command::plan(spec, identity, limits, found, knock)?;
 
     let counts_processes = order.link_processes_max.is_none();
     let kept = capabilities::kept(uid, spec.ids, is_bounded && counts_processes);
@@ -85,7 +88,7 @@ fn open_root(root: &Path) -> Result<OwnedFd, Failure> {
 /// become. Says whether it could set them.
 ///
 /// Only who is outside may map ids into it, so somebody stays there until that is done.
-fn enter_bounds(ids: Ids) -> Result<bool, Failure> {
+fn enter_bounds(ids: Ids, socket: &OwnedFd) -> Result<bool, Failure> {
     let Ids::Shifted { base } = ids else {
         // One user.
         return Ok(false);
@@ -97,18 +100,21 @@ fn enter_bounds(ids: Ids) -> Result<bool, Failure> {
     if sys::fork().map_err(failure)?.is_none() {
         drop((tell_entered, mapped));
         let parent = rustix::process::getppid().map_or(0, |parent| parent.as_raw_nonzero().get());
-        let is_mapped =
-            entered.read_exact(&mut [0]).is_ok() && user::map_range(parent, base).is_ok();
-        let is_told = is_mapped && tell_mapped.write_all(&[1]).is_ok();
-        std::process::exit(if is_told { 0 } else { 1 });
+        if entered.read_exact(&mut [0]).is_ok() {
+            match user::map_range(parent, base) {
+                Ok(()) => drop(tell_mapped.write_all(&[1])),
+                Err(failure) => send_opened(socket, &Opened::Failed(failure), &[]),
+            }
+        }
+        std::process::exit(0)
     }
     drop((entered, tell_mapped));
     sys::unshare(libc::CLONE_NEWUSER).map_err(failure)?;
     tell_entered.write_all(&[1]).map_err(io_failure)?;
-    mapped.read_exact(&mut [0]).map_err(|_| {
-        let reason = "the ids of the namespace around the link's could not be mapped";
-        Failure::because(Step::MapIds, "", reason)
-    })?;
+    // An end without a byte: the other has failed, and has said so.
+    if mapped.read_exact(&mut [0]).is_err() {
+        std::process::exit(1);
+    }
     // Only who is in this namespace may make one in it, and give that its ids: for which
     // our files under /proc have to be ours.
     take_first_id().map_err(failure)?;

@@ -84,12 +84,12 @@ pub fn check(launcher: &Launcher, ids: Ids) -> Vec<Finding> {
         }
     };
     let tried = root.try_out(launcher, ids, false);
-    let veiled = tried.as_ref().map(Zygote::is_veiled).ok();
+    let found = tried.as_ref().map(Zygote::found).ok();
     let mut findings = vec![
         needed(
             "sandbox",
             tried.map(drop),
-            "namespaces, mounts, no capabilities, a system call filter",
+            "namespaces, mounts, few capabilities or none, a system call filter",
         ),
         of_ids(ids),
     ];
@@ -102,7 +102,11 @@ pub fn check(launcher: &Launcher, ids: Ids) -> Vec<Finding> {
             "an overlay for each process",
         )
     });
-    findings.extend(veiled.map(of_veil));
+    if let Some(found) = found {
+        findings.push(of_veil(found.is_veiled));
+        findings.push(of_devices(found.has_own_devices));
+        findings.extend((ids != Ids::Own).then(|| of_users(found.is_bounded)));
+    }
     findings.push(of_landlock(facilities.landlock));
     let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap_or_default();
     findings.push(of_core_dumps(&pattern, rlimits::stops_dumps_to_programs()));
@@ -172,6 +176,33 @@ fn of_veil(is_veiled: bool) -> Finding {
     let remedy = "keep --home on a file system that is no overlay of overlays, with overlay file \
          systems in the kernel (modprobe overlay)";
     finding("hidden paths", state, detail.to_owned(), remedy)
+}
+
+fn of_devices(are_own: bool) -> Finding {
+    let (state, detail) = match are_own {
+        true => (State::Yes, "no link shares the files of its devices"),
+        false => (
+            State::Partly,
+            "the files of devices are this host's: links can lock them and watch their use",
+        ),
+    };
+    let remedy = "run as root with CAP_MKNOD, outside of containers";
+    finding("devices of their own", state, detail.to_owned(), remedy)
+}
+
+fn of_users(is_bounded: bool) -> Finding {
+    let (state, detail) = match is_bounded {
+        true => (
+            State::Yes,
+            "an image's root may become other users of the image",
+        ),
+        false => (
+            State::No,
+            "an image's root stays root: what is counted by user cannot be bounded",
+        ),
+    };
+    let remedy = "let the runner write to /proc/sys/user: run it outside of containers";
+    finding("changes of user", state, detail.to_owned(), remedy)
 }
 
 fn of_landlock(version: u32) -> Finding {

@@ -20,7 +20,7 @@ use crate::rlimits::{self, ProcessLimits};
 use crate::sys::{self, Errno, Knock, Life, Stack, StringArray, in_our_memory as call};
 use crate::traces::{self, Traces};
 use crate::user::Identity;
-use crate::wire::{CGROUPS_MAX, Report, START, STDIO};
+use crate::wire::{CGROUPS_MAX, Found, Report, START, STDIO};
 
 /// What is the same for all processes of a link.
 pub(crate) struct Plan {
@@ -35,8 +35,7 @@ pub(crate) struct Plan {
     pub(crate) mounts: Vec<Operation>,
     /// How a place is used again; `None` where none is.
     pub(crate) reuse: Option<Reuse>,
-    /// Whether the root is an overlay, which does not show where it comes from.
-    pub(crate) veiled: bool,
+    pub(crate) found: Found,
     /// `None` where the kernel has no Landlock.
     pub(crate) domain: Option<Domain>,
     pub(crate) knock: Knock,

@@ -20,7 +20,7 @@ use crate::place::{Place, Places};
 use crate::process::{Process, Stdio};
 use crate::program::Program;
 use crate::spec::{Ids, Limits, Spec};
-use crate::wire::{ORDER_BYTES_MAX, Opened, Order, START, STDIO, receive, send};
+use crate::wire::{Found, ORDER_BYTES_MAX, Opened, Order, START, STDIO, receive, send};
 use crate::zygote;
 
 /// How long a zygote may take to enter its sandbox; it takes milliseconds.
@@ -107,7 +107,7 @@ impl Launcher {
             socket: Some(ours),
             pidfd: None,
             owner: None,
-            veiled: false,
+            found: Found::default(),
             command: spec.command.clone(),
             working_directory: spec.working_directory.clone(),
             user: spec.user.clone(),
@@ -200,7 +200,7 @@ pub struct Zygote {
     pidfd: Option<OwnedFd>,
     /// The user and group of the host that its processes are, if not our own.
     owner: Option<(u32, u32)>,
-    veiled: bool,
+    found: Found,
     command: Vec<String>,
     working_directory: String,
     user: String,
@@ -239,9 +239,9 @@ impl Zygote {
                     self.pidfd = Some(pidfd.ok_or(OpenError::NoDescriptor)?);
                 }
                 Ok(Opened::Ready { .. }) if self.pidfd.is_none() => return Err(OpenError::Silent),
-                Ok(Opened::Ready { owner, veiled }) => {
+                Ok(Opened::Ready { owner, found }) => {
                     self.owner = owner;
-                    self.veiled = veiled;
+                    self.found = found;
                     return Ok(());
                 }
                 Ok(Opened::Failed(failure)) => return Err(OpenError::Failed(failure)),
@@ -308,9 +308,9 @@ impl Zygote {
         }
     }
 
-    /// Is it hidden from its processes where the image is stored?
-    pub(crate) fn is_veiled(&self) -> bool {
-        self.veiled
+    /// What this host lets its processes have.
+    pub(crate) fn found(&self) -> Found {
+        self.found
     }
 
     /// What a process's failure to start was about.
@@ -400,7 +400,7 @@ mod tests {
     fn a_zygote_whose_descriptor_does_not_come_is_not_taken() {
         let ready = Opened::Ready {
             owner: None,
-            veiled: false,
+            found: Found::default(),
         };
         for said in [&[Opened::Forked][..], &[ready]] {
             let flags = SocketFlags::CLOEXEC;
@@ -413,7 +413,7 @@ mod tests {
                 socket: Some(ours),
                 pidfd: None,
                 owner: None,
-                veiled: false,
+                found: Found::default(),
                 command: Vec::new(),
                 working_directory: String::new(),
                 user: String::new(),

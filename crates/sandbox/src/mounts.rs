@@ -18,6 +18,7 @@ use rustix::mount::{
 
 use crate::failure::{Failure, Step};
 use crate::spec::Spec;
+use crate::wire::Found;
 use crate::{network, sys};
 
 mod devices;
@@ -48,8 +49,7 @@ fn sized(mode: &str, bytes: u64) -> String {
 /// What comes from outside, as mounts that are not in place yet.
 pub(crate) struct Outside {
     root: OwnedFd,
-    /// Whether a process sees only an overlay of it.
-    pub(crate) veiled: bool,
+    pub(crate) found: Found,
     devices: Devices,
     files: Vec<(PathBuf, Vec<u8>)>,
     proc: OwnedFd,
@@ -81,7 +81,11 @@ pub(crate) fn gather(spec: &Spec, own_devices: Option<OwnedFd>) -> Result<Outsid
         veil::cover(&clone_root(spec)?).ok()
     };
     Ok(Outside {
-        veiled: spec.writable || veiled.is_some(),
+        found: Found {
+            is_veiled: spec.writable || veiled.is_some(),
+            has_own_devices: devices.are_own(),
+            is_bounded: false,
+        },
         root: veiled.unwrap_or(root),
         devices,
         files,

@@ -52,6 +52,18 @@ pub(crate) struct Order {
     pub(crate) link_processes_max: Option<u64>,
 }
 
+/// What not every host lets a link have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Found {
+    /// Its processes do not see where the image is stored.
+    pub(crate) is_veiled: bool,
+    /// The files of its devices are its own.
+    pub(crate) has_own_devices: bool,
+    /// What the kernel counts for each user is bounded for the link as a whole, so that
+    /// its root may become other users.
+    pub(crate) is_bounded: bool,
+}
+
 /// The zygote's answer to its order.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Opened {
@@ -61,8 +73,7 @@ pub(crate) enum Opened {
     /// host, unless they are the runner's own.
     Ready {
         owner: Option<(u32, u32)>,
-        /// Whether they see where the image is stored.
-        veiled: bool,
+        found: Found,
     },
     /// It is not, and has exited.
     Failed(Failure),

@@ -64,7 +64,7 @@ fn run() -> ExitCode {
         &socket,
         &Opened::Ready {
             owner,
-            veiled: plan.veiled,
+            found: plan.found,
         },
         &[],
     );

@@ -127,6 +127,10 @@ pub(super) fn of_the_host() -> Result<Devices, Failure> {
 }
 
 impl Devices {
+    pub(super) fn are_own(&self) -> bool {
+        matches!(self, Devices::Own(_))
+    }
+
     /// Puts them in place.
     pub(super) fn attach(&self) -> Result<(), Failure> {
         match self {
