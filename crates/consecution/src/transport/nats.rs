@@ -28,6 +28,7 @@ mod inbox;
 mod line;
 mod options;
 mod outcome;
+mod pace;
 mod server;
 
 pub use connection::Connection;

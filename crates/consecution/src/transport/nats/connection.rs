@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::inbox::{Delivery, Inbox};
 use super::options::Target;
+use super::pace::{Pace, RECONNECT_WAIT_MAX, RECONNECT_WAIT_MIN};
 use super::{Role, head};
 pub use crate::connection::Connection;
 
@@ -28,11 +29,6 @@ const CONNECTED_WAIT_MAX: Duration = Duration::from_secs(1);
 /// How long after a lost connection is back runners may still be on their way
 /// back too, so that nobody being there means nothing.
 const SETTLE_TIME: Duration = Duration::from_secs(2);
-
-/// How long to wait between attempts to connect, at most; jittered. Short: a
-/// whole fleet waits for little else, and an attempt costs the server little.
-const RECONNECT_WAIT_MAX: Duration = Duration::from_secs(2);
-const RECONNECT_WAIT_MIN: Duration = Duration::from_millis(10);
 
 /// How often the server must show that it is there: after the third silent one
 /// the connection counts as lost.
@@ -71,6 +67,7 @@ pub(super) struct Shared {
     /// `None` before the first client, between two, and after the last.
     client: watch::Sender<Option<Arc<Client>>>,
     trouble: Mutex<Trouble>,
+    pace: Mutex<Pace>,
     is_closed: AtomicBool,
 }
 
@@ -106,6 +103,7 @@ pub(super) fn start(target: Target, role: Role, name: &str) -> (Arc<Shared>, Gua
         state: watch::Sender::new(Connection::Waiting("no answer yet".into())),
         client: watch::Sender::new(None),
         trouble: Mutex::default(),
+        pace: Mutex::new(Pace::new()),
         is_closed: AtomicBool::new(false),
     });
     let keeping = tokio::spawn(keep(Arc::clone(&shared), target));
@@ -195,11 +193,12 @@ fn follow(options: async_nats::ConnectOptions, shared: &Arc<Shared>) -> async_na
 fn delay(shared: &Weak<Shared>, attempts: usize) -> Duration {
     /// The client goes on trying when nobody needs it any more, but slowly.
     const UNWANTED: Duration = Duration::from_secs(3600);
-    if shared.upgrade().is_none_or(|shared| shared.is_closed()) {
+    let Some(shared) = shared.upgrade().filter(|shared| !shared.is_closed()) else {
         return UNWANTED;
-    }
+    };
     if attempts <= 1 {
-        return Duration::ZERO;
+        let mut pace = shared.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        return pace.next(Instant::now());
     }
     let doublings = u32::try_from(attempts - 2).unwrap_or(u32::MAX).min(16);
     let wait = (RECONNECT_WAIT_MIN * 2_u32.pow(doublings)).min(RECONNECT_WAIT_MAX);
