@@ -56,6 +56,10 @@ const CLOSE_WAIT_MAX: Duration = Duration::from_secs(2);
 /// How often the same trouble is logged, at most.
 const LOG_EVERY: Duration = Duration::from_secs(30);
 
+/// How many complaints of servers are logged in that time. They name the subject,
+/// which may be another one for each request, as its sender likes.
+const COMPLAINTS_MAX: u32 = 10;
+
 /// What everything on one connection shares.
 pub(super) struct Shared {
     /// The portal's or runner's name, as it may stand in a header.
@@ -75,6 +79,8 @@ pub(super) struct Shared {
 #[derive(Default)]
 struct Trouble {
     last: Option<(Arc<str>, Instant)>,
+    /// Since when servers' complaints are counted, and how many there were.
+    complaints: Option<(Instant, u32)>,
     /// Until when absent runners may just be late.
     unsettled_until: Option<Instant>,
 }
@@ -220,7 +226,7 @@ impl Shared {
         match event {
             Event::Connected => self.connected(),
             Event::Disconnected => self.lost("the connection was lost"),
-            Event::ServerError(error) => self.complain("NATS complains", &error.to_string()),
+            Event::ServerError(error) => self.server_complains(&error.to_string()),
             Event::SlowConsumer(_) => {
                 self.complain("NATS", "messages were dropped, since too many came at once");
             }
@@ -269,6 +275,23 @@ impl Shared {
         if !is_known {
             tracing::warn!("{what}: {why}");
             trouble.last = Some((why.into(), now));
+        }
+    }
+
+    /// Logs what a server is not content with, but not more of it than anybody reads.
+    pub(super) fn server_complains(&self, error: &str) {
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let (since, count) = trouble
+            .complaints
+            .filter(|(since, _)| now.duration_since(*since) < LOG_EVERY)
+            .unwrap_or((now, 0));
+        trouble.complaints = Some((since, count.saturating_add(1)));
+        drop(trouble);
+        match count {
+            ..COMPLAINTS_MAX => tracing::warn!("NATS complains: {error}"),
+            COMPLAINTS_MAX => tracing::warn!("NATS complains a lot: the rest is not logged"),
+            _ => tracing::debug!("NATS complains: {error}"),
         }
     }
 
