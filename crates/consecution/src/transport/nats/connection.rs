@@ -1,4 +1,5 @@
-//! The connection: made, watched, logged, and made again.
+//! The connection that calls travel on: made, watched, logged, and made again. A
+//! runner has another one for requests, see [`super::requests`].
 //!
 //! The client library reconnects by itself, and takes its subscriptions with it.
 //! Should it stop for good, which a message that it cannot bear may do to it, a
@@ -6,7 +7,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use async_nats::message::OutboundMessage;
@@ -19,6 +20,8 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::inbox::{Delivery, Inbox};
 use super::options::Target;
+use super::pace::{Pace, RECONNECT_WAIT_MAX, RECONNECT_WAIT_MIN};
+use super::requests::Requests;
 use super::{Role, head};
 pub use crate::connection::Connection;
 
@@ -29,26 +32,21 @@ const CONNECTED_WAIT_MAX: Duration = Duration::from_secs(1);
 /// back too, so that nobody being there means nothing.
 const SETTLE_TIME: Duration = Duration::from_secs(2);
 
-/// How long to wait between attempts to connect, at most; jittered. Short: a
-/// whole fleet waits for little else, and an attempt costs the server little.
-const RECONNECT_WAIT_MAX: Duration = Duration::from_secs(2);
-const RECONNECT_WAIT_MIN: Duration = Duration::from_millis(10);
-
 /// How often the server must show that it is there: after the third silent one
 /// the connection counts as lost.
-const PING_EVERY: Duration = Duration::from_secs(2);
+pub(super) const PING_EVERY: Duration = Duration::from_secs(2);
 
 /// How long a server may take to let us in.
-const CONNECT_WAIT_MAX: Duration = Duration::from_secs(5);
+pub(super) const CONNECT_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// Messages that may wait for us in one subscription. The client drops what is
 /// beyond, so that must never come: inboxes are emptied at once, and a link's
 /// requests become tasks at once.
-const SUBSCRIPTION_MESSAGES_MAX: usize = 64 * 1024;
+pub(super) const SUBSCRIPTION_MESSAGES_MAX: usize = 64 * 1024;
 
 /// Messages that may wait to be written; whoever has one more waits its turn.
 /// Few, so that a sign of life does not wait behind hundreds of large frames.
-const OUTGOING_MESSAGES_MAX: usize = 128;
+pub(super) const OUTGOING_MESSAGES_MAX: usize = 128;
 
 /// How many calls one connection answers at a time. The pool's own bound is far
 /// lower; this one keeps a flood of requests from taking all memory.
@@ -60,6 +58,10 @@ const CLOSE_WAIT_MAX: Duration = Duration::from_secs(2);
 /// How often the same trouble is logged, at most.
 const LOG_EVERY: Duration = Duration::from_secs(30);
 
+/// How many complaints of servers are logged in that time. They name the subject,
+/// which may be another one for each request, as its sender likes.
+const COMPLAINTS_MAX: u32 = 10;
+
 /// What everything on one connection shares.
 pub(super) struct Shared {
     /// The portal's or runner's name, as it may stand in a header.
@@ -70,7 +72,14 @@ pub(super) struct Shared {
     state: watch::Sender<Connection>,
     /// `None` before the first client, between two, and after the last.
     client: watch::Sender<Option<Arc<Client>>>,
+    target: Target,
+    /// From the moment that something is served.
+    requests: OnceLock<Requests>,
+    requests_state: watch::Sender<Connection>,
+    /// Whether both connections are there, for everybody else.
+    joint_state: watch::Sender<Connection>,
     trouble: Mutex<Trouble>,
+    pace: Mutex<Pace>,
     is_closed: AtomicBool,
 }
 
@@ -78,6 +87,8 @@ pub(super) struct Shared {
 #[derive(Default)]
 struct Trouble {
     last: Option<(Arc<str>, Instant)>,
+    /// Since when servers' complaints are counted, and how many there were.
+    complaints: Option<(Instant, u32)>,
     /// Until when absent runners may just be late.
     unsettled_until: Option<Instant>,
 }
@@ -92,6 +103,9 @@ impl Drop for Guard {
     fn drop(&mut self) {
         self.keeping.abort();
         self.shared.is_closed.store(true, Ordering::Release);
+        if let Some(requests) = self.shared.requests.get() {
+            requests.close();
+        }
         self.shared.client.send_replace(None);
         self.shared.inbox.clear();
     }
@@ -99,16 +113,25 @@ impl Drop for Guard {
 
 /// Starts to connect, for as long as the guard is held.
 pub(super) fn start(target: Target, role: Role, name: &str) -> (Arc<Shared>, Guard) {
+    let none_yet = Connection::Waiting("no answer yet".into());
     let shared = Arc::new(Shared {
         name: head::name(name).into(),
         inbox: Inbox::new(role.inbox()),
         in_flight: Arc::new(Semaphore::new(CALLS_IN_FLIGHT_MAX)),
-        state: watch::Sender::new(Connection::Waiting("no answer yet".into())),
+        state: watch::Sender::new(none_yet.clone()),
         client: watch::Sender::new(None),
+        target,
+        requests: OnceLock::new(),
+        requests_state: watch::Sender::new(Connection::Connected),
+        joint_state: watch::Sender::new(none_yet),
         trouble: Mutex::default(),
+        pace: Mutex::new(Pace::new()),
         is_closed: AtomicBool::new(false),
     });
-    let keeping = tokio::spawn(keep(Arc::clone(&shared), target));
+    let keeping = tokio::spawn(keep(Arc::clone(&shared)));
+    if role == Role::Runner {
+        shared.requests();
+    }
     let guard = Guard {
         shared: Arc::clone(&shared),
         keeping,
@@ -117,9 +140,9 @@ pub(super) fn start(target: Target, role: Role, name: &str) -> (Arc<Shared>, Gua
 }
 
 /// Keeps a client, and hands out what comes to its inboxes.
-async fn keep(shared: Arc<Shared>, target: Target) {
-    let Target { servers, options } = target;
-    let options = follow(options, &shared);
+async fn keep(shared: Arc<Shared>) {
+    let servers = &shared.target.servers;
+    let options = follow(shared.target.options.clone(), &shared);
     while !shared.is_closed.load(Ordering::Acquire) {
         // It does not wait for a server, and the addresses have been parsed.
         match options.clone().connect(&servers[..]).await {
@@ -195,11 +218,12 @@ fn follow(options: async_nats::ConnectOptions, shared: &Arc<Shared>) -> async_na
 fn delay(shared: &Weak<Shared>, attempts: usize) -> Duration {
     /// The client goes on trying when nobody needs it any more, but slowly.
     const UNWANTED: Duration = Duration::from_secs(3600);
-    if shared.upgrade().is_none_or(|shared| shared.is_closed()) {
+    let Some(shared) = shared.upgrade().filter(|shared| !shared.is_closed()) else {
         return UNWANTED;
-    }
+    };
     if attempts <= 1 {
-        return Duration::ZERO;
+        let mut pace = shared.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        return pace.next(Instant::now());
     }
     let doublings = u32::try_from(attempts - 2).unwrap_or(u32::MAX).min(16);
     let wait = (RECONNECT_WAIT_MIN * 2_u32.pow(doublings)).min(RECONNECT_WAIT_MAX);
@@ -210,10 +234,50 @@ fn delay(shared: &Weak<Shared>, attempts: usize) -> Duration {
 
 impl Shared {
     pub(super) fn connection(&self) -> watch::Receiver<Connection> {
-        self.state.subscribe()
+        self.joint_state.subscribe()
     }
 
-    fn is_closed(&self) -> bool {
+    /// The connection that requests come in on, which is started with the first
+    /// that asks.
+    pub(super) fn requests(self: &Arc<Self>) -> &Requests {
+        self.requests.get_or_init(|| {
+            let state = Connection::Waiting("no answer yet for requests".into());
+            self.requests_state.send_replace(state);
+            self.join_states();
+            Requests::start(Arc::clone(self), &self.target)
+        })
+    }
+
+    /// How it is with the connection for requests now.
+    pub(super) fn requests_are(&self, state: Connection) {
+        if self.is_closed() {
+            return;
+        }
+        // Where both are away, what is said of the other one is enough.
+        if let Connection::Waiting(why) = &state
+            && *self.state.borrow() == Connection::Connected
+        {
+            self.complain("waiting for NATS", why);
+        }
+        self.requests_state.send_replace(state);
+        self.join_states();
+    }
+
+    fn join_states(&self) {
+        // One at a time, so that the last one to come sees what all have said.
+        let _trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let joint = match &*self.state.borrow() {
+            Connection::Connected => self.requests_state.borrow().clone(),
+            waiting => waiting.clone(),
+        };
+        self.joint_state.send_if_modified(|last| {
+            let is_new = *last != joint;
+            *last = joint;
+            is_new
+        });
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
         self.is_closed.load(Ordering::Acquire)
     }
 
@@ -221,7 +285,7 @@ impl Shared {
         match event {
             Event::Connected => self.connected(),
             Event::Disconnected => self.lost("the connection was lost"),
-            Event::ServerError(error) => self.complain("NATS complains", &error.to_string()),
+            Event::ServerError(error) => self.server_complains(&error.to_string()),
             Event::SlowConsumer(_) => {
                 self.complain("NATS", "messages were dropped, since too many came at once");
             }
@@ -237,6 +301,7 @@ impl Shared {
         }
         drop(trouble);
         self.state.send_replace(Connection::Connected);
+        self.join_states();
         tracing::info!("connected to NATS");
     }
 
@@ -255,13 +320,14 @@ impl Shared {
         }
         self.complain("waiting for NATS", why);
         let before = self.state.send_replace(Connection::Waiting(why.into()));
+        self.join_states();
         if before == Connection::Connected {
             self.inbox.clear();
         }
     }
 
     /// Logs it unless it has been logged a moment ago.
-    fn complain(&self, what: &str, why: &str) {
+    pub(super) fn complain(&self, what: &str, why: &str) {
         let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         let is_known = trouble.last.as_ref().is_some_and(|(last, logged)| {
@@ -270,6 +336,23 @@ impl Shared {
         if !is_known {
             tracing::warn!("{what}: {why}");
             trouble.last = Some((why.into(), now));
+        }
+    }
+
+    /// Logs what a server is not content with, but not more of it than anybody reads.
+    pub(super) fn server_complains(&self, error: &str) {
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let (since, count) = trouble
+            .complaints
+            .filter(|(since, _)| now.duration_since(*since) < LOG_EVERY)
+            .unwrap_or((now, 0));
+        trouble.complaints = Some((since, count.saturating_add(1)));
+        drop(trouble);
+        match count {
+            ..COMPLAINTS_MAX => tracing::warn!("NATS complains: {error}"),
+            COMPLAINTS_MAX => tracing::warn!("NATS complains a lot: the rest is not logged"),
+            _ => tracing::debug!("NATS complains: {error}"),
         }
     }
 
@@ -314,7 +397,7 @@ impl Shared {
         }
     }
 
-    fn connected_now(&self) -> Option<Arc<Client>> {
+    pub(super) fn connected_now(&self) -> Option<Arc<Client>> {
         if *self.state.borrow() != Connection::Connected {
             return None;
         }
@@ -328,20 +411,11 @@ impl Shared {
         }
     }
 
-    /// The client that there is, connected or not, other than `last`; `None` when
-    /// there will be none any more.
-    pub(super) async fn next_client(&self, last: Option<&Arc<Client>>) -> Option<Arc<Client>> {
-        let mut clients = self.client.subscribe();
-        let is_next = |client: &Option<Arc<Client>>| {
-            let is_last = |client: &Arc<Client>| last.is_some_and(|last| Arc::ptr_eq(last, client));
-            client.as_ref().is_some_and(|client| !is_last(client)) || self.is_closed()
-        };
-        let client = clients.wait_for(is_next).await.ok()?;
-        client.clone()
-    }
-
     pub(super) async fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
+        if let Some(requests) = self.requests.get() {
+            requests.close();
+        }
         let client = self.client.send_replace(None);
         let is_connected = *self.state.borrow() == Connection::Connected;
         if let Some(client) = client
@@ -352,6 +426,7 @@ impl Shared {
         }
         self.state
             .send_replace(Connection::Waiting("it is closed".into()));
+        self.join_states();
         self.inbox.clear();
     }
 }

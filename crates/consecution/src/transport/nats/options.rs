@@ -13,6 +13,7 @@ use async_nats::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use async_nats::{ConnectOptions, ServerAddr};
 
 use super::Role;
+use super::dial::Dial;
 use crate::config::{NatsIdentity, NatsOptions, Secret, Tls};
 
 /// Where NATS is if nobody says otherwise.
@@ -52,6 +53,8 @@ pub enum NatsError {
 pub(super) struct Target {
     pub(super) servers: Vec<ServerAddr>,
     pub(super) options: ConnectOptions,
+    /// The same for the connection that requests come in on.
+    pub(super) for_requests: Dial,
 }
 
 pub(super) fn target(options: &NatsOptions, role: Role, name: &str) -> Result<Target, NatsError> {
@@ -64,6 +67,11 @@ pub(super) fn target(options: &NatsOptions, role: Role, name: &str) -> Result<Ta
         Role::Portal => format!("consecution portal {name}"),
         Role::Runner => format!("consecution runner {name}"),
     };
+    let for_requests = Dial {
+        name: format!("{name} requests"),
+        identity: identity.clone(),
+        tls: options.tls.clone(),
+    };
     let connect = ConnectOptions::new()
         .name(name)
         .custom_inbox_prefix(role.inbox())
@@ -72,6 +80,7 @@ pub(super) fn target(options: &NatsOptions, role: Role, name: &str) -> Result<Ta
     Ok(Target {
         servers,
         options: encrypt(connect, &options.tls)?,
+        for_requests,
     })
 }
 

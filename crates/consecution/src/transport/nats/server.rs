@@ -3,16 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Client, HeaderMap, Message, Subject, Subscriber};
+use async_nats::{Client, HeaderMap, Subject};
 use bytes::Bytes;
 use chain::LinkId;
-use futures_util::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
 use super::answer::Answer;
 use super::connection::{Shared, publish};
 use super::head::{self, Fault, RequestHead};
+use super::header_block;
+use super::requests::Unsent;
+use super::wire::Message;
 use crate::transport::{Registration, Service, subject};
 
 /// How long an answer may wait to be sent.
@@ -22,10 +24,9 @@ pub(super) const SEND_WAIT_MAX: Duration = Duration::from_secs(10);
 /// no more.
 const LAST_REQUESTS_WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// Tells the server to send nothing more, while the client still takes what is
-/// on its way. The client's own drain drops that. A limit on deliveries of more
-/// digits than the server reads means "none" to it, and no limit to the client.
-const UNSUBSCRIBE_KEEPING_LAST: u64 = 10_000_000_000;
+/// The longest reply subject that is answered. The server ends the connection of
+/// whoever sends it a line of more than 4 KiB, and ours has more than that subject.
+const REPLY_BYTES_MAX: usize = 1024;
 
 /// As [`crate::transport::Transport::serve`].
 pub(super) fn serve(shared: Arc<Shared>, id: LinkId, service: Arc<dyn Service>) -> Registration {
@@ -54,112 +55,55 @@ impl Serving {
     async fn run(self, mut withdrawn: oneshot::Receiver<()>) {
         // Every call holds a clone until it is answered.
         let (answering, mut answered) = mpsc::channel::<()>(1);
-        let mut last = None;
+        let mut requests = self.shared.requests().subscribe(self.id);
         loop {
-            // The client stops only when something has gone badly wrong with it.
-            let client = tokio::select! {
+            tokio::select! {
                 biased;
                 _ = &mut withdrawn => break,
-                client = self.shared.next_client(last.as_ref()) => client,
-            };
-            let Some(client) = client else { break };
-            if self.requests(&client, &mut withdrawn, &answering).await {
-                drop(answering);
-                let _ = answered.recv().await;
-                let _ = timeout(SEND_WAIT_MAX, client.flush()).await;
-                return;
+                request = requests.next() => match request {
+                    Some(request) => self.take(request, &answering),
+                    None => break,
+                },
             }
-            last = Some(client);
         }
+        requests.leave();
+        let last = async {
+            while let Some(request) = requests.next().await {
+                self.take(request, &answering);
+            }
+        };
+        let _ = timeout(LAST_REQUESTS_WAIT_MAX, last).await;
         drop(answering);
         let _ = answered.recv().await;
-    }
-
-    /// Takes requests until the registration is dropped; `false` where the
-    /// client has stopped before.
-    async fn requests(
-        &self,
-        client: &Arc<Client>,
-        withdrawn: &mut oneshot::Receiver<()>,
-        answering: &mpsc::Sender<()>,
-    ) -> bool {
-        let link = subject::of_link(self.id);
-        let group = subject::QUEUE_GROUP.to_owned();
-        let subscribed = tokio::select! {
-            biased;
-            _ = &mut *withdrawn => return true,
-            subscribed = client.queue_subscribe(link, group) => subscribed,
-        };
-        let Ok(mut requests) = subscribed else {
-            return false;
-        };
-        loop {
-            tokio::select! {
-                biased;
-                _ = &mut *withdrawn => break,
-                request = requests.next() => match request {
-                    Some(request) => self.take(client, request, answering),
-                    None => return false,
-                },
-            }
-        }
-        self.last_requests(client, requests, answering).await;
-        true
-    }
-
-    /// Wants no more requests, and takes those that are on their way.
-    async fn last_requests(
-        &self,
-        client: &Arc<Client>,
-        mut requests: Subscriber,
-        answering: &mpsc::Sender<()>,
-    ) {
-        if requests
-            .unsubscribe_after(UNSUBSCRIBE_KEEPING_LAST)
-            .await
-            .is_err()
-        {
-            return;
-        }
-        // What the server sends after it has read the line above, it sends after
-        // everything that it had sent us before.
-        let mut mailbox = self.shared.inbox.open();
-        let echo = client.publish(mailbox.subject.clone(), Bytes::new());
-        let echoed = async {
-            if echo.await.is_ok() {
-                mailbox.messages.recv().await;
-            }
-        };
-        let mut echoed = std::pin::pin!(timeout(LAST_REQUESTS_WAIT_MAX, echoed));
-        loop {
-            tokio::select! {
-                // What has been echoed came after the requests, and those are
-                // taken first.
-                biased;
-                request = requests.next() => match request {
-                    Some(request) => self.take(client, request, answering),
-                    None => return,
-                },
-                _ = &mut echoed => return,
-            }
+        if let Some(client) = self.shared.connected_now() {
+            let _ = timeout(SEND_WAIT_MAX, client.flush()).await;
         }
     }
 
-    fn take(&self, client: &Arc<Client>, request: Message, answering: &mpsc::Sender<()>) {
+    fn take(&self, request: Message, answering: &mpsc::Sender<()>) {
         let received = Instant::now();
-        let Some(reply) = request.reply.clone() else {
-            tracing::debug!(link = %self.id, "ignored a request that nobody waits for");
+        let Some(reply) = request.reply.as_deref().and_then(answerable) else {
+            tracing::debug!(link = %self.id, "ignored a request that cannot be answered");
             return;
         };
-        let replying = Replying {
-            shared: Arc::clone(&self.shared),
-            client: Arc::clone(client),
-            reply,
-        };
+        let shared = Arc::clone(&self.shared);
         let permit = Arc::clone(&self.shared.in_flight).try_acquire_owned().ok();
         let (service, answering) = (Arc::clone(&self.service), answering.clone());
         let id = self.id;
         tokio::spawn(async move {
+            // It may be on its way back where the one for requests is already.
+            let client = match shared.connected_client(None).await {
+                Ok(client) => client,
+                Err(why) => {
+                    tracing::debug!(link = %id, "dropped a request: {why}");
+                    return;
+                }
+            };
+            let replying = Replying {
+                shared,
+                client,
+                reply,
+            };
             if let Err(fault) = replying.answer(&service, request, received, permit).await {
                 tracing::debug!(link = %id, "answered with a fault: {fault:?}");
                 replying.fault(&fault).await;
@@ -167,6 +111,17 @@ impl Serving {
             drop(answering);
         });
     }
+}
+
+/// The reply subject of a request, if a message can be sent to it: whoever made the
+/// request may have made it of anything but white space.
+fn answerable(reply: &[u8]) -> Option<Subject> {
+    let reply = str::from_utf8(reply).ok()?;
+    let is_plain = |token: &str| !token.is_empty() && token != "*" && token != ">";
+    let is_subject = reply.len() <= REPLY_BYTES_MAX
+        && !reply.contains(|character: char| character.is_control() || character.is_whitespace())
+        && reply.split('.').all(is_plain);
+    is_subject.then(|| reply.into())
 }
 
 /// Whom to answer, and how.
@@ -184,7 +139,9 @@ impl Replying {
         received: Instant,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<(), Fault> {
-        let head = RequestHead::read(request.headers.as_ref(), received);
+        let headers = request.headers.as_deref().map(header_block::read);
+        let headers = headers.transpose().map_err(Fault::Malformed)?;
+        let head = RequestHead::read(headers.as_ref(), received);
         let head = head.map_err(Fault::Malformed)?;
         if head.is_probe {
             let name = &self.shared.name;
@@ -204,6 +161,19 @@ impl Replying {
     /// Sends an answer in one message.
     pub(super) async fn send(&self, headers: HeaderMap, payload: Bytes) {
         let (client, reply) = (&self.client, self.reply.clone());
+        if !reply.starts_with(subject::PORTAL_INBOX) {
+            let (requests, bytes_max) = (self.shared.requests(), client.max_payload());
+            let sent = requests.answer(&reply, &headers, &payload, bytes_max);
+            match timeout(SEND_WAIT_MAX, sent).await {
+                Ok(Ok(())) => return,
+                // Where answers need no leave of their own, this may do.
+                Ok(Err(Unsent)) => {}
+                Err(_) => {
+                    tracing::warn!("failed to answer a call: NATS took no message in time");
+                    return;
+                }
+            }
+        }
         let sent = publish(client, reply, None, headers, payload, SEND_WAIT_MAX).await;
         if let Err(why) = sent {
             tracing::warn!("failed to answer a call: {why}");

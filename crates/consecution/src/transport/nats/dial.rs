@@ -1,0 +1,260 @@
+//! From a server's address to a connection on which it knows who we are, for the
+//! connection that we read ourselves. What may be asked for is what
+//! [`super::options`] lets through for the other one.
+//!
+//! Files are read anew for each connection. No secret gets into an error.
+
+use std::fs;
+use std::io;
+use std::sync::Arc;
+
+use async_nats::{ServerAddr, ServerInfo};
+use bytes::BytesMut;
+use serde_json::{Map, Value, json};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use super::wire::{self, Said};
+use crate::config::{NatsIdentity, Tls};
+
+/// How much is read at a time, at least, and how much memory is taken for that: for
+/// many small messages at once.
+const READ_BYTES_MIN: usize = 4 * 1024;
+const READ_BYTES: usize = 64 * 1024;
+
+/// How to become known to a server.
+#[derive(Debug, Clone)]
+pub(super) struct Dial {
+    /// What the server calls the connection.
+    pub(super) name: String,
+    pub(super) identity: NatsIdentity,
+    pub(super) tls: Tls,
+}
+
+/// Either kind of connection, encrypted or not.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// A connection to a server.
+pub(super) struct Dialled {
+    stream: Box<dyn Stream>,
+    came: BytesMut,
+}
+
+/// Why there is no connection, as a lower-case fragment.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+impl Dial {
+    /// Connects, encrypts where either side wants that, says who we are, and waits
+    /// until the server lets us in. Also gives what the server says about itself.
+    ///
+    /// # Errors
+    /// Why not, without the server's name.
+    pub(super) async fn connect(
+        &self,
+        server: &ServerAddr,
+    ) -> Result<(Dialled, ServerInfo), Failure> {
+        let stream = TcpStream::connect((server.host(), server.port())).await?;
+        stream.set_nodelay(true)?;
+        let mut dialled = Dialled {
+            stream: Box::new(stream),
+            came: BytesMut::new(),
+        };
+        let Said::Info(info) = dialled.said().await? else {
+            return Err("it does not say who it is".into());
+        };
+        let info: ServerInfo = serde_json::from_slice(&info)?;
+        let is_wanted = self.tls != Tls::default() || server.tls_required();
+        if is_wanted || info.tls_required {
+            dialled = dialled.encrypted(&self.tls, server).await?;
+        }
+        let connect = self.introduction(&info, is_wanted).await?;
+        let hello = format!("CONNECT {connect}\r\nPING\r\n");
+        dialled.write(hello.as_bytes()).await?;
+        loop {
+            match dialled.said().await? {
+                Said::Pong => return Ok((dialled, info)),
+                Said::Error(error) => return Err(error.to_lowercase().into()),
+                _ => {}
+            }
+        }
+    }
+
+    /// Who we are, and how we want to be spoken to.
+    async fn introduction(&self, info: &ServerInfo, tls_required: bool) -> Result<Value, Failure> {
+        let mut connect = json!({
+            "verbose": false,
+            "pedantic": false,
+            "tls_required": tls_required,
+            "name": self.name,
+            "lang": "rust",
+            "version": env!("CARGO_PKG_VERSION"),
+            "protocol": 1,
+            "echo": false,
+            "headers": true,
+        });
+        let proof = match &self.identity {
+            NatsIdentity::Anonymous => Map::new(),
+            NatsIdentity::Password { user, password } => {
+                fields([("user", user), ("pass", password.reveal())])
+            }
+            NatsIdentity::Token(token) => fields([("auth_token", token.reveal())]),
+            NatsIdentity::NKey(seed) => {
+                let (public, signature) = sign(seed.reveal().trim(), &info.nonce)?;
+                fields([("nkey", &*public), ("sig", &*signature)])
+            }
+            NatsIdentity::Credentials(path) => {
+                let path = path.clone();
+                let credentials = blocking(move || fs::read_to_string(path)).await?;
+                let (jwt, seed) = in_credentials(&credentials).ok_or("credentials without keys")?;
+                let (_, signature) = sign(seed, &info.nonce)?;
+                fields([("jwt", jwt), ("sig", &*signature)])
+            }
+        };
+        if let Some(connect) = connect.as_object_mut() {
+            connect.extend(proof);
+        }
+        Ok(connect)
+    }
+}
+
+impl Dialled {
+    /// The next thing that the server says. May be given up at any time.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub(super) async fn said(&mut self) -> Result<Said, Failure> {
+        loop {
+            if let Some(said) = self.said_already()? {
+                return Ok(said);
+            }
+            if self.came.capacity() - self.came.len() < READ_BYTES_MIN {
+                self.came.reserve(READ_BYTES);
+            }
+            if self.stream.read_buf(&mut self.came).await? == 0 {
+                return Err("it has closed the connection".into());
+            }
+        }
+    }
+
+    /// As [`Dialled::said`], if that has come with what was read before.
+    pub(super) fn said_already(&mut self) -> Result<Option<Said>, Failure> {
+        Ok(wire::take(&mut self.came)?)
+    }
+
+    pub(super) async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes).await?;
+        self.stream.flush().await
+    }
+
+    async fn encrypted(self, tls: &Tls, server: &ServerAddr) -> Result<Dialled, Failure> {
+        if !self.came.is_empty() {
+            // It was not encrypted, so anybody may have said it.
+            return Err("it goes on talking before the connection is encrypted".into());
+        }
+        let tls = tls.clone();
+        let config = blocking(move || encryption(&tls)).await?;
+        let name = ServerName::try_from(server.host().to_owned())?;
+        let connector = TlsConnector::from(Arc::new(config));
+        let stream = connector.connect(name, self.stream).await?;
+        Ok(Dialled {
+            stream: Box::new(stream),
+            came: self.came,
+        })
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    read: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(read).await?
+}
+
+/// Whom we trust, and our certificate where there is one.
+fn encryption(tls: &Tls) -> io::Result<ClientConfig> {
+    let mut trusted = RootCertStore::empty();
+    match &tls.ca_file {
+        Some(file) => {
+            for certificate in CertificateDer::pem_file_iter(file).map_err(io::Error::other)? {
+                let certificate = certificate.map_err(io::Error::other)?;
+                trusted.add(certificate).map_err(io::Error::other)?;
+            }
+        }
+        None => {
+            let found = rustls_native_certs::load_native_certs();
+            trusted.add_parsable_certificates(found.certs);
+        }
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .with_root_certificates(trusted);
+    let Some((certificate, key)) = &tls.client_files else {
+        return Ok(config.with_no_client_auth());
+    };
+    let chain = CertificateDer::pem_file_iter(certificate).map_err(io::Error::other)?;
+    let chain: Result<Vec<_>, _> = chain.collect();
+    let chain = chain.map_err(io::Error::other)?;
+    let key = PrivateKeyDer::from_pem_file(key).map_err(io::Error::other)?;
+    config
+        .with_client_auth_cert(chain, key)
+        .map_err(io::Error::other)
+}
+
+fn fields<const N: usize>(fields: [(&str, &str); N]) -> Map<String, Value> {
+    let fields = fields.map(|(name, value)| (name.to_owned(), value.into()));
+    fields.into_iter().collect()
+}
+
+/// The public key of a seed, and its signature of what the server wants signed.
+fn sign(seed: &str, nonce: &str) -> Result<(String, String), Failure> {
+    let keys = nkeys::KeyPair::from_seed(seed).map_err(|_| "the seed is none of an NKey")?;
+    let signature = keys
+        .sign(nonce.as_bytes())
+        .map_err(|_| "the NKey does not sign")?;
+    let signature = data_encoding::BASE64URL_NOPAD.encode(&signature);
+    Ok((keys.public_key(), signature))
+}
+
+/// The JWT and the seed in a credentials file: the first two lines that stand
+/// between lines of dashes.
+fn in_credentials(text: &str) -> Option<(&str, &str)> {
+    let is_fence = |line: &str| line.starts_with("---");
+    let mut lines = text.lines().map(str::trim).peekable();
+    let mut next = || {
+        while let Some(line) = lines.next() {
+            let Some(inner) = lines.peek() else { continue };
+            if is_fence(line) && !inner.is_empty() && !is_fence(inner) {
+                return lines.next();
+            }
+        }
+        None
+    };
+    Some((next()?, next()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jwt_and_seed_are_found_in_credentials() {
+        let text = "-----BEGIN NATS USER JWT-----\r\neyJ0.abc-_\r\n------END NATS USER JWT------\r\n\
+            \r\n************* IMPORTANT *************\nKeep it.\n\n\
+            -----BEGIN USER NKEY SEED-----\nSUAB\n------END USER NKEY SEED------\n";
+        assert_eq!(in_credentials(text), Some(("eyJ0.abc-_", "SUAB")));
+        for text in [
+            "",
+            "-----BEGIN-----\nonly one\n-----END-----",
+            "-----BEGIN-----",
+        ] {
+            assert_eq!(in_credentials(text), None, "{text}");
+        }
+    }
+}
