@@ -15,7 +15,7 @@
 //! forbidden (`EPERM`), as under Docker's default profile, without a network there
 //! is neither the internet nor netlink (`EAFNOSUPPORT`), there is no memory in huge
 //! pages (`ENOMEM`), commands of `fcntl` and requests of `ioctl` that are not on a list
-//! are unknown (`EINVAL`, `ENOTTY`), and what would allow core dumps, or is advice that
+//! are unknown (`EINVAL`, `ENOTTY`), no file takes attributes (`EOPNOTSUPP`), and what would allow core dumps, or is advice that
 //! harms others, seems to succeed (no error).
 
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
@@ -59,6 +59,7 @@ fn filters(knock: Knock, network: Network) -> Result<Vec<BpfProgram>, seccompile
         (0, rules::ignored_advice()?),
         (libc::EINVAL, rules::unknown_values()?),
         (libc::ENOTTY, rules::unknown_requests()?),
+        (libc::EOPNOTSUPP, rules::attributes()),
         (libc::EPERM, rules::forbidden_calls(knock)?),
         (libc::ENOMEM, rules::huge_mappings()?),
     ];

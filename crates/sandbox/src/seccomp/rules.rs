@@ -104,6 +104,13 @@ pub(super) fn unknown_values() -> Result<Rules, BackendError> {
 /// From linux/mman.h.
 const MADV_COLLAPSE: i32 = 25;
 
+/// Setting extended attributes, as on a file system that has none. Access control lists
+/// are such: each is up to 64 KiB of the kernel's memory that no cgroup counts.
+pub(super) fn attributes() -> Rules {
+    let calls = [libc::SYS_setxattr, libc::SYS_lsetxattr, libc::SYS_fsetxattr];
+    calls.map(|call| (call, Vec::new())).into()
+}
+
 /// Requests of `ioctl` that are not on the list: as for a file that has none.
 pub(super) fn unknown_requests() -> Result<Rules, BackendError> {
     let outside = outside(1, calls::REQUESTS)?;

@@ -27,10 +27,6 @@ fn is_seen_by_none(setup: &Setup, spec: &Spec, traces: &[&str]) {
         let run = |input: &str| Running::start(&zygote).finish(input.as_bytes());
         let output = run(&format!("attack trace {trace}\n"));
         let said = output.stdout.lines().nth(1);
-        if *trace == "attribute" && said == Some("Operation not supported") {
-            // Before Linux 6.6.
-            continue;
-        }
         assert_eq!(said, Some("left"), "{trace}: {output:?}");
         let next = run("attack look\n");
         // Sockets may be collected before init looks, and then are no trace.
@@ -64,7 +60,7 @@ promises! {
 
     fn one_with_a_trace_is_not(setup) {
         let traces = [
-            "file", "removed-file", "folder", "mode", "mode-and-back", "times", "attribute",
+            "file", "removed-file", "folder", "mode", "mode-and-back", "times",
             "memory", "semaphores", "messages", "process", "socket", "unnamed-file",
             "files", "ids", "objects", "looked-for",
         ];
