@@ -21,6 +21,7 @@ use crate::sys::{self, Errno, Knock, Life, Stack, StringArray, in_our_memory as 
 use crate::traces::{self, Traces};
 use crate::user::Identity;
 use crate::wire::{CGROUPS_MAX, Found, Report, START, STDIO};
+use crate::zygote::UMASK;
 
 /// What is the same for all processes of a link.
 pub(crate) struct Plan {
@@ -220,7 +221,7 @@ impl Watch {
             *file = call::open(path)?;
             count += 1;
         }
-        let traces = traces::find(files.iter().take(count).skip(FOLDERS).copied())?;
+        let traces = Traces::of_new(files.iter().take(count).skip(FOLDERS).copied())?;
         Ok(Watch {
             reuse,
             files,
@@ -246,7 +247,7 @@ impl Watch {
             return false;
         }
         let folders = self.files.iter().take(self.count).skip(FOLDERS).copied();
-        let Ok(now) = traces::find(folders) else {
+        let Ok(now) = Traces::find(folders) else {
             return false;
         };
         let is_traceless = self.traces.are_followed_by(&now);
@@ -298,8 +299,9 @@ fn mount(operation: &Operation, knock: Knock) -> Result<(), Failed> {
         )
         .map_err(|errno| (mount.step, errno)),
         Operation::MakeFolder { path, mode, step } => match call::make_folder(path, *mode) {
-            // Whatever the umask is.
-            Ok(()) => call::change_mode(path, *mode),
+            // What the zygote's umask has taken away.
+            Ok(()) if mode & UMASK != 0 => call::change_mode(path, *mode),
+            Ok(()) => Ok(()),
             Err(libc::EEXIST) => Ok(()),
             Err(errno) => Err(errno),
         }

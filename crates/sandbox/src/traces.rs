@@ -20,42 +20,40 @@ pub(crate) const FOLDERS_MAX: usize = 4;
 /// How a place looks.
 #[derive(Clone, Copy)]
 pub(crate) struct Traces {
-    folders: [Folder; FOLDERS_MAX],
-    /// In the file system that the folders share.
+    /// All that is made or removed in a folder changes its times, unless that was within
+    /// one tick of the kernel's clock; and all that is made has a number.
+    folders: [FileStatus; FOLDERS_MAX],
+    /// Of the last file that was made in the file system that the folders share.
     file_number: u64,
+    /// Of the last objects that were made; [`NO_ID`] where there was none.
     ipc_ids: [i32; 3],
 }
 
-/// All that is made or removed in a folder changes its times, unless that was within
-/// one tick of the kernel's clock; and all that is made has a number.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Folder {
-    status: FileStatus,
-    attributes_bytes: usize,
-}
-
-/// How a place looks now that may be changed in these folders, which are open. Takes the
-/// next numbers.
-pub(crate) fn find(folders: impl Iterator<Item = i32>) -> Result<Traces, Errno> {
-    let mut found = Traces {
-        folders: [Folder {
-            status: FileStatus::EMPTY,
-            attributes_bytes: 0,
-        }; FOLDERS_MAX],
-        file_number: 0,
-        ipc_ids: call::next_ipc_ids()?,
-    };
-    for (at, (found_folder, folder)) in found.folders.iter_mut().zip(folders).enumerate() {
-        if at == 0 {
-            found.file_number = call::next_file_number(folder)?;
-        }
-        found_folder.status = call::file_status(folder)?;
-        found_folder.attributes_bytes = call::attributes_bytes(folder)?;
-    }
-    Ok(found)
-}
+const NO_ID: i32 = -1;
 
 impl Traces {
+    /// How a new place looks that may be changed in these folders, which are open: the
+    /// last files made there are the folders themselves.
+    pub(crate) fn of_new(folders: impl Iterator<Item = i32>) -> Result<Traces, Errno> {
+        let folders = look_at(folders)?;
+        let numbers = folders.iter().map(FileStatus::file_number);
+        Ok(Traces {
+            file_number: numbers.max().unwrap_or(0),
+            folders,
+            ipc_ids: [NO_ID; 3],
+        })
+    }
+
+    /// How it looks now. Takes the next numbers.
+    pub(crate) fn find(folders: impl Iterator<Item = i32> + Clone) -> Result<Traces, Errno> {
+        let any = folders.clone().next().ok_or(libc::ENOENT)?;
+        Ok(Traces {
+            file_number: call::next_file_number(any)?,
+            folders: look_at(folders)?,
+            ipc_ids: call::next_ipc_ids(NO_ID)?,
+        })
+    }
+
     /// Has nothing been left between these and `later`, which were found next?
     pub(crate) fn are_followed_by(&self, later: &Traces) -> bool {
         let mut ids = self.ipc_ids.iter().zip(&later.ipc_ids);
@@ -65,15 +63,23 @@ impl Traces {
     }
 }
 
+fn look_at(folders: impl Iterator<Item = i32>) -> Result<[FileStatus; FOLDERS_MAX], Errno> {
+    let mut found = [FileStatus::EMPTY; FOLDERS_MAX];
+    for (found, folder) in found.iter_mut().zip(folders) {
+        *found = call::file_status(folder)?;
+    }
+    Ok(found)
+}
+
 /// Is that the id of the next object of System V? An id is a place in a table, which are
 /// used in turn, and above it how often the turn has begun (ipc/util.c). The table of few
 /// objects has 64 places.
 fn is_next_id(before: i32, after: i32) -> bool {
     const PLACE: i32 = 0x7fff;
     const LAST_PLACE: i32 = 63;
-    if before < 0 {
-        // A kernel that knows none.
-        after == before
+    if before == NO_ID {
+        // The first one; or the kernel knows none.
+        after == 0 || after == NO_ID
     } else if before & PLACE == LAST_PLACE {
         (before | PLACE).checked_add(1) == Some(after)
     } else {
@@ -90,7 +96,8 @@ mod tests {
         assert!(is_next_id(0, 1));
         assert!(is_next_id(63, 0x8000));
         assert!(is_next_id(0x8000, 0x8001));
-        assert!(is_next_id(-1, -1));
+        assert!(is_next_id(NO_ID, 0));
+        assert!(is_next_id(NO_ID, NO_ID));
         for (before, after) in [
             (0, 0),
             (0, 2),
@@ -98,7 +105,7 @@ mod tests {
             (63, 0x8001),
             (0x8000, 1),
             (0, -1),
-            (-1, 0),
+            (-1, 1),
         ] {
             assert!(!is_next_id(before, after), "{after} after {before}");
         }

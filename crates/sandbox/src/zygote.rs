@@ -21,6 +21,9 @@ use crate::wire::{
     send_opened,
 };
 
+/// What commands inherit.
+pub(crate) const UMASK: u32 = 0o022;
+
 /// What the zygote's first argument, its name, is.
 pub(crate) const NAME: &str = "consecution-zygote";
 
@@ -47,7 +50,7 @@ fn run() -> ExitCode {
     let _ = rustix::thread::set_name(c"zygote");
     // The terminal's signals are for the runner.
     let _ = rustix::process::setsid();
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(UMASK));
     let entered = receive_order(&socket)
         .and_then(|order| enter::enter(&order, &socket).map(|plan| (plan, order.spec)));
     let (plan, ids, network) = match entered {

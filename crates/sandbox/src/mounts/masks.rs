@@ -16,9 +16,11 @@ pub(super) enum Kind {
     Folder,
 }
 
-/// What Docker masks in `/proc` (moby, `daemon/pkg/oci/defaults.go`), and `locks`, which
-/// has the locks of open files of all processes of the host.
-pub(super) const MASKED: [&str; 10] = [
+/// What Docker masks in `/proc` (moby, `daemon/pkg/oci/defaults.go`); `locks`, which has
+/// the locks of open files of all processes of the host; and counters of the host that a
+/// command can move by one at will, and nobody else moves: so they keep what one request
+/// wants to tell a later one.
+pub(super) const MASKED: [&str; 12] = [
     "acpi",
     "asound",
     "interrupts",
@@ -29,6 +31,8 @@ pub(super) const MASKED: [&str; 10] = [
     "sched_debug",
     "scsi",
     "timer_list",
+    "vmstat",
+    "zoneinfo",
 ];
 
 /// Which of them need a mask in a process's `/proc`, judged by the zygote's own,

@@ -235,20 +235,10 @@ pub(crate) fn file_status(file: i32) -> Result<FileStatus, Errno> {
     unsafe { syscall(libc::SYS_statx, arguments) }.map(|_| status)
 }
 
-/// How long the names of an open file's extended attributes are together; 0 also where
-/// it cannot have any.
-pub(crate) fn attributes_bytes(file: i32) -> Result<usize, Errno> {
-    // SAFETY: with no room for them, the call only counts.
-    match unsafe { syscall(libc::SYS_flistxattr, [file as usize, 0, 0, 0, 0, 0]) } {
-        Err(libc::EOPNOTSUPP) => Ok(0),
-        counted => counted,
-    }
-}
-
 /// Makes an object of System V of each kind, which is nobody else's, and removes it: a
 /// segment of shared memory, a set of one semaphore, and a message queue. Gives their
-/// ids, -1 on a kernel that knows none.
-pub(crate) fn next_ipc_ids() -> Result<[i32; 3], Errno> {
+/// ids, `none` on a kernel that knows none.
+pub(crate) fn next_ipc_ids(none: i32) -> Result<[i32; 3], Errno> {
     const PRIVATE: usize = libc::IPC_PRIVATE as usize;
     const MODE: usize = 0o600;
     const REMOVE: usize = libc::IPC_RMID as usize;
@@ -258,7 +248,7 @@ pub(crate) fn next_ipc_ids() -> Result<[i32; 3], Errno> {
         (libc::SYS_semget, [PRIVATE, 1, MODE], libc::SYS_semctl, 2),
         (libc::SYS_msgget, [PRIVATE, MODE, 0], libc::SYS_msgctl, 1),
     ];
-    let mut ids = [-1; 3];
+    let mut ids = [none; 3];
     for (found, (get, [key, second, third], control, at)) in ids.iter_mut().zip(KINDS) {
         // SAFETY: makes an object and touches no memory.
         let id = match unsafe { syscall(get, [key, second, third, 0, 0, 0]) } {

@@ -668,6 +668,7 @@ static void all(const char *folder, int port, const char *name, const char *null
   TRY("null-of-the-host", is_null_of_the_host(null));
   TRY("clocks-of-the-host", has_clocks_of_the_host(clocks));
   TRY("locks-of-others", tells("/proc/locks"));
+  TRY("counters-of-the-host", tells("/proc/vmstat") || tells("/proc/zoneinfo"));
   TRY("device-memory", device(1, 1, S_IFCHR) || opens("/dev/mem", O_RDONLY));
   TRY("device-disk", device(254, 0, S_IFBLK) || device(8, 0, S_IFBLK) || device(259, 0, S_IFBLK));
   TRY("device-fuse", device(10, 229, S_IFCHR));

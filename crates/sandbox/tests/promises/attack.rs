@@ -44,7 +44,7 @@ fn broken_under(setup: &Setup, spec: &Spec, limits: Limits) -> Vec<String> {
     let zygote = setup.open_limited(&spec, limits);
     let output = Running::start(&zygote).finish(b"").success();
     drop((tcp, abstract_socket));
-    assert!(output.lines().count() >= 77, "{output}");
+    assert!(output.lines().count() >= 78, "{output}");
     let (held, broken): (Vec<_>, Vec<_>) = output.lines().partition(|line| line.ends_with(" held"));
     assert!(held.len() + broken.len() == output.lines().count());
     // Whose ids are not shifted has the devices and clocks of the host.
