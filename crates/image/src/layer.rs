@@ -19,6 +19,7 @@ mod decompress;
 mod mount_points;
 mod opaque;
 mod pax;
+mod pipes;
 mod root;
 mod sparse;
 mod tar_stream;
@@ -26,6 +27,7 @@ mod trash;
 mod unpack;
 
 pub(crate) use decompress::{Compression, decompress, sniff};
+pub(crate) use pipes::remove_pipes;
 pub(crate) use root::Root;
 pub(crate) use tar_stream::{BLOCK_BYTES, Kind, Source, TarStream};
 pub(crate) use trash::delete_tree;

@@ -8,7 +8,7 @@ use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use tokio::sync::oneshot;
 
 use super::staging::Staging;
-use super::{BlobFile, Image, Store, StoreError, lock};
+use super::{BlobFile, Image, NamedBy, Store, StoreError, lock};
 use crate::config::{self, ReadConfig};
 use crate::digest::Digest;
 use crate::layer::Layer;
@@ -72,7 +72,7 @@ fn known(
     resolved: &Resolved,
 ) -> Result<Option<Image>, StoreError> {
     let index = resolved.index.as_ref();
-    let image = store.open_image(reference, &resolved.digest, index)?;
+    let image = store.open_image(reference, &resolved.digest, index, NamedBy::Manifest)?;
     if let Some(image) = &image {
         store.record(reference, &resolved.digest, index, image.bytes)?;
     }
@@ -178,8 +178,11 @@ impl Pull<'_> {
         let reference = reference.clone();
         let (digest, index) = (self.resolved.digest.clone(), self.resolved.index.clone());
         let config = self.config.image.clone();
-        let published =
-            blocking(move || staging.publish(&reference, &digest, index.as_ref(), &config)).await?;
+        let published = blocking(move || {
+            let name = (&digest, NamedBy::Manifest);
+            staging.publish(&reference, name, index.as_ref(), &config)
+        })
+        .await?;
         Ok(published?)
     }
 }
