@@ -10,8 +10,8 @@
 //! | `roots/<digest>-<owners>/` | `root/`, the files, and `image.json`, the config; by the digest of the image's manifest |
 //! | `roots/config-<digest>-<owners>/` | the same, by the digest of its config, where there is no manifest |
 //! | `tmp/` | what is being made, each entry locked by its maker |
-//! | `blobs/<digest>` | compressed layers on their way, kept only until unpacked |
-//! | `locks/<digest>` | held by whoever unpacks that image |
+//! | `blobs/<digest>`, `blobs/<digest>.<number>` | compressed layers on their way, kept only until unpacked; one for each download of it at a time |
+//! | `locks/<digest>` | held by whoever gets an image from one place: the digest is of both |
 //!
 //! Everything appears by a rename, so that it is there whole or not at all.
 //! Every lock is a `flock`, which the kernel takes back when a process dies;
@@ -220,6 +220,14 @@ impl Store {
         let mut path = self.inner.folder.clone();
         path.extend(parts);
         path
+    }
+
+    /// The lock of whoever gets an image from somewhere. Whoever gets the same from
+    /// elsewhere has another: how long a registry takes is for it to say, and
+    /// nobody who asks another is to wait for that.
+    fn lock_path(&self, digest: &Digest, from: &str) -> PathBuf {
+        let both = Digest::of(format!("{digest} {from}").as_bytes());
+        self.path(["locks", &both.file_name()])
     }
 
     /// The folder of an image: one for each way of owning files, since a root

@@ -55,7 +55,7 @@ impl Import<'_> {
     fn image(&self, found: &Found) -> Result<Image, ImportError> {
         let config =
             config::read(&found.config, found.layers.len()).map_err(|cause| self.content(cause))?;
-        let path = self.store.path(["locks", &found.digest.file_name()]);
+        let path = self.store.lock_path(&found.digest, "from a file");
         let _held = lock::lock_file_blocking(&path)
             .map_err(|cause| StoreError::io("lock", &path, cause))?;
         let (digest, index) = (&found.digest, found.index.as_ref());

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use crate::regular;
 
 /// How often a lock that another process holds is tried again.
-const POLL: Duration = Duration::from_millis(25);
+pub(super) const POLL: Duration = Duration::from_millis(25);
 
 /// Opens and locks a file, made where absent. `None` while another holds it.
 pub(super) fn try_lock_file(path: &Path) -> io::Result<Option<File>> {
