@@ -11,6 +11,7 @@
 //! | [`link`](Link) | what a link runs |
 //! | [`link_id`](LinkId) | the name of what a link runs |
 //! | `file` | YAML to chain and back, and errors that show the line |
+//! | [`text`] | what of a stranger's text may be shown as it is |
 //! | [`units`] | amounts of memory, time and CPU as users write them |
 //!
 //! ```
@@ -26,6 +27,7 @@ mod chain;
 mod file;
 mod link;
 mod link_id;
+pub mod text;
 pub mod units;
 
 pub use crate::chain::{Chain, ChainLink, DEFAULT_DEADLINE};

@@ -10,6 +10,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use consecution::app::Ids;
 use consecution::chain_file::ChainFileError;
+use consecution::text;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 mod check;
@@ -241,7 +242,8 @@ const EXIT_OWN_FAILURE: u8 = 125;
 /// Prints an error as all of them are printed.
 fn complain(error: impl std::fmt::Display) {
     // Whoever has closed standard error does not want to know.
-    let _ = writeln!(std::io::stderr(), "consecution: {error}");
+    let error = error.to_string();
+    let _ = writeln!(std::io::stderr(), "consecution: {}", text::line(&error));
 }
 
 /// Prints an error with what caused it; one that was rendered for the terminal
@@ -252,7 +254,12 @@ fn report(error: &anyhow::Error) {
             let stderr = std::io::stderr();
             let coloured = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none();
             // Whoever has closed standard error does not want to know.
-            let _ = writeln!(&stderr, "{}", invalid.render(coloured).trim_end());
+            let rendered = invalid.render(coloured);
+            let shown = match coloured {
+                true => text::styled_lines(rendered.trim_end()),
+                false => text::lines(rendered.trim_end()),
+            };
+            let _ = writeln!(&stderr, "{shown}");
         }
         _ => complain(format_args!("{error:#}")),
     }
@@ -260,7 +267,7 @@ fn report(error: &anyhow::Error) {
 
 /// Prints for whoever reads; one who has seen enough is no failure.
 fn print(text: &str) -> anyhow::Result<()> {
-    match std::io::stdout().write_all(text.as_bytes()) {
+    match std::io::stdout().write_all(text::lines(text).as_bytes()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         written => written.context("failed to write to standard output"),
     }

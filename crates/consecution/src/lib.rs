@@ -13,5 +13,6 @@ pub mod link_store;
 pub mod pipe;
 pub mod portal;
 pub mod runner;
+pub mod text;
 pub mod trace;
 pub mod transport;

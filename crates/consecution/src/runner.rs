@@ -29,6 +29,7 @@ mod process;
 mod sandboxing;
 mod service;
 mod states;
+mod turns;
 mod worker;
 
 use images::AgreedImages;

@@ -350,3 +350,48 @@ async fn a_tag_that_is_moved_in_its_registry_still_means_the_same() {
     let third = Machine::new();
     assert_eq!(third.run(&links, &link).await.1, "two");
 }
+
+/// A registry that takes all questions and answers none; its address.
+fn silent_registry() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        // Whoever asks is kept for as long as the test lasts.
+        let _held: Vec<_> = listener.incoming().collect();
+    });
+    address
+}
+
+#[tokio::test]
+async fn images_of_one_registry_do_not_wait_for_those_of_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(registry) = Registry::start() else {
+        cannot_run_here!("there is no 'docker-registry'")
+    };
+    let name = format!("{}/marked", registry.address);
+    if !push(&marked(&folder, "one"), &name) {
+        cannot_run_here!("there is no 'umoci' or no 'skopeo'")
+    }
+    let silent = silent_registry();
+    let links: Arc<dyn LinkStore> = Arc::new(Memory::new());
+    for number in 0..8 {
+        let link = saying_marker(&format!("{silent}/{number}"));
+        links.put(Arc::new(link)).await.unwrap();
+    }
+    let transport: Arc<dyn Transport> = Arc::new(InProcess::new());
+    let machine = Machine::new();
+    let images = machine.images.clone();
+    let runner = join(Options::default(), images, &transport, &links);
+    // Once those that wait for the silent one have all the turns that they get.
+    let begun = "consecution_runner_image_pulls_total 4\n";
+    soon(async {
+        while !metrics(&runner).contains(begun) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let link = saying_marker(&name);
+    links.put(Arc::new(link.clone())).await.unwrap();
+    soon(runner.ready(link.id())).await.unwrap();
+    assert_eq!(say(&transport, &link).await, "one");
+}

@@ -3,6 +3,7 @@
 //! Pure. Reads the OCI image config, which Docker's is a superset of, keeps
 //! what a sandbox can honour, and checks that it is meant for this machine.
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
@@ -45,6 +46,11 @@ struct Raw {
     os: String,
     config: Option<RawRun>,
     rootfs: Option<RawRootfs>,
+    // What a manifest or an index has, and a config never.
+    #[serde(rename = "schemaVersion")]
+    schema_version: Option<IgnoredAny>,
+    layers: Option<IgnoredAny>,
+    manifests: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize, Default)]
@@ -81,14 +87,16 @@ impl OneOrMany {
 }
 
 /// Reads a config blob whose digest was verified, for a manifest of `layers`
-/// layers.
+/// layers. What it takes, [`manifest::read`](crate::manifest::read) refuses: no
+/// digest may name two images.
 pub(crate) fn read(bytes: &[u8], layers: usize) -> Result<ReadConfig, ContentError> {
     let raw: Raw = serde_json::from_slice(bytes).map_err(|cause| ContentError::Malformed {
         what: "config",
         problem: cause.to_string(),
     })?;
+    let rootfs = check_shape(&raw)?;
     check_platform(&raw)?;
-    let diff_ids = raw.rootfs.map(|rootfs| rootfs.diff_ids).unwrap_or_default();
+    let diff_ids = rootfs.diff_ids.clone();
     if diff_ids.len() != layers {
         return Err(ContentError::Malformed {
             what: "config",
@@ -102,6 +110,18 @@ pub(crate) fn read(bytes: &[u8], layers: usize) -> Result<ReadConfig, ContentErr
         image: keep(raw.config.unwrap_or_default()),
         diff_ids,
     })
+}
+
+fn check_shape(raw: &Raw) -> Result<&RawRootfs, ContentError> {
+    let malformed = |problem: &str| ContentError::Malformed {
+        what: "config",
+        problem: problem.to_owned(),
+    };
+    if raw.schema_version.is_some() || raw.layers.is_some() || raw.manifests.is_some() {
+        return Err(malformed("it is a manifest or an index, and no config"));
+    }
+    let rootfs = raw.rootfs.as_ref();
+    rootfs.ok_or_else(|| malformed("it has no 'rootfs', which the config of each image has"))
 }
 
 fn check_platform(raw: &Raw) -> Result<(), ContentError> {

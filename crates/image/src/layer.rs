@@ -6,9 +6,11 @@
 //! by single names in a parent folder that was opened that way.
 //!
 //! What is kept of an entry: contents, mode without the set-id bits, owner as
-//! [`Owners`] maps it, modification time. What is dropped: devices, extended
-//! attributes (`security.*` would hand out capabilities, `trusted.*` belongs to
-//! overlay file systems, and a filter reads none).
+//! [`Owners`] maps it, modification time. What is dropped: devices and FIFOs, with
+//! the hard links to them (a device is the sandbox's to give, and through a FIFO
+//! requests that share the root could talk; a layer cannot have sockets), and
+//! extended attributes (`security.*` would hand out capabilities, `trusted.*`
+//! belongs to overlay file systems, and a filter reads none).
 
 use std::io;
 
@@ -17,6 +19,7 @@ mod decompress;
 mod mount_points;
 mod opaque;
 mod pax;
+mod pipes;
 mod root;
 mod sparse;
 mod tar_stream;
@@ -24,6 +27,7 @@ mod trash;
 mod unpack;
 
 pub(crate) use decompress::{Compression, decompress, sniff};
+pub(crate) use pipes::remove_pipes;
 pub(crate) use root::Root;
 pub(crate) use tar_stream::{BLOCK_BYTES, Kind, Source, TarStream};
 pub(crate) use trash::delete_tree;
@@ -63,7 +67,7 @@ pub struct Limits {
     /// Entries of all layers together, and folders that none of them describes.
     pub entries_max: u64,
     /// Bytes in the paths of all entries together: some are kept in memory until
-    /// their layer is unpacked.
+    /// the image is unpacked.
     pub paths_bytes_max: u64,
     /// Bytes in the path of one entry.
     pub path_bytes_max: usize,

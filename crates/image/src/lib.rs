@@ -18,6 +18,7 @@ pub mod fuzzing;
 mod layer;
 mod manifest;
 mod reference;
+mod regular;
 mod source;
 mod store;
 

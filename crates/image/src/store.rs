@@ -7,15 +7,17 @@
 //! | `version` | the version of this layout |
 //! | `references/<name>` | JSON: the digest that a name means, size, time |
 //! | `aliases/<digest>` | the image that an index's digest means here |
-//! | `roots/<digest>-<owners>/` | `root/`, the files, and `image.json`, the config |
+//! | `roots/<digest>-<owners>/` | `root/`, the files, and `image.json`, the config; by the digest of the image's manifest |
+//! | `roots/config-<digest>-<owners>/` | the same, by the digest of its config, where there is no manifest |
 //! | `tmp/` | what is being made, each entry locked by its maker |
-//! | `blobs/<digest>` | compressed layers on their way, kept only until unpacked |
-//! | `locks/<digest>` | held by whoever unpacks that image |
+//! | `blobs/<digest>`, `blobs/<digest>.<number>` | compressed layers on their way, kept only until unpacked; one for each download of it at a time |
+//! | `locks/<digest>` | held by whoever gets an image from one place: the digest is of both |
 //!
 //! Everything appears by a rename, so that it is there whole or not at all.
 //! Every lock is a `flock`, which the kernel takes back when a process dies;
 //! what a dead process left behind is therefore what nobody has locked, and
-//! [`sweep`] deletes it. Nothing on the way to [`Store::get`] scans a folder.
+//! [`sweep`] deletes it. Nothing on the way to [`Store::get`] scans a folder, but
+//! for what an earlier version unpacked: [`adopt`] goes through that once.
 //!
 //! Compressed layers are not kept once unpacked. They would double the space,
 //! and serve only images that share a layer and are pulled later.
@@ -24,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+mod adopt;
 mod blob_file;
 mod error;
 mod files;
@@ -79,6 +82,18 @@ pub struct Store {
     inner: Arc<Inner>,
 }
 
+/// How the name of a root by the digest of a config begins.
+const OF_CONFIG: &str = "config-";
+
+/// Of what a digest that names a root is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NamedBy {
+    Manifest,
+    Config,
+    /// Of either, to be found out.
+    Either,
+}
+
 #[derive(Debug)]
 struct Inner {
     folder: PathBuf,
@@ -122,7 +137,7 @@ impl Store {
         let Some((digest, index)) = self.lookup(reference)? else {
             return Ok(None);
         };
-        self.open_image(reference, &digest, index.as_ref())
+        self.open_image(reference, &digest, index.as_ref(), NamedBy::Either)
     }
 
     /// All names in the store, in order.
@@ -207,13 +222,24 @@ impl Store {
         path
     }
 
+    /// The lock of whoever gets an image from somewhere. Whoever gets the same from
+    /// elsewhere has another: how long a registry takes is for it to say, and
+    /// nobody who asks another is to wait for that.
+    fn lock_path(&self, digest: &Digest, from: &str) -> PathBuf {
+        let both = Digest::of(format!("{digest} {from}").as_bytes());
+        self.path(["locks", &both.file_name()])
+    }
+
     /// The folder of an image: one for each way of owning files, since a root
-    /// that was unpacked for other owners is of no use.
-    fn root_folder(&self, digest: &Digest) -> PathBuf {
+    /// that was unpacked for other owners is of no use; and apart for digests of
+    /// configs, so that none of them passes for that of a manifest.
+    fn root_folder(&self, digest: &Digest, of_config: bool) -> PathBuf {
         let owners = match self.inner.options.owners {
             Owners::Mine => "mine".to_owned(),
             Owners::Shifted { base } => base.to_string(),
         };
-        self.path(["roots", &format!("{}-{owners}", digest.file_name())])
+        let kind = if of_config { OF_CONFIG } else { "" };
+        let name = format!("{kind}{}-{owners}", digest.file_name());
+        self.path(["roots", &name])
     }
 }

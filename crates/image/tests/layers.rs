@@ -5,16 +5,14 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use image::{Image, MountPoint, Owners, StoreOptions};
 use support::*;
 use tar::EntryType;
 
-type Build = fn(&mut tar::Builder<Vec<u8>>);
-
-fn layer(build: Build) -> Vec<u8> {
+fn layer(build: impl FnOnce(&mut tar::Builder<Vec<u8>>)) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     build(&mut tar);
     tar.into_inner().unwrap()
@@ -137,7 +135,7 @@ fn links_modes_times_and_devices() {
     let about = |path: &str| fs::symlink_metadata(image.root().join(path)).unwrap();
     assert_eq!(
         names(image.root()),
-        ["a", "absolute", "fifo", "hard", "soft", "suid"]
+        ["a", "absolute", "hard", "soft", "suid"]
     );
     assert_eq!(about("a/file").ino(), about("hard").ino());
     assert_eq!(about("a/file").nlink(), 3);
@@ -145,7 +143,6 @@ fn links_modes_times_and_devices() {
         fs::read_link(image.root().join("soft")).unwrap(),
         Path::new("/a/file")
     );
-    assert!(about("fifo").file_type().is_fifo());
     assert_eq!(
         (about("suid").mode() & 0o7777, about("suid").mtime()),
         (0o1755, 5)
@@ -156,6 +153,59 @@ fn links_modes_times_and_devices() {
     );
     assert_eq!(about("soft").mtime(), 1_000_000_000);
     assert_eq!(about("").mode() & 0o7777, 0o755);
+}
+
+#[test]
+fn what_is_neither_file_nor_folder_nor_link_is_left_out() {
+    let home = Home::new();
+    for kind in [EntryType::Fifo, EntryType::Char, EntryType::Block] {
+        let lower = layer(|tar| {
+            entry(tar, EntryType::Regular, "file", "", b"lower");
+            entry(tar, EntryType::Regular, "other", "", b"lower");
+            entry(tar, EntryType::Regular, "folder/in", "", b"lower");
+            entry(tar, kind, "alone", "", b"");
+            entry(tar, kind, "later", "", b"");
+            entry(tar, kind, "hidden", "", b"");
+            entry(tar, kind, "a/below", "", b"");
+        });
+        let upper = layer(|tar| {
+            // Over what was there, and over that a hard link to nothing.
+            entry(tar, kind, "file", "", b"");
+            entry(tar, kind, "folder", "", b"");
+            entry(tar, EntryType::Link, "other", "file", b"");
+            entry(tar, EntryType::Link, "again", "other", b"");
+            entry(tar, EntryType::Link, "below", "alone", b"");
+            entry(tar, EntryType::Regular, ".wh.hidden", "", b"");
+            entry(tar, EntryType::Regular, "a/.wh..wh..opq", "", b"");
+            entry(tar, EntryType::Regular, "later", "", b"upper");
+            entry(tar, EntryType::Link, "linked", "later", b"");
+            entry(tar, kind, "inside", "", b"");
+            entry(tar, EntryType::Regular, "inside/in", "", b"upper");
+        });
+        let image = import(&home, &[lower, upper]);
+        assert_eq!(names(image.root()), ["a", "inside", "later", "linked"]);
+        assert_eq!(names(&image.root().join("a")), [""; 0]);
+        assert_eq!(read(&image, "linked"), "upper");
+        assert_eq!(read(&image, "inside/in"), "upper");
+    }
+}
+
+#[test]
+fn what_is_left_out_counts() {
+    let tar = layer(|tar| {
+        for number in 0..10 {
+            entry(tar, EntryType::Fifo, &number.to_string(), "", b"");
+        }
+    });
+    let home = Home::with(image::StoreOptions {
+        limits: image::Limits {
+            entries_max: 9,
+            ..Default::default()
+        },
+        ..options()
+    });
+    let error = home.import_bytes("x", &tar).unwrap_err().to_string();
+    assert!(error.contains("more than 9 entries"), "{error}");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use crate::chain::default_link_name;
 use crate::chain::{Chain, ChainLink, DEFAULT_ACCEPTED_EXIT_CODES, DEFAULT_DEADLINE};
 use crate::link::{Constraints, Link, Network};
+use crate::text::is_printable;
 use crate::units::{format_duration, format_memory};
 
 /// Writes a chain file.
@@ -189,16 +190,6 @@ fn is_plain(text: &str) -> bool {
             c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | '+' | ':' | '@' | '=')
         })
         && !WORDS.contains(&text.to_ascii_lowercase().as_str())
-}
-
-/// Whether a character may stand for itself, in YAML and before a person: not
-/// if it is a control character, breaks a line, or reorders or hides text.
-fn is_printable(c: char) -> bool {
-    !c.is_control()
-        && !matches!(c,
-            '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{fff0}'..='\u{fffb}'
-            | '\u{fffe}' | '\u{ffff}' | '\u{e0000}'..)
 }
 
 fn escaped(c: char) -> String {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use chain::{Chain, ChainLink};
 
 use consecution::chain_file;
+use consecution::text;
 
 use super::complain;
 
@@ -19,7 +20,7 @@ pub(crate) fn check(paths: &[PathBuf]) -> u8 {
     for path in paths {
         let chain = chain_file::read(path);
         let written = match chain {
-            Ok(chain) => write!(output, "{}", describe(path, &chain)),
+            Ok(chain) => write!(output, "{}", text::lines(&describe(path, &chain))),
             Err(error) => {
                 super::report(&error.into());
                 code = EXIT_WRONG;
@@ -47,7 +48,7 @@ fn describe(path: &Path, chain: &Chain) -> String {
     let plural = if count == 1 { "" } else { "s" };
     let mut text = format!(
         "{}: chain '{}', {count} link{plural}, {deadline}\n",
-        path.display(),
+        text::line(&path.display().to_string()),
         chain.name
     );
     let rows: Vec<[String; 4]> = chain

@@ -9,6 +9,7 @@ use anyhow::anyhow;
 use chain::{Link, LinkId};
 use consecution::app;
 use consecution::link_store::{LinkStoreError, RunnerState};
+use consecution::text;
 
 use super::{print, servers};
 
@@ -114,7 +115,12 @@ fn table(links: &[Arc<Link>], runners: &Runners) -> String {
         .map(|link| {
             let id = link.id().to_string();
             let summary = summary(&id, runners);
-            [id, link.image.clone(), command(link), summary]
+            [
+                id,
+                text::line(&link.image).into_owned(),
+                command(link),
+                summary,
+            ]
         })
         .collect();
     let heading = ["ID", "IMAGE", "COMMAND", "STATE"].map(str::to_owned);
@@ -174,9 +180,10 @@ fn description(id: LinkId, link: &Link, runners: &Runners) -> String {
             State::Serving => "serves it".to_owned(),
             State::Loading => "is loading it".to_owned(),
             State::Leaving => "is leaving".to_owned(),
-            State::Broken(reason) => format!("cannot serve it: {}", reason.replace('\n', " ")),
+            State::Broken(reason) => format!("cannot serve it: {reason}"),
         };
-        let _ = writeln!(text, "# runner {name} {state}");
+        let line = format!("# runner {name} {state}");
+        let _ = writeln!(text, "{}", text::line(&line));
     }
     text
 }
@@ -184,13 +191,39 @@ fn description(id: LinkId, link: &Link, runners: &Runners) -> String {
 fn command(link: &Link) -> String {
     let words = link.command.iter().chain(&link.arguments);
     let line = words.cloned().collect::<Vec<_>>().join(" ");
-    let mut characters = line.chars().map(|character| match character {
-        control if control.is_control() => '?',
-        other => other,
-    });
+    let line = text::line(&line);
+    let mut characters = line.chars();
     let mut shown: String = characters.by_ref().take(COMMAND_CHARACTERS_MAX).collect();
     if characters.next().is_some() {
         shown.push('…');
     }
     shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_links_and_runners_say_stays_on_its_line() {
+        let evil = "a\n\u{1b}[2J\u{202e}b";
+        let shown = r"a\n\u001b[2J\u202eb";
+        let link = Link {
+            command: Some(evil.to_owned()),
+            ..Link::new("busybox")
+        };
+        let id = link.id();
+        let broken = RunnerState {
+            broken: BTreeMap::from([(id.to_string(), evil.to_owned())]),
+            ..RunnerState::default()
+        };
+        let runners = Runners::from([(evil.to_owned(), broken)]);
+        let table = table(&[Arc::new(link.clone())], &runners);
+        assert_eq!(table.lines().count(), 2);
+        assert!(table.contains(shown), "{table}");
+        let description = description(id, &link, &runners);
+        let last = description.lines().last().unwrap();
+        assert_eq!(last, format!("# runner {shown} cannot serve it: {shown}"));
+        assert!(text::lines(&description) == description, "{description}");
+    }
 }

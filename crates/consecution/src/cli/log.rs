@@ -1,5 +1,8 @@
 //! Log lines: to standard error, in the shape of the other messages.
 
+use std::io::{self, Write};
+
+use consecution::text;
 use tracing::Level;
 use tracing_subscriber::EnvFilter;
 
@@ -27,10 +30,27 @@ pub(crate) fn start(level: Level, format: Format) {
     };
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| Lines)
         .with_target(false);
     match format {
         Format::Text => lines.without_time().init(),
         Format::Json => lines.json().init(),
+    }
+}
+
+/// Standard error, to which each log line is written whole. What strangers say is
+/// part of it, and must not look like another line.
+struct Lines;
+
+impl Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let shown = String::from_utf8_lossy(line);
+        let shown = text::line(shown.strip_suffix('\n').unwrap_or(&shown));
+        io::stderr().write_all(format!("{shown}\n").as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

@@ -30,6 +30,12 @@ struct Bars {
 
 impl Progress for Bars {
     fn layer(&self, layer: &Digest, total_bytes: u64) {
+        let mut bars = self.by_layer.lock().unwrap_or_else(PoisonError::into_inner);
+        // A pull that was called back begins again.
+        if let Some(bar) = bars.get(layer) {
+            bar.set_length(total_bytes);
+            return;
+        }
         // Refused only if the template is wrong, which the test below excludes.
         let style =
             ProgressStyle::with_template(TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar());
@@ -43,7 +49,6 @@ impl Progress for Bars {
                 .take(DIGEST_CHARACTERS)
                 .collect::<String>(),
         );
-        let mut bars = self.by_layer.lock().unwrap_or_else(PoisonError::into_inner);
         bars.insert(layer.clone(), bar);
     }
 

@@ -11,15 +11,12 @@
 use std::sync::Arc;
 
 use image::{CredentialsError, Digest, Image, Progress, Reference, Registries, Store};
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::metrics::Metrics;
+use super::turns::{Bounds, Turn, Turns, Watched};
 use super::worker::LoadError;
 use crate::link_store::LinkStore;
-
-/// Images pulled at a time, each with a few layers at a time; more wait.
-const PULLS_MAX: usize = 4;
 
 /// Where a runner finds its images.
 #[derive(Clone)]
@@ -40,7 +37,7 @@ pub type FindRegistries = dyn Fn() -> Result<Registries, CredentialsError> + Sen
 pub(super) struct AgreedImages {
     images: Images,
     links: Arc<dyn LinkStore>,
-    pulls: Semaphore,
+    turns: Turns,
     metrics: Arc<Metrics>,
 }
 
@@ -53,7 +50,7 @@ impl AgreedImages {
         AgreedImages {
             images,
             links,
-            pulls: Semaphore::new(PULLS_MAX),
+            turns: Turns::new(Bounds::default()),
             metrics,
         }
     }
@@ -95,24 +92,54 @@ impl AgreedImages {
     }
 
     async fn here_or_pulled(&self, reference: &Reference) -> Result<Image, LoadError> {
+        if let Some(image) = self.here(reference).await? {
+            return Ok(image);
+        }
+        let mut called_back = 0;
+        loop {
+            let turn = self.turns.take(reference.registry(), called_back).await;
+            // Whoever had a turn before may have pulled just this.
+            if let Some(image) = self.here(reference).await? {
+                return Ok(image);
+            }
+            tokio::select! {
+                biased;
+                pulled = self.pull(reference, &turn) => return pulled,
+                () = turn.called_back() => {
+                    called_back += 1;
+                    let image = reference.familiar();
+                    tracing::info!(
+                        image,
+                        "its download is slow, and others wait: it goes on when they are done"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Looks for it in the store, where that blocks nobody: what an earlier version
+    /// unpacked is gone through first.
+    async fn here(&self, reference: &Reference) -> Result<Option<Image>, LoadError> {
+        let (store, reference) = (self.images.store.clone(), reference.clone());
+        let found = tokio::task::spawn_blocking(move || store.get(&reference)).await;
+        match found {
+            Ok(found) => found.map_err(LoadError::Store),
+            // The runtime ends, and this with it.
+            Err(_) => Err(LoadError::Stopped),
+        }
+    }
+
+    async fn pull(&self, reference: &Reference, turn: &Turn<'_>) -> Result<Image, LoadError> {
         let Images {
             store,
             registries,
             progress,
         } = &self.images;
-        if let Some(image) = store.get(reference).map_err(LoadError::Store)? {
-            return Ok(image);
-        }
-        // Never closed, so never refused.
-        let _turn = self.pulls.acquire().await;
-        // Whoever had a turn before may have pulled just this.
-        if let Some(image) = store.get(reference).map_err(LoadError::Store)? {
-            return Ok(image);
-        }
         let registries = registries().map_err(LoadError::Credentials)?;
         self.metrics.pulls.inc();
         let began = Instant::now();
-        let pulled = store.pull(reference, &registries, &**progress).await;
+        let watched = Watched::new(turn, &**progress);
+        let pulled = store.pull(reference, &registries, &watched).await;
         let took = began.elapsed();
         self.metrics.pull_times.observe(took.as_secs_f64());
         pulled.map_err(|error| {

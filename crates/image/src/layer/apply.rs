@@ -73,9 +73,11 @@ impl<'r> Applier<'r> {
             }
             Kind::Symlink => self.symlink(&parent, name, entry)?,
             Kind::HardLink => self.hard_link(&parent, name, entry)?,
-            Kind::Fifo => self.fifo(&parent, name, entry).map_err(step("make"))?,
-            // Devices are the sandbox's to give. What was there is replaced.
-            Kind::Device => self.root.displace(&parent, name).map_err(step("replace"))?,
+            Kind::Fifo | Kind::Device => {
+                self.root
+                    .leave_out(&parent, name)
+                    .map_err(step("replace"))?;
+            }
         }
         self.remember(&parent, name);
         Ok(())
@@ -236,7 +238,12 @@ impl<'r> Applier<'r> {
         let missing = || bad("which does not exist");
         let folder = self.root.find(folder)?.ok_or_else(missing)?;
         let step = |cause| failed("make hard link", &entry.path, cause);
-        let there = folder.examine(target).map_err(step)?.ok_or_else(missing)?;
+        let Some(there) = folder.examine(target).map_err(step)? else {
+            return match self.root.is_left_out(&folder, target) {
+                true => self.root.leave_out(parent, name).map_err(step),
+                false => Err(missing()),
+            };
+        };
         if FileType::from_raw_mode(there.st_mode) == FileType::Directory {
             return Err(bad("which is a folder"));
         }
@@ -253,25 +260,6 @@ impl<'r> Applier<'r> {
             linked => linked,
         };
         linked.map_err(step)
-    }
-
-    fn fifo(&mut self, parent: &Folder, name: &[u8], entry: &Entry) -> Result<(), Errno> {
-        self.root.displace(parent, name)?;
-        rustix::fs::mknodat(
-            &parent.fd,
-            name,
-            FileType::Fifo,
-            Mode::from_raw_mode(0o600),
-            0,
-        )?;
-        self.root.give(parent, name, entry.uid, entry.gid)?;
-        rustix::fs::chmodat(&parent.fd, name, mode(entry.mode), AtFlags::empty())?;
-        rustix::fs::utimensat(
-            &parent.fd,
-            name,
-            &times(entry.modified),
-            AtFlags::SYMLINK_NOFOLLOW,
-        )
     }
 }
 

@@ -4,7 +4,7 @@
 //! the folder is `/`: neither `..` nor a symbolic link leads out. What is made,
 //! removed or linked is then a single name in a folder opened that way.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -32,6 +32,9 @@ pub(crate) struct Root {
     open: HashMap<Vec<u8>, Arc<Folder>>,
     /// Folders made that no entry describes, and nobody has counted yet.
     made: u64,
+    /// Where there is nothing because it was left out, as inode of the folder and
+    /// name: what is linked to it is left out, too.
+    left_out: HashSet<(u64, Box<[u8]>)>,
 }
 
 /// An open folder within the root.
@@ -64,6 +67,7 @@ impl Root {
             trash: Trash::open(trash).map_err(|cause| io("open trash beside", cause))?,
             open: HashMap::new(),
             made: 0,
+            left_out: HashSet::new(),
         })
     }
 
@@ -248,6 +252,18 @@ impl Root {
             }
             _ => rustix::fs::unlinkat(&parent.fd, name, AtFlags::empty()),
         }
+    }
+
+    /// Takes away what is at a name, and puts nothing there, whatever a layer has.
+    pub(super) fn leave_out(&mut self, parent: &Folder, name: &[u8]) -> Result<(), Errno> {
+        self.displace(parent, name)?;
+        self.left_out.insert((parent.inode, name.into()));
+        Ok(())
+    }
+
+    /// Whether what would be at a name was left out.
+    pub(super) fn is_left_out(&self, parent: &Folder, name: &[u8]) -> bool {
+        self.left_out.contains(&(parent.inode, name.into()))
     }
 
     /// Ends the filling: what was taken away is deleted.

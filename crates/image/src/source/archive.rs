@@ -99,6 +99,8 @@ pub enum ImportError {
 /// An image found in an archive or a folder, its config verified.
 pub(crate) struct Found {
     pub(crate) digest: Digest,
+    /// Whether that is the digest of its config, since it has no manifest.
+    pub(crate) of_config: bool,
     /// The digest of the index that it was chosen from, if there was one.
     pub(crate) index: Option<Digest>,
     pub(crate) config: Vec<u8>,

@@ -3,8 +3,8 @@
 //! Written over reqwest rather than over a client library, since none resumes,
 //! bounds and retries: [`endpoint`] is where a registry or mirror answers,
 //! [`auth`] how it is shown who asks, [`session`] one request with its retries,
-//! [`body`] what it is answered, [`resolve`] from a name to a manifest, [`blob`]
-//! a download.
+//! [`redirects`] where that leads and [`reach`] where it may, [`body`] what it is
+//! answered, [`resolve`] from a name to a manifest, [`blob`] a download.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -15,6 +15,8 @@ mod blob;
 mod body;
 pub(crate) mod credentials;
 mod endpoint;
+mod reach;
+mod redirects;
 mod resolve;
 mod session;
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::StoreError;
+use crate::regular;
 
 /// The layout that this program writes.
 const VERSION: u64 = 1;
@@ -63,7 +64,7 @@ fn make(home: &Path, folder: &Path, version: &Path) -> Result<(), StoreError> {
 /// A whole file, `None` where there is none.
 pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
     let fail = |cause| StoreError::io("read", path, cause);
-    let file = match File::open(path) {
+    let file = match regular::open(path) {
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
         opened => opened.map_err(fail)?,
     };

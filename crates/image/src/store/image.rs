@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Store, StoreError, files, lock};
+use super::{NamedBy, Store, StoreError, files, lock};
 use crate::config::ImageConfig;
 use crate::digest::Digest;
 use crate::reference::Reference;
@@ -50,6 +50,9 @@ impl Image {
 /// `image.json`, beside the root.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Description {
+    /// [`adopt::VERSION`](super::adopt::VERSION) of whoever unpacked it.
+    #[serde(default)]
+    pub(super) version: u32,
     pub(super) config: ImageConfig,
     pub(super) bytes: u64,
 }
@@ -64,29 +67,43 @@ impl Store {
         reference: &Reference,
         digest: &Digest,
         index: Option<&Digest>,
+        by: NamedBy,
     ) -> Result<Option<Image>, StoreError> {
-        let path = self.root_folder(digest);
-        let fail = |cause| StoreError::io("open", &path, cause);
-        let Some(folder) = lock::open_folder(&path).map_err(fail)? else {
-            return Ok(None);
+        // Earlier versions had the digests of configs among those of manifests.
+        let places: &[bool] = match by {
+            NamedBy::Manifest => &[false],
+            NamedBy::Either => &[false, true],
+            NamedBy::Config => &[true, false],
         };
-        lock::share(&folder).map_err(fail)?;
-        // It may have been deleted before the lock was ours.
-        if !lock::is_still_at(&folder, &path).map_err(fail)? {
-            return Ok(None);
+        for of_config in places {
+            let path = self.root_folder(digest, *of_config);
+            let fail = |cause| StoreError::io("open", &path, cause);
+            let Some(folder) = lock::open_folder(&path).map_err(fail)? else {
+                continue;
+            };
+            lock::share(&folder).map_err(fail)?;
+            // It may have been deleted before the lock was ours.
+            if !lock::is_still_at(&folder, &path).map_err(fail)? {
+                continue;
+            }
+            let image = self.describe(reference, digest, index, &path, folder)?;
+            if image.is_some() {
+                return Ok(image);
+            }
         }
-        self.describe(reference, digest, index, folder).map(Some)
+        Ok(None)
     }
 
-    /// The image in a folder that is locked already.
+    /// The image in the folder `path`, which is locked already. `None` where it
+    /// turns out to be none that may be used.
     pub(super) fn describe(
         &self,
         reference: &Reference,
         digest: &Digest,
         index: Option<&Digest>,
+        path: &Path,
         folder: File,
-    ) -> Result<Image, StoreError> {
-        let path = self.root_folder(digest);
+    ) -> Result<Option<Image>, StoreError> {
         let file = path.join(DESCRIPTION);
         let damaged = |problem: String| StoreError::Damaged {
             path: file.clone(),
@@ -95,7 +112,10 @@ impl Store {
         let text = files::read(&file)?.ok_or_else(|| damaged("it is missing".to_owned()))?;
         let description: Description =
             serde_json::from_slice(&text).map_err(|cause| damaged(cause.to_string()))?;
-        Ok(Image {
+        let Some(description) = self.adopt(path, &folder, description)? else {
+            return Ok(None);
+        };
+        Ok(Some(Image {
             reference: reference.clone(),
             digest: digest.clone(),
             index: index.cloned(),
@@ -103,6 +123,6 @@ impl Store {
             bytes: description.bytes,
             root: path.join(ROOT),
             _folder: Arc::new(folder),
-        })
+        }))
     }
 }

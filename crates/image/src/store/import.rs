@@ -4,7 +4,7 @@ use std::io::Read;
 use std::sync::Arc;
 
 use super::staging::Staging;
-use super::{Image, Store, StoreError, files, lock};
+use super::{Image, NamedBy, Store, StoreError, files, lock};
 use crate::config;
 use crate::digest::Digest;
 use crate::layer::Layer;
@@ -55,11 +55,15 @@ impl Import<'_> {
     fn image(&self, found: &Found) -> Result<Image, ImportError> {
         let config =
             config::read(&found.config, found.layers.len()).map_err(|cause| self.content(cause))?;
-        let path = self.store.path(["locks", &found.digest.file_name()]);
+        let path = self.store.lock_path(&found.digest, "from a file");
         let _held = lock::lock_file_blocking(&path)
             .map_err(|cause| StoreError::io("lock", &path, cause))?;
         let (digest, index) = (&found.digest, found.index.as_ref());
-        if let Some(image) = self.store.open_image(self.reference, digest, index)? {
+        let by = match found.of_config {
+            true => NamedBy::Config,
+            false => NamedBy::Manifest,
+        };
+        if let Some(image) = self.store.open_image(self.reference, digest, index, by)? {
             let bytes = image.bytes;
             self.store.record(self.reference, digest, index, bytes)?;
             return Ok(image);
@@ -69,7 +73,7 @@ impl Import<'_> {
         for (place, (layer, diff_id)) in found.layers.iter().zip(&config.diff_ids).enumerate() {
             self.layer(&mut staging, place, layer, diff_id)?;
         }
-        Ok(staging.publish(self.reference, digest, index, &config.image)?)
+        Ok(staging.publish(self.reference, (digest, by), index, &config.image)?)
     }
 
     /// An archive may hold fewer bytes than it gives to read: it can be sparse,
@@ -170,6 +174,7 @@ impl Import<'_> {
         let diff_id = staging.unpack(&layer, reader)?;
         let text = config::synthetic(&diff_id);
         let config = config::read(&text, 1).map_err(|cause| self.content(cause))?;
-        Ok(staging.publish(self.reference, &Digest::of(&text), None, &config.image)?)
+        let name = (&Digest::of(&text), NamedBy::Config);
+        Ok(staging.publish(self.reference, name, None, &config.image)?)
     }
 }

@@ -9,11 +9,15 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
+use crate::regular;
+
 /// How often a lock that another process holds is tried again.
-const POLL: Duration = Duration::from_millis(25);
+pub(super) const POLL: Duration = Duration::from_millis(25);
 
 /// Opens and locks a file, made where absent. `None` while another holds it.
 pub(super) fn try_lock_file(path: &Path) -> io::Result<Option<File>> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let flags = flags.bits().cast_signed();
     loop {
         let file = OpenOptions::new()
             .read(true)
@@ -21,8 +25,9 @@ pub(super) fn try_lock_file(path: &Path) -> io::Result<Option<File>> {
             .create(true)
             .truncate(false)
             .mode(0o600)
-            .custom_flags((OFlags::NOFOLLOW | OFlags::CLOEXEC).bits().cast_signed())
+            .custom_flags(flags)
             .open(path)?;
+        let file = regular::checked(file)?;
         if !try_exclusive(&file)? {
             return Ok(None);
         }

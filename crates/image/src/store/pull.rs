@@ -1,14 +1,18 @@
 //! Pulling: resolve, download layers side by side, unpack them in order.
 
-use std::io::Read;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, oneshot};
+use tokio::time::Instant;
 
 use super::staging::Staging;
-use super::{BlobFile, Image, Store, StoreError, lock};
+use super::{BlobFile, Image, NamedBy, Store, StoreError, lock};
 use crate::config::{self, ReadConfig};
 use crate::digest::Digest;
 use crate::layer::Layer;
@@ -20,8 +24,13 @@ use crate::source::registry::{PullError, Registries, Resolved, Session};
 /// Layers downloaded at a time, as Docker does.
 const DOWNLOADS_MAX: usize = 3;
 
-/// A downloaded layer, verified.
-type LayerReader = Box<dyn Read + Send>;
+/// How long, from the start of a pull on, it waits for another one that downloads
+/// a layer of it from elsewhere. Images that have one in common are often pulled
+/// together, and then most are here by then.
+const SHARING: Duration = Duration::from_secs(5);
+
+/// A downloaded layer, verified, and the path of its file.
+type Downloaded = (File, PathBuf);
 
 pub(super) async fn pull(
     store: &Store,
@@ -37,7 +46,8 @@ pub(super) async fn pull(
     }
     let sweeper = store.clone();
     blocking(move || sweeper.sweep()).await?;
-    let path = store.path(["locks", &resolved.digest.file_name()]);
+    let from = format!("{}/{}", reference.registry(), reference.repository());
+    let path = store.lock_path(&resolved.digest, &from);
     let held = lock::lock_file(&path)
         .await
         .map_err(|cause| StoreError::io("lock", &path, cause))?;
@@ -52,7 +62,12 @@ pub(super) async fn pull(
             cause,
         }
     })?;
+    let layers = resolved.manifest.layers.iter();
     let image = Pull {
+        began: Instant::now(),
+        turns: layers
+            .map(|layer| (&layer.digest, Mutex::new(())))
+            .collect(),
         store,
         session: &session,
         resolved: &resolved,
@@ -72,7 +87,7 @@ fn known(
     resolved: &Resolved,
 ) -> Result<Option<Image>, StoreError> {
     let index = resolved.index.as_ref();
-    let image = store.open_image(reference, &resolved.digest, index)?;
+    let image = store.open_image(reference, &resolved.digest, index, NamedBy::Manifest)?;
     if let Some(image) = &image {
         store.record(reference, &resolved.digest, index, image.bytes)?;
     }
@@ -85,6 +100,9 @@ struct Pull<'a> {
     resolved: &'a Resolved,
     config: &'a ReadConfig,
     progress: &'a dyn Progress,
+    began: Instant,
+    /// An image may have a layer several times; it is downloaded once.
+    turns: BTreeMap<&'a Digest, Mutex<()>>,
 }
 
 /// Ends the unpacking of a pull that is dropped.
@@ -113,10 +131,11 @@ impl Pull<'_> {
         let downloads = stream::iter(downloads)
             .buffer_unordered(DOWNLOADS_MAX)
             .try_collect::<()>();
-        let ((), staging) = tokio::try_join!(downloads, self.unpack(staging, receivers))?;
+        let ((), unpacked) = tokio::try_join!(downloads, self.unpack(staging, receivers))?;
+        let (staging, files) = unpacked;
         let image = self.publish(reference, staging).await?;
-        for layer in layers {
-            let _ = std::fs::remove_file(self.store.path(["blobs", &layer.digest.file_name()]));
+        for file in files {
+            let _ = std::fs::remove_file(file);
         }
         drop(cancel);
         Ok(image)
@@ -125,9 +144,13 @@ impl Pull<'_> {
     async fn download(
         &self,
         layer: &Descriptor,
-        sender: oneshot::Sender<LayerReader>,
+        sender: oneshot::Sender<Downloaded>,
     ) -> Result<(), PullError> {
-        let file = BlobFile::open(self.store, layer).await?;
+        let _turn = match self.turns.get(&layer.digest) {
+            Some(turn) => Some(turn.lock().await),
+            None => None,
+        };
+        let file = BlobFile::open(self.store, layer, self.began + SHARING).await?;
         self.progress.advanced(&layer.digest, file.bytes());
         let file = self
             .session
@@ -135,28 +158,30 @@ impl Pull<'_> {
             .await?;
         // Unlocked before it waits for its turn: two pulls that held what the
         // other waits for would wait for ever.
-        let reader: LayerReader = Box::new(file.into_reader()?);
+        let downloaded = file.into_reader()?;
         // Nobody receives it where unpacking failed, and with that the pull.
-        let _ = sender.send(reader);
+        let _ = sender.send(downloaded);
         Ok(())
     }
 
     async fn unpack(
         &self,
         mut staging: Staging,
-        readers: Vec<oneshot::Receiver<LayerReader>>,
-    ) -> Result<Staging, PullError> {
+        receivers: Vec<oneshot::Receiver<Downloaded>>,
+    ) -> Result<(Staging, Vec<PathBuf>), PullError> {
+        let mut files = Vec::new();
         let layers = self
             .resolved
             .manifest
             .layers
             .iter()
             .zip(&self.config.diff_ids);
-        for (place, ((layer, diff_id), reader)) in layers.zip(readers).enumerate() {
-            let Ok(reader) = reader.await else {
+        for (place, ((layer, diff_id), receiver)) in layers.zip(receivers).enumerate() {
+            let Ok((reader, path)) = receiver.await else {
                 // Its download failed, and the join around us reports that.
                 return std::future::pending().await;
             };
+            files.push(path);
             let name = layer.digest.to_string();
             let diff_id: Digest = diff_id.clone();
             staging = blocking(move || {
@@ -166,20 +191,23 @@ impl Pull<'_> {
                     diff_id: Some(&diff_id),
                     needs_end: false,
                 };
-                staging.unpack(&layer, reader).map(|_| staging)
+                staging.unpack(&layer, Box::new(reader)).map(|_| staging)
             })
             .await??;
             self.progress.done(&layer.digest);
         }
-        Ok(staging)
+        Ok((staging, files))
     }
 
     async fn publish(&self, reference: &Reference, staging: Staging) -> Result<Image, PullError> {
         let reference = reference.clone();
         let (digest, index) = (self.resolved.digest.clone(), self.resolved.index.clone());
         let config = self.config.image.clone();
-        let published =
-            blocking(move || staging.publish(&reference, &digest, index.as_ref(), &config)).await?;
+        let published = blocking(move || {
+            let name = (&digest, NamedBy::Manifest);
+            staging.publish(&reference, name, index.as_ref(), &config)
+        })
+        .await?;
         Ok(published?)
     }
 }

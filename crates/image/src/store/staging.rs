@@ -11,7 +11,7 @@ use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
 use super::image::{DESCRIPTION, Description, ROOT};
-use super::{Image, Store, StoreError, files, lock};
+use super::{Image, NamedBy, Store, StoreError, adopt, files, lock};
 use crate::config::ImageConfig;
 use crate::digest::Digest;
 use crate::layer::{Budget, Layer, LayerError, LayerProblem, Root, delete_tree, unpack};
@@ -76,17 +76,18 @@ impl Staging {
         unpack(&mut self.root, layer, reader, &mut self.budget)
     }
 
-    /// Makes it the root of `digest`, and `reference` its name.
+    /// Makes it the root of `digest`, which is of what `by` says, and `reference`
+    /// its name.
     pub(super) fn publish(
         mut self,
         reference: &Reference,
-        digest: &Digest,
+        (digest, by): (&Digest, NamedBy),
         index: Option<&Digest>,
         config: &ImageConfig,
     ) -> Result<Image, StoreError> {
         self.complete(config)?;
         let store = self.store.clone();
-        let place = store.root_folder(digest);
+        let place = store.root_folder(digest, by == NamedBy::Config);
         let fail = |cause: io::Error| StoreError::io("publish", &place, cause);
         let bytes = self.budget.file_bytes;
         loop {
@@ -94,7 +95,7 @@ impl Staging {
                 Ok(()) => break,
                 Err(Errno::EXIST) => {
                     // Another process was faster: its root is as good as ours.
-                    if let Some(image) = store.open_image(reference, digest, index)? {
+                    if let Some(image) = store.open_image(reference, digest, index, by)? {
                         store.record(reference, digest, index, image.bytes)?;
                         return Ok(image);
                     }
@@ -109,9 +110,11 @@ impl Staging {
         // Named before the lock becomes a shared one, so that a sweep in between
         // finds the name.
         store.record(reference, digest, index, bytes)?;
-        let folder = folder.ok_or_else(|| fail(io::Error::other("it was published twice")))?;
+        let lost = || fail(io::Error::other("it was published twice"));
+        let folder = folder.ok_or_else(lost)?;
         lock::share(&folder).map_err(fail)?;
-        store.describe(reference, digest, index, folder)
+        let image = store.describe(reference, digest, index, &place, folder)?;
+        image.ok_or_else(lost)
     }
 
     fn complete(&mut self, config: &ImageConfig) -> Result<(), StoreError> {
@@ -131,6 +134,7 @@ impl Staging {
         })?;
         std::fs::remove_dir(self.path.join(TRASH)).map_err(fail)?;
         let description = Description {
+            version: adopt::VERSION,
             config: config.clone(),
             bytes: self.budget.file_bytes,
         };

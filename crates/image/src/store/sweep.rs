@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::{Store, StoreError, files, lock};
+use super::{OF_CONFIG, Store, StoreError, files, lock};
 use crate::digest::Digest;
 use crate::layer::delete_tree;
 
@@ -122,7 +122,8 @@ impl Store {
         for path in self.items("aliases")? {
             let text = files::read(&path).map_err(other)?.unwrap_or_default();
             let target = String::from_utf8_lossy(&text).trim().parse::<Digest>();
-            if !target.is_ok_and(|target| self.root_folder(&target).exists()) {
+            // An index leads to manifests only.
+            if !target.is_ok_and(|target| self.root_folder(&target, false).exists()) {
                 remove_file(&path)?;
             }
         }
@@ -140,9 +141,10 @@ impl Store {
     }
 }
 
-/// `sha256-<hex>-<owners>`.
+/// `sha256-<hex>-<owners>`, or that of a config.
 fn digest_of_root(path: &Path) -> Option<Digest> {
     let name = path.file_name()?.to_str()?;
+    let name = name.strip_prefix(OF_CONFIG).unwrap_or(name);
     Digest::from_file_name(name.rsplit_once('-')?.0)
 }
 

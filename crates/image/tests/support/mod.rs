@@ -237,6 +237,22 @@ pub fn write_layout(folder: &Path, images: &[(&Made, Option<&str>)]) {
     fs::write(folder.join("index.json"), index.to_string()).unwrap();
 }
 
+/// A `docker save` archive as it was: a config, and layers as they are unpacked.
+pub fn docker_save_of_old(config: &[u8], layers: &[Vec<u8>]) -> Vec<u8> {
+    let name = format!("{}.json", Digest::of(config).hex());
+    let paths: Vec<String> = (0..layers.len())
+        .map(|place| format!("{place}/layer.tar"))
+        .collect();
+    let manifest = serde_json::json!([{"Config": name, "RepoTags": null, "Layers": paths}]);
+    let manifest = manifest.to_string();
+    let mut files: Vec<(&str, &[u8])> =
+        vec![(&name, config), ("manifest.json", manifest.as_bytes())];
+    for (path, layer) in paths.iter().zip(layers) {
+        files.push((path, layer));
+    }
+    tar_of(&files)
+}
+
 /// A layout folder with the image of Debian's busybox, made by umoci.
 pub fn busybox_layout(folder: &Path) -> PathBuf {
     let layout = folder.join("busybox");

@@ -53,6 +53,7 @@ pub(super) fn find(
     });
     Ok(Some(Found {
         digest: Digest::of(&config),
+        of_config: true,
         index: None,
         layers: layers.collect(),
         config,

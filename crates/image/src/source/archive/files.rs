@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::layer::{Kind, LayerProblem, Source, TarStream};
+use crate::regular::Folder;
 
 /// Entries that an image archive may have; what has more is a root file system.
 const ENTRIES_MAX: usize = 4096;
@@ -19,7 +19,7 @@ const BUFFER_BYTES: usize = 64 << 10;
 
 /// Where an image's documents and layers are read from.
 pub(crate) enum Files {
-    Folder(PathBuf),
+    Folder(Folder),
     Tar(TarFiles),
 }
 
@@ -40,7 +40,8 @@ enum Item {
 impl Files {
     pub(crate) fn contains(&self, path: &str) -> bool {
         match self {
-            Self::Folder(folder) => folder.join(path).is_file(),
+            // What is there and cannot be opened is read next, which says why not.
+            Self::Folder(folder) => !matches!(folder.file(path), Ok(None)),
             Self::Tar(tar) => tar.get(path).is_some(),
         }
     }
@@ -57,14 +58,14 @@ impl Files {
     /// A file's content and size, `None` where there is none.
     pub(crate) fn open(&self, path: &str) -> io::Result<Option<(Box<dyn Read + Send>, u64)>> {
         match self {
-            Self::Folder(folder) => match File::open(folder.join(path)) {
-                Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
-                Err(cause) => Err(cause),
-                Ok(file) => {
-                    let bytes = file.metadata()?.len();
-                    Ok(Some((Box::new(file), bytes)))
-                }
-            },
+            Self::Folder(folder) => {
+                let Some(file) = folder.file(path)? else {
+                    return Ok(None);
+                };
+                // One that grows is no longer than it was.
+                let bytes = file.metadata()?.len();
+                Ok(Some((Box::new(file.take(bytes)), bytes)))
+            }
             Self::Tar(tar) => Ok(tar.get(path).map(|(offset, length)| {
                 let part = Part {
                     file: Arc::clone(&tar.file),
@@ -244,10 +245,14 @@ impl Source for Blocks {
     }
 }
 
-/// The folder's files, if it is an OCI layout.
-pub(crate) fn layout(folder: &Path) -> Option<Files> {
-    let files = Files::Folder(folder.to_owned());
-    (files.contains("oci-layout") && files.contains("index.json")).then_some(files)
+/// The folder's files, if it is an OCI layout; an error names the file at fault.
+pub(crate) fn layout(folder: Folder) -> Result<Option<Files>, (&'static str, io::Error)> {
+    for file in ["oci-layout", "index.json"] {
+        if folder.file(file).map_err(|cause| (file, cause))?.is_none() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(Files::Folder(folder)))
 }
 
 #[cfg(test)]
@@ -270,6 +275,19 @@ mod tests {
         let listed = TarFiles::list(file).unwrap();
         assert_eq!(listed.seen, 2);
         assert_eq!(listed.entries.keys().collect::<Vec<_>>(), [&short]);
+    }
+
+    #[test]
+    fn a_file_that_grows_is_read_as_long_as_it_was() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("blob");
+        std::fs::write(&path, "short").unwrap();
+        let files = Files::Folder(Folder::open(place.path()).unwrap());
+        let (mut reader, bytes) = files.open("blob").unwrap().unwrap();
+        std::fs::write(&path, "much longer").unwrap();
+        let mut read = String::new();
+        reader.read_to_string(&mut read).unwrap();
+        assert_eq!((read.as_str(), bytes), ("much ", 5));
     }
 
     #[test]

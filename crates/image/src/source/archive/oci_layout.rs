@@ -127,6 +127,7 @@ impl Layout<'_> {
         });
         Ok(Found {
             digest,
+            of_config: false,
             index,
             config: self.blob(&manifest.config, "config")?,
             layers: layers.collect(),

@@ -11,6 +11,7 @@ use std::path::Path;
 use super::files::{Files, TarFiles, layout};
 use super::{ImportError, Input};
 use crate::layer::{BLOCK_BYTES, Compression, LayerError, LayerProblem, Limits, decompress, sniff};
+use crate::regular::{self, Folder};
 use crate::store::StoreError;
 
 const COPY_BYTES: usize = 256 << 10;
@@ -36,22 +37,22 @@ pub(crate) fn open(input: Input, unused: &Path, limits: &Limits) -> Result<Opene
     let file = match input {
         Input::Read(reader) => spool(reader, unused, &name, limits)?,
         Input::Path(path) => {
-            let file = File::open(&path).map_err(unreadable)?;
-            let about = file.metadata().map_err(unreadable)?;
-            if about.is_dir() {
-                let problem = "it is a folder, but has no 'oci-layout' and 'index.json'";
-                let files = layout(&path).ok_or_else(|| not_an_image(problem))?;
-                return Ok(Opened { files, name });
+            let kind = std::fs::metadata(&path).map_err(unreadable)?.file_type();
+            if kind.is_dir() {
+                return layout_in(&path, name);
             }
+            if !kind.is_file() {
+                let kind = regular::named(kind);
+                return Err(not_an_image(&format!(
+                    "it is {kind}, and neither a file nor a folder; give '-' for it, and read it from standard input"
+                )));
+            }
+            let file = regular::open(&path).map_err(unreadable)?;
             let mut start = [0; 4];
-            let plain = about.is_file() && {
-                let read = file.read_at(&mut start, 0).map_err(unreadable)?;
-                sniff(&start[..read]) == Compression::None
-            };
-            if plain {
-                file
-            } else {
-                spool(Box::new(file), unused, &name, limits)?
+            let read = file.read_at(&mut start, 0).map_err(unreadable)?;
+            match sniff(&start[..read]) {
+                Compression::None => file,
+                _ => spool(Box::new(file), unused, &name, limits)?,
             }
         }
     };
@@ -73,6 +74,20 @@ pub(crate) fn open(input: Input, unused: &Path, limits: &Limits) -> Result<Opene
         files: Files::Tar(tar),
         name,
     })
+}
+
+fn layout_in(path: &Path, name: String) -> Result<Opened, ImportError> {
+    let unreadable = |input: String, cause| ImportError::Unreadable { input, cause };
+    let folder = Folder::open(path).map_err(|cause| unreadable(name.clone(), cause))?;
+    let files =
+        layout(folder).map_err(|(file, cause)| unreadable(format!("{file} in {name}"), cause))?;
+    match files {
+        Some(files) => Ok(Opened { files, name }),
+        None => Err(ImportError::NotAnImage {
+            input: name,
+            problem: "it is a folder, but has no 'oci-layout' and 'index.json'".to_owned(),
+        }),
+    }
 }
 
 /// A stream that fails where it has more bytes than an image may have: much

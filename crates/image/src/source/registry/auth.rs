@@ -7,8 +7,9 @@ use serde::Deserialize;
 
 use super::body::read_bounded;
 use super::credentials::Credential;
-use super::endpoint::{Endpoint, may_be_plain};
-use super::session::{Failure, said, send};
+use super::endpoint::Endpoint;
+use super::redirects::{Follow, send};
+use super::session::{Failure, said};
 use super::{Registries, RegistryError};
 
 /// Most bytes of a token server's answer.
@@ -31,8 +32,8 @@ struct TokenAnswer {
     access_token: Option<String>,
 }
 
-/// Answers the challenge in a 401. `None` where nothing can be answered: then
-/// the 401 stands.
+/// Answers the challenge in a 401 of the endpoint itself. `None` where nothing
+/// can be answered: then the 401 stands.
 pub(super) async fn authorize(
     endpoint: &Endpoint,
     repository: &str,
@@ -110,12 +111,10 @@ async fn token(
         .realm
         .parse()
         .map_err(|_| protocol(format!("its token server '{}' is no URL", ask.realm)))?;
-    let to_itself = endpoint.plain && may_be_plain(&url, options);
-    if url.scheme() != "https" && !to_itself {
-        return Err(protocol(format!(
-            "its token server {url} has no TLS, which is not allowed"
-        )));
-    }
+    endpoint
+        .reach
+        .allow(&url)
+        .map_err(|problem| protocol(format!("its token server {problem}")))?;
     let mut fields = vec![("scope", ask.scope.as_str())];
     fields.extend(ask.service.as_deref().map(|service| ("service", service)));
     let request = match &credential {
@@ -147,7 +146,13 @@ async fn token(
             }
         }
     };
-    let answer = send(endpoint, request.timeout(options.timeouts.stall)).await?;
+    // The registry names its token server, which then names nobody else.
+    let follow = match credential {
+        Some(_) => Follow::OwnOrigin,
+        None => Follow::Anywhere,
+    };
+    let request = request.timeout(options.timeouts.stall);
+    let answer = send(endpoint, &what(), request, follow).await?;
     if !answer.status().is_success() {
         return Err(said(endpoint, what(), answer).await);
     }

@@ -1,5 +1,7 @@
 //! Downloading a layer: resumed where it broke, hashed on its way, bounded.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use reqwest::header::CONTENT_RANGE;
 use reqwest::{Response, StatusCode};
@@ -15,6 +17,9 @@ use crate::store::BlobFile;
 
 /// Bytes that are gathered before they are written.
 const WRITE_BYTES: usize = 1 << 20;
+/// How long they are gathered at most: a pull may be dropped at any time, and goes
+/// on from what was written.
+const WRITE_AFTER: Duration = Duration::from_secs(5);
 /// Bytes more than were ever there, that make an attempt count as one that got
 /// somewhere.
 const PROGRESS_BYTES: u64 = 256 << 10;
@@ -32,10 +37,16 @@ impl Session<'_> {
         file: BlobFile,
         progress: &dyn Progress,
     ) -> Result<BlobFile, RegistryError> {
-        let mut slot = Some(file);
         let (mirrors, registry) = self
             .endpoints_from(resolved.endpoint)
             .ok_or_else(|| self.nowhere())?;
+        if file.bytes() != layer.size && file.verify(layer).is_ok() {
+            return Err(RegistryError::Content {
+                address: registry.address.clone(),
+                cause: wrong_size(layer, file.bytes()),
+            });
+        }
+        let mut slot = Some(file);
         let download = |endpoint| Download {
             session: self,
             endpoint,
@@ -170,6 +181,7 @@ impl Download<'_> {
     ) -> Result<(BlobFile, Result<(), Failure>), RegistryError> {
         let mut pending: Vec<Bytes> = Vec::new();
         let mut pending_bytes = 0;
+        let mut written = Instant::now();
         let mut body = Body::new(self.endpoint, answer);
         loop {
             let chunk = body.chunk().await;
@@ -181,36 +193,37 @@ impl Download<'_> {
             }
             let found = file.bytes() + pending_bytes as u64;
             if found > self.layer.size {
-                let cause = ContentError::WrongSize {
-                    what: format!("layer {}", self.layer.digest),
-                    wanted: self.layer.size,
-                    found,
-                };
+                let cause = wrong_size(self.layer, found);
                 let file = file.restart().await?;
                 return Ok((file, Err(Failure::Final(self.content(cause)))));
             }
             if self.fetched_bytes > self.layer.size.saturating_mul(FETCHES_MAX) {
                 return Ok((file, Err(Failure::Final(self.over_and_over()))));
             }
-            if pending_bytes >= WRITE_BYTES || ended {
+            if pending_bytes >= WRITE_BYTES || ended || written.elapsed() >= WRITE_AFTER {
                 file = file.append(std::mem::take(&mut pending)).await?;
                 pending_bytes = 0;
+                written = Instant::now();
                 self.progress.advanced(&self.layer.digest, file.bytes());
             }
             match chunk {
                 Ok(Some(_)) => {}
                 Ok(None) if file.bytes() == self.layer.size => return Ok((file, Ok(()))),
                 Ok(None) => {
-                    let cause = ContentError::WrongSize {
-                        what: format!("layer {}", self.layer.digest),
-                        wanted: self.layer.size,
-                        found: file.bytes(),
-                    };
+                    let cause = wrong_size(self.layer, file.bytes());
                     return Ok((file, Err(Failure::Passing(self.content(cause), None))));
                 }
                 Err(failure) => return Ok((file, Err(failure))),
             }
         }
+    }
+}
+
+fn wrong_size(layer: &Descriptor, found: u64) -> ContentError {
+    ContentError::WrongSize {
+        what: format!("layer {}", layer.digest),
+        wanted: layer.size,
+        found,
     }
 }
 

@@ -134,7 +134,7 @@ impl Credentials {
             path: path.to_owned(),
             problem,
         };
-        let file = std::fs::File::open(path).map_err(unreadable)?;
+        let file = crate::regular::open(path).map_err(unreadable)?;
         let mut text = Vec::new();
         io::Read::read_to_end(&mut io::Read::take(file, CONFIG_BYTES_MAX + 1), &mut text)
             .map_err(unreadable)?;

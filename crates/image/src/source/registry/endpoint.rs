@@ -1,15 +1,13 @@
 //! Where a registry, or a mirror of it, answers.
 
-use std::net::IpAddr;
+use std::sync::Arc;
 
 use reqwest::header::HeaderValue;
 use reqwest::redirect::Policy;
-use reqwest::{Client, Url};
+use reqwest::{Client, ClientBuilder, Url};
 
+use super::reach::{Reach, is_loopback};
 use super::{Registries, RegistryError, Timeouts};
-
-/// Most redirects that one request follows.
-const REDIRECTS_MAX: usize = 10;
 
 /// A base URL and what is known about it.
 pub(super) struct Endpoint {
@@ -22,8 +20,8 @@ pub(super) struct Endpoint {
     pub(super) client: Client,
     /// How long to wait for its answers.
     pub(super) timeouts: Timeouts,
-    /// Whether credentials may travel to it in the clear.
-    pub(super) plain: bool,
+    /// Where its answers may lead us.
+    pub(super) reach: Arc<Reach>,
     /// What the last authentication gave.
     pub(super) authorization: tokio::sync::Mutex<Option<HeaderValue>>,
 }
@@ -111,9 +109,19 @@ impl Endpoint {
         url: &Url,
         options: &Registries,
     ) -> Result<Self, RegistryError> {
+        let reach = Arc::new(Reach::of(url, options));
+        Self::with_reach(base, credentials_key, url, options, reach)
+    }
+
+    pub(super) fn with_reach(
+        base: String,
+        credentials_key: &str,
+        url: &Url,
+        options: &Registries,
+        reach: Arc<Reach>,
+    ) -> Result<Self, RegistryError> {
         let address = authority_with_port(url);
-        let plain = may_be_plain(url, options);
-        let client = client(url, options).map_err(|cause| RegistryError::Unreachable {
+        let client = client(url, options, &reach).map_err(|cause| RegistryError::Unreachable {
             address: address.clone(),
             cause: format!(
                 "no TLS client can be made, {}; are the ca-certificates installed?",
@@ -126,9 +134,21 @@ impl Endpoint {
             credentials_key: credentials_key.to_owned(),
             client,
             timeouts: options.timeouts.clone(),
-            plain,
+            reach,
             authorization: tokio::sync::Mutex::new(None),
         })
+    }
+
+    /// Where something came from, for messages: not always where it was asked.
+    pub(super) fn address_of(&self, url: &Url) -> String {
+        match self.reach.is_own(url) {
+            true => self.address.clone(),
+            false => format!(
+                "{}, which leads to {}",
+                self.address,
+                authority_with_port(url)
+            ),
+        }
     }
 
     /// The URL of a path on it.
@@ -137,43 +157,38 @@ impl Endpoint {
     }
 }
 
-fn client(url: &Url, options: &Registries) -> reqwest::Result<Client> {
+fn client(url: &Url, options: &Registries, reach: &Arc<Reach>) -> reqwest::Result<Client> {
     // An error says that another part of the program was first: just as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let allowed = options.clone();
-    let redirects = Policy::custom(move |attempt| {
-        if attempt.previous().len() > REDIRECTS_MAX {
-            attempt.error("too many redirects")
-        } else if attempt.url().scheme() != "https" && !may_be_plain(attempt.url(), &allowed) {
-            attempt.error("it redirects to a host without TLS, which is not allowed")
-        } else {
-            attempt.follow()
-        }
-    });
-    let mut builder = Client::builder()
+    match client_builder(url, options, reach).build() {
+        // Without TLS, missing root certificates are no obstacle.
+        Err(_) if url.scheme() == "http" => client_builder(url, options, reach)
+            .tls_certs_only([])
+            .build(),
+        built => built,
+    }
+}
+
+/// Redirects are followed by [`send`](super::redirects::send), which asks where
+/// they may lead; the address of a page that led elsewhere is told to nobody.
+fn client_builder(url: &Url, options: &Registries, reach: &Arc<Reach>) -> ClientBuilder {
+    let builder = Client::builder()
         .user_agent(concat!("consecution/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(options.timeouts.connect)
         .read_timeout(options.timeouts.stall)
-        .redirect(redirects);
-    if is_loopback(url.host_str().unwrap_or_default()) {
-        builder = builder.no_proxy();
-    }
-    match builder.build() {
-        // Without TLS, missing root certificates are no obstacle.
-        Err(_) if url.scheme() == "http" => Client::builder()
-            .tls_certs_only([])
-            .connect_timeout(options.timeouts.connect)
-            .read_timeout(options.timeouts.stall)
-            .redirect(Policy::none())
-            .build(),
-        built => built,
+        .dns_resolver(Arc::clone(reach))
+        .referer(false)
+        .redirect(Policy::none());
+    match is_loopback(url) {
+        true => builder.no_proxy(),
+        false => builder,
     }
 }
 
 /// Whether this URL may be spoken to without TLS.
 pub(super) fn may_be_plain(url: &Url, options: &Registries) -> bool {
     let host = url.host_str().unwrap_or_default();
-    is_loopback(host)
+    is_loopback(url)
         || options.plain_http.contains(host)
         || options.plain_http.contains(&authority(url))
 }
@@ -182,14 +197,6 @@ fn is_plain_allowed(registry: &str, options: &Registries) -> bool {
     format!("http://{registry}")
         .parse()
         .is_ok_and(|url| may_be_plain(&url, options))
-}
-
-fn is_loopback(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost"
-        || bare
-            .parse::<IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
 }
 
 /// `host` or `host:port`, as the URL has it.
@@ -201,7 +208,7 @@ fn authority(url: &Url) -> String {
     }
 }
 
-fn authority_with_port(url: &Url) -> String {
+pub(super) fn authority_with_port(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     match url.port_or_known_default() {
         Some(port) => format!("{host}:{port}"),

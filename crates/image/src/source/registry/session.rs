@@ -4,11 +4,12 @@ use std::error::Error;
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, AUTHORIZATION, RANGE, RETRY_AFTER};
-use reqwest::{RequestBuilder, Response, StatusCode};
+use reqwest::{Response, StatusCode};
 
 use super::auth::authorize;
 use super::body::read_bounded;
 use super::endpoint::Endpoint;
+use super::redirects::{Follow, send};
 use super::{Registries, RegistryError};
 use crate::layer::Limits;
 use crate::reference::Reference;
@@ -89,8 +90,10 @@ impl<'o> Session<'o> {
             if let Some(authorization) = authorization {
                 request = request.header(AUTHORIZATION, authorization);
             }
-            let answer = send(endpoint, request).await?;
-            if answer.status() == StatusCode::UNAUTHORIZED && !asked_again {
+            let answer = send(endpoint, ask.what, request, Follow::Anywhere).await?;
+            // Whom the registry leads us to may not ask for its credentials.
+            let is_own = endpoint.reach.is_own(answer.url());
+            if answer.status() == StatusCode::UNAUTHORIZED && is_own && !asked_again {
                 asked_again = true;
                 let fresh = authorize(endpoint, repository, answer.headers(), self.options).await?;
                 if fresh.is_some() {
@@ -162,17 +165,6 @@ impl<'o> Tries<'o> {
     }
 }
 
-/// Sends a request; a failure of the transport is told apart.
-pub(super) async fn send(
-    endpoint: &Endpoint,
-    request: RequestBuilder,
-) -> Result<Response, Failure> {
-    request
-        .send()
-        .await
-        .map_err(|cause| transport(endpoint, &cause))
-}
-
 /// What went wrong below HTTP.
 pub(super) fn transport(endpoint: &Endpoint, cause: &reqwest::Error) -> Failure {
     let text = if cause.is_timeout() {
@@ -181,13 +173,14 @@ pub(super) fn transport(endpoint: &Endpoint, cause: &reqwest::Error) -> Failure 
         innermost(cause)
     };
     let error = RegistryError::Unreachable {
-        address: endpoint.address.clone(),
+        address: cause
+            .url()
+            .map_or_else(|| endpoint.address.clone(), |url| endpoint.address_of(url)),
         cause: text,
     };
     // A refused connection, an unknown host, a bad certificate will not pass
     // within seconds; a lost connection or a timeout may.
-    let permanent =
-        (cause.is_connect() && !cause.is_timeout()) || cause.is_redirect() || cause.is_builder();
+    let permanent = (cause.is_connect() && !cause.is_timeout()) || cause.is_builder();
     match permanent {
         true => Failure::Final(error),
         false => Failure::Passing(error, None),
@@ -218,7 +211,7 @@ pub(super) async fn said(endpoint: &Endpoint, what: String, answer: Response) ->
     let after = after
         .and_then(|text| text.trim().parse().ok())
         .map(Duration::from_secs);
-    let address = endpoint.address.clone();
+    let address = endpoint.address_of(answer.url());
     let body = read_bounded(endpoint, "error", answer, ERROR_BYTES_MAX)
         .await
         .unwrap_or_default();

@@ -1,0 +1,98 @@
+//! Text of strangers, made fit for a terminal and for a log.
+//!
+//! Names in layers, answers of registries, reasons of runners elsewhere: all of
+//! them get into errors, as they are. They are escaped where they come out, in
+//! the command line and its log, so that none of them is forgotten: there they
+//! must not begin a line, move the cursor or hide what stands beside them.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+use chain::text::is_printable;
+
+/// On one line: what is not printable is written as JSON has it, `\n` or
+/// `\u001b`. So a line of JSON stays one that means the same.
+pub fn line(text: &str) -> Cow<'_, str> {
+    escape(text, &[])
+}
+
+/// The same for text that has lines of our own.
+pub fn lines(text: &str) -> Cow<'_, str> {
+    escape(text, &['\n'])
+}
+
+/// The same for text that we have coloured; strangers' escapes must be out of it.
+pub fn styled_lines(text: &str) -> Cow<'_, str> {
+    escape(text, &['\n', '\u{1b}'])
+}
+
+fn escape<'t>(text: &'t str, kept: &[char]) -> Cow<'t, str> {
+    let is_fine = |character: char| is_printable(character) || kept.contains(&character);
+    if text.chars().all(is_fine) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for character in text.chars() {
+        match character {
+            fine if is_fine(fine) => escaped.push(fine),
+            '\n' => escaped.push_str("\\n"),
+            '\r' => escaped.push_str("\\r"),
+            '\t' => escaped.push_str("\\t"),
+            other => {
+                for unit in other.encode_utf16(&mut [0; 2]) {
+                    // Writing to a string cannot fail.
+                    let _ = write!(escaped, "\\u{unit:04x}");
+                }
+            }
+        }
+    }
+    Cow::Owned(escaped)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_moves_or_hides_is_escaped_and_the_rest_is_as_it_was() {
+        for (text, wanted) in [
+            (
+                "plain, \"quoted\" and 'größer' \\",
+                "plain, \"quoted\" and 'größer' \\",
+            ),
+            ("a\nb\r\tc", "a\\nb\\r\\tc"),
+            ("\u{1b}[2J\u{7}\u{7f}", "\\u001b[2J\\u0007\\u007f"),
+            ("\u{9b}2J\u{85}", "\\u009b2J\\u0085"),
+            ("\u{202e}gpj\u{2069}\u{200b}", "\\u202egpj\\u2069\\u200b"),
+            ("\u{2028}\u{2029}", "\\u2028\\u2029"),
+            ("\u{e0041}", "\\udb40\\udc41"),
+        ] {
+            assert_eq!(line(text), wanted);
+        }
+        assert_eq!(lines("a\nb\r\n"), "a\nb\\r\n");
+        assert_eq!(styled_lines("\u{1b}[1m\u{9b}\n"), "\u{1b}[1m\\u009b\n");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_but_what_is_kept_gets_through(text in any::<String>()) {
+            let one = line(&text);
+            prop_assert!(one.chars().all(is_printable));
+            prop_assert!(lines(&text).chars().all(|c| c == '\n' || is_printable(c)));
+            // It is said once, and what was fine is as it was.
+            prop_assert_eq!(line(&one), &*one);
+            if text.chars().all(is_printable) {
+                prop_assert_eq!(&*one, &*text);
+            }
+        }
+
+        #[test]
+        fn json_means_the_same_as_before(text in any::<String>()) {
+            let json = serde_json::to_string(&text).unwrap();
+            let read: String = serde_json::from_str(&line(&json)).unwrap();
+            prop_assert_eq!(read, text);
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Sending a request, and going where its answer leads.
+//!
+//! Done here and not by the HTTP client, since that does not know what a request
+//! carries: it sends a form with a refresh token again to whoever a 308 names.
+
+use reqwest::header::{AUTHORIZATION, LOCATION};
+use reqwest::{Method, Request, RequestBuilder, Response, StatusCode, Url};
+
+use super::RegistryError;
+use super::endpoint::{Endpoint, authority_with_port};
+use super::session::{Failure, transport};
+
+/// Most redirects that one request follows.
+const REDIRECTS_MAX: usize = 10;
+
+/// Whom a request may be redirected to, of those within reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Follow {
+    /// Anybody, but without credentials.
+    Anywhere,
+    /// Nobody but whom it is sent to: the request is made of credentials.
+    OwnOrigin,
+}
+
+/// Sends a request and gives the first answer that is no redirect.
+pub(super) async fn send(
+    endpoint: &Endpoint,
+    what: &str,
+    request: RequestBuilder,
+    follow: Follow,
+) -> Result<Response, Failure> {
+    let failed = |cause| transport(endpoint, &cause);
+    let refused = |problem| {
+        Failure::Final(RegistryError::Protocol {
+            what: what.to_owned(),
+            address: endpoint.address.clone(),
+            problem,
+        })
+    };
+    let mut request = request.build().map_err(failed)?;
+    for _ in 0..=REDIRECTS_MAX {
+        let again = request.try_clone();
+        let answer = endpoint.client.execute(request).await.map_err(failed)?;
+        let (Some(again), Some(to)) = (again, target(&answer)) else {
+            return Ok(answer);
+        };
+        // Any other redirect of a form asks for the form to be left out.
+        let keeps_form = matches!(
+            answer.status(),
+            StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT
+        );
+        if again.method() != Method::GET && !keeps_form {
+            return Ok(answer);
+        }
+        request = redirected(endpoint, again, to, follow).map_err(refused)?;
+    }
+    let problem = format!("it redirects more than {REDIRECTS_MAX} times");
+    Err(refused(problem))
+}
+
+/// Where a redirect leads.
+fn target(answer: &Response) -> Option<Url> {
+    let redirects = matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308);
+    let location = answer.headers().get(LOCATION).filter(|_| redirects)?;
+    let location = String::from_utf8_lossy(location.as_bytes());
+    let mut to = answer.url().join(&location).ok()?;
+    // Whom a stranger wants to log in as is not for us to say.
+    let _ = to.set_username("");
+    let _ = to.set_password(None);
+    Some(to)
+}
+
+fn redirected(
+    endpoint: &Endpoint,
+    mut request: Request,
+    to: Url,
+    follow: Follow,
+) -> Result<Request, String> {
+    if request.url().origin() != to.origin() {
+        if follow == Follow::OwnOrigin {
+            let to = authority_with_port(&to);
+            return Err(format!(
+                "its token server redirects to {to}, where credentials must not go"
+            ));
+        }
+        request.headers_mut().remove(AUTHORIZATION);
+    }
+    let allowed = endpoint.reach.allow(&to);
+    allowed.map_err(|problem| format!("what it redirects to {problem}"))?;
+    *request.url_mut() = to;
+    Ok(request)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+    use std::sync::Arc;
+
+    use super::super::Registries;
+    use super::super::reach::Reach;
+    use super::*;
+
+    /// A server that redirects the one request that it gets.
+    fn redirecting(to: String) -> Url {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 4096]).unwrap();
+            let head = "HTTP/1.1 307 X\r\nContent-Length: 0\r\n";
+            write!(stream, "{head}Location: {to}\r\n\r\n").unwrap();
+        });
+        url.parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_registry_elsewhere_cannot_make_us_connect_to_this_machine() {
+        let here = TcpListener::bind("127.0.0.1:0").unwrap();
+        here.set_nonblocking(true).unwrap();
+        let port = here.local_addr().unwrap().port();
+        for (scheme, host) in [
+            ("http", "127.0.0.1"),
+            ("https", "127.0.0.1"),
+            ("https", "[::ffff:127.0.0.1]"),
+            ("https", "localhost"),
+        ] {
+            let url = redirecting(format!("{scheme}://{host}:{port}/"));
+            let base = url.as_str().trim_end_matches('/').to_owned();
+            let options = Registries::default();
+            let reach = Arc::new(Reach::elsewhere(&url));
+            let endpoint = Endpoint::with_reach(base, "x", &url, &options, reach).unwrap();
+            let request = endpoint.client.get(url);
+            let sent = send(&endpoint, "it", request, Follow::Anywhere).await;
+            let error = sent.unwrap_err().into_error().to_string();
+            assert!(
+                error.contains("each machine has for itself") || error.contains("without TLS"),
+                "{error}"
+            );
+            assert!(here.accept().is_err(), "{scheme}://{host}");
+        }
+    }
+}
