@@ -25,6 +25,8 @@
 //   attack trace KIND [and-wait]      leaves one where the next process is, undone
 //                                     as far as that goes, and says "left"
 //   attack place                      says which place it is in
+//   attack cached FILE                whether its first page is in the page cache: on the
+//                                     host, not in a sandbox
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -1070,6 +1072,12 @@ int main(int count, char **arguments) {
     if (count > 3) wait_for_input();
   } else if (!strcmp(what, "look")) {
     look(0);
+  } else if (!strcmp(what, "cached") && count == 3) {
+    unsigned char there = 0;
+    int file = open(arguments[2], O_RDONLY | O_CLOEXEC);
+    void *page = mmap(NULL, 4096, PROT_READ, MAP_SHARED, file, 0);
+    if (page == MAP_FAILED || mincore(page, 4096, &there) != 0) return 1;
+    puts(there & 1 ? "yes" : "no");
   } else if (!strcmp(what, "place")) {
     struct stat found;
     if (stat("/tmp", &found) != 0) return 1;

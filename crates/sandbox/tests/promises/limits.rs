@@ -8,8 +8,8 @@ use std::process::Command;
 use sandbox::{Event, Limits, OpenError, WaitStatus, Zygote};
 
 use crate::support::{
-    self, Running, Setup, descendants, eventually, exited, is_root, own_id, promises, skip,
-    without_crate,
+    self, Running, Setup, attack_outside, descendants, eventually, exited, is_root, kernel, own_id,
+    promises, skip, without_crate,
 };
 
 const MIB: u64 = 1 << 20;
@@ -86,6 +86,30 @@ promises! {
         assert_eq!(of_child, Some(32 * MIB));
         let unlimited = setup.open(&script);
         assert_eq!(end_with_memory(&unlimited, "probe hog 100"), (exited(0), None));
+    }
+
+    // Its pages in the page cache would keep a cgroup that has been removed.
+    fn what_a_process_was_first_to_read_keeps_no_cgroup(setup) {
+        if !kept(setup, memory(64 * MIB)) {
+            return;
+        }
+        let file = setup.root.join("home/large");
+        fs::write(&file, vec![7; 1 << 20]).unwrap();
+        setup.give_to_sandbox();
+        let opened = fs::File::open(&file).unwrap();
+        opened.sync_all().unwrap();
+        let is_cached = || attack_outside(&["cached", file.to_str().unwrap()]) == "yes\n";
+        rustix::fs::fadvise(&opened, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        if is_cached() {
+            // A file system in memory.
+            return;
+        }
+        let zygote = setup.open_limited(&setup.spec(&["cat", "/home/large"]), memory(64 * MIB));
+        assert_eq!(Running::start(&zygote).finish(b"").success().len(), 1 << 20);
+        // Before Linux 5.19, version 2 has no way to ask for it.
+        let reclaims = Path::new("/sys/fs/cgroup/memory").exists() || kernel() >= (5, 19);
+        drop(zygote);
+        eventually("the pages to be let go of", || !is_cached() || !reclaims);
     }
 
     fn memory_is_limited(setup) {

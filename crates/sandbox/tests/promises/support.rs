@@ -62,6 +62,19 @@ pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// The first two numbers of the kernel's version.
+pub(crate) fn kernel() -> (u32, u32) {
+    let release = rustix::system::uname()
+        .release()
+        .to_str()
+        .unwrap()
+        .to_owned();
+    let mut numbers = release
+        .split(['.', '-'])
+        .map_while(|number| number.parse().ok());
+    (numbers.next().unwrap(), numbers.next().unwrap())
+}
+
 /// Are there cgroups that count processes here?
 pub(crate) fn counts_processes() -> bool {
     let controllers = sandbox::facilities().controllers;
@@ -132,6 +145,17 @@ pub(crate) fn as_nobody(test: &str) -> Command {
         .uid(NOBODY)
         .gid(NOBODY);
     command
+}
+
+/// What the attack program says on the host, where it attacks nothing.
+pub(crate) fn attack_outside(arguments: &[&str]) -> String {
+    let (name, variable) = TOOLS[1];
+    let output = Command::new(tool(name, variable))
+        .args(arguments)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// Runs one test of this program as on a kernel without Landlock; it must pass.

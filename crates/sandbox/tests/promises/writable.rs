@@ -5,26 +5,13 @@ use std::fs;
 
 use sandbox::{Ids, Spec};
 
-use crate::support::{Running, Setup, promises};
+use crate::support::{Running, Setup, kernel, promises};
 
 fn writable(setup: &Setup, script: &str) -> Spec {
     Spec {
         writable: true,
         ..setup.script(script)
     }
-}
-
-/// The first two numbers of its version.
-fn kernel() -> (u32, u32) {
-    let release = rustix::system::uname()
-        .release()
-        .to_str()
-        .unwrap()
-        .to_owned();
-    let mut numbers = release
-        .split(['.', '-'])
-        .map_while(|number| number.parse().ok());
-    (numbers.next().unwrap(), numbers.next().unwrap())
 }
 
 promises! {
