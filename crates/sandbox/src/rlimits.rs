@@ -6,9 +6,10 @@ use rustix::thread::CapabilitySet;
 use crate::sys::{Errno, in_our_memory as call};
 
 /// Open files: enough for any filter, and the soft limit that programs written
-/// for `select` expect.
+/// for `select` expect. Not more, since `poll` takes an array as long as this, and in each
+/// thread 72 bytes of the kernel's memory for each of its entries that no cgroup counts.
 const OPEN_FILES_SOFT_MAX: u64 = 1024;
-const OPEN_FILES_HARD_MAX: u64 = 65536;
+const OPEN_FILES_HARD_MAX: u64 = 4096;
 
 /// Open files of the zygote and of inits, which send a descriptor to the runner.
 /// The kernel lets nobody pass one over a socket while more are on their way, for

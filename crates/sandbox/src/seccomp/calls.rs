@@ -441,7 +441,8 @@ pub(super) const FILE_COMMANDS: &[(u32, u32)] =
 pub(super) const REQUESTS: &[(u32, u32)] = &[
     (0x2, 0x2),                     // FIGETBSZ
     (0x5400, 0x54ff),               // of terminals and of any file: FIONREAD, FIOCLEX, …
-    (0x8900, 0x89ff),               // of sockets: SIOCGIFCONF, …
+    (0x8900, 0x893f),               // of sockets and interfaces: SIOCGIFCONF, …
+    (0x8942, 0x897f),               // and more of them; those between load a module
     (0x4004_5400, 0x4004_54ff),     // of terminals, with an argument of 4 bytes
     (0x4004_9409, 0x4004_9409),     // FICLONE
     (0x4008_2102, 0x4008_2104),     // SECCOMP_IOCTL_NOTIF_ID_VALID, _SET_FLAGS

@@ -258,7 +258,7 @@ static int leaves_hints(void) {
 static int asks_for_more(void) {
   const unsigned long requests[] = {0x40086602, 0x401c5820, 0xc0506617, 0x800c6613, 0xc0045877, 0xc020660b,
                                     0x41009432, 0xc0189436, 0xb701,     0xb702,     0x8008b707, 0xc048ff0b,
-                                    0xff01,     0x5708,     0x40086602 | 0x100000000UL};
+                                    0xff01,     0x5708,     0x8940,     0x8982,     0x89a0,     0x40086602 | 0x100000000UL};
   const char *const paths[] = {"/etc/group", "/tmp", "/dev/null", "/proc/self/ns/user"};
   char room[256] = {0};
   for (size_t at = 0; at < COUNT(paths); at++) {

@@ -53,7 +53,7 @@ promises! {
         let locked = most(Resource::Memlock, 8 * MIB);
         assert_eq!(limit("Max locked memory"), both(locked, locked));
         // Inits have four times as many: as many as they like, where they may.
-        let files = 65536.min(most(Resource::Nofile, 1 << 20) / 4);
+        let files = 4096.min(most(Resource::Nofile, 1 << 20) / 4);
         assert_eq!(limit("Max open files"), both(files.min(1024), files));
     }
 
