@@ -89,10 +89,14 @@ impl<'r> Applier<'r> {
             let Some((folder, name)) = split(path) else {
                 continue;
             };
-            // It may be gone again, by a later entry.
-            if let Ok(Some(parent)) = self.root.find(folder) {
-                let flags = AtFlags::SYMLINK_NOFOLLOW;
-                let _ = rustix::fs::utimensat(&parent.fd, name, times, flags);
+            match self.root.find(folder) {
+                Ok(Some(parent)) => {
+                    let flags = AtFlags::SYMLINK_NOFOLLOW;
+                    let _ = rustix::fs::utimensat(&parent.fd, name, times, flags);
+                }
+                // It may be gone again, by a later entry.
+                Ok(None) | Err(LayerProblem::BadEntry { .. } | LayerProblem::Io { .. }) => {}
+                Err(problem) => return Err(problem),
             }
         }
         Ok(self.file_bytes)

@@ -24,7 +24,7 @@ impl Applier<'_> {
             return Ok(());
         }
         if hidden == b".wh..opq" {
-            return self.clear_below(parent, b"").map_err(step);
+            return self.clear_below(parent, b"", entry);
         }
         if matches!(hidden, b"" | b"." | b"..") {
             return Err(LayerProblem::bad_entry(
@@ -39,7 +39,7 @@ impl Applier<'_> {
             return self.root.displace(parent, hidden).map_err(step);
         }
         match FileType::from_raw_mode(there.st_mode) {
-            FileType::Directory => self.clear_below(parent, hidden).map_err(step),
+            FileType::Directory => self.clear_below(parent, hidden, entry),
             _ => Ok(()),
         }
     }
@@ -51,17 +51,25 @@ impl Applier<'_> {
 
     /// Takes away everything below a folder but what is this layer's own. Works
     /// off a list of paths, so that no depth exhausts stack or descriptors.
-    fn clear_below(&mut self, parent: &Folder, name: &[u8]) -> Result<(), Errno> {
+    fn clear_below(
+        &mut self,
+        parent: &Folder,
+        name: &[u8],
+        entry: &Entry,
+    ) -> Result<(), LayerProblem> {
+        let step = |cause| failed("apply whiteout", &entry.path, cause);
         let mut pending = vec![name.to_vec()];
         while let Some(path) = pending.pop() {
-            let folder = open_below(parent, &path)?;
+            let names = path.split(|&byte| byte == b'/').count();
+            self.root.steps.take(names as u64)?;
+            let folder = open_below(parent, &path).map_err(step)?;
             // What came into it since is this layer's own.
             if !self.cleared.insert(folder.inode) {
                 continue;
             }
-            for (name, kind) in list(&folder)? {
+            for (name, kind) in list(&folder).map_err(step)? {
                 if !self.is_own(folder.inode, &name) {
-                    self.root.displace(&folder, &name)?;
+                    self.root.displace(&folder, &name).map_err(step)?;
                 } else if kind == FileType::Directory {
                     let mut below = path.clone();
                     if !below.is_empty() {
