@@ -6,7 +6,7 @@
 //! than it went down. What is made, removed or linked is then a single name in a
 //! folder opened that way.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid};
 use rustix::io::Errno;
 
+use super::remembered::Places;
 use super::steps::{PATH_STEPS_MAX, Steps};
 use super::trash::Trash;
 use super::{LayerProblem, Owners};
@@ -36,9 +37,9 @@ pub(crate) struct Root {
     pub(super) steps: Steps,
     /// Folders made that no entry describes, and nobody has counted yet.
     made: u64,
-    /// Where there is nothing because it was left out, as inode of the folder and
-    /// name: what is linked to it is left out, too.
-    left_out: HashSet<(u64, Box<[u8]>)>,
+    /// Where there is nothing because it was left out: what is linked to it is left
+    /// out, too.
+    pub(super) left_out: Places,
 }
 
 /// An open folder within the root.
@@ -77,7 +78,7 @@ impl Root {
             steps,
             open: HashMap::new(),
             made: 0,
-            left_out: HashSet::new(),
+            left_out: Places::default(),
         })
     }
 
@@ -286,13 +287,13 @@ impl Root {
     /// Takes away what is at a name, and puts nothing there, whatever a layer has.
     pub(super) fn leave_out(&mut self, parent: &Folder, name: &[u8]) -> Result<(), Errno> {
         self.displace(parent, name)?;
-        self.left_out.insert((parent.inode, name.into()));
+        self.left_out.insert(parent.inode, name);
         Ok(())
     }
 
     /// Whether what would be at a name was left out.
     pub(super) fn is_left_out(&self, parent: &Folder, name: &[u8]) -> bool {
-        self.left_out.contains(&(parent.inode, name.into()))
+        self.left_out.contains(parent.inode, name)
     }
 
     /// Ends the filling: what was taken away is deleted.

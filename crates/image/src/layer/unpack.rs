@@ -71,6 +71,18 @@ impl Budget {
         Ok(())
     }
 
+    /// What must be remembered at once, as it is now.
+    fn check_memory(&self, bytes: u64) -> Result<(), LayerProblem> {
+        let most = self.limits.memory_bytes_max;
+        match bytes > most {
+            true => Err(LayerProblem::TooMany {
+                what: "bytes to remember of its files and folders at a time",
+                most,
+            }),
+            false => Ok(()),
+        }
+    }
+
     pub(super) fn take_entry(&mut self, path: &[u8]) -> Result<(), LayerProblem> {
         // One piece of the stream has hundreds of entries.
         self.go_on()?;
@@ -150,7 +162,9 @@ fn run(
             budget.take_bytes(entry.sparse.as_ref().map_or(0, Sparse::hole_bytes))?;
             applier.apply(&mut tar, &entry)?;
             let made = applier.root.take_made();
-            tar.source_mut().budget().take_entries(made)?;
+            let budget = tar.source_mut().budget();
+            budget.take_entries(made)?;
+            budget.check_memory(applier.memory_bytes())?;
         }
         if layer.needs_end && !tar.ended() {
             return Err(damaged("the tar has no end marker"));
