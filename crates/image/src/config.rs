@@ -65,8 +65,8 @@ struct RawRun {
 
 #[derive(Deserialize)]
 struct RawRootfs {
-    #[serde(default)]
-    diff_ids: Vec<Digest>,
+    /// `null` where an image has no layers.
+    diff_ids: Option<Vec<Digest>>,
 }
 
 /// Docker of old wrote a plain string where a list is meant.
@@ -96,7 +96,7 @@ pub(crate) fn read(bytes: &[u8], layers: usize) -> Result<ReadConfig, ContentErr
     })?;
     let rootfs = check_shape(&raw)?;
     check_platform(&raw)?;
-    let diff_ids = rootfs.diff_ids.clone();
+    let diff_ids = rootfs.diff_ids.clone().unwrap_or_default();
     if diff_ids.len() != layers {
         return Err(ContentError::Malformed {
             what: "config",
@@ -208,6 +208,21 @@ mod tests {
                 .to_string()
                 .contains("names 0 layers")
         );
+    }
+
+    #[test]
+    fn an_image_without_layers_says_so_in_several_ways() {
+        for ids in [
+            r#""diff_ids":[]"#,
+            r#""diff_ids":null"#,
+            r#""type":"layers""#,
+        ] {
+            let text = format!(r#"{{"os":"linux","rootfs":{{{ids}}}}}"#);
+            assert!(read(text.as_bytes(), 0).unwrap().diff_ids.is_empty());
+            assert!(read(text.as_bytes(), 1).is_err(), "{ids}");
+        }
+        let null = br#"{"os":"linux","rootfs":{"diff_ids":[null]}}"#;
+        assert!(read(null, 1).is_err() && read(null, 0).is_err());
     }
 
     #[test]

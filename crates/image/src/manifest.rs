@@ -154,9 +154,17 @@ struct Raw {
     artifact_type: Option<String>,
     manifests: Option<Vec<Descriptor>>,
     config: Option<Descriptor>,
+    /// Of an image without layers, some tools write `null`.
+    #[serde(default, deserialize_with = "null_is_empty")]
     layers: Option<Vec<Descriptor>>,
     #[serde(rename = "fsLayers")]
     fs_layers: Option<serde::de::IgnoredAny>,
+}
+
+fn null_is_empty<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Vec<Descriptor>>, D::Error> {
+    Option::deserialize(deserializer).map(|list| Some(list.unwrap_or_default()))
 }
 
 /// Reads a manifest or index. `media_type` is what its descriptor or the
@@ -199,7 +207,11 @@ pub(crate) fn read(
         .iter()
         .any(|kind| matches!(*kind, OCI_MANIFEST | DOCKER_MANIFEST));
     match (raw.manifests, raw.config, raw.layers) {
-        (Some(manifests), None, None) if !says_manifest => Ok(Document::Index(manifests)),
+        (Some(manifests), None, layers)
+            if !says_manifest && layers.as_ref().is_none_or(Vec::is_empty) =>
+        {
+            Ok(Document::Index(manifests))
+        }
         (None, Some(config), Some(layers)) if !says_index => {
             if let Some(kind) = raw
                 .artifact_type

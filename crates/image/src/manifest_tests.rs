@@ -85,6 +85,18 @@ fn a_document_that_could_be_two_things_is_refused() {
 }
 
 #[test]
+fn no_layers_are_written_as_null_too() {
+    let text = manifest(OCI_CONFIG, LAYER);
+    let start = text.find("\"layers\"").unwrap();
+    let text = format!("{}\"layers\":null}}", &text[..start]);
+    let read = read(text.as_bytes(), OCI_MANIFEST, 127).unwrap();
+    assert!(matches!(read, Document::Manifest(manifest) if manifest.layers.is_empty()));
+    assert!(refused(&text, OCI_INDEX).contains("no config"));
+    let missing = text.replace(",\"layers\":null", "");
+    assert!(refused(&missing, OCI_MANIFEST).contains("no config and layers"));
+}
+
+#[test]
 fn too_many_layers_are_refused() {
     let text = manifest(OCI_CONFIG, LAYER);
     let error = read(text.as_bytes(), "", 0).unwrap_err();

@@ -169,3 +169,100 @@ fn docker_save_of_several_images_is_chosen_by_tag() {
     let error = home.import_bytes("me/y", &tar).unwrap_err().to_string();
     assert!(error.contains("me/x:0, me/x:1"), "{error}");
 }
+
+/// A `docker save` archive with this `manifest.json`, a layer, and a config for no
+/// layers and one for this one.
+fn save_with(manifest: &str) -> Vec<u8> {
+    let layer = tar_of(&[("a", b"1")]);
+    let none = image_of(&[]).blobs.pop().unwrap().1;
+    let null = String::from_utf8(none.clone()).unwrap();
+    let null = null.replace("\"diff_ids\":[]", "\"diff_ids\":null");
+    let one = image_of(std::slice::from_ref(&layer))
+        .blobs
+        .pop()
+        .unwrap()
+        .1;
+    tar_of(&[
+        ("none.json", &none),
+        ("null.json", null.as_bytes()),
+        ("one.json", &one),
+        ("0/layer.tar", &layer),
+        ("manifest.json", manifest.as_bytes()),
+    ])
+}
+
+#[test]
+fn an_archive_of_images_is_never_a_root_file_system_itself() {
+    let home = Home::new();
+    let none = home.path("home/images/roots");
+    let whole = r#"{"Config":"one.json","RepoTags":["x:1"],"Layers":["0/layer.tar"]}"#;
+    // Another image of it may be as it likes.
+    for other in [
+        r#"{"Config":"none.json","RepoTags":["y"],"Layers":null}"#,
+        r#"{"Config":"none.json","RepoTags":[null],"Layers":[null]}"#,
+        r#"{"Config":null,"RepoTags":null,"Layers":null}"#,
+        r#"{"Config":"","Layers":[""]}"#,
+        "null",
+        "{}",
+    ] {
+        for manifest in [format!("[{other},{whole}]"), format!("[{whole},{other}]")] {
+            let image = home.import_bytes("x:1", &save_with(&manifest)).unwrap();
+            assert_eq!(
+                fs::read(image.root().join("a")).unwrap(),
+                b"1",
+                "{manifest}"
+            );
+            assert!(!image.root().join("manifest.json").exists());
+        }
+    }
+    // An image without layers is an empty one.
+    for (config, layers) in [
+        ("none", ",\"Layers\":null"),
+        ("none", ",\"Layers\":[]"),
+        ("none", ""),
+        ("null", ",\"Layers\":null"),
+    ] {
+        let manifest = format!(r#"[{{"Config":"{config}.json"{layers}}}]"#);
+        let image = home.import_bytes("x", &save_with(&manifest)).unwrap();
+        assert_eq!(fs::read_dir(image.root()).unwrap().count(), 0, "{manifest}");
+    }
+    for name in ["x", "x:1"] {
+        home.store.remove(&reference(name)).unwrap();
+    }
+    for (manifest, says) in [
+        (
+            r#"[{"Config":"one.json","Layers":[null]}]"#,
+            "a layer without a path",
+        ),
+        (
+            r#"[{"Config":"one.json","Layers":[""]}]"#,
+            "a layer without a path",
+        ),
+        (
+            r#"[{"Config":null,"Layers":["0/layer.tar"]}]"#,
+            "a config without a path",
+        ),
+        (r#"[{"Layers":["0/layer.tar"]}]"#, "a config without a path"),
+        (r#"[{"Config":"one.json","Layers":null}]"#, "names 1 layers"),
+        (
+            r#"[{"Config":"one.json","Layers":7}]"#,
+            "manifest.json is damaged",
+        ),
+        (
+            r#"[{"Config":"one.json","Layers":["0/la"#,
+            "manifest.json is damaged",
+        ),
+        ("", "manifest.json is damaged"),
+        ("[]", "names no image"),
+    ] {
+        let error = home.import_bytes("x", &save_with(manifest)).unwrap_err();
+        assert!(error.to_string().contains(says), "{manifest}: {error}");
+        assert_eq!(fs::read_dir(&none).unwrap().count(), 0, "{manifest}");
+    }
+    // A file of that name that lists no images is one of a root file system.
+    for manifest in [r#"[{"name":"x"}]"#, r#"{"name":"x"}"#, "[1]", "no JSON"] {
+        let tar = tar_of(&[("manifest.json", manifest.as_bytes()), ("a", b"2")]);
+        let image = home.import_bytes("x", &tar).unwrap();
+        assert_eq!(fs::read(image.root().join("a")).unwrap(), b"2");
+    }
+}
