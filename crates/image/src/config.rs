@@ -40,10 +40,9 @@ pub(crate) struct ReadConfig {
 
 #[derive(Deserialize)]
 struct Raw {
-    #[serde(default)]
-    architecture: String,
-    #[serde(default)]
-    os: String,
+    architecture: Option<String>,
+    os: Option<String>,
+    variant: Option<String>,
     config: Option<RawRun>,
     rootfs: Option<RawRootfs>,
     // What a manifest or an index has, and a config never.
@@ -125,15 +124,15 @@ fn check_shape(raw: &Raw) -> Result<&RawRootfs, ContentError> {
 }
 
 fn check_platform(raw: &Raw) -> Result<(), ContentError> {
-    let host = Platform::host();
-    let os_fits = raw.os.is_empty() || raw.os == host.os;
-    let architecture_fits = raw.architecture.is_empty() || raw.architecture == host.architecture;
-    if os_fits && architecture_fits {
+    let said = |part: &'_ Option<String>| part.clone().unwrap_or_default();
+    let (os, architecture) = (said(&raw.os), said(&raw.architecture));
+    let platform = Platform::normalized(&os, &architecture, &said(&raw.variant));
+    if platform.is_hosts() {
         return Ok(());
     }
     Err(ContentError::WrongPlatform {
-        host: host.to_string(),
-        found: format!("{}/{}", raw.os, raw.architecture),
+        host: Platform::host().to_string(),
+        found: platform.to_string(),
     })
 }
 
@@ -197,6 +196,23 @@ mod tests {
     fn another_machines_image_is_refused() {
         let error = read(&config("vax", ""), 0).unwrap_err();
         assert!(error.to_string().contains("linux/vax"), "{error}");
+        let error = read(br#"{"os":"plan9","rootfs":{}}"#, 0).unwrap_err();
+        assert!(error.to_string().contains("plan9/unknown"), "{error}");
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn this_machine_has_several_names() {
+        for name in ["amd64", "AMD64", "x86_64", "X86_64", "x86-64", ""] {
+            assert!(read(&config(name, ""), 0).is_ok(), "{name}");
+            let variant = config(name, r#""variant":"v1","#);
+            assert!(read(&variant, 0).is_ok(), "{name}");
+        }
+        let linux = br#"{"os":"Linux","architecture":null,"rootfs":{}}"#;
+        assert!(read(linux, 0).is_ok());
+        for name in ["arm64", "aarch64", "i386", "x86", "amd"] {
+            assert!(read(&config(name, ""), 0).is_err(), "{name}");
+        }
     }
 
     #[test]

@@ -266,3 +266,51 @@ fn an_archive_of_images_is_never_a_root_file_system_itself() {
         assert_eq!(fs::read(image.root().join("a")).unwrap(), b"2");
     }
 }
+
+/// An artifact like cosign's: a manifest with the config of an image, and layers
+/// that are none.
+fn signature() -> Made {
+    let mut made = image_of(&[tar_of(&[("payload", b"signed")])]);
+    let text = String::from_utf8(made.manifest).unwrap();
+    let layer = "application/vnd.oci.image.layer.v1.tar+gzip";
+    assert!(text.contains(layer));
+    let text = text.replace(layer, "application/vnd.dev.cosign.simplesigning.v1+json");
+    made.manifest = text.into_bytes();
+    made.digest = image::Digest::of(&made.manifest);
+    made
+}
+
+#[test]
+fn a_signature_before_the_image_is_passed_over() {
+    let home = Home::new();
+    let made = image_of(&[tar_of(&[("a", b"1")])]);
+    let signature = signature();
+    let other = image_of(&[tar_of(&[("a", b"2")])]);
+    for (place, names) in [
+        [None, None],
+        [Some("sha256-0.sig"), Some("latest")],
+        [Some("sha256-0.sig"), None],
+        [None, Some("latest")],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let folder = home.path(&format!("layout{place}"));
+        write_layout(&folder, &[(&signature, names[0]), (&made, names[1])]);
+        assert_eq!(home.import("x:2", &folder).unwrap().digest, made.digest);
+        // Two images are two, whatever is signed.
+        let images = [
+            (&signature, Some("sha256-0.sig")),
+            (&made, Some("1")),
+            (&other, Some("2")),
+        ];
+        write_layout(&folder, &images);
+        assert_eq!(home.import("x:2", &folder).unwrap().digest, other.digest);
+        let error = home.import("x:3", &folder).unwrap_err().to_string();
+        assert!(error.contains("1, 2") && !error.contains("sig"), "{error}");
+    }
+    let folder = home.path("signature");
+    write_layout(&folder, &[(&signature, None)]);
+    let error = home.import("x", &folder).unwrap_err().to_string();
+    assert!(error.contains("simplesigning"), "{error}");
+}
