@@ -26,7 +26,7 @@ mod tar_stream;
 mod trash;
 mod unpack;
 
-pub(crate) use decompress::{Compression, decompress, sniff};
+pub(crate) use decompress::{Compression, SNIFFED_BYTES, decompress, sniff};
 pub(crate) use pipes::remove_pipes;
 pub(crate) use root::Root;
 pub(crate) use tar_stream::{BLOCK_BYTES, Kind, Source, TarStream};
@@ -106,6 +106,11 @@ pub enum LayerProblem {
     /// The compressed stream or the tar within is damaged or cut off.
     #[error("{0}; it is damaged or was cut off")]
     Damaged(String),
+    /// It is compressed by a program that we do not know.
+    #[error(
+        "it is compressed with {0}; only gzip and zstd are known, build the image with one of them"
+    )]
+    UnknownCompression(String),
     /// The uncompressed bytes are not those that the config promises.
     #[error(
         "its uncompressed digest is {found}, but the image's config says {wanted}; it was damaged or tampered with"

@@ -314,3 +314,138 @@ fn a_signature_before_the_image_is_passed_over() {
     let error = home.import("x", &folder).unwrap_err().to_string();
     assert!(error.contains("simplesigning"), "{error}");
 }
+
+#[test]
+fn what_is_compressed_otherwise_is_told_how_to_get_in() {
+    let tar = tar_of(&[("a", b"1")]);
+    for program in ["xz", "bzip2", "lz4", "lzma"] {
+        if !have(&[program]) {
+            continue;
+        }
+        let home = Home::new();
+        fs::write(home.path("root.tar"), &tar).unwrap();
+        let shell = |script: &str| {
+            let path = home.folder.path().display();
+            run("sh", &["-c", &format!("cd {path} && {script}")]);
+        };
+        shell(&format!("{program} -c < root.tar > root.tar.x"));
+        let file = home.import("x", &home.path("root.tar.x"));
+        let bytes = fs::read(home.path("root.tar.x")).unwrap();
+        let stream = home.import_bytes("x", &bytes);
+        let advice = format!("{program} -cd <");
+        for error in [file, stream].map(|import| import.unwrap_err().to_string()) {
+            assert!(
+                error.contains(&advice) && error.contains("import NAME -"),
+                "{error}"
+            );
+        }
+        // What it says helps.
+        shell(&format!("{program} -cd < root.tar.x > again.tar"));
+        home.import("x", &home.path("again.tar")).unwrap();
+        // A layer says it for itself.
+        let save = docker_save_of_old(
+            &image_of(std::slice::from_ref(&bytes))
+                .blobs
+                .pop()
+                .unwrap()
+                .1,
+            &[bytes],
+        );
+        let error = home.import_bytes("y", &save).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("compressed with {program}")),
+            "{error}"
+        );
+    }
+    // Files of such names are no compressed ones.
+    for name in ["BZh", "BZh9", "]", "LZIP", "7zXZ"] {
+        Home::new()
+            .import_bytes("x", &tar_of(&[(name, b"1")]))
+            .unwrap();
+    }
+}
+
+#[test]
+fn whatever_gnu_tar_writes_of_a_folder_is_taken() {
+    if !have(&["tar"]) {
+        return;
+    }
+    let home = Home::new();
+    let root = home.path("root");
+    fs::create_dir_all(root.join("some/folder")).unwrap();
+    fs::write(root.join("some/folder/file"), b"1").unwrap();
+    fs::write(root.join("z"), b"2").unwrap();
+    let (root, tar) = (root.to_str().unwrap(), home.path("root.tar"));
+    let snapshot = home.path("snapshot");
+    for format in ["gnu", "oldgnu", "pax", "ustar", "v7"] {
+        for more in [
+            &[][..],
+            &["-V", "a label"],
+            &["-g", snapshot.to_str().unwrap()],
+        ] {
+            if matches!((format, more), ("ustar" | "v7", [_, _])) {
+                continue;
+            }
+            let _ = fs::remove_file(&snapshot);
+            let mut arguments = vec!["-C", root, "--format", format, "-cf", tar.to_str().unwrap()];
+            arguments.extend(more);
+            arguments.push(".");
+            run("tar", &arguments);
+            let image = home.import("x", &tar).unwrap();
+            let file = |path| fs::read(image.root().join(path)).unwrap();
+            assert_eq!(file("some/folder/file"), b"1", "{format} {more:?}");
+            assert_eq!(file("z"), b"2", "{format} {more:?}");
+        }
+    }
+}
+
+#[test]
+fn one_volume_of_several_is_refused_and_named() {
+    if !have(&["tar"]) {
+        return;
+    }
+    let home = Home::new();
+    let content: Vec<u8> = (0..40_000u32).flat_map(u32::to_le_bytes).collect();
+    fs::write(home.path("large"), content).unwrap();
+    for format in ["gnu", "pax"] {
+        let volumes = [1, 2].map(|place| home.path(&format!("{format}{place}.tar")));
+        let [first, second] = volumes.each_ref().map(|path| path.to_str().unwrap());
+        let folder = home.folder.path().to_str().unwrap();
+        let mut arguments = vec!["-C", folder, "--format", format, "-cM", "-L", "100"];
+        arguments.extend(["-f", first, "-f", second, "large"]);
+        run("tar", &arguments);
+        let error = home.import("x", &volumes[0]).unwrap_err().to_string();
+        assert!(error.contains("middle of an entry"), "{error}");
+        let error = home.import("x", &volumes[1]).unwrap_err().to_string();
+        assert!(error.contains("tar -xM"), "{error}");
+        assert_eq!(home.items("roots"), [""; 0]);
+    }
+}
+
+#[test]
+fn numbers_that_are_left_blank_are_zero() {
+    for blank in [b' ', 0] {
+        let home = Home::new();
+        let mut header = tar::Header::new_gnu();
+        header.set_path("empty").unwrap();
+        header.set_entry_type(tar::EntryType::Regular);
+        let old = header.as_old_mut();
+        for field in [&mut old.mode, &mut old.uid, &mut old.gid] {
+            field.fill(blank);
+        }
+        for field in [&mut old.size, &mut old.mtime] {
+            field.fill(blank);
+        }
+        header.set_cksum();
+        let mut tar = tar::Builder::new(Vec::new());
+        tar.append(&header, &b""[..]).unwrap();
+        entry(&mut tar, tar::EntryType::Regular, "next", "", b"1");
+        let image = home.import_bytes("x", &tar.into_inner().unwrap()).unwrap();
+        let empty = fs::symlink_metadata(image.root().join("empty")).unwrap();
+        assert_eq!(
+            (empty.len(), empty.modified().unwrap()),
+            (0, std::time::UNIX_EPOCH)
+        );
+        assert_eq!(fs::read(image.root().join("next")).unwrap(), b"1");
+    }
+}

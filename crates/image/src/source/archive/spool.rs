@@ -10,7 +10,9 @@ use std::path::Path;
 
 use super::files::{Files, TarFiles, layout};
 use super::{ImportError, Input};
-use crate::layer::{BLOCK_BYTES, Compression, LayerError, LayerProblem, Limits, decompress, sniff};
+use crate::layer::{
+    BLOCK_BYTES, Compression, LayerError, LayerProblem, Limits, SNIFFED_BYTES, decompress, sniff,
+};
 use crate::regular::{self, Folder};
 use crate::store::StoreError;
 
@@ -48,7 +50,7 @@ pub(crate) fn open(input: Input, unused: &Path, limits: &Limits) -> Result<Opene
                 )));
             }
             let file = regular::open(&path).map_err(unreadable)?;
-            let mut start = [0; 4];
+            let mut start = [0; SNIFFED_BYTES];
             let read = file.read_at(&mut start, 0).map_err(unreadable)?;
             match sniff(&start[..read]) {
                 Compression::None => file,
@@ -122,6 +124,12 @@ fn spool(
     };
     let unreadable = |cause: io::Error| match cause.kind() {
         io::ErrorKind::FileTooLarge => too_large(),
+        io::ErrorKind::Unsupported => ImportError::NotAnImage {
+            input: name.to_owned(),
+            problem: format!(
+                "it is compressed with {cause}; decompress it on its way: '{cause} -cd < FILE | consecution image import NAME -'"
+            ),
+        },
         io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => {
             ImportError::NotAnImage {
                 input: name.to_owned(),
