@@ -131,11 +131,13 @@ pub enum LayerProblem {
     },
     /// [`Limits::image_bytes_max`] is reached.
     #[error(
-        "the image has more than {most} bytes; raise the limit with --image-max if you trust it"
+        "the image has more than {most} bytes{}; raise the limit with --image-max if you trust it", shown(.entry)
     )]
     TooLarge {
         /// The bound.
         most: u64,
+        /// Path and size of the entry that went over it, where there is one.
+        entry: Option<(String, u64)>,
     },
     /// A bound of [`Limits`] that no option raises is reached.
     #[error("the image has more than {most} {what}; build it with fewer files")]
@@ -168,7 +170,24 @@ pub enum LayerProblem {
     Cancelled,
 }
 
+fn shown(entry: &Option<(String, u64)>) -> String {
+    let shown = |(path, bytes): &(String, u64)| format!(" with entry '{path}', which has {bytes}");
+    entry.as_ref().map(shown).unwrap_or_default()
+}
+
 impl LayerProblem {
+    /// The same, with the entry where it occurred, if it is one of size.
+    pub(crate) fn of_entry(self, path: &[u8], bytes: u64) -> Self {
+        match self {
+            Self::TooLarge { most, entry: None } => {
+                let path = String::from_utf8_lossy(path).into_owned();
+                let entry = Some((path, bytes));
+                Self::TooLarge { most, entry }
+            }
+            other => other,
+        }
+    }
+
     /// An error of the file system, with a full disk told apart.
     pub(crate) fn io(step: &'static str, path: &[u8], cause: impl Into<io::Error>) -> Self {
         let cause = cause.into();

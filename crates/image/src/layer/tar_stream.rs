@@ -73,6 +73,14 @@ pub(crate) struct Entry {
     pub(crate) sparse: Option<Sparse>,
 }
 
+impl Entry {
+    /// How large it is once it is unpacked.
+    pub(crate) fn bytes(&self) -> u64 {
+        let sparse = self.sparse.as_ref();
+        sparse.map_or(self.stored_bytes, |sparse| sparse.real_bytes)
+    }
+}
+
 /// A tar being read.
 pub(crate) struct TarStream<S> {
     source: S,
