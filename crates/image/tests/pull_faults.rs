@@ -466,7 +466,7 @@ async fn a_mirror_is_asked_first_and_the_registry_where_it_fails() {
     assert!(text.contains("no https://"), "{text}");
 }
 
-const HELPERS: [(&str, &str, &str); 5] = [
+const HELPERS: [(&str, &str, &str); 8] = [
     (
         "good",
         r#"cat >/dev/null; echo '{"Username":"user","Secret":"secret"}'"#,
@@ -480,6 +480,14 @@ const HELPERS: [(&str, &str, &str); 5] = [
         "401",
     ),
     ("babbles", "echo hello", "not the JSON"),
+    ("complains", "echo >&2 no dbus; exit 1", "says: no dbus"),
+    ("silent", "exit 1", "says: nothing"),
+    // What it leaves behind holds its standard error.
+    (
+        "leaves",
+        "sleep 600 >&- & echo >&2 left; exit 1",
+        "says: left",
+    ),
 ];
 
 /// Helpers are found by PATH, so this test runs itself again with one of its own.
@@ -492,6 +500,9 @@ async fn credential_helpers_are_asked_and_not_waited_for_for_ever() {
             fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         }
+        let path = home.path("docker-credential-foreign");
+        fs::write(&path, "#!/usr/bin/no-such-interpreter -x\n").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         let mut path = home.folder.path().as_os_str().to_owned();
         path.push(":/usr/bin:/bin");
         let output = std::process::Command::new(std::env::current_exe().unwrap())
@@ -521,7 +532,13 @@ async fn credential_helpers_are_asked_and_not_waited_for_for_ever() {
     for (helper, says) in HELPERS
         .map(|(name, _, says)| (name, says))
         .into_iter()
-        .chain([("missing", "not in PATH")])
+        .chain([
+            ("missing", "not in PATH"),
+            (
+                "foreign",
+                "interpreter /usr/bin/no-such-interpreter -x is not there",
+            ),
+        ])
     {
         let file = home.path("config.json");
         fs::write(
@@ -536,6 +553,70 @@ async fn credential_helpers_are_asked_and_not_waited_for_for_ever() {
             .await;
         let text = result.map_or_else(|error| error.to_string(), |_| "pulled".to_owned());
         assert!(text.contains(says), "{helper}: {text}");
+        let failed = !["good", "none"].contains(&helper);
+        assert_eq!(
+            text.contains("docker-credential-"),
+            failed,
+            "{helper}: {text}"
+        );
+    }
+    // Where nobody needs to log in, none of them is in the way.
+    let open = Server::of(&made, |request, _| {
+        let token = request.authorization.as_deref() == Some("Bearer short");
+        match request.path.as_str() {
+            "/token" if request.authorization.is_none() => {
+                Some(Reply::new(200, br#"{"token":"short"}"#))
+            }
+            "/v2/" => None,
+            _ => (!token).then(|| Reply::new(401, b"").with("WWW-Authenticate", "@realm")),
+        }
+    });
+    let open = with_realm(open);
+    for helper in ["hangs", "fails", "babbles", "missing", "foreign"] {
+        for key in ["credsStore", "credHelpers"] {
+            let file = home.path("config.json");
+            let value = match key {
+                "credsStore" => format!(r#""{helper}""#),
+                _ => format!(r#"{{"{}":"{helper}"}}"#, open.address),
+            };
+            fs::write(&file, format!(r#"{{"{key}":{value}}}"#)).unwrap();
+            let options = impatient(Registries::from_docker_config(&file).unwrap());
+            let name = reference(&open.name("x"));
+            let home = Home::new();
+            home.store.pull(&name, &options, &NoProgress).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn whoever_is_logged_in_is_not_told_to_log_in() {
+    let made = image_of(&[noise(1000)]);
+    let home = Home::new();
+    let file = home.path("config.json");
+    for challenges in [false, true] {
+        let server = Server::of(&made, move |request, _| match request.path.as_str() {
+            "/v2/" if challenges && request.authorization.is_none() => {
+                Some(Reply::new(401, b"").with("WWW-Authenticate", "Basic realm=\"x\""))
+            }
+            "/v2/" => None,
+            _ => Some(Reply::new(403, b"")),
+        });
+        let name = reference(&server.name("x"));
+        for (config, says) in [
+            ("{}".to_owned(), "log in with 'docker login'"),
+            (
+                format!(r#"{{"auths":{{"{}":{{"auth":"dTpw"}}}}}}"#, server.address),
+                "may not read it",
+            ),
+        ] {
+            fs::write(&file, config).unwrap();
+            let options = impatient(Registries::from_docker_config(&file).unwrap());
+            let pulled = home.store.pull(&name, &options, &NoProgress).await;
+            let text = pulled.unwrap_err().to_string();
+            assert!(text.contains("403") && text.contains(says), "{text}");
+            let advised = text.contains("docker login");
+            assert_eq!(advised, says.contains("docker login"), "{text}");
+        }
     }
 }
 

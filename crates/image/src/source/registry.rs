@@ -144,12 +144,14 @@ pub enum RegistryError {
         within: Duration,
     },
     /// It has no such image.
-    #[error("find image {reference}: registry {address} has no such repository or tag")]
+    #[error("find image {reference}: registry {address} has no such repository or tag{hint}")]
     NotFound {
         /// The image.
         reference: String,
         /// Host and port.
         address: String,
+        /// What else may be the matter.
+        hint: String,
     },
     /// 401 or 403.
     #[error("get {what} from registry {address}: {status}, {reason}; {advice}")]
@@ -163,7 +165,7 @@ pub enum RegistryError {
         /// What the registry says.
         reason: String,
         /// What to do.
-        advice: &'static str,
+        advice: String,
     },
     /// Any other status, after the retries.
     #[error("get {what} from registry {address}: it answers {status}, {reason}")]
@@ -195,9 +197,6 @@ pub enum RegistryError {
         /// What is wrong.
         cause: ContentError,
     },
-    /// The credentials cannot be had.
-    #[error(transparent)]
-    Credentials(#[from] CredentialsError),
     /// A download cannot be written.
     #[error(transparent)]
     Store(#[from] StoreError),

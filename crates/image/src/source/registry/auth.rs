@@ -43,12 +43,7 @@ pub(super) async fn authorize(
     let Some(challenge) = challenge(headers) else {
         return Ok(None);
     };
-    let patience = options.timeouts.helper;
-    let credential = options
-        .credentials
-        .get(&endpoint.credentials_key, patience)
-        .await;
-    let credential = credential.map_err(|cause| Failure::Final(cause.into()))?;
+    let credential = endpoint.credential(options).await;
     let value = match (challenge, credential) {
         (_, Some(Credential::Bearer(token))) => Some(format!("Bearer {token}")),
         (Challenge::Basic, Some(Credential::Basic { user, password })) => {

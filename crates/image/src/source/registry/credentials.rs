@@ -14,6 +14,13 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 /// Most bytes of `config.json` and of a helper's answer that are read.
 const CONFIG_BYTES_MAX: u64 = 4 << 20;
 const ANSWER_BYTES_MAX: u64 = 256 << 10;
+/// Most characters of what a helper says that are shown.
+const SAID_CHARS_MAX: usize = 400;
+/// How long what a helper has written to standard error may take to come, once it
+/// has ended: something that it left behind may hold the other end.
+const SAID_WITHIN: Duration = Duration::from_millis(200);
+/// Most bytes of a helper in which its interpreter is looked for.
+const INTERPRETER_BYTES_MAX: u64 = 256;
 
 /// Docker Hub has this key, whatever it is called elsewhere.
 const HUB_KEY: &str = "https://index.docker.io/v1/";
@@ -84,9 +91,9 @@ impl std::fmt::Debug for Credentials {
 #[derive(Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Raw {
-    auths: Option<BTreeMap<String, Auth>>,
+    auths: Option<BTreeMap<String, Option<Auth>>>,
     creds_store: Option<String>,
-    cred_helpers: Option<BTreeMap<String, String>>,
+    cred_helpers: Option<BTreeMap<String, Option<String>>>,
 }
 
 #[derive(Clone, Default, Deserialize)]
@@ -143,7 +150,7 @@ impl Credentials {
                 "it is larger than {CONFIG_BYTES_MAX} bytes"
             )));
         }
-        let raw = serde_json::from_slice(&text).map_err(|cause| malformed(cause.to_string()))?;
+        let raw = read(&text).map_err(|cause| malformed(cause.to_string()))?;
         Ok(Self {
             path: path.to_owned(),
             raw,
@@ -157,21 +164,39 @@ impl Credentials {
         patience: Duration,
     ) -> Result<Option<Credential>, CredentialsError> {
         let keys = keys(registry);
+        let asked = self.ask_helper(&keys, patience).await;
+        if let Ok(Some(_)) = asked {
+            return asked;
+        }
+        // What stands in the file itself is as good, whatever a helper says.
+        let found = match self.find_auth(&keys) {
+            Some(auth) => self.read_auth(registry, auth)?,
+            None => None,
+        };
+        match asked {
+            Err(error) if found.is_none() => Err(error),
+            _ => Ok(found),
+        }
+    }
+
+    /// Asks the helper for a registry, where there is one, else the one for all.
+    async fn ask_helper(
+        &self,
+        keys: &[&str],
+        patience: Duration,
+    ) -> Result<Option<Credential>, CredentialsError> {
         let helpers = self.raw.cred_helpers.as_ref();
-        let by_host = keys.iter().find_map(|key| Some((key, helpers?.get(*key)?)));
-        if let Some((key, helper)) = by_host.filter(|(_, helper)| !helper.is_empty()) {
-            return ask(helper, key, patience).await;
-        }
-        let store = self.raw.creds_store.as_deref();
-        if let Some(helper) = store.filter(|helper| !helper.is_empty()) {
-            let answer = ask(helper, keys[0], patience).await?;
-            if answer.is_some() {
-                return Ok(answer);
-            }
-        }
-        match self.find_auth(&keys) {
-            Some(auth) => self.read_auth(registry, auth),
-            None => Ok(None),
+        let own = keys
+            .iter()
+            .find_map(|key| Some((*key, helpers?.get(*key)?.as_deref()?)));
+        let store = self
+            .raw
+            .creds_store
+            .as_deref()
+            .map(|helper| (keys[0], helper));
+        match own.filter(|(_, helper)| !helper.is_empty()).or(store) {
+            Some((key, helper)) if !helper.is_empty() => ask(helper, key, patience).await,
+            _ => Ok(None),
         }
     }
 
@@ -186,7 +211,9 @@ impl Credentials {
         let auths = self.raw.auths.as_ref()?;
         let exact = keys.iter().find_map(|key| auths.get(*key));
         let same_host = || auths.iter().find(|(key, _)| keys.contains(&host_of(key)));
-        exact.or_else(|| same_host().map(|(_, auth)| auth))
+        exact
+            .or_else(|| same_host().map(|(_, auth)| auth))?
+            .as_ref()
     }
 
     fn read_auth(
@@ -212,6 +239,16 @@ impl Credentials {
             .zip(some(&auth.password))
             .map(|(user, password)| Credential::Basic { user, password }))
     }
+}
+
+/// Reads a `config.json`. Editors write a mark before it, and one that says nothing
+/// is one all the same.
+fn read(text: &[u8]) -> serde_json::Result<Raw> {
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    if text.trim_ascii().is_empty() {
+        return Ok(Raw::default());
+    }
+    serde_json::from_slice::<Option<Raw>>(text).map(Option::unwrap_or_default)
 }
 
 fn decode(encoded: &str) -> Option<Credential> {
@@ -265,14 +302,12 @@ async fn ask(
         .arg("get")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true)
         .spawn()
         .map_err(|cause| match cause.kind() {
-            io::ErrorKind::NotFound => {
-                failed("it is not in PATH; install it or take it out of config.json".to_owned())
-            }
+            io::ErrorKind::NotFound => failed(missing(&helper)),
             _ => failed(cause.to_string()),
         })?;
     let group = child.id();
@@ -280,7 +315,11 @@ async fn ask(
     if answer.is_err() {
         kill_group(group);
     }
-    let (succeeded, output) = answer
+    let Said {
+        succeeded,
+        output,
+        error,
+    } = answer
         .map_err(|_| {
             failed(format!(
                 "no answer within {} s; it was killed. Does it wait for a password?",
@@ -297,22 +336,97 @@ async fn ask(
     if said.contains("credentials not found") {
         return Ok(None);
     }
-    Err(failed(format!("it failed and says: {}", said.trim())))
+    let said = shown(&[&said, &String::from_utf8_lossy(&error)]);
+    Err(failed(format!("it failed and says: {said}")))
 }
 
-async fn converse(child: &mut tokio::process::Child, server: &str) -> io::Result<(bool, Vec<u8>)> {
-    if let Some(mut stdin) = child.stdin.take() {
-        // A helper that does not read its input has still answered.
-        let _ = stdin.write_all(server.as_bytes()).await;
+/// What is missing of a helper that cannot be found.
+fn missing(helper: &str) -> String {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut places = std::env::split_paths(&path).map(|folder| folder.join(helper));
+    let Some(there) = places.find(|place| place.exists()) else {
+        return "it is not in PATH; install it or take it out of config.json".to_owned();
+    };
+    let mut start = Vec::new();
+    if let Ok(file) = crate::regular::open(&there) {
+        let _ = io::Read::read_to_end(&mut io::Read::take(file, INTERPRETER_BYTES_MAX), &mut start);
     }
-    let mut output = Vec::new();
-    if let Some(stdout) = child.stdout.take() {
-        stdout
-            .take(ANSWER_BYTES_MAX)
-            .read_to_end(&mut output)
-            .await?;
+    let line = start.split(|&byte| byte == b'\n').next();
+    let interpreter = line.and_then(|line| line.strip_prefix(b"#!"));
+    let what = match interpreter {
+        Some(line) => {
+            let line = String::from_utf8_lossy(line);
+            format!("its interpreter {}", line.trim())
+        }
+        None => "the loader that it needs".to_owned(),
+    };
+    format!(
+        "it is {}, but {what} is not there; install that",
+        there.display()
+    )
+}
+
+/// What a helper says, in one line.
+fn shown(texts: &[&str]) -> String {
+    let words: Vec<&str> = texts
+        .iter()
+        .flat_map(|text| text.split_whitespace())
+        .collect();
+    match words.join(" ") {
+        text if text.is_empty() => "nothing".to_owned(),
+        text => text.chars().take(SAID_CHARS_MAX).collect(),
     }
-    Ok((child.wait().await?.success(), output))
+}
+
+/// How a helper ended, and what it wrote.
+struct Said {
+    succeeded: bool,
+    output: Vec<u8>,
+    error: Vec<u8>,
+}
+
+async fn converse(child: &mut tokio::process::Child, server: &str) -> io::Result<Said> {
+    let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+    let stderr = child.stderr.take();
+    let mut error = Vec::new();
+    let complain = async {
+        if let Some(stderr) = stderr {
+            let _ = stderr.take(ANSWER_BYTES_MAX).read_to_end(&mut error).await;
+        }
+    };
+    let answer = async {
+        if let Some(mut stdin) = stdin {
+            // A helper that does not read its input has still answered.
+            let _ = stdin.write_all(server.as_bytes()).await;
+        }
+        let mut output = Vec::new();
+        if let Some(stdout) = stdout {
+            stdout
+                .take(ANSWER_BYTES_MAX)
+                .read_to_end(&mut output)
+                .await?;
+        }
+        Ok::<_, io::Error>((child.wait().await?.success(), output))
+    };
+    let (succeeded, output) = {
+        tokio::pin!(complain, answer);
+        let mut complained = false;
+        let answer = loop {
+            tokio::select! {
+                answer = &mut answer => break answer?,
+                () = &mut complain, if !complained => complained = true,
+            }
+        };
+        if !complained {
+            let _ = tokio::time::timeout(SAID_WITHIN, complain).await;
+        }
+        answer
+    };
+    Ok(Said {
+        succeeded,
+        output,
+        error,
+    })
 }
 
 fn credential_of(answer: Answer) -> Option<Credential> {
@@ -342,7 +456,7 @@ mod tests {
     fn config(text: &str) -> Credentials {
         Credentials {
             path: "config.json".into(),
-            raw: serde_json::from_str(text).unwrap(),
+            raw: read(text.as_bytes()).unwrap(),
         }
     }
 
@@ -370,6 +484,29 @@ mod tests {
         assert_eq!(auth(&config, "b.example:5000"), basic("x", "y"));
         assert_eq!(auth(&config, "c.example"), None);
         assert_eq!(auth(&config, "b.example"), None);
+    }
+
+    #[test]
+    fn a_config_that_says_nothing_is_one() {
+        let empty = [
+            "",
+            " \n",
+            "null",
+            "{}",
+            "\u{feff}",
+            "\u{feff}{}",
+            "\u{feff}null\n",
+        ];
+        let nothing = [
+            r#"{"auths":null,"credHelpers":null,"credsStore":null}"#,
+            r#"{"auths":{"x":null},"credHelpers":{"x":null},"credsStore":""}"#,
+        ];
+        for text in empty.into_iter().chain(nothing) {
+            assert_eq!(auth(&config(text), "x"), None, "{text:?}");
+        }
+        let config = config("\u{feff}{\"auths\":{\"x\":{\"auth\":\"dTpw\"}}}");
+        assert!(auth(&config, "x").is_some());
+        assert!(read(b"not json").is_err() && read(b"\xff\xfe{\0}\0").is_err());
     }
 
     #[test]

@@ -1,13 +1,29 @@
 //! Where a registry, or a mirror of it, answers.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use reqwest::header::HeaderValue;
 use reqwest::redirect::Policy;
-use reqwest::{Client, ClientBuilder, Url};
+use reqwest::{Client, ClientBuilder, StatusCode, Url};
 
+use super::credentials::Credential;
 use super::reach::{Reach, is_loopback};
 use super::{Registries, RegistryError, Timeouts};
+
+/// Failures of credentials that are remembered, so that each is told once.
+const WARNINGS_MAX: usize = 64;
+
+/// Who asks, as far as credentials say.
+#[derive(Debug, Clone, Default)]
+enum Login {
+    #[default]
+    NotAsked,
+    Nobody,
+    Somebody,
+    /// Nobody, since the credentials cannot be had: why not.
+    Failed(String),
+}
 
 /// A base URL and what is known about it.
 pub(super) struct Endpoint {
@@ -22,6 +38,8 @@ pub(super) struct Endpoint {
     pub(super) timeouts: Timeouts,
     /// Where its answers may lead us.
     pub(super) reach: Arc<Reach>,
+    /// What is known of who asks.
+    login: Mutex<Login>,
     /// What the last authentication gave.
     pub(super) authorization: tokio::sync::Mutex<Option<HeaderValue>>,
 }
@@ -135,8 +153,74 @@ impl Endpoint {
             client,
             timeouts: options.timeouts.clone(),
             reach,
+            login: Mutex::default(),
             authorization: tokio::sync::Mutex::new(None),
         })
+    }
+
+    /// The credential for it, if there is one. What keeps it from us is no obstacle
+    /// yet: most images are public. It is told once, and again where the registry
+    /// refuses ([`advice`](Self::advice)).
+    pub(super) async fn credential(&self, options: &Registries) -> Option<Credential> {
+        if matches!(self.login(), Login::Failed(_)) {
+            return None;
+        }
+        let patience = options.timeouts.helper;
+        let found = options
+            .credentials
+            .get(&self.credentials_key, patience)
+            .await;
+        let (login, credential) = match found {
+            Ok(Some(credential)) => (Login::Somebody, Some(credential)),
+            Ok(None) => (Login::Nobody, None),
+            Err(error) => {
+                let error = error.to_string();
+                warn_once(&error);
+                (Login::Failed(error), None)
+            }
+        };
+        *self.login.lock().unwrap_or_else(PoisonError::into_inner) = login;
+        credential
+    }
+
+    /// Finds out who asks, where that was not needed so far.
+    pub(super) async fn look_up_login(&self, options: &Registries) {
+        if matches!(self.login(), Login::NotAsked) {
+            self.credential(options).await;
+        }
+    }
+
+    fn login(&self) -> Login {
+        let login = self.login.lock();
+        login.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What to do about a 401 or 403.
+    pub(super) fn advice(&self, status: StatusCode) -> String {
+        match self.login() {
+            Login::NotAsked | Login::Nobody => {
+                "the image does not exist there or is private; check its name, or log in with 'docker login'".to_owned()
+            }
+            Login::Somebody if status == StatusCode::UNAUTHORIZED => {
+                "it does not accept the credentials that are known for it; log in anew with 'docker login'".to_owned()
+            }
+            Login::Somebody => {
+                "the image does not exist there, or the user who is logged in may not read it; check its name and who that is".to_owned()
+            }
+            Login::Failed(error) => {
+                format!("the image does not exist there or is private, and nobody is logged in: failed to {error}")
+            }
+        }
+    }
+
+    /// What else may be the matter where it says that there is no image.
+    pub(super) fn hint(&self) -> String {
+        match self.login() {
+            Login::Failed(error) => {
+                format!("; or it is private, and nobody is logged in: failed to {error}")
+            }
+            _ => String::new(),
+        }
     }
 
     /// Where something came from, for messages: not always where it was asked.
@@ -154,6 +238,14 @@ impl Endpoint {
     /// The URL of a path on it.
     pub(super) fn url(&self, path: &str) -> String {
         format!("{}{path}", self.base)
+    }
+}
+
+fn warn_once(error: &str) {
+    static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    if told.len() < WARNINGS_MAX && told.insert(error.to_owned()) {
+        tracing::warn!("going on without credentials: failed to {error}");
     }
 }
 

@@ -101,12 +101,16 @@ impl<'o> Session<'o> {
                     continue;
                 }
             }
+            if answer.status() == StatusCode::FORBIDDEN {
+                endpoint.look_up_login(self.options).await;
+            }
             return match answer.status() {
                 status if status.is_success() => Ok(answer),
                 StatusCode::NOT_FOUND if ask.path.starts_with("manifests/") => {
                     Err(Failure::Final(RegistryError::NotFound {
                         reference: self.reference.familiar(),
                         address: endpoint.address.clone(),
+                        hint: endpoint.hint(),
                     }))
                 }
                 _ => Err(said(endpoint, ask.what.to_owned(), answer).await),
@@ -126,6 +130,7 @@ impl<'o> Session<'o> {
         RegistryError::NotFound {
             reference: self.reference.familiar(),
             address: self.reference.registry().to_owned(),
+            hint: String::new(),
         }
     }
 }
@@ -227,7 +232,7 @@ pub(super) async fn said(endpoint: &Endpoint, what: String, answer: Response) ->
             address,
             status: status.as_u16(),
             reason,
-            advice: "the image does not exist there or is private; check its name, or log in with 'docker login'",
+            advice: endpoint.advice(status),
         });
     }
     let error = RegistryError::Status {
