@@ -381,16 +381,72 @@ async fn a_token_is_fetched_with_a_password_and_with_an_identity_token() {
     }
 }
 
+#[tokio::test]
+async fn what_only_the_door_challenges_is_pulled_with_its_password() {
+    let made = image_of(&[noise(1000)]);
+    for status in [404, 403] {
+        for (challenge, expected) in [
+            ("Basic realm=\"x\"", "Basic dXNlcjpzZWNyZXQ="),
+            ("@realm", "Bearer short"),
+        ] {
+            let server = Server::of(&made, move |request, _| {
+                let shown = request.authorization.as_deref();
+                if request.path == "/token" {
+                    // The scope that the door names is another one.
+                    let scoped = request.query.contains("scope=repository%3Ax%3Apull");
+                    let known = shown == Some("Basic dXNlcjpzZWNyZXQ=");
+                    return Some(match scoped && known {
+                        true => Reply::new(200, br#"{"token":"short"}"#),
+                        false => Reply::new(200, br#"{"token":"anonymous"}"#),
+                    });
+                }
+                match request.path.as_str() {
+                    "/v2/" => Some(Reply::new(401, b"").with("WWW-Authenticate", challenge)),
+                    _ => (shown != Some(expected)).then(|| Reply::new(status, b"")),
+                }
+            });
+            let server = with_realm_of(server, "registry:catalog:*");
+            let home = Home::new();
+            let file = home.path("config.json");
+            let name = reference(&server.name("x"));
+            let login = format!(
+                r#"{{"auths":{{"{}":{{"auth":"dXNlcjpzZWNyZXQ="}}}}}}"#,
+                server.address
+            );
+            for (config, pulled) in [("{}", false), (&login, true)] {
+                fs::write(&file, config).unwrap();
+                let options = impatient(Registries::from_docker_config(&file).unwrap());
+                match home.store.pull(&name, &options, &NoProgress).await {
+                    Ok(_) => assert!(pulled),
+                    Err(error) => {
+                        let says = if status == 404 {
+                            "no such repository"
+                        } else {
+                            "403"
+                        };
+                        assert!(!pulled && error.to_string().contains(says), "{error}");
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// A server in front that fills in its own address as the token server's.
 fn with_realm(inner: Server) -> Server {
+    with_realm_of(inner, "repository:x:pull")
+}
+
+/// The same, which wants this scope.
+fn with_realm_of(inner: Server, scope: &'static str) -> Server {
     let port = std::sync::Arc::new(Mutex::new(0));
     let own = std::sync::Arc::clone(&port);
     let outer = Server::start(move |request| {
         let mut reply = inner.forward(request);
         for (name, value) in &mut reply.headers {
-            if *name == "WWW-Authenticate" {
+            if *name == "WWW-Authenticate" && value == "@realm" {
                 *value = format!(
-                    r#"Bearer realm="http://127.0.0.1:{}/token",service="s",scope="repository:x:pull""#,
+                    r#"Bearer realm="http://127.0.0.1:{}/token",service="s",scope="{scope}""#,
                     own.lock().unwrap()
                 );
             }

@@ -3,10 +3,10 @@
 use std::error::Error;
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, RANGE, RETRY_AFTER};
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, RANGE, RETRY_AFTER};
 use reqwest::{Response, StatusCode};
 
-use super::auth::authorize;
+use super::auth::{Challenged, authorize};
 use super::body::read_bounded;
 use super::endpoint::Endpoint;
 use super::redirects::{Follow, send};
@@ -80,6 +80,7 @@ impl<'o> Session<'o> {
         let mut asked_again = false;
         loop {
             let authorization = endpoint.authorization.lock().await.clone();
+            let anonymous = authorization.is_none();
             let mut request = endpoint.client.get(&url);
             if let Some(accept) = ask.accept {
                 request = request.header(ACCEPT, accept);
@@ -93,12 +94,22 @@ impl<'o> Session<'o> {
             let answer = send(endpoint, ask.what, request, Follow::Anywhere).await?;
             // Whom the registry leads us to may not ask for its credentials.
             let is_own = endpoint.reach.is_own(answer.url());
-            if answer.status() == StatusCode::UNAUTHORIZED && is_own && !asked_again {
-                asked_again = true;
-                let fresh = authorize(endpoint, repository, answer.headers(), self.options).await?;
-                if fresh.is_some() {
-                    *endpoint.authorization.lock().await = fresh;
-                    continue;
+            if is_own && !asked_again {
+                let challenged = match answer.status() {
+                    StatusCode::UNAUTHORIZED => Some(Challenged::Here(answer.headers().clone())),
+                    // Some tell nobody what they do not show to everybody.
+                    StatusCode::FORBIDDEN | StatusCode::NOT_FOUND if anonymous => {
+                        self.ping(endpoint).await.map(Challenged::AtTheDoor)
+                    }
+                    _ => None,
+                };
+                if let Some(challenged) = challenged {
+                    asked_again = true;
+                    let fresh = authorize(endpoint, repository, &challenged, self.options).await?;
+                    if fresh.is_some() {
+                        *endpoint.authorization.lock().await = fresh;
+                        continue;
+                    }
                 }
             }
             if answer.status() == StatusCode::FORBIDDEN {
@@ -116,6 +127,17 @@ impl<'o> Session<'o> {
                 _ => Err(said(endpoint, ask.what.to_owned(), answer).await),
             };
         }
+    }
+
+    /// The headers of the challenge that the registry has for everybody, `None`
+    /// where it has none, or cannot be asked.
+    async fn ping(&self, endpoint: &Endpoint) -> Option<HeaderMap> {
+        let request = endpoint.client.get(endpoint.url("/v2/"));
+        let sent = send(endpoint, "a challenge", request, Follow::Anywhere).await;
+        let answer = sent.ok()?;
+        let challenges =
+            answer.status() == StatusCode::UNAUTHORIZED && endpoint.reach.is_own(answer.url());
+        challenges.then(|| answer.headers().clone())
     }
 
     /// The endpoints from `first` on: those that may fail since another follows,
