@@ -25,10 +25,55 @@ enum Login {
     Failed(String),
 }
 
+/// How the URLs of a registry or mirror are made.
+struct Api {
+    /// `https://host/v2`, without a slash at its end.
+    base: String,
+    /// What stands before each repository, `hub/`, where a mirror is a part of a
+    /// registry that has several.
+    prefix: String,
+    /// `?ns=docker.io`, by which a mirror of several registries tells them apart.
+    query: String,
+}
+
+impl Api {
+    /// Of a registry of its own, at this URL.
+    fn at(base: &str) -> Self {
+        Self {
+            base: format!("{}/v2", base.trim_end_matches('/')),
+            prefix: String::new(),
+            query: String::new(),
+        }
+    }
+
+    /// Of a mirror of a registry. Where its URL has a `v2`, as containerd's with
+    /// `override_path` have, what follows it stands before the repository.
+    fn of_mirror(url: &Url, registry: &str) -> Self {
+        let text = url.as_str().trim_end_matches('/');
+        let end = text.len() - url.path().trim_end_matches('/').len();
+        let (host, path) = text.split_at(end);
+        let parts: Vec<&str> = path.split('/').collect();
+        let mut api = match parts.iter().position(|part| *part == "v2") {
+            Some(place) => Self {
+                base: format!("{host}{}", parts[..=place].join("/")),
+                prefix: parts[place + 1..]
+                    .iter()
+                    .map(|part| format!("{part}/"))
+                    .collect(),
+                query: String::new(),
+            },
+            None => Self::at(text),
+        };
+        let mut query = url.clone();
+        query.query_pairs_mut().append_pair("ns", registry);
+        api.query = format!("?{}", query.query().unwrap_or_default());
+        api
+    }
+}
+
 /// A base URL and what is known about it.
 pub(super) struct Endpoint {
-    /// Without a slash at its end.
-    base: String,
+    api: Api,
     /// Host and port, for messages.
     pub(super) address: String,
     /// Under which name its credentials stand.
@@ -52,13 +97,13 @@ impl Endpoint {
     ) -> Result<Vec<Self>, RegistryError> {
         let mut endpoints = Vec::new();
         for mirror in options.mirrors.get(registry).into_iter().flatten() {
-            endpoints.push(Self::mirror(mirror, options)?);
+            endpoints.push(Self::mirror(mirror, registry, options)?);
         }
         endpoints.push(Self::registry(registry, options).await?);
         Ok(endpoints)
     }
 
-    fn mirror(url: &str, options: &Registries) -> Result<Self, RegistryError> {
+    fn mirror(url: &str, registry: &str, options: &Registries) -> Result<Self, RegistryError> {
         let bad = |problem: String| RegistryError::Protocol {
             what: "images".to_owned(),
             address: url.to_owned(),
@@ -74,12 +119,14 @@ impl Endpoint {
                     .to_owned(),
             ));
         }
-        Self::new(
-            url.as_str().trim_end_matches('/').to_owned(),
-            &authority,
-            &url,
-            options,
-        )
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(bad(
+                "a mirror's URL has no '?' or '#'; leave that out: 'ns=' with the registry's name is sent to each mirror"
+                    .to_owned(),
+            ));
+        }
+        let api = Api::of_mirror(&url, registry);
+        Self::new(api, &authority, &url, options)
     }
 
     async fn registry(registry: &str, options: &Registries) -> Result<Self, RegistryError> {
@@ -95,7 +142,7 @@ impl Endpoint {
         let plain = Self::at("http", host, registry, options)?;
         let ping = plain
             .client
-            .get(plain.url("/v2/"))
+            .get(plain.ping_url())
             .timeout(options.timeouts.stall)
             .send()
             .await;
@@ -118,21 +165,28 @@ impl Endpoint {
             address: host.to_owned(),
             problem: format!("its name is no address, {cause}"),
         })?;
-        Self::new(base, registry, &url, options)
+        Self::new(Api::at(&base), registry, &url, options)
     }
 
     fn new(
-        base: String,
+        api: Api,
         credentials_key: &str,
         url: &Url,
         options: &Registries,
     ) -> Result<Self, RegistryError> {
         let reach = Arc::new(Reach::of(url, options));
-        Self::with_reach(base, credentials_key, url, options, reach)
+        Self::with_reach(api, credentials_key, url, options, reach)
     }
 
-    pub(super) fn with_reach(
-        base: String,
+    /// As if it were on another machine.
+    #[cfg(test)]
+    pub(super) fn elsewhere(url: &Url, options: &Registries) -> Result<Self, RegistryError> {
+        let reach = Arc::new(Reach::elsewhere(url));
+        Self::with_reach(Api::at(url.as_str()), "x", url, options, reach)
+    }
+
+    fn with_reach(
+        api: Api,
         credentials_key: &str,
         url: &Url,
         options: &Registries,
@@ -147,7 +201,7 @@ impl Endpoint {
             ),
         })?;
         Ok(Self {
-            base,
+            api,
             address,
             credentials_key: credentials_key.to_owned(),
             client,
@@ -235,9 +289,24 @@ impl Endpoint {
         }
     }
 
-    /// The URL of a path on it.
-    pub(super) fn url(&self, path: &str) -> String {
-        format!("{}{path}", self.base)
+    /// The URL of a path below a repository.
+    pub(super) fn url(&self, repository: &str, path: &str) -> String {
+        let Api {
+            base,
+            prefix,
+            query,
+        } = &self.api;
+        format!("{base}/{prefix}{repository}/{path}{query}")
+    }
+
+    /// Where every registry answers, and says whether it wants to know who asks.
+    pub(super) fn ping_url(&self) -> String {
+        format!("{}/", self.api.base)
+    }
+
+    /// What may be done with a repository, as tokens have it.
+    pub(super) fn scope(&self, repository: &str) -> String {
+        format!("repository:{}{repository}:pull", self.api.prefix)
     }
 }
 
@@ -292,7 +361,7 @@ fn is_plain_allowed(registry: &str, options: &Registries) -> bool {
 }
 
 /// `host` or `host:port`, as the URL has it.
-fn authority(url: &Url) -> String {
+pub(super) fn authority(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     match url.port() {
         Some(port) => format!("{host}:{port}"),
@@ -311,6 +380,29 @@ pub(super) fn authority_with_port(url: &Url) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mirrors_may_be_below_a_path() {
+        for (url, asked) in [
+            ("https://m", "https://m/v2/a/b/tags?ns=docker.io"),
+            ("https://m:1/", "https://m:1/v2/a/b/tags?ns=docker.io"),
+            ("https://m/x/y/", "https://m/x/y/v2/a/b/tags?ns=docker.io"),
+            ("https://m/v2", "https://m/v2/a/b/tags?ns=docker.io"),
+            ("https://m/v2/hub", "https://m/v2/hub/a/b/tags?ns=docker.io"),
+            (
+                "https://m/x/v2/y/z//",
+                "https://m/x/v2/y/z/a/b/tags?ns=docker.io",
+            ),
+        ] {
+            let options = Registries::default();
+            let mirror = Endpoint::mirror(url, "docker.io", &options).unwrap();
+            assert_eq!(mirror.url("a/b", "tags"), asked);
+        }
+        let hub = Endpoint::mirror("https://m/v2/hub", "docker.io", &Registries::default());
+        let hub = hub.unwrap();
+        assert_eq!(hub.scope("a/b"), "repository:hub/a/b:pull");
+        assert_eq!(hub.ping_url(), "https://m/v2/");
+    }
 
     #[test]
     fn loopback_may_be_plain_and_others_only_where_allowed() {

@@ -95,10 +95,8 @@ fn redirected(
 mod tests {
     use std::io::{Read as _, Write as _};
     use std::net::TcpListener;
-    use std::sync::Arc;
 
     use super::super::Registries;
-    use super::super::reach::Reach;
     use super::*;
 
     /// A server that redirects the one request that it gets.
@@ -126,10 +124,7 @@ mod tests {
             ("https", "localhost"),
         ] {
             let url = redirecting(format!("{scheme}://{host}:{port}/"));
-            let base = url.as_str().trim_end_matches('/').to_owned();
-            let options = Registries::default();
-            let reach = Arc::new(Reach::elsewhere(&url));
-            let endpoint = Endpoint::with_reach(base, "x", &url, &options, reach).unwrap();
+            let endpoint = Endpoint::elsewhere(&url, &Registries::default()).unwrap();
             let request = endpoint.client.get(url);
             let sent = send(&endpoint, "it", request, Follow::Anywhere).await;
             let error = sent.unwrap_err().into_error().to_string();
