@@ -104,6 +104,67 @@ async fn server_errors_pass() {
     pull(&Home::new(), &server).await.unwrap();
 }
 
+/// Answers a manifest request that it wants to be left alone for so long, as often as
+/// it is asked up to so many times.
+fn busy(made: &Made, status: u16, after: String, times_max: u32) -> Server {
+    Server::of(made, move |request, times| {
+        (request.path.contains("manifests") && times <= times_max)
+            .then(|| Reply::new(status, b"").with("Retry-After", after.clone()))
+    })
+}
+
+#[tokio::test]
+async fn a_server_that_is_busy_is_asked_again_when_it_says() {
+    let made = image_of(&[noise(1000)]);
+    for status in [429, 503] {
+        let server = busy(&made, status, "2".into(), 1);
+        let start = Instant::now();
+        pull(&Home::new(), &server).await.unwrap();
+        assert!(start.elapsed() >= Duration::from_secs(2));
+        assert_eq!(server.count("manifests"), 2);
+    }
+    // Over the date's seconds and no more.
+    let date = std::time::SystemTime::now() + Duration::from_secs(3);
+    let server = busy(&made, 429, httpdate::fmt_http_date(date), 1);
+    let start = Instant::now();
+    pull(&Home::new(), &server).await.unwrap();
+    assert!(start.elapsed() >= Duration::from_millis(1500));
+    assert_eq!(server.count("manifests"), 2);
+    // A date that is over, or nothing that can be read, is no reason to wait.
+    for after in ["Sun, 01 Nov 2020 12:00:00 GMT", "soon", "0"] {
+        let server = busy(&made, 429, after.into(), 1);
+        pull(&Home::new(), &server).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn nobody_asks_a_server_before_the_time_that_it_names() {
+    let made = image_of(&[noise(1000)]);
+    for after in [
+        "3000",
+        "Fri, 01 Jan 2100 12:00:00 GMT",
+        "99999999999999999999",
+    ] {
+        let server = busy(&made, 429, after.into(), u32::MAX);
+        let home = Home::new();
+        let start = Instant::now();
+        let asked = || server.requests.lock().unwrap().len();
+        let mut first = None;
+        for repository in ["x", "x", "another"] {
+            let name = reference(&server.name(repository));
+            let pulled = home.store.pull(&name, &registries(), &NoProgress).await;
+            let text = pulled.unwrap_err().to_string();
+            assert!(
+                text.contains("429") && text.contains("not to be asked again for"),
+                "{text}"
+            );
+            assert_eq!(*first.get_or_insert(asked()), asked());
+        }
+        assert_eq!(server.count("manifests"), 1);
+        assert!(start.elapsed() < Duration::from_secs(10));
+    }
+}
+
 #[tokio::test]
 async fn server_errors_that_stay_are_told() {
     let made = image_of(&[noise(1000)]);

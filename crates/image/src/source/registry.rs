@@ -4,7 +4,7 @@
 //! bounds and retries: [`endpoint`] is where a registry or mirror answers,
 //! [`auth`] how it is shown who asks, [`session`] one request with its retries,
 //! [`redirects`] where that leads and [`reach`] where it may, [`body`] what it is
-//! answered, [`resolve`] from a name to a manifest, [`blob`] a download.
+//! answered, [`retry_after`] when it is not to be asked, [`resolve`] from a name to a manifest, [`blob`] a download.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -18,6 +18,7 @@ mod endpoint;
 mod reach;
 mod redirects;
 mod resolve;
+mod retry_after;
 mod session;
 
 pub(crate) use resolve::Resolved;
@@ -178,6 +179,22 @@ pub enum RegistryError {
         status: u16,
         /// What the registry says.
         reason: String,
+    },
+    /// It wants to be left alone for a while, and is.
+    #[error(
+        "get {what} from registry {address}: it answers {status}, {reason}, and is not to be asked again for {} s; wait, or log in where that raises a limit", .after.as_secs() + 1
+    )]
+    NotYet {
+        /// What was asked for.
+        what: String,
+        /// Host and port.
+        address: String,
+        /// The HTTP status.
+        status: u16,
+        /// What the registry says.
+        reason: String,
+        /// For how long.
+        after: Duration,
     },
     /// It answers, but not as a registry does.
     #[error("get {what} from registry {address}: {problem}")]

@@ -9,7 +9,7 @@ use reqwest::{Client, ClientBuilder, StatusCode, Url};
 
 use super::credentials::Credential;
 use super::reach::{Reach, is_loopback};
-use super::{Registries, RegistryError, Timeouts};
+use super::{Registries, RegistryError, Timeouts, retry_after};
 
 /// Failures of credentials that are remembered, so that each is told once.
 const WARNINGS_MAX: usize = 64;
@@ -140,6 +140,12 @@ impl Endpoint {
         }
         // Whether it speaks plain HTTP is asked without any credentials.
         let plain = Self::at("http", host, registry, options)?;
+        // Whoever is to be left alone has answered before.
+        for endpoint in [&plain, &secure] {
+            if retry_after::left_alone(endpoint.reach.own()).is_some() {
+                return Self::at(endpoint.reach.own().scheme(), host, registry, options);
+            }
+        }
         let ping = plain
             .client
             .get(plain.ping_url())

@@ -51,6 +51,11 @@ impl Reach {
         }
     }
 
+    /// The URL of the endpoint itself.
+    pub(super) fn own(&self) -> &Url {
+        &self.own
+    }
+
     /// Whether a URL is of the endpoint itself: scheme, host and port.
     pub(super) fn is_own(&self, url: &Url) -> bool {
         self.own.origin() == url.origin()

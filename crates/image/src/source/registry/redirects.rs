@@ -6,9 +6,9 @@
 use reqwest::header::{AUTHORIZATION, LOCATION};
 use reqwest::{Method, Request, RequestBuilder, Response, StatusCode, Url};
 
-use super::RegistryError;
 use super::endpoint::{Endpoint, authority_with_port};
 use super::session::{Failure, transport};
+use super::{RegistryError, retry_after};
 
 /// Most redirects that one request follows.
 const REDIRECTS_MAX: usize = 10;
@@ -39,6 +39,17 @@ pub(super) async fn send(
     };
     let mut request = request.build().map_err(failed)?;
     for _ in 0..=REDIRECTS_MAX {
+        if let Some(said) = retry_after::left_alone(request.url()) {
+            let after = said.left();
+            let error = RegistryError::NotYet {
+                what: what.to_owned(),
+                address: endpoint.address_of(request.url()),
+                status: said.status.as_u16(),
+                reason: said.reason,
+                after,
+            };
+            return Err(Failure::Passing(error, Some(after)));
+        }
         let again = request.try_clone();
         let answer = endpoint.client.execute(request).await.map_err(failed)?;
         let (Some(again), Some(to)) = (again, target(&answer)) else {

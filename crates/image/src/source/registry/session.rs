@@ -3,19 +3,22 @@
 use std::error::Error;
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, RANGE, RETRY_AFTER};
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, RANGE};
 use reqwest::{Response, StatusCode};
 
 use super::auth::{Challenged, authorize};
 use super::body::read_bounded;
 use super::endpoint::Endpoint;
 use super::redirects::{Follow, send};
-use super::{Registries, RegistryError};
+use super::{Registries, RegistryError, retry_after};
 use crate::layer::Limits;
 use crate::reference::Reference;
 
-/// The longest wait between two attempts.
+/// The longest wait between two attempts that we choose.
 const DELAY_MAX: Duration = Duration::from_secs(10);
+/// The longest that a server chooses. One that wants more time does not get an
+/// attempt more from this pull.
+const AFTER_MAX: Duration = Duration::from_secs(60);
 /// Most bytes of an error's body that are read, and shown.
 const ERROR_BYTES_MAX: u64 = 64 << 10;
 const REASON_CHARS_MAX: usize = 200;
@@ -180,12 +183,13 @@ impl<'o> Tries<'o> {
             Failure::Passing(error, after) => (error, after),
         };
         self.failed += 1;
-        if self.failed >= self.options.retry.attempts_max {
+        let too_long = after.is_some_and(|after| after > AFTER_MAX);
+        if too_long || self.failed >= self.options.retry.attempts_max {
             return Err(error);
         }
         let doubled = 1u32.checked_shl(self.failed - 1).unwrap_or(u32::MAX);
         let delay = self.options.retry.first_delay.saturating_mul(doubled);
-        let delay = after.unwrap_or(delay).min(DELAY_MAX);
+        let delay = after.unwrap_or_else(|| delay.min(DELAY_MAX));
         tracing::debug!(%error, ?delay, "trying again");
         tokio::time::sleep(delay).await;
         Ok(())
@@ -231,13 +235,8 @@ pub(super) fn innermost(error: &dyn Error) -> String {
 /// The failure that an answer other than success means.
 pub(super) async fn said(endpoint: &Endpoint, what: String, answer: Response) -> Failure {
     let status = answer.status();
-    let after = answer
-        .headers()
-        .get(RETRY_AFTER)
-        .and_then(|value| value.to_str().ok());
-    let after = after
-        .and_then(|text| text.trim().parse().ok())
-        .map(Duration::from_secs);
+    let after = retry_after::after(answer.headers());
+    let url = answer.url().clone();
     let address = endpoint.address_of(answer.url());
     let body = read_bounded(endpoint, "error", answer, ERROR_BYTES_MAX)
         .await
@@ -257,6 +256,21 @@ pub(super) async fn said(endpoint: &Endpoint, what: String, answer: Response) ->
             advice: endpoint.advice(status),
         });
     }
+    let busy = matches!(
+        status,
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+    );
+    if let Some(after) = after.filter(|after| busy && !after.is_zero()) {
+        retry_after::leave_alone(&url, after, status, &reason);
+        let error = RegistryError::NotYet {
+            what,
+            address,
+            status: status.as_u16(),
+            reason,
+            after,
+        };
+        return Failure::Passing(error, Some(after));
+    }
     let error = RegistryError::Status {
         what,
         address,
@@ -269,7 +283,7 @@ pub(super) async fn said(endpoint: &Endpoint, what: String, answer: Response) ->
             StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT
         );
     match passing {
-        true => Failure::Passing(error, after),
+        true => Failure::Passing(error, after.map(|after| after.min(DELAY_MAX))),
         false => Failure::Final(error),
     }
 }
