@@ -3,6 +3,8 @@
 //! Pure. Reads the OCI image config, which Docker's is a superset of, keeps
 //! what a sandbox can honour, and checks that it is meant for this machine.
 
+use std::collections::BTreeMap;
+
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
@@ -31,11 +33,13 @@ pub struct ImageConfig {
 }
 
 /// A config as it was read: the part we keep, and what proves the layers.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct ReadConfig {
     pub(crate) image: ImageConfig,
     /// The digest of each layer's uncompressed tar, in order.
     pub(crate) diff_ids: Vec<Digest>,
+    /// Folders that are made where no layer has them: `WorkingDir` and `Volumes`.
+    pub(crate) folders: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -60,6 +64,7 @@ struct RawRun {
     cmd: Option<OneOrMany>,
     working_dir: Option<String>,
     user: Option<String>,
+    volumes: Option<BTreeMap<String, IgnoredAny>>,
 }
 
 #[derive(Deserialize)]
@@ -105,8 +110,13 @@ pub(crate) fn read(bytes: &[u8], layers: usize) -> Result<ReadConfig, ContentErr
             ),
         });
     }
+    let mut run = raw.config.unwrap_or_default();
+    let volumes = run.volumes.take().unwrap_or_default();
+    let image = keep(run);
+    let folders = image.working_directory.iter().cloned();
     Ok(ReadConfig {
-        image: keep(raw.config.unwrap_or_default()),
+        folders: folders.chain(volumes.into_keys()).collect(),
+        image,
         diff_ids,
     })
 }

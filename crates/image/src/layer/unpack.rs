@@ -49,7 +49,7 @@ impl Budget {
     }
 
     /// For files and folders that are made; few entries can ask for many.
-    fn take_entries(&mut self, entries: u64) -> Result<(), LayerProblem> {
+    pub(crate) fn take_entries(&mut self, entries: u64) -> Result<(), LayerProblem> {
         self.entries = self.entries.saturating_add(entries);
         let most = self.limits.entries_max;
         if self.entries > most {

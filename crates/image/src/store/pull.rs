@@ -202,7 +202,7 @@ impl Pull<'_> {
     async fn publish(&self, reference: &Reference, staging: Staging) -> Result<Image, PullError> {
         let reference = reference.clone();
         let (digest, index) = (self.resolved.digest.clone(), self.resolved.index.clone());
-        let config = self.config.image.clone();
+        let config = self.config.clone();
         let published = blocking(move || {
             let name = (&digest, NamedBy::Manifest);
             staging.publish(&reference, name, index.as_ref(), &config)
