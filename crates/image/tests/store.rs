@@ -135,3 +135,77 @@ fn importing_and_removing_at_once_never_shows_half_an_image() {
         }
     });
 }
+
+#[test]
+fn what_a_name_meant_before_goes_with_it() {
+    let home = Home::new();
+    let tars = [tar_of(&[("a", b"1")]), tar_of(&[("a", b"2")])];
+    let import = |name: &str, tar: &[u8]| home.import_bytes(name, tar).unwrap();
+    drop(import("x", &tars[0]));
+    drop(import("x", &tars[1]));
+    assert_eq!(home.items("roots").len(), 1);
+    // Also where it comes to mean one that is here already.
+    drop(import("y", &tars[0]));
+    drop(import("x", &tars[0]));
+    assert_eq!(home.items("roots").len(), 1);
+    // Not where somebody uses it, or another name means it.
+    let used = import("x", &tars[0]);
+    drop(import("x", &tars[1]));
+    drop(import("z", &tars[1]));
+    drop(import("y", &tars[1]));
+    assert_eq!(fs::read(used.root().join("a")).unwrap(), b"1");
+    assert_eq!(home.items("roots").len(), 2);
+    drop(used);
+    drop(import("x", &tars[0]));
+    drop(import("x", &tars[1]));
+    assert_eq!(home.items("roots").len(), 1);
+    assert_eq!(home.items("tmp"), [""; 0]);
+}
+
+#[tokio::test]
+async fn what_a_pull_replaces_goes() {
+    let images = [1u8, 2].map(|content| image_of(&[tar_of(&[("a", &[content])])]));
+    let [one, two] = &images;
+    let answers = images.each_ref().map(|made| {
+        let blobs = made.blobs.clone();
+        (made.manifest.clone(), blobs)
+    });
+    let latest = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let which = std::sync::Arc::clone(&latest);
+    let server = support::server::Server::start(move |request| {
+        let which = which.load(std::sync::atomic::Ordering::Relaxed);
+        if request.path.ends_with("/manifests/latest") {
+            let reply = support::server::Reply::new(200, &answers[which].0);
+            return reply.with("Content-Type", MANIFEST);
+        }
+        let mut blobs = answers.iter().flat_map(|(_, blobs)| blobs);
+        match blobs.find(|(digest, _)| request.path.ends_with(digest.as_str())) {
+            Some((_, bytes)) => support::server::Reply::new(200, bytes),
+            None => support::server::Reply::new(404, b""),
+        }
+    });
+    let home = Home::new();
+    let name = reference(&server.name("x"));
+    let registries = image::Registries::default();
+    for (place, wanted) in [one, two, one, two].into_iter().enumerate() {
+        latest.store(place % 2, std::sync::atomic::Ordering::Relaxed);
+        let pulled = home.store.pull(&name, &registries, &NoProgress).await;
+        assert_eq!(pulled.unwrap().digest, wanted.digest);
+        assert_eq!(home.items("roots").len(), 1);
+    }
+    // One that is used stays until nobody uses it, and something else is changed.
+    let used = home.store.get(&name).unwrap().unwrap();
+    latest.store(0, std::sync::atomic::Ordering::Relaxed);
+    let pull = || home.store.pull(&name, &registries, &NoProgress);
+    pull().await.unwrap();
+    assert_eq!(fs::read(used.root().join("a")).unwrap(), [2]);
+    assert_eq!(home.items("roots").len(), 2);
+    // It is here still, so nothing is fetched, and the other one goes.
+    latest.store(1, std::sync::atomic::Ordering::Relaxed);
+    let blobs = server.count("blobs");
+    pull().await.unwrap();
+    assert_eq!(
+        (home.items("roots").len(), server.count("blobs")),
+        (1, blobs)
+    );
+}

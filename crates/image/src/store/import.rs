@@ -64,8 +64,7 @@ impl Import<'_> {
             false => NamedBy::Manifest,
         };
         if let Some(image) = self.store.open_image(self.reference, digest, index, by)? {
-            let bytes = image.bytes;
-            self.store.record(self.reference, digest, index, bytes)?;
+            self.store.rename(self.reference, &image)?;
             return Ok(image);
         }
         self.check_sizes(&found.layers)?;

@@ -41,7 +41,7 @@ pub(super) async fn pull(
     let limits = &store.inner.options.limits;
     let session = Session::open(reference, registries, limits).await?;
     let resolved = session.resolve().await?;
-    if let Some(image) = known(store, reference, &resolved)? {
+    if let Some(image) = known(store, reference, &resolved).await? {
         return Ok(image);
     }
     let sweeper = store.clone();
@@ -52,7 +52,7 @@ pub(super) async fn pull(
         .await
         .map_err(|cause| StoreError::io("lock", &path, cause))?;
     // Whoever held the lock may have been pulling just this.
-    if let Some(image) = known(store, reference, &resolved)? {
+    if let Some(image) = known(store, reference, &resolved).await? {
         return Ok(image);
     }
     let bytes = session.fetch_config(&resolved).await?;
@@ -81,7 +81,7 @@ pub(super) async fn pull(
 }
 
 /// The image if its root is here already; it has its name then.
-fn known(
+async fn known(
     store: &Store,
     reference: &Reference,
     resolved: &Resolved,
@@ -89,7 +89,8 @@ fn known(
     let index = resolved.index.as_ref();
     let image = store.open_image(reference, &resolved.digest, index, NamedBy::Manifest)?;
     if let Some(image) = &image {
-        store.record(reference, &resolved.digest, index, image.bytes)?;
+        let (store, reference, image) = (store.clone(), reference.clone(), image.clone());
+        blocking(move || store.rename(&reference, &image)).await??;
     }
     Ok(image)
 }

@@ -74,14 +74,15 @@ impl Store {
         }
     }
 
-    /// Writes what a name means from now on.
+    /// Writes what a name means from now on. Whether it meant something else, which
+    /// may be needed by nobody any more: then a [`sweep`](Self::sweep) is due.
     pub(super) fn record(
         &self,
         reference: &Reference,
         digest: &Digest,
         index: Option<&Digest>,
         bytes: u64,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let tmp = self.inner.folder.join("tmp");
         let sync = self.inner.options.sync;
         if let Some(index) = index {
@@ -101,7 +102,13 @@ impl Store {
         };
         let text =
             serde_json::to_vec(&record).map_err(|cause| StoreError::io("write", &path, cause))?;
-        files::replace(&tmp, &path, &text, sync)
+        // What cannot be read named nothing that is kept.
+        let before = files::read(&path)
+            .ok()
+            .flatten()
+            .and_then(|text| parse(&path, &text).ok());
+        files::replace(&tmp, &path, &text, sync)?;
+        Ok(before.is_some_and(|before| before.digest != *digest))
     }
 
     /// Takes a name out; false where it was not in.

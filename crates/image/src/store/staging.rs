@@ -96,7 +96,7 @@ impl Staging {
                 Err(Errno::EXIST) => {
                     // Another process was faster: its root is as good as ours.
                     if let Some(image) = store.open_image(reference, digest, index, by)? {
-                        store.record(reference, digest, index, image.bytes)?;
+                        store.rename(reference, &image)?;
                         return Ok(image);
                     }
                 }
@@ -109,11 +109,14 @@ impl Staging {
         }
         // Named before the lock becomes a shared one, so that a sweep in between
         // finds the name.
-        store.record(reference, digest, index, bytes)?;
+        let replaced = store.record(reference, digest, index, bytes)?;
         let lost = || fail(io::Error::other("it was published twice"));
         let folder = folder.ok_or_else(lost)?;
         lock::share(&folder).map_err(fail)?;
         let image = store.describe(reference, digest, index, &place, folder)?;
+        if replaced {
+            store.sweep();
+        }
         image.ok_or_else(lost)
     }
 
