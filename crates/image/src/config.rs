@@ -3,6 +3,8 @@
 //! Pure. Reads the OCI image config, which Docker's is a superset of, keeps
 //! what a sandbox can honour, and checks that it is meant for this machine.
 
+use std::collections::BTreeMap;
+
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
@@ -31,19 +33,20 @@ pub struct ImageConfig {
 }
 
 /// A config as it was read: the part we keep, and what proves the layers.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct ReadConfig {
     pub(crate) image: ImageConfig,
     /// The digest of each layer's uncompressed tar, in order.
     pub(crate) diff_ids: Vec<Digest>,
+    /// Folders that are made where no layer has them: `WorkingDir` and `Volumes`.
+    pub(crate) folders: Vec<String>,
 }
 
 #[derive(Deserialize)]
 struct Raw {
-    #[serde(default)]
-    architecture: String,
-    #[serde(default)]
-    os: String,
+    architecture: Option<String>,
+    os: Option<String>,
+    variant: Option<String>,
     config: Option<RawRun>,
     rootfs: Option<RawRootfs>,
     // What a manifest or an index has, and a config never.
@@ -61,12 +64,13 @@ struct RawRun {
     cmd: Option<OneOrMany>,
     working_dir: Option<String>,
     user: Option<String>,
+    volumes: Option<BTreeMap<String, IgnoredAny>>,
 }
 
 #[derive(Deserialize)]
 struct RawRootfs {
-    #[serde(default)]
-    diff_ids: Vec<Digest>,
+    /// `null` where an image has no layers.
+    diff_ids: Option<Vec<Digest>>,
 }
 
 /// Docker of old wrote a plain string where a list is meant.
@@ -96,7 +100,7 @@ pub(crate) fn read(bytes: &[u8], layers: usize) -> Result<ReadConfig, ContentErr
     })?;
     let rootfs = check_shape(&raw)?;
     check_platform(&raw)?;
-    let diff_ids = rootfs.diff_ids.clone();
+    let diff_ids = rootfs.diff_ids.clone().unwrap_or_default();
     if diff_ids.len() != layers {
         return Err(ContentError::Malformed {
             what: "config",
@@ -106,8 +110,13 @@ pub(crate) fn read(bytes: &[u8], layers: usize) -> Result<ReadConfig, ContentErr
             ),
         });
     }
+    let mut run = raw.config.unwrap_or_default();
+    let volumes = run.volumes.take().unwrap_or_default();
+    let image = keep(run);
+    let folders = image.working_directory.iter().cloned();
     Ok(ReadConfig {
-        image: keep(raw.config.unwrap_or_default()),
+        folders: folders.chain(volumes.into_keys()).collect(),
+        image,
         diff_ids,
     })
 }
@@ -125,15 +134,15 @@ fn check_shape(raw: &Raw) -> Result<&RawRootfs, ContentError> {
 }
 
 fn check_platform(raw: &Raw) -> Result<(), ContentError> {
-    let host = Platform::host();
-    let os_fits = raw.os.is_empty() || raw.os == host.os;
-    let architecture_fits = raw.architecture.is_empty() || raw.architecture == host.architecture;
-    if os_fits && architecture_fits {
+    let said = |part: &'_ Option<String>| part.clone().unwrap_or_default();
+    let (os, architecture) = (said(&raw.os), said(&raw.architecture));
+    let platform = Platform::normalized(&os, &architecture, &said(&raw.variant));
+    if platform.is_hosts() {
         return Ok(());
     }
     Err(ContentError::WrongPlatform {
-        host: host.to_string(),
-        found: format!("{}/{}", raw.os, raw.architecture),
+        host: Platform::host().to_string(),
+        found: platform.to_string(),
     })
 }
 
@@ -197,6 +206,23 @@ mod tests {
     fn another_machines_image_is_refused() {
         let error = read(&config("vax", ""), 0).unwrap_err();
         assert!(error.to_string().contains("linux/vax"), "{error}");
+        let error = read(br#"{"os":"plan9","rootfs":{}}"#, 0).unwrap_err();
+        assert!(error.to_string().contains("plan9/unknown"), "{error}");
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn this_machine_has_several_names() {
+        for name in ["amd64", "AMD64", "x86_64", "X86_64", "x86-64", ""] {
+            assert!(read(&config(name, ""), 0).is_ok(), "{name}");
+            let variant = config(name, r#""variant":"v1","#);
+            assert!(read(&variant, 0).is_ok(), "{name}");
+        }
+        let linux = br#"{"os":"Linux","architecture":null,"rootfs":{}}"#;
+        assert!(read(linux, 0).is_ok());
+        for name in ["arm64", "aarch64", "i386", "x86", "amd"] {
+            assert!(read(&config(name, ""), 0).is_err(), "{name}");
+        }
     }
 
     #[test]
@@ -208,6 +234,21 @@ mod tests {
                 .to_string()
                 .contains("names 0 layers")
         );
+    }
+
+    #[test]
+    fn an_image_without_layers_says_so_in_several_ways() {
+        for ids in [
+            r#""diff_ids":[]"#,
+            r#""diff_ids":null"#,
+            r#""type":"layers""#,
+        ] {
+            let text = format!(r#"{{"os":"linux","rootfs":{{{ids}}}}}"#);
+            assert!(read(text.as_bytes(), 0).unwrap().diff_ids.is_empty());
+            assert!(read(text.as_bytes(), 1).is_err(), "{ids}");
+        }
+        let null = br#"{"os":"linux","rootfs":{"diff_ids":[null]}}"#;
+        assert!(read(null, 1).is_err() && read(null, 0).is_err());
     }
 
     #[test]

@@ -28,7 +28,7 @@ mod tar_stream;
 mod trash;
 mod unpack;
 
-pub(crate) use decompress::{Compression, decompress, sniff};
+pub(crate) use decompress::{Compression, SNIFFED_BYTES, decompress, sniff};
 pub(crate) use pipes::remove_pipes;
 pub(crate) use root::Root;
 pub(crate) use steps::Steps;
@@ -116,6 +116,11 @@ pub enum LayerProblem {
     /// The compressed stream or the tar within is damaged or cut off.
     #[error("{0}; it is damaged or was cut off")]
     Damaged(String),
+    /// It is compressed by a program that we do not know.
+    #[error(
+        "it is compressed with {0}; only gzip and zstd are known, build the image with one of them"
+    )]
+    UnknownCompression(String),
     /// The uncompressed bytes are not those that the config promises.
     #[error(
         "its uncompressed digest is {found}, but the image's config says {wanted}; it was damaged or tampered with"
@@ -136,11 +141,13 @@ pub enum LayerProblem {
     },
     /// [`Limits::image_bytes_max`] is reached.
     #[error(
-        "the image has more than {most} bytes; raise the limit with --image-max if you trust it"
+        "the image has more than {most} bytes{}; raise the limit with --image-max if you trust it", shown(.entry)
     )]
     TooLarge {
         /// The bound.
         most: u64,
+        /// Path and size of the entry that went over it, where there is one.
+        entry: Option<(String, u64)>,
     },
     /// A bound of [`Limits`] that no option raises is reached.
     #[error("the image has more than {most} {what}; build it with fewer files")]
@@ -173,7 +180,24 @@ pub enum LayerProblem {
     Cancelled,
 }
 
+fn shown(entry: &Option<(String, u64)>) -> String {
+    let shown = |(path, bytes): &(String, u64)| format!(" with entry '{path}', which has {bytes}");
+    entry.as_ref().map(shown).unwrap_or_default()
+}
+
 impl LayerProblem {
+    /// The same, with the entry where it occurred, if it is one of size.
+    pub(crate) fn of_entry(self, path: &[u8], bytes: u64) -> Self {
+        match self {
+            Self::TooLarge { most, entry: None } => {
+                let path = String::from_utf8_lossy(path).into_owned();
+                let entry = Some((path, bytes));
+                Self::TooLarge { most, entry }
+            }
+            other => other,
+        }
+    }
+
     /// An error of the file system, with a full disk told apart.
     pub(crate) fn io(step: &'static str, path: &[u8], cause: impl Into<io::Error>) -> Self {
         let cause = cause.into();

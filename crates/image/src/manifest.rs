@@ -2,6 +2,7 @@
 //!
 //! Pure. A document is taken for what its media type and its fields both say;
 //! where they disagree it is refused, since two readers must not see two images.
+//! Docker's and OCI's names for the same kind are no disagreement.
 
 use std::fmt;
 
@@ -9,112 +10,18 @@ use serde::Deserialize;
 
 use crate::digest::Digest;
 
+#[path = "manifest_error.rs"]
+mod error;
 #[path = "manifest_platform.rs"]
 mod platform;
-pub(crate) use platform::{Platform, choose};
-
-/// What a registry or an archive says about an image is wrong or unusable.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ContentError {
-    /// The bytes are not those that the digest names.
-    #[error(
-        "verify {what}: its bytes have the digest {found}, but {wanted} was asked for; it was damaged or tampered with on its way"
-    )]
-    WrongDigest {
-        /// What was verified.
-        what: String,
-        /// The digest that names it.
-        wanted: Digest,
-        /// The digest that its bytes have.
-        found: Digest,
-    },
-    /// Fewer or more bytes than the descriptor says.
-    #[error("verify {what}: it has {found} bytes instead of {wanted}; it was cut off or replaced")]
-    WrongSize {
-        /// What was verified.
-        what: String,
-        /// The size in its descriptor.
-        wanted: u64,
-        /// The size that it has.
-        found: u64,
-    },
-    /// Over a bound of ours.
-    #[error("read the {what}: it has {found} {unit}, at most {most} are allowed")]
-    TooLarge {
-        /// What is too large.
-        what: &'static str,
-        /// What is counted.
-        unit: &'static str,
-        /// How many there are.
-        found: u64,
-        /// How many there may be.
-        most: u64,
-    },
-    /// Its layers have more bytes than an image may have.
-    #[error(
-        "read the layers: compressed they have {found} bytes, at most {most} are allowed; raise the limit with --image-max if you trust the image"
-    )]
-    TooManyBytes {
-        /// How many there are.
-        found: u64,
-        /// How many there may be.
-        most: u64,
-    },
-    /// Not JSON, or JSON of another shape.
-    #[error("read the {what}: {problem}")]
-    Malformed {
-        /// Which document.
-        what: &'static str,
-        /// What is wrong.
-        problem: String,
-    },
-    /// A document of a kind that is no image.
-    #[error("use the media type '{found}' as {wanted}: {advice}")]
-    WrongMediaType {
-        /// The media type.
-        found: String,
-        /// What it was used as.
-        wanted: &'static str,
-        /// Why not, and what to do.
-        advice: &'static str,
-    },
-    /// No image for this machine among those offered.
-    #[error("find an image for {host}: there is {} only; rebuild it for {host} or use another tag", list(.available))]
-    NoPlatform {
-        /// What this machine is.
-        host: String,
-        /// What there is.
-        available: Vec<String>,
-    },
-    /// The config is for another machine.
-    #[error("use an image for {found}: this machine is {host}")]
-    WrongPlatform {
-        /// What this machine is.
-        host: String,
-        /// What the image is for.
-        found: String,
-    },
-    /// Something that the document names is not there.
-    #[error("find {what}: the archive or folder does not contain it; it is incomplete")]
-    Missing {
-        /// What is missing.
-        what: String,
-    },
-}
-
-fn list(names: &[String]) -> String {
-    if names.is_empty() {
-        "nothing".to_owned()
-    } else {
-        names.join(", ")
-    }
-}
+pub use error::ContentError;
+pub(crate) use platform::{Platform, candidates};
 
 /// What names a blob: digest, size, kind.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Descriptor {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_none")]
     pub(crate) media_type: String,
     pub(crate) digest: Digest,
     pub(crate) size: u64,
@@ -122,6 +29,37 @@ pub(crate) struct Descriptor {
     pub(crate) platform: Option<Platform>,
     #[serde(default)]
     pub(crate) annotations: Option<std::collections::BTreeMap<String, String>>,
+    #[serde(default)]
+    artifact_type: Option<String>,
+}
+
+fn null_is_none<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+/// What BuildKit marks attestations with, in an index of images.
+const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
+
+impl Descriptor {
+    /// Whether it says itself that it is of no image: of a signature, a list of
+    /// parts, an attestation. Not all of those do.
+    pub(crate) fn is_artifact(&self) -> bool {
+        let annotations = self.annotations.as_ref();
+        annotations.is_some_and(|all| all.contains_key(REFERENCE_TYPE))
+            || self
+                .artifact_type
+                .as_ref()
+                .is_some_and(|kind| !kind.is_empty())
+            || check_outer_type(&self.media_type).is_err()
+    }
+}
+
+/// An entry of an index, which may be of anything.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Listed {
+    Descriptor(Descriptor),
+    Other(serde::de::IgnoredAny),
 }
 
 /// One image for one platform.
@@ -152,11 +90,19 @@ struct Raw {
     schema_version: Option<u32>,
     media_type: Option<String>,
     artifact_type: Option<String>,
-    manifests: Option<Vec<Descriptor>>,
+    manifests: Option<Vec<Listed>>,
     config: Option<Descriptor>,
+    /// Of an image without layers, some tools write `null`.
+    #[serde(default, deserialize_with = "null_is_empty")]
     layers: Option<Vec<Descriptor>>,
     #[serde(rename = "fsLayers")]
     fs_layers: Option<serde::de::IgnoredAny>,
+}
+
+fn null_is_empty<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Vec<Descriptor>>, D::Error> {
+    Option::deserialize(deserializer).map(|list| Some(list.unwrap_or_default()))
 }
 
 /// Reads a manifest or index. `media_type` is what its descriptor or the
@@ -174,14 +120,12 @@ pub(crate) fn read(
     let raw: Raw = serde_json::from_slice(bytes).map_err(|cause| malformed(cause.to_string()))?;
     let inner = raw.media_type.as_deref().unwrap_or("");
     check_outer_type(inner)?;
-    let outer = if is_generic(media_type) {
-        ""
-    } else {
-        media_type
-    };
-    if !inner.is_empty() && !outer.is_empty() && inner != outer {
+    let says = [inner, media_type].map(Kind::of);
+    if let [Some(calls_itself), Some(came_as)] = says
+        && calls_itself != came_as
+    {
         return Err(malformed(format!(
-            "it came as '{outer}' but calls itself '{inner}'"
+            "it came as '{media_type}' but calls itself '{inner}'"
         )));
     }
     if raw.fs_layers.is_some() || raw.schema_version == Some(1) {
@@ -192,18 +136,19 @@ pub(crate) fn read(
             "it is no manifest: 'schemaVersion' is not 2".to_owned(),
         ));
     }
-    let says_index = [inner, outer]
-        .iter()
-        .any(|kind| matches!(*kind, OCI_INDEX | DOCKER_LIST));
-    let says_manifest = [inner, outer]
-        .iter()
-        .any(|kind| matches!(*kind, OCI_MANIFEST | DOCKER_MANIFEST));
+    let says_index = says.contains(&Some(Kind::Index));
+    let says_manifest = says.contains(&Some(Kind::Manifest));
     match (raw.manifests, raw.config, raw.layers) {
-        (Some(manifests), None, None) if !says_manifest => Ok(Document::Index(manifests)),
+        (Some(manifests), None, layers)
+            if !says_manifest && layers.as_ref().is_none_or(Vec::is_empty) =>
+        {
+            Ok(Document::Index(entries(manifests)))
+        }
         (None, Some(config), Some(layers)) if !says_index => {
+            let names_image = matches!(&*config.media_type, OCI_CONFIG | DOCKER_CONFIG);
             if let Some(kind) = raw
                 .artifact_type
-                .filter(|_| !is_image_config(&config.media_type))
+                .filter(|kind| !names_image && !kind.is_empty())
             {
                 return Err(artifact(kind));
             }
@@ -220,6 +165,33 @@ pub(crate) fn read(
     }
 }
 
+/// What a document is, by its media type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Index,
+    Manifest,
+}
+
+impl Kind {
+    fn of(media_type: &str) -> Option<Self> {
+        match media_type {
+            OCI_INDEX | DOCKER_LIST => Some(Self::Index),
+            OCI_MANIFEST | DOCKER_MANIFEST => Some(Self::Manifest),
+            _ => None,
+        }
+    }
+}
+
+/// Those that can be read: one that cannot is not the one that is looked for, as
+/// if it were for another machine.
+fn entries(listed: Vec<Listed>) -> Vec<Descriptor> {
+    let read = |entry| match entry {
+        Listed::Descriptor(descriptor) => Some(descriptor),
+        Listed::Other(_) => None,
+    };
+    listed.into_iter().filter_map(read).collect()
+}
+
 fn is_generic(media_type: &str) -> bool {
     matches!(
         media_type,
@@ -231,8 +203,7 @@ fn check_outer_type(media_type: &str) -> Result<(), ContentError> {
     if media_type.starts_with(DOCKER_SCHEMA_1) {
         return Err(schema_1(media_type));
     }
-    let known = [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST].contains(&media_type);
-    if known || is_generic(media_type) {
+    if Kind::of(media_type).is_some() || is_generic(media_type) {
         return Ok(());
     }
     Err(ContentError::WrongMediaType {
@@ -258,15 +229,18 @@ fn artifact(kind: String) -> ContentError {
     }
 }
 
-fn is_image_config(media_type: &str) -> bool {
-    matches!(
-        media_type,
-        "" | OCI_CONFIG | DOCKER_CONFIG | "application/octet-stream"
-    )
+/// A media type of somebody's own means something of his own. Any other is what a
+/// registry or a tool took it for (`text/html`, `application/json`): its bytes are
+/// those that its digest names, and reading them shows whether they are a config.
+fn may_be_config(media_type: &str) -> bool {
+    matches!(media_type, OCI_CONFIG | DOCKER_CONFIG)
+        || !media_type
+            .to_ascii_lowercase()
+            .starts_with("application/vnd.")
 }
 
 fn check_image(manifest: &Manifest, layers_max: usize) -> Result<(), ContentError> {
-    if !is_image_config(&manifest.config.media_type) {
+    if !may_be_config(&manifest.config.media_type) {
         return Err(artifact(manifest.config.media_type.clone()));
     }
     if manifest.layers.len() > layers_max {

@@ -7,11 +7,71 @@ use serde::Deserialize;
 use super::{ContentError, Descriptor};
 
 /// What an index says an image is for, and what this machine is.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Platform<S = String> {
+    /// Empty where it is not said, as the architecture.
     pub(crate) os: S,
     pub(crate) architecture: S,
     pub(crate) variant: Option<S>,
+}
+
+/// As it is written: by hand, too, so that parts may be missing.
+#[derive(Deserialize)]
+struct Written {
+    os: Option<String>,
+    architecture: Option<String>,
+    variant: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for Platform {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let written = Written::deserialize(deserializer)?;
+        Ok(Self::normalized(
+            &written.os.unwrap_or_default(),
+            &written.architecture.unwrap_or_default(),
+            &written.variant.unwrap_or_default(),
+        ))
+    }
+}
+
+impl Platform {
+    /// A platform in Go's words. Builders that are no Go programs write what
+    /// `uname -m` says, or what their users wrote.
+    pub(crate) fn normalized(os: &str, architecture: &str, variant: &str) -> Self {
+        let architecture = architecture.to_lowercase();
+        let variant = variant.to_lowercase();
+        let (architecture, variant) = match (architecture.as_str(), variant.as_str()) {
+            ("amd64" | "x86_64" | "x86-64" | "x64", "v1") => ("amd64", ""),
+            ("amd64" | "x86_64" | "x86-64" | "x64", variant) => ("amd64", variant),
+            ("386" | "i386" | "i486" | "i586" | "i686" | "x86", _) => ("386", ""),
+            ("arm64" | "aarch64" | "armv8" | "armv8l", "8" | "v8") => ("arm64", ""),
+            ("arm64" | "aarch64" | "armv8" | "armv8l", variant) => ("arm64", variant),
+            ("armhf" | "armv7" | "armv7l", _) => ("arm", "v7"),
+            ("armel" | "armv6" | "armv6l", _) => ("arm", "v6"),
+            ("arm", "5") => ("arm", "v5"),
+            ("arm", "6") => ("arm", "v6"),
+            ("arm", "7") => ("arm", "v7"),
+            ("powerpc64le", variant) => ("ppc64le", variant),
+            ("loongarch64", variant) => ("loong64", variant),
+            other => other,
+        };
+        Self {
+            os: os.to_lowercase(),
+            architecture: architecture.to_owned(),
+            variant: Some(variant.to_owned()).filter(|variant| !variant.is_empty()),
+        }
+    }
+
+    /// Whether what is said of it is said of this machine, too.
+    pub(crate) fn is_hosts(&self) -> bool {
+        let host = Platform::host();
+        let fits = |said: &str, host| said.is_empty() || said == host;
+        fits(&self.os, host.os) && fits(&self.architecture, host.architecture)
+    }
+
+    fn is_said(&self) -> bool {
+        !self.os.is_empty() && !self.architecture.is_empty()
+    }
 }
 
 impl Platform<&'static str> {
@@ -36,7 +96,11 @@ impl Platform<&'static str> {
 
 impl<S: fmt::Display + AsRef<str>> fmt::Display for Platform<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.os, self.architecture)?;
+        let said = |part: &S| match part.as_ref() {
+            "" => "unknown".to_owned(),
+            part => part.to_owned(),
+        };
+        write!(f, "{}/{}", said(&self.os), said(&self.architecture))?;
         match &self.variant {
             Some(variant) if !variant.as_ref().is_empty() => write!(f, "/{variant}"),
             _ => Ok(()),
@@ -74,23 +138,26 @@ fn runs_amd64_v3() -> bool {
     false
 }
 
-/// The descriptor for this machine. One that says no platform counts as the
-/// last resort; its config is checked later.
-pub(crate) fn choose(manifests: &[Descriptor]) -> Result<&Descriptor, ContentError> {
-    let host = Platform::host();
+/// Most entries that are tried, since each may have to be fetched.
+const CANDIDATES_MAX: usize = 8;
+
+/// The descriptors that may be of this machine's image, best first. Those that say
+/// no platform, or half of one, come last; their config is checked later.
+pub(crate) fn candidates(manifests: &[Descriptor]) -> Result<Vec<&Descriptor>, ContentError> {
     let score = |descriptor: &Descriptor| match &descriptor.platform {
-        Some(platform) if platform.os == host.os && platform.architecture == host.architecture => {
-            rank(platform.variant.as_deref())
-        }
-        Some(_) => None,
+        Some(platform) if !platform.is_hosts() => None,
+        Some(platform) if platform.is_said() => rank(platform.variant.as_deref()),
+        Some(_) => Some(u8::MAX - 1),
         None => Some(u8::MAX),
     };
-    let best = manifests
-        .iter()
+    let images = manifests.iter().filter(|entry| !entry.is_artifact());
+    let mut scored: Vec<(u8, &Descriptor)> = images
         .filter_map(|descriptor| Some((score(descriptor)?, descriptor)))
-        .min_by_key(|(score, _)| *score);
-    if let Some((_, descriptor)) = best {
-        return Ok(descriptor);
+        .collect();
+    scored.sort_by_key(|(score, _)| *score);
+    scored.truncate(CANDIDATES_MAX);
+    if !scored.is_empty() {
+        return Ok(scored.into_iter().map(|(_, entry)| entry).collect());
     }
     let named = manifests
         .iter()
@@ -101,7 +168,7 @@ pub(crate) fn choose(manifests: &[Descriptor]) -> Result<&Descriptor, ContentErr
         .collect();
     available.dedup();
     Err(ContentError::NoPlatform {
-        host: host.to_string(),
+        host: Platform::host().to_string(),
         available,
     })
 }

@@ -319,3 +319,43 @@ fn bounds_are_kept() {
         &["path of 6 bytes"],
     );
 }
+
+#[test]
+fn what_is_too_large_is_named_with_its_size() {
+    let large = vec![7; 2 << 20];
+    let tar = tar_of(&[("small", b"1"), ("some/large", &large), ("next", b"2")]);
+    let says = [
+        "entry 'some/large', which has 2097152",
+        "1048576",
+        "--image-max",
+    ];
+    // As a root file system, read from a stream, compressed, and from a file.
+    let home = limited_to(1 << 20);
+    let file = home.path("root.tar");
+    fs::write(&file, &tar).unwrap();
+    for import in [
+        home.import_bytes("x", &tar),
+        home.import_bytes("x", &gzip(&tar)),
+        home.import("x", &file),
+    ] {
+        assert_says(&import.unwrap_err().to_string(), &says);
+    }
+    // As a layer, of an archive and of a layout.
+    let made = image_of(&[tar_of(&[("a", b"1")]), tar.clone()]);
+    let folder = home.path("layout");
+    write_layout(&folder, &[(&made, None)]);
+    assert_says(&refused_layout(&home, &folder), &says);
+    // A hole is as large as it says.
+    let hole = home.import_bytes("x", &hole(1 << 35)).unwrap_err();
+    let says = ["entry 'hole', which has 34359738368", "--image-max"];
+    assert_says(&hole.to_string(), &says);
+    // Many small ones: the one that had no room any more.
+    let names: Vec<String> = (0..40).map(|place| format!("file{place:02}")).collect();
+    let part = [7; 32 << 10];
+    let files: Vec<_> = names
+        .iter()
+        .map(|name| (name.as_str(), &part[..]))
+        .collect();
+    let error = home.import_bytes("x", &tar_of(&files)).unwrap_err();
+    assert_says(&error.to_string(), &["entry 'file31', which has 32768"]);
+}

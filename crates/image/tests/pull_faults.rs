@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use image::{Digest, Image, NoProgress, Progress, PullError, Registries, Retry, Timeouts};
-use support::server::{Reply, Server};
+use support::server::{self, Reply, Server};
 use support::*;
 
 fn registries() -> Registries {
@@ -102,6 +102,67 @@ async fn server_errors_pass() {
             .then(|| Reply::new(503, b"busy").with("Retry-After", "0"))
     });
     pull(&Home::new(), &server).await.unwrap();
+}
+
+/// Answers a manifest request that it wants to be left alone for so long, as often as
+/// it is asked up to so many times.
+fn busy(made: &Made, status: u16, after: String, times_max: u32) -> Server {
+    Server::of(made, move |request, times| {
+        (request.path.contains("manifests") && times <= times_max)
+            .then(|| Reply::new(status, b"").with("Retry-After", after.clone()))
+    })
+}
+
+#[tokio::test]
+async fn a_server_that_is_busy_is_asked_again_when_it_says() {
+    let made = image_of(&[noise(1000)]);
+    for status in [429, 503] {
+        let server = busy(&made, status, "2".into(), 1);
+        let start = Instant::now();
+        pull(&Home::new(), &server).await.unwrap();
+        assert!(start.elapsed() >= Duration::from_secs(2));
+        assert_eq!(server.count("manifests"), 2);
+    }
+    // Over the date's seconds and no more.
+    let date = std::time::SystemTime::now() + Duration::from_secs(3);
+    let server = busy(&made, 429, httpdate::fmt_http_date(date), 1);
+    let start = Instant::now();
+    pull(&Home::new(), &server).await.unwrap();
+    assert!(start.elapsed() >= Duration::from_millis(1500));
+    assert_eq!(server.count("manifests"), 2);
+    // A date that is over, or nothing that can be read, is no reason to wait.
+    for after in ["Sun, 01 Nov 2020 12:00:00 GMT", "soon", "0"] {
+        let server = busy(&made, 429, after.into(), 1);
+        pull(&Home::new(), &server).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn nobody_asks_a_server_before_the_time_that_it_names() {
+    let made = image_of(&[noise(1000)]);
+    for after in [
+        "3000",
+        "Fri, 01 Jan 2100 12:00:00 GMT",
+        "99999999999999999999",
+    ] {
+        let server = busy(&made, 429, after.into(), u32::MAX);
+        let home = Home::new();
+        let start = Instant::now();
+        let asked = || server.requests.lock().unwrap().len();
+        let mut first = None;
+        for repository in ["x", "x", "another"] {
+            let name = reference(&server.name(repository));
+            let pulled = home.store.pull(&name, &registries(), &NoProgress).await;
+            let text = pulled.unwrap_err().to_string();
+            assert!(
+                text.contains("429") && text.contains("not to be asked again for"),
+                "{text}"
+            );
+            assert_eq!(*first.get_or_insert(asked()), asked());
+        }
+        assert_eq!(server.count("manifests"), 1);
+        assert!(start.elapsed() < Duration::from_secs(10));
+    }
 }
 
 #[tokio::test]
@@ -279,6 +340,69 @@ async fn an_index_leads_to_this_machines_image() {
     }
 }
 
+/// An index of these manifests, in order, without platforms.
+fn index_of(manifests: &[&[u8]]) -> Vec<u8> {
+    let entry = |bytes: &&[u8]| serde_json::json!({"mediaType": MANIFEST, "digest": Digest::of(bytes), "size": bytes.len()});
+    let entries: Vec<_> = manifests.iter().map(entry).collect();
+    let index = serde_json::json!({"schemaVersion": 2, "manifests": entries});
+    index.to_string().into_bytes()
+}
+
+#[tokio::test]
+async fn an_artifact_before_the_image_is_passed_over() {
+    let made = image_of(&[tar_of(&[("a", b"1")])]);
+    let text = String::from_utf8(made.manifest.clone()).unwrap();
+    let layer = "application/vnd.oci.image.layer.v1.tar+gzip";
+    let artifact = text
+        .replace(layer, "application/vnd.in-toto+json")
+        .into_bytes();
+    let serve = |index: Vec<u8>| {
+        let artifact = artifact.clone();
+        let name = Digest::of(&artifact).to_string();
+        Server::of(&made, move |request, _| {
+            let reply = |body: &[u8], kind| Reply::new(200, body).with("Content-Type", kind);
+            match &request.path {
+                path if path.ends_with("/manifests/latest") => Some(reply(&index, INDEX)),
+                path if path.ends_with(&name) => Some(reply(&artifact, MANIFEST)),
+                _ => None,
+            }
+        })
+    };
+    let server = serve(index_of(&[&artifact, &made.manifest]));
+    let image = pull(&Home::new(), &server).await.unwrap();
+    assert_eq!(image.digest, made.digest);
+    assert!(image.index.is_some());
+    let text = error(&serve(index_of(&[&artifact]))).await;
+    assert!(text.contains("in-toto"), "{text}");
+}
+
+#[tokio::test]
+async fn a_config_that_goes_by_another_media_type_is_one_all_the_same() {
+    for kind in ["text/html", "application/json"] {
+        let mut made = image_of(&[tar_of(&[("a", b"1")])]);
+        let text = String::from_utf8(made.manifest).unwrap();
+        let config = "application/vnd.oci.image.config.v1+json";
+        made.manifest = text.replace(config, kind).into_bytes();
+        made.digest = Digest::of(&made.manifest);
+        let server = Server::of(&made, |_, _| None);
+        pull(&Home::new(), &server).await.unwrap();
+        // What is no config is refused for what it is.
+        let (config, _) = made.blobs.pop().unwrap();
+        let page = b"<html>".to_vec();
+        let text = String::from_utf8(made.manifest).unwrap();
+        let text = text.replace(config.as_str(), Digest::of(&page).as_str());
+        let at = text.find("\"size\":").unwrap();
+        let size = format!("\"size\":{}", page.len());
+        let end = text[at..].find('}').unwrap() + at;
+        made.manifest = format!("{}{size}{}", &text[..at], &text[end..]).into_bytes();
+        made.digest = Digest::of(&made.manifest);
+        made.blobs.push((Digest::of(&page), page));
+        let server = Server::of(&made, |_, _| None);
+        let text = pull(&Home::new(), &server).await.unwrap_err().to_string();
+        assert!(text.contains("read the config"), "{text}");
+    }
+}
+
 #[tokio::test]
 async fn a_token_is_fetched_with_a_password_and_with_an_identity_token() {
     let made = image_of(&[noise(1000)]);
@@ -318,16 +442,72 @@ async fn a_token_is_fetched_with_a_password_and_with_an_identity_token() {
     }
 }
 
+#[tokio::test]
+async fn what_only_the_door_challenges_is_pulled_with_its_password() {
+    let made = image_of(&[noise(1000)]);
+    for status in [404, 403] {
+        for (challenge, expected) in [
+            ("Basic realm=\"x\"", "Basic dXNlcjpzZWNyZXQ="),
+            ("@realm", "Bearer short"),
+        ] {
+            let server = Server::of(&made, move |request, _| {
+                let shown = request.authorization.as_deref();
+                if request.path == "/token" {
+                    // The scope that the door names is another one.
+                    let scoped = request.query.contains("scope=repository%3Ax%3Apull");
+                    let known = shown == Some("Basic dXNlcjpzZWNyZXQ=");
+                    return Some(match scoped && known {
+                        true => Reply::new(200, br#"{"token":"short"}"#),
+                        false => Reply::new(200, br#"{"token":"anonymous"}"#),
+                    });
+                }
+                match request.path.as_str() {
+                    "/v2/" => Some(Reply::new(401, b"").with("WWW-Authenticate", challenge)),
+                    _ => (shown != Some(expected)).then(|| Reply::new(status, b"")),
+                }
+            });
+            let server = with_realm_of(server, "registry:catalog:*");
+            let home = Home::new();
+            let file = home.path("config.json");
+            let name = reference(&server.name("x"));
+            let login = format!(
+                r#"{{"auths":{{"{}":{{"auth":"dXNlcjpzZWNyZXQ="}}}}}}"#,
+                server.address
+            );
+            for (config, pulled) in [("{}", false), (&login, true)] {
+                fs::write(&file, config).unwrap();
+                let options = impatient(Registries::from_docker_config(&file).unwrap());
+                match home.store.pull(&name, &options, &NoProgress).await {
+                    Ok(_) => assert!(pulled),
+                    Err(error) => {
+                        let says = if status == 404 {
+                            "no such repository"
+                        } else {
+                            "403"
+                        };
+                        assert!(!pulled && error.to_string().contains(says), "{error}");
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// A server in front that fills in its own address as the token server's.
 fn with_realm(inner: Server) -> Server {
+    with_realm_of(inner, "repository:x:pull")
+}
+
+/// The same, which wants this scope.
+fn with_realm_of(inner: Server, scope: &'static str) -> Server {
     let port = std::sync::Arc::new(Mutex::new(0));
     let own = std::sync::Arc::clone(&port);
     let outer = Server::start(move |request| {
         let mut reply = inner.forward(request);
         for (name, value) in &mut reply.headers {
-            if *name == "WWW-Authenticate" {
+            if *name == "WWW-Authenticate" && value == "@realm" {
                 *value = format!(
-                    r#"Bearer realm="http://127.0.0.1:{}/token",service="s",scope="repository:x:pull""#,
+                    r#"Bearer realm="http://127.0.0.1:{}/token",service="s",scope="{scope}""#,
                     own.lock().unwrap()
                 );
             }
@@ -403,7 +583,59 @@ async fn a_mirror_is_asked_first_and_the_registry_where_it_fails() {
     assert!(text.contains("no https://"), "{text}");
 }
 
-const HELPERS: [(&str, &str, &str); 5] = [
+#[tokio::test]
+async fn a_mirror_below_a_path_is_asked_there_and_told_for_whom() {
+    let made = image_of(&[noise(1000)]);
+    let registry = Server::of(&made, |_, _| None);
+    for (below, v2) in [
+        ("/v2/hub/mirrors", "/v2/hub/mirrors"),
+        ("/some/path/", "/some/path/v2"),
+    ] {
+        let inner = Server::of(&made, |_, _| None);
+        let asked = format!("{v2}/x/");
+        let mirror = Server::start(move |request| {
+            let Some(rest) = request.path.strip_prefix(&asked) else {
+                return Reply::new(404, b"");
+            };
+            let path = format!("/v2/x/{rest}");
+            inner.forward(&server::Request {
+                path,
+                ..request.clone()
+            })
+        });
+        let mut options = registries();
+        let url = format!("http://{}{below}", mirror.address);
+        options
+            .mirrors
+            .insert(registry.address.to_string(), vec![url]);
+        let name = reference(&registry.name("x"));
+        let home = Home::new();
+        home.store.pull(&name, &options, &NoProgress).await.unwrap();
+        assert_eq!((mirror.count("blobs"), registry.count("x/")), (2, 0));
+        for request in mirror.requests.lock().unwrap().iter() {
+            assert_eq!(
+                request.query,
+                format!("ns=127.0.0.1%3A{}", registry.address.port())
+            );
+        }
+    }
+    for url in [
+        "https://mirror/?ns=docker.io",
+        "https://mirror/x?",
+        "https://mirror/#x",
+    ] {
+        let mut options = registries();
+        options
+            .mirrors
+            .insert(registry.address.to_string(), vec![url.to_owned()]);
+        let name = reference(&registry.name("x"));
+        let pulled = Home::new().store.pull(&name, &options, &NoProgress).await;
+        let text = pulled.unwrap_err().to_string();
+        assert!(text.contains(url) && text.contains("'ns='"), "{text}");
+    }
+}
+
+const HELPERS: [(&str, &str, &str); 8] = [
     (
         "good",
         r#"cat >/dev/null; echo '{"Username":"user","Secret":"secret"}'"#,
@@ -417,6 +649,14 @@ const HELPERS: [(&str, &str, &str); 5] = [
         "401",
     ),
     ("babbles", "echo hello", "not the JSON"),
+    ("complains", "echo >&2 no dbus; exit 1", "says: no dbus"),
+    ("silent", "exit 1", "says: nothing"),
+    // What it leaves behind holds its standard error.
+    (
+        "leaves",
+        "sleep 600 >&- & echo >&2 left; exit 1",
+        "says: left",
+    ),
 ];
 
 /// Helpers are found by PATH, so this test runs itself again with one of its own.
@@ -429,6 +669,9 @@ async fn credential_helpers_are_asked_and_not_waited_for_for_ever() {
             fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         }
+        let path = home.path("docker-credential-foreign");
+        fs::write(&path, "#!/usr/bin/no-such-interpreter -x\n").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         let mut path = home.folder.path().as_os_str().to_owned();
         path.push(":/usr/bin:/bin");
         let output = std::process::Command::new(std::env::current_exe().unwrap())
@@ -458,7 +701,13 @@ async fn credential_helpers_are_asked_and_not_waited_for_for_ever() {
     for (helper, says) in HELPERS
         .map(|(name, _, says)| (name, says))
         .into_iter()
-        .chain([("missing", "not in PATH")])
+        .chain([
+            ("missing", "not in PATH"),
+            (
+                "foreign",
+                "interpreter /usr/bin/no-such-interpreter -x is not there",
+            ),
+        ])
     {
         let file = home.path("config.json");
         fs::write(
@@ -473,6 +722,70 @@ async fn credential_helpers_are_asked_and_not_waited_for_for_ever() {
             .await;
         let text = result.map_or_else(|error| error.to_string(), |_| "pulled".to_owned());
         assert!(text.contains(says), "{helper}: {text}");
+        let failed = !["good", "none"].contains(&helper);
+        assert_eq!(
+            text.contains("docker-credential-"),
+            failed,
+            "{helper}: {text}"
+        );
+    }
+    // Where nobody needs to log in, none of them is in the way.
+    let open = Server::of(&made, |request, _| {
+        let token = request.authorization.as_deref() == Some("Bearer short");
+        match request.path.as_str() {
+            "/token" if request.authorization.is_none() => {
+                Some(Reply::new(200, br#"{"token":"short"}"#))
+            }
+            "/v2/" => None,
+            _ => (!token).then(|| Reply::new(401, b"").with("WWW-Authenticate", "@realm")),
+        }
+    });
+    let open = with_realm(open);
+    for helper in ["hangs", "fails", "babbles", "missing", "foreign"] {
+        for key in ["credsStore", "credHelpers"] {
+            let file = home.path("config.json");
+            let value = match key {
+                "credsStore" => format!(r#""{helper}""#),
+                _ => format!(r#"{{"{}":"{helper}"}}"#, open.address),
+            };
+            fs::write(&file, format!(r#"{{"{key}":{value}}}"#)).unwrap();
+            let options = impatient(Registries::from_docker_config(&file).unwrap());
+            let name = reference(&open.name("x"));
+            let home = Home::new();
+            home.store.pull(&name, &options, &NoProgress).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn whoever_is_logged_in_is_not_told_to_log_in() {
+    let made = image_of(&[noise(1000)]);
+    let home = Home::new();
+    let file = home.path("config.json");
+    for challenges in [false, true] {
+        let server = Server::of(&made, move |request, _| match request.path.as_str() {
+            "/v2/" if challenges && request.authorization.is_none() => {
+                Some(Reply::new(401, b"").with("WWW-Authenticate", "Basic realm=\"x\""))
+            }
+            "/v2/" => None,
+            _ => Some(Reply::new(403, b"")),
+        });
+        let name = reference(&server.name("x"));
+        for (config, says) in [
+            ("{}".to_owned(), "log in with 'docker login'"),
+            (
+                format!(r#"{{"auths":{{"{}":{{"auth":"dTpw"}}}}}}"#, server.address),
+                "may not read it",
+            ),
+        ] {
+            fs::write(&file, config).unwrap();
+            let options = impatient(Registries::from_docker_config(&file).unwrap());
+            let pulled = home.store.pull(&name, &options, &NoProgress).await;
+            let text = pulled.unwrap_err().to_string();
+            assert!(text.contains("403") && text.contains(says), "{text}");
+            let advised = text.contains("docker login");
+            assert_eq!(advised, says.contains("docker login"), "{text}");
+        }
     }
 }
 

@@ -27,7 +27,12 @@ pub(crate) enum Compression {
     None,
     Gzip,
     Zstd,
+    /// In a way that we do not know: by which program.
+    Unknown(&'static str),
 }
+
+/// First bytes that [`sniff`] needs.
+pub(crate) const SNIFFED_BYTES: usize = 6;
 
 /// What these first bytes are.
 pub(crate) fn sniff(start: &[u8]) -> Compression {
@@ -36,16 +41,24 @@ pub(crate) fn sniff(start: &[u8]) -> Compression {
         [0x28, 0xb5, 0x2f, 0xfd, ..] => Compression::Zstd,
         // A skippable frame: only zstd begins like this.
         [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Compression::Zstd,
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Compression::Unknown("xz"),
+        [b'B', b'Z', b'h', b'1'..=b'9', 0x31 | 0x17, ..] => Compression::Unknown("bzip2"),
+        [0x04, 0x22, 0x4d, 0x18, ..] => Compression::Unknown("lz4"),
+        [b'L', b'Z', b'I', b'P', 1, ..] => Compression::Unknown("lzip"),
+        [0x5d, 0, 0, 1..=255, _, 0xff, ..] => Compression::Unknown("lzma"),
+        [0x1f, 0x9d, ..] => Compression::Unknown("compress"),
         _ => Compression::None,
     }
 }
 
-/// The bytes without their compression.
+/// The bytes without their compression. Where we do not know that, the error is of
+/// the kind `Unsupported`, and its text the name of the program that does.
 pub(crate) fn decompress<'a>(
     mut reader: impl Read + Send + 'a,
 ) -> io::Result<Box<dyn Read + Send + 'a>> {
-    let mut start = Vec::with_capacity(4);
-    reader.by_ref().take(4).read_to_end(&mut start)?;
+    let mut start = Vec::with_capacity(SNIFFED_BYTES);
+    let sniffed = SNIFFED_BYTES as u64;
+    reader.by_ref().take(sniffed).read_to_end(&mut start)?;
     let compression = sniff(&start);
     let whole = io::Cursor::new(start).chain(reader);
     Ok(match compression {
@@ -59,6 +72,9 @@ pub(crate) fn decompress<'a>(
             let mut decoder = zstd::stream::read::Decoder::with_buffer(buffered)?;
             decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
             Box::new(decoder)
+        }
+        Compression::Unknown(program) => {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, program));
         }
     })
 }
@@ -160,6 +176,9 @@ impl Source for Pieces<'_> {
                 Ok(Ok(piece)) => {
                     self.budget.take_bytes(piece.len() as u64)?;
                     self.piece = piece;
+                }
+                Ok(Err(cause)) if cause.kind() == io::ErrorKind::Unsupported => {
+                    return Err(LayerProblem::UnknownCompression(cause.to_string()));
                 }
                 Ok(Err(cause)) => {
                     self.budget.go_on()?;

@@ -1,4 +1,5 @@
-//! The folders and files that a sandbox mounts over, made where absent.
+//! The folders and files that a sandbox mounts over, and the folders that an image
+//! is to be run in, made where absent.
 
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -8,6 +9,9 @@ use super::{LayerProblem, MountPoint};
 
 /// Most links that are followed to find where a file is to be made.
 const LINKS_MAX: usize = 40;
+/// Most bytes in a path and in a part of it, as the kernel has it.
+const PATH_BYTES_MAX: usize = 4095;
+const NAME_BYTES_MAX: usize = 255;
 
 impl Root {
     /// Makes these where absent. What exists stays, also where it is something
@@ -24,6 +28,22 @@ impl Root {
             }
         }
         Ok(())
+    }
+
+    /// Makes a folder that the image's config names, and those that lead to it,
+    /// where absent: empty, mode 0755, the image's root owns it, as with Docker. It
+    /// is a path in the root, whatever links there are. Where there cannot be one,
+    /// there is none, and whoever wants to use it learns why.
+    pub(crate) fn add_folder(&mut self, path: &str) -> Result<(), LayerProblem> {
+        let too_long =
+            path.len() > PATH_BYTES_MAX || path.split('/').any(|name| name.len() > NAME_BYTES_MAX);
+        if too_long || path.contains('\0') {
+            return Ok(());
+        }
+        match self.folder(path.as_bytes(), None) {
+            Ok(_) | Err(LayerProblem::BadEntry { .. }) => Ok(()),
+            Err(problem) => Err(problem),
+        }
     }
 
     fn add_file(&mut self, path: &[u8]) -> Result<(), LayerProblem> {

@@ -89,7 +89,7 @@ impl Root {
 
     /// How many folders were made since this was asked before, because a path
     /// led through them.
-    pub(super) fn take_made(&mut self) -> u64 {
+    pub(crate) fn take_made(&mut self) -> u64 {
         std::mem::take(&mut self.made)
     }
 

@@ -3,8 +3,8 @@
 //! The `tar` crate decodes header blocks; the loop around it is ours, because
 //! an extended header must have a bound before it is read, and file contents
 //! should go from the decompressor's buffer to the file without a copy between.
-//! Understands ustar, GNU long names and sparse files, PAX with sparse files of
-//! formats 0.1 and 1.0. Touches no file.
+//! Understands ustar, GNU long names, sparse files, volume labels and incremental
+//! backups, PAX with sparse files of formats 0.1 and 1.0. Touches no file.
 
 use super::LayerProblem;
 use super::pax::{self, Pax};
@@ -14,6 +14,14 @@ use super::sparse::{self, Sparse};
 pub(crate) const BLOCK_BYTES: usize = 512;
 /// Most bytes in the extended headers of one entry.
 const EXTENSION_BYTES_MAX: u64 = 1 << 20;
+
+/// GNU tar's own types: a folder of an incremental backup, whose content lists
+/// what was in it; the rest of a file that began in another volume; a label.
+const DUMP_FOLDER: u8 = b'D';
+const CONTINUED: u8 = b'M';
+const LABEL: u8 = b'V';
+/// What a PAX archive of several volumes has in front of the rest of a file.
+const CONTINUED_PAX: &[u8] = b" GNU.volume.offset=";
 
 /// Where a tar's bytes come from.
 pub(crate) trait Source {
@@ -63,6 +71,14 @@ pub(crate) struct Entry {
     /// Modification time: seconds since 1970 and nanoseconds.
     pub(crate) modified: (i64, u32),
     pub(crate) sparse: Option<Sparse>,
+}
+
+impl Entry {
+    /// How large it is once it is unpacked.
+    pub(crate) fn bytes(&self) -> u64 {
+        let sparse = self.sparse.as_ref();
+        sparse.map_or(self.stored_bytes, |sparse| sparse.real_bytes)
+    }
 }
 
 /// A tar being read.
@@ -143,10 +159,29 @@ impl<S: Source> TarStream<S> {
                 continue;
             }
             // Global headers, volume labels: nothing of the image.
-            if kind.is_pax_global_extensions() || kind.as_byte() == b'V' {
+            if kind.is_pax_global_extensions() {
+                self.check_global()?;
+                continue;
+            }
+            if kind.as_byte() == LABEL {
                 continue;
             }
             return self.entry(&header, pax, long_path, long_link).map(Some);
+        }
+    }
+
+    fn check_global(&mut self) -> Result<(), LayerProblem> {
+        // Those of volumes are short.
+        if self.content_left > EXTENSION_BYTES_MAX {
+            return Ok(());
+        }
+        let text = self.read_content()?;
+        match text
+            .windows(CONTINUED_PAX.len())
+            .any(|part| part == CONTINUED_PAX)
+        {
+            true => Err(one_of_several(b"")),
+            false => Ok(()),
         }
     }
 
@@ -177,16 +212,24 @@ impl<S: Source> TarStream<S> {
             self.set_content(size);
         }
         // Hard links and the like carry no content, whatever their size says.
-        if !matches!(kind, Kind::File) {
+        let has_content = kind == Kind::File || header.entry_type().as_byte() == DUMP_FOLDER;
+        if !has_content {
             self.set_content(0);
         }
         let mut entry = Entry {
             kind,
             link,
             stored_bytes: self.content_left,
-            mode: header.mode().map_err(|_| bad("mode"))?,
-            uid: pax.uid.map_or_else(|| header.uid(), Ok).unwrap_or(u64::MAX),
-            gid: pax.gid.map_or_else(|| header.gid(), Ok).unwrap_or(u64::MAX),
+            mode: match is_blank(&header.as_old().mode) {
+                true => 0,
+                false => header.mode().map_err(|_| bad("mode"))?,
+            },
+            uid: pax
+                .uid
+                .unwrap_or_else(|| id(&header.as_old().uid, header.uid())),
+            gid: pax
+                .gid
+                .unwrap_or_else(|| id(&header.as_old().gid, header.gid())),
             modified: pax.modified.unwrap_or_else(|| (seconds(header), 0)),
             sparse: None,
             path,
@@ -222,10 +265,11 @@ impl<S: Source> TarStream<S> {
             if !is_checksum_right(&header, &block) {
                 return Err(damaged("a tar header has a wrong checksum"));
             }
-            let size = header
-                .entry_size()
-                .map_err(|cause| damaged(cause.to_string()))?;
-            self.set_content(size);
+            let size = match is_blank(&header.as_old().size) {
+                true => Ok(0),
+                false => header.entry_size(),
+            };
+            self.set_content(size.map_err(|cause| damaged(cause.to_string()))?);
             return Ok(Some(header));
         }
     }
@@ -319,6 +363,8 @@ fn kind_of(kind: tar::EntryType, path: &[u8]) -> Result<Kind, LayerProblem> {
         Type::Link => Ok(Kind::HardLink),
         Type::Fifo => Ok(Kind::Fifo),
         Type::Char | Type::Block => Ok(Kind::Device),
+        other if other.as_byte() == DUMP_FOLDER => Ok(Kind::Directory),
+        other if other.as_byte() == CONTINUED => Err(one_of_several(path)),
         other => Err(LayerProblem::bad_entry(
             path,
             format!(
@@ -326,6 +372,26 @@ fn kind_of(kind: tar::EntryType, path: &[u8]) -> Result<Kind, LayerProblem> {
                 char::from(other.as_byte()).escape_default()
             ),
         )),
+    }
+}
+
+fn one_of_several(path: &[u8]) -> LayerProblem {
+    LayerProblem::bad_entry(
+        path,
+        "begins in another volume: this is one of several, which 'tar -xM' puts together",
+    )
+}
+
+/// A number that is not used may be left blank, and is zero then.
+fn is_blank(field: &[u8]) -> bool {
+    field.iter().all(|byte| matches!(byte, b' ' | 0))
+}
+
+/// An id that cannot be read belongs to nobody.
+fn id(field: &[u8], read: std::io::Result<u64>) -> u64 {
+    match is_blank(field) {
+        true => 0,
+        false => read.unwrap_or(u64::MAX),
     }
 }
 

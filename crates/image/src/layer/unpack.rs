@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::apply::Applier;
-use super::decompress;
+use super::decompress::{self, Pieces};
 use super::sparse::Sparse;
-use super::tar_stream::{TarStream, damaged};
+use super::tar_stream::{Entry, TarStream, damaged};
 use super::{LayerError, LayerProblem, Limits, Root};
 use crate::digest::{Digest, Hasher};
 
@@ -53,13 +53,13 @@ impl Budget {
         self.bytes = self.bytes.saturating_add(bytes);
         let most = self.limits.image_bytes_max;
         if self.bytes > most {
-            return Err(LayerProblem::TooLarge { most });
+            return Err(LayerProblem::TooLarge { most, entry: None });
         }
         Ok(())
     }
 
     /// For files and folders that are made; few entries can ask for many.
-    fn take_entries(&mut self, entries: u64) -> Result<(), LayerProblem> {
+    pub(crate) fn take_entries(&mut self, entries: u64) -> Result<(), LayerProblem> {
         self.entries = self.entries.saturating_add(entries);
         let most = self.limits.entries_max;
         if self.entries > most {
@@ -155,17 +155,12 @@ fn run(
         let (pieces, thread) = decompress::start(scope, reader, hasher, budget);
         let mut tar = TarStream::new(pieces);
         let mut applier = Applier::new(root, layer.first);
-        while let Some(entry) = tar.next_entry()? {
-            let budget = tar.source_mut().budget();
-            budget.take_entry(&entry.path)?;
-            // Whoever reads or copies a hole gets as many bytes as it says.
-            budget.take_bytes(entry.sparse.as_ref().map_or(0, Sparse::hole_bytes))?;
-            applier.apply(&mut tar, &entry)?;
-            let made = applier.root.take_made();
-            let budget = tar.source_mut().budget();
-            budget.take_entries(made)?;
-            budget.check_memory(applier.memory_bytes())?;
-        }
+        let mut last = None;
+        let applied = apply_all(&mut tar, &mut applier, &mut last);
+        applied.map_err(|problem| match &last {
+            Some(entry) => problem.of_entry(&entry.path, entry.bytes()),
+            None => problem,
+        })?;
         if layer.needs_end && !tar.ended() {
             return Err(damaged("the tar has no end marker"));
         }
@@ -177,6 +172,27 @@ fn run(
             .join()
             .map_err(|_| damaged("its decompressor panicked"))
     })
+}
+
+/// Applies entry after entry. `last` is the one that was begun last.
+fn apply_all(
+    tar: &mut TarStream<Pieces<'_>>,
+    applier: &mut Applier<'_>,
+    last: &mut Option<Entry>,
+) -> Result<(), LayerProblem> {
+    while let Some(entry) = tar.next_entry()? {
+        let entry = last.insert(entry);
+        let budget = tar.source_mut().budget();
+        budget.take_entry(&entry.path)?;
+        // Whoever reads or copies a hole gets as many bytes as it says.
+        budget.take_bytes(entry.sparse.as_ref().map_or(0, Sparse::hole_bytes))?;
+        applier.apply(tar, entry)?;
+        let made = applier.root.take_made();
+        let budget = tar.source_mut().budget();
+        budget.take_entries(made)?;
+        budget.check_memory(applier.memory_bytes())?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,15 +1,17 @@
 //! Pulling from a registry: how it is reached, and what is asked of it.
 //!
 //! Written over reqwest rather than over a client library, since none resumes,
-//! bounds and retries: [`endpoint`] is where a registry or mirror answers,
+//! bounds and retries: [`endpoint`] is where a registry or mirror answers, [`api`]
+//! by which URLs,
 //! [`auth`] how it is shown who asks, [`session`] one request with its retries,
 //! [`redirects`] where that leads and [`reach`] where it may, [`body`] what it is
-//! answered, [`resolve`] from a name to a manifest, [`blob`] a download.
+//! answered, [`retry_after`] when it is not to be asked, [`resolve`] from a name to a manifest, [`blob`] a download.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
+mod api;
 mod auth;
 mod blob;
 mod body;
@@ -18,6 +20,7 @@ mod endpoint;
 mod reach;
 mod redirects;
 mod resolve;
+mod retry_after;
 mod session;
 
 pub(crate) use resolve::Resolved;
@@ -144,12 +147,14 @@ pub enum RegistryError {
         within: Duration,
     },
     /// It has no such image.
-    #[error("find image {reference}: registry {address} has no such repository or tag")]
+    #[error("find image {reference}: registry {address} has no such repository or tag{hint}")]
     NotFound {
         /// The image.
         reference: String,
         /// Host and port.
         address: String,
+        /// What else may be the matter.
+        hint: String,
     },
     /// 401 or 403.
     #[error("get {what} from registry {address}: {status}, {reason}; {advice}")]
@@ -163,7 +168,7 @@ pub enum RegistryError {
         /// What the registry says.
         reason: String,
         /// What to do.
-        advice: &'static str,
+        advice: String,
     },
     /// Any other status, after the retries.
     #[error("get {what} from registry {address}: it answers {status}, {reason}")]
@@ -176,6 +181,22 @@ pub enum RegistryError {
         status: u16,
         /// What the registry says.
         reason: String,
+    },
+    /// It wants to be left alone for a while, and is.
+    #[error(
+        "get {what} from registry {address}: it answers {status}, {reason}, and is not to be asked again for {} s; wait, or log in where that raises a limit", .after.as_secs() + 1
+    )]
+    NotYet {
+        /// What was asked for.
+        what: String,
+        /// Host and port.
+        address: String,
+        /// The HTTP status.
+        status: u16,
+        /// What the registry says.
+        reason: String,
+        /// For how long.
+        after: Duration,
     },
     /// It answers, but not as a registry does.
     #[error("get {what} from registry {address}: {problem}")]
@@ -195,9 +216,6 @@ pub enum RegistryError {
         /// What is wrong.
         cause: ContentError,
     },
-    /// The credentials cannot be had.
-    #[error(transparent)]
-    Credentials(#[from] CredentialsError),
     /// A download cannot be written.
     #[error(transparent)]
     Store(#[from] StoreError),

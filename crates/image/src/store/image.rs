@@ -94,6 +94,16 @@ impl Store {
         Ok(None)
     }
 
+    /// Makes a name mean an image that is here, and deletes what it meant before if
+    /// that has no other and nobody uses it.
+    pub(super) fn rename(&self, reference: &Reference, image: &Image) -> Result<(), StoreError> {
+        let index = image.index.as_ref();
+        if self.record(reference, &image.digest, index, image.bytes)? {
+            self.sweep();
+        }
+        Ok(())
+    }
+
     /// The image in the folder `path`, which is locked already. `None` where it
     /// turns out to be none that may be used.
     pub(super) fn describe(

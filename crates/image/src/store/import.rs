@@ -64,8 +64,7 @@ impl Import<'_> {
             false => NamedBy::Manifest,
         };
         if let Some(image) = self.store.open_image(self.reference, digest, index, by)? {
-            let bytes = image.bytes;
-            self.store.record(self.reference, digest, index, bytes)?;
+            self.store.rename(self.reference, &image)?;
             return Ok(image);
         }
         self.check_sizes(&found.layers)?;
@@ -73,7 +72,7 @@ impl Import<'_> {
         for (place, (layer, diff_id)) in found.layers.iter().zip(&config.diff_ids).enumerate() {
             self.layer(&mut staging, place, layer, diff_id)?;
         }
-        Ok(staging.publish(self.reference, (digest, by), index, &config.image)?)
+        Ok(staging.publish(self.reference, (digest, by), index, &config)?)
     }
 
     /// An archive may hold fewer bytes than it gives to read: it can be sparse,
@@ -175,6 +174,6 @@ impl Import<'_> {
         let text = config::synthetic(&diff_id);
         let config = config::read(&text, 1).map_err(|cause| self.content(cause))?;
         let name = (&Digest::of(&text), NamedBy::Config);
-        Ok(staging.publish(self.reference, name, None, &config.image)?)
+        Ok(staging.publish(self.reference, name, None, &config)?)
     }
 }

@@ -41,7 +41,7 @@ pub(super) async fn pull(
     let limits = &store.inner.options.limits;
     let session = Session::open(reference, registries, limits).await?;
     let resolved = session.resolve().await?;
-    if let Some(image) = known(store, reference, &resolved)? {
+    if let Some(image) = known(store, reference, &resolved).await? {
         return Ok(image);
     }
     let sweeper = store.clone();
@@ -52,7 +52,7 @@ pub(super) async fn pull(
         .await
         .map_err(|cause| StoreError::io("lock", &path, cause))?;
     // Whoever held the lock may have been pulling just this.
-    if let Some(image) = known(store, reference, &resolved)? {
+    if let Some(image) = known(store, reference, &resolved).await? {
         return Ok(image);
     }
     let bytes = session.fetch_config(&resolved).await?;
@@ -82,7 +82,7 @@ pub(super) async fn pull(
 }
 
 /// The image if its root is here already; it has its name then.
-fn known(
+async fn known(
     store: &Store,
     reference: &Reference,
     resolved: &Resolved,
@@ -90,7 +90,8 @@ fn known(
     let index = resolved.index.as_ref();
     let image = store.open_image(reference, &resolved.digest, index, NamedBy::Manifest)?;
     if let Some(image) = &image {
-        store.record(reference, &resolved.digest, index, image.bytes)?;
+        let (store, reference, image) = (store.clone(), reference.clone(), image.clone());
+        blocking(move || store.rename(&reference, &image)).await??;
     }
     Ok(image)
 }
@@ -205,7 +206,7 @@ impl Pull<'_> {
     async fn publish(&self, reference: &Reference, staging: Staging) -> Result<Image, PullError> {
         let reference = reference.clone();
         let (digest, index) = (self.resolved.digest.clone(), self.resolved.index.clone());
-        let config = self.config.image.clone();
+        let config = self.config.clone();
         let published = blocking(move || {
             let name = (&digest, NamedBy::Manifest);
             staging.publish(&reference, name, index.as_ref(), &config)

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::image::{DESCRIPTION, Description, ROOT};
 use super::{Image, NamedBy, Store, StoreError, adopt, files, lock};
-use crate::config::ImageConfig;
+use crate::config::ReadConfig;
 use crate::digest::Digest;
 use crate::layer::{Budget, Layer, LayerError, LayerProblem, Root, Steps, delete_tree, unpack};
 use crate::reference::Reference;
@@ -84,7 +84,7 @@ impl Staging {
         reference: &Reference,
         (digest, by): (&Digest, NamedBy),
         index: Option<&Digest>,
-        config: &ImageConfig,
+        config: &ReadConfig,
     ) -> Result<Image, StoreError> {
         self.complete(config)?;
         let store = self.store.clone();
@@ -97,7 +97,7 @@ impl Staging {
                 Err(Errno::EXIST) => {
                     // Another process was faster: its root is as good as ours.
                     if let Some(image) = store.open_image(reference, digest, index, by)? {
-                        store.record(reference, digest, index, image.bytes)?;
+                        store.rename(reference, &image)?;
                         return Ok(image);
                     }
                 }
@@ -110,21 +110,32 @@ impl Staging {
         }
         // Named before the lock becomes a shared one, so that a sweep in between
         // finds the name.
-        store.record(reference, digest, index, bytes)?;
+        let replaced = store.record(reference, digest, index, bytes)?;
         let lost = || fail(io::Error::other("it was published twice"));
         let folder = folder.ok_or_else(lost)?;
         lock::share(&folder).map_err(fail)?;
         let image = store.describe(reference, digest, index, &place, folder)?;
+        if replaced {
+            store.sweep();
+        }
         image.ok_or_else(lost)
     }
 
-    fn complete(&mut self, config: &ImageConfig) -> Result<(), StoreError> {
+    /// The folders that the config names, and those of the sandbox.
+    fn add_folders(&mut self, config: &ReadConfig) -> Result<(), LayerProblem> {
+        for path in &config.folders {
+            self.root.add_folder(path)?;
+            // A few bytes of a config can ask for many.
+            self.budget.take_entries(self.root.take_made())?;
+        }
+        let points = self.store.inner.options.mount_points;
+        self.root.add_mount_points(points)
+    }
+
+    fn complete(&mut self, config: &ReadConfig) -> Result<(), StoreError> {
+        let finished = self.add_folders(config).and_then(|()| self.root.finish());
         let options = &self.store.inner.options;
         let fail = |cause: io::Error| StoreError::io("complete", &self.path, cause);
-        let finished = self
-            .root
-            .add_mount_points(options.mount_points)
-            .and_then(|()| self.root.finish());
         finished.map_err(|problem| match problem {
             LayerProblem::DiskFull { .. } => StoreError::DiskFull {
                 step: "complete",
@@ -136,7 +147,7 @@ impl Staging {
         std::fs::remove_dir(self.path.join(TRASH)).map_err(fail)?;
         let description = Description {
             version: adopt::VERSION,
-            config: config.clone(),
+            config: config.image.clone(),
             bytes: self.budget.file_bytes,
         };
         let text = serde_json::to_vec(&description).map_err(|cause| fail(cause.into()))?;

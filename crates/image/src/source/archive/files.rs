@@ -11,6 +11,8 @@ use crate::regular::Folder;
 
 /// Entries that an image archive may have; what has more is a root file system.
 const ENTRIES_MAX: usize = 4096;
+/// Entries that are gone through to find the last one of a tar that is too large.
+const SOUGHT_MAX: usize = 1 << 20;
 /// Links from file to file, at most; `docker save` of old linked equal layers.
 const LINKS_MAX: usize = 8;
 /// Bytes in the path of a file that is looked up, or in what a link points to.
@@ -153,6 +155,26 @@ impl TarFiles {
         }
         None
     }
+}
+
+/// Path and size of the entry in which a tar ends that was cut off: the one that
+/// had no room any more.
+pub(super) fn last_entry(file: &File) -> Option<(String, u64)> {
+    let file = Arc::new(file.try_clone().ok()?);
+    let mut tar = TarStream::new(Blocks::new(file));
+    let mut last = None;
+    for _ in 0..SOUGHT_MAX {
+        match tar.next_entry() {
+            Ok(Some(entry)) => last = Some(entry),
+            Ok(None) => return None,
+            Err(_) => {
+                let entry = last?;
+                let path = String::from_utf8_lossy(&entry.path).into_owned();
+                return Some((path, entry.bytes()));
+            }
+        }
+    }
+    None
 }
 
 /// `./a/../b` is `b`. Only a key for looking up, never a path of the host.

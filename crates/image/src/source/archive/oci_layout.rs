@@ -8,6 +8,8 @@ use crate::reference::Reference;
 
 /// Indexes within indexes, at most.
 const INDEX_DEPTH_MAX: usize = 3;
+/// Entries of `index.json` that are read to see whether they are of images.
+const ENTRIES_READ_MAX: usize = 64;
 
 /// Where a name stands in an index: Docker's and containerd's full one, and the
 /// specification's, which most tools fill with a tag only.
@@ -41,9 +43,9 @@ pub(super) fn find(
             problem: "its index.json is no index".to_owned(),
         });
     };
+    let entries = layout.images(entries)?;
     let candidates = layout.named(entries, reference)?;
-    let chosen = manifest::choose(&candidates).map_err(|cause| layout.content(cause))?;
-    layout.follow(chosen.clone())
+    layout.follow(&candidates, None, 0)
 }
 
 impl Layout<'_> {
@@ -57,6 +59,33 @@ impl Layout<'_> {
     fn parse(&self, bytes: &[u8], media_type: &str) -> Result<Document, ImportError> {
         manifest::read(bytes, media_type, self.limits.layers_max)
             .map_err(|cause| self.content(cause))
+    }
+
+    /// The entries without those of signatures, lists of parts and the like, whose
+    /// names choose nothing. Where there is nothing else, the first one's error.
+    fn images(&self, entries: Vec<Descriptor>) -> Result<Vec<Descriptor>, ImportError> {
+        let mut images = Vec::new();
+        let mut first_error = None;
+        for (place, entry) in entries.into_iter().enumerate() {
+            let read = (place < ENTRIES_READ_MAX).then(|| self.document(&entry));
+            match read {
+                Some(Err(error)) if is_of_artifact(&error) => {
+                    first_error.get_or_insert(error);
+                }
+                // What else is wrong counts where it is the one that is wanted.
+                _ => images.push(entry),
+            }
+        }
+        match first_error {
+            Some(error) if images.is_empty() => Err(error),
+            _ => Ok(images),
+        }
+    }
+
+    /// What an entry leads to.
+    fn document(&self, entry: &Descriptor) -> Result<Document, ImportError> {
+        let bytes = self.blob(entry, "manifest")?;
+        self.parse(&bytes, &entry.media_type)
     }
 
     /// The entries of the wanted name; all of them where they have but one name.
@@ -93,25 +122,41 @@ impl Layout<'_> {
         })
     }
 
-    /// From an entry to its manifest, through the indexes between.
-    fn follow(&self, mut entry: Descriptor) -> Result<Found, ImportError> {
-        let mut index = None;
-        for _ in 0..INDEX_DEPTH_MAX {
-            let bytes = self.blob(&entry, "manifest")?;
-            match self.parse(&bytes, &entry.media_type)? {
-                Document::Manifest(manifest) => return self.found(&manifest, entry.digest, index),
-                Document::Index(entries) => {
-                    let chosen = manifest::choose(&entries)
-                        .map_err(|cause| self.content(cause))?
-                        .clone();
-                    index.get_or_insert(entry.digest);
-                    entry = chosen;
+    /// From entries to the manifest of this machine's image, through the indexes
+    /// between.
+    fn follow(
+        &self,
+        entries: &[Descriptor],
+        index: Option<&Digest>,
+        depth: usize,
+    ) -> Result<Found, ImportError> {
+        if depth >= INDEX_DEPTH_MAX {
+            return Err(self.content(ContentError::Malformed {
+                what: "index",
+                problem: format!("more than {INDEX_DEPTH_MAX} indexes lead to one another"),
+            }));
+        }
+        let candidates = manifest::candidates(entries).map_err(|cause| self.content(cause))?;
+        let mut first_error = None;
+        for entry in candidates {
+            match self.document(entry) {
+                Ok(Document::Manifest(manifest)) => {
+                    return self.found(&manifest, entry.digest.clone(), index.cloned());
                 }
+                Ok(Document::Index(entries)) => {
+                    let index = index.unwrap_or(&entry.digest);
+                    return self.follow(&entries, Some(index), depth + 1);
+                }
+                Err(error) if is_of_artifact(&error) => {
+                    first_error.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
             }
         }
-        Err(self.content(ContentError::Malformed {
-            what: "index",
-            problem: format!("more than {INDEX_DEPTH_MAX} indexes lead to one another"),
+        // There is at least one candidate.
+        Err(first_error.unwrap_or_else(|| ImportError::NotAnImage {
+            input: self.input.to_owned(),
+            problem: "its index names no image".to_owned(),
         }))
     }
 
@@ -142,6 +187,10 @@ impl Layout<'_> {
             .map_err(|cause| self.content(cause))?;
         Ok(bytes)
     }
+}
+
+fn is_of_artifact(error: &ImportError) -> bool {
+    matches!(error, ImportError::Content { cause, .. } if cause.is_of_artifact())
 }
 
 /// A small file that must be there.

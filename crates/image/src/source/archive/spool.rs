@@ -8,9 +8,11 @@ use std::io::{self, Read, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use super::files::{Files, TarFiles, layout};
+use super::files::{Files, TarFiles, last_entry, layout};
 use super::{ImportError, Input};
-use crate::layer::{BLOCK_BYTES, Compression, LayerError, LayerProblem, Limits, decompress, sniff};
+use crate::layer::{
+    BLOCK_BYTES, Compression, LayerError, LayerProblem, Limits, SNIFFED_BYTES, decompress, sniff,
+};
 use crate::regular::{self, Folder};
 use crate::store::StoreError;
 
@@ -48,7 +50,7 @@ pub(crate) fn open(input: Input, unused: &Path, limits: &Limits) -> Result<Opene
                 )));
             }
             let file = regular::open(&path).map_err(unreadable)?;
-            let mut start = [0; 4];
+            let mut start = [0; SNIFFED_BYTES];
             let read = file.read_at(&mut start, 0).map_err(unreadable)?;
             match sniff(&start[..read]) {
                 Compression::None => file,
@@ -99,7 +101,10 @@ struct Bounded<R> {
 
 impl<R: Read> Read for Bounded<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer)?;
+        // A byte more than there may be tells that there is more.
+        let most = usize::try_from(self.left).map_or(buffer.len(), |left| left.max(1));
+        let most = most.min(buffer.len());
+        let read = self.inner.read(&mut buffer[..most])?;
         let left = self.left.checked_sub(read as u64);
         self.left = left.ok_or(io::ErrorKind::FileTooLarge)?;
         Ok(read)
@@ -114,14 +119,19 @@ fn spool(
     limits: &Limits,
 ) -> Result<File, ImportError> {
     let most = limits.image_bytes_max;
-    let too_large = || {
+    let too_large = |entry| {
         ImportError::Layer(LayerError {
             layer: name.to_owned(),
-            problem: LayerProblem::TooLarge { most },
+            problem: LayerProblem::TooLarge { most, entry },
         })
     };
     let unreadable = |cause: io::Error| match cause.kind() {
-        io::ErrorKind::FileTooLarge => too_large(),
+        io::ErrorKind::Unsupported => ImportError::NotAnImage {
+            input: name.to_owned(),
+            problem: format!(
+                "it is compressed with {cause}; decompress it on its way: '{cause} -cd < FILE | consecution image import NAME -'"
+            ),
+        },
         io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => {
             ImportError::NotAnImage {
                 input: name.to_owned(),
@@ -151,15 +161,18 @@ fn spool(
     loop {
         let read = match reader.read(&mut buffer) {
             Err(cause) if cause.kind() == io::ErrorKind::Interrupted => continue,
+            Err(cause) if cause.kind() == io::ErrorKind::FileTooLarge => {
+                return Err(too_large(last_entry(&file)));
+            }
             read => read.map_err(unreadable)?,
         };
         if read == 0 {
             return Ok(file);
         }
         total += read as u64;
-        if total > most {
-            return Err(too_large());
-        }
         file.write_all(&buffer[..read]).map_err(unwritable)?;
+        if total > most {
+            return Err(too_large(last_entry(&file)));
+        }
     }
 }

@@ -26,29 +26,33 @@ enum Challenge {
     },
 }
 
+/// Where a registry challenged us, by the headers of its answer.
+pub(super) enum Challenged {
+    /// Where we asked for what we want.
+    Here(HeaderMap),
+    /// At `/v2/`: what scope it names there is of no use.
+    AtTheDoor(HeaderMap),
+}
+
 #[derive(Deserialize)]
 struct TokenAnswer {
     token: Option<String>,
     access_token: Option<String>,
 }
 
-/// Answers the challenge in a 401 of the endpoint itself. `None` where nothing
+/// Answers the challenge of the endpoint itself. `None` where nothing
 /// can be answered: then the 401 stands.
 pub(super) async fn authorize(
     endpoint: &Endpoint,
     repository: &str,
-    headers: &HeaderMap,
+    challenged: &Challenged,
     options: &Registries,
 ) -> Result<Option<HeaderValue>, Failure> {
+    let (Challenged::Here(headers) | Challenged::AtTheDoor(headers)) = challenged;
     let Some(challenge) = challenge(headers) else {
         return Ok(None);
     };
-    let patience = options.timeouts.helper;
-    let credential = options
-        .credentials
-        .get(&endpoint.credentials_key, patience)
-        .await;
-    let credential = credential.map_err(|cause| Failure::Final(cause.into()))?;
+    let credential = endpoint.credential(options).await;
     let value = match (challenge, credential) {
         (_, Some(Credential::Bearer(token))) => Some(format!("Bearer {token}")),
         (Challenge::Basic, Some(Credential::Basic { user, password })) => {
@@ -63,7 +67,9 @@ pub(super) async fn authorize(
             },
             credential,
         ) => {
-            let scope = scope.unwrap_or_else(|| format!("repository:{repository}:pull"));
+            let scope = scope
+                .filter(|_| matches!(challenged, Challenged::Here(_)))
+                .unwrap_or_else(|| endpoint.api.scope(repository));
             let ask = TokenRequest {
                 realm,
                 service,

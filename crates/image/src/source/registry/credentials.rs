@@ -3,17 +3,18 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use serde::Deserialize;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-/// Most bytes of `config.json` and of a helper's answer that are read.
+mod helper;
+
+use helper::ask;
+
+/// Most bytes of `config.json` that are read.
 const CONFIG_BYTES_MAX: u64 = 4 << 20;
-const ANSWER_BYTES_MAX: u64 = 256 << 10;
 
 /// Docker Hub has this key, whatever it is called elsewhere.
 const HUB_KEY: &str = "https://index.docker.io/v1/";
@@ -84,9 +85,9 @@ impl std::fmt::Debug for Credentials {
 #[derive(Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Raw {
-    auths: Option<BTreeMap<String, Auth>>,
+    auths: Option<BTreeMap<String, Option<Auth>>>,
     creds_store: Option<String>,
-    cred_helpers: Option<BTreeMap<String, String>>,
+    cred_helpers: Option<BTreeMap<String, Option<String>>>,
 }
 
 #[derive(Clone, Default, Deserialize)]
@@ -97,13 +98,6 @@ struct Auth {
     password: Option<String>,
     identitytoken: Option<String>,
     registrytoken: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Answer {
-    username: String,
-    secret: String,
 }
 
 impl Credentials {
@@ -143,7 +137,7 @@ impl Credentials {
                 "it is larger than {CONFIG_BYTES_MAX} bytes"
             )));
         }
-        let raw = serde_json::from_slice(&text).map_err(|cause| malformed(cause.to_string()))?;
+        let raw = read(&text).map_err(|cause| malformed(cause.to_string()))?;
         Ok(Self {
             path: path.to_owned(),
             raw,
@@ -157,21 +151,39 @@ impl Credentials {
         patience: Duration,
     ) -> Result<Option<Credential>, CredentialsError> {
         let keys = keys(registry);
+        let asked = self.ask_helper(&keys, patience).await;
+        if let Ok(Some(_)) = asked {
+            return asked;
+        }
+        // What stands in the file itself is as good, whatever a helper says.
+        let found = match self.find_auth(&keys) {
+            Some(auth) => self.read_auth(registry, auth)?,
+            None => None,
+        };
+        match asked {
+            Err(error) if found.is_none() => Err(error),
+            _ => Ok(found),
+        }
+    }
+
+    /// Asks the helper for a registry, where there is one, else the one for all.
+    async fn ask_helper(
+        &self,
+        keys: &[&str],
+        patience: Duration,
+    ) -> Result<Option<Credential>, CredentialsError> {
         let helpers = self.raw.cred_helpers.as_ref();
-        let by_host = keys.iter().find_map(|key| Some((key, helpers?.get(*key)?)));
-        if let Some((key, helper)) = by_host.filter(|(_, helper)| !helper.is_empty()) {
-            return ask(helper, key, patience).await;
-        }
-        let store = self.raw.creds_store.as_deref();
-        if let Some(helper) = store.filter(|helper| !helper.is_empty()) {
-            let answer = ask(helper, keys[0], patience).await?;
-            if answer.is_some() {
-                return Ok(answer);
-            }
-        }
-        match self.find_auth(&keys) {
-            Some(auth) => self.read_auth(registry, auth),
-            None => Ok(None),
+        let own = keys
+            .iter()
+            .find_map(|key| Some((*key, helpers?.get(*key)?.as_deref()?)));
+        let store = self
+            .raw
+            .creds_store
+            .as_deref()
+            .map(|helper| (keys[0], helper));
+        match own.filter(|(_, helper)| !helper.is_empty()).or(store) {
+            Some((key, helper)) if !helper.is_empty() => ask(helper, key, patience).await,
+            _ => Ok(None),
         }
     }
 
@@ -186,7 +198,9 @@ impl Credentials {
         let auths = self.raw.auths.as_ref()?;
         let exact = keys.iter().find_map(|key| auths.get(*key));
         let same_host = || auths.iter().find(|(key, _)| keys.contains(&host_of(key)));
-        exact.or_else(|| same_host().map(|(_, auth)| auth))
+        exact
+            .or_else(|| same_host().map(|(_, auth)| auth))?
+            .as_ref()
     }
 
     fn read_auth(
@@ -212,6 +226,16 @@ impl Credentials {
             .zip(some(&auth.password))
             .map(|(user, password)| Credential::Basic { user, password }))
     }
+}
+
+/// Reads a `config.json`. Editors write a mark before it, and one that says nothing
+/// is one all the same.
+fn read(text: &[u8]) -> serde_json::Result<Raw> {
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    if text.trim_ascii().is_empty() {
+        return Ok(Raw::default());
+    }
+    serde_json::from_slice::<Option<Raw>>(text).map(Option::unwrap_or_default)
 }
 
 fn decode(encoded: &str) -> Option<Credential> {
@@ -246,95 +270,6 @@ fn host_of(key: &str) -> &str {
     rest.unwrap_or(key).split('/').next().unwrap_or_default()
 }
 
-/// Asks `docker-credential-<name>`, and waits for it for a bounded time.
-async fn ask(
-    name: &str,
-    server: &str,
-    patience: Duration,
-) -> Result<Option<Credential>, CredentialsError> {
-    let helper = format!("docker-credential-{name}");
-    let failed = |problem: String| CredentialsError::Helper {
-        helper: helper.clone(),
-        server: server.to_owned(),
-        problem,
-    };
-    if name.contains('/') {
-        return Err(failed("its name must not contain '/'".to_owned()));
-    }
-    let mut child = tokio::process::Command::new(&helper)
-        .arg("get")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|cause| match cause.kind() {
-            io::ErrorKind::NotFound => {
-                failed("it is not in PATH; install it or take it out of config.json".to_owned())
-            }
-            _ => failed(cause.to_string()),
-        })?;
-    let group = child.id();
-    let answer = tokio::time::timeout(patience, converse(&mut child, server)).await;
-    if answer.is_err() {
-        kill_group(group);
-    }
-    let (succeeded, output) = answer
-        .map_err(|_| {
-            failed(format!(
-                "no answer within {} s; it was killed. Does it wait for a password?",
-                patience.as_secs_f32()
-            ))
-        })?
-        .map_err(|cause| failed(cause.to_string()))?;
-    if succeeded {
-        let answer: Answer = serde_json::from_slice(&output)
-            .map_err(|_| failed("its answer is not the JSON of a credential helper".to_owned()))?;
-        return Ok(credential_of(answer));
-    }
-    let said = String::from_utf8_lossy(&output);
-    if said.contains("credentials not found") {
-        return Ok(None);
-    }
-    Err(failed(format!("it failed and says: {}", said.trim())))
-}
-
-async fn converse(child: &mut tokio::process::Child, server: &str) -> io::Result<(bool, Vec<u8>)> {
-    if let Some(mut stdin) = child.stdin.take() {
-        // A helper that does not read its input has still answered.
-        let _ = stdin.write_all(server.as_bytes()).await;
-    }
-    let mut output = Vec::new();
-    if let Some(stdout) = child.stdout.take() {
-        stdout
-            .take(ANSWER_BYTES_MAX)
-            .read_to_end(&mut output)
-            .await?;
-    }
-    Ok((child.wait().await?.success(), output))
-}
-
-fn credential_of(answer: Answer) -> Option<Credential> {
-    match answer.username.as_str() {
-        "" if answer.secret.is_empty() => None,
-        "<token>" => Some(Credential::Identity(answer.secret)),
-        _ => Some(Credential::Basic {
-            user: answer.username,
-            password: answer.secret,
-        }),
-    }
-}
-
-fn kill_group(group: Option<u32>) {
-    let pid = group
-        .and_then(|pid| i32::try_from(pid).ok())
-        .and_then(rustix::process::Pid::from_raw);
-    if let Some(pid) = pid {
-        let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -342,7 +277,7 @@ mod tests {
     fn config(text: &str) -> Credentials {
         Credentials {
             path: "config.json".into(),
-            raw: serde_json::from_str(text).unwrap(),
+            raw: read(text.as_bytes()).unwrap(),
         }
     }
 
@@ -370,6 +305,29 @@ mod tests {
         assert_eq!(auth(&config, "b.example:5000"), basic("x", "y"));
         assert_eq!(auth(&config, "c.example"), None);
         assert_eq!(auth(&config, "b.example"), None);
+    }
+
+    #[test]
+    fn a_config_that_says_nothing_is_one() {
+        let empty = [
+            "",
+            " \n",
+            "null",
+            "{}",
+            "\u{feff}",
+            "\u{feff}{}",
+            "\u{feff}null\n",
+        ];
+        let nothing = [
+            r#"{"auths":null,"credHelpers":null,"credsStore":null}"#,
+            r#"{"auths":{"x":null},"credHelpers":{"x":null},"credsStore":""}"#,
+        ];
+        for text in empty.into_iter().chain(nothing) {
+            assert_eq!(auth(&config(text), "x"), None, "{text:?}");
+        }
+        let config = config("\u{feff}{\"auths\":{\"x\":{\"auth\":\"dTpw\"}}}");
+        assert!(auth(&config, "x").is_some());
+        assert!(read(b"not json").is_err() && read(b"\xff\xfe{\0}\0").is_err());
     }
 
     #[test]

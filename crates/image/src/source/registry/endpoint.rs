@@ -1,18 +1,34 @@
 //! Where a registry, or a mirror of it, answers.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use reqwest::header::HeaderValue;
 use reqwest::redirect::Policy;
-use reqwest::{Client, ClientBuilder, Url};
+use reqwest::{Client, ClientBuilder, StatusCode, Url};
 
+use super::api::Api;
+use super::credentials::Credential;
 use super::reach::{LedTo, Reach, is_loopback};
-use super::{Registries, RegistryError, Timeouts};
+use super::{Registries, RegistryError, Timeouts, retry_after};
+
+/// Failures of credentials that are remembered, so that each is told once.
+const WARNINGS_MAX: usize = 64;
+
+/// Who asks, as far as credentials say.
+#[derive(Debug, Clone, Default)]
+enum Login {
+    #[default]
+    NotAsked,
+    Nobody,
+    Somebody,
+    /// Nobody, since the credentials cannot be had: why not.
+    Failed(String),
+}
 
 /// A base URL and what is known about it.
 pub(super) struct Endpoint {
-    /// Without a slash at its end.
-    base: String,
+    pub(super) api: Api,
     /// Host and port, for messages.
     pub(super) address: String,
     /// Under which name its credentials stand.
@@ -25,6 +41,8 @@ pub(super) struct Endpoint {
     pub(super) timeouts: Timeouts,
     /// Where its answers may lead us.
     pub(super) reach: Arc<Reach>,
+    /// What is known of who asks.
+    login: Mutex<Login>,
     /// What the last authentication gave.
     pub(super) authorization: tokio::sync::Mutex<Option<HeaderValue>>,
 }
@@ -37,13 +55,13 @@ impl Endpoint {
     ) -> Result<Vec<Self>, RegistryError> {
         let mut endpoints = Vec::new();
         for mirror in options.mirrors.get(registry).into_iter().flatten() {
-            endpoints.push(Self::mirror(mirror, options)?);
+            endpoints.push(Self::mirror(mirror, registry, options)?);
         }
         endpoints.push(Self::registry(registry, options).await?);
         Ok(endpoints)
     }
 
-    fn mirror(url: &str, options: &Registries) -> Result<Self, RegistryError> {
+    fn mirror(url: &str, registry: &str, options: &Registries) -> Result<Self, RegistryError> {
         let bad = |problem: String| RegistryError::Protocol {
             what: "images".to_owned(),
             address: url.to_owned(),
@@ -59,12 +77,14 @@ impl Endpoint {
                     .to_owned(),
             ));
         }
-        Self::new(
-            url.as_str().trim_end_matches('/').to_owned(),
-            &authority,
-            &url,
-            options,
-        )
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(bad(
+                "a mirror's URL has no '?' or '#'; leave that out: 'ns=' with the registry's name is sent to each mirror"
+                    .to_owned(),
+            ));
+        }
+        let api = Api::of_mirror(&url, registry);
+        Self::new(api, &authority, &url, options)
     }
 
     async fn registry(registry: &str, options: &Registries) -> Result<Self, RegistryError> {
@@ -78,9 +98,15 @@ impl Endpoint {
         }
         // Whether it speaks plain HTTP is asked without any credentials.
         let plain = Self::at("http", host, registry, options)?;
+        // Whoever is to be left alone has answered before.
+        for endpoint in [&plain, &secure] {
+            if retry_after::left_alone(endpoint.reach.own()).is_some() {
+                return Self::at(endpoint.reach.own().scheme(), host, registry, options);
+            }
+        }
         let ping = plain
             .client
-            .get(plain.url("/v2/"))
+            .get(plain.api.ping_url())
             .timeout(options.timeouts.stall)
             .send()
             .await;
@@ -103,21 +129,28 @@ impl Endpoint {
             address: host.to_owned(),
             problem: format!("its name is no address, {cause}"),
         })?;
-        Self::new(base, registry, &url, options)
+        Self::new(Api::at(&base), registry, &url, options)
     }
 
     fn new(
-        base: String,
+        api: Api,
         credentials_key: &str,
         url: &Url,
         options: &Registries,
     ) -> Result<Self, RegistryError> {
         let reach = Arc::new(Reach::of(url, options));
-        Self::with_reach(base, credentials_key, url, options, reach)
+        Self::with_reach(api, credentials_key, url, options, reach)
     }
 
-    pub(super) fn with_reach(
-        base: String,
+    /// As if it were on another machine.
+    #[cfg(test)]
+    pub(super) fn elsewhere(url: &Url, options: &Registries) -> Result<Self, RegistryError> {
+        let reach = Arc::new(Reach::elsewhere(url));
+        Self::with_reach(Api::at(url.as_str()), "x", url, options, reach)
+    }
+
+    fn with_reach(
+        api: Api,
         credentials_key: &str,
         url: &Url,
         options: &Registries,
@@ -135,13 +168,14 @@ impl Endpoint {
         };
         let (own, led_to) = (client(None)?, client(Some(&reach))?);
         Ok(Self {
-            base,
+            api,
             address,
             credentials_key: credentials_key.to_owned(),
             client: own,
             led_to,
             timeouts: options.timeouts.clone(),
             reach,
+            login: Mutex::default(),
             authorization: tokio::sync::Mutex::new(None),
         })
     }
@@ -151,6 +185,71 @@ impl Endpoint {
         match self.reach.is_own(url) {
             true => &self.client,
             false => &self.led_to,
+        }
+    }
+
+    /// The credential for it, if there is one. What keeps it from us is no obstacle
+    /// yet: most images are public. It is told once, and again where the registry
+    /// refuses ([`advice`](Self::advice)).
+    pub(super) async fn credential(&self, options: &Registries) -> Option<Credential> {
+        if matches!(self.login(), Login::Failed(_)) {
+            return None;
+        }
+        let patience = options.timeouts.helper;
+        let found = options
+            .credentials
+            .get(&self.credentials_key, patience)
+            .await;
+        let (login, credential) = match found {
+            Ok(Some(credential)) => (Login::Somebody, Some(credential)),
+            Ok(None) => (Login::Nobody, None),
+            Err(error) => {
+                let error = error.to_string();
+                warn_once(&error);
+                (Login::Failed(error), None)
+            }
+        };
+        *self.login.lock().unwrap_or_else(PoisonError::into_inner) = login;
+        credential
+    }
+
+    /// Finds out who asks, where that was not needed so far.
+    pub(super) async fn look_up_login(&self, options: &Registries) {
+        if matches!(self.login(), Login::NotAsked) {
+            self.credential(options).await;
+        }
+    }
+
+    fn login(&self) -> Login {
+        let login = self.login.lock();
+        login.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What to do about a 401 or 403.
+    pub(super) fn advice(&self, status: StatusCode) -> String {
+        match self.login() {
+            Login::NotAsked | Login::Nobody => {
+                "the image does not exist there or is private; check its name, or log in with 'docker login'".to_owned()
+            }
+            Login::Somebody if status == StatusCode::UNAUTHORIZED => {
+                "it does not accept the credentials that are known for it; log in anew with 'docker login'".to_owned()
+            }
+            Login::Somebody => {
+                "the image does not exist there, or the user who is logged in may not read it; check its name and who that is".to_owned()
+            }
+            Login::Failed(error) => {
+                format!("the image does not exist there or is private, and nobody is logged in: failed to {error}")
+            }
+        }
+    }
+
+    /// What else may be the matter where it says that there is no image.
+    pub(super) fn hint(&self) -> String {
+        match self.login() {
+            Login::Failed(error) => {
+                format!("; or it is private, and nobody is logged in: failed to {error}")
+            }
+            _ => String::new(),
         }
     }
 
@@ -165,10 +264,13 @@ impl Endpoint {
             ),
         }
     }
+}
 
-    /// The URL of a path on it.
-    pub(super) fn url(&self, path: &str) -> String {
-        format!("{}{path}", self.base)
+fn warn_once(error: &str) {
+    static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    if told.len() < WARNINGS_MAX && told.insert(error.to_owned()) {
+        tracing::warn!("going on without credentials: failed to {error}");
     }
 }
 
@@ -217,7 +319,7 @@ fn is_plain_allowed(registry: &str, options: &Registries) -> bool {
 }
 
 /// `host` or `host:port`, as the URL has it.
-fn authority(url: &Url) -> String {
+pub(super) fn authority(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     match url.port() {
         Some(port) => format!("{host}:{port}"),

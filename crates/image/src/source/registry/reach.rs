@@ -15,7 +15,7 @@ use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use super::Registries;
-use super::endpoint::{authority_with_port, may_be_plain};
+use super::endpoint::{authority, authority_with_port, may_be_plain};
 
 /// Hosts that one endpoint may lead us to.
 const HOSTS_MAX: usize = 256;
@@ -52,6 +52,11 @@ impl Reach {
         }
     }
 
+    /// The URL of the endpoint itself.
+    pub(super) fn own(&self) -> &Url {
+        &self.own
+    }
+
     /// Whether a URL is of the endpoint itself: scheme, host and port.
     pub(super) fn is_own(&self, url: &Url) -> bool {
         self.own.origin() == url.origin()
@@ -65,7 +70,16 @@ impl Reach {
         let to = authority_with_port(url);
         let may_be_plain = self.trusted && may_be_plain(url, &self.options);
         if url.scheme() != "https" && !(url.scheme() == "http" && may_be_plain) {
-            return Err(format!("is at {to} without TLS, which is not allowed"));
+            return Err(match self.trusted {
+                true => format!(
+                    "is at {to} without TLS; allow that with '--plain-http {}' if you trust it and the way there",
+                    authority(url)
+                ),
+                false => format!(
+                    "is at {to} without TLS, where a registry may lead only if it is named by --plain-http itself, as {} would have to be, too",
+                    authority(url)
+                ),
+            });
         }
         if self.trusted {
             return Ok(());
@@ -214,6 +228,31 @@ mod tests {
             "https://[fd00::1]/x",
         ] {
             assert!(allows(&elsewhere, url), "{url}");
+        }
+    }
+
+    #[test]
+    fn whoever_leads_to_where_there_is_no_tls_is_told_the_option() {
+        for (own, to, says) in [
+            (
+                "http://127.0.0.1:5000",
+                "http://storage:9000/x",
+                "'--plain-http storage:9000'",
+            ),
+            (
+                "http://in.house:5000",
+                "http://storage/x",
+                "'--plain-http storage'",
+            ),
+            (
+                "https://registry",
+                "http://storage:9000/x",
+                "storage:9000 would have to be",
+            ),
+        ] {
+            let problem = reach(own).allow(&to.parse().unwrap()).unwrap_err();
+            assert!(problem.contains(says), "{problem}");
+            assert!(problem.contains("storage") && problem.contains("--plain-http"));
         }
     }
 

@@ -6,9 +6,9 @@
 use reqwest::header::{AUTHORIZATION, LOCATION};
 use reqwest::{Method, Request, RequestBuilder, Response, StatusCode, Url};
 
-use super::RegistryError;
 use super::endpoint::{Endpoint, authority_with_port};
 use super::session::{Failure, transport};
+use super::{RegistryError, retry_after};
 
 /// Most redirects that one request follows.
 const REDIRECTS_MAX: usize = 10;
@@ -39,6 +39,17 @@ pub(super) async fn send(
     };
     let mut request = request.build().map_err(failed)?;
     for _ in 0..=REDIRECTS_MAX {
+        if let Some(said) = retry_after::left_alone(request.url()) {
+            let after = said.left();
+            let error = RegistryError::NotYet {
+                what: what.to_owned(),
+                address: endpoint.address_of(request.url()),
+                status: said.status.as_u16(),
+                reason: said.reason,
+                after,
+            };
+            return Err(Failure::Passing(error, Some(after)));
+        }
         let again = request.try_clone();
         let client = endpoint.client_for(request.url());
         let answer = client.execute(request).await.map_err(failed)?;
@@ -96,10 +107,8 @@ fn redirected(
 mod tests {
     use std::io::{Read as _, Write as _};
     use std::net::TcpListener;
-    use std::sync::Arc;
 
     use super::super::Registries;
-    use super::super::reach::Reach;
     use super::*;
 
     /// A server that redirects the one request that it gets.
@@ -127,10 +136,7 @@ mod tests {
             ("https", "localhost"),
         ] {
             let url = redirecting(format!("{scheme}://{host}:{port}/"));
-            let base = url.as_str().trim_end_matches('/').to_owned();
-            let options = Registries::default();
-            let reach = Arc::new(Reach::elsewhere(&url));
-            let endpoint = Endpoint::with_reach(base, "x", &url, &options, reach).unwrap();
+            let endpoint = Endpoint::elsewhere(&url, &Registries::default()).unwrap();
             let request = endpoint.client.get(url);
             let sent = send(&endpoint, "it", request, Follow::Anywhere).await;
             let error = sent.unwrap_err().into_error().to_string();
@@ -156,10 +162,8 @@ mod tests {
         other
             .set_port(Some(here.local_addr().unwrap().port()))
             .unwrap();
-        let reach = Arc::new(Reach::elsewhere(&own));
-        reach.watch("localhost").unwrap();
-        let options = Registries::default();
-        let endpoint = Endpoint::with_reach(own.to_string(), "x", &own, &options, reach).unwrap();
+        let endpoint = Endpoint::elsewhere(&own, &Registries::default()).unwrap();
+        endpoint.reach.watch("localhost").unwrap();
         let ask = async |url: &Url| endpoint.client_for(url).get(url.clone()).send().await;
         assert_eq!(ask(&own).await.unwrap().status(), 307);
         let error = transport(&endpoint, &ask(&other).await.unwrap_err());

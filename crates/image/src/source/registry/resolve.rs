@@ -56,11 +56,10 @@ impl Session<'_> {
             cause,
         };
         let mut fetched = self.fetch_manifest(endpoint, None).await?;
+        let mut document = self.read(&fetched).map_err(content)?;
         let mut index = None;
         for _ in 0..INDEX_DEPTH_MAX {
-            let document =
-                manifest::read(&fetched.bytes, &fetched.media_type, self.limits.layers_max);
-            match document.map_err(content)? {
+            match document {
                 Document::Manifest(manifest) => {
                     let sizes = manifest.layers.iter().map(|layer| layer.size);
                     manifest::check_sizes(sizes, self.limits.image_bytes_max).map_err(content)?;
@@ -72,10 +71,10 @@ impl Session<'_> {
                     });
                 }
                 Document::Index(manifests) => {
-                    let chosen = manifest::choose(&manifests).map_err(content)?;
-                    let next = self.fetch_manifest(endpoint, Some(chosen)).await?;
+                    let candidates = manifest::candidates(&manifests).map_err(content)?;
+                    let (next, read) = self.first_image(endpoint, &candidates).await?;
                     index.get_or_insert(fetched.digest);
-                    fetched = next;
+                    (fetched, document) = (next, read);
                 }
             }
         }
@@ -83,6 +82,36 @@ impl Session<'_> {
             what: "index",
             problem: format!("more than {INDEX_DEPTH_MAX} indexes lead to one another"),
         }))
+    }
+
+    /// The first entry of an index that is of an image: a signature may stand
+    /// before it, and say so only in its manifest.
+    async fn first_image(
+        &self,
+        endpoint: &Endpoint,
+        candidates: &[&Descriptor],
+    ) -> Result<(Fetched, Document), RegistryError> {
+        let content = |cause| RegistryError::Content {
+            address: endpoint.address.clone(),
+            cause,
+        };
+        let mut first_error = None;
+        for entry in candidates {
+            let fetched = self.fetch_manifest(endpoint, Some(entry)).await?;
+            match self.read(&fetched) {
+                Ok(document) => return Ok((fetched, document)),
+                Err(cause) if cause.is_of_artifact() => {
+                    first_error.get_or_insert(cause);
+                }
+                Err(cause) => return Err(content(cause)),
+            }
+        }
+        // There is at least one candidate.
+        Err(first_error.map_or_else(|| self.nowhere(), content))
+    }
+
+    fn read(&self, fetched: &Fetched) -> Result<Document, ContentError> {
+        manifest::read(&fetched.bytes, &fetched.media_type, self.limits.layers_max)
     }
 
     /// The manifest of the reference, or of an entry of its index.

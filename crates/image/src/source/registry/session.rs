@@ -3,19 +3,22 @@
 use std::error::Error;
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, RANGE, RETRY_AFTER};
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, RANGE};
 use reqwest::{Response, StatusCode};
 
-use super::auth::authorize;
+use super::auth::{Challenged, authorize};
 use super::body::read_bounded;
 use super::endpoint::Endpoint;
 use super::redirects::{Follow, send};
-use super::{Registries, RegistryError};
+use super::{Registries, RegistryError, retry_after};
 use crate::layer::Limits;
 use crate::reference::Reference;
 
-/// The longest wait between two attempts.
+/// The longest wait between two attempts that we choose.
 const DELAY_MAX: Duration = Duration::from_secs(10);
+/// The longest that a server chooses. One that wants more time does not get an
+/// attempt more from this pull.
+const AFTER_MAX: Duration = Duration::from_secs(60);
 /// Most bytes of an error's body that are read, and shown.
 const ERROR_BYTES_MAX: u64 = 64 << 10;
 const REASON_CHARS_MAX: usize = 200;
@@ -76,10 +79,11 @@ impl<'o> Session<'o> {
         ask: &Ask<'_>,
     ) -> Result<Response, Failure> {
         let repository = self.reference.repository();
-        let url = endpoint.url(&format!("/v2/{repository}/{}", ask.path));
+        let url = endpoint.api.url(repository, ask.path);
         let mut asked_again = false;
         loop {
             let authorization = endpoint.authorization.lock().await.clone();
+            let anonymous = authorization.is_none();
             let mut request = endpoint.client.get(&url);
             if let Some(accept) = ask.accept {
                 request = request.header(ACCEPT, accept);
@@ -93,13 +97,26 @@ impl<'o> Session<'o> {
             let answer = send(endpoint, ask.what, request, Follow::Anywhere).await?;
             // Whom the registry leads us to may not ask for its credentials.
             let is_own = endpoint.reach.is_own(answer.url());
-            if answer.status() == StatusCode::UNAUTHORIZED && is_own && !asked_again {
-                asked_again = true;
-                let fresh = authorize(endpoint, repository, answer.headers(), self.options).await?;
-                if fresh.is_some() {
-                    *endpoint.authorization.lock().await = fresh;
-                    continue;
+            if is_own && !asked_again {
+                let challenged = match answer.status() {
+                    StatusCode::UNAUTHORIZED => Some(Challenged::Here(answer.headers().clone())),
+                    // Some tell nobody what they do not show to everybody.
+                    StatusCode::FORBIDDEN | StatusCode::NOT_FOUND if anonymous => {
+                        self.ping(endpoint).await.map(Challenged::AtTheDoor)
+                    }
+                    _ => None,
+                };
+                if let Some(challenged) = challenged {
+                    asked_again = true;
+                    let fresh = authorize(endpoint, repository, &challenged, self.options).await?;
+                    if fresh.is_some() {
+                        *endpoint.authorization.lock().await = fresh;
+                        continue;
+                    }
                 }
+            }
+            if answer.status() == StatusCode::FORBIDDEN {
+                endpoint.look_up_login(self.options).await;
             }
             return match answer.status() {
                 status if status.is_success() => Ok(answer),
@@ -107,11 +124,23 @@ impl<'o> Session<'o> {
                     Err(Failure::Final(RegistryError::NotFound {
                         reference: self.reference.familiar(),
                         address: endpoint.address.clone(),
+                        hint: endpoint.hint(),
                     }))
                 }
                 _ => Err(said(endpoint, ask.what.to_owned(), answer).await),
             };
         }
+    }
+
+    /// The headers of the challenge that the registry has for everybody, `None`
+    /// where it has none, or cannot be asked.
+    async fn ping(&self, endpoint: &Endpoint) -> Option<HeaderMap> {
+        let request = endpoint.client.get(endpoint.api.ping_url());
+        let sent = send(endpoint, "a challenge", request, Follow::Anywhere).await;
+        let answer = sent.ok()?;
+        let challenges =
+            answer.status() == StatusCode::UNAUTHORIZED && endpoint.reach.is_own(answer.url());
+        challenges.then(|| answer.headers().clone())
     }
 
     /// The endpoints from `first` on: those that may fail since another follows,
@@ -126,6 +155,7 @@ impl<'o> Session<'o> {
         RegistryError::NotFound {
             reference: self.reference.familiar(),
             address: self.reference.registry().to_owned(),
+            hint: String::new(),
         }
     }
 }
@@ -153,12 +183,13 @@ impl<'o> Tries<'o> {
             Failure::Passing(error, after) => (error, after),
         };
         self.failed += 1;
-        if self.failed >= self.options.retry.attempts_max {
+        let too_long = after.is_some_and(|after| after > AFTER_MAX);
+        if too_long || self.failed >= self.options.retry.attempts_max {
             return Err(error);
         }
         let doubled = 1u32.checked_shl(self.failed - 1).unwrap_or(u32::MAX);
         let delay = self.options.retry.first_delay.saturating_mul(doubled);
-        let delay = after.unwrap_or(delay).min(DELAY_MAX);
+        let delay = after.unwrap_or_else(|| delay.min(DELAY_MAX));
         tracing::debug!(%error, ?delay, "trying again");
         tokio::time::sleep(delay).await;
         Ok(())
@@ -204,13 +235,8 @@ pub(super) fn innermost(error: &dyn Error) -> String {
 /// The failure that an answer other than success means.
 pub(super) async fn said(endpoint: &Endpoint, what: String, answer: Response) -> Failure {
     let status = answer.status();
-    let after = answer
-        .headers()
-        .get(RETRY_AFTER)
-        .and_then(|value| value.to_str().ok());
-    let after = after
-        .and_then(|text| text.trim().parse().ok())
-        .map(Duration::from_secs);
+    let after = retry_after::after(answer.headers());
+    let url = answer.url().clone();
     let address = endpoint.address_of(answer.url());
     let body = read_bounded(endpoint, "error", answer, ERROR_BYTES_MAX)
         .await
@@ -227,8 +253,23 @@ pub(super) async fn said(endpoint: &Endpoint, what: String, answer: Response) ->
             address,
             status: status.as_u16(),
             reason,
-            advice: "the image does not exist there or is private; check its name, or log in with 'docker login'",
+            advice: endpoint.advice(status),
         });
+    }
+    let busy = matches!(
+        status,
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+    );
+    if let Some(after) = after.filter(|after| busy && !after.is_zero()) {
+        retry_after::leave_alone(&url, after, status, &reason);
+        let error = RegistryError::NotYet {
+            what,
+            address,
+            status: status.as_u16(),
+            reason,
+            after,
+        };
+        return Failure::Passing(error, Some(after));
     }
     let error = RegistryError::Status {
         what,
@@ -242,7 +283,7 @@ pub(super) async fn said(endpoint: &Endpoint, what: String, answer: Response) ->
             StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT
         );
     match passing {
-        true => Failure::Passing(error, after),
+        true => Failure::Passing(error, after.map(|after| after.min(DELAY_MAX))),
         false => Failure::Final(error),
     }
 }
