@@ -22,8 +22,9 @@
 //! Compressed layers are not kept once unpacked. They would double the space,
 //! and serve only images that share a layer and are pulled later.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 mod adopt;
@@ -98,6 +99,8 @@ enum NamedBy {
 struct Inner {
     folder: PathBuf,
     options: StoreOptions,
+    /// Damaged records that were told of.
+    told: Mutex<HashSet<PathBuf>>,
 }
 
 /// One name in the store.
@@ -122,7 +125,11 @@ impl Store {
         let folder = home.join("images");
         files::prepare(home, &folder)?;
         Ok(Self {
-            inner: Arc::new(Inner { folder, options }),
+            inner: Arc::new(Inner {
+                folder,
+                options,
+                told: Mutex::default(),
+            }),
         })
     }
 
@@ -140,13 +147,13 @@ impl Store {
         self.open_image(reference, &digest, index.as_ref(), NamedBy::Either)
     }
 
-    /// All names in the store, in order.
+    /// All names in the store, in order, but for those whose record is damaged.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub fn list(&self) -> Result<Vec<Entry>, StoreError> {
         let mut entries = Vec::new();
-        for record in self.records()? {
+        for record in self.records()?.read {
             entries.push(record.into_entry());
         }
         entries.sort_by(|a, b| a.reference.cmp(&b.reference));
@@ -208,7 +215,8 @@ impl Store {
     }
 
     fn not_found(&self, reference: &Reference) -> StoreError {
-        let known = self.records().unwrap_or_default();
+        let known = self.records().map(|records| records.read);
+        let known = known.unwrap_or_default();
         let names = known.iter().map(|record| record.reference.familiar());
         StoreError::NotFound {
             hint: error::nearest(&reference.familiar(), names),

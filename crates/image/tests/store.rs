@@ -1,5 +1,7 @@
 //! Promise: several processes share a store, and nothing in use goes away.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::fs;
@@ -208,4 +210,123 @@ async fn what_a_pull_replaces_goes() {
         (home.items("roots").len(), server.count("blobs")),
         (1, blobs)
     );
+}
+
+/// A layout whose `index.json` leads to an image through an index of its own, and
+/// that index's digest.
+fn indexed_layout(home: &Home, made: &Made) -> (std::path::PathBuf, image::Digest) {
+    let folder = home.path("indexed");
+    write_layout(&folder, &[(made, None)]);
+    let index = fs::read(folder.join("index.json")).unwrap();
+    let digest = image::Digest::of(&index);
+    fs::write(folder.join("blobs/sha256").join(digest.hex()), &index).unwrap();
+    let outer = serde_json::json!({"schemaVersion": 2, "manifests": [
+        {"mediaType": INDEX, "digest": digest, "size": index.len()},
+    ]});
+    fs::write(folder.join("index.json"), outer.to_string()).unwrap();
+    (folder, digest)
+}
+
+#[test]
+fn what_one_range_of_ids_has_the_sweep_of_another_leaves() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: needs root");
+        return;
+    }
+    let [one, two] = [200_000, 300_000].map(|base| image::StoreOptions {
+        owners: image::Owners::Shifted { base },
+        ..options()
+    });
+    let home = Home::with(one);
+    let other = Store::open(&home.path("home"), two).unwrap();
+    let made = image_of(&[tar_of(&[("a", b"1")])]);
+    let (folder, index) = indexed_layout(&home, &made);
+    drop(home.import("x", &folder).unwrap());
+    let pinned = reference(&format!("x@{index}"));
+    let is_here = |store: &Store| store.get(&pinned).unwrap().is_some();
+    assert!(is_here(&home.store) && !is_here(&other));
+    // Each of these sweeps.
+    let import = |name: &str, tar: &[u8]| {
+        let input = Input::Read(Box::new(std::io::Cursor::new(tar.to_vec())));
+        drop(other.import(&reference(name), input, &NoProgress).unwrap());
+    };
+    import("y", &tar_of(&[("a", b"2")]));
+    import("y", &tar_of(&[("a", b"3")]));
+    other.remove(&reference("y")).unwrap();
+    assert!(is_here(&home.store));
+    // Once it is unpacked for both, both have it, until neither has.
+    let input = Input::Path(folder);
+    drop(other.import(&reference("x"), input, &NoProgress).unwrap());
+    assert!(is_here(&home.store) && is_here(&other));
+    assert_eq!(home.items("roots").len(), 2);
+    other.remove(&reference("x")).unwrap();
+    assert!(!is_here(&home.store) && !is_here(&other));
+    assert_eq!(home.items("aliases"), [""; 0]);
+    assert_eq!(home.items("roots"), [""; 0]);
+}
+
+#[test]
+fn a_damaged_record_hurts_itself_only() {
+    for damage in [
+        "",
+        "{",
+        "\0\0\0\0",
+        "null",
+        r#"{"reference":"x","digest":"md5:0"}"#,
+    ] {
+        let home = Home::new();
+        let import = |name: &str, content: &[u8]| {
+            let tar = tar_of(&[("a", content)]);
+            drop(home.import_bytes(name, &tar).unwrap());
+        };
+        import("good", b"1");
+        import("bad", b"2");
+        let record = home.images().join("references");
+        let bad = record.join("docker.io+library+bad:latest");
+        fs::write(&bad, damage).unwrap();
+        let names = || -> Vec<String> {
+            let list = home.store.list().unwrap();
+            list.iter()
+                .map(|entry| entry.reference.familiar())
+                .collect()
+        };
+        assert_eq!(names(), ["good:latest"]);
+        let error = home.store.get(&reference("bad")).unwrap_err().to_string();
+        assert!(
+            error.contains("bad:latest") && error.contains("get it again"),
+            "{error}"
+        );
+        // Sweeps go on: what is replaced goes, what is named stays.
+        import("good", b"3");
+        import("other", b"4");
+        home.store.remove(&reference("other")).unwrap();
+        assert_eq!(home.items("roots").len(), 1, "{damage}");
+        let good = home.store.get(&reference("good")).unwrap().unwrap();
+        assert_eq!(fs::read(good.root().join("a")).unwrap(), b"3");
+        // What is damaged is mended by getting it again, and can be removed.
+        import("bad", b"5");
+        assert_eq!(names(), ["bad:latest", "good:latest"]);
+        fs::write(&bad, damage).unwrap();
+        home.store.remove(&reference("bad")).unwrap();
+        assert_eq!(names(), ["good:latest"]);
+    }
+}
+
+#[test]
+fn what_is_no_part_of_the_store_stops_no_sweep() {
+    let home = Home::new();
+    drop(home.import_bytes("x", &tar_of(&[("a", b"1")])).unwrap());
+    let images = home.images();
+    let stray = image::Digest::of(b"stray")
+        .to_string()
+        .replacen(':', "-", 1);
+    fs::create_dir(images.join("references/folder")).unwrap();
+    fs::create_dir(images.join("aliases/folder")).unwrap();
+    fs::create_dir(images.join("locks/folder")).unwrap();
+    for number in 0..3 {
+        fs::write(images.join(format!("roots/{stray}-{number}")), b"").unwrap();
+    }
+    drop(home.import_bytes("x", &tar_of(&[("a", b"2")])).unwrap());
+    assert_eq!(home.items("roots").len(), 1 + 3);
+    assert_eq!(home.store.list().unwrap().len(), 1);
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,22 @@ use crate::reference::Reference;
 
 /// Longest name of a file that is readable; longer ones are hashed.
 const FILE_NAME_BYTES_MAX: usize = 200;
+
+/// Damaged records that are remembered, so that each is told once.
+const TOLD_MAX: usize = 256;
+
+/// What there is of records.
+pub(super) struct Records {
+    pub(super) read: Vec<Record>,
+    /// Some are there and may be whole, but cannot be read now: what they name is
+    /// not known.
+    pub(super) unread: bool,
+}
+
+/// Whether there is something that is no file, and so no record.
+fn is_irregular(error: &StoreError) -> bool {
+    matches!(error, StoreError::Io { cause, .. } if cause.kind() == io::ErrorKind::InvalidInput)
+}
 
 /// What is written for one name.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -121,18 +138,40 @@ impl Store {
         }
     }
 
-    /// All records. Those that another process takes out meanwhile are left out.
-    pub(super) fn records(&self) -> Result<Vec<Record>, StoreError> {
+    /// All records. Those that another process takes out meanwhile are left out, and
+    /// so are damaged ones, which is told once: they hurt themselves only.
+    pub(super) fn records(&self) -> Result<Records, StoreError> {
         let folder = self.inner.folder.join("references");
         let fail = |cause| StoreError::io("read", &folder, cause);
-        let mut records = Vec::new();
+        let mut records = Records {
+            read: Vec::new(),
+            unread: false,
+        };
         for item in std::fs::read_dir(&folder).map_err(fail)? {
             let path = item.map_err(fail)?.path();
-            if let Some(text) = files::read(&path)? {
-                records.push(parse(&path, &text)?);
+            let text = match files::read(&path) {
+                Ok(Some(text)) => text,
+                Ok(None) => continue,
+                Err(error) => {
+                    records.unread |= !is_irregular(&error);
+                    self.tell_once(path, &error);
+                    continue;
+                }
+            };
+            match parse(&path, &text) {
+                Ok(record) => records.read.push(record),
+                Err(error) => self.tell_once(path, &error),
             }
         }
         Ok(records)
+    }
+
+    fn tell_once(&self, path: PathBuf, error: &StoreError) {
+        let told = self.inner.told.lock();
+        let mut told = told.unwrap_or_else(PoisonError::into_inner);
+        if told.len() < TOLD_MAX && told.insert(path) {
+            tracing::warn!("a name in the image store is left out: failed to {error}");
+        }
     }
 
     /// `docker.io+library+busybox:latest`: `+` is in no reference.

@@ -2,7 +2,10 @@
 //!
 //! Runs before something is added and after something is removed. What is
 //! locked is in use. A failure only means that something stays until the next
-//! sweep, so it is logged and not returned.
+//! sweep, so it is logged and not returned, and the rest is gone through.
+//!
+//! A store may have roots for several owners. A name, and the digest of an index,
+//! mean an image whoever owns the files of its roots.
 
 use std::collections::HashSet;
 use std::io;
@@ -17,6 +20,9 @@ use crate::layer::delete_tree;
 const BLOB_KEPT: Duration = Duration::from_secs(24 * 3600);
 /// How long a small file may take from being made to being renamed.
 const FILE_KEPT: Duration = Duration::from_secs(600);
+
+/// Roots that are locked, and looked for among the records, at a time.
+const LOCKED_MAX: usize = 64;
 
 impl Store {
     pub(super) fn sweep(&self) {
@@ -40,24 +46,24 @@ impl Store {
     }
 
     fn sweep_tmp(&self) -> io::Result<()> {
-        for path in self.items("tmp")? {
+        each(self.items("tmp")?, |path| {
             let Ok(about) = std::fs::symlink_metadata(&path) else {
-                continue;
+                return Ok(());
             };
             if !about.is_dir() {
-                if is_older(about.modified(), FILE_KEPT) {
-                    remove_file(&path)?;
-                }
-                continue;
+                return match is_older(about.modified(), FILE_KEPT) {
+                    true => remove_file(&path),
+                    false => Ok(()),
+                };
             }
             let Some(folder) = lock::open_folder(&path)? else {
-                continue;
+                return Ok(());
             };
-            if lock::try_exclusive(&folder)? {
-                delete_tree(&path)?;
+            match lock::try_exclusive(&folder)? {
+                true => delete_tree(&path),
+                false => Ok(()),
             }
-        }
-        Ok(())
+        })
     }
 
     /// Of what is unfinished, the newest is kept, and of that no more than one
@@ -73,7 +79,7 @@ impl Store {
         }
         blobs.sort_by(|a, b| b.cmp(a));
         let mut kept_bytes = 0u64;
-        for (modified, bytes, path) in blobs {
+        each(blobs, |(modified, bytes, path)| {
             let all_bytes = kept_bytes.saturating_add(bytes);
             let unwanted = bytes == 0
                 || all_bytes > self.inner.options.limits.image_bytes_max
@@ -83,62 +89,113 @@ impl Store {
             } else {
                 kept_bytes = all_bytes;
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     fn sweep_locks(&self) -> io::Result<()> {
-        for path in self.items("locks")? {
-            if let Some(_held) = lock::try_lock_file(&path)? {
-                remove_file(&path)?;
+        each(self.items("locks")?, |path| {
+            match lock::try_lock_file(&path)? {
+                Some(_held) => remove_file(&path),
+                None => Ok(()),
             }
-        }
-        Ok(())
+        })
     }
 
     fn sweep_roots(&self) -> io::Result<()> {
-        for path in self.items("roots")? {
-            let digest = digest_of_root(&path);
-            let Some(digest) = digest else {
-                continue;
-            };
-            if self.is_named(&digest)? {
-                continue;
+        let roots = self.items("roots")?;
+        let roots = roots
+            .into_iter()
+            .filter_map(|path| Some((digest_of_root(&path)?, path)));
+        let roots: Vec<(Digest, PathBuf)> = roots.collect();
+        let Some(named) = self.named()? else {
+            return Ok(());
+        };
+        let mut unnamed = roots;
+        unnamed.retain(|(digest, _)| !named.contains(digest));
+        each(unnamed.chunks(LOCKED_MAX), |roots| self.delete_roots(roots))
+    }
+
+    /// Deletes those of these roots that nobody uses or has named meanwhile.
+    fn delete_roots(&self, roots: &[(Digest, PathBuf)]) -> io::Result<()> {
+        let mut locked = Vec::new();
+        let locking = each(roots, |(digest, path)| {
+            if let Some(folder) = lock::open_folder(path)?
+                && lock::try_exclusive(&folder)?
+            {
+                locked.push((digest, path, folder));
             }
-            let Some(folder) = lock::open_folder(&path)? else {
-                continue;
-            };
-            // Looked up again under the lock: whoever names an image holds it.
-            if lock::try_exclusive(&folder)? && !self.is_named(&digest)? {
-                let aside = files::unused(&self.inner.folder.join("tmp"));
-                std::fs::rename(&path, &aside)?;
-                delete_tree(&aside)?;
-            }
+            Ok(())
+        });
+        if locked.is_empty() {
+            return locking;
         }
-        Ok(())
+        // Looked up again under the locks: whoever names an image holds it.
+        let Some(named) = self.named()? else {
+            return locking;
+        };
+        locked.retain(|(digest, ..)| !named.contains(digest));
+        let mut aside = Vec::new();
+        let moving = each(&locked, |(_, path, _)| {
+            let to = files::unused(&self.inner.folder.join("tmp"));
+            std::fs::rename(path, &to)?;
+            aside.push(to);
+            Ok(())
+        });
+        let deleting = each(aside, |path| delete_tree(&path));
+        locking.and(moving).and(deleting)
     }
 
     fn sweep_aliases(&self) -> io::Result<()> {
-        for path in self.items("aliases")? {
-            let text = files::read(&path).map_err(other)?.unwrap_or_default();
-            let target = String::from_utf8_lossy(&text).trim().parse::<Digest>();
-            // An index leads to manifests only.
-            if !target.is_ok_and(|target| self.root_folder(&target, false).exists()) {
-                remove_file(&path)?;
+        let aliases = self.items("aliases")?;
+        let roots = self.roots_of_manifests()?;
+        each(aliases, |alias| {
+            // Looked up again before it goes: it may have come just now, with the
+            // root that it leads to.
+            match leads_to(&alias, &roots)? || leads_to(&alias, &self.roots_of_manifests()?)? {
+                true => Ok(()),
+                false => remove_file(&alias),
             }
-        }
-        Ok(())
+        })
     }
 
-    fn is_named(&self, digest: &Digest) -> io::Result<bool> {
-        let named: HashSet<Digest> = self
-            .records()
-            .map_err(other)?
-            .into_iter()
-            .map(|record| record.digest)
-            .collect();
-        Ok(named.contains(digest))
+    /// The digests of manifests that there are roots of, whoever owns their files.
+    fn roots_of_manifests(&self) -> io::Result<HashSet<Digest>> {
+        let roots = self.items("roots")?;
+        let roots = roots.iter().filter(|path| !is_of_config(path));
+        Ok(roots.filter_map(|path| digest_of_root(path)).collect())
     }
+
+    /// What all records name; `None` where that is not known.
+    fn named(&self) -> io::Result<Option<HashSet<Digest>>> {
+        let records = self.records().map_err(other)?;
+        let named = records.read.into_iter().map(|record| record.digest);
+        Ok((!records.unread).then(|| named.collect()))
+    }
+}
+
+/// Goes through all of them, and gives the first error.
+fn each<T>(
+    items: impl IntoIterator<Item = T>,
+    mut step: impl FnMut(T) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut first = Ok(());
+    for item in items {
+        first = first.and(step(item));
+    }
+    first
+}
+
+/// Whether an alias leads to one of these roots. An index leads to manifests only.
+fn leads_to(alias: &Path, roots: &HashSet<Digest>) -> io::Result<bool> {
+    let text = files::read(alias).map_err(other)?.unwrap_or_default();
+    let target = String::from_utf8_lossy(&text).trim().parse::<Digest>();
+    Ok(target.is_ok_and(|target| roots.contains(&target)))
+}
+
+fn is_of_config(root: &Path) -> bool {
+    let name = root.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| name.starts_with(OF_CONFIG))
 }
 
 /// `sha256-<hex>-<owners>`, or that of a config.
