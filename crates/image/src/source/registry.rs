@@ -1,7 +1,8 @@
 //! Pulling from a registry: how it is reached, and what is asked of it.
 //!
 //! Written over reqwest rather than over a client library, since none resumes,
-//! bounds and retries: [`endpoint`] is where a registry or mirror answers,
+//! bounds and retries: [`endpoint`] is where a registry or mirror answers, [`api`]
+//! by which URLs,
 //! [`auth`] how it is shown who asks, [`session`] one request with its retries,
 //! [`redirects`] where that leads and [`reach`] where it may, [`body`] what it is
 //! answered, [`retry_after`] when it is not to be asked, [`resolve`] from a name to a manifest, [`blob`] a download.
@@ -10,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
+mod api;
 mod auth;
 mod blob;
 mod body;

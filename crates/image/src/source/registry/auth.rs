@@ -69,7 +69,7 @@ pub(super) async fn authorize(
         ) => {
             let scope = scope
                 .filter(|_| matches!(challenged, Challenged::Here(_)))
-                .unwrap_or_else(|| endpoint.scope(repository));
+                .unwrap_or_else(|| endpoint.api.scope(repository));
             let ask = TokenRequest {
                 realm,
                 service,

@@ -3,24 +3,18 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use serde::Deserialize;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-/// Most bytes of `config.json` and of a helper's answer that are read.
+mod helper;
+
+use helper::ask;
+
+/// Most bytes of `config.json` that are read.
 const CONFIG_BYTES_MAX: u64 = 4 << 20;
-const ANSWER_BYTES_MAX: u64 = 256 << 10;
-/// Most characters of what a helper says that are shown.
-const SAID_CHARS_MAX: usize = 400;
-/// How long what a helper has written to standard error may take to come, once it
-/// has ended: something that it left behind may hold the other end.
-const SAID_WITHIN: Duration = Duration::from_millis(200);
-/// Most bytes of a helper in which its interpreter is looked for.
-const INTERPRETER_BYTES_MAX: u64 = 256;
 
 /// Docker Hub has this key, whatever it is called elsewhere.
 const HUB_KEY: &str = "https://index.docker.io/v1/";
@@ -104,13 +98,6 @@ struct Auth {
     password: Option<String>,
     identitytoken: Option<String>,
     registrytoken: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Answer {
-    username: String,
-    secret: String,
 }
 
 impl Credentials {
@@ -281,172 +268,6 @@ fn host_of(key: &str) -> &str {
         .strip_prefix("https://")
         .or_else(|| key.strip_prefix("http://"));
     rest.unwrap_or(key).split('/').next().unwrap_or_default()
-}
-
-/// Asks `docker-credential-<name>`, and waits for it for a bounded time.
-async fn ask(
-    name: &str,
-    server: &str,
-    patience: Duration,
-) -> Result<Option<Credential>, CredentialsError> {
-    let helper = format!("docker-credential-{name}");
-    let failed = |problem: String| CredentialsError::Helper {
-        helper: helper.clone(),
-        server: server.to_owned(),
-        problem,
-    };
-    if name.contains('/') {
-        return Err(failed("its name must not contain '/'".to_owned()));
-    }
-    let mut child = tokio::process::Command::new(&helper)
-        .arg("get")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|cause| match cause.kind() {
-            io::ErrorKind::NotFound => failed(missing(&helper)),
-            _ => failed(cause.to_string()),
-        })?;
-    let group = child.id();
-    let answer = tokio::time::timeout(patience, converse(&mut child, server)).await;
-    if answer.is_err() {
-        kill_group(group);
-    }
-    let Said {
-        succeeded,
-        output,
-        error,
-    } = answer
-        .map_err(|_| {
-            failed(format!(
-                "no answer within {} s; it was killed. Does it wait for a password?",
-                patience.as_secs_f32()
-            ))
-        })?
-        .map_err(|cause| failed(cause.to_string()))?;
-    if succeeded {
-        let answer: Answer = serde_json::from_slice(&output)
-            .map_err(|_| failed("its answer is not the JSON of a credential helper".to_owned()))?;
-        return Ok(credential_of(answer));
-    }
-    let said = String::from_utf8_lossy(&output);
-    if said.contains("credentials not found") {
-        return Ok(None);
-    }
-    let said = shown(&[&said, &String::from_utf8_lossy(&error)]);
-    Err(failed(format!("it failed and says: {said}")))
-}
-
-/// What is missing of a helper that cannot be found.
-fn missing(helper: &str) -> String {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut places = std::env::split_paths(&path).map(|folder| folder.join(helper));
-    let Some(there) = places.find(|place| place.exists()) else {
-        return "it is not in PATH; install it or take it out of config.json".to_owned();
-    };
-    let mut start = Vec::new();
-    if let Ok(file) = crate::regular::open(&there) {
-        let _ = io::Read::read_to_end(&mut io::Read::take(file, INTERPRETER_BYTES_MAX), &mut start);
-    }
-    let line = start.split(|&byte| byte == b'\n').next();
-    let interpreter = line.and_then(|line| line.strip_prefix(b"#!"));
-    let what = match interpreter {
-        Some(line) => {
-            let line = String::from_utf8_lossy(line);
-            format!("its interpreter {}", line.trim())
-        }
-        None => "the loader that it needs".to_owned(),
-    };
-    format!(
-        "it is {}, but {what} is not there; install that",
-        there.display()
-    )
-}
-
-/// What a helper says, in one line.
-fn shown(texts: &[&str]) -> String {
-    let words: Vec<&str> = texts
-        .iter()
-        .flat_map(|text| text.split_whitespace())
-        .collect();
-    match words.join(" ") {
-        text if text.is_empty() => "nothing".to_owned(),
-        text => text.chars().take(SAID_CHARS_MAX).collect(),
-    }
-}
-
-/// How a helper ended, and what it wrote.
-struct Said {
-    succeeded: bool,
-    output: Vec<u8>,
-    error: Vec<u8>,
-}
-
-async fn converse(child: &mut tokio::process::Child, server: &str) -> io::Result<Said> {
-    let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
-    let stderr = child.stderr.take();
-    let mut error = Vec::new();
-    let complain = async {
-        if let Some(stderr) = stderr {
-            let _ = stderr.take(ANSWER_BYTES_MAX).read_to_end(&mut error).await;
-        }
-    };
-    let answer = async {
-        if let Some(mut stdin) = stdin {
-            // A helper that does not read its input has still answered.
-            let _ = stdin.write_all(server.as_bytes()).await;
-        }
-        let mut output = Vec::new();
-        if let Some(stdout) = stdout {
-            stdout
-                .take(ANSWER_BYTES_MAX)
-                .read_to_end(&mut output)
-                .await?;
-        }
-        Ok::<_, io::Error>((child.wait().await?.success(), output))
-    };
-    let (succeeded, output) = {
-        tokio::pin!(complain, answer);
-        let mut complained = false;
-        let answer = loop {
-            tokio::select! {
-                answer = &mut answer => break answer?,
-                () = &mut complain, if !complained => complained = true,
-            }
-        };
-        if !complained {
-            let _ = tokio::time::timeout(SAID_WITHIN, complain).await;
-        }
-        answer
-    };
-    Ok(Said {
-        succeeded,
-        output,
-        error,
-    })
-}
-
-fn credential_of(answer: Answer) -> Option<Credential> {
-    match answer.username.as_str() {
-        "" if answer.secret.is_empty() => None,
-        "<token>" => Some(Credential::Identity(answer.secret)),
-        _ => Some(Credential::Basic {
-            user: answer.username,
-            password: answer.secret,
-        }),
-    }
-}
-
-fn kill_group(group: Option<u32>) {
-    let pid = group
-        .and_then(|pid| i32::try_from(pid).ok())
-        .and_then(rustix::process::Pid::from_raw);
-    if let Some(pid) = pid {
-        let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
-    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use reqwest::header::HeaderValue;
 use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder, StatusCode, Url};
 
+use super::api::Api;
 use super::credentials::Credential;
 use super::reach::{Reach, is_loopback};
 use super::{Registries, RegistryError, Timeouts, retry_after};
@@ -25,55 +26,9 @@ enum Login {
     Failed(String),
 }
 
-/// How the URLs of a registry or mirror are made.
-struct Api {
-    /// `https://host/v2`, without a slash at its end.
-    base: String,
-    /// What stands before each repository, `hub/`, where a mirror is a part of a
-    /// registry that has several.
-    prefix: String,
-    /// `?ns=docker.io`, by which a mirror of several registries tells them apart.
-    query: String,
-}
-
-impl Api {
-    /// Of a registry of its own, at this URL.
-    fn at(base: &str) -> Self {
-        Self {
-            base: format!("{}/v2", base.trim_end_matches('/')),
-            prefix: String::new(),
-            query: String::new(),
-        }
-    }
-
-    /// Of a mirror of a registry. Where its URL has a `v2`, as containerd's with
-    /// `override_path` have, what follows it stands before the repository.
-    fn of_mirror(url: &Url, registry: &str) -> Self {
-        let text = url.as_str().trim_end_matches('/');
-        let end = text.len() - url.path().trim_end_matches('/').len();
-        let (host, path) = text.split_at(end);
-        let parts: Vec<&str> = path.split('/').collect();
-        let mut api = match parts.iter().position(|part| *part == "v2") {
-            Some(place) => Self {
-                base: format!("{host}{}", parts[..=place].join("/")),
-                prefix: parts[place + 1..]
-                    .iter()
-                    .map(|part| format!("{part}/"))
-                    .collect(),
-                query: String::new(),
-            },
-            None => Self::at(text),
-        };
-        let mut query = url.clone();
-        query.query_pairs_mut().append_pair("ns", registry);
-        api.query = format!("?{}", query.query().unwrap_or_default());
-        api
-    }
-}
-
 /// A base URL and what is known about it.
 pub(super) struct Endpoint {
-    api: Api,
+    pub(super) api: Api,
     /// Host and port, for messages.
     pub(super) address: String,
     /// Under which name its credentials stand.
@@ -148,7 +103,7 @@ impl Endpoint {
         }
         let ping = plain
             .client
-            .get(plain.ping_url())
+            .get(plain.api.ping_url())
             .timeout(options.timeouts.stall)
             .send()
             .await;
@@ -294,26 +249,6 @@ impl Endpoint {
             ),
         }
     }
-
-    /// The URL of a path below a repository.
-    pub(super) fn url(&self, repository: &str, path: &str) -> String {
-        let Api {
-            base,
-            prefix,
-            query,
-        } = &self.api;
-        format!("{base}/{prefix}{repository}/{path}{query}")
-    }
-
-    /// Where every registry answers, and says whether it wants to know who asks.
-    pub(super) fn ping_url(&self) -> String {
-        format!("{}/", self.api.base)
-    }
-
-    /// What may be done with a repository, as tokens have it.
-    pub(super) fn scope(&self, repository: &str) -> String {
-        format!("repository:{}{repository}:pull", self.api.prefix)
-    }
 }
 
 fn warn_once(error: &str) {
@@ -386,29 +321,6 @@ pub(super) fn authority_with_port(url: &Url) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn mirrors_may_be_below_a_path() {
-        for (url, asked) in [
-            ("https://m", "https://m/v2/a/b/tags?ns=docker.io"),
-            ("https://m:1/", "https://m:1/v2/a/b/tags?ns=docker.io"),
-            ("https://m/x/y/", "https://m/x/y/v2/a/b/tags?ns=docker.io"),
-            ("https://m/v2", "https://m/v2/a/b/tags?ns=docker.io"),
-            ("https://m/v2/hub", "https://m/v2/hub/a/b/tags?ns=docker.io"),
-            (
-                "https://m/x/v2/y/z//",
-                "https://m/x/v2/y/z/a/b/tags?ns=docker.io",
-            ),
-        ] {
-            let options = Registries::default();
-            let mirror = Endpoint::mirror(url, "docker.io", &options).unwrap();
-            assert_eq!(mirror.url("a/b", "tags"), asked);
-        }
-        let hub = Endpoint::mirror("https://m/v2/hub", "docker.io", &Registries::default());
-        let hub = hub.unwrap();
-        assert_eq!(hub.scope("a/b"), "repository:hub/a/b:pull");
-        assert_eq!(hub.ping_url(), "https://m/v2/");
-    }
 
     #[test]
     fn loopback_may_be_plain_and_others_only_where_allowed() {

@@ -79,7 +79,7 @@ impl<'o> Session<'o> {
         ask: &Ask<'_>,
     ) -> Result<Response, Failure> {
         let repository = self.reference.repository();
-        let url = endpoint.url(repository, ask.path);
+        let url = endpoint.api.url(repository, ask.path);
         let mut asked_again = false;
         loop {
             let authorization = endpoint.authorization.lock().await.clone();
@@ -135,7 +135,7 @@ impl<'o> Session<'o> {
     /// The headers of the challenge that the registry has for everybody, `None`
     /// where it has none, or cannot be asked.
     async fn ping(&self, endpoint: &Endpoint) -> Option<HeaderMap> {
-        let request = endpoint.client.get(endpoint.ping_url());
+        let request = endpoint.client.get(endpoint.api.ping_url());
         let sent = send(endpoint, "a challenge", request, Follow::Anywhere).await;
         let answer = sent.ok()?;
         let challenges =
