@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use crate::layer::{self, Budget, Layer, Root};
+use crate::layer::{self, Budget, Layer, Root, Steps};
 use crate::source::registry::credentials::Credentials;
 use crate::{Limits, Owners, config, manifest};
 
@@ -27,7 +27,8 @@ pub fn credentials(file: &Path, registry: &str) -> bool {
 /// Unpacks layers, each as it would be compressed, into `root`, which must not
 /// exist; `trash` is an empty folder beside it.
 pub fn unpack(layers: &[&[u8]], root: &Path, trash: &Path, limits: &Limits) -> bool {
-    let Ok(mut root) = Root::create(root, trash, Owners::Mine) else {
+    let steps = Steps::new(limits.steps_max, Arc::default());
+    let Ok(mut root) = Root::create(root, trash, Owners::Mine, steps) else {
         return false;
     };
     let mut budget = Budget::new(limits, Arc::new(AtomicBool::new(false)));

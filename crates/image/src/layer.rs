@@ -20,8 +20,10 @@ mod mount_points;
 mod opaque;
 mod pax;
 mod pipes;
+mod remembered;
 mod root;
 mod sparse;
+mod steps;
 mod tar_stream;
 mod trash;
 mod unpack;
@@ -29,6 +31,7 @@ mod unpack;
 pub(crate) use decompress::{Compression, SNIFFED_BYTES, decompress, sniff};
 pub(crate) use pipes::remove_pipes;
 pub(crate) use root::Root;
+pub(crate) use steps::Steps;
 pub(crate) use tar_stream::{BLOCK_BYTES, Kind, Source, TarStream};
 pub(crate) use trash::delete_tree;
 pub(crate) use unpack::{Budget, Layer, unpack};
@@ -66,11 +69,16 @@ pub struct Limits {
     pub image_bytes_max: u64,
     /// Entries of all layers together, and folders that none of them describes.
     pub entries_max: u64,
-    /// Bytes in the paths of all entries together: some are kept in memory until
-    /// the image is unpacked.
+    /// Bytes in the paths of all entries together.
     pub paths_bytes_max: u64,
     /// Bytes in the path of one entry.
     pub path_bytes_max: usize,
+    /// Folders and links that the paths of all entries together lead through, as
+    /// far as they are not those of the entry before: what finding them costs.
+    pub steps_max: u64,
+    /// Memory for what must be remembered of an image's entries at a time: some 10
+    /// bytes for each of a layer, and the names of its folders.
+    pub memory_bytes_max: u64,
     /// Layers in one image.
     pub layers_max: usize,
     /// Bytes in one manifest, index or config.
@@ -84,6 +92,8 @@ impl Default for Limits {
             entries_max: 4_000_000,
             paths_bytes_max: 512 << 20,
             path_bytes_max: 4095,
+            steps_max: 64_000_000,
+            memory_bytes_max: 64 << 20,
             layers_max: 127,
             document_bytes_max: 4 << 20,
         }

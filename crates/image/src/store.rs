@@ -10,7 +10,8 @@
 //! | `roots/<digest>-<owners>/` | `root/`, the files, and `image.json`, the config; by the digest of the image's manifest |
 //! | `roots/config-<digest>-<owners>/` | the same, by the digest of its config, where there is no manifest |
 //! | `tmp/` | what is being made, each entry locked by its maker |
-//! | `blobs/<digest>`, `blobs/<digest>.<number>` | compressed layers on their way, kept only until unpacked; one for each download of it at a time |
+//! | `blobs/<digest>` | compressed layers that are whole, kept only until unpacked |
+//! | `blobs/<digest>.<place>`, `blobs/<digest>.<place>.<number>` | the same on their way, by the digest of the registry and repository that they come from; one for each download at a time |
 //! | `locks/<digest>` | held by whoever gets an image from one place: the digest is of both |
 //!
 //! Everything appears by a rename, so that it is there whole or not at all.

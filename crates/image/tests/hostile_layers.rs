@@ -201,6 +201,99 @@ fn nonsense_is_refused() {
     assert!(error.contains("unknown type 'Z'"), "{error}");
 }
 
+/// A tar with a link `s` at which a long way through a deep folder begins: links to
+/// links, each up and down many times. Returned with room for more entries.
+fn with_a_long_way(links: usize) -> tar::Builder<Vec<u8>> {
+    let deep = "d/".repeat(1000);
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(EntryType::Directory);
+    header.set_mode(0o755);
+    header.set_size(0);
+    tar.append_data(&mut header, &deep, &b""[..]).unwrap();
+    header.set_entry_type(EntryType::Symlink);
+    for number in 0..links {
+        let target = format!("{}x{}", "../d/".repeat(700), number + 1);
+        let link = format!("{deep}x{number}");
+        tar.append_link(&mut header, link, target).unwrap();
+    }
+    tar.append_link(&mut header, "s", format!("{deep}x0"))
+        .unwrap();
+    tar
+}
+
+#[test]
+fn a_long_way_through_links_is_an_error_that_names_the_entry() {
+    let home = Home::new();
+    let mut tar = with_a_long_way(30);
+    entry(&mut tar, EntryType::Regular, "s/n/f", "", b"");
+    let error = home
+        .import_bytes("x", &tar.into_inner().unwrap())
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("'s/n'"), "{error}");
+    assert!(error.contains("more than 4096 folders"), "{error}");
+
+    // Also where nothing is to be made.
+    let mut tar = with_a_long_way(30);
+    entry(&mut tar, EntryType::Link, "l", "s/f", b"");
+    let error = home
+        .import_bytes("x", &tar.into_inner().unwrap())
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("more than 4096 folders"), "{error}");
+    assert_eq!(home.items("tmp"), [""; 0]);
+}
+
+#[test]
+fn ways_have_a_bound_together() {
+    let limited_to = |steps_max| {
+        Home::with(image::StoreOptions {
+            limits: image::Limits {
+                steps_max,
+                ..Default::default()
+            },
+            ..options()
+        })
+    };
+    let mut tar = with_a_long_way(1);
+    for number in 0..20 {
+        let path = format!("s/{number}/f");
+        entry(&mut tar, EntryType::Regular, &path, "", b"");
+    }
+    let tar = tar.into_inner().unwrap();
+    limited_to(1_000_000).import_bytes("x", &tar).unwrap();
+    let home = limited_to(20_000);
+    let error = home.import_bytes("x", &tar).unwrap_err().to_string();
+    assert!(error.contains("more than 20000 folders"), "{error}");
+    assert_eq!(home.items("tmp"), [""; 0]);
+}
+
+#[test]
+fn up_and_down_through_links_leads_where_it_says() {
+    let home = Home::new();
+    let mut tar = tar::Builder::new(Vec::new());
+    entry(&mut tar, EntryType::Directory, "a/b/c", "", b"");
+    entry(&mut tar, EntryType::Directory, "e", "", b"");
+    entry(
+        &mut tar,
+        EntryType::Symlink,
+        "a/up",
+        "b/c/../../../../e",
+        b"",
+    );
+    entry(&mut tar, EntryType::Symlink, "a/down", "b/./c/..", b"");
+    entry(&mut tar, EntryType::Regular, "a/up/one", "", b"1");
+    entry(&mut tar, EntryType::Regular, "a/down/two", "", b"2");
+    entry(&mut tar, EntryType::Link, "three", "a/down/two", b"");
+    let image = home.import_bytes("x", &tar.into_inner().unwrap()).unwrap();
+    let read = |path: &str| fs::read_to_string(image.root().join(path)).unwrap();
+    assert_eq!(
+        (read("e/one"), read("a/b/two"), read("three")),
+        ("1".to_owned(), "2".to_owned(), "2".to_owned())
+    );
+}
+
 /// Paths made of parts that are likely to collide and to lead out.
 fn path(victim: String) -> impl Strategy<Value = String> {
     let part = prop_oneof![

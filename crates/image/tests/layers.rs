@@ -209,6 +209,47 @@ fn what_is_left_out_counts() {
 }
 
 #[test]
+fn what_is_remembered_of_a_layer_has_a_bound_in_memory() {
+    let fifos = |from: usize, count: usize| {
+        layer(|tar| {
+            for number in from..from + count {
+                entry(tar, EntryType::Fifo, &format!("f{number}"), "", b"");
+            }
+        })
+    };
+    let folders = layer(|tar| {
+        for number in 0..1000 {
+            entry(tar, EntryType::Directory, &format!("f{number}"), "", b"");
+        }
+    });
+    let import = |layers: &[Vec<u8>]| {
+        let home = Home::with(image::StoreOptions {
+            limits: image::Limits {
+                memory_bytes_max: 10_000,
+                ..Default::default()
+            },
+            ..options()
+        });
+        let layout = home.path("layout");
+        write_layout(&layout, &[(&image_of(layers), None)]);
+        home.import("x", &layout).map(drop)
+    };
+    for layers in [vec![fifos(0, 2000)], vec![fifos(0, 1), folders]] {
+        let error = import(&layers).unwrap_err().to_string();
+        assert!(error.contains("10000 bytes to remember"), "{error}");
+    }
+    // Of what there is, what is remembered of a layer is forgotten at its end.
+    let files = |from: usize| {
+        layer(|tar| {
+            for number in from..from + 600 {
+                entry(tar, EntryType::Regular, &format!("f{number}"), "", b"");
+            }
+        })
+    };
+    import(&[files(0), files(600), files(1200)]).unwrap();
+}
+
+#[test]
 fn long_names_and_sparse_files_of_gnu_tar_in_every_format() {
     if !have(&["tar"]) {
         return;

@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use image::{Digest, Image, NoProgress, PullError, Registries, Store};
-use support::server::{Reply, Server};
+use support::server::{Reply, Request, Server};
 use support::*;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -42,11 +42,6 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
     timeout(PATIENCE, so).await.expect(what);
 }
 
-fn bytes_of(home: &Home, blob: &str) -> u64 {
-    let path = home.images().join("blobs").join(blob);
-    fs::metadata(path).map_or(0, |about| about.len())
-}
-
 fn file_name(digest: &Digest) -> String {
     digest.as_str().replace(':', "-")
 }
@@ -68,11 +63,8 @@ async fn an_image_is_not_waited_for_where_it_comes_from_elsewhere() {
     let home = Home::new();
     let slow = dripping(&made);
     let rival = beside(&home, Arc::clone(&slow));
-    let first = home
-        .images()
-        .join("blobs")
-        .join(file_name(&made.blobs[0].0));
-    until("the layer to be begun", || first.exists()).await;
+    let first = &made.blobs[0].0;
+    until("the layer to be begun", || bytes_of(&home, first).is_some()).await;
 
     let honest = Server::of(&made, |_, _| None);
     let image = pull(&home.store, &honest).await.unwrap();
@@ -88,25 +80,21 @@ async fn a_layer_is_not_waited_for_where_another_image_has_it_too() {
     let made = image_of(&[popular, noise_of(1000, 3)]);
     let home = Home::new();
     let rival = beside(&home, dripping(&evil));
-    let first = home
-        .images()
-        .join("blobs")
-        .join(file_name(&evil.blobs[0].0));
-    until("the layer to be begun", || first.exists()).await;
+    let first = &evil.blobs[0].0;
+    until("the layer to be begun", || bytes_of(&home, first).is_some()).await;
 
     let honest = Server::of(&made, |_, _| None);
     let image = pull(&home.store, &honest).await.unwrap();
     assert_eq!(image.digest, made.digest);
     assert!(!rival.is_finished());
     // What it was downloaded to is gone, what the other one writes is not.
-    let mut left = home.items("blobs");
-    left.sort();
-    let mut rivals: Vec<_> = evil.blobs[..2]
-        .iter()
-        .map(|(digest, _)| file_name(digest))
-        .collect();
-    rivals.sort();
-    assert_eq!(left, rivals);
+    let left = home.items("blobs");
+    assert_eq!(left.len(), 2, "{left:?}");
+    for (rivals, _) in &evil.blobs[..2] {
+        assert!(bytes_of(&home, rivals).is_some(), "{left:?}");
+    }
+    let popular = file_name(&evil.blobs[0].0);
+    assert!(!left.contains(&popular), "{left:?}");
     rival.abort();
 }
 
@@ -115,11 +103,8 @@ async fn an_import_waits_for_no_registry() {
     let made = image_of(&[noise(1 << 20)]);
     let home = Arc::new(Home::new());
     let rival = beside(&home, dripping(&made));
-    let first = home
-        .images()
-        .join("blobs")
-        .join(file_name(&made.blobs[0].0));
-    until("the layer to be begun", || first.exists()).await;
+    let first = &made.blobs[0].0;
+    until("the layer to be begun", || bytes_of(&home, first).is_some()).await;
     let layout = home.path("layout");
     write_layout(&layout, &[(&made, None)]);
     let importer = Arc::clone(&home);
@@ -165,11 +150,9 @@ async fn a_false_size_harms_no_layer_that_is_here() {
     }));
     let home = Home::new();
     let victim = beside(&home, Arc::clone(&honest));
-    let popular = file_name(&evil.blobs[0].0);
-    until("the layer to be here", || {
-        bytes_of(&home, &popular) == whole as u64
-    })
-    .await;
+    let popular = home.images().join("blobs");
+    let popular = popular.join(file_name(&evil.blobs[0].0));
+    until("the layer to be here", || popular.exists()).await;
 
     for size in [whole - 1, whole + 1000, 1] {
         let manifest = with_size(&evil, size);
@@ -214,13 +197,99 @@ async fn what_a_slow_registry_gave_is_kept_for_the_next_pull() {
     let made = image_of(&[noise(500_000)]);
     let server = dripping(&made);
     let home = Home::new();
-    let blob = file_name(&made.blobs[0].0);
+    let layer = &made.blobs[0].0;
     let name = reference(&server.name("x"));
     let registries = Registries::default();
     let pull = home.store.pull(&name, &registries, &NoProgress);
-    let kept = until("something to be written", || bytes_of(&home, &blob) > 0);
+    let kept = until("something to be written", || {
+        bytes_of(&home, layer) > Some(0)
+    });
     tokio::select! {
         pulled = pull => panic!("{pulled:?}"),
         () = kept => {}
     }
+}
+
+/// Pulls what the registry cuts off in the middle, and never gives the rest of.
+async fn begun(home: &Home, made: &Made) -> (Server, u64) {
+    let (layer, bytes) = made.blobs[0].clone();
+    let half = bytes.len() / 2;
+    let server = Server::of(made, move |request, times| {
+        let reply = match (times, request.range) {
+            (1, None) => Reply {
+                cut_at: Some(half),
+                ..Reply::new(200, &bytes)
+            },
+            (_, None) => Reply::new(200, &bytes),
+            (2, _) => Reply::new(404, b""),
+            (_, Some(from)) => Reply::new(206, &bytes[from as usize..])
+                .with("Content-Range", format!("bytes {from}-")),
+        };
+        request.path.ends_with(layer.as_str()).then_some(reply)
+    });
+    pull(&home.store, &server).await.unwrap_err();
+    let there = bytes_of(home, &made.blobs[0].0).unwrap();
+    assert!(there > 0);
+    (server, there)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_registry_gives_harms_no_unfinished_download() {
+    let popular = noise(1 << 20);
+    let made = image_of(&[popular.clone(), noise_of(1000, 2)]);
+    let evil = image_of(&[popular]);
+    let layer = &made.blobs[0].0;
+    let home = Home::new();
+    let (honest, there) = begun(&home, &made).await;
+
+    let whole = evil.blobs[0].1.len();
+    for size in [whole, 1, there as usize] {
+        let manifest = with_size(&evil, size);
+        let garbage = vec![b'x'; whole];
+        let wanted = layer.clone();
+        let server = Server::of(&evil, move |request, _| {
+            if request.path.contains("manifests") {
+                return Some(Reply::new(200, &manifest).with("Content-Type", MANIFEST));
+            }
+            let rubbish = match request.range {
+                None => Reply::new(200, &garbage[..size]),
+                Some(from) => Reply::new(206, &garbage[from as usize..])
+                    .with("Content-Range", format!("bytes {from}-")),
+            };
+            request.path.ends_with(wanted.as_str()).then_some(rubbish)
+        });
+        pull(&home.store, &server).await.unwrap_err();
+        assert_eq!(bytes_of(&home, layer), Some(there), "{size}");
+    }
+    let image = pull(&home.store, &honest).await.unwrap();
+    assert_eq!(image.digest, made.digest);
+    let requests = honest.requests.lock().unwrap();
+    let of_it = |request: &&Request| request.path.ends_with(layer.as_str());
+    let last = requests.iter().rfind(of_it).unwrap();
+    assert_eq!(last.range, Some(there));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_earlier_version_left_on_its_way_is_replaced() {
+    let made = image_of(&[noise(100_000)]);
+    let (layer, bytes) = &made.blobs[0];
+    for left in [&bytes[..1000], &vec![0; bytes.len()]] {
+        let home = Home::new();
+        fs::write(home.images().join("blobs").join(file_name(layer)), left).unwrap();
+        let server = Server::of(&made, |_, _| None);
+        let image = pull(&home.store, &server).await.unwrap();
+        assert_eq!(image.digest, made.digest);
+        assert_eq!(home.items("blobs"), [""; 0]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_is_whole_is_used_wherever_it_came_from() {
+    let made = image_of(&[noise(100_000)]);
+    let (layer, bytes) = &made.blobs[0];
+    let home = Home::new();
+    fs::write(home.images().join("blobs").join(file_name(layer)), bytes).unwrap();
+    let server = Server::of(&made, |_, _| None);
+    pull(&home.store, &server).await.unwrap();
+    assert_eq!(server.count(layer.as_str()), 0);
 }

@@ -110,7 +110,7 @@ impl AgreedImages {
                     let image = reference.familiar();
                     tracing::info!(
                         image,
-                        "its download is slow, and others wait: it goes on when they are done"
+                        "it takes long, and others wait: it goes on when they are done"
                     );
                 }
             }

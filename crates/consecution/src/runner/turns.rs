@@ -5,7 +5,8 @@
 //! then the pull that has had its turn the longest is called back, and goes on
 //! from what it has downloaded when it is its turn again. Those who were called
 //! back less often come first. A registry that is slow and honest gets there in
-//! several turns, and what is downloaded is not called back any more.
+//! several turns. What is downloaded waits for us alone and begins to unpack anew,
+//! so it is called back much later, and each time after twice as long as before.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,6 +25,8 @@ pub(super) struct Bounds {
     pub(super) of_a_registry_max: usize,
     /// How long a turn is left to a pull while others wait.
     pub(super) turn: Duration,
+    /// The same once all of it is downloaded; doubles each time it is called back.
+    pub(super) unpacking: Duration,
 }
 
 impl Default for Bounds {
@@ -32,9 +35,13 @@ impl Default for Bounds {
             all_max: 16,
             of_a_registry_max: 4,
             turn: Duration::from_secs(300),
+            unpacking: Duration::from_secs(3600),
         }
     }
 }
+
+/// How often the time to unpack is doubled: then it is as long as a pull may take.
+const DOUBLINGS_MAX: u32 = 5;
 
 /// How often in a turn those who wait look whether one is over.
 const LOOKS: u32 = 16;
@@ -64,6 +71,16 @@ struct Pull {
     called_back: bool,
     /// Told when its turn begins, and when it is called back.
     told: Arc<Notify>,
+}
+
+impl Pull {
+    /// How long its turn is left to it while others wait.
+    fn may_take(&self, bounds: &Bounds) -> Duration {
+        match self.downloaded {
+            true => bounds.unpacking * (1 << self.called_back_before.min(DOUBLINGS_MAX)),
+            false => bounds.turn,
+        }
+    }
 }
 
 /// A turn; over when dropped.
@@ -156,9 +173,9 @@ impl State {
             let in_its_way = self
                 .running
                 .iter_mut()
-                .filter(|other| (!registry_is_full || is_of_it(other)) && !other.downloaded)
+                .filter(|other| !registry_is_full || is_of_it(other))
                 .filter(|other| !leaving.contains(&other.id))
-                .filter(|other| other.called_back || now >= other.since + bounds.turn);
+                .filter(|other| other.called_back || now >= other.since + other.may_take(bounds));
             // Who was called back already leaves room for one, too.
             if let Some(other) = in_its_way.min_by_key(|other| (!other.called_back, other.since)) {
                 leaving.push(other.id);

@@ -13,6 +13,7 @@ fn turns() -> Turns {
         all_max: 3,
         of_a_registry_max: 2,
         turn: TURN,
+        unpacking: 10 * TURN,
     })
 }
 
@@ -91,7 +92,7 @@ async fn a_full_registry_calls_back_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_downloaded_is_not_called_back() {
+async fn what_is_downloaded_is_not_called_back_as_soon() {
     let turns = turns();
     let one = at_once(turns.take("a", 0)).unwrap();
     let two = at_once(turns.take("a", 0)).unwrap();
@@ -112,6 +113,29 @@ async fn what_is_downloaded_is_not_called_back() {
     // What turned out to be damaged is downloaded again.
     watched.advanced(&layer, 0);
     assert!(!downloaded());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_unpacks_for_very_long_is_called_back_too() {
+    let turns = turns();
+    let unpacking = |turn: &Turn<'_>| Watched::new(turn, &NoProgress).layer(&Digest::of(b"1"), 0);
+    let often = at_once(turns.take("a", 2)).unwrap();
+    unpacking(&often);
+    let one = at_once(turns.take("a", 0)).unwrap();
+    unpacking(&one);
+    let mut waits = pin!(turns.take("a", 0));
+    tokio::time::advance(9 * TURN).await;
+    assert!(at_once(&mut waits).is_none());
+    assert!(at_once(one.called_back()).is_none());
+    tokio::select! {
+        biased;
+        () = soon(one.called_back()) => {}
+        _ = &mut waits => panic!("there was no room"),
+    }
+    // Whoever was called back before has longer.
+    assert!(at_once(often.called_back()).is_none());
+    drop(one);
+    soon(waits).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
+use super::remembered::{FolderTimes, Places, memory_bytes};
 use super::root::{Folder, Root};
 use super::tar_stream::{Entry, Kind, Source, TarStream};
 use super::{LayerProblem, Owners};
@@ -20,12 +21,12 @@ pub(super) struct Applier<'r> {
     /// What this layer made or passed through, as inode of the folder and name,
     /// so that its whiteouts spare it. `None` in the first layer, which has
     /// nothing below it to hide.
-    pub(super) own: Option<HashSet<(u64, Box<[u8]>)>>,
+    pub(super) own: Option<Places>,
     /// Inodes of folders in which nothing is left of the layers below, so that
     /// they are searched once, however often a layer says to.
     pub(super) cleared: HashSet<u64>,
     /// Times of folders, set last, since filling a folder changes them.
-    folder_times: Vec<(Vec<u8>, Timestamps)>,
+    folder_times: FolderTimes,
     file_bytes: u64,
 }
 
@@ -35,9 +36,9 @@ impl<'r> Applier<'r> {
         root.forget_open();
         Self {
             root,
-            own: (!first).then(HashSet::new),
+            own: (!first).then(Places::default),
             cleared: HashSet::new(),
-            folder_times: Vec::new(),
+            folder_times: FolderTimes::default(),
             file_bytes: 0,
         }
     }
@@ -68,15 +69,14 @@ impl<'r> Applier<'r> {
             Kind::Directory => {
                 self.directory(&parent, name, entry)
                     .map_err(step("make folder"))?;
-                self.folder_times
-                    .push((path.clone(), times(entry.modified)));
+                self.folder_times.push(&path, entry.modified)?;
             }
             Kind::Symlink => self.symlink(&parent, name, entry)?,
             Kind::HardLink => self.hard_link(&parent, name, entry)?,
             Kind::Fifo | Kind::Device => {
-                self.root
-                    .leave_out(&parent, name)
-                    .map_err(step("replace"))?;
+                let left_out = self.root.leave_out(&parent, name);
+                // There is nothing that a whiteout would have to spare.
+                return left_out.map_err(step("replace"));
             }
         }
         self.remember(&parent, name);
@@ -85,16 +85,24 @@ impl<'r> Applier<'r> {
 
     /// Sets what had to wait; gives the bytes written to files.
     pub(super) fn finish(self) -> Result<u64, LayerProblem> {
-        for (path, times) in self.folder_times.iter().rev() {
+        let Self {
+            root, folder_times, ..
+        } = self;
+        folder_times.each(|path, modified| {
             let Some((folder, name)) = split(path) else {
-                continue;
+                return Ok(());
             };
-            // It may be gone again, by a later entry.
-            if let Ok(Some(parent)) = self.root.find(folder) {
-                let flags = AtFlags::SYMLINK_NOFOLLOW;
-                let _ = rustix::fs::utimensat(&parent.fd, name, times, flags);
+            match root.find(folder) {
+                Ok(Some(parent)) => {
+                    let flags = AtFlags::SYMLINK_NOFOLLOW;
+                    let _ = rustix::fs::utimensat(&parent.fd, name, &times(modified), flags);
+                }
+                // It may be gone again, by a later entry.
+                Ok(None) | Err(LayerProblem::BadEntry { .. } | LayerProblem::Io { .. }) => {}
+                Err(problem) => return Err(problem),
             }
-        }
+            Ok(())
+        })?;
         Ok(self.file_bytes)
     }
 
@@ -113,9 +121,7 @@ impl<'r> Applier<'r> {
         match &mut self.own {
             None => self.root.folder(folder, None),
             Some(own) => {
-                let mut passed = |inode, name: &[u8]| {
-                    own.insert((inode, name.into()));
-                };
+                let mut passed = |inode, name: &[u8]| own.insert(inode, name);
                 self.root.folder(folder, Some(&mut passed))
             }
         }
@@ -123,8 +129,16 @@ impl<'r> Applier<'r> {
 
     fn remember(&mut self, parent: &Folder, name: &[u8]) {
         if let Some(own) = &mut self.own {
-            own.insert((parent.inode, name.into()));
+            own.insert(parent.inode, name);
         }
+    }
+
+    /// How much memory takes what is remembered of entries.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        let own = self.own.as_ref().map_or(0, Places::memory_bytes);
+        own + self.root.left_out.memory_bytes()
+            + memory_bytes(&self.cleared)
+            + self.folder_times.memory_bytes()
     }
 
     fn file<S: Source>(

@@ -4,6 +4,8 @@
 //! decompressing with hashing and of writing files, instead of their sum.
 
 use std::io::{self, BufReader, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::{Scope, ScopedJoinHandle};
 
@@ -98,6 +100,10 @@ pub(super) fn start<'scope, 'b>(
 ) -> (Pieces<'b>, ScopedJoinHandle<'scope, Digest>) {
     let (full_sender, full) = sync_channel(PIECES_MAX);
     let (empty, empty_receiver) = channel();
+    let reader = Box::new(Cancellable {
+        reader,
+        cancelled: Arc::clone(budget.cancelled()),
+    });
     let thread = scope.spawn(move || run(reader, hasher, &full_sender, &empty_receiver));
     let pieces = Pieces {
         full,
@@ -107,6 +113,22 @@ pub(super) fn start<'scope, 'b>(
         budget,
     };
     (pieces, thread)
+}
+
+/// Compressed bytes, until the unpacking is cancelled. Any number of them may give
+/// none that are not compressed, so that nobody else notices.
+struct Cancellable<R> {
+    reader: R,
+    cancelled: Arc<AtomicBool>,
+}
+
+impl<R: Read> Read for Cancellable<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.cancelled.load(Ordering::Relaxed) {
+            true => Err(io::Error::other("it was cancelled")),
+            false => self.reader.read(buffer),
+        }
+    }
 }
 
 fn run(
@@ -158,7 +180,10 @@ impl Source for Pieces<'_> {
                 Ok(Err(cause)) if cause.kind() == io::ErrorKind::Unsupported => {
                     return Err(LayerProblem::UnknownCompression(cause.to_string()));
                 }
-                Ok(Err(cause)) => return Err(damaged(format!("its compressed stream: {cause}"))),
+                Ok(Err(cause)) => {
+                    self.budget.go_on()?;
+                    return Err(damaged(format!("its compressed stream: {cause}")));
+                }
                 Err(_) => {}
             }
         }

@@ -11,6 +11,9 @@ use super::apply::{Applier, failed};
 use super::root::Folder;
 use super::tar_stream::Entry;
 
+/// Memory for the paths of folders that are still to be searched.
+const PENDING_BYTES_MAX: usize = 32 << 20;
+
 impl Applier<'_> {
     /// Applies the whiteout `.wh.<hidden>` in `parent`.
     pub(super) fn hide(
@@ -24,7 +27,7 @@ impl Applier<'_> {
             return Ok(());
         }
         if hidden == b".wh..opq" {
-            return self.clear_below(parent, b"").map_err(step);
+            return self.clear_below(parent, b"", entry);
         }
         if matches!(hidden, b"" | b"." | b"..") {
             return Err(LayerProblem::bad_entry(
@@ -39,35 +42,59 @@ impl Applier<'_> {
             return self.root.displace(parent, hidden).map_err(step);
         }
         match FileType::from_raw_mode(there.st_mode) {
-            FileType::Directory => self.clear_below(parent, hidden).map_err(step),
+            FileType::Directory => self.clear_below(parent, hidden, entry),
             _ => Ok(()),
         }
     }
 
     fn is_own(&self, inode: u64, name: &[u8]) -> bool {
         let own = self.own.as_ref();
-        own.is_some_and(|own| own.contains(&(inode, Box::from(name))))
+        own.is_some_and(|own| own.contains(inode, name))
     }
 
     /// Takes away everything below a folder but what is this layer's own. Works
     /// off a list of paths, so that no depth exhausts stack or descriptors.
-    fn clear_below(&mut self, parent: &Folder, name: &[u8]) -> Result<(), Errno> {
+    fn clear_below(
+        &mut self,
+        parent: &Folder,
+        name: &[u8],
+        entry: &Entry,
+    ) -> Result<(), LayerProblem> {
+        let step = |cause| failed("apply whiteout", &entry.path, cause);
         let mut pending = vec![name.to_vec()];
+        let mut pending_bytes = name.len() + size_of::<Vec<u8>>();
         while let Some(path) = pending.pop() {
-            let folder = open_below(parent, &path)?;
+            pending_bytes -= path.len() + size_of_val(&path);
+            let names = path.split(|&byte| byte == b'/').count();
+            self.root.steps.take(names as u64)?;
+            let folder = open_below(parent, &path).map_err(step)?;
             // What came into it since is this layer's own.
             if !self.cleared.insert(folder.inode) {
                 continue;
             }
-            for (name, kind) in list(&folder)? {
-                if !self.is_own(folder.inode, &name) {
-                    self.root.displace(&folder, &name)?;
-                } else if kind == FileType::Directory {
+            // Not gathered first: it may have millions. What is taken away while a
+            // folder is read is in nobody's way.
+            for item in Dir::read_from(&folder.fd).map_err(step)? {
+                let item = item.map_err(step)?;
+                let name = item.file_name().to_bytes();
+                if matches!(name, b"." | b"..") {
+                    continue;
+                }
+                if !self.is_own(folder.inode, name) {
+                    self.root.displace(&folder, name).map_err(step)?;
+                } else if kind_of(&folder, name, item.file_type()).map_err(step)?
+                    == FileType::Directory
+                {
                     let mut below = path.clone();
                     if !below.is_empty() {
                         below.push(b'/');
                     }
-                    below.extend_from_slice(&name);
+                    below.extend_from_slice(name);
+                    pending_bytes += below.len() + size_of_val(&below);
+                    if pending_bytes > PENDING_BYTES_MAX {
+                        let problem = "is a whiteout over too many folders";
+                        return Err(LayerProblem::bad_entry(&entry.path, problem));
+                    }
                     pending.push(below);
                 }
             }
@@ -89,22 +116,13 @@ fn open_below(parent: &Folder, path: &[u8]) -> Result<Folder, Errno> {
     )?)
 }
 
-/// Names and kinds of what is in a folder.
-fn list(folder: &Folder) -> Result<Vec<(Vec<u8>, FileType)>, Errno> {
-    let mut names = Vec::new();
-    for item in Dir::read_from(&folder.fd)? {
-        let item = item?;
-        let name = item.file_name().to_bytes();
-        if matches!(name, b"." | b"..") {
-            continue;
+/// The kind of what is at a name, where the file system does not tell by itself.
+fn kind_of(folder: &Folder, name: &[u8], told: FileType) -> Result<FileType, Errno> {
+    match told {
+        FileType::Unknown => {
+            let there = folder.examine(name)?;
+            Ok(there.map_or(told, |there| FileType::from_raw_mode(there.st_mode)))
         }
-        let kind = match item.file_type() {
-            FileType::Unknown => folder.examine(name)?.map_or(FileType::Unknown, |there| {
-                FileType::from_raw_mode(there.st_mode)
-            }),
-            kind => kind,
-        };
-        names.push((name.to_vec(), kind));
+        told => Ok(told),
     }
-    Ok(names)
 }

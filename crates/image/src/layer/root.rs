@@ -1,10 +1,12 @@
 //! A root folder being filled, and the only ways into it.
 //!
 //! Every path goes through the kernel's `openat2(RESOLVE_IN_ROOT)`, for which
-//! the folder is `/`: neither `..` nor a symbolic link leads out. What is made,
-//! removed or linked is then a single name in a folder opened that way.
+//! the folder is `/`: neither `..` nor a symbolic link leads out. Where there are
+//! links, it is walked instead, a single name at a time, and `..` no further up
+//! than it went down. What is made, removed or linked is then a single name in a
+//! folder opened that way.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,6 +14,8 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid};
 use rustix::io::Errno;
 
+use super::remembered::Places;
+use super::steps::{PATH_STEPS_MAX, Steps};
 use super::trash::Trash;
 use super::{LayerProblem, Owners};
 
@@ -30,11 +34,12 @@ pub(crate) struct Root {
     /// Folders by the path that led to them. Forgotten whenever a folder or a
     /// link is taken away, since any path may have led through it.
     open: HashMap<Vec<u8>, Arc<Folder>>,
+    pub(super) steps: Steps,
     /// Folders made that no entry describes, and nobody has counted yet.
     made: u64,
-    /// Where there is nothing because it was left out, as inode of the folder and
-    /// name: what is linked to it is left out, too.
-    left_out: HashSet<(u64, Box<[u8]>)>,
+    /// Where there is nothing because it was left out: what is linked to it is left
+    /// out, too.
+    pub(super) left_out: Places,
 }
 
 /// An open folder within the root.
@@ -49,7 +54,12 @@ pub(super) type Passed<'a> = &'a mut dyn FnMut(u64, &[u8]);
 impl Root {
     /// Makes the folder `path`, to be filled; `trash` is an empty folder beside
     /// it, on the same file system.
-    pub(crate) fn create(path: &Path, trash: &Path, owners: Owners) -> Result<Self, LayerProblem> {
+    pub(crate) fn create(
+        path: &Path,
+        trash: &Path,
+        owners: Owners,
+        steps: Steps,
+    ) -> Result<Self, LayerProblem> {
         let name = path.as_os_str().as_encoded_bytes();
         let io = |step, cause: Errno| LayerProblem::io(step, name, cause);
         rustix::fs::mkdir(path, Mode::from_raw_mode(0o700)).map_err(|cause| io("make", cause))?;
@@ -65,9 +75,10 @@ impl Root {
             top: Arc::new(Folder::new(fd).map_err(|cause| io("examine", cause))?),
             owners,
             trash: Trash::open(trash).map_err(|cause| io("open trash beside", cause))?,
+            steps,
             open: HashMap::new(),
             made: 0,
-            left_out: HashSet::new(),
+            left_out: Places::default(),
         })
     }
 
@@ -97,9 +108,6 @@ impl Root {
         path: &[u8],
         passed: Option<Passed<'_>>,
     ) -> Result<Arc<Folder>, LayerProblem> {
-        if path.is_empty() {
-            return Ok(Arc::clone(&self.top));
-        }
         if let Some(folder) = self.open.get(path) {
             return Ok(Arc::clone(folder));
         }
@@ -107,14 +115,13 @@ impl Root {
         // at once, and only if something is missing it is walked and made.
         let found = match passed {
             Some(_) => None,
-            None => self.find(path)?,
+            None => self.resolve(path)?,
         };
         let folder = match found {
             Some(folder) => folder,
             None => {
-                let (folder, made) = self.walk(path, passed)?;
-                self.made += made;
-                Arc::new(folder)
+                let missing = || unresolvable(path, Errno::NOENT);
+                self.walk(path, true, passed)?.ok_or_else(missing)?
             }
         };
         if self.open.len() >= OPEN_FOLDERS_MAX {
@@ -125,56 +132,76 @@ impl Root {
     }
 
     /// The folder at `path`, `None` when it is missing.
-    pub(super) fn find(&self, path: &[u8]) -> Result<Option<Arc<Folder>>, LayerProblem> {
+    pub(super) fn find(&mut self, path: &[u8]) -> Result<Option<Arc<Folder>>, LayerProblem> {
+        match self.resolve(path)? {
+            Some(folder) => Ok(Some(folder)),
+            None => self.walk(path, false, None),
+        }
+    }
+
+    /// Has the kernel find the folder at `path`, `None` where it is missing or
+    /// behind a link. Those we follow ourselves: the kernel goes through 40 for
+    /// each path, each to 2,000 folders, and does not say that it did.
+    fn resolve(&mut self, path: &[u8]) -> Result<Option<Arc<Folder>>, LayerProblem> {
         if path.is_empty() {
             return Ok(Some(Arc::clone(&self.top)));
         }
-        match self.resolve(path, ResolveFlags::empty()) {
+        self.steps.take(names(path).count() as u64)?;
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+        let opened = rustix::fs::openat2(&self.top.fd, path, FOLDER, Mode::empty(), resolve);
+        match opened.and_then(Folder::new) {
             Ok(folder) => Ok(Some(Arc::new(folder))),
-            Err(Errno::NOENT) => Ok(None),
+            Err(Errno::NOENT | Errno::LOOP) => Ok(None),
             Err(cause) => Err(unresolvable(path, cause)),
         }
     }
 
-    fn resolve(&self, path: &[u8], more: ResolveFlags) -> Result<Folder, Errno> {
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | more;
-        let path = if path.is_empty() { b"." } else { path };
-        let fd = rustix::fs::openat2(&self.top.fd, path, FOLDER, Mode::empty(), resolve)?;
-        Folder::new(fd)
-    }
-
-    /// Goes along `path` component by component, through links, and makes the
-    /// folders that are missing, also where a dangling link points. Gives also how
-    /// many it made.
+    /// Goes along `path` component by component, through links. Folders that are
+    /// missing are made if `make`, also where a dangling link points; else there
+    /// is none.
     fn walk(
-        &self,
+        &mut self,
         path: &[u8],
+        make: bool,
         mut passed: Option<Passed<'_>>,
-    ) -> Result<(Folder, u64), LayerProblem> {
+    ) -> Result<Option<Arc<Folder>>, LayerProblem> {
         let io = |step, cause: Errno| LayerProblem::io(step, path, cause);
-        let real = |names: &[Vec<u8>]| {
-            let path = names.join(&b'/');
-            self.resolve(&path, ResolveFlags::NO_SYMLINKS)
-                .map_err(|cause| unresolvable(&path, cause))
-        };
+        let nofollow = FOLDER | OFlags::NOFOLLOW;
         let mut links = 0;
-        let mut made = 0;
-        let mut names: Vec<Vec<u8>> = Vec::new();
+        let mut steps = 0;
+        // Inodes of the folders above `here`: each `..` leads to the last of them,
+        // and out of the root folder none does.
+        let mut above: Vec<u64> = Vec::new();
         let mut left = components(path);
-        let mut here = real(&names)?;
+        let mut here = Arc::clone(&self.top);
         while let Some(name) = left.pop() {
+            steps += 1;
+            if steps > PATH_STEPS_MAX {
+                return Err(LayerProblem::bad_entry(
+                    path,
+                    format!("leads through more than {PATH_STEPS_MAX} folders and links"),
+                ));
+            }
+            self.steps.take(1)?;
             if name == b".." {
-                names.pop();
-                here = real(&names)?;
+                if let Some(inode) = above.pop() {
+                    let fd = rustix::fs::openat(&here.fd, "..", nofollow, Mode::empty());
+                    let folder = fd.and_then(Folder::new);
+                    let folder = folder.map_err(|cause| unresolvable(path, cause))?;
+                    // Nobody moves folders here. Who did could lead us out.
+                    if folder.inode != inode {
+                        return Err(unresolvable(path, Errno::XDEV));
+                    }
+                    here = Arc::new(folder);
+                }
                 continue;
             }
-            let nofollow = FOLDER | OFlags::NOFOLLOW;
             let next = rustix::fs::openat(&here.fd, &*name, nofollow, Mode::empty());
             let next = match next {
-                Err(Errno::NOENT) => {
+                Err(Errno::NOENT) if make => {
                     self.make_folder(&here, &name)
                         .map_err(|cause| io("make the folder of", cause))?;
-                    made += 1;
+                    self.made += 1;
                     rustix::fs::openat(&here.fd, &*name, nofollow, Mode::empty())
                 }
                 next => next,
@@ -184,9 +211,12 @@ impl Root {
                     if let Some(passed) = &mut passed {
                         passed(here.inode, &name);
                     }
-                    here = Folder::new(fd).map_err(|cause| io("examine the folder of", cause))?;
-                    names.push(name);
+                    above.push(here.inode);
+                    let folder = Folder::new(fd);
+                    let folder = folder.map_err(|cause| io("examine the folder of", cause))?;
+                    here = Arc::new(folder);
                 }
+                Err(Errno::NOENT) => return Ok(None),
                 Err(Errno::NOTDIR | Errno::LOOP) => {
                     let target = rustix::fs::readlinkat(&here.fd, &*name, Vec::new())
                         .map_err(|_| unresolvable(path, Errno::NOTDIR))?
@@ -196,15 +226,15 @@ impl Root {
                         return Err(unresolvable(path, Errno::LOOP));
                     }
                     if target.starts_with(b"/") {
-                        names.clear();
-                        here = real(&names)?;
+                        above.clear();
+                        here = Arc::clone(&self.top);
                     }
                     left.extend(components(&target));
                 }
                 Err(cause) => return Err(unresolvable(path, cause)),
             }
         }
-        Ok((here, made))
+        Ok(Some(here))
     }
 
     /// A folder that no entry describes: mode 0755, the image's root owns it.
@@ -257,13 +287,13 @@ impl Root {
     /// Takes away what is at a name, and puts nothing there, whatever a layer has.
     pub(super) fn leave_out(&mut self, parent: &Folder, name: &[u8]) -> Result<(), Errno> {
         self.displace(parent, name)?;
-        self.left_out.insert((parent.inode, name.into()));
+        self.left_out.insert(parent.inode, name);
         Ok(())
     }
 
     /// Whether what would be at a name was left out.
     pub(super) fn is_left_out(&self, parent: &Folder, name: &[u8]) -> bool {
-        self.left_out.contains(&(parent.inode, name.into()))
+        self.left_out.contains(parent.inode, name)
     }
 
     /// Ends the filling: what was taken away is deleted.
@@ -293,10 +323,12 @@ impl Folder {
 
 /// The components of a path in reverse order, to be popped.
 fn components(path: &[u8]) -> Vec<Vec<u8>> {
-    let parts = path
-        .split(|&byte| byte == b'/')
-        .filter(|part| !matches!(*part, b"" | b"."));
-    parts.rev().map(<[u8]>::to_vec).collect()
+    names(path).rev().map(<[u8]>::to_vec).collect()
+}
+
+fn names(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
+    let parts = path.split(|&byte| byte == b'/');
+    parts.filter(|part| !matches!(*part, b"" | b"."))
 }
 
 fn unresolvable(path: &[u8], cause: Errno) -> LayerProblem {

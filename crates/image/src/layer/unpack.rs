@@ -36,10 +36,20 @@ impl Budget {
         }
     }
 
-    pub(super) fn take_bytes(&mut self, bytes: u64) -> Result<(), LayerProblem> {
-        if self.cancelled.load(Ordering::Relaxed) {
-            return Err(LayerProblem::Cancelled);
+    pub(super) fn cancelled(&self) -> &Arc<AtomicBool> {
+        &self.cancelled
+    }
+
+    /// Fails once the unpacking is cancelled.
+    pub(super) fn go_on(&self) -> Result<(), LayerProblem> {
+        match self.cancelled.load(Ordering::Relaxed) {
+            true => Err(LayerProblem::Cancelled),
+            false => Ok(()),
         }
+    }
+
+    pub(super) fn take_bytes(&mut self, bytes: u64) -> Result<(), LayerProblem> {
+        self.go_on()?;
         self.bytes = self.bytes.saturating_add(bytes);
         let most = self.limits.image_bytes_max;
         if self.bytes > most {
@@ -61,7 +71,21 @@ impl Budget {
         Ok(())
     }
 
+    /// What must be remembered at once, as it is now.
+    fn check_memory(&self, bytes: u64) -> Result<(), LayerProblem> {
+        let most = self.limits.memory_bytes_max;
+        match bytes > most {
+            true => Err(LayerProblem::TooMany {
+                what: "bytes to remember of its files and folders at a time",
+                most,
+            }),
+            false => Ok(()),
+        }
+    }
+
     pub(super) fn take_entry(&mut self, path: &[u8]) -> Result<(), LayerProblem> {
+        // One piece of the stream has hundreds of entries.
+        self.go_on()?;
         self.take_entries(1)?;
         self.paths_bytes = self.paths_bytes.saturating_add(path.len() as u64);
         let most = self.limits.paths_bytes_max;
@@ -164,7 +188,64 @@ fn apply_all(
         budget.take_bytes(entry.sparse.as_ref().map_or(0, Sparse::hole_bytes))?;
         applier.apply(tar, entry)?;
         let made = applier.root.take_made();
-        tar.source_mut().budget().take_entries(made)?;
+        let budget = tar.source_mut().budget();
+        budget.take_entries(made)?;
+        budget.check_memory(applier.memory_bytes())?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Steps;
+    use super::*;
+
+    #[test]
+    fn what_is_cancelled_makes_not_one_more_entry_or_step() {
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let mut budget = Budget::new(&Limits::default(), Arc::clone(&cancelled));
+        let mut steps = Steps::new(u64::MAX, Arc::clone(&cancelled));
+        budget.take_entry(b"a").unwrap();
+        steps.take(1).unwrap();
+        cancelled.store(true, Ordering::Relaxed);
+        let ended = [budget.take_entry(b"b"), steps.take(1)];
+        for ended in ended {
+            assert!(matches!(ended, Err(LayerProblem::Cancelled)), "{ended:?}");
+        }
+    }
+
+    /// Compressed bytes of which none gives anything.
+    struct Nothing(Arc<AtomicBool>);
+
+    impl Read for Nothing {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            const FRAME: [u8; 8] = [0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0];
+            let bytes = buffer.len().min(FRAME.len());
+            if bytes == FRAME.len() {
+                self.0.store(true, Ordering::Relaxed);
+            }
+            buffer[..bytes].copy_from_slice(&FRAME[..bytes]);
+            Ok(bytes)
+        }
+    }
+
+    #[test]
+    fn what_gives_nothing_for_ever_ends_when_cancelled() {
+        let place = tempfile::tempdir().unwrap();
+        let (path, trash) = (place.path().join("root"), place.path().join("trash"));
+        std::fs::create_dir(&trash).unwrap();
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let mut budget = Budget::new(&Limits::default(), Arc::clone(&cancelled));
+        let steps = Steps::new(u64::MAX, Arc::clone(&cancelled));
+        let mut root = Root::create(&path, &trash, super::super::Owners::Mine, steps).unwrap();
+        let layer = Layer {
+            name: "x".to_owned(),
+            first: true,
+            diff_id: None,
+            needs_end: false,
+        };
+        let nothing = Box::new(Nothing(cancelled));
+        let error = unpack(&mut root, &layer, nothing, &mut budget).unwrap_err();
+        assert!(matches!(error.problem, LayerProblem::Cancelled), "{error}");
+    }
 }

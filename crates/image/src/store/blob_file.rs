@@ -4,13 +4,18 @@
 //! hashed all of it, so a download that was cut off, or damaged by a crash of
 //! the machine, is merely continued or begun again.
 //!
-//! A layer may have several files, one for each download of it at a time: whoever
-//! gets it from a registry that takes a day for it holds up nobody who gets it
-//! from another. What is whole stays as it is, since somebody may be reading it.
+//! What is on its way has the name of the layer and of the place that it comes
+//! from, so that nobody goes on with, or throws away, what another place gave: a
+//! registry may say of any layer that it has it, and send rubbish, or give a size
+//! that it does not have. Several downloads from one place at a time have a number
+//! each. What is whole has the name of the layer alone, and is for everybody; it
+//! stays as it is, since somebody may be reading it.
 
 use std::fs::File;
 use std::io::{self, Read, Seek as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -18,15 +23,21 @@ use tokio::time::Instant;
 use super::{Store, StoreError, lock};
 use crate::digest::{Digest, Hasher};
 use crate::manifest::{ContentError, Descriptor};
+use crate::regular;
 
 const READ_BYTES: usize = 256 << 10;
-/// Downloads of one layer at a time, in all processes that share the store. More
-/// wait.
+/// Downloads of one layer from one place at a time, in all processes that share
+/// the store. More wait.
 const FILES_MAX: u32 = 32;
+/// A file from elsewhere is on its way if it was written to so recently; a little
+/// more than a download gathers before it writes.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(8);
 
 /// A locked file in `blobs/`.
 pub(crate) struct BlobFile {
     path: PathBuf,
+    /// Where it belongs once it is whole.
+    whole: PathBuf,
     file: File,
     digest: Digest,
     hasher: Hasher,
@@ -34,31 +45,52 @@ pub(crate) struct BlobFile {
 }
 
 impl BlobFile {
-    /// The largest file of the layer that nobody else writes, and hashes what there
-    /// is of it. Where all are written, one may soon be whole: that is waited for
-    /// `until` then, and not longer.
+    /// The whole layer if it is here; else the largest file `from` that place that
+    /// nobody else writes. Hashes what there is of it. Where others get the layer, it
+    /// may soon be whole: that is waited for `until` then, and not longer.
     pub(super) async fn open(
         store: &Store,
         layer: &Descriptor,
+        from: &str,
         until: Instant,
     ) -> Result<Self, StoreError> {
-        let first = store.path(["blobs", &layer.digest.file_name()]);
-        let fail = |cause| StoreError::io("open", &first, cause);
-        let (path, file) = loop {
+        let whole = store.path(["blobs", &layer.digest.file_name()]);
+        let place = Digest::of(from.as_bytes());
+        let first = whole.with_added_extension(place.hex());
+        let fail = |cause| StoreError::io("open", &whole, cause);
+        let hashed = async |path: &Path, file| {
+            let blob = Self {
+                file,
+                hasher: layer.digest.hasher(),
+                digest: layer.digest.clone(),
+                bytes: 0,
+                path: path.to_owned(),
+                whole: whole.clone(),
+            };
+            blob.aside("read", Self::hash_what_is_there).await
+        };
+        let mut refused = None;
+        loop {
+            if let Some(file) = open_whole(&whole, layer).map_err(fail)? {
+                let inode = file.metadata().map_err(fail)?.ino();
+                if refused != Some(inode) {
+                    let blob = hashed(&whole, file).await?;
+                    if blob.verify(layer).is_ok() {
+                        return Ok(blob);
+                    }
+                    // Damaged by a crash, or what an earlier version had on its way.
+                    // It is replaced once the layer is whole, or swept.
+                    refused = Some(inode);
+                }
+            }
             let alone = Instant::now() >= until;
-            if let Some(opened) = try_open(&first, layer, alone).map_err(fail)? {
-                break opened;
+            if (alone || !is_on_its_way(&whole, &first).map_err(fail)?)
+                && let Some((path, file)) = try_open(&first, layer, alone).map_err(fail)?
+            {
+                return hashed(&path, file).await;
             }
             tokio::time::sleep(lock::POLL).await;
-        };
-        let blob = Self {
-            file,
-            hasher: layer.digest.hasher(),
-            digest: layer.digest.clone(),
-            bytes: 0,
-            path,
-        };
-        blob.aside("read", Self::hash_what_is_there).await
+        }
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -105,12 +137,19 @@ impl BlobFile {
         })
     }
 
-    /// For reading from its start, and its path. Gives the lock back: it is whole,
-    /// so nobody will write to it any more, and whoever holds no lock blocks nobody.
+    /// For reading from its start, and its path. It is whole and verified, so it
+    /// gets its name for everybody. Gives the lock back: nobody will write to it any
+    /// more, and whoever holds no lock blocks nobody.
     pub(super) fn into_reader(mut self) -> Result<(File, PathBuf), StoreError> {
-        let prepared = self.file.rewind().and_then(|()| lock::unlock(&self.file));
-        prepared.map_err(|cause| StoreError::io("read", &self.path, cause))?;
-        Ok((self.file, self.path))
+        let mut publish = || {
+            if self.path != self.whole {
+                std::fs::rename(&self.path, &self.whole)?;
+            }
+            self.file.rewind()?;
+            lock::unlock(&self.file)
+        };
+        publish().map_err(|cause| StoreError::io("read", &self.path, cause))?;
+        Ok((self.file, self.whole))
     }
 
     fn hash_what_is_there(&mut self) -> io::Result<()> {
@@ -140,9 +179,44 @@ impl BlobFile {
     }
 }
 
-/// Opens and locks a file of a layer: `first`, or that with a number behind it.
-/// `None` while others write all that there are; or, for one that will be `alone`
-/// rather than wait, as many as there may be.
+/// The file of a whole layer, of which it has the size. It needs no lock, since
+/// nobody writes to it.
+fn open_whole(path: &Path, layer: &Descriptor) -> io::Result<Option<File>> {
+    let file = match regular::open(path) {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    Ok((file.metadata()?.len() == layer.size).then_some(file))
+}
+
+/// Whether the layer comes from elsewhere just now, as far as that shows: nobody's
+/// file is locked to find out, since its owner would take it for somebody else's.
+fn is_on_its_way(whole: &Path, own: &Path) -> io::Result<bool> {
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_owned();
+    let (whole_name, own) = (name(whole), name(own));
+    let folder = whole.parent().unwrap_or(whole);
+    for item in std::fs::read_dir(folder)? {
+        let item = item?;
+        let name = item.file_name();
+        let name = name.as_encoded_bytes();
+        let rest = name.strip_prefix(whole_name.as_encoded_bytes());
+        let is_of_it = rest.is_some_and(|rest| rest.starts_with(b"."));
+        if !is_of_it || name.starts_with(own.as_encoded_bytes()) {
+            continue;
+        }
+        // It may be whole by now, or swept.
+        let modified = item.metadata().and_then(|about| about.modified());
+        let written = modified.ok().and_then(|modified| modified.elapsed().ok());
+        if written.is_some_and(|ago| ago < WRITTEN_WITHIN) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Opens and locks a file of a layer from one place: `first`, or that with a number
+/// behind it. `None` while others write all that there are; or, for one that will
+/// be `alone` rather than wait, as many as there may be.
 fn try_open(first: &Path, layer: &Descriptor, alone: bool) -> io::Result<Option<(PathBuf, File)>> {
     let mut there = Vec::new();
     let mut unused = None;
@@ -169,8 +243,7 @@ fn try_open(first: &Path, layer: &Descriptor, alone: bool) -> io::Result<Option<
         if file.metadata()?.len() <= layer.size {
             return Ok(Some((path, file)));
         }
-        // It is the size that may be false: whoever knows a better one may be
-        // reading, so it is not emptied.
+        // One of the sizes is false that this place gave.
         std::fs::remove_file(&path)?;
         unused.get_or_insert(path);
     }

@@ -69,6 +69,7 @@ pub(super) async fn pull(
             .map(|layer| (&layer.digest, Mutex::new(())))
             .collect(),
         store,
+        from: &from,
         session: &session,
         resolved: &resolved,
         config: &config,
@@ -97,6 +98,8 @@ async fn known(
 
 struct Pull<'a> {
     store: &'a Store,
+    /// Registry and repository.
+    from: &'a str,
     session: &'a Session<'a>,
     resolved: &'a Resolved,
     config: &'a ReadConfig,
@@ -151,7 +154,7 @@ impl Pull<'_> {
             Some(turn) => Some(turn.lock().await),
             None => None,
         };
-        let file = BlobFile::open(self.store, layer, self.began + SHARING).await?;
+        let file = BlobFile::open(self.store, layer, self.from, self.began + SHARING).await?;
         self.progress.advanced(&layer.digest, file.bytes());
         let file = self
             .session

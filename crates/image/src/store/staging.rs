@@ -14,7 +14,7 @@ use super::image::{DESCRIPTION, Description, ROOT};
 use super::{Image, NamedBy, Store, StoreError, adopt, files, lock};
 use crate::config::ReadConfig;
 use crate::digest::Digest;
-use crate::layer::{Budget, Layer, LayerError, LayerProblem, Root, delete_tree, unpack};
+use crate::layer::{Budget, Layer, LayerError, LayerProblem, Root, Steps, delete_tree, unpack};
 use crate::reference::Reference;
 
 const TRASH: &str = "trash";
@@ -49,7 +49,8 @@ impl Staging {
         let made = DirBuilder::new().mode(0o700).create(path.join(TRASH));
         made.map_err(|cause| StoreError::io("make", &path, cause))?;
         let options = &store.inner.options;
-        let root = Root::create(&path.join(ROOT), &path.join(TRASH), options.owners);
+        let steps = Steps::new(options.limits.steps_max, Arc::clone(&cancelled));
+        let root = Root::create(&path.join(ROOT), &path.join(TRASH), options.owners, steps);
         let root = root.map_err(|problem| match problem {
             LayerProblem::Io { step, cause, .. } => StoreError::io(step, &path, cause),
             LayerProblem::DiskFull { .. } => StoreError::DiskFull {

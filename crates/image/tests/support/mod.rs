@@ -67,6 +67,19 @@ impl Home {
     }
 }
 
+/// Bytes of the largest download of a layer, whole or on its way.
+pub fn bytes_of(home: &Home, layer: &Digest) -> Option<u64> {
+    let name = layer.as_str().replace(':', "-");
+    let items = fs::read_dir(home.images().join("blobs")).unwrap();
+    let of_it = items.filter_map(|item| {
+        let item = item.unwrap();
+        let is_of_it = item.file_name().to_str().unwrap().starts_with(&name);
+        // It may be gone meanwhile.
+        is_of_it.then(|| item.metadata().ok()).flatten()
+    });
+    of_it.map(|about| about.len()).max()
+}
+
 pub fn reference(text: &str) -> Reference {
     text.parse().unwrap()
 }

@@ -52,6 +52,10 @@ pub(super) const OUTGOING_MESSAGES_MAX: usize = 128;
 /// lower; this one keeps a flood of requests from taking all memory.
 pub(super) const CALLS_IN_FLIGHT_MAX: usize = 1024;
 
+/// How many more are told at a time that there are too many. Others hear nothing, and
+/// ask elsewhere when they have waited for a sign of life.
+const REFUSALS_MAX: usize = 1024;
+
 /// How long leaving may take.
 const CLOSE_WAIT_MAX: Duration = Duration::from_secs(2);
 
@@ -69,6 +73,8 @@ pub(super) struct Shared {
     pub(super) inbox: Inbox,
     /// Room for calls to be answered.
     pub(super) in_flight: Arc<Semaphore>,
+    /// Room for requests to be told that there is none.
+    pub(super) refused: Arc<Semaphore>,
     state: watch::Sender<Connection>,
     /// `None` before the first client, between two, and after the last.
     client: watch::Sender<Option<Arc<Client>>>,
@@ -118,6 +124,7 @@ pub(super) fn start(target: Target, role: Role, name: &str) -> (Arc<Shared>, Gua
         name: head::name(name).into(),
         inbox: Inbox::new(role.inbox()),
         in_flight: Arc::new(Semaphore::new(CALLS_IN_FLIGHT_MAX)),
+        refused: Arc::new(Semaphore::new(REFUSALS_MAX)),
         state: watch::Sender::new(none_yet.clone()),
         client: watch::Sender::new(None),
         target,

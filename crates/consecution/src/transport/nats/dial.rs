@@ -34,6 +34,8 @@ pub(super) struct Dial {
     pub(super) name: String,
     pub(super) identity: NatsIdentity,
     pub(super) tls: Tls,
+    /// Nobody is to be told who we are without encryption, whatever a server says.
+    pub(super) wants_tls: bool,
 }
 
 /// Either kind of connection, encrypted or not.
@@ -70,11 +72,10 @@ impl Dial {
             return Err("it does not say who it is".into());
         };
         let info: ServerInfo = serde_json::from_slice(&info)?;
-        let is_wanted = self.tls != Tls::default() || server.tls_required();
-        if is_wanted || info.tls_required {
+        if self.wants_tls || info.tls_required {
             dialled = dialled.encrypted(&self.tls, server).await?;
         }
-        let connect = self.introduction(&info, is_wanted).await?;
+        let connect = self.introduction(&info, self.wants_tls).await?;
         let hello = format!("CONNECT {connect}\r\nPING\r\n");
         dialled.write(hello.as_bytes()).await?;
         loop {

@@ -12,6 +12,9 @@ use super::head::Malformed;
 /// mean anything take, and no work to speak of.
 const BLOCK_BYTES_MAX: usize = 32 * 1024;
 
+/// How many lines.
+const LINES_MAX: usize = 256;
+
 /// # Errors
 /// It is no block of headers.
 pub(super) fn read(block: &[u8]) -> Result<HeaderMap, Malformed> {
@@ -24,6 +27,10 @@ pub(super) fn read(block: &[u8]) -> Result<HeaderMap, Malformed> {
     let version = lines.next().unwrap_or_default();
     if version.trim_end() != "NATS/1.0" {
         return Err(malformed("its headers do not begin with `NATS/1.0`"));
+    }
+    if text.bytes().filter(|byte| *byte == b'\n').count() > LINES_MAX {
+        let what = format!("its headers have more than {LINES_MAX} lines");
+        return Err(Malformed(what));
     }
     let mut headers = HeaderMap::new();
     for line in lines.filter(|line| !line.is_empty()) {
@@ -81,8 +88,10 @@ mod tests {
     #[test]
     fn what_is_no_block_of_headers_is_refused() {
         let long = [b"NATS/1.0\r\nA: ", &[b'x'; BLOCK_BYTES_MAX][..]].concat();
+        let many = [b"NATS/1.0\r\n".to_vec(), b"A:\n".repeat(LINES_MAX + 1)].concat();
         for block in [
-            &b""[..],
+            &many[..],
+            b"",
             b"\r\n\r\n",
             b"NATS/9.9\r\n\r\n",
             b"NATS/1.0 abc\r\n\r\n",

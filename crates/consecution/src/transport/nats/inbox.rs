@@ -5,6 +5,7 @@
 //! hold up another.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_nats::{Message, Subject};
@@ -24,7 +25,10 @@ pub(super) struct Inbox {
 #[derive(Default)]
 struct Open {
     by_token: HashMap<u64, mpsc::Sender<Message>>,
-    last_token: u64,
+    opened: u64,
+    /// Secret, so that nobody can tell one token from another: who calls a link learns
+    /// the prefix and his own token, and could have us write to others.
+    secret: RandomState,
 }
 
 /// What became of a message.
@@ -54,8 +58,13 @@ impl Inbox {
     pub(super) fn open(&self) -> Mailbox {
         let (sender, messages) = mpsc::channel(MESSAGES_MAX);
         let mut open = lock(&self.open);
-        open.last_token += 1;
-        let token = open.last_token;
+        let token = loop {
+            open.opened += 1;
+            let token = open.secret.hash_one(open.opened);
+            if !open.by_token.contains_key(&token) {
+                break token;
+            }
+        };
         open.by_token.insert(token, sender);
         drop(open);
         Mailbox {
@@ -127,6 +136,20 @@ fn lock(open: &Mutex<Open>) -> MutexGuard<'_, Open> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_inbox_tells_nothing_of_another() {
+        let inbox = Inbox::new("_INBOX.test");
+        let token = |mailbox: &Mailbox| {
+            let token = mailbox.subject.strip_prefix(&inbox.prefix).unwrap();
+            u64::from_str_radix(token, 16).unwrap()
+        };
+        let boxes: Vec<_> = (0..100).map(|_| inbox.open()).collect();
+        let mut tokens: Vec<_> = boxes.iter().map(token).collect();
+        tokens.sort_unstable();
+        // Of 64 bits: two of a hundred are as near to each other once in a million years.
+        assert!(tokens.windows(2).all(|pair| pair[1] - pair[0] > 1 << 16));
+    }
 
     fn message(subject: &str) -> Message {
         Message {

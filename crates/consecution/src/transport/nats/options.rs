@@ -67,16 +67,23 @@ pub(super) fn target(options: &NatsOptions, role: Role, name: &str) -> Result<Ta
         Role::Portal => format!("consecution portal {name}"),
         Role::Runner => format!("consecution runner {name}"),
     };
+    let wants_tls = options.tls != Tls::default() || servers.iter().any(ServerAddr::tls_required);
     let for_requests = Dial {
         name: format!("{name} requests"),
         identity: identity.clone(),
         tls: options.tls.clone(),
+        wants_tls,
     };
     let connect = ConnectOptions::new()
         .name(name)
         .custom_inbox_prefix(role.inbox())
         .retry_on_initial_connect();
-    let connect = identify(connect, &identity)?;
+    let mut connect = identify(connect, &identity)?;
+    if wants_tls {
+        // What a server says of others of its cluster it says before the connection is
+        // encrypted: whoever stands between could send us, and our password, anywhere.
+        connect = connect.require_tls(true).ignore_discovered_servers();
+    }
     Ok(Target {
         servers,
         options: encrypt(connect, &options.tls)?,
@@ -166,13 +173,11 @@ fn identify(connect: ConnectOptions, identity: &NatsIdentity) -> Result<ConnectO
     })
 }
 
-/// Who gives files for encryption does not want to go without it.
+/// Who gives files for encryption does not want to go without it; see [`target`].
 fn encrypt(mut connect: ConnectOptions, tls: &Tls) -> Result<ConnectOptions, NatsError> {
     if let Some(ca_file) = &tls.ca_file {
         has_certificates("the certificates of who vouches", ca_file)?;
-        connect = connect
-            .add_root_certificates(ca_file.clone())
-            .require_tls(true);
+        connect = connect.add_root_certificates(ca_file.clone());
     }
     if let Some((certificate, key)) = &tls.client_files {
         has_certificates("our certificate", certificate)?;
@@ -181,9 +186,7 @@ fn encrypt(mut connect: ConnectOptions, tls: &Tls) -> Result<ConnectOptions, Nat
             path: key.clone(),
             reason,
         })?;
-        connect = connect
-            .add_client_certificate(certificate.clone(), key.clone())
-            .require_tls(true);
+        connect = connect.add_client_certificate(certificate.clone(), key.clone());
     }
     Ok(connect)
 }
@@ -217,6 +220,24 @@ mod tests {
             servers: vec![server.to_owned()],
             ..NatsOptions::default()
         }
+    }
+
+    #[test]
+    fn one_server_that_wants_encryption_is_all_that_may_not_go_without() {
+        let wants = |servers: &[&str]| {
+            let options = NatsOptions {
+                servers: servers.iter().map(|server| (*server).to_owned()).collect(),
+                ..NatsOptions::default()
+            };
+            let Ok(target) = target(&options, Role::Runner, "name") else {
+                panic!("{servers:?}");
+            };
+            target.for_requests.wants_tls
+        };
+        assert!(!wants(&[]));
+        assert!(!wants(&["nats://a", "b"]));
+        assert!(wants(&["tls://a"]));
+        assert!(wants(&["nats://a", "tls://b"]));
     }
 
     #[test]

@@ -328,7 +328,10 @@ impl Keeping {
             let dialled = timeout(CONNECT_WAIT_MAX, self.dial.connect(&server)).await;
             let why = match dialled {
                 Ok(Ok((dialled, info))) => {
-                    self.learn(&info.connect_urls);
+                    // Said before the connection was encrypted: by anybody.
+                    if !self.dial.wants_tls {
+                        self.learn(&info.connect_urls);
+                    }
                     return Some(dialled);
                 }
                 Ok(Err(why)) => why.to_string(),

@@ -88,6 +88,14 @@ impl Serving {
         };
         let shared = Arc::clone(&self.shared);
         let permit = Arc::clone(&self.shared.in_flight).try_acquire_owned().ok();
+        // To say that there is no room takes some, too.
+        let refusal = match &permit {
+            Some(_) => None,
+            None => match Arc::clone(&self.shared.refused).try_acquire_owned() {
+                Ok(refusal) => Some(refusal),
+                Err(_) => return,
+            },
+        };
         let (service, answering) = (Arc::clone(&self.service), answering.clone());
         let id = self.id;
         tokio::spawn(async move {
@@ -108,21 +116,31 @@ impl Serving {
                 tracing::debug!(link = %id, "answered with a fault: {fault:?}");
                 replying.fault(&fault).await;
             }
-            drop(answering);
+            drop((answering, refusal));
         });
     }
 }
 
 /// The reply subject of a request, if a message can be sent to it: whoever made the
-/// request may have made it of anything but white space.
+/// request may have made it of anything but white space. And if one should be: whoever
+/// may call a link must not have a runner write for him where he may not himself, to
+/// links or to the servers.
 fn answerable(reply: &[u8]) -> Option<Subject> {
     let reply = str::from_utf8(reply).ok()?;
     let is_plain = |token: &str| !token.is_empty() && token != "*" && token != ">";
-    let is_subject = reply.len() <= REPLY_BYTES_MAX
+    let is_a_callers = !NEVER_A_CALLERS
+        .iter()
+        .any(|beginning| reply.starts_with(beginning));
+    let is_subject = is_a_callers
+        && reply.len() <= REPLY_BYTES_MAX
         && !reply.contains(|character: char| character.is_control() || character.is_whitespace())
         && reply.split('.').all(is_plain);
     is_subject.then(|| reply.into())
 }
+
+/// What no caller's inbox begins with. (Those of other callers and of runners have names
+/// that nobody can guess.)
+const NEVER_A_CALLERS: [&str; 2] = ["consecution.", "$"];
 
 /// Whom to answer, and how.
 pub(super) struct Replying {
@@ -183,5 +201,39 @@ impl Replying {
     async fn fault(&self, fault: &Fault) {
         let headers = head::fault(fault, &self.shared.name);
         self.send(headers, Bytes::new()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callers_are_answered_and_nobody_else() {
+        for reply in [
+            "_INBOX.a.1",
+            "_INBOX.portal.x.1",
+            "_R_.x",
+            "mine",
+            "_INBOX.runners",
+        ] {
+            assert_eq!(answerable(reply.as_bytes()).as_deref(), Some(reply));
+        }
+        let too_long = "a".repeat(REPLY_BYTES_MAX + 1);
+        for reply in [
+            "consecution.link.188b0237c1423313d2eff0dbfb4d426a",
+            "$JS.API.STREAM.DELETE.x",
+            "$SYS.REQ.SERVER.PING",
+            "a..b",
+            "a.*",
+            ">",
+            "a\u{a0}b",
+            "a\u{b}",
+            "",
+            &too_long,
+        ] {
+            assert_eq!(answerable(reply.as_bytes()), None, "{reply:?}");
+        }
+        assert_eq!(answerable(b"\xff"), None);
     }
 }

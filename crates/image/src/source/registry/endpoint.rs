@@ -9,7 +9,7 @@ use reqwest::{Client, ClientBuilder, StatusCode, Url};
 
 use super::api::Api;
 use super::credentials::Credential;
-use super::reach::{Reach, is_loopback};
+use super::reach::{LedTo, Reach, is_loopback};
 use super::{Registries, RegistryError, Timeouts, retry_after};
 
 /// Failures of credentials that are remembered, so that each is told once.
@@ -33,7 +33,10 @@ pub(super) struct Endpoint {
     pub(super) address: String,
     /// Under which name its credentials stand.
     pub(super) credentials_key: String,
+    /// Asks the endpoint itself.
     pub(super) client: Client,
+    /// Asks whom its answers lead to. With connections and TLS sessions of its own.
+    led_to: Client,
     /// How long to wait for its answers.
     pub(super) timeouts: Timeouts,
     /// Where its answers may lead us.
@@ -154,23 +157,35 @@ impl Endpoint {
         reach: Arc<Reach>,
     ) -> Result<Self, RegistryError> {
         let address = authority_with_port(url);
-        let client = client(url, options, &reach).map_err(|cause| RegistryError::Unreachable {
-            address: address.clone(),
-            cause: format!(
-                "no TLS client can be made, {}; are the ca-certificates installed?",
-                super::session::innermost(&cause)
-            ),
-        })?;
+        let client = |led_to| {
+            client(url, options, led_to).map_err(|cause| RegistryError::Unreachable {
+                address: address.clone(),
+                cause: format!(
+                    "no TLS client can be made, {}; are the ca-certificates installed?",
+                    super::session::innermost(&cause)
+                ),
+            })
+        };
+        let (own, led_to) = (client(None)?, client(Some(&reach))?);
         Ok(Self {
             api,
             address,
             credentials_key: credentials_key.to_owned(),
-            client,
+            client: own,
+            led_to,
             timeouts: options.timeouts.clone(),
             reach,
             login: Mutex::default(),
             authorization: tokio::sync::Mutex::new(None),
         })
+    }
+
+    /// What asks for a URL that may be asked for.
+    pub(super) fn client_for(&self, url: &Url) -> &Client {
+        match self.reach.is_own(url) {
+            true => &self.client,
+            false => &self.led_to,
+        }
     }
 
     /// The credential for it, if there is one. What keeps it from us is no obstacle
@@ -259,12 +274,12 @@ fn warn_once(error: &str) {
     }
 }
 
-fn client(url: &Url, options: &Registries, reach: &Arc<Reach>) -> reqwest::Result<Client> {
+fn client(url: &Url, options: &Registries, led_to: Option<&Arc<Reach>>) -> reqwest::Result<Client> {
     // An error says that another part of the program was first: just as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    match client_builder(url, options, reach).build() {
+    match client_builder(url, options, led_to).build() {
         // Without TLS, missing root certificates are no obstacle.
-        Err(_) if url.scheme() == "http" => client_builder(url, options, reach)
+        Err(_) if url.scheme() == "http" => client_builder(url, options, led_to)
             .tls_certs_only([])
             .build(),
         built => built,
@@ -273,14 +288,16 @@ fn client(url: &Url, options: &Registries, reach: &Arc<Reach>) -> reqwest::Resul
 
 /// Redirects are followed by [`send`](super::redirects::send), which asks where
 /// they may lead; the address of a page that led elsewhere is told to nobody.
-fn client_builder(url: &Url, options: &Registries, reach: &Arc<Reach>) -> ClientBuilder {
-    let builder = Client::builder()
+fn client_builder(url: &Url, options: &Registries, led_to: Option<&Arc<Reach>>) -> ClientBuilder {
+    let mut builder = Client::builder()
         .user_agent(concat!("consecution/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(options.timeouts.connect)
         .read_timeout(options.timeouts.stall)
-        .dns_resolver(Arc::clone(reach))
         .referer(false)
         .redirect(Policy::none());
+    if let Some(reach) = led_to {
+        builder = builder.dns_resolver(Arc::new(LedTo(Arc::clone(reach))));
+    }
     match is_loopback(url) {
         true => builder.no_proxy(),
         false => builder,

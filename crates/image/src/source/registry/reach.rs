@@ -9,7 +9,7 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
@@ -27,8 +27,9 @@ pub(super) struct Reach {
     /// answers may lead to others that are, or may.
     trusted: bool,
     options: Registries,
-    /// Names that the endpoint's answers brought up. They must not mean this
-    /// machine, which only shows when they are resolved.
+    /// Names that the endpoint's answers brought up, its own at another port among
+    /// them. They must not mean this machine, which only shows when they are
+    /// resolved.
     led_to: Mutex<HashSet<String>>,
 }
 
@@ -89,12 +90,12 @@ impl Reach {
             ));
         }
         match url.domain() {
-            Some(name) if url.host_str() != self.own.host_str() => self.watch(name),
-            _ => Ok(()),
+            Some(name) => self.watch(name),
+            None => Ok(()),
         }
     }
 
-    fn watch(&self, name: &str) -> Result<(), String> {
+    pub(super) fn watch(&self, name: &str) -> Result<(), String> {
         let mut led_to = self.led_to();
         if led_to.len() >= HOSTS_MAX && !led_to.contains(name) {
             return Err(format!("is at more than {HOSTS_MAX} hosts"));
@@ -109,11 +110,16 @@ impl Reach {
     }
 }
 
-impl Resolve for Reach {
-    /// As the system does. The endpoint's own name, and those of proxies, may mean
-    /// this machine; they are not what a stranger says.
+/// Resolves names for requests that lead elsewhere. The endpoint itself is asked by
+/// a client without this: its own name may mean this machine, but only its own port
+/// is then what somebody here wrote down.
+pub(super) struct LedTo(pub(super) Arc<Reach>);
+
+impl Resolve for LedTo {
+    /// As the system does. Names of proxies may mean this machine; they are not what
+    /// a stranger says.
     fn resolve(&self, name: Name) -> Resolving {
-        let watched = self.led_to().contains(name.as_str());
+        let watched = self.0.led_to().contains(name.as_str());
         Box::pin(async move {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
             let allowed: Vec<SocketAddr> = found
@@ -267,11 +273,22 @@ mod tests {
     #[tokio::test]
     async fn a_name_that_means_this_machine_leads_nowhere() {
         let elsewhere = reach("https://registry.example.com");
-        let resolve = || elsewhere.resolve("localhost".parse().unwrap());
+        let led_to = LedTo(Arc::new(elsewhere));
+        let resolve = || led_to.resolve("localhost".parse().unwrap());
         assert!(resolve().await.is_ok());
-        elsewhere.watch("localhost").unwrap();
+        led_to.0.watch("localhost").unwrap();
         let error = resolve().await.err().unwrap().to_string();
         assert!(error.contains("localhost has no address but"), "{error}");
+    }
+
+    #[test]
+    fn its_own_name_is_watched_at_any_port_but_its_own() {
+        let elsewhere = reach("https://registry.example.com");
+        let watched = || elsewhere.led_to().contains("registry.example.com");
+        assert!(allows(&elsewhere, "https://registry.example.com:443/x"));
+        assert!(!watched());
+        assert!(allows(&elsewhere, "https://registry.example.com:6379/x"));
+        assert!(watched());
     }
 
     #[test]

@@ -51,7 +51,8 @@ pub(super) async fn send(
             return Err(Failure::Passing(error, Some(after)));
         }
         let again = request.try_clone();
-        let answer = endpoint.client.execute(request).await.map_err(failed)?;
+        let client = endpoint.client_for(request.url());
+        let answer = client.execute(request).await.map_err(failed)?;
         let (Some(again), Some(to)) = (again, target(&answer)) else {
             return Ok(answer);
         };
@@ -145,5 +146,29 @@ mod tests {
             );
             assert!(here.accept().is_err(), "{scheme}://{host}");
         }
+    }
+
+    #[tokio::test]
+    async fn its_own_name_means_this_machine_at_its_own_port_alone() {
+        let here = TcpListener::bind("127.0.0.1:0").unwrap();
+        here.set_nonblocking(true).unwrap();
+        let own = redirecting("/".to_owned());
+        let own: Url = own
+            .as_str()
+            .replace("127.0.0.1", "localhost")
+            .parse()
+            .unwrap();
+        let mut other = own.clone();
+        other
+            .set_port(Some(here.local_addr().unwrap().port()))
+            .unwrap();
+        let endpoint = Endpoint::elsewhere(&own, &Registries::default()).unwrap();
+        endpoint.reach.watch("localhost").unwrap();
+        let ask = async |url: &Url| endpoint.client_for(url).get(url.clone()).send().await;
+        assert_eq!(ask(&own).await.unwrap().status(), 307);
+        let error = transport(&endpoint, &ask(&other).await.unwrap_err());
+        let error = error.into_error().to_string();
+        assert!(error.contains("each machine has for itself"), "{error}");
+        assert!(here.accept().is_err());
     }
 }
