@@ -92,6 +92,12 @@ fn names_in_archives_are_text() {
 
 /// A registry that answers everything with this document; its address.
 fn registry(document: String) -> String {
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json";
+    answering(head, document)
+}
+
+/// A server that answers everything with these; its address.
+fn answering(head: &'static str, document: String) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     std::thread::spawn(move || {
@@ -99,10 +105,9 @@ fn registry(document: String) -> String {
             let mut stream = stream.unwrap();
             let _ = stream.read(&mut [0; 8192]);
             let length = document.len();
-            let head = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: application/json";
             let _ = write!(
                 stream,
-                "{head}\r\nContent-Length: {length}\r\n\r\n{document}"
+                "{head}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{document}"
             );
         }
     });
@@ -131,4 +136,39 @@ fn what_a_registry_says_is_text_in_errors_and_in_the_log() {
             assert!(said.contains(EVIL), "{said:?}");
         }
     }
+}
+
+#[test]
+fn what_a_credential_helper_says_is_text_and_logged_once() {
+    let home = home::empty();
+    let head = "HTTP/1.1 401 No\r\nWWW-Authenticate: Basic realm=\"x\"";
+    let address = answering(head, String::new());
+    let said = EVIL.replace(char::is_whitespace, "");
+    let helper = home.path().join("docker-credential-evil");
+    let script = format!("#!/bin/sh\nprintf '%s' '{said}' >&2\nexit 1\n");
+    std::fs::write(&helper, script).unwrap();
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&helper, executable).unwrap();
+    let config = home.path().join("config.json");
+    std::fs::write(config, r#"{"credsStore":"evil"}"#).unwrap();
+    let mut pull = consecution(home.path());
+    pull.args(["image", "pull", &format!("{address}/x")]);
+    pull.args(["--mirror", &format!("{address}=http://{address}")]);
+    pull.env("DOCKER_CONFIG", home.path());
+    let path = std::env::var("PATH").unwrap();
+    pull.env("PATH", format!("{}:{path}", home.path().display()));
+    let pulled = finish(pull, b"", PATIENCE);
+    assert_eq!(pulled.code(), 125);
+    let is_raw = |character: char| !matches!(character, '\n' | ' '..='~' | '…');
+    assert!(!pulled.stderr.chars().any(is_raw), "{:?}", pulled.stderr);
+    let shown = r"says: evil\u001b[2J\u009b2J\u202eend";
+    assert!(pulled.stderr.contains(shown), "{}", pulled.stderr);
+    // The mirror and the registry ask alike.
+    let logged = pulled
+        .stderr
+        .matches("going on without credentials")
+        .count();
+    assert_eq!(logged, 1, "{}", pulled.stderr);
+    let error = pulled.stderr.lines().last().unwrap();
+    assert!(error.contains("401") && error.contains(shown), "{error}");
 }
