@@ -255,7 +255,7 @@ impl Shared {
         })
     }
 
-    /// How it is with the connection for requests now.
+    /// State of the connection for requests.
     pub(super) fn requests_are(&self, state: Connection) {
         if self.is_closed() {
             return;
