@@ -34,6 +34,7 @@ pub async fn all(store: &dyn LinkStore) {
         tells_every_watcher,
         tells_nobody_of_a_link_put_again,
         tells_a_slow_watcher_what_is_true_in_the_end,
+        tells_each_of_many_links_once_and_then_only_what_changes,
         pins_an_image_once_and_for_all,
         knows_a_runner_while_it_is_announced,
     );
@@ -143,6 +144,28 @@ async fn tells_a_slow_watcher_what_is_true_in_the_end(store: &dyn LinkStore) {
     remove_all(store, &links[1..]).await;
 }
 
+async fn tells_each_of_many_links_once_and_then_only_what_changes(store: &dyn LinkStore) {
+    let links = put_new(store, 100).await;
+    let mut watcher = Watcher::new(store);
+    let mut told = std::collections::BTreeSet::new();
+    while told.len() < links.len() {
+        if let Change::Put(link) = watcher.changes.next().await.expect("a watch does not end")
+            && links.contains(&link)
+        {
+            assert!(told.insert(link.id()), "it is told twice");
+        }
+    }
+    for link in &links[..20] {
+        store.remove(link.id()).await.expect("a removal");
+        watcher.told_next(&links, &Change::Removed(link.id())).await;
+        put(store, std::slice::from_ref(link)).await;
+        watcher
+            .told_next(&links, &Change::Put(Arc::clone(link)))
+            .await;
+    }
+    remove_all(store, &links).await;
+}
+
 async fn pins_an_image_once_and_for_all(store: &dyn LinkStore) {
     // Awkward in a path, as references are.
     let reference = format!("localhost:5000/a/b_{:016x}:v1@x", unique());
@@ -205,6 +228,21 @@ impl Watcher {
             match self.changes.next().await.expect("a watch does not end") {
                 Change::Put(link) if links.contains(&link) => return,
                 _ => {}
+            }
+        }
+    }
+
+    /// The next that it is told of these links is that.
+    async fn told_next(&mut self, links: &[Arc<Link>], wanted: &Change) {
+        let is_of_links = |change: &Change| match change {
+            Change::Put(link) => links.contains(link),
+            Change::Removed(id) => links.iter().any(|link| link.id() == *id),
+        };
+        loop {
+            let change = self.changes.next().await.expect("a watch does not end");
+            if is_of_links(&change) {
+                assert_eq!(change, *wanted);
+                return;
             }
         }
     }

@@ -8,13 +8,13 @@ use futures_util::future::{BoxFuture, ready};
 use futures_util::stream::BoxStream;
 use tokio::sync::watch;
 
-use super::changes::{Links, changes};
+use super::changes::Known;
 use super::{Announcement, Change, LinkStore, LinkStoreError, RunnerState};
 
 /// Keeps links in memory.
 #[derive(Clone, Default)]
 pub struct Memory {
-    links: Arc<watch::Sender<Links>>,
+    links: Known,
     images: Arc<Mutex<BTreeMap<String, Arc<str>>>>,
     runners: Arc<Mutex<Runners>>,
 }
@@ -36,27 +36,16 @@ impl Memory {
 
 impl LinkStore for Memory {
     fn put(&self, link: Arc<Link>) -> BoxFuture<'_, Result<(), LinkStoreError>> {
-        let id = link.id();
-        self.links.send_if_modified(|links| {
-            let new = !links.contains_key(&id);
-            if new {
-                links.insert(id, link);
-            }
-            new
-        });
+        self.links.put(link.id(), link);
         Box::pin(ready(Ok(())))
     }
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<Arc<Link>>, LinkStoreError>> {
-        let links = self.links.borrow().values().cloned().collect();
-        Box::pin(ready(Ok(links)))
+        Box::pin(ready(Ok(self.links.list())))
     }
 
     fn remove(&self, id: LinkId) -> BoxFuture<'_, Result<bool, LinkStoreError>> {
-        let removed = self
-            .links
-            .send_if_modified(|links| links.remove(&id).is_some());
-        Box::pin(ready(Ok(removed)))
+        Box::pin(ready(Ok(self.links.remove(id))))
     }
 
     fn pin_image(
@@ -102,8 +91,7 @@ impl LinkStore for Memory {
     }
 
     fn watch(&self) -> BoxStream<'static, Change> {
-        // A watcher waits for changes for as long as it is held.
-        changes(self.links.subscribe(), self.clone())
+        self.links.watch(())
     }
 }
 
