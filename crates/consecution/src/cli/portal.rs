@@ -47,16 +47,16 @@ async fn run(arguments: Arguments, chains: Vec<Chain>) -> anyhow::Result<()> {
     let network = Network::connect(&nats, &etcd, Role::Portal, "portal")?;
     let mut portals = Vec::new();
     for chain in chains {
-        let portal = Portal::new(chain, network.transport())?;
-        tokio::spawn(portal.clone().keep_published(network.links()));
-        portals.push(portal);
+        portals.push(Portal::new(chain, network.transport())?);
     }
+    let publisher = network.publisher(&portals);
     let (options, links) = (http.options(), network.served());
     let registry = consecution::http::registry();
     let server = portal_http::bind(http.listen, options, portals.clone(), links, registry).await;
     let server = server.with_context(|| format!("failed to listen on {}", http.listen))?;
     tracing::info!("listening on http://{}", server.address()?);
     http::until_told(server, signals).await;
+    publisher.withdraw().await;
     network.close().await;
     Ok(())
 }

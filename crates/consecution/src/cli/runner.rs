@@ -19,7 +19,10 @@ use super::{Global, progress, sandboxing, servers};
 
 /// What `runner` takes.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// What it is called, in logs, replies and `consecution link show` [default:
     /// the host's name, and something that makes it unique].
     #[arg(long, env = "CONSECUTION_NAME", value_name = "NAME")]
@@ -62,7 +65,26 @@ pub(crate) struct Arguments {
     etcd: servers::Etcd,
 }
 
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Lists the runners that there are, as they say themselves.
+    List {
+        #[command(flatten)]
+        etcd: servers::Etcd,
+    },
+}
+
+impl Arguments {
+    /// Whether it is to run links, and not only to look at others that do.
+    pub(crate) fn is_to_serve(&self) -> bool {
+        self.command.is_none()
+    }
+}
+
 pub(crate) fn runner(global: &Global, arguments: Arguments) -> anyhow::Result<u8> {
+    if let Some(Command::List { etcd }) = &arguments.command {
+        return super::runners::list(etcd);
+    }
     let images = super::images::source(global, progress::on_terminal())?;
     let rules = arguments.sandboxing.rules(global)?;
     super::serving(run(arguments, images, rules))?;
@@ -111,7 +133,7 @@ async fn offer(
 ) -> anyhow::Result<JoinSet<Drained>> {
     let mut registry = consecution::http::registry();
     runner.register(&mut registry);
-    let (options, connections) = (Options::default(), network.connections());
+    let (options, connections) = (Options::default(), network.connections_of(runner));
     let server = runner_http::bind(address, options, runner, connections, registry).await;
     let server = server.with_context(|| format!("failed to listen on {address}"))?;
     tracing::info!("listening on http://{}", server.address()?);

@@ -99,6 +99,11 @@ impl Known {
         }
     }
 
+    /// Whether the link is known.
+    pub(super) fn contains(&self, id: LinkId) -> bool {
+        self.locked().links.contains_key(&id)
+    }
+
     /// All of them, by id.
     pub(super) fn list(&self) -> Vec<Arc<Link>> {
         self.locked().links.values().cloned().collect()

@@ -12,7 +12,7 @@ use futures_util::stream::BoxStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use super::failure::{Failure, FailureKind};
+use super::failure::Failure;
 use super::keys::{self, LINKS};
 use super::quiet::Quiet;
 use super::store::{MESSAGE_BYTES_MAX, Store, position_of};
@@ -43,7 +43,7 @@ async fn follow(store: &Store, known: &Known) -> Infallible {
         let started = Instant::now();
         let Err(failure) = follow_once(store, &mut view, known).await;
         // What does not answer was said by the session.
-        if failure.kind == FailureKind::Refused && quiet.lets(&failure.reason, Instant::now()) {
+        if failure.kind.is_answer() && quiet.lets(&failure.reason, Instant::now()) {
             tracing::warn!(
                 "trying again: failed to watch the links in etcd: {}",
                 failure.reason

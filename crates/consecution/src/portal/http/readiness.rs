@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chain::LinkId;
+use chain::{ChainLink, LinkId};
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{self, StreamExt};
 use serde::Serialize;
@@ -128,6 +128,11 @@ impl Readiness {
         for offered in chains {
             let chain = offered.portal.chain();
             let publication = offered.portal.publication();
+            let is_missing = |link: &ChainLink| reasons.contains_key(&link.id);
+            if chain.links.iter().any(is_missing) {
+                // The link store may have lost it.
+                offered.portal.publishing.miss();
+            }
             for (link_index, link) in chain.links.iter().enumerate() {
                 let Some(reason) = reasons.get(&link.id) else {
                     continue;
@@ -172,7 +177,7 @@ mod tests {
     use crate::portal::Portal;
     use crate::transport::conformance::fake;
     use crate::transport::in_process::InProcess;
-    use chain::{Chain, ChainLink, Link};
+    use chain::{Chain, Link};
     use futures_util::future::{join_all, pending, ready};
     use std::sync::atomic::{AtomicUsize, Ordering};
 
