@@ -24,6 +24,9 @@ mod prune;
 
 pub use prune::{PruneError, Pruned, prune};
 
+/// How many links a store is asked about at a time.
+pub const MISSING_MAX: usize = 32;
+
 /// Keeps links by their id, and tells who watches what changes.
 pub trait LinkStore: Send + Sync {
     /// Makes `link` known under its id; true if it was not before. Putting it
@@ -33,7 +36,7 @@ pub trait LinkStore: Send + Sync {
     /// All links, by id.
     fn list(&self) -> BoxFuture<'_, Result<Vec<Arc<Link>>, LinkStoreError>>;
 
-    /// Which of these links are not known; at most a hundred are asked about.
+    /// Which of these links are not known, as [`list`](Self::list) has it; [`MISSING_MAX`] of them at most.
     fn missing<'a>(
         &'a self,
         ids: &'a [LinkId],

@@ -148,14 +148,14 @@ async fn links_that_the_store_has_lost_are_put_again_though_nobody_calls() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn however_many_links_there_are_a_hundred_a_second_are_looked_for() {
+async fn however_many_links_there_are_about_a_hundred_a_second_are_looked_for() {
     let (_portal, store, _publisher) = published(5_000).await;
     let looks = || store.looks.load(Ordering::SeqCst);
     let before = looks();
     sleep(Duration::from_secs(600)).await;
     let looked = looks() - before;
     // Rounds of a minute, with a pause.
-    assert!((450..600).contains(&looked), "{looked} in 600 s");
+    assert!((1_600..1_850).contains(&looked), "{looked} in 600 s");
 }
 
 #[tokio::test(start_paused = true)]
@@ -210,6 +210,9 @@ async fn a_link_that_nobody_ever_serves_is_not_put_all_the_time() {
         portal.send("").await.unwrap_err();
         sleep(Duration::from_millis(100)).await;
     }
-    let puts = store.puts.load(Ordering::SeqCst);
-    assert!((10..13).contains(&puts), "{puts} in 100 s");
+    // A look costs the store less than a put, and tells no runner.
+    assert_eq!(store.puts.load(Ordering::SeqCst), 1);
+    let looks = store.looks.load(Ordering::SeqCst);
+    // By misses, and now and then.
+    assert!((18..32).contains(&looks), "{looks} in 100 s");
 }

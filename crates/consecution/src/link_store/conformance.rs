@@ -12,7 +12,7 @@ use futures_util::stream::BoxStream;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::{Change, LinkStore, OfferedLink, PortalState, RunnerState, prune};
+use super::{Change, LinkStore, MISSING_MAX, OfferedLink, PortalState, RunnerState, prune};
 use crate::conformance::{run_checks, unique};
 
 /// How long to look whether a watcher is told something that it must not be.
@@ -80,18 +80,19 @@ async fn removes_what_is_known_and_nothing_else(store: &dyn LinkStore) {
 }
 
 async fn says_which_links_are_missing(store: &dyn LinkStore) {
-    let links = put_new(store, 100).await;
+    let links = put_new(store, MISSING_MAX).await;
     let ids: Vec<LinkId> = links.iter().map(|link| link.id()).collect();
     assert_eq!(store.missing(&ids).await.expect("an answer"), []);
     assert_eq!(store.missing(&[]).await.expect("an answer"), []);
-    for id in [ids[0], ids[99]] {
+    let [first, last] = [ids[0], ids[MISSING_MAX - 1]];
+    for id in [first, last] {
         store.remove(id).await.expect("a removal");
     }
     let missing = store.missing(&ids).await.expect("an answer");
-    assert_eq!(missing, [ids[0], ids[99]]);
+    assert_eq!(missing, [first, last]);
     let is_new = store.put(Arc::clone(&links[0])).await.expect("a put");
     assert!(is_new, "it was not known");
-    assert_eq!(store.missing(&ids).await.expect("an answer"), [ids[99]]);
+    assert_eq!(store.missing(&ids).await.expect("an answer"), [last]);
     remove_all(store, &links).await;
 }
 

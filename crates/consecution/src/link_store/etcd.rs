@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use chain::{Link, LinkId};
-use etcd_client::Client;
+use etcd_client::{Client, KeyValue};
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use tokio::sync::watch;
@@ -98,11 +98,10 @@ impl LinkStore for Etcd {
     ) -> BoxFuture<'a, Result<Vec<LinkId>, LinkStoreError>> {
         Box::pin(async move {
             let keys: Vec<_> = ids.iter().map(|id| keys::link_key(*id)).collect();
-            let are_missing = self.store.missing(&keys).await?;
-            let missing = ids
-                .iter()
-                .zip(are_missing)
-                .filter(|(_, is_missing)| *is_missing);
+            let found = self.store.get(&keys).await?;
+            let is_link = |entry: &KeyValue| keys::link(entry.key(), entry.value()).is_ok();
+            let missing = ids.iter().zip(found);
+            let missing = missing.filter(|(_, found)| !found.as_ref().is_some_and(is_link));
             Ok(missing.map(|(id, _)| *id).collect())
         })
     }

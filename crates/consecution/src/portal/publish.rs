@@ -1,16 +1,18 @@
 //! Makes a chain's links known, and known again where a store has lost them.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chain::Chain;
+use chain::{Chain, ChainLink};
+use futures_util::future::FutureExt;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
 use crate::backoff::Backoff;
-use crate::link_store::{LinkStore, LinkStoreError};
+use crate::link_store::{LinkStore, LinkStoreError, MISSING_MAX};
 use crate::log_batch::LogBatch;
 
 /// How many links are put at a time.
@@ -56,7 +58,7 @@ impl Publishing {
 
     /// Puts all links.
     pub(super) async fn publish(&self, store: &dyn LinkStore) -> Result<(), LinkStoreError> {
-        self.put(store).await?;
+        put(store, self.chain.links.iter()).await?;
         self.state.send_replace(Publication::Done);
         Ok(())
     }
@@ -67,9 +69,8 @@ impl Publishing {
         self.missed.notify_one();
     }
 
-    /// Puts all links until that has worked, and again when one is missed, for as
-    /// long as it is polled. What is there is not put, so that runners hear only
-    /// of what was lost.
+    /// Puts all links until that has worked, and those that are missing when one
+    /// is missed, for as long as it is polled.
     pub(super) async fn keep(
         &self,
         store: &dyn LinkStore,
@@ -85,11 +86,14 @@ impl Publishing {
         let mut said = String::new();
         loop {
             self.missed.notified().await;
-            match self.put(store).await {
-                Ok(new) => {
+            let put = self.put_missing(store).await;
+            // What was missed until now has been seen to.
+            self.missed.notified().now_or_never();
+            match put {
+                Ok(put) => {
                     said.clear();
-                    for link in new {
-                        republished.add(format!("{name}/{link}"));
+                    for link in put {
+                        republished.add(format!("{name}/{}", link.name));
                     }
                 }
                 Err(error) => {
@@ -109,18 +113,23 @@ impl Publishing {
         }
     }
 
-    /// Puts all links, several at a time; gives the names of those that were not
-    /// there.
-    async fn put(&self, store: &dyn LinkStore) -> Result<Vec<&str>, LinkStoreError> {
-        let puts = self.chain.links.iter().map(|link| async {
-            let is_new = store.put(Arc::clone(&link.link)).await?;
-            Ok(is_new.then_some(link.name.as_str()))
-        });
-        let puts: Vec<_> = puts.collect();
-        let new = stream::iter(puts).buffer_unordered(PUTS_MAX);
-        new.try_filter_map(async |name| Ok(name))
-            .try_collect()
-            .await
+    /// Puts the links that the store does not have, and gives those. It is asked
+    /// first, since that costs it less than a put of what is there.
+    async fn put_missing(&self, store: &dyn LinkStore) -> Result<Vec<&ChainLink>, LinkStoreError> {
+        let by_id: BTreeMap<_, _> = self
+            .chain
+            .links
+            .iter()
+            .map(|link| (link.id, link))
+            .collect();
+        let ids: Vec<_> = by_id.keys().copied().collect();
+        let mut missing = Vec::new();
+        for ids in ids.chunks(MISSING_MAX) {
+            let found = store.missing(ids).await?;
+            missing.extend(found.iter().filter_map(|id| by_id.get(id).copied()));
+        }
+        put(store, missing.iter().copied()).await?;
+        Ok(missing)
     }
 
     /// Takes note of what it waits for, and says so if that is new.
@@ -139,4 +148,16 @@ impl Publishing {
             );
         }
     }
+}
+
+/// Puts these links, several at a time.
+async fn put(
+    store: &dyn LinkStore,
+    links: impl Iterator<Item = &ChainLink>,
+) -> Result<(), LinkStoreError> {
+    let puts: Vec<_> = links
+        .map(|link| store.put(Arc::clone(&link.link)))
+        .collect();
+    let puts = stream::iter(puts).buffer_unordered(PUTS_MAX);
+    puts.try_for_each(async |_is_new| Ok(())).await
 }

@@ -17,17 +17,15 @@ use tokio::time::sleep;
 use super::Portal;
 use super::publish::Publication;
 use crate::backoff::Backoff;
-use crate::link_store::{Announcement, LinkStore, OfferedLink, PortalState};
+use crate::link_store::{Announcement, LinkStore, MISSING_MAX, OfferedLink, PortalState};
 use crate::log_batch::LogBatch;
 
 /// How often to ask which links are missing, at most; jittered.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
-/// How many links are asked about at a time, and how long to rest after each
-/// time: so a portal asks about a hundred links a second at most, and for one
-/// with more than a thousand a look takes longer.
-const LOOK_LINKS_MAX: usize = 100;
-const LOOK_REST: Duration = Duration::from_secs(1);
+/// How long to rest after each question: so a portal asks about a hundred links a
+/// second at most, and for one with more than a thousand a look takes longer.
+const LOOK_REST: Duration = Duration::from_millis(300);
 
 /// Keeps links known for as long as it is held. They stay known after that,
 /// since others may use them.
@@ -144,7 +142,7 @@ async fn look(portals: &[Portal], store: &dyn LinkStore) {
         }
     }
     let ids: Vec<LinkId> = users.keys().copied().collect();
-    for (index, ids) in ids.chunks(LOOK_LINKS_MAX).enumerate() {
+    for (index, ids) in ids.chunks(MISSING_MAX).enumerate() {
         if index > 0 {
             sleep(LOOK_REST).await;
         }

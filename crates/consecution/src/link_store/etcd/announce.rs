@@ -147,7 +147,7 @@ impl<S: Send + Sync> Holder<'_, S> {
         renew_at: &mut Instant,
         look_at: &mut Instant,
     ) -> Result<(), Failure> {
-        let (store, key) = (self.store, [self.key.to_owned()]);
+        let (store, key) = (self.store, self.key);
         let changed = changed(&mut self.state);
         tokio::pin!(changed);
         loop {
@@ -161,7 +161,7 @@ impl<S: Send + Sync> Holder<'_, S> {
             *renew_at = Instant::now() + RENEW_EVERY;
             if Instant::now() >= *look_at {
                 *look_at = Instant::now() + LOOK_EVERY;
-                if store.missing(&key).await?.contains(&true) {
+                if !store.has(key).await? {
                     return Ok(());
                 }
             }

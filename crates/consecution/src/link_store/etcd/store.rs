@@ -108,18 +108,31 @@ impl Store {
         }
     }
 
-    /// Which of these keys are not there.
-    pub(super) async fn missing(&self, keys: &[String]) -> Result<Vec<bool>, Failure> {
-        let ask = async |mut client: etcd_client::Client| {
-            let options = || Some(GetOptions::new().with_count_only());
-            let gets = keys.iter().map(|key| TxnOp::get(key.as_str(), options()));
-            client
-                .txn(Txn::new().and_then(gets.collect::<Vec<_>>()))
-                .await
+    /// What these keys hold, in their order; at most
+    /// [`MISSING_MAX`](crate::link_store::MISSING_MAX), so that it fits a message.
+    pub(super) async fn get(&self, keys: &[String]) -> Result<Vec<Option<KeyValue>>, Failure> {
+        let ask = async |client: etcd_client::Client| {
+            let mut kv = client
+                .kv_client()
+                .max_decoding_message_size(MESSAGE_BYTES_MAX);
+            let gets = keys.iter().map(|key| TxnOp::get(key.as_str(), None));
+            kv.txn(Txn::new().and_then(gets.collect::<Vec<_>>())).await
         };
         let answers = self.session.call(ask).await?.op_responses();
-        let is_missing = |answer| matches!(answer, TxnOpResponse::Get(it) if it.count() == 0);
-        Ok(answers.into_iter().map(is_missing).collect())
+        let found = answers.into_iter().map(|answer| match answer {
+            TxnOpResponse::Get(mut found) => found.take_kvs().pop(),
+            _ => None,
+        });
+        Ok(found.collect())
+    }
+
+    /// Whether the key is there.
+    pub(super) async fn has(&self, key: &str) -> Result<bool, Failure> {
+        let ask = async |mut client: etcd_client::Client| {
+            let options = GetOptions::new().with_count_only();
+            client.get(key, Some(options)).await
+        };
+        Ok(self.session.call(ask).await?.count() > 0)
     }
 
     /// Puts `value` where nothing is, or nothing that `read` can make sense of;
