@@ -21,6 +21,7 @@ mod link;
 mod log;
 mod portal;
 mod progress;
+mod reload;
 mod run;
 mod runner;
 mod runners;

@@ -34,6 +34,7 @@ mod retry;
 mod trail;
 mod walk;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -131,8 +132,29 @@ impl Portal {
         }
     }
 
+    /// Portals of these chains: those of `before` whose chains are as they were,
+    /// and new ones for the others.
+    ///
+    /// # Errors
+    /// A chain is empty.
+    pub fn for_each(
+        chains: Vec<Chain>,
+        before: &[Portal],
+        transport: &Arc<dyn Transport>,
+    ) -> Result<Vec<Portal>, PortalError> {
+        let before = before
+            .iter()
+            .map(|portal| (portal.chain().name.as_str(), portal));
+        let before: BTreeMap<_, _> = before.collect();
+        let portal = |chain: Chain| match before.get(chain.name.as_str()) {
+            Some(portal) if **portal.chain() == chain => Ok(Portal::clone(portal)),
+            _ => Portal::new(chain, Arc::clone(transport)),
+        };
+        chains.into_iter().map(portal).collect()
+    }
+
     /// Whether both are the same portal, and not only for the same chain.
-    fn is(&self, other: &Portal) -> bool {
+    pub(crate) fn is(&self, other: &Portal) -> bool {
         Arc::ptr_eq(&self.publishing, &other.publishing)
     }
 

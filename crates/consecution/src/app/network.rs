@@ -167,13 +167,39 @@ impl Network {
             }
             sleep(rest).await;
         }
-        for index in 0..portal.chain().links.len() {
-            self.until_served(&portal, index, deadline).await?;
-        }
+        self.until_all_served(&portal, deadline).await?;
         Ok(portal)
     }
 
-    async fn until_served(
+    /// Waits until runners serve the links of these chains; not longer than
+    /// `wait`.
+    ///
+    /// # Errors
+    /// What was missing when the time was over.
+    pub async fn until_served(
+        &self,
+        portals: &[Portal],
+        wait: Duration,
+    ) -> Result<(), ConnectError> {
+        let deadline = Instant::now() + wait;
+        for portal in portals {
+            self.until_all_served(portal, deadline).await?;
+        }
+        Ok(())
+    }
+
+    async fn until_all_served(
+        &self,
+        portal: &Portal,
+        deadline: Instant,
+    ) -> Result<(), ConnectError> {
+        for index in 0..portal.chain().links.len() {
+            self.until_link_served(portal, index, deadline).await?;
+        }
+        Ok(())
+    }
+
+    async fn until_link_served(
         &self,
         portal: &Portal,
         index: usize,

@@ -14,7 +14,7 @@ use consecution::transport::nats::Role;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::signals::Signals;
+use super::signals::{HangUps, Signals};
 use super::{Global, progress, sandboxing, servers};
 
 /// What `runner` takes.
@@ -92,7 +92,9 @@ pub(crate) fn runner(global: &Global, arguments: Arguments) -> anyhow::Result<u8
 }
 
 async fn run(arguments: Arguments, images: Images, sandboxing: Sandboxing) -> anyhow::Result<()> {
-    let mut signals = Signals::listen()?;
+    let (mut signals, hang_ups) = (Signals::listen()?, HangUps::listen()?);
+    let mut saying = JoinSet::new();
+    saying.spawn(say_nothing_to_read(hang_ups));
     let (nats, etcd) = (arguments.nats.options()?, arguments.etcd.options()?);
     let name = arguments.name.unwrap_or_default();
     let network = Network::connect(&nats, &etcd, Role::Runner, name.as_str())?;
@@ -123,6 +125,14 @@ async fn run(arguments: Arguments, images: Images, sandboxing: Sandboxing) -> an
     // To the end, so that it can be seen how the runner leaves.
     drop(offering);
     Ok(())
+}
+
+/// SIGHUP, which has others read their files again, ends no runner.
+async fn say_nothing_to_read(mut hang_ups: HangUps) {
+    loop {
+        hang_ups.next().await;
+        tracing::info!("there is nothing to read again: links come from etcd");
+    }
 }
 
 /// Offers what the runner has counted, and how it is, for as long as it is held.

@@ -7,6 +7,7 @@
 //! | module | for |
 //! |---|---|
 //! | `route` | which path means what |
+//! | `chains` | which chains are offered |
 //! | `call` | one call of a chain |
 //! | `upload`, `answer` | the body of a request, and of a reply |
 //! | `problem`, `story` | how failures and fates are written |
@@ -15,6 +16,7 @@
 
 mod answer;
 mod call;
+mod chains;
 mod metrics;
 mod problem;
 mod readiness;
@@ -22,10 +24,9 @@ mod route;
 mod story;
 mod upload;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use futures_util::future::BoxFuture;
 use hyper::body::Incoming;
@@ -37,7 +38,8 @@ use serde::Serialize;
 
 pub use readiness::{LinkState, Links, Probed};
 
-use self::metrics::{ChainMetrics, Metrics};
+use self::chains::{Chains, Offered};
+use self::metrics::Metrics;
 use self::problem::{Problem, RETRY_AFTER_S};
 use self::readiness::{Missing, Readiness};
 use self::route::{NoRoute, Route, route};
@@ -59,7 +61,7 @@ pub struct Options {
 }
 
 /// Opens an address on which `chains` are offered, the first one also at `/`, and
-/// all that is counted in `registry`.
+/// all that is counted in `registry`. Others can take the place of those chains.
 ///
 /// # Errors
 /// The address cannot be had.
@@ -69,25 +71,43 @@ pub async fn bind(
     chains: Vec<Portal>,
     links: Arc<dyn Links>,
     registry: Registry,
-) -> io::Result<Server> {
+) -> io::Result<(Server, Offer)> {
     let site = Site::new(chains, links, options.request_bytes_max, registry);
-    Server::bind(address, options.server, Arc::new(site)).await
+    let site = Arc::new(site);
+    let offer = Offer(Arc::clone(&site));
+    let server = Server::bind(address, options.server, site).await?;
+    Ok((server, offer))
+}
+
+/// Says which chains a server offers.
+#[derive(Clone)]
+pub struct Offer(Arc<Site>);
+
+impl Offer {
+    /// From now on these, and no others. Requests that are under way go on with
+    /// those that were there.
+    pub fn replace(&self, chains: Vec<Portal>) {
+        let chains = Arc::new(Chains::new(chains, &self.0.metrics));
+        let mut now = self
+            .0
+            .chains
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *now, chains);
+        drop(now);
+        // Not under the lock, since it may be the last to hold a portal.
+        drop(before);
+    }
 }
 
 /// What is offered.
 struct Site {
-    chains: Vec<Offered>,
-    by_name: BTreeMap<String, usize>,
+    chains: RwLock<Arc<Chains>>,
+    metrics: Metrics,
     readiness: Readiness,
     registry: Registry,
     connections: Gauge,
     request_bytes_max: Option<u64>,
-}
-
-/// A chain that is offered.
-struct Offered {
-    portal: Portal,
-    metrics: Arc<ChainMetrics>,
 }
 
 /// A chain, as `/chains` shows it.
@@ -120,21 +140,21 @@ impl Site {
     ) -> Site {
         let metrics = Metrics::new(&mut registry);
         let connections = http::count_connections(&mut registry);
-        let offer = |portal: Portal| Offered {
-            metrics: metrics.of_chain(portal.chain()),
-            portal,
-        };
-        let chains: Vec<_> = portals.into_iter().map(offer).collect();
-        let names = chains.iter().enumerate();
-        let names = names.map(|(at, offered)| (offered.portal.chain().name.clone(), at));
         Site {
-            by_name: names.collect(),
-            chains,
+            chains: RwLock::new(Arc::new(Chains::new(portals, &metrics))),
+            metrics,
             readiness: Readiness::new(links),
             registry,
             connections,
             request_bytes_max,
         }
+    }
+
+    /// The chains that are offered now.
+    fn chains(&self) -> Arc<Chains> {
+        // Nothing that runs under the lock can leave it half-changed.
+        let now = self.chains.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&now)
     }
 
     async fn dispatch(
@@ -144,13 +164,11 @@ impl Site {
         is_draining: bool,
         reset: &Reset,
     ) -> Response<Answer> {
+        let chains = self.chains();
         let found = match route(request.method(), request.uri().path()) {
-            Ok(Route::Call(None)) => self.chains.first().ok_or(NoRoute::Path),
-            Ok(Route::Call(Some(name))) => match self.by_name.get(name) {
-                Some(at) => Ok(&self.chains[*at]),
-                None => Err(NoRoute::Path),
-            },
-            Ok(Route::Chains) => return http::json(StatusCode::OK, &self.list()),
+            Ok(Route::Call(None)) => chains.first().ok_or(NoRoute::Path),
+            Ok(Route::Call(Some(name))) => chains.find(name).ok_or(NoRoute::Path),
+            Ok(Route::Chains) => return http::json(StatusCode::OK, &list(chains.all())),
             Ok(Route::Health) => return http::health(),
             Ok(Route::Ready) => return self.ready(is_draining).await,
             Ok(Route::Metrics) => return http::metrics(&self.registry),
@@ -162,31 +180,14 @@ impl Site {
         }
     }
 
-    fn list(&self) -> Vec<ChainEntry<'_>> {
-        self.chains
-            .iter()
-            .map(|offered| {
-                let chain = offered.portal.chain();
-                let links = chain.links.iter().map(|link| LinkEntry {
-                    name: &link.name,
-                    id: link.id.to_string(),
-                    image: &link.link.image,
-                });
-                ChainEntry {
-                    name: &chain.name,
-                    links: links.collect(),
-                }
-            })
-            .collect()
-    }
-
     /// What became of a run that failed, as far as it is told by a reply.
     async fn problem(&self, error: &ChainError, call_id: &CallId) -> Problem {
         let problem = Problem::of_run(error, call_id);
         if error.reason != FailureReason::NoRunner {
             return problem;
         }
-        let why = (self.readiness).why_unserved(&self.chains, &error.chain, error.index);
+        let chains = self.chains();
+        let why = (self.readiness).why_unserved(chains.all(), &error.chain, error.index);
         match why.await {
             Some(why) => problem.because(&why),
             None => problem,
@@ -194,7 +195,7 @@ impl Site {
     }
 
     async fn ready(&self, is_draining: bool) -> Response<Answer> {
-        let missing = &*self.readiness.missing(&self.chains).await;
+        let missing = &*self.readiness.missing(self.chains().all()).await;
         // Whoever shares the load among several is to look elsewhere now.
         let ready = missing.is_empty() && !is_draining;
         if ready {
@@ -231,6 +232,24 @@ impl http::Site for Site {
     fn connections(&self) -> &Gauge {
         &self.connections
     }
+}
+
+fn list(chains: &[Offered]) -> Vec<ChainEntry<'_>> {
+    chains
+        .iter()
+        .map(|offered| {
+            let chain = offered.portal.chain();
+            let links = chain.links.iter().map(|link| LinkEntry {
+                name: &link.name,
+                id: link.id.to_string(),
+                image: &link.link.image,
+            });
+            ChainEntry {
+                name: &chain.name,
+                links: links.collect(),
+            }
+        })
+        .collect()
 }
 
 fn refuse(request: Request<Incoming>, no_route: &NoRoute, call_id: &CallId) -> Response<Answer> {

@@ -197,10 +197,7 @@ mod tests {
 
     fn offered(portal: &Portal) -> [Offered; 1] {
         let metrics = Metrics::new(&mut crate::http::registry());
-        [Offered {
-            metrics: metrics.of_chain(portal.chain()),
-            portal: portal.clone(),
-        }]
+        [Offered::new(portal.clone(), &metrics)]
     }
 
     fn reasons(missing: &[Missing]) -> Vec<(usize, &str)> {
