@@ -10,6 +10,8 @@ pub mod conformance;
 pub mod connection;
 pub mod http;
 pub mod link_store;
+mod log_batch;
+mod name;
 pub mod pipe;
 pub mod portal;
 pub mod runner;
