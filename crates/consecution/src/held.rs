@@ -101,6 +101,10 @@ impl Held {
 
     /// What stands there, in as large a piece as there is.
     pub(crate) fn get(&mut self, mut at: usize) -> Option<Bytes> {
+        if at >= self.bytes {
+            // Asked often: what is being filled must not end for it.
+            return None;
+        }
         self.seal();
         for chunk in &self.chunks {
             if at < chunk.len() {

@@ -6,6 +6,7 @@
 
 mod answer;
 mod server;
+mod stall;
 
 use std::time::Duration;
 
@@ -32,6 +33,10 @@ pub const HEAD_WAIT_MAX_DEFAULT: Duration = Duration::from_secs(30);
 /// How long a drain waits for requests in flight, unless it is said otherwise.
 pub const GRACE_DEFAULT: Duration = Duration::from_secs(30);
 
+/// How long a client may take nothing of its reply, or send nothing of its
+/// request, unless it is said otherwise.
+pub const STALL_WAIT_MAX_DEFAULT: Duration = Duration::from_secs(60);
+
 /// How to serve.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -41,6 +46,9 @@ pub struct Options {
     pub head_wait_max: Duration,
     /// How long a drain waits for requests in flight.
     pub grace: Duration,
+    /// How long a client may take nothing of its reply while nothing else moves,
+    /// or send nothing of its request while that is waited for.
+    pub stall_wait_max: Duration,
 }
 
 impl Default for Options {
@@ -49,6 +57,7 @@ impl Default for Options {
             connections_max: CONNECTIONS_MAX_DEFAULT,
             head_wait_max: HEAD_WAIT_MAX_DEFAULT,
             grace: GRACE_DEFAULT,
+            stall_wait_max: STALL_WAIT_MAX_DEFAULT,
         }
     }
 }

@@ -51,7 +51,7 @@ async fn run(arguments: Arguments, chains: Vec<Chain>) -> anyhow::Result<()> {
         tokio::spawn(portal.clone().keep_published(network.links()));
         portals.push(portal);
     }
-    let (options, links) = (http.options(), network.served());
+    let (options, links) = (http.options(None), network.served());
     let registry = consecution::http::registry();
     let server = portal_http::bind(http.listen, options, portals.clone(), links, registry).await;
     let server = server.with_context(|| format!("failed to listen on {}", http.listen))?;

@@ -44,7 +44,8 @@ pub(crate) fn serve(global: &Global, arguments: Arguments) -> anyhow::Result<u8>
     let chains = chain_file::read_all(&arguments.chains)?;
     let images = super::images::source(global, progress::on_terminal())?;
     let rules = arguments.sandboxing.rules(global)?;
-    super::serving(run(arguments, chains, images, rules))?;
+    let home = super::images::home(global)?;
+    super::serving(run(arguments, chains, images, rules, home))?;
     Ok(0)
 }
 
@@ -53,13 +54,14 @@ async fn run(
     chains: Vec<Chain>,
     images: Images,
     rules: Sandboxing,
+    home: PathBuf,
 ) -> anyhow::Result<()> {
     let signals = Signals::listen()?;
     let app = Serve::start(chains, images, arguments.processes_max, rules).await?;
     let app = Arc::new(app);
     let Arguments { http, .. } = arguments;
     let portals = app.portals.clone();
-    let (options, links, registry) = (http.options(), app.links(), app.registry());
+    let (options, links, registry) = (http.options(Some(home)), app.links(), app.registry());
     let server = portal_http::bind(http.listen, options, portals, links, registry).await;
     let server = server.with_context(|| format!("failed to listen on {}", http.listen))?;
     tracing::info!("listening on http://{}", server.address()?);

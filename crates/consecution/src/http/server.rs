@@ -21,6 +21,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::stall::{self, Unacknowledged};
 use super::{Options, Reset, Site};
 
 /// How large a request's head may be, in bytes, and how many fields it may have.
@@ -36,6 +37,9 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// How long to wait when no connection can be taken, for want of descriptors.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+/// How long a drain waits for a client that takes nothing more of its reply.
+const DRAIN_STALL_MAX: Duration = Duration::from_secs(5);
 
 /// How far the end has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -94,9 +98,11 @@ impl Server {
             options,
             stage,
         } = self;
+        let unacknowledged = Arc::new(Unacknowledged::default());
         let serve_connection = |stream| {
             let (site, stage) = (Arc::clone(&site), stage.subscribe());
-            connection(stream, site, options.head_wait_max, stage)
+            let unacknowledged = Arc::clone(&unacknowledged);
+            connection(stream, site, options.clone(), stage, unacknowledged)
         };
         let slots = Arc::new(Semaphore::new(options.connections_max));
         let mut connections = JoinSet::new();
@@ -180,12 +186,14 @@ fn taken_by_the_kernel(listener: TcpListener) -> Vec<TcpStream> {
 async fn connection(
     stream: TcpStream,
     site: Arc<dyn Site>,
-    head_wait_max: Duration,
+    options: Options,
     mut stage: watch::Receiver<Stage>,
+    unacknowledged: Arc<Unacknowledged>,
 ) {
     let _open = Open::count(site.connections());
     // Only a matter of speed.
     let _ = stream.set_nodelay(true);
+    let (stream, mut stall) = stall::follow(stream, &unacknowledged);
     let reset = Reset::default();
     let asked = stage.clone();
     let is_draining = || *asked.borrow() > Stage::Open;
@@ -203,18 +211,26 @@ async fn connection(
     let mut connection = http1::Builder::new()
         .title_case_headers(true)
         .timer(TokioTimer::new())
-        .header_read_timeout(head_wait_max)
+        .header_read_timeout(options.head_wait_max)
         .max_header_size(HEAD_BYTES_MAX)
         .max_headers(HEAD_FIELDS_MAX)
         .max_buf_size(BUFFER_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service);
     let mut is_told = false;
+    let mut stall_wait_max = options.stall_wait_max;
     let result = loop {
         tokio::select! {
             result = &mut connection => break result,
+            () = stall.longer_than(stall_wait_max) => {
+                tracing::info!("a client has taken nothing of its reply for {stall_wait_max:?}: it is cut off");
+                // Nothing of it is left in the kernel either.
+                reset.ask();
+                break Ok(());
+            }
             closing = stage.wait_for(|stage| *stage == Stage::Closing), if !is_told => {
                 drop(closing);
                 is_told = true;
+                stall_wait_max = stall_wait_max.min(DRAIN_STALL_MAX);
                 std::pin::Pin::new(&mut connection).graceful_shutdown();
             }
         }
@@ -225,7 +241,8 @@ async fn connection(
     if reset.is_asked_for() {
         // An older client takes a connection that is closed for the end of the
         // reply, which this is not.
-        let _ = connection.into_parts().io.into_inner().set_zero_linger();
+        let stream = connection.into_parts().io.into_inner().stream;
+        let _ = stream.set_zero_linger();
     }
 }
 

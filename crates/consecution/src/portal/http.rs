@@ -9,6 +9,8 @@
 //! | `route` | which path means what |
 //! | `call` | one call of a chain |
 //! | `upload`, `answer` | the body of a request, and of a reply |
+//! | `spool` | output that comes before its reply may begin |
+//! | `prefer` | what a client would rather have |
 //! | `problem`, `story` | how failures and fates are written |
 //! | `readiness` | what keeps chains from being run |
 //! | `metrics` | what is counted |
@@ -16,9 +18,11 @@
 mod answer;
 mod call;
 mod metrics;
+mod prefer;
 mod problem;
 mod readiness;
 mod route;
+mod spool;
 mod story;
 mod upload;
 
@@ -26,6 +30,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use hyper::body::Incoming;
@@ -36,11 +41,13 @@ use prometheus_client::registry::Registry;
 use serde::Serialize;
 
 pub use readiness::{LinkState, Links, Probed};
+pub use spool::{BYTES_MAX_DEFAULT as SPOOL_BYTES_MAX_DEFAULT, SpoolOptions};
 
 use self::metrics::{ChainMetrics, Metrics};
 use self::problem::{Problem, RETRY_AFTER_S};
 use self::readiness::{Missing, Readiness};
 use self::route::{NoRoute, Route, route};
+use self::spool::Room;
 use self::upload::Upload;
 use super::{ChainError, FailureReason, Portal};
 use crate::http::{self, Answer, Reset, Server};
@@ -56,6 +63,8 @@ pub struct Options {
     pub server: http::Options,
     /// How large a request's body may be; `None` for no limit.
     pub request_bytes_max: Option<u64>,
+    /// Where output waits that comes before its reply may begin.
+    pub spool: SpoolOptions,
 }
 
 /// Opens an address on which `chains` are offered, the first one also at `/`, and
@@ -70,7 +79,11 @@ pub async fn bind(
     links: Arc<dyn Links>,
     registry: Registry,
 ) -> io::Result<Server> {
-    let site = Site::new(chains, links, options.request_bytes_max, registry);
+    let Options { spool, .. } = options.clone();
+    // Elsewhere, since it looks at the disk.
+    let room = tokio::task::spawn_blocking(|| Room::open(spool)).await;
+    let room = room.map_err(io::Error::other)?;
+    let site = Site::new(chains, links, &options, room, registry);
     Server::bind(address, options.server, Arc::new(site)).await
 }
 
@@ -82,6 +95,8 @@ struct Site {
     registry: Registry,
     connections: Gauge,
     request_bytes_max: Option<u64>,
+    stall_wait_max: Duration,
+    room: Arc<Room>,
 }
 
 /// A chain that is offered.
@@ -115,9 +130,11 @@ impl Site {
     fn new(
         portals: Vec<Portal>,
         links: Arc<dyn Links>,
-        request_bytes_max: Option<u64>,
+        options: &Options,
+        room: Room,
         mut registry: Registry,
     ) -> Site {
+        room.count_in(&mut registry);
         let metrics = Metrics::new(&mut registry);
         let connections = http::count_connections(&mut registry);
         let offer = |portal: Portal| Offered {
@@ -133,7 +150,9 @@ impl Site {
             readiness: Readiness::new(links),
             registry,
             connections,
-            request_bytes_max,
+            request_bytes_max: options.request_bytes_max,
+            stall_wait_max: options.server.stall_wait_max,
+            room: Arc::new(room),
         }
     }
 

@@ -36,10 +36,11 @@ pub(super) enum Kind {
     InputCut,
     TooLarge,
     ClientGone,
+    Stalled,
 }
 
 impl Kind {
-    const ALL: [(Kind, &str); 11] = [
+    const ALL: [(Kind, &str); 12] = [
         (Kind::Exited, "exited"),
         (Kind::Signalled, "signalled"),
         (Kind::CannotStart, "cannot_start"),
@@ -51,6 +52,7 @@ impl Kind {
         (Kind::InputCut, "input_cut"),
         (Kind::TooLarge, "too_large"),
         (Kind::ClientGone, "client_gone"),
+        (Kind::Stalled, "stalled"),
     ];
 
     fn of(error: &ChainError) -> Kind {
