@@ -239,3 +239,34 @@ fn a_reply_that_nobody_reads_holds_the_upload_back() {
     let peak = leftovers::peak_memory(served.process());
     assert!(peak < LARGE_BYTES as u64, "{peak} bytes");
 }
+
+#[test]
+fn a_body_in_tiny_pieces_holds_about_as_much_as_it_is_long() {
+    const CLIENTS: usize = 8;
+    const PIECES: usize = 1000;
+    const GROWTH_BYTES_MAX: u64 = 24 << 20;
+    let served = serve(&[&chain_with("Deadline: none", [link(&["cat"])])]);
+    served.post("/", b"x").expect(200);
+    let before = leftovers::memory(served.process());
+    // Each byte comes by itself: the next one is sent when it has come back. All of
+    // them are kept for another try, both ways.
+    let echo = || {
+        let mut client = served.begin("/");
+        for at in 0..PIECES {
+            client.send_chunk(b"x");
+            if at == 0 {
+                client.head();
+            }
+            assert_eq!(client.chunk().unwrap(), b"x");
+        }
+        client
+    };
+    let clients: Vec<Client> = std::thread::scope(|scope| {
+        let echoing: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(echo)).collect();
+        let ended = echoing.into_iter().map(|echoing| echoing.join().unwrap());
+        ended.collect()
+    });
+    let growth = leftovers::memory(served.process()).saturating_sub(before);
+    assert!(growth < GROWTH_BYTES_MAX, "{growth} bytes");
+    drop(clients);
+}

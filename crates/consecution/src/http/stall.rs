@@ -108,6 +108,10 @@ impl Stall {
             self.queue = None;
             return true;
         }
+        if self.queue == Some(0) {
+            // Nothing was written since.
+            return true;
+        }
         let queue = match self.inode {
             Some(inode) => self.unacknowledged.of(inode).await,
             None => None,

@@ -9,28 +9,27 @@
 //!
 //! A run pushes at its own pace, in a task of its own; nothing here blocks one.
 
+mod room;
+
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, spawn_blocking};
 
+pub(super) use room::Room;
+pub use room::{BYTES_MAX_DEFAULT, SpoolOptions};
+
+use self::room::{Place, Used};
 use crate::held::Held;
 use crate::portal::{ChainError, Report};
 use crate::transport::Cut;
-
-/// How much waits in memory, of all calls together.
-const MEMORY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// How much a call may add to what waits once its reply has begun. What its
 /// processes and the network still hold then goes there, so that the run can end,
@@ -39,160 +38,6 @@ const AHEAD_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// How much is read of a file at a time.
 const READ_BYTES: u64 = 128 * 1024;
-
-/// How much may wait, unless it is said otherwise.
-pub const BYTES_MAX_DEFAULT: u64 = 1024 * 1024 * 1024;
-
-/// Where output waits that comes before its reply may begin.
-#[derive(Debug, Clone)]
-pub struct SpoolOptions {
-    /// Where its files are; `None` for memory alone.
-    pub folder: Option<PathBuf>,
-    /// How much may wait, of all calls together, in memory and in files; 0 for
-    /// replies that begin at once.
-    pub bytes_max: u64,
-}
-
-impl Default for SpoolOptions {
-    fn default() -> SpoolOptions {
-        SpoolOptions {
-            folder: None,
-            bytes_max: BYTES_MAX_DEFAULT,
-        }
-    }
-}
-
-/// The room that all calls share.
-pub(super) struct Room {
-    folder: Option<PathBuf>,
-    memory_bytes_max: u64,
-    bytes_max: u64,
-    used: Mutex<Used>,
-    used_bytes: Gauge,
-    full: Counter,
-    /// A file could not be written, and that was said.
-    is_bad: AtomicBool,
-}
-
-/// How much is used, by a call or by all.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Used {
-    memory: u64,
-    file: u64,
-}
-
-impl Used {
-    fn all(self) -> u64 {
-        self.memory + self.file
-    }
-}
-
-/// Where bytes have room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
-    Memory,
-    File,
-}
-
-impl Room {
-    /// Looks whether the folder can be written, so it blocks. If not, that is
-    /// said, and there is memory alone.
-    pub(super) fn open(options: SpoolOptions) -> Room {
-        let SpoolOptions { folder, bytes_max } = options;
-        let folder = folder.filter(|folder| {
-            if bytes_max == 0 {
-                return false;
-            }
-            let made = std::fs::create_dir_all(folder).and_then(|()| tempfile::tempfile_in(folder));
-            if let Err(error) = &made {
-                tracing::warn!(
-                    "failed to write to the spool's folder '{}', so only memory is used: {error}",
-                    folder.display()
-                );
-            }
-            made.is_ok()
-        });
-        Room {
-            folder,
-            memory_bytes_max: MEMORY_BYTES_MAX,
-            bytes_max,
-            used: Mutex::default(),
-            used_bytes: Gauge::default(),
-            full: Counter::default(),
-            is_bad: AtomicBool::new(false),
-        }
-    }
-
-    pub(super) fn count_in(&self, registry: &mut Registry) {
-        let help = "Bytes of output that wait until their reply may begin";
-        registry.register("http_spool_bytes", help, self.used_bytes.clone());
-        let help = "Calls whose output found no more room to wait, and whose reply began early";
-        registry.register("http_spool_full", help, self.full.clone());
-    }
-
-    /// Whether anything may wait at all.
-    pub(super) fn is_there(&self) -> bool {
-        self.bytes_max > 0
-    }
-
-    /// Room for so many more bytes of a call that has `own`, if there is any.
-    fn take(&self, own: &mut Used, bytes: u64, is_behind_file: bool) -> Option<Place> {
-        let mut used = self.used();
-        let is_within = |own: u64, used: u64, max: u64| {
-            let others = used - own;
-            own + bytes <= max.saturating_sub(others) / 2
-        };
-        if !is_within(own.all(), used.all(), self.bytes_max) {
-            return None;
-        }
-        let fits = is_within(own.memory, used.memory, self.memory_bytes_max);
-        let place = match fits && !is_behind_file {
-            true => Place::Memory,
-            false => self.folder.as_ref().map(|_| Place::File)?,
-        };
-        for used in [own, &mut *used] {
-            match place {
-                Place::Memory => used.memory += bytes,
-                Place::File => used.file += bytes,
-            }
-        }
-        self.used_bytes.set(used.all().cast_signed());
-        Some(place)
-    }
-
-    fn give_back(&self, own: &mut Used, given: Used) {
-        let mut used = self.used();
-        for used in [own, &mut *used] {
-            used.memory -= given.memory;
-            used.file -= given.file;
-        }
-        self.used_bytes.set(used.all().cast_signed());
-    }
-
-    fn used(&self) -> MutexGuard<'_, Used> {
-        // Nothing that runs under the lock can leave it half-changed.
-        self.used.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Writes behind what is in a file, or into a new one. Blocks.
-    fn write(&self, file: Option<Arc<File>>, bytes: &[u8], at: u64) -> io::Result<Arc<File>> {
-        let file = match (file, &self.folder) {
-            (Some(file), _) => file,
-            (None, Some(folder)) => Arc::new(tempfile::tempfile_in(folder)?),
-            (None, None) => return Err(io::ErrorKind::Unsupported.into()),
-        };
-        file.write_all_at(bytes, at)?;
-        Ok(file)
-    }
-
-    /// A file could not be written: said once, until it can be again.
-    fn wrote(&self, error: Option<&io::Error>) {
-        let was_bad = self.is_bad.swap(error.is_some(), Ordering::Relaxed);
-        if let (Some(error), false) = (error, was_bad) {
-            tracing::warn!("failed to write to the spool: {error}");
-        }
-    }
-}
 
 /// How a run ended, for its reply.
 #[derive(Debug, Clone)]
@@ -358,7 +203,7 @@ impl Shared {
         let state = &mut *self.state();
         state.is_unread = true;
         state.memory = Held::default();
-        state.file = None;
+        discard(state.file.take());
         state.direct = None;
         let own = state.own;
         self.room.give_back(&mut state.own, own);
@@ -405,6 +250,7 @@ impl Writer {
         self.0.room.wrote(written.as_ref().err());
         let state = &mut *self.0.state();
         if state.is_unread {
+            discard(written.ok());
             return Err(Unread);
         }
         let Ok(file) = written else {
@@ -547,6 +393,14 @@ impl Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         self.shared.close();
+    }
+}
+
+/// Closes a file elsewhere, since that blocks for as long as it takes to give back
+/// what it has on the disk.
+fn discard(file: Option<Arc<File>>) {
+    if let (Some(file), Ok(runtime)) = (file, Handle::try_current()) {
+        runtime.spawn_blocking(move || drop(file));
     }
 }
 
