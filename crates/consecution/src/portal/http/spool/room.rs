@@ -150,7 +150,12 @@ impl Room {
     }
 
     /// Writes behind what is in a file, or into a new one. Blocks.
-    pub(super) fn write(&self, file: Option<Arc<File>>, bytes: &[u8], at: u64) -> io::Result<Arc<File>> {
+    pub(super) fn write(
+        &self,
+        file: Option<Arc<File>>,
+        bytes: &[u8],
+        at: u64,
+    ) -> io::Result<Arc<File>> {
         let file = match (file, &self.folder) {
             (Some(file), _) => file,
             (None, Some(folder)) => Arc::new(tempfile::tempfile_in(folder)?),
