@@ -9,17 +9,15 @@
 //! has moved on a connection for a while, and once for all of those.
 
 use std::collections::HashMap;
-use std::io::{self, BufRead, BufReader};
-use std::pin::Pin;
+use std::io::{BufRead, BufReader};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
+
+use super::socket::Socket;
 
 /// Where the kernel lists sockets, for IPv4 and IPv6.
 const TABLES: [&str; 2] = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
@@ -32,24 +30,9 @@ const FRESH: Duration = Duration::from_millis(100);
 const LOOKS: u32 = 4;
 const LOOK_EVERY_MIN: Duration = Duration::from_millis(10);
 
-/// A stream that counts what passes.
-pub(super) struct Counted {
-    pub(super) stream: TcpStream,
-    passed: Arc<Passed>,
-}
-
-/// What has passed through a stream.
-#[derive(Debug, Default)]
-struct Passed {
-    bytes_read: AtomicU64,
-    bytes_written: AtomicU64,
-    /// There was no room for what was written last.
-    is_blocked: AtomicBool,
-}
-
 /// Follows whether anything moves on a stream.
 pub(super) struct Stall {
-    passed: Arc<Passed>,
+    socket: Socket,
     unacknowledged: Arc<Unacknowledged>,
     inode: Option<u64>,
     /// What had been read and written, and was not acknowledged, at the last look.
@@ -69,21 +52,19 @@ struct Table {
     by_inode: HashMap<u64, u64>,
 }
 
-/// The stream, and who follows it.
-pub(super) fn follow(stream: TcpStream, unacknowledged: &Arc<Unacknowledged>) -> (Counted, Stall) {
-    let passed = Arc::new(Passed::default());
-    let stall = Stall {
-        passed: Arc::clone(&passed),
-        unacknowledged: Arc::clone(unacknowledged),
-        inode: rustix::fs::fstat(&stream).ok().map(|stat| stat.st_ino),
-        seen: (0, 0),
-        queue: None,
-        since: Instant::now(),
-    };
-    (Counted { stream, passed }, stall)
-}
-
 impl Stall {
+    pub(super) fn of(socket: &Socket, unacknowledged: &Arc<Unacknowledged>) -> Stall {
+        let stat = rustix::fs::fstat(socket.stream());
+        Stall {
+            socket: socket.clone(),
+            unacknowledged: Arc::clone(unacknowledged),
+            inode: stat.ok().map(|stat| stat.st_ino),
+            seen: (0, 0),
+            queue: None,
+            since: Instant::now(),
+        }
+    }
+
     /// Resolves when bytes of ours have been lying there for that long, the other
     /// side having acknowledged none of them, and has sent none. May be given up,
     /// and asked for again.
@@ -101,8 +82,9 @@ impl Stall {
 
     /// Whether something has moved since the last look, or need not.
     async fn moves(&mut self) -> bool {
-        let read = self.passed.bytes_read.load(Ordering::Relaxed);
-        let written = self.passed.bytes_written.load(Ordering::Relaxed);
+        let passed = self.socket.passed();
+        let read = passed.bytes_read.load(Ordering::Relaxed);
+        let written = passed.bytes_written.load(Ordering::Relaxed);
         if self.seen != (read, written) {
             self.seen = (read, written);
             self.queue = None;
@@ -121,7 +103,7 @@ impl Stall {
             Some(0) => true,
             Some(_) => queue != before,
             // It is not known: what can be seen is whether there is room.
-            None => !self.passed.is_blocked.load(Ordering::Relaxed),
+            None => !self.socket.passed().is_blocked.load(Ordering::Relaxed),
         }
     }
 }
@@ -162,87 +144,27 @@ fn entry(line: &str) -> Option<(u64, u64)> {
     Some((inode, u64::from_str_radix(sent, 16).ok()?))
 }
 
-impl Counted {
-    fn wrote(&self, written: &Poll<io::Result<usize>>) {
-        let is_blocked = written.is_pending();
-        self.passed.is_blocked.store(is_blocked, Ordering::Relaxed);
-        if let Poll::Ready(Ok(bytes)) = written {
-            let bytes = *bytes as u64;
-            self.passed
-                .bytes_written
-                .fetch_add(bytes, Ordering::Relaxed);
-        }
-    }
-}
-
-impl AsyncRead for Counted {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        let bytes = (buffer.filled().len() - before) as u64;
-        self.passed.bytes_read.fetch_add(bytes, Ordering::Relaxed);
-        read
-    }
-}
-
-impl AsyncWrite for Counted {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.wrote(&written);
-        written
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.wrote(&written);
-        written
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
     use tokio::time::timeout;
 
     const WAIT_MAX: Duration = Duration::from_millis(400);
 
     /// A stream that is followed, and its other end.
-    async fn pair() -> (Counted, Stall, TcpStream) {
+    async fn pair() -> (Socket, Stall, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let other = TcpStream::connect(listener.local_addr().unwrap());
         let (other, taken) = tokio::join!(other, listener.accept());
-        let (stream, stall) = follow(taken.unwrap().0, &Arc::default());
-        (stream, stall, other.unwrap())
+        let socket = Socket::new(taken.unwrap().0);
+        let stall = Stall::of(&socket, &Arc::default());
+        (socket, stall, other.unwrap())
     }
 
     /// Writes until there is no more room.
-    async fn fill(stream: &mut Counted) {
+    async fn fill(stream: &mut Socket) {
         let bytes = vec![b'x'; 1024 * 1024];
         let patience = Duration::from_millis(100);
         while timeout(patience, stream.write_all(&bytes)).await.is_ok() {}

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use super::metrics::Tracked;
 use super::spool::{self, End, Mode, Next, Reader, Room, Unread, Writer};
 use super::{call, story};
-use crate::http::{Broken, Reset};
+use crate::http::{self, Broken, Reset};
 use crate::portal::{ChainError, PendingReport, Report};
 use crate::trace::CallId;
 use crate::transport;
@@ -33,12 +33,20 @@ impl Run {
         first: VecDeque<Bytes>,
         body: transport::Body,
         report: PendingReport,
+        held: Option<http::Run>,
         room: &Arc<Room>,
         mode: Mode,
     ) -> Run {
         let (writer, output) = spool::pipe(room, mode);
         let mut task = JoinSet::new();
-        task.spawn(run(first, body, report, writer));
+        task.spawn(async move {
+            let end = run(first, body, report, &writer).await;
+            // From here on a client may listen without sending.
+            drop(held);
+            if let Ok(end) = end {
+                writer.end(end);
+            }
+        });
         Run {
             output,
             _task: task,
@@ -52,8 +60,8 @@ async fn run(
     first: VecDeque<Bytes>,
     mut body: transport::Body,
     mut report: PendingReport,
-    writer: Writer,
-) {
+    writer: &Writer,
+) -> Result<End, Unread> {
     let passing = async {
         for chunk in first {
             writer.push(chunk).await?;
@@ -70,10 +78,7 @@ async fn run(
         let mut passing = pin!(passing);
         tokio::select! {
             biased;
-            passed = &mut passing => match passed {
-                Ok(cut) => (None, cut),
-                Err(Unread) => return,
-            },
+            passed = &mut passing => (None, passed?),
             result = &mut report => (Some(result), None),
         }
     };
@@ -82,11 +87,11 @@ async fn run(
         Some(result) => result,
         None => report.await,
     };
-    writer.end(match (result, cut) {
+    Ok(match (result, cut) {
         (Err(error), _) => End::Failed(error),
         (Ok(_), Some(cut)) => End::Broken(cut),
         (Ok(report), None) => End::Succeeded(report),
-    });
+    })
 }
 
 /// A reply that has begun.

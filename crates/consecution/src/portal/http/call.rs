@@ -19,7 +19,7 @@ use super::problem::{PROBLEM_JSON, Problem, RETRY_AFTER_S};
 use super::spool::{End, Mode, News};
 use super::upload::{Progress, Upload};
 use super::{Offered, Site, story};
-use crate::http::{Answer, Reset};
+use crate::http::{Answer, Client, Reset};
 use crate::portal::{ChainError, ChainReply, ChainRequest, FailureReason, Report};
 use crate::trace::{CallId, Trace, TraceParent};
 use crate::transport::{Body, Cut};
@@ -71,9 +71,9 @@ pub(super) async fn call(
     chain: &Offered,
     request: Request<Incoming>,
     call_id: &CallId,
-    reset: &Reset,
+    client: &Client,
 ) -> Response<Answer> {
-    let tracked = Tracked::begin(&chain.metrics);
+    let tracked = Tracked::begin(&chain.metrics, client.run());
     let (head, incoming) = request.into_parts();
     let is_closed_to_end = head.version < Version::HTTP_11;
     let is_held_back = head.headers.contains_key(EXPECT);
@@ -90,7 +90,7 @@ pub(super) async fn call(
         id: call_id,
         progress: upload.progress(),
         tracked: Some(tracked),
-        reset: is_closed_to_end.then(|| reset.clone()),
+        reset: is_closed_to_end.then(|| client.reset().clone()),
     };
     if upload.is_announced_too_large() {
         return call.refuse_size();
@@ -139,7 +139,8 @@ impl Call<'_> {
                     true => Mode::Direct,
                     false => Mode::Spooling,
                 };
-                let run = Run::go_on(first, body, report, &self.site.room, mode);
+                let held = self.tracked.as_mut().and_then(Tracked::take_run);
+                let run = Run::go_on(first, body, report, held, &self.site.room, mode);
                 match is_now {
                     true => self.open(run),
                     false => self.settle(run, at).await,
