@@ -56,7 +56,7 @@ async fn run(arguments: Arguments, chains: Vec<Chain>) -> anyhow::Result<()> {
     let transport = network.transport();
     let mut portals = Portal::for_each(chains.clone(), &[], &transport)?;
     let mut publisher = network.publisher(&portals);
-    let (options, links) = (http.options(), network.served());
+    let (options, links) = (http.options(None), network.served());
     let registry = consecution::http::registry();
     let bound = portal_http::bind(&http.listen, options, portals.clone(), links, registry).await;
     let (server, offer) = bound.map_err(http::cannot_listen)?;

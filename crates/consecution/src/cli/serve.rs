@@ -50,7 +50,8 @@ pub(crate) fn serve(global: &Global, arguments: Arguments) -> anyhow::Result<u8>
     let chains = chain_file::read_all(&arguments.chains)?;
     let images = super::images::source(global, progress::on_terminal())?;
     let rules = arguments.sandboxing.rules(global)?;
-    super::serving(run(arguments, chains, images, rules))?;
+    let home = super::images::home(global)?;
+    super::serving(run(arguments, chains, images, rules, home))?;
     Ok(0)
 }
 
@@ -59,6 +60,7 @@ async fn run(
     chains: Vec<Chain>,
     images: Images,
     rules: Sandboxing,
+    home: PathBuf,
 ) -> anyhow::Result<()> {
     let (signals, hang_ups) = (Signals::listen()?, HangUps::listen()?);
     let app = Serve::start(chains.clone(), images, arguments.processes_max, rules).await?;
@@ -68,7 +70,7 @@ async fn run(
         chains: files,
         ..
     } = arguments;
-    let (options, links, registry) = (http.options(), app.links(), app.registry());
+    let (options, links, registry) = (http.options(Some(home)), app.links(), app.registry());
     let bound = portal_http::bind(&http.listen, options, app.portals(), links, registry).await;
     let (server, offer) = bound.map_err(http::cannot_listen)?;
     http::say_where(&server)?;

@@ -7,9 +7,10 @@
 //! | module | for |
 //! |---|---|
 //! | `route` | which path means what |
-//! | `chains` | which chains are offered |
 //! | `call` | one call of a chain |
 //! | `upload`, `answer` | the body of a request, and of a reply |
+//! | `spool` | output that comes before its reply may begin |
+//! | `prefer` | what a client would rather have |
 //! | `problem`, `story` | how failures and fates are written |
 //! | `admin` | the same but calls, on an address of its own |
 //! | `chains` | the chains that are offered at one time |
@@ -22,13 +23,16 @@ mod call;
 mod chains;
 mod looks;
 mod metrics;
+mod prefer;
 mod problem;
 mod readiness;
 mod route;
+mod spool;
 mod story;
 mod upload;
 
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use hyper::body::Incoming;
@@ -40,6 +44,7 @@ use prometheus_client::registry::Registry;
 use serde::Serialize;
 
 pub use looks::{LinkState, Links, Probed};
+pub use spool::{BYTES_MAX_DEFAULT as SPOOL_BYTES_MAX_DEFAULT, SpoolOptions};
 
 use self::admin::Admin;
 use self::chains::{Chains, Offered};
@@ -47,6 +52,7 @@ use self::metrics::Metrics;
 use self::problem::{Problem, RETRY_AFTER_S};
 use self::readiness::{Readiness, Ready};
 use self::route::{Look, NoRoute, Route, route};
+use self::spool::Room;
 use self::upload::Upload;
 use super::{ChainError, FailureReason, Portal};
 use crate::http::{self, Answer, Client, Listen, ListenError, Server};
@@ -62,6 +68,8 @@ pub struct Options {
     pub server: http::Options,
     /// How large a request's body may be; `None` for no limit.
     pub request_bytes_max: Option<u64>,
+    /// Where output waits that comes before its reply may begin.
+    pub spool: SpoolOptions,
     /// Where, besides, everything but calls is offered to who looks after it.
     pub admin: Option<Listen>,
 }
@@ -78,8 +86,11 @@ pub async fn bind(
     links: Arc<dyn Links>,
     registry: Registry,
 ) -> Result<(Server, Offer), ListenError> {
-    let site = Site::new(chains, links, options.request_bytes_max, registry);
-    let site = Arc::new(site);
+    let spool = options.spool.clone();
+    // Elsewhere, since it looks at the disk.
+    let room = tokio::task::spawn_blocking(|| Room::open(spool)).await;
+    let room = room.unwrap_or_else(|_| Room::open(SpoolOptions::default()));
+    let site = Arc::new(Site::new(chains, links, &options, room, registry));
     let offer = Offer(Arc::clone(&site));
     let server = Server::bind(listen, options.server, Arc::<Site>::clone(&site)).await?;
     let server = match &options.admin {
@@ -122,6 +133,8 @@ struct Site {
     /// Requests that were turned away since there are too many connections.
     turned_away: Counter,
     request_bytes_max: Option<u64>,
+    stall_wait_max: Duration,
+    room: Arc<Room>,
 }
 
 /// A chain, as `/chains` shows it.
@@ -142,9 +155,11 @@ impl Site {
     fn new(
         portals: Vec<Portal>,
         links: Arc<dyn Links>,
-        request_bytes_max: Option<u64>,
+        options: &Options,
+        room: Room,
         mut registry: Registry,
     ) -> Site {
+        room.count_in(&mut registry);
         let metrics = Metrics::new(&mut registry);
         let connections = http::count_connections(&mut registry);
         let turned_away = Counter::default();
@@ -157,7 +172,9 @@ impl Site {
             registry,
             connections,
             turned_away,
-            request_bytes_max,
+            request_bytes_max: options.request_bytes_max,
+            stall_wait_max: options.server.stall_wait_max,
+            room: Arc::new(room),
         }
     }
 
