@@ -63,6 +63,7 @@ steps! {
     TakeLimits "take the limits of a process",
     EnterWorkingDirectory "enter the working directory",
     Execute "execute the command",
+    LimitMemory "limit its memory",
 }
 
 impl Step {
@@ -145,6 +146,12 @@ impl Failure {
                 "what a process has open or executes, as in /proc/self/fd, is no part of an image: name the file itself",
             ),
             (Step::FindCommand, libc::EACCES) => Some("make it executable in the image: chmod +x"),
+            (Step::LimitMemory, libc::ENOMEM) => Some(
+                "raise Memory: the command, with its arguments and environment, takes more before it has read anything",
+            ),
+            (_, libc::EMFILE | libc::ENFILE) => {
+                Some("raise the limit on open files (ulimit -n), or have fewer links or processes")
+            }
             (Step::Execute, libc::ENOENT) => Some(
                 "the file is there, but what it needs to run is not: its interpreter (first line) or its \
                  dynamic loader is missing in the image",

@@ -20,7 +20,7 @@ use crate::place::{Place, Places};
 use crate::process::{Process, Stdio};
 use crate::program::Program;
 use crate::spec::{Ids, Limits, Spec};
-use crate::wire::{Found, ORDER_BYTES_MAX, Opened, Order, START, STDIO, receive, send};
+use crate::wire::{Found, ORDER_BYTES_MAX, Opened, Order, START, receive, send};
 use crate::zygote;
 
 /// How long a zygote may take to enter its sandbox; it takes milliseconds.
@@ -270,8 +270,7 @@ impl Zygote {
             stdio.stdout.as_fd(),
             stdio.stderr.as_fd(),
         ];
-        let joins = joins.iter().map(AsFd::as_fd);
-        descriptors.extend(joins.clone());
+        descriptors.extend(joins.iter().map(AsFd::as_fd));
         while let Some(place) = self.places.take() {
             // Where its init has been killed, there may be another.
             if send(&place.control, START, &descriptors, SendFlags::DONTWAIT).is_ok() {
@@ -282,9 +281,7 @@ impl Zygote {
         let flags = SocketFlags::CLOEXEC;
         let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
         let (control, theirs) = pair.map_err(|error| StartError::Zygote(error.into()))?;
-        descriptors.truncate(STDIO);
-        descriptors.push(theirs.as_fd());
-        descriptors.extend(joins);
+        descriptors.insert(0, theirs.as_fd());
         send(self.socket(), START, &descriptors, SendFlags::DONTWAIT)
             .map_err(StartError::Zygote)?;
         Ok(Process::new(control, None, &self.places, cgroup))
