@@ -18,6 +18,7 @@ use rustix::fd::OwnedFd;
 
 use crate::spec::{Limits, PROCESSES_DEFAULT};
 
+mod candidates;
 mod hierarchy;
 mod made;
 mod settings;
@@ -64,6 +65,16 @@ pub enum CgroupError {
         path: PathBuf,
         source: io::Error,
     },
+}
+
+/// Where cgroups can be made for a controller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CgroupPlace {
+    /// The folder in which they are made.
+    pub folder: PathBuf,
+    /// It is within the cgroup of whoever makes them, and so what limits that one
+    /// limits them as well.
+    pub is_in_own: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,13 +205,16 @@ impl Cgroups {
     }
 
     /// Which of the [`CONTROLLERS`] we have here, each with where that is.
-    pub(crate) fn controllers(&self) -> Vec<(&'static str, Option<&Path>)> {
+    pub(crate) fn controllers(&self) -> Vec<(&'static str, Option<CgroupPlace>)> {
         let parents = self.parents.get_or_init(|| find_parents(&self.name));
         let has = |controller: &str| {
             parents
                 .iter()
                 .find(|hierarchy| hierarchy.controllers.iter().any(|has| has == controller))
-                .map(|hierarchy| hierarchy.folder.as_path())
+                .map(|hierarchy| CgroupPlace {
+                    folder: hierarchy.folder.clone(),
+                    is_in_own: hierarchy.is_in_own,
+                })
         };
         CONTROLLERS
             .map(|controller| (controller, has(controller)))

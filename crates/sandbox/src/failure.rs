@@ -284,6 +284,8 @@ mod tests {
         assert!(mounts.map(|made| plan.find(made).unwrap()).is_sorted());
         steps.extend([Step::MountOverlay, Step::MountPrivate, Step::StartCommand]);
         steps.extend(named(body(include_str!("init.rs"), "\nfn execute(")));
+        let process = include_str!("process.rs");
+        steps.extend(named(body(process, "fn limit_memory(")));
         assert_eq!(steps, Step::ALL);
     }
 

@@ -69,6 +69,16 @@ impl Launcher {
         self.cgroups.keepable(&some).map(drop)
     }
 
+    /// Where cgroups are made for the processes of links, if that is outside of our
+    /// own, whose limits then do not limit them. Looks for cgroups, if nobody has yet.
+    pub fn cgroup_outside_of_own(&self) -> Option<PathBuf> {
+        let places = self.cgroups.controllers().into_iter();
+        let mut places = places.filter_map(|(_, place)| place);
+        places
+            .find(|place| !place.is_in_own)
+            .map(|place| place.folder)
+    }
+
     /// Starts a zygote and waits until it is ready: some milliseconds, 20 s at
     /// most. Blocks the thread.
     ///

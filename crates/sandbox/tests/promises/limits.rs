@@ -262,6 +262,56 @@ promises! {
     }
 }
 
+mod what_limits_a_runner_limits_its_links {
+    use super::*;
+
+    /// Our own cgroups, by hierarchy; not where we go that were in the way.
+    fn own() -> Vec<(String, String)> {
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap();
+        own.lines().map(split).collect()
+    }
+
+    fn split(line: &str) -> (String, String) {
+        let (hierarchy, path) = line.rsplit_once(':').unwrap();
+        (hierarchy.to_owned(), path.to_owned())
+    }
+
+    /// Here in each hierarchy, and on Debian's kernel also alone in a cgroup of
+    /// version 2.
+    #[test]
+    fn as_root() {
+        support::as_root(|setup| {
+            let own = own();
+            let limits = Limits {
+                memory_bytes: Some(64 * MIB),
+                cpu_millicores: Some(1000),
+                processes: Some(50),
+                best_effort: false,
+            };
+            if !kept(setup, limits) {
+                return;
+            }
+            assert_eq!(setup.launcher.cgroup_outside_of_own(), None);
+            let zygote = setup.open_limited(&setup.spec(&["cat"]), limits);
+            let mut running = Running::start(&zygote);
+            assert_eq!(running.event(), Event::Started);
+            let command = descendants(own_id()).pop().unwrap();
+            let cgroups = fs::read_to_string(format!("/proc/{}/cgroup", command.id)).unwrap();
+            let its: Vec<_> = cgroups
+                .lines()
+                .map(split)
+                .filter(|(_, path)| path.contains("/consecution/"))
+                .collect();
+            assert!(!its.is_empty(), "{cgroups}");
+            for (hierarchy, path) in its {
+                let (_, ours) = own.iter().find(|(own, _)| *own == hierarchy).unwrap();
+                let expected = format!("{}/consecution/", ours.trim_end_matches('/'));
+                assert!(path.starts_with(&expected), "{path} in {ours}");
+            }
+        });
+    }
+}
+
 mod a_runner_leaves_those_of_another_pid_namespace_alone {
     use super::*;
 
