@@ -136,6 +136,11 @@ impl Failure {
             (Step::MountOverlay, libc::EPERM | libc::ENODEV | libc::EINVAL) => Some(
                 "`Writable` needs overlay file systems in user namespaces: Linux 5.11 or newer",
             ),
+            (Step::MountHostFiles, libc::ENOENT | libc::ELOOP | libc::ENOTDIR | libc::EISDIR) => {
+                Some(
+                    "a link on the host's network needs a file there, or a link that leads to one: have it in the image",
+                )
+            }
             (Step::OpenRoot | Step::MountPrivate | Step::MountProc, libc::ENOENT) => {
                 Some("the root is incomplete: remove the image and fetch it again")
             }
