@@ -93,6 +93,11 @@ pub(crate) struct Global {
         value_name = "NUMBER"
     )]
     first_id: Option<u32>,
+    /// What to log: off, error, warn, info, debug or trace, or MODULE=LEVEL, or
+    /// several of them, separated by commas [default: info for serve, portal and
+    /// runner, else warn].
+    #[arg(long, global = true, env = "CONSECUTION_LOG", value_name = "LEVEL")]
+    log: Option<log::Filter>,
     /// How log lines look.
     #[arg(
         long,
@@ -175,7 +180,11 @@ pub(crate) fn execute(arguments: Arguments) -> ExitCode {
         Command::Serve(_) | Command::Portal(_) | Command::Runner(_) => tracing::Level::INFO,
         _ => tracing::Level::WARN,
     };
-    log::start(log_level, global.log_format);
+    log::start(
+        log_level,
+        &global.log.clone().unwrap_or_default(),
+        global.log_format,
+    );
     raise_open_files();
     let code = match command {
         Command::Run { chain, sandboxing } => run::run(&global, &chain, &sandboxing),

@@ -12,9 +12,11 @@
 //! | `problem`, `story` | how failures and fates are written |
 //! | `readiness` | what keeps chains from being run |
 //! | `metrics` | what is counted |
+//! | `log` | what the log says of calls |
 
 mod answer;
 mod call;
+mod log;
 mod metrics;
 mod problem;
 mod readiness;

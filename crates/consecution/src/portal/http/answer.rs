@@ -13,7 +13,7 @@ use hyper::body::{Body, Frame};
 use hyper::header::HeaderMap;
 
 use super::metrics::Tracked;
-use super::{call, story};
+use super::{log, story};
 use crate::http::{Broken, Reset};
 use crate::portal::PendingReport;
 use crate::trace::CallId;
@@ -65,13 +65,13 @@ impl Body for Running {
             Ok(report) if !self.is_cut => {
                 let mut trailers = HeaderMap::new();
                 story::tell(&report, &mut trailers);
-                call::log_success(&self.chain.name, &self.call_id);
+                log::success(&self.chain.name, &self.call_id);
                 Poll::Ready(Some(Ok(Frame::trailers(trailers))))
             }
             result => {
                 if let Err(error) = result {
                     let status = StatusCode::OK;
-                    call::log_failure("a call was aborted", &error, &self.call_id, status);
+                    log::failure("a call was aborted", &error, &self.call_id, status);
                 }
                 if let Some(reset) = &self.reset {
                     reset.ask();

@@ -14,7 +14,7 @@ use super::answer::Running;
 use super::metrics::{Kind, Tracked};
 use super::problem::{PROBLEM_JSON, Problem, RETRY_AFTER_S};
 use super::upload::{Progress, Upload};
-use super::{Offered, Site, story};
+use super::{Offered, Site, log, story};
 use crate::http::{Answer, Reset};
 use crate::portal::{ChainError, ChainReply, ChainRequest, FailureReason};
 use crate::trace::{CallId, Trace, TraceParent};
@@ -100,7 +100,7 @@ pub(super) async fn call(
             tracked.end(&result);
             match result {
                 Ok(report) => {
-                    log_success(name, call_id);
+                    log::success(name, call_id);
                     let mut response = Response::new(Answer::Whole(joined(chunks)));
                     let headers = response.headers_mut();
                     headers.insert(CONTENT_TYPE, OCTETS);
@@ -186,29 +186,10 @@ fn joined(mut chunks: Vec<Bytes>) -> Bytes {
 
 async fn failed(site: &Site, error: &ChainError, call_id: &CallId) -> Response<Answer> {
     let problem = site.problem(error, call_id).await;
-    log_failure("a call failed", error, call_id, problem.status);
+    log::failure("a call failed", error, call_id, problem.status);
     let mut response = respond(&problem);
     story::tell(&error.report, response.headers_mut());
     response
-}
-
-/// Says that a call has failed, for whoever looks for its id, its chain or a
-/// runner.
-pub(super) fn log_failure(what: &str, error: &ChainError, call_id: &CallId, status: StatusCode) {
-    tracing::info!(
-        %call_id,
-        chain = error.chain,
-        link = error.name,
-        runner = error.runner.as_deref(),
-        status = status.as_u16(),
-        "{what}: {error}"
-    );
-}
-
-/// Says that a call has succeeded.
-pub(super) fn log_success(chain: &str, call_id: &CallId) {
-    let status = StatusCode::OK.as_u16();
-    tracing::debug!(%call_id, chain, status, "a call succeeded");
 }
 
 fn refuse_size(chain: &str, bytes_max: Option<u64>, call_id: &CallId) -> Response<Answer> {
