@@ -14,6 +14,7 @@ use image::{Limits, MountPoint, NoProgress, Owners, Registries, Store, StoreErro
 use prometheus_client::registry::Registry;
 use sandbox::Launcher;
 
+use crate::error::FailedTo;
 use crate::http;
 use crate::link_store::memory::Memory;
 use crate::portal::http::{LinkState, Links};
@@ -36,7 +37,8 @@ pub struct OneShot {
     _runner: Runner,
 }
 
-/// A chain could not be made ready. The texts read well on their own.
+/// A chain could not be made ready. The texts read well on their own, followed by
+/// those of their sources.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A link cannot be run here.
@@ -52,8 +54,8 @@ pub enum StartError {
         error: Arc<LoadError>,
     },
     /// The portal cannot be opened.
-    #[error("failed to {0}")]
-    Portal(#[from] PortalError),
+    #[error(transparent)]
+    Portal(#[from] FailedTo<PortalError>),
 }
 
 impl OneShot {
@@ -69,7 +71,8 @@ impl OneShot {
     ) -> Result<OneShot, StartError> {
         let links = Memory::new();
         let transport: Arc<dyn Transport> = Arc::new(InProcess::new());
-        let portal = Portal::open(chain, Arc::clone(&transport), &links).await?;
+        let portal = Portal::open(chain, Arc::clone(&transport), &links).await;
+        let portal = portal.map_err(FailedTo)?;
         let runner = Runner::start(
             Options {
                 sandboxing,
@@ -112,7 +115,8 @@ impl Serve {
         let transport: Arc<dyn Transport> = Arc::new(InProcess::new());
         let mut portals = Vec::new();
         for chain in chains {
-            portals.push(Portal::open(chain, Arc::clone(&transport), &links).await?);
+            let portal = Portal::open(chain, Arc::clone(&transport), &links).await;
+            portals.push(portal.map_err(FailedTo)?);
         }
         let options = Options {
             name: None,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use chain::{Chain, ChainLink, Link};
+use chain::{Chain, ChainLink, Deadline, Link};
 use consecution::link_store::LinkStore;
 use consecution::portal::{FailureReason, Portal, Publication};
 use consecution::transport::Transport;
@@ -26,7 +26,7 @@ fn chain(links: usize) -> Chain {
     };
     Chain {
         name: "test".to_owned(),
-        deadline: None,
+        deadline: Deadline::None,
         links: (0..links)
             .map(|index| ChainLink::new(link(index)))
             .collect(),

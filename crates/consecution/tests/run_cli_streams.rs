@@ -41,28 +41,6 @@ fn standard_input_may_be_nothing() {
 }
 
 #[test]
-fn standard_input_may_be_closed() {
-    // As in a shell, where `cat <&-` fails to read.
-    let chain = chain([link(&["wc", "-c"])]);
-    let run = command::run(chain.path());
-    let mut shell = Command::new("sh");
-    shell
-        .arg("-c")
-        .arg("exec \"$0\" run \"$1\" <&-")
-        .arg(run.get_program())
-        .arg(chain.path());
-    shell.envs(
-        run.get_envs()
-            .filter_map(|(name, value)| Some((name, value?))),
-    );
-    let ran = finish(shell, b"", PATIENCE);
-    assert!(
-        (ran.code() == 0 && ran.stdout == b"0\n") || (ran.code() == 125 && ran.stdout.is_empty()),
-        "neither empty nor refused: {ran:?}"
-    );
-}
-
-#[test]
 fn standard_input_may_be_a_terminal() {
     // On a terminal of its own: what is typed comes back with the echo, then as
     // output; ^D ends it.

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::str::FromStr;
 
+use consecution::connection::TROUBLE;
 use consecution::text;
 use tracing::Level;
 use tracing_subscriber::EnvFilter;
@@ -70,12 +71,15 @@ fn is_module(text: &str) -> bool {
 
 impl Filter {
     /// All directives, of which the one with the longest matching name counts.
-    fn directives(&self, default: Level) -> String {
-        let ours = self.ours.unwrap_or_else(|| default.into());
+    fn directives(&self, unasked: Unasked) -> String {
+        let ours = self.ours.unwrap_or_else(|| unasked.level().into());
         let mut directives = "off".to_owned();
         for (module, level) in OURS.map(|crate_name| (crate_name, ours)) {
             // Writing to a string cannot fail.
             let _ = write!(directives, ",{module}={level}");
+        }
+        if unasked == Unasked::Once && self.ours.is_none() {
+            let _ = write!(directives, ",{TROUBLE}=error");
         }
         for (module, level) in &self.modules {
             let _ = write!(directives, ",{module}={level}");
@@ -84,10 +88,29 @@ impl Filter {
     }
 }
 
-/// Starts logging: from that level on, where nothing else is asked for.
-pub(crate) fn start(default: Level, filter: &Filter, format: Format) {
+/// What is logged where nothing is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unasked {
+    /// By what serves others: what it does.
+    Serving,
+    /// By what does one thing: warnings. That it waits for servers is none, since
+    /// its error says so, once.
+    Once,
+}
+
+impl Unasked {
+    fn level(self) -> Level {
+        match self {
+            Self::Serving => Level::INFO,
+            Self::Once => Level::WARN,
+        }
+    }
+}
+
+/// Starts logging.
+pub(crate) fn start(unasked: Unasked, filter: &Filter, format: Format) {
     let lines = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(filter.directives(default)))
+        .with_env_filter(EnvFilter::new(filter.directives(unasked)))
         .with_writer(|| Lines)
         .with_target(false);
     match format {
@@ -118,13 +141,13 @@ mod tests {
     use super::*;
 
     fn directives(text: &str) -> String {
-        text.parse::<Filter>().unwrap().directives(Level::WARN)
+        text.parse::<Filter>().unwrap().directives(Unasked::Serving)
     }
 
     #[test]
     fn a_level_is_for_all_that_is_ours() {
         let ours = |level| format!("off,consecution={level},image={level},sandbox={level}");
-        assert_eq!(directives(""), ours("warn"));
+        assert_eq!(directives(""), ours("info"));
         assert_eq!(directives("debug"), ours("debug"));
         assert_eq!(directives("OFF"), ours("off"));
         assert_eq!(directives("info, debug,"), ours("debug"));
@@ -133,11 +156,13 @@ mod tests {
     #[test]
     fn a_module_may_have_a_level_of_its_own_and_silences_nothing_else() {
         let shown = directives("consecution::transport=trace,async_nats=debug");
-        let wanted = "off,consecution=warn,image=warn,sandbox=warn,\
+        let wanted = "off,consecution=info,image=info,sandbox=info,\
                       consecution::transport=trace,async_nats=debug";
         assert_eq!(shown, wanted);
         let both = directives("consecution=debug");
-        assert!(both.ends_with("sandbox=warn,consecution=debug"), "{both}");
+        assert!(both.ends_with("sandbox=info,consecution=debug"), "{both}");
+        let once = Filter::default().directives(Unasked::Once);
+        assert!(once.ends_with("sandbox=warn,consecution::connection::trouble=error"));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use anyhow::Context;
 use chain::Chain;
 use consecution::app::Network;
 use consecution::chain_file;
+use consecution::error::FailedTo;
 use consecution::portal::Portal;
 use consecution::portal::http as portal_http;
 use consecution::transport::nats::Role;
@@ -47,7 +48,7 @@ async fn run(arguments: Arguments, chains: Vec<Chain>) -> anyhow::Result<()> {
     let network = Network::connect(&nats, &etcd, Role::Portal, "portal")?;
     let mut portals = Vec::new();
     for chain in chains {
-        let portal = Portal::new(chain, network.transport())?;
+        let portal = Portal::new(chain, network.transport()).map_err(FailedTo)?;
         tokio::spawn(portal.clone().keep_published(network.links()));
         portals.push(portal);
     }

@@ -8,6 +8,7 @@ use anyhow::Context;
 use chain::Chain;
 use consecution::app::Serve;
 use consecution::chain_file;
+use consecution::error::with_causes;
 use consecution::portal::http as portal_http;
 use consecution::runner::{Images, PROCESSES_MAX_DEFAULT, Sandboxing};
 
@@ -78,7 +79,7 @@ async fn say_when_ready(app: Arc<Serve>) {
         async move {
             let mut said = String::new();
             while let Err(error) = app.ready(&portal).await {
-                let error = error.to_string();
+                let error = with_causes(&error);
                 if said != error {
                     tracing::warn!("chain '{}' is not ready: {error}", portal.chain().name);
                     said = error;

@@ -183,7 +183,7 @@ mod tests {
         };
         Chain {
             name: "test".to_owned(),
-            deadline: None,
+            deadline: chain::Deadline::None,
             links: (0..links)
                 .map(|index| ChainLink::new(link(index)))
                 .collect(),
