@@ -69,7 +69,7 @@ fn hangs_up() -> String {
 fn servers_that_are_not_there() {
     let chain = cat();
     let etcd = ["etcd does not answer", NOBODY, "Connection refused"];
-    let send = ["send", name(&chain), "--wait", "300ms"];
+    let send = ["send", name(&chain), "--wait", "2s"];
     expect_said_once(&fail(&send, &[]), &etcd);
     expect_said_once(&fail(&["link", "list"], &[]), &etcd);
     let hangs_up = hangs_up();

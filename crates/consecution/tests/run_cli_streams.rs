@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use support::chain::{chain, chain_with, link, shell};
-use support::command::{self, PATIENCE, finish, finish_child, run_on};
+use support::command::{self, PATIENCE, finish_child, run_on};
 use support::leftovers;
 
 const MIB: usize = 1 << 20;

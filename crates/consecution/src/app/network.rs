@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use crate::backoff::Backoff;
 use crate::chain_file::{self, ChainFileError};
 use crate::config::{EtcdOptions, NatsOptions};
+use crate::connection::Connection;
 use crate::error::{FailedTo, with_causes};
 use crate::link_store::etcd::{Etcd, EtcdError};
 use crate::link_store::{LinkStore, LinkStoreError, RunnerState};
@@ -144,8 +145,8 @@ impl Network {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(error)) => FailedTo(error),
                 Err(_) => {
-                    let silent = || LinkStoreError::Unavailable("no answer in time".into());
-                    return Err(last.unwrap_or_else(|| FailedTo(silent().into())).into());
+                    let silent = || FailedTo(LinkStoreError::Unavailable(SILENT.into()).into());
+                    return Err(last.unwrap_or_else(silent).into());
                 }
             };
             let rest = backoff.next();
@@ -175,7 +176,7 @@ impl Network {
             let reason = match probed {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(reason)) => reason,
-                Err(_) => RefusalReason::NoRunner,
+                Err(_) => self.unanswered(),
             };
             // A new link is served after some 10 ms: doubling waits would make 20 of
             // them.
@@ -204,6 +205,16 @@ impl Network {
         }
     }
 
+    /// Why nobody has answered until the time was over.
+    fn unanswered(&self) -> RefusalReason {
+        match &*self.nats.connection().borrow() {
+            Connection::Waiting(why) => {
+                RefusalReason::Unreachable(format!("waiting for NATS: {why}").into())
+            }
+            Connection::Connected => RefusalReason::NoRunner,
+        }
+    }
+
     /// Knows which links can be called, and what runners say of the others.
     pub fn served(&self) -> Arc<dyn Links> {
         Arc::new(LinksThere {
@@ -224,6 +235,9 @@ impl Network {
 fn is_to_be_said(began: Instant, deadline: Instant) -> bool {
     began.elapsed() >= PATIENCE && Instant::now() + PATIENCE < deadline
 }
+
+/// Why links are not published where the time was over before an answer came.
+const SILENT: &str = "etcd does not answer in time; check that it runs and can be reached";
 
 type Runners = BTreeMap<String, RunnerState>;
 
