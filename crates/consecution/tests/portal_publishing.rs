@@ -73,7 +73,7 @@ async fn a_store_that_is_out_of_reach_is_an_error_once_and_waited_for_on_request
     let (portal, _, store) = waiting();
     let error = portal.publish(store.as_ref()).await.unwrap_err();
     assert_eq!(
-        error.to_string(),
+        consecution::error::with_causes(&error),
         "publish the chain's links: reach the link store: nobody answers"
     );
 
