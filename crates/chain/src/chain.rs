@@ -3,14 +3,17 @@
 //! What a link runs stands in [`Link`]; how a file is read and written stands
 //! in `file`. Nothing here may change a link's id.
 
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::file::{self, FileError, limits};
 use crate::link::Link;
 use crate::link_id::LinkId;
+use crate::units::{UnitError, parse_duration};
 
-/// The time that a whole chain may take where its file does not say.
+/// How long a whole call over HTTP, or of a library's portal, may take where the
+/// chain file does not say.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
 
 /// The exit codes that a link may end with where the file does not say.
@@ -21,10 +24,33 @@ pub(crate) const DEFAULT_ACCEPTED_EXIT_CODES: [u8; 1] = [0];
 pub struct Chain {
     /// The name under which a portal offers it: letters, digits, `.`, `_`, `-`.
     pub name: String,
-    /// The time that a whole call may take; `None` for no limit.
-    pub deadline: Option<Duration>,
+    /// How long a whole call may take.
+    pub deadline: Deadline,
     /// The links in order; there is at least one.
     pub links: Vec<ChainLink>,
+}
+
+/// How long a whole call of a chain may take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Deadline {
+    /// The chain file does not say: that is for whoever makes the call.
+    #[default]
+    Unset,
+    /// As long as it likes.
+    None,
+    /// So long, and no longer.
+    After(Duration),
+}
+
+impl Deadline {
+    /// How long a call may take that has this default; `None` for no limit.
+    pub fn or(self, default: Option<Duration>) -> Option<Duration> {
+        match self {
+            Self::Unset => default,
+            Self::None => None,
+            Self::After(duration) => Some(duration),
+        }
+    }
 }
 
 /// One use of a link by a chain.
@@ -79,6 +105,18 @@ impl Chain {
     }
 }
 
+impl FromStr for Deadline {
+    type Err = UnitError;
+
+    /// A time such as `30s`, or `none`.
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        match text {
+            "none" => Ok(Self::None),
+            text => parse_duration(text).map(Self::After),
+        }
+    }
+}
+
 impl ChainLink {
     /// A use of a link as a file has it that says nothing about the use.
     pub fn new(link: impl Into<Arc<Link>>) -> Self {
@@ -91,6 +129,12 @@ impl ChainLink {
             retries: None,
             accepted_exit_codes: DEFAULT_ACCEPTED_EXIT_CODES.to_vec(),
         }
+    }
+
+    /// What there is to say beside image, command, arguments and name, as lines of a
+    /// chain file: only what differs from the defaults.
+    pub fn settings_yaml(&self) -> String {
+        file::write_settings(self)
     }
 
     /// Whether a process that ends with this exit code has succeeded.

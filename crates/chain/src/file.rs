@@ -17,7 +17,7 @@ mod write;
 
 pub(crate) use diagnostic::ImageProblem;
 pub use diagnostic::{Diagnostic, FileError, Suggestion};
-pub(crate) use write::{write_chain, write_link};
+pub(crate) use write::{write_chain, write_link, write_settings};
 
 use crate::chain::Chain;
 use crate::link::Link;

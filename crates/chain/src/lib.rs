@@ -30,7 +30,7 @@ mod link_id;
 pub mod text;
 pub mod units;
 
-pub use crate::chain::{Chain, ChainLink, DEFAULT_DEADLINE};
+pub use crate::chain::{Chain, ChainLink, DEFAULT_DEADLINE, Deadline};
 pub use crate::file::{Diagnostic, FileError, Suggestion, limits};
 pub use crate::link::{Constraints, Link, Network};
 pub use crate::link_id::{LinkId, LinkIdError};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chain::{Chain, ChainLink, CpuLimit, Link, LinkId, Network};
+use chain::{Chain, ChainLink, CpuLimit, Deadline, Link, LinkId, Network};
 
 fn parse(text: &str) -> Chain {
     Chain::parse(text, "chain.yaml", "test").unwrap_or_else(|error| panic!("{error}"))
@@ -24,7 +24,7 @@ fn the_seed_chain_reads_to_the_letter() {
     let text = include_str!("../../../examples/words/chain.yaml");
     let chain = Chain::parse(text, "chain.yaml", "chain").expect("the seed chain is right");
     assert_eq!(chain.name, "chain");
-    assert_eq!(chain.deadline, Some(Duration::from_secs(30)));
+    assert_eq!(chain.deadline, Deadline::Unset);
     let expected: [(&str, &[&str]); 3] =
         [("cat", &[]), ("grep", &["data"]), ("xargs", &["-n", "1"])];
     assert_eq!(chain.links.len(), expected.len());
@@ -68,7 +68,7 @@ Chain:
 ",
     );
     assert_eq!(chain.name, "all.keys_1-2");
-    assert_eq!(chain.deadline, Some(Duration::from_secs(300)));
+    assert_eq!(chain.deadline, Deadline::After(Duration::from_secs(300)));
     let used = &chain.links[0];
     assert_eq!(used.name, "the tool");
     assert_eq!(used.deadline, Some(Duration::from_millis(500)));
@@ -192,7 +192,10 @@ fn a_limit_has_one_id_however_it_is_spelled() {
 
 #[test]
 fn deadlines_can_be_switched_off() {
-    assert_eq!(parse("Deadline: none\nChain: [{Image: x}]").deadline, None);
+    assert_eq!(
+        parse("Deadline: none\nChain: [{Image: x}]").deadline,
+        Deadline::None
+    );
     assert_eq!(link("Deadline: none").deadline, None);
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chain::units::{MAX_CPU_MILLICORES, MAX_MEMORY_BYTES, MIN_CPU_MILLICORES, MIN_MEMORY_BYTES};
-use chain::{Chain, ChainLink, Constraints, CpuLimit, Link, Network, limits};
+use chain::{Chain, ChainLink, Constraints, CpuLimit, Deadline, Link, Network, limits};
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -205,12 +205,15 @@ fn chain_link() -> impl Strategy<Value = ChainLink> {
 
 fn chain() -> impl Strategy<Value = Chain> {
     let name = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}";
-    (name, option::of(deadline()), vec(chain_link(), 1..5)).prop_map(|(name, deadline, links)| {
-        Chain {
-            name,
-            deadline,
-            links,
-        }
+    let deadline = prop_oneof![
+        Just(Deadline::Unset),
+        Just(Deadline::None),
+        deadline().prop_map(Deadline::After),
+    ];
+    (name, deadline, vec(chain_link(), 1..5)).prop_map(|(name, deadline, links)| Chain {
+        name,
+        deadline,
+        links,
     })
 }
 
@@ -279,7 +282,7 @@ proptest! {
     #[test]
     fn how_a_chain_uses_a_link_does_not_change_the_id(used in chain_link()) {
         prop_assert_eq!(used.id, used.link.id());
-        let chain = Chain { name: "x".into(), deadline: None, links: vec![used] };
+        let chain = Chain { name: "x".into(), deadline: Deadline::None, links: vec![used] };
         let read = Chain::parse(chain.to_yaml(), "chain.yaml", "x").expect("it reads back");
         prop_assert_eq!(read.links[0].id, chain.links[0].id);
         prop_assert_eq!(ChainLink::new(Arc::clone(&read.links[0].link)).id, chain.links[0].id);

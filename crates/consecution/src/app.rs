@@ -15,6 +15,7 @@ use image::{Limits, MountPoint, NoProgress, Owners, Registries, Store, StoreErro
 use prometheus_client::registry::Registry;
 use sandbox::Launcher;
 
+use crate::error::FailedTo;
 use crate::http;
 use crate::link_store::LinkStore;
 use crate::link_store::memory::Memory;
@@ -38,7 +39,8 @@ pub struct OneShot {
     _runner: Runner,
 }
 
-/// A chain could not be made ready. The texts read well on their own.
+/// A chain could not be made ready. The texts read well on their own, followed by
+/// those of their sources.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A link cannot be run here.
@@ -54,8 +56,8 @@ pub enum StartError {
         error: Arc<LoadError>,
     },
     /// The portal cannot be opened.
-    #[error("failed to {0}")]
-    Portal(#[from] PortalError),
+    #[error(transparent)]
+    Portal(#[from] FailedTo<PortalError>),
 }
 
 impl OneShot {
@@ -71,7 +73,8 @@ impl OneShot {
     ) -> Result<OneShot, StartError> {
         let links = Memory::new();
         let transport: Arc<dyn Transport> = Arc::new(InProcess::new());
-        let portal = Portal::open(chain, Arc::clone(&transport), &links).await?;
+        let portal = Portal::open(chain, Arc::clone(&transport), &links).await;
+        let portal = portal.map_err(FailedTo)?;
         let runner = Runner::start(
             Options {
                 sandboxing,
@@ -140,10 +143,10 @@ impl Serve {
     /// A portal cannot be opened; nothing has changed then.
     pub async fn offer(&self, chains: Vec<Chain>) -> Result<Vec<Portal>, StartError> {
         let before = self.portals();
-        let portals = Portal::for_each(chains, &before, &self.transport)?;
+        let portals = Portal::for_each(chains, &before, &self.transport).map_err(FailedTo)?;
         let is_of = |all: &[Portal], portal: &Portal| all.iter().any(|other| other.is(portal));
         for portal in portals.iter().filter(|portal| !is_of(&before, portal)) {
-            self.used.begin(portal).await?;
+            self.used.begin(portal).await.map_err(FailedTo)?;
         }
         self.locked().clone_from(&portals);
         for portal in before.into_iter().filter(|portal| !is_of(&portals, portal)) {

@@ -41,16 +41,28 @@ pub fn read(path: &Path) -> Result<Chain, ChainFileError> {
         path: path.to_owned(),
         error,
     };
-    let mut file = File::open(path).map_err(failed)?;
+    let file = File::open(path).map_err(failed)?;
     if file.metadata().is_ok_and(|found| found.is_dir()) {
         let path = path.to_owned();
         return Err(ChainFileError::Folder { path });
     }
+    read_from(file, path)
+}
+
+/// Reads and parses a chain file that is open already. `path` is what messages call
+/// it, and what the chain is called after where the file does not say.
+///
+/// # Errors
+/// It cannot be read, or something in it is wrong.
+pub fn read_from(file: impl Read, path: &Path) -> Result<Chain, ChainFileError> {
     let mut text = Vec::new();
     // One byte more than is allowed shows the parser that it is too long.
     let limit = chain::limits::MAX_FILE_BYTES as u64 + 1;
-    let mut limited = Read::by_ref(&mut file).take(limit);
-    limited.read_to_end(&mut text).map_err(failed)?;
+    let read = file.take(limit).read_to_end(&mut text);
+    read.map_err(|error| ChainFileError::Read {
+        path: path.to_owned(),
+        error,
+    })?;
     let label = path.display().to_string();
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     Chain::parse_with(&text, &label, &stem, image_problem).map_err(ChainFileError::Invalid)

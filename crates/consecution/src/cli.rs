@@ -6,7 +6,6 @@ use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use consecution::app::Ids;
 use consecution::chain_file::ChainFileError;
@@ -21,6 +20,7 @@ mod link;
 mod log;
 mod portal;
 mod progress;
+mod quote;
 mod reload;
 mod run;
 mod runner;
@@ -33,6 +33,7 @@ mod servers;
 mod signals;
 mod stdio;
 mod table;
+mod usage;
 
 /// Unix pipelines whose every stage is a container.
 ///
@@ -96,6 +97,11 @@ pub(crate) struct Global {
         value_name = "NUMBER"
     )]
     first_id: Option<u32>,
+    /// What to log: off, error, warn, info, debug or trace, or MODULE=LEVEL, or
+    /// several of them, separated by commas [default: info for serve, portal and
+    /// runner, else warn].
+    #[arg(long, global = true, env = "CONSECUTION_LOG", value_name = "LEVEL")]
+    log: Option<log::Filter>,
     /// How log lines look.
     #[arg(
         long,
@@ -128,9 +134,8 @@ enum Command {
     /// the deadline passed, 125 if Consecution itself failed, or a link was not
     /// run since nobody had room for it.
     Run {
-        /// The chain file.
-        #[arg(env = "CONSECUTION_CHAIN")]
-        chain: PathBuf,
+        #[command(flatten)]
+        call: filter::Call,
         #[command(flatten)]
         sandboxing: sandboxing::Sandbox,
     },
@@ -156,9 +161,9 @@ enum Command {
     ///
     /// The exit status is as that of `run`.
     Send(Box<send::Arguments>),
-    /// Validates chain files, and prints what each link runs.
+    /// Validates chain files, and prints what each link runs, and may do.
     Check {
-        /// The chain files.
+        /// The chain files; `-` is standard input.
         #[arg(required = true, env = "CONSECUTION_CHAINS", value_delimiter = ',')]
         chains: Vec<PathBuf>,
     },
@@ -173,17 +178,52 @@ enum Command {
     Link(link::Command),
 }
 
-pub(crate) fn execute(arguments: Arguments) -> ExitCode {
-    let Arguments { global, command } = arguments;
-    let log_level = match command {
-        Command::Serve(_) | Command::Portal(_) => tracing::Level::INFO,
-        Command::Runner(ref runner) if runner.is_to_serve() => tracing::Level::INFO,
-        _ => tracing::Level::WARN,
+pub(crate) fn main() -> ExitCode {
+    match Arguments::try_parse() {
+        Ok(arguments) => execute(arguments),
+        Err(error) => explain(error),
+    }
+}
+
+/// Prints what was asked for with `--help` and the like, or what is wrong with the
+/// command line.
+fn explain(error: clap::Error) -> ExitCode {
+    if error.use_stderr() {
+        let error = usage::as_typed(error);
+        // Whoever has closed standard error does not want to know.
+        let _ = error.print();
+        return ExitCode::from(EXIT_USAGE);
+    }
+    let help = error.render();
+    let help = match is_coloured(&std::io::stdout()) {
+        true => help.ansi().to_string(),
+        false => help.to_string(),
     };
-    log::start(log_level, global.log_format);
+    match stdio::print(help.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&error);
+            ExitCode::from(EXIT_OWN_FAILURE)
+        }
+    }
+}
+
+fn is_coloured(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+fn execute(arguments: Arguments) -> ExitCode {
+    let Arguments { global, command } = arguments;
+    let unasked = match command {
+        Command::Serve(_) | Command::Portal(_) => log::Unasked::Serving,
+        Command::Runner(ref runner) if runner.is_to_serve() => log::Unasked::Serving,
+        _ => log::Unasked::Once,
+    };
+    let filter = global.log.clone().unwrap_or_default();
+    log::start(unasked, &filter, global.log_format);
     raise_open_files();
     let code = match command {
-        Command::Run { chain, sandboxing } => run::run(&global, &chain, &sandboxing),
+        Command::Run { call, sandboxing } => run::run(&global, &call, &sandboxing),
         Command::Serve(serve) => serve::serve(&global, *serve),
         Command::Portal(portal) => portal::portal(*portal),
         Command::Runner(runner) => runner::runner(&global, *runner),
@@ -240,6 +280,9 @@ fn at_least_one(text: &str) -> Result<usize, String> {
     }
 }
 
+/// The command line is wrong: nothing was run.
+const EXIT_USAGE: u8 = 2;
+
 /// Consecution itself failed, and not what it was asked to run: as `timeout`,
 /// `env` and `docker run` have it.
 const EXIT_OWN_FAILURE: u8 = 125;
@@ -257,7 +300,7 @@ fn report(error: &anyhow::Error) {
     match error.downcast_ref::<ChainFileError>() {
         Some(ChainFileError::Invalid(invalid)) => {
             let stderr = std::io::stderr();
-            let coloured = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            let coloured = is_coloured(&stderr);
             // Whoever has closed standard error does not want to know.
             let rendered = invalid.render(coloured);
             let shown = match coloured {
@@ -272,10 +315,7 @@ fn report(error: &anyhow::Error) {
 
 /// Prints for whoever reads; one who has seen enough is no failure.
 fn print(text: &str) -> anyhow::Result<()> {
-    match std::io::stdout().write_all(text::lines(text).as_bytes()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("failed to write to standard output"),
-    }
+    stdio::print(text::lines(text).as_bytes())
 }
 
 #[cfg(test)]

@@ -2,6 +2,10 @@
 
 use std::sync::Arc;
 
+/// The target of log lines that say what keeps a connection from being there, for
+/// whoever says it otherwise.
+pub const TROUBLE: &str = "consecution::connection::trouble";
+
 /// How it is with the connection to a server, for readiness and for logs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Connection {

@@ -8,6 +8,7 @@ pub mod config;
 #[doc(hidden)]
 pub mod conformance;
 pub mod connection;
+pub mod error;
 mod held;
 pub mod http;
 pub mod link_store;

@@ -3,13 +3,11 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 mod cli;
 
 fn main() -> ExitCode {
     // Before anything that could start a thread: this program is also its own
     // zygote.
     sandbox::run_zygote_if_asked();
-    cli::execute(cli::Arguments::parse())
+    cli::main()
 }

@@ -75,7 +75,7 @@ pub enum PortalError {
     #[error("open the chain: it has no links")]
     NoLinks,
     /// Its links could not be made known.
-    #[error("publish the chain's links: {0}")]
+    #[error("publish the chain's links")]
     LinkStore(#[from] LinkStoreError),
 }
 
@@ -170,6 +170,10 @@ impl Portal {
 
     /// Sends one payload through the chain and gives what comes out.
     ///
+    /// It takes no longer than the chain's deadline, which is
+    /// [`DEFAULT_DEADLINE`](chain::DEFAULT_DEADLINE) where its file does not say:
+    /// set `deadline` of the chain before the portal is opened for another one.
+    ///
     /// The reply is held in memory: [`stream`](Self::stream) where it may be
     /// large.
     ///
@@ -186,7 +190,7 @@ impl Portal {
     /// Sends a stream through the chain.
     ///
     /// Nothing is run before the reply's body or report is asked for; the
-    /// chain's deadline counts from now.
+    /// chain's deadline counts from now, as for [`send`](Self::send).
     pub fn stream(&self, request: ChainRequest) -> ChainReply {
         Walk::start(self.clone(), request)
     }

@@ -80,6 +80,64 @@ fn the_columns_are_aligned() {
 }
 
 #[test]
+fn all_that_a_link_may_do_is_shown() {
+    let link = link(&["/bin/sh", "-c", "echo 'a b'\n"])
+        .with("Network", "host")
+        .with("User", "nobody")
+        .with("Environment", "{TOKEN: 'a secret'}")
+        .with("Deadline", "2s");
+    let file = chain([link]);
+    let text = check(&[file.path()]).expect_success().text().to_owned();
+    for shown in [
+        "1 link, deadline 30s (none with run and send)\n",
+        "  busybox  /bin/sh -c $'echo \\'a b\\'\\n'\n",
+        "    Environment:\n      TOKEN: 'a secret'\n",
+        "    User: nobody\n    Network: host\n    Deadline: 2s\n",
+    ] {
+        assert!(text.contains(shown), "{shown:?} in {text}");
+    }
+}
+
+#[test]
+fn a_file_may_come_from_standard_input() {
+    let check = |text: &[u8]| {
+        let mut check = consecution("/nonesuch".as_ref());
+        check.args(["check", "-"]);
+        finish(check, text, PATIENCE)
+    };
+    let good = check(b"Name: x\nChain: [{Image: busybox, Command: cat}]\n").expect_success();
+    assert!(
+        good.text().starts_with("standard input: chain 'x'"),
+        "{}",
+        good.text()
+    );
+    check(b"Chain:\n- Imag: x\n")
+        .expect_code(1)
+        .expect_stderr(&["standard input:2:3", "did you mean `Image`?"]);
+    // There it is what the chain reads.
+    for command in ["run", "send"] {
+        let mut run = consecution("/nonesuch".as_ref());
+        run.args([command, "-"]);
+        finish(run, b"", PATIENCE)
+            .expect_code(2)
+            .expect_stderr(&["standard input is what the chain reads"]);
+    }
+}
+
+#[test]
+fn a_log_level_that_there_is_not_is_refused() {
+    for level in ["foo", "consecution=foo", "debug,3"] {
+        let mut check = consecution("/nonesuch".as_ref());
+        check.args(["check", "x"]).env("CONSECUTION_LOG", level);
+        finish(check, b"", PATIENCE).expect_code(2).expect_stderr(&[
+            "is no level",
+            "trace",
+            "MODULE=LEVEL",
+        ]);
+    }
+}
+
+#[test]
 fn several_files_are_all_checked() {
     let good = chain([link(&["cat"])]);
     let bad = file("Chain: 7\n");

@@ -64,6 +64,29 @@ fn the_first_byte_comes_back_while_the_upload_still_runs() {
 }
 
 #[test]
+fn a_call_that_fails_after_its_first_byte_is_logged_with_what_its_link_said() {
+    let served = serve(&[&chain([link(&["cat"]), shell("cat; echo why >&2; exit 3")])]);
+    let (mut client, head) = begin(&served, "Consecution-Call-Id: seven\r\n", b"one");
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    assert_eq!(client.chunk().unwrap(), b"one");
+    client.send("0\r\n\r\n");
+    assert_eq!(client.chunk(), None);
+    let line = served.until_said("a call was aborted");
+    let (time, _) = line.split_once("  WARN ").unwrap();
+    assert!(time.starts_with("20") && time.ends_with('Z'), "{line}");
+    for shown in [
+        "call_id=seven",
+        "link=\"sh\"",
+        "link_id=",
+        "exit_code=3",
+        "elapsed_ms=",
+        "stderr=\"why\"",
+    ] {
+        assert!(line.contains(shown), "{shown} in {line}");
+    }
+}
+
+#[test]
 fn trailers_are_for_those_who_ask_for_them() {
     let served = serve(&[&chain([link(&["cat"])])]);
     let (mut client, _) = begin(&served, "", b"one");

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use chain::{Chain, ChainLink, LinkId};
+use chain::{Chain, ChainLink, Deadline, LinkId};
 use consecution::link_store::{LinkStore, memory::Memory};
 use consecution::portal::{ChainReply, ChainRequest, FailureReason, Portal, PortalError};
 use consecution::transport::conformance::fake;
@@ -116,7 +116,7 @@ async fn opening_publishes_the_links() {
     let links = [0, 1].map(link);
     let chain = Chain {
         name: "test".to_owned(),
-        deadline: None,
+        deadline: Deadline::None,
         links: links.clone().map(ChainLink::new).into(),
     };
     let store = Memory::new();
@@ -324,7 +324,7 @@ async fn a_link_that_stays_busy_fails_at_the_deadline() {
     ] {
         let busy = services.len() / 2;
         let deadline = Duration::from_secs(5);
-        let chain = open_with(services, |chain| chain.deadline = Some(deadline)).await;
+        let chain = open_with(services, |chain| chain.deadline = Deadline::After(deadline)).await;
         let before = Instant::now();
         let error = chain.portal.send("").await.unwrap_err();
         assert_eq!((error.index, &error.reason), (busy, &FailureReason::Busy));
@@ -368,7 +368,7 @@ async fn the_chain_s_deadline_names_the_first_link_still_running() {
     let chain = open_with(
         [fake::saying("x"), sleeping(60, 0), fake::echo()],
         |chain| {
-            chain.deadline = Some(deadline);
+            chain.deadline = Deadline::After(deadline);
         },
     )
     .await;
@@ -382,7 +382,7 @@ async fn the_chain_s_deadline_names_the_first_link_still_running() {
 
     // The third is killed first, and the first has only lost its reader.
     let chain = open_with([fake::endless(), fake::echo(), sleeping(60, 0)], |chain| {
-        chain.deadline = Some(deadline);
+        chain.deadline = Deadline::After(deadline);
     })
     .await;
     let error = chain.portal.send("").await.unwrap_err();
@@ -395,7 +395,7 @@ async fn the_chain_s_deadline_names_the_first_link_still_running() {
 #[tokio::test(start_paused = true)]
 async fn a_link_s_own_deadline_counts_if_it_is_earlier() {
     let chain = open_with([fake::echo(), sleeping(60, 0)], |chain| {
-        chain.deadline = Some(Duration::from_secs(30));
+        chain.deadline = Deadline::After(Duration::from_secs(30));
         chain.links[1].deadline = Some(Duration::from_secs(2));
     })
     .await;
@@ -429,7 +429,7 @@ async fn a_deadline_holds_although_the_transport_hangs() {
         let body = Body::new(stream::pending());
         std::future::ready(Ok(Reply::new(body, outcome)))
     });
-    let deadline = Some(Duration::from_secs(5));
+    let deadline = Deadline::After(Duration::from_secs(5));
     let fixture = open_with([fake::echo(), never], |chain| chain.deadline = deadline).await;
     let chain = Chain::clone(fixture.portal.chain());
     let hanging = Portal::open(chain, Arc::new(Hanging), &Memory::new())

@@ -9,7 +9,7 @@ mod support;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use chain::Chain;
+use chain::{Chain, Deadline};
 use consecution::portal::{ChainReply, ChainRequest, FailureReason};
 use consecution::transport::conformance::fake;
 use consecution::transport::{Body, Outcome, PendingOutcome, Reply, Service};
@@ -89,7 +89,8 @@ async fn at_the_chain_s_deadline_everything_is_let_go_whoever_obeys() {
     let deadline = Duration::from_secs(5);
     let links = [Stubborn::new(), Stubborn::new(), Stubborn::new()];
     let services = links.each_ref().map(|link| Arc::clone(&link.service));
-    let (elapsed, index, reason) = run(services, |chain| chain.deadline = Some(deadline)).await;
+    let (elapsed, index, reason) =
+        run(services, |chain| chain.deadline = Deadline::After(deadline)).await;
     assert_eq!((index, reason), (0, FailureReason::DeadlinePassed));
     assert!(
         elapsed >= deadline && elapsed < deadline + GRACE,
@@ -104,7 +105,7 @@ async fn at_the_chain_s_deadline_everything_is_let_go_whoever_obeys() {
 async fn at_a_link_s_own_deadline_too() {
     let deadline = Duration::from_secs(5);
     for position in 0..3 {
-        for whole in [None, Some(Duration::from_secs(60))] {
+        for whole in [Deadline::None, Deadline::After(Duration::from_secs(60))] {
             let stubborn = Stubborn::new();
             let mut services = vec![fake::endless(), fake::echo(), fake::echo()];
             services[position] = Arc::clone(&stubborn.service);
@@ -155,7 +156,8 @@ async fn a_link_that_waited_for_room_until_the_deadline_was_not_running() {
         let holding: Vec<_> = (0..before).map(|_| Stubborn::new()).collect();
         let services = holding.iter().map(|link| Arc::clone(&link.service));
         let services = services.chain([full()]);
-        let (elapsed, index, reason) = run(services, |chain| chain.deadline = Some(deadline)).await;
+        let (elapsed, index, reason) =
+            run(services, |chain| chain.deadline = Deadline::After(deadline)).await;
         assert_eq!((index, reason), (before, FailureReason::Busy));
         assert!(
             elapsed >= deadline && elapsed < deadline + GRACE,
@@ -172,7 +174,7 @@ async fn without_a_deadline_nobody_waits_for_room_for_ever() {
     let full = fake::service(|_| std::future::pending());
     let holding = Stubborn::new();
     let services = [Arc::clone(&holding.service), full];
-    let (elapsed, index, reason) = run(services, |chain| chain.deadline = None).await;
+    let (elapsed, index, reason) = run(services, |chain| chain.deadline = Deadline::None).await;
     assert_eq!((index, reason), (1, FailureReason::Busy));
     assert!(elapsed < Duration::from_secs(60), "{elapsed:?}");
     holding.is_let_go().await;

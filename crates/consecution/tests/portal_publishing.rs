@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use chain::{Chain, ChainLink, Link};
+use chain::{Chain, ChainLink, Deadline, Link};
 use consecution::link_store::LinkStore;
 use consecution::portal::{FailureReason, Portal, Publication, Publisher};
 use consecution::transport::Transport;
@@ -26,7 +26,7 @@ fn chain(links: usize) -> Chain {
     };
     Chain {
         name: "test".to_owned(),
-        deadline: None,
+        deadline: Deadline::None,
         links: (0..links)
             .map(|index| ChainLink::new(link(index)))
             .collect(),
@@ -94,7 +94,7 @@ async fn a_store_that_is_out_of_reach_is_an_error_once_and_waited_for_on_request
     let (portal, _, store) = waiting();
     let error = portal.publish(store.as_ref()).await.unwrap_err();
     assert_eq!(
-        error.to_string(),
+        consecution::error::with_causes(&error),
         "publish the chain's links: reach the link store: nobody answers"
     );
 

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chain::{Chain, Link, Network};
+use chain::{Chain, Deadline, Link, Network};
 use consecution::portal::{ChainError, ChainReply, ChainRequest, FailureReason};
 use consecution::transport::conformance::fake;
 use consecution::transport::{Body, RefusalReason, Service, Transport};
@@ -366,7 +366,7 @@ async fn the_deadline_bounds_all_of_it() {
     for (services, reason) in cases {
         let before = Instant::now();
         let set = |chain: &mut Chain| {
-            chain.deadline = Some(deadline);
+            chain.deadline = Deadline::After(deadline);
             chain.links[0].retries = Some(1_000);
         };
         let (result, _) = run(services, "x", set).await;
@@ -481,7 +481,8 @@ async fn whoever_is_out_of_reach_is_asked_again_for_a_while() {
 
     for (deadline, waited) in [(5, 5), (100, 10)] {
         let before = Instant::now();
-        let set = |chain: &mut Chain| chain.deadline = Some(Duration::from_secs(deadline));
+        let set =
+            |chain: &mut Chain| chain.deadline = Deadline::After(Duration::from_secs(deadline));
         let (result, _) = run([away()], "x", set).await;
         let error = result.unwrap_err();
         assert_eq!(

@@ -7,7 +7,7 @@ mod support;
 
 use std::process::Stdio;
 
-use support::chain::{chain, chain_with, link, shell};
+use support::chain::{ChainFile, chain, chain_with, link, shell};
 use support::command::{self, PATIENCE, UNREAD_WAIT, consecution, finish, run_on};
 use support::home;
 
@@ -114,6 +114,35 @@ fn a_deadline_gives_124() {
     run_on(&chain(links), b"")
         .expect_code(124)
         .expect_stderr(&["link 2 'sh'", "deadline"]);
+}
+
+#[test]
+fn the_deadline_can_be_given_and_errors_say_where() {
+    let run = |chain: &ChainFile, deadline| {
+        let mut run = command::run(chain.path());
+        run.args(["--deadline", deadline]);
+        finish(run, b"", PATIENCE)
+    };
+    let unlimited = chain([link(&["sleep", "1000"])]);
+    run(&unlimited, "300ms").expect_code(124).expect_stderr(&[
+        "link 1 'sleep'",
+        "the chain has 300ms",
+        "`Deadline`",
+        "--deadline",
+    ]);
+    let short = chain_with("Deadline: 300ms", [shell("sleep 1; echo done")]);
+    for deadline in ["none", "1h"] {
+        run(&short, deadline)
+            .expect_success()
+            .expect_output("done\n");
+    }
+    let own = chain([link(&["sleep", "1000"]).with("Deadline", "300ms")]);
+    let ran = run(&own, "1h").expect_code(124);
+    let ran = ran.expect_stderr(&["it has 300ms: change the link's `Deadline`"]);
+    assert!(!ran.stderr.contains("--deadline"), "{}", ran.stderr);
+    run(&unlimited, "soon")
+        .expect_code(2)
+        .expect_stderr(&["`soon`"]);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use support::chain::{chain, chain_with, link, shell};
-use support::command::{self, PATIENCE, finish, finish_child, run_on};
+use support::command::{self, PATIENCE, finish_child, run_on};
 use support::leftovers;
 
 const MIB: usize = 1 << 20;
@@ -38,28 +38,6 @@ fn standard_input_may_be_nothing() {
     finish_child(run.spawn().unwrap(), PATIENCE)
         .expect_success()
         .expect_output("0\n");
-}
-
-#[test]
-fn standard_input_may_be_closed() {
-    // As in a shell, where `cat <&-` fails to read.
-    let chain = chain([link(&["wc", "-c"])]);
-    let run = command::run(chain.path());
-    let mut shell = Command::new("sh");
-    shell
-        .arg("-c")
-        .arg("exec \"$0\" run \"$1\" <&-")
-        .arg(run.get_program())
-        .arg(chain.path());
-    shell.envs(
-        run.get_envs()
-            .filter_map(|(name, value)| Some((name, value?))),
-    );
-    let ran = finish(shell, b"", PATIENCE);
-    assert!(
-        (ran.code() == 0 && ran.stdout == b"0\n") || (ran.code() == 125 && ran.stdout.is_empty()),
-        "neither empty nor refused: {ran:?}"
-    );
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chain::{Chain, ChainLink, Link};
+use chain::{Chain, ChainLink, Deadline, Link};
 use consecution::portal::{ChainReply, ChainRequest, FailureReason, Portal, Report};
 use consecution::runner::Options;
 use consecution::transport::Ending;
@@ -29,7 +29,7 @@ impl Twins {
     async fn open(world: &World, links: Vec<ChainLink>) -> Twins {
         let chain = |change: fn(&mut ChainLink)| Chain {
             name: "test".to_owned(),
-            deadline: Some(Duration::from_secs(20)),
+            deadline: Deadline::After(Duration::from_secs(20)),
             links: links
                 .iter()
                 .cloned()

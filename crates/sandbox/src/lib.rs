@@ -43,4 +43,5 @@ pub use process::{Event, Process, Stdio, WaitStatus};
 pub use spec::{
     Ids, IdsError, Limits, Network, PROCESSES_DEFAULT, SCRATCH_BYTES_DEFAULT, SHIFTED_IDS, Spec,
 };
+pub use sys::standard_streams::{standard_input_was_closed, standard_output_was_closed};
 pub use zygote::run_zygote_if_asked;

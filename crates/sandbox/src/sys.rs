@@ -22,6 +22,7 @@ use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::mount::MountAttrFlags;
 
 pub(crate) mod in_our_memory;
+pub(crate) mod standard_streams;
 
 /// The kernel's error number.
 pub(crate) type Errno = i32;

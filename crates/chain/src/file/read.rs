@@ -4,16 +4,14 @@
 //! is wrong, so that all problems are found; the caller throws the result away
 //! if there was any.
 
-use std::time::Duration;
-
 use super::diagnostic::{Diagnostic, Problems};
 use super::fields::{CHAIN_LINK, CONSTRAINTS, Fields, LINK, Section, TOP};
 use super::limits::{MAX_ARGUMENTS, MAX_LINKS, MAX_NAME_BYTES};
 use super::tree::{Node, Value};
 use super::value;
-use crate::chain::{Chain, ChainLink, DEFAULT_DEADLINE, is_chain_name};
+use crate::chain::{Chain, ChainLink, Deadline, is_chain_name};
 use crate::link::{Constraints, Link, Network};
-use crate::units::{parse_duration, parse_memory, quoted};
+use crate::units::{parse_memory, quoted};
 
 /// Processes beyond which Linux has no numbers for them.
 const MAX_PROCESSES: u32 = 1 << 22;
@@ -41,7 +39,7 @@ pub(super) fn chain(root: &Node, default_name: &str, problems: &mut Problems) ->
     };
     Some(Chain {
         name: name.flatten().unwrap_or_else(|| default_name.to_owned()),
-        deadline: deadline.unwrap_or(Some(DEFAULT_DEADLINE)),
+        deadline: deadline.unwrap_or_default(),
         links,
     })
 }
@@ -87,7 +85,7 @@ fn chain_link(node: &Node, problems: &mut Problems) -> Option<ChainLink> {
         link.name = name;
     }
     if let Some(node) = fields.get("Deadline") {
-        link.deadline = deadline(node, problems);
+        link.deadline = deadline(node, problems).or(None);
     }
     if let Some(node) = fields.get("Retries") {
         link.retries = value::number(node, "`Retries`", 0..=u32::MAX, problems);
@@ -279,13 +277,9 @@ fn constraints(node: &Node, problems: &mut Problems) -> Option<Constraints> {
 }
 
 /// A deadline; `none` switches it off.
-fn deadline(node: &Node, problems: &mut Problems) -> Option<Duration> {
-    let parse = |text: &str| match text {
-        "none" => Ok(None),
-        text => parse_duration(text).map(Some),
-    };
+fn deadline(node: &Node, problems: &mut Problems) -> Deadline {
     let help = "write a time such as `30s`, or `none`";
-    value::parsed(node, "`Deadline`", help, parse, problems).flatten()
+    value::parsed(node, "`Deadline`", help, str::parse, problems).unwrap_or_default()
 }
 
 fn exit_codes(node: &Node, problems: &mut Problems) -> Vec<u8> {

@@ -2,7 +2,7 @@
 //! defaults, and in quotes only what YAML could take for something else.
 
 use crate::chain::default_link_name;
-use crate::chain::{Chain, ChainLink, DEFAULT_ACCEPTED_EXIT_CODES, DEFAULT_DEADLINE};
+use crate::chain::{Chain, ChainLink, DEFAULT_ACCEPTED_EXIT_CODES, Deadline};
 use crate::link::{Constraints, Link, Network};
 use crate::text::is_printable;
 use crate::units::{format_duration, format_memory};
@@ -12,9 +12,9 @@ pub(crate) fn write_chain(chain: &Chain) -> String {
     let mut lines = Lines::default();
     lines.entry("Name", &scalar(&chain.name));
     match chain.deadline {
-        None => lines.entry("Deadline", "none"),
-        Some(DEFAULT_DEADLINE) => {}
-        Some(deadline) => lines.entry("Deadline", &format_duration(deadline)),
+        Deadline::Unset => {}
+        Deadline::None => lines.entry("Deadline", "none"),
+        Deadline::After(deadline) => lines.entry("Deadline", &format_duration(deadline)),
     }
     lines.line("Chain:");
     for link in &chain.links {
@@ -35,6 +35,18 @@ fn write_chain_link(link: &ChainLink, lines: &mut Lines) {
     if link.name != default_link_name(&link.link) {
         lines.entry("Name", &scalar(&link.name));
     }
+    write_use(link, lines);
+}
+
+/// Writes what a link has beside what stands in its command line.
+pub(crate) fn write_settings(link: &ChainLink) -> String {
+    let mut lines = Lines::default();
+    write_sandbox(&link.link, &mut lines);
+    write_use(link, &mut lines);
+    lines.text
+}
+
+fn write_use(link: &ChainLink, lines: &mut Lines) {
     if let Some(deadline) = link.deadline {
         lines.entry("Deadline", &format_duration(deadline));
     }
@@ -58,6 +70,10 @@ fn write_what_runs(link: &Link, lines: &mut Lines) {
             lines.value("-", argument);
         }
     }
+    write_sandbox(link, lines);
+}
+
+fn write_sandbox(link: &Link, lines: &mut Lines) {
     if !link.environment.is_empty() {
         lines.line("Environment:");
         lines.indented(|lines| {

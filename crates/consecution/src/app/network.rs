@@ -15,8 +15,9 @@ use crate::backoff::Backoff;
 use crate::chain_file::{self, ChainFileError};
 use crate::config::{EtcdOptions, NatsOptions};
 use crate::connection::Connection;
+use crate::error::{FailedTo, with_causes};
 use crate::link_store::etcd::{Etcd, EtcdError};
-use crate::link_store::{LinkStore, RunnerState};
+use crate::link_store::{LinkStore, LinkStoreError, RunnerState};
 use crate::name;
 use crate::portal::http::{LinkState, Links, Probed};
 use crate::portal::{Portal, PortalError, Publisher};
@@ -56,18 +57,19 @@ pub struct Network {
     etcd: Etcd,
 }
 
-/// A portal could not be connected. The texts read well on their own.
+/// A portal could not be connected. The texts read well on their own, followed by
+/// those of their sources.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "each text says it")]
 pub enum ConnectError {
     #[error(transparent)]
     ChainFile(#[from] ChainFileError),
-    #[error("failed to {0}")]
-    Nats(#[from] NatsError),
-    #[error("failed to {0}")]
-    Etcd(#[from] EtcdError),
-    #[error("failed to {0}")]
-    Portal(#[from] PortalError),
+    #[error(transparent)]
+    Nats(#[from] FailedTo<NatsError>),
+    #[error(transparent)]
+    Etcd(#[from] FailedTo<EtcdError>),
+    #[error(transparent)]
+    Portal(#[from] FailedTo<PortalError>),
     #[error("link {} '{name}' ({image}) cannot be called: {reason}", index + 1)]
     NotServed {
         index: usize,
@@ -90,8 +92,8 @@ impl Network {
         name: &str,
     ) -> Result<Network, ConnectError> {
         Ok(Network {
-            nats: Nats::new(nats, role, name)?,
-            etcd: Etcd::new(etcd)?,
+            nats: Nats::new(nats, role, name).map_err(FailedTo)?,
+            etcd: Etcd::new(etcd).map_err(FailedTo)?,
         })
     }
 
@@ -158,15 +160,8 @@ impl Network {
     /// What was missing when the time was over.
     pub async fn open(&self, chain: Chain, wait: Duration) -> Result<Portal, ConnectError> {
         let deadline = Instant::now() + wait;
-        let portal = Portal::new(chain, self.transport())?;
-        let mut backoff = Backoff::new(PUBLISH_AGAIN_MIN, LOOK_AGAIN_MAX);
-        while let Err(error) = portal.publish(&self.etcd).await {
-            let rest = backoff.next();
-            if Instant::now() + rest >= deadline {
-                return Err(error.into());
-            }
-            sleep(rest).await;
-        }
+        let portal = Portal::new(chain, self.transport()).map_err(FailedTo)?;
+        self.until_published(&portal, deadline).await?;
         self.until_all_served(&portal, deadline).await?;
         Ok(portal)
     }
@@ -199,6 +194,37 @@ impl Network {
         Ok(())
     }
 
+    async fn until_published(
+        &self,
+        portal: &Portal,
+        deadline: Instant,
+    ) -> Result<(), ConnectError> {
+        let began = Instant::now();
+        let mut is_said = false;
+        let mut backoff = Backoff::new(PUBLISH_AGAIN_MIN, LOOK_AGAIN_MAX);
+        let mut last = None;
+        loop {
+            let error = match timeout_at(deadline, portal.publish(&self.etcd)).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(error)) => FailedTo(error),
+                Err(_) => {
+                    let silent = || FailedTo(LinkStoreError::Unavailable(SILENT.into()).into());
+                    return Err(last.unwrap_or_else(silent).into());
+                }
+            };
+            let rest = backoff.next();
+            if Instant::now() + rest >= deadline {
+                return Err(error.into());
+            }
+            if !is_said && is_to_be_said(began, deadline) {
+                is_said = true;
+                tracing::warn!("waiting: {}", with_causes(&error));
+            }
+            last = Some(error);
+            sleep(rest).await;
+        }
+    }
+
     async fn until_link_served(
         &self,
         portal: &Portal,
@@ -213,15 +239,16 @@ impl Network {
             let reason = match probed {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(reason)) => reason,
-                Err(_) => RefusalReason::NoRunner,
+                Err(_) => self.unanswered(),
             };
             // A new link is served after some 10 ms: doubling waits would make 20 of
             // them.
             let rest = (began.elapsed() / 4).clamp(LOOK_AGAIN_MIN, LOOK_AGAIN_MAX);
             let is_over = Instant::now() + rest >= deadline;
-            if is_over || (!is_said && began.elapsed() >= PATIENCE) {
+            if is_over || (!is_said && is_to_be_said(began, deadline)) {
                 let (name, image) = (link.name.clone(), link.link.image.clone());
-                let runners = self.etcd.runners().await.unwrap_or_default();
+                let runners = timeout(RUNNERS_WAIT_MAX, self.etcd.runners()).await;
+                let runners = runners.ok().and_then(Result::ok).unwrap_or_default();
                 let reason = problem(&runners, link.id).unwrap_or_else(|| reason.to_string());
                 if is_over {
                     return Err(ConnectError::NotServed {
@@ -241,6 +268,16 @@ impl Network {
         }
     }
 
+    /// Why nobody has answered until the time was over.
+    fn unanswered(&self) -> RefusalReason {
+        match &*self.nats.connection().borrow() {
+            Connection::Waiting(why) => {
+                RefusalReason::Unreachable(format!("waiting for NATS: {why}").into())
+            }
+            Connection::Connected => RefusalReason::NoRunner,
+        }
+    }
+
     /// Knows which links can be called, and what runners say of the others.
     pub fn served(&self) -> Arc<dyn Links> {
         Arc::new(LinksThere {
@@ -256,6 +293,15 @@ impl Network {
         self.nats.close().await;
     }
 }
+
+/// Whether who waits is told what for: after a while, and not where that is soon said
+/// by the error that it ends with.
+fn is_to_be_said(began: Instant, deadline: Instant) -> bool {
+    began.elapsed() >= PATIENCE && Instant::now() + PATIENCE < deadline
+}
+
+/// Why links are not published where the time was over before an answer came.
+const SILENT: &str = "etcd does not answer in time; check that it runs and can be reached";
 
 type Runners = BTreeMap<String, RunnerState>;
 
@@ -319,7 +365,7 @@ impl Links for LinksThere {
 /// # Errors
 /// An address, a certificate or a secret is not one.
 pub fn link_store(etcd: &EtcdOptions) -> Result<Arc<dyn LinkStore>, ConnectError> {
-    Ok(Arc::new(Etcd::new(etcd)?))
+    Ok(Arc::new(Etcd::new(etcd).map_err(FailedTo)?))
 }
 
 impl Portal {

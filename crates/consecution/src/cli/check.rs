@@ -1,64 +1,72 @@
 //! `consecution check`: is a chain file right, and what does it say?
 
-use std::io::Write;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use chain::{Chain, ChainLink};
+use chain::units::format_duration;
+use chain::{Chain, ChainLink, DEFAULT_DEADLINE, Deadline};
+use consecution::{chain_file, text};
 
-use consecution::chain_file;
-use consecution::text;
-
-use super::complain;
+use super::quote::quote;
+use super::{print, report, stdio};
 
 /// A file is wrong, or what it says could not be printed.
 const EXIT_WRONG: u8 = 1;
 
+/// What messages call standard input.
+const STANDARD_INPUT: &str = "standard input";
+
 /// Checks each file; fails if any of them is wrong.
 pub(crate) fn check(paths: &[PathBuf]) -> u8 {
     let mut code = 0;
-    let mut output = std::io::stdout().lock();
     for path in paths {
-        let chain = chain_file::read(path);
-        let written = match chain {
-            Ok(chain) => write!(output, "{}", text::lines(&describe(path, &chain))),
+        let description = match read(path) {
+            Ok(description) => description,
             Err(error) => {
-                super::report(&error.into());
+                report(&error);
                 code = EXIT_WRONG;
                 continue;
             }
         };
-        if let Err(error) = written {
-            // Nobody reads any more; what is left to check is still checked.
-            if error.kind() != std::io::ErrorKind::BrokenPipe {
-                complain(format_args!("failed to write to standard output: {error}"));
-                return EXIT_WRONG;
-            }
+        // Where nobody reads any more, what is left to check is still checked.
+        if let Err(error) = print(&description) {
+            report(&error);
+            return EXIT_WRONG;
         }
     }
     code
 }
 
-/// A heading for the chain and a line for each link, in columns.
-fn describe(path: &Path, chain: &Chain) -> String {
+/// What a file says; `-` is standard input.
+fn read(path: &Path) -> anyhow::Result<String> {
+    if path.as_os_str() != "-" {
+        return Ok(describe(&path.to_string_lossy(), &chain_file::read(path)?));
+    }
+    let input = File::from(stdio::standard_input()?);
+    let chain = chain_file::read_from(input, STANDARD_INPUT.as_ref())?;
+    Ok(describe(STANDARD_INPUT, &chain))
+}
+
+/// A heading for the chain and a line for each link, in columns, as a shell would
+/// have it; below it, as a chain file has them, the settings that the link has
+/// beside it.
+fn describe(file: &str, chain: &Chain) -> String {
     let count = chain.links.len();
-    let deadline = match chain.deadline {
-        Some(deadline) => format!("deadline {}", chain::units::format_duration(deadline)),
-        None => "no deadline".to_owned(),
-    };
     let plural = if count == 1 { "" } else { "s" };
     let mut text = format!(
-        "{}: chain '{}', {count} link{plural}, {deadline}\n",
-        text::line(&path.display().to_string()),
-        chain.name
+        "{}: chain '{}', {count} link{plural}, {}\n",
+        text::line(file),
+        chain.name,
+        deadline(chain.deadline)
     );
     let rows: Vec<[String; 4]> = chain
         .links
         .iter()
         .map(|link| {
             [
-                link.name.clone(),
+                quote(&link.name).into_owned(),
                 link.id.to_string(),
-                link.link.image.clone(),
+                quote(&link.link.image).into_owned(),
                 command(link),
             ]
         })
@@ -70,37 +78,41 @@ fn describe(path: &Path, chain: &Chain) -> String {
             .unwrap_or(0)
     };
     let (names, images) = (width(0), width(2));
-    for [name, id, image, command] in &rows {
+    for ([name, id, image, command], link) in rows.iter().zip(&chain.links) {
         text.push_str(&format!(
             "  {name:names$}  {id}  {image:images$}  {command}\n"
         ));
+        for line in link.settings_yaml().lines() {
+            text.push_str(&format!("    {line}\n"));
+        }
     }
     text
 }
 
-fn command(link: &ChainLink) -> String {
-    let command = link
-        .link
-        .command
-        .as_deref()
-        .unwrap_or("(the image's own command)");
-    let words = std::iter::once(command.to_owned())
-        .chain(link.link.arguments.iter().map(|word| quote(word)));
-    words.collect::<Vec<_>>().join(" ")
+/// How long a call may take, for whoever makes it.
+fn deadline(deadline: Deadline) -> String {
+    match deadline {
+        Deadline::Unset => format!(
+            "deadline {} (none with run and send)",
+            format_duration(DEFAULT_DEADLINE)
+        ),
+        Deadline::None => "no deadline".to_owned(),
+        Deadline::After(deadline) => format!("deadline {}", format_duration(deadline)),
+    }
 }
 
-/// A word as a shell would need to see it.
-fn quote(word: &str) -> String {
-    let plain =
-        |character: char| character.is_ascii_alphanumeric() || "-_./:=,@%+".contains(character);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!(
-            "'{}'",
-            word.escape_debug().to_string().replace('\'', "'\\''")
-        )
-    }
+fn command(link: &ChainLink) -> String {
+    let command = match &link.link.command {
+        Some(command) => quote(command).into_owned(),
+        None => "(the image's own command)".to_owned(),
+    };
+    let arguments = link
+        .link
+        .arguments
+        .iter()
+        .map(|word| quote(word).into_owned());
+    let words = std::iter::once(command).chain(arguments);
+    words.collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -113,13 +125,46 @@ mod tests {
         let chain = Chain::parse(text, "x.yaml", "x").unwrap();
         let id = |at: usize| chain.links[at].id;
         assert_eq!(
-            describe(Path::new("x.yaml"), &chain),
+            describe("x.yaml", &chain),
             format!(
-                "x.yaml: chain 'x', 2 links, deadline 30s\n  \
+                "x.yaml: chain 'x', 2 links, deadline 30s (none with run and send)\n  \
                  cat   {}  busybox  /bin/cat\n  grep  {}  b        grep 'a b'\n",
                 id(0),
                 id(1)
             )
         );
+    }
+
+    #[test]
+    fn all_that_a_link_may_do_is_shown_as_a_chain_file_has_it() {
+        let settings = "Environment:
+  KEY: 'a secret'
+  SCRIPT: |
+    one
+    two
+WorkingDirectory: /srv
+User: '1000:1000'
+Writable: true
+Network: host
+Constraints:
+  Memory: 20M
+  CPU: 0.5
+  Processes: 8
+Deadline: 500ms
+Retries: 2
+AcceptedExitCodes: [0, 1]
+";
+        let indented = |by: &str| -> String {
+            let lines = settings.lines();
+            lines.map(|line| format!("{by}{line}\n")).collect()
+        };
+        let text = format!("Deadline: none\nChain:\n- Image: b\n{}", indented("  "));
+        let chain = Chain::parse(&text, "x.yaml", "x").unwrap();
+        let described = describe("x.yaml", &chain);
+        let (heading, rest) = described.split_once('\n').unwrap();
+        assert_eq!(heading, "x.yaml: chain 'x', 1 link, no deadline");
+        let (line, rest) = rest.split_once('\n').unwrap();
+        assert!(line.ends_with("  b  (the image's own command)"), "{line}");
+        assert_eq!(rest, indented("    "));
     }
 }

@@ -1,7 +1,14 @@
 //! One payload through a chain, as a filter: standard input in, standard output
 //! out, and an exit status as the links', `timeout`'s and `env`'s.
 
+use std::path::PathBuf;
 use std::time::Duration;
+
+use anyhow::Context;
+use chain::units::format_duration;
+use chain::{Chain, Deadline};
+use clap::builder::{PathBufValueParser, TypedValueParser};
+use consecution::chain_file::{self, ChainFileError};
 
 use consecution::portal::{ChainError, ChainReply, ChainRequest, FailureReason, Portal};
 use consecution::transport::Next;
@@ -19,6 +26,36 @@ const EXIT_SIGNAL_BASE: i32 = 128;
 /// How long to wait for the rest of what links say on standard error, once the
 /// run is over: whoever still holds it may have been lost.
 const LAST_WORDS_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// What is called, and how: what `run` and `send` take.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Call {
+    /// The chain file.
+    #[arg(env = "CONSECUTION_CHAIN", value_parser = file())]
+    chain: PathBuf,
+    /// How long the whole call may take, or none [default: what the chain file's
+    /// `Deadline` says, else none].
+    #[arg(long, env = "CONSECUTION_DEADLINE", value_name = "DURATION|none")]
+    deadline: Option<Deadline>,
+}
+
+/// A chain file's name. There it cannot be read from standard input.
+fn file() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| match path.as_os_str() == "-" {
+        true => Err("standard input is what the chain reads; name a file"),
+        false => Ok(path),
+    })
+}
+
+impl Call {
+    /// The chain, with the deadline that counts.
+    pub(crate) fn chain(&self) -> Result<Chain, ChainFileError> {
+        let mut chain = chain_file::read(&self.chain)?;
+        let deadline = self.deadline.unwrap_or(chain.deadline).or(None);
+        chain.deadline = deadline.map_or(Deadline::None, Deadline::After);
+        Ok(chain)
+    }
+}
 
 /// Runs `future`, unless a signal asks to end before it does; gives the exit
 /// status.
@@ -67,15 +104,35 @@ pub(crate) async fn filter(portal: &Portal, held: impl Send) -> anyhow::Result<u
     match tokio::task::spawn_blocking(|| output.finish()).await? {
         // Whoever reads us has seen enough, and that is no failure.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
-        written => written
-            .map_err(|error| anyhow::anyhow!("failed to write to standard output: {error}"))?,
+        written => written.context(stdio::WRITING)?,
     }
     Ok(match report {
         Ok(_) => 0,
         Err(error) => {
-            complain(&error);
+            match remedy(&error, portal.chain()) {
+                Some(remedy) => complain(format_args!("{error}; {remedy}")),
+                None => complain(&error),
+            }
             exit_code(&error)
         }
+    })
+}
+
+/// What to do about a deadline that was too short: the chain's or the link's own,
+/// whichever is shorter.
+fn remedy(error: &ChainError, chain: &Chain) -> Option<String> {
+    if error.reason != FailureReason::DeadlinePassed {
+        return None;
+    }
+    let own = chain.links.get(error.index)?.deadline;
+    let whole = chain.deadline.or(None);
+    let is_own = own.is_some_and(|own| whole.is_none_or(|whole| own <= whole));
+    let shown = format_duration(if is_own { own } else { whole }?);
+    Some(match is_own {
+        true => format!("it has {shown}: change the link's `Deadline` in the chain file"),
+        false => format!(
+            "the chain has {shown}: change `Deadline` in the chain file, or give --deadline"
+        ),
     })
 }
 
@@ -110,4 +167,29 @@ async fn stopped() -> anyhow::Result<i32> {
         _ = hang_up.recv() => SignalKind::hangup(),
     }
     .as_raw_value())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_option_counts_before_the_file_and_without_both_there_is_no_deadline() {
+        let second = |seconds| Deadline::After(Duration::from_secs(seconds));
+        for (said, deadline, wanted) in [
+            ("", None, Deadline::None),
+            ("Deadline: none", None, Deadline::None),
+            ("Deadline: 2s", None, second(2)),
+            ("", Some(second(3)), second(3)),
+            ("Deadline: 2s", Some(second(3)), second(3)),
+            ("Deadline: 2s", Some(Deadline::None), Deadline::None),
+        ] {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            let text = format!("{said}\nChain: [{{Image: busybox, Command: cat}}]\n");
+            std::fs::write(&file, text).unwrap();
+            let chain = file.path().to_owned();
+            let chain = Call { chain, deadline }.chain().unwrap();
+            assert_eq!(chain.deadline, wanted, "{said} {deadline:?}");
+        }
+    }
 }

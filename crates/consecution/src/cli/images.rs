@@ -1,6 +1,7 @@
 //! `consecution image`: what is in the store, and how it gets there.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,7 +12,7 @@ use consecution::app;
 use consecution::runner::Images;
 use image::{Entry, Image, Input, Limits, Progress, Reference, Registries, Store};
 
-use super::{Global, print, progress};
+use super::{Global, print, progress, stdio};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -56,7 +57,7 @@ pub(crate) fn execute(global: &Global, command: Command) -> anyhow::Result<u8> {
         Command::Import { name, file } => {
             let name = reference(&name)?;
             let input = if file.as_os_str() == "-" {
-                Input::Read(Box::new(std::io::stdin()))
+                Input::Read(Box::new(File::from(stdio::standard_input()?)))
             } else {
                 Input::Path(file)
             };

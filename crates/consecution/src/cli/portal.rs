@@ -6,6 +6,7 @@ use std::time::Duration;
 use chain::Chain;
 use consecution::app::Network;
 use consecution::chain_file;
+use consecution::error::{FailedTo, with_causes};
 use consecution::portal::Portal;
 use consecution::portal::http as portal_http;
 use consecution::transport::nats::Role;
@@ -54,7 +55,8 @@ async fn run(arguments: Arguments, chains: Vec<Chain>) -> anyhow::Result<()> {
     let (nats, etcd) = (nats.options()?, etcd.options()?);
     let network = Network::connect(&nats, &etcd, Role::Portal, "portal")?;
     let transport = network.transport();
-    let mut portals = Portal::for_each(chains.clone(), &[], &transport)?;
+    let offered = Portal::for_each(chains.clone(), &[], &transport);
+    let mut portals = offered.map_err(FailedTo)?;
     let mut publisher = network.publisher(&portals);
     let (options, links) = (http.options(None), network.served());
     let registry = consecution::http::registry();
@@ -62,10 +64,10 @@ async fn run(arguments: Arguments, chains: Vec<Chain>) -> anyhow::Result<()> {
     let (server, offer) = bound.map_err(http::cannot_listen)?;
     http::say_where(&server)?;
     let reloading = reload::on_hang_up(hang_ups, files, chains, async |chains| {
-        portals = Portal::for_each(chains, &portals, &transport)?;
+        portals = Portal::for_each(chains, &portals, &transport).map_err(FailedTo)?;
         publisher.offer(&portals);
         if let Err(error) = network.until_served(&portals, reload::READY_WAIT_MAX).await {
-            tracing::warn!("not all chains can be run yet: {error}");
+            tracing::warn!("not all chains can be run yet: {}", with_causes(&error));
         }
         offer.replace(portals.clone());
         Ok(())

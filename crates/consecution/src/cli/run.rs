@@ -1,21 +1,19 @@
 //! `consecution run`: one chain, here, as a filter.
 
-use std::path::Path;
-
 use chain::Chain;
 use consecution::app::OneShot;
-use consecution::chain_file;
 use consecution::runner::{Images, Sandboxing};
 
-use super::filter::{filter, unless_stopped};
-use super::{Global, progress, sandboxing};
+use super::filter::{Call, filter, unless_stopped};
+use super::{Global, progress, sandboxing, stdio};
 
 pub(crate) fn run(
     global: &Global,
-    path: &Path,
+    call: &Call,
     sandboxing: &sandboxing::Sandbox,
 ) -> anyhow::Result<u8> {
-    let chain = chain_file::read(path)?;
+    let chain = call.chain()?;
+    stdio::check_open()?;
     let rules = sandboxing.rules(global)?;
     let images = super::images::source(global, progress::on_terminal())?;
     let runtime = tokio::runtime::Builder::new_current_thread()

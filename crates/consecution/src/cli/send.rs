@@ -1,23 +1,20 @@
 //! `consecution send`: one payload through a chain, run by runners elsewhere.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use consecution::app::Network;
-use consecution::chain_file;
 use consecution::transport::nats::Role;
 
-use super::filter::{filter, unless_stopped};
-use super::servers;
+use super::filter::{Call, filter, unless_stopped};
+use super::{servers, stdio};
 
 /// What `send` takes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The chain file.
-    #[arg(env = "CONSECUTION_CHAIN")]
-    chain: PathBuf,
+    #[command(flatten)]
+    call: Call,
     /// How long servers and runners may take to be there, and runners to load a
-    /// link that is new to them.
+    /// link that is new to them. No longer than the deadline.
     #[arg(
         long,
         env = "CONSECUTION_WAIT",
@@ -33,14 +30,18 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn send(arguments: Arguments) -> anyhow::Result<u8> {
-    let chain = chain_file::read(&arguments.chain)?;
+    let chain = arguments.call.chain()?;
+    stdio::check_open()?;
+    // Who has so long for the call does not wait longer for it to begin.
+    let deadline = chain.deadline.or(None).unwrap_or(Duration::MAX);
+    let wait = arguments.wait.min(deadline);
     let (nats, etcd) = (arguments.nats.options()?, arguments.etcd.options()?);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let code = runtime.block_on(unless_stopped(async {
         let network = Network::connect(&nats, &etcd, Role::Portal, "send")?;
-        let portal = network.open(chain, arguments.wait).await?;
+        let portal = network.open(chain, wait).await?;
         let code = filter(&portal, ()).await;
         network.close().await;
         code

@@ -7,6 +7,7 @@ use std::time::Duration;
 use chain::Chain;
 use consecution::app::Serve;
 use consecution::chain_file;
+use consecution::error::with_causes;
 use consecution::portal::Portal;
 use consecution::portal::http as portal_http;
 use consecution::runner::{Images, PROCESSES_MAX_DEFAULT, Sandboxing};
@@ -129,7 +130,7 @@ async fn say_when_ready(app: &Serve, chain: &Chain) {
     const LOOK: Duration = Duration::from_secs(1);
     let mut said = String::new();
     while let Err(error) = app.ready(chain).await {
-        let error = error.to_string();
+        let error = with_causes(&error);
         if said != error {
             tracing::warn!("chain '{}' is not ready: {error}", chain.name);
             said = error;

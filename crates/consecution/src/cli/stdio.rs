@@ -9,6 +9,7 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
+use anyhow::{Context, ensure};
 use bytes::Bytes;
 use consecution::pipe::{Reader, Writer, widen};
 use consecution::transport::{Body, Cut};
@@ -29,9 +30,50 @@ const COPIED_BYTES: usize = 64 * 1024;
 /// How many chunks of standard error wait for their thread, at most.
 const CHUNKS_WAITING_MAX: usize = 2;
 
+/// Says so where standard input or output was closed, before anything is done for
+/// it: what a chain is to read or has written must not get lost without a word.
+pub(crate) fn check_open() -> anyhow::Result<()> {
+    ensure!(
+        !sandbox::standard_input_was_closed(),
+        "{CLOSED_INPUT}; give it /dev/null where there is nothing to read"
+    );
+    ensure!(
+        !sandbox::standard_output_was_closed(),
+        "{CLOSED_OUTPUT}; give it /dev/null where nobody is to read it"
+    );
+    Ok(())
+}
+
+const CLOSED_INPUT: &str = "failed to read standard input: it is closed";
+const CLOSED_OUTPUT: &str = "failed to write to standard output: it is closed";
+
+/// A copy of standard input.
+pub(crate) fn standard_input() -> anyhow::Result<OwnedFd> {
+    ensure!(!sandbox::standard_input_was_closed(), "{CLOSED_INPUT}");
+    Ok(io::stdin().as_fd().try_clone_to_owned()?)
+}
+
+/// A copy of standard output.
+fn standard_output() -> anyhow::Result<OwnedFd> {
+    ensure!(!sandbox::standard_output_was_closed(), "{CLOSED_OUTPUT}");
+    Ok(io::stdout().as_fd().try_clone_to_owned()?)
+}
+
+/// Writes all of it to standard output. Not as the standard library does, which
+/// takes for written what cannot be. Whoever reads and has seen enough is no failure.
+pub(crate) fn print(bytes: &[u8]) -> anyhow::Result<()> {
+    match write_all(&standard_output()?, bytes) {
+        Ok(()) | Err(Errno::PIPE) => Ok(()),
+        Err(error) => Err(io::Error::from(error)).context(WRITING),
+    }
+}
+
+/// What fails where standard output cannot be written to.
+pub(crate) const WRITING: &str = "failed to write to standard output";
+
 /// Standard input, read as it is asked for.
 pub(crate) fn input() -> anyhow::Result<Body> {
-    let stdin = io::stdin().as_fd().try_clone_to_owned()?;
+    let stdin = standard_input()?;
     let (ours, theirs) = io::pipe()?;
     let failure = Arc::new(OnceLock::new());
     let failed = Arc::clone(&failure);
@@ -60,8 +102,8 @@ pub(crate) struct Output {
 
 impl Output {
     /// Starts to write to a copy of standard output.
-    pub(crate) fn start() -> io::Result<Output> {
-        let stdout = io::stdout().as_fd().try_clone_to_owned()?;
+    pub(crate) fn start() -> anyhow::Result<Output> {
+        let stdout = standard_output()?;
         let (theirs, ours) = io::pipe()?;
         let theirs = OwnedFd::from(theirs);
         let writing = thread("stdout", move || match pump(&theirs, &stdout) {

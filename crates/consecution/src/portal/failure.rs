@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chain::{Chain, Link};
+use chain::{Chain, Link, LinkId};
 
 use crate::transport::{Cut, Ending};
 
@@ -52,6 +52,8 @@ pub struct ChainFailure {
     pub index: usize,
     /// What the chain calls that link.
     pub name: String,
+    /// The id of what that link runs.
+    pub link_id: LinkId,
     /// That link's image, command and arguments, in one line.
     pub command: String,
     /// The runner that had that link's call, as in its report.
@@ -103,6 +105,7 @@ impl ChainError {
             chain: chain.name.clone(),
             index,
             name: link.name.clone(),
+            link_id: link.id,
             command: command_line(&link.link),
             runner: report.links.get(index).and_then(|link| link.runner.clone()),
             reason,

@@ -16,11 +16,13 @@
 //! | `chains` | the chains that are offered at one time |
 //! | `looks`, `readiness` | what keeps chains from being run |
 //! | `metrics` | what is counted |
+//! | `log` | what the log says of calls |
 
 mod admin;
 mod answer;
 mod call;
 mod chains;
+mod log;
 mod looks;
 mod metrics;
 mod prefer;

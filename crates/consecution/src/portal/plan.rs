@@ -34,7 +34,7 @@ fn go_together(before: &ChainLink, link: &ChainLink) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use chain::{Link, Network};
+    use chain::{Deadline, Link, Network};
     use std::time::Duration;
 
     /// How many links may be taken together with each one.
@@ -46,7 +46,7 @@ mod tests {
         };
         let mut chain = Chain {
             name: "test".to_owned(),
-            deadline: None,
+            deadline: Deadline::None,
             links: (0..4).map(|at| ChainLink::new(link(at))).collect(),
         };
         change(&mut chain);
@@ -84,7 +84,7 @@ mod tests {
     fn each_one_comes_with_the_codes_of_the_one_before() {
         let mut chain = Chain {
             name: "test".to_owned(),
-            deadline: None,
+            deadline: Deadline::None,
             links: (0..3).map(|_| ChainLink::new(Link::default())).collect(),
         };
         chain.links[0].accepted_exit_codes = vec![0, 1];
@@ -97,7 +97,7 @@ mod tests {
     fn no_more_go_together_than_a_request_may_name() {
         let chain = Chain {
             name: "test".to_owned(),
-            deadline: None,
+            deadline: Deadline::None,
             links: (0..40).map(|_| ChainLink::new(Link::default())).collect(),
         };
         assert_eq!(following(&chain)[0].len(), FOLLOWING_MAX);

@@ -254,6 +254,7 @@ impl Call {
             call_id = self.trace.call_id.as_str(),
             chain = self.portal.chain.name,
             link = link.name,
+            link_id = %link.id,
             runner = notes.runner.as_deref(),
             "link {} '{}' is called again ({retries}), since it was lost: {reason}",
             self.index + 1,

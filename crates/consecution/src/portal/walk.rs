@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use chain::DEFAULT_DEADLINE;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -72,8 +73,9 @@ impl Walk {
         let (output, last) = oneshot::channel();
         let (reading, drained) = oneshot::channel();
         let chain = &portal.chain;
+        let deadline = chain.deadline.or(Some(DEFAULT_DEADLINE));
         let walk = Walk {
-            deadline: chain.deadline.map(|deadline| Instant::now() + deadline),
+            deadline: deadline.map(|deadline| Instant::now() + deadline),
             trail: Trail::new(Arc::clone(chain)),
             events: FuturesUnordered::new(),
             inputs: BTreeMap::new(),

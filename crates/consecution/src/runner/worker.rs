@@ -281,7 +281,7 @@ async fn open(shared: &Shared, spec: Spec, limits: Limits) -> Result<Zygote, Loa
     // Never closed, so never refused.
     let _turn = shared.opens.acquire().await;
     let launcher = shared.launcher.clone();
-    let says_so = shared.says_broken.then_some(&SAYS_CGROUP);
+    let says_so = shared.says_links.then_some(&SAYS_CGROUP);
     let opening = tokio::task::spawn_blocking(move || {
         let opened = launcher.open(&spec, limits);
         if let Some(once) = says_so {

@@ -22,7 +22,8 @@ fn json_lines_of_a_portal_have_the_id_of_the_call() {
     let Some(servers) = Servers::start() else {
         cannot_run_here!("nats-server, etcd or etcdctl is missing");
     };
-    let links = [link(&["/bin/cat"]), shell("exit 3").with("Name", "picky")];
+    let picky = shell("printf 'what\\n\\033[2Jelse\\n' >&2; exit 3").with("Name", "picky");
+    let links = [link(&["/bin/cat"]), picky];
     let words = chain_with("Name: words", links);
     let _runner = servers.runner("north");
     let mut portal = servers.command("portal");
@@ -38,11 +39,20 @@ fn json_lines_of_a_portal_have_the_id_of_the_call() {
         lines_about(&portal, "seven").pop()
     });
     let fields = &line["fields"];
-    for (field, wanted) in [("chain", "words"), ("link", "picky"), ("runner", "north")] {
+    let id = words.ids()[1].to_string();
+    for (field, wanted) in [
+        ("chain", "words"),
+        ("link", "picky"),
+        ("link_id", &id),
+        ("runner", "north"),
+        ("stderr", "what\n\u{1b}[2Jelse"),
+    ] {
         assert_eq!(fields[field], wanted, "{line}");
     }
     assert_eq!(
-        (&fields["status"], &line["level"]),
-        (&502.into(), &"INFO".into())
+        (&fields["status"], &fields["exit_code"], &line["level"]),
+        (&502.into(), &3.into(), &"WARN".into())
     );
+    assert!(fields["elapsed_ms"].as_f64() > Some(0.0), "{line}");
+    assert!(line["timestamp"].is_string(), "{line}");
 }

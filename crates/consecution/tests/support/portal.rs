@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use chain::{Chain, ChainLink, Link, LinkId};
+use chain::{Chain, ChainLink, Deadline, Link, LinkId};
 use consecution::link_store::memory::Memory;
 use consecution::link_store::{
     Announcement, Change, LinkStore, LinkStoreError, PortalState, RunnerState,
@@ -41,7 +41,7 @@ pub(crate) async fn open_with(
     let services: Vec<_> = services.into_iter().collect();
     let mut chain = Chain {
         name: "test".to_owned(),
-        deadline: None,
+        deadline: Deadline::None,
         links: (0..services.len())
             .map(|index| ChainLink::new(link(index)))
             .collect(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chain::{Chain, ChainLink, Link};
+use chain::{Chain, ChainLink, Deadline, Link};
 use consecution::app;
 use consecution::link_store::LinkStore;
 use consecution::link_store::memory::Memory;
@@ -74,7 +74,7 @@ impl World {
     pub(crate) async fn portal_of(&self, links: Vec<Link>) -> Portal {
         let chain = Chain {
             name: "test".to_owned(),
-            deadline: Some(PATIENCE),
+            deadline: Deadline::After(PATIENCE),
             links: links.into_iter().map(ChainLink::new).collect(),
         };
         Portal::open(chain, Arc::clone(&self.transport), self.links.as_ref())

@@ -4,7 +4,7 @@
 //! bounds and retries: [`endpoint`] is where a registry or mirror answers, [`api`]
 //! by which URLs,
 //! [`auth`] how it is shown who asks, [`session`] one request with its retries,
-//! [`redirects`] where that leads and [`reach`] where it may, [`body`] what it is
+//! [`redirects`] where that leads and [`reach`] where it may, [`proxy`] through whom, [`body`] what it is
 //! answered, [`retry_after`] when it is not to be asked, [`resolve`] from a name to a manifest, [`blob`] a download.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +17,7 @@ mod blob;
 mod body;
 pub(crate) mod credentials;
 mod endpoint;
+mod proxy;
 mod reach;
 mod redirects;
 mod resolve;

@@ -226,7 +226,7 @@ impl Session {
             is_new
         });
         if self.trouble().said.lets(reason, Instant::now()) {
-            tracing::warn!("waiting: {reason}");
+            tracing::warn!(target: crate::connection::TROUBLE, "waiting: {reason}");
         }
     }
 

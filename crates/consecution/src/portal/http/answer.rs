@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use super::metrics::Tracked;
 use super::spool::{self, End, Mode, Next, Reader, Room, Unread, Writer};
-use super::{call, story};
+use super::{log, story};
 use crate::http::{self, Broken, Reset};
 use crate::portal::{ChainError, PendingReport, Report};
 use crate::trace::CallId;
@@ -155,17 +155,17 @@ impl Running {
                 let mut trailers = HeaderMap::new();
                 story::tell(&report, &mut trailers);
                 self.track(&Ok(report));
-                call::log_success(&self.chain.name, &self.call_id);
+                log::success(&self.chain.name, &self.call_id);
                 Some(trailers)
             }
             End::Failed(error) => {
                 let status = StatusCode::OK;
-                call::log_failure("a call was aborted", &error, &self.call_id, status);
+                log::failure("a call was aborted", &error, &self.call_id, status);
                 self.track(&Err(error));
                 None
             }
             End::Broken(cut) => {
-                call::log_fault(&self.chain.name, &self.call_id, &cut, StatusCode::OK);
+                log::fault(&self.chain.name, &self.call_id, &cut, StatusCode::OK);
                 None
             }
         }

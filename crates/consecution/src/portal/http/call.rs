@@ -18,7 +18,7 @@ use super::prefer::{self, DUPLEX, PREFERENCE_APPLIED};
 use super::problem::{PROBLEM_JSON, Problem, RETRY_AFTER_S};
 use super::spool::{End, Mode, News};
 use super::upload::{Progress, Upload};
-use super::{Offered, Site, story};
+use super::{Offered, Site, log, story};
 use crate::http::{Answer, Client, Reset};
 use crate::portal::{ChainError, ChainReply, ChainRequest, FailureReason, Report};
 use crate::trace::{CallId, Trace, TraceParent};
@@ -173,7 +173,7 @@ impl Call<'_> {
             biased;
             news = run.output.news() => match news {
                 News::Over => return self.over(run).await,
-                News::Full => self.log_full(),
+                News::Full => log::spool_full(&self.chain.name, self.id),
             },
             () = settled => {}
         }
@@ -230,7 +230,7 @@ impl Call<'_> {
         let mut response = octets(Answer::Whole(bytes));
         story::tell(&report, response.headers_mut());
         self.end(&Ok(report));
-        log_success(&self.chain.name, self.id);
+        log::success(&self.chain.name, self.id);
         response
     }
 
@@ -246,7 +246,7 @@ impl Call<'_> {
     fn fault(&mut self, cut: &Cut) -> Response<Answer> {
         let (chain, status) = (&self.chain.name, StatusCode::INTERNAL_SERVER_ERROR);
         self.fail(Kind::Lost);
-        log_fault(chain, self.id, cut, status);
+        log::fault(chain, self.id, cut, status);
         let problem = Problem::new(status, "a fault of ours", cut.to_string(), self.id);
         respond(&problem.of_chain(chain))
     }
@@ -266,23 +266,12 @@ impl Call<'_> {
         let waited = self.site.stall_wait_max;
         let detail = format!("nothing more of the request's body has come for {waited:?}");
         let (chain, call_id, status) = (&self.chain.name, self.id, StatusCode::REQUEST_TIMEOUT);
-        let status_number = status.as_u16();
-        tracing::info!(%call_id, chain, status = status_number, "a call was given up: {detail}");
+        log::stalled(chain, call_id, status, &detail);
         let problem = Problem::new(status, "the request does not come", detail, call_id);
         let mut response = respond(&problem.of_chain(chain));
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(CONNECTION, close);
         response
-    }
-
-    fn log_full(&self) {
-        let (chain, call_id) = (&self.chain.name, self.id);
-        tracing::warn!(
-            %call_id,
-            chain,
-            "the spool is full: a reply begins before its request is complete, \
-             which many clients and proxies do not understand"
-        );
     }
 }
 
@@ -338,39 +327,10 @@ fn octets(answer: Answer) -> Response<Answer> {
 
 async fn failed(site: &Site, error: &ChainError, call_id: &CallId) -> Response<Answer> {
     let problem = site.problem(error, call_id).await;
-    log_failure("a call failed", error, call_id, problem.status);
+    log::failure("a call failed", error, call_id, problem.status);
     let mut response = respond(&problem);
     story::tell(&error.report, response.headers_mut());
     response
-}
-
-/// Says that a call has failed, for whoever looks for its id, its chain or a
-/// runner.
-pub(super) fn log_failure(what: &str, error: &ChainError, call_id: &CallId, status: StatusCode) {
-    tracing::info!(
-        %call_id,
-        chain = error.chain,
-        link = error.name,
-        runner = error.runner.as_deref(),
-        status = status.as_u16(),
-        "{what}: {error}"
-    );
-}
-
-/// Says that a call has succeeded.
-pub(super) fn log_success(chain: &str, call_id: &CallId) {
-    let status = StatusCode::OK.as_u16();
-    tracing::debug!(%call_id, chain, status, "a call succeeded");
-}
-
-/// Says that a call has failed although no link did.
-pub(super) fn log_fault(chain: &str, call_id: &CallId, cut: &Cut, status: StatusCode) {
-    tracing::error!(
-        %call_id,
-        chain,
-        status = status.as_u16(),
-        "a call failed although no link did: {cut}"
-    );
 }
 
 /// A problem as a reply.

@@ -185,7 +185,7 @@ mod tests {
         };
         Chain {
             name: name.to_owned(),
-            deadline: None,
+            deadline: chain::Deadline::None,
             links: (0..links)
                 .map(|index| ChainLink::new(link(index)))
                 .collect(),

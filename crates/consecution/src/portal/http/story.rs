@@ -83,8 +83,8 @@ fn token(name: &str) -> String {
         .collect()
 }
 
-fn milliseconds(duration: Duration) -> f64 {
-    // Two digits behind the point.
+/// With two digits behind the point.
+pub(super) fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 100_000.0).round() / 100.0
 }
 

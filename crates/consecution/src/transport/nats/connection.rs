@@ -341,7 +341,7 @@ impl Shared {
             last.as_ref() == why && now.duration_since(*logged) < LOG_EVERY
         });
         if !is_known {
-            tracing::warn!("{what}: {why}");
+            tracing::warn!(target: crate::connection::TROUBLE, "{what}: {why}");
             trouble.last = Some((why.into(), now));
         }
     }

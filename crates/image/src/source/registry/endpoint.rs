@@ -10,7 +10,7 @@ use reqwest::{Client, ClientBuilder, StatusCode, Url};
 use super::api::Api;
 use super::credentials::Credential;
 use super::reach::{LedTo, Reach, is_loopback};
-use super::{Registries, RegistryError, Timeouts, retry_after};
+use super::{Registries, RegistryError, Timeouts, proxy, retry_after};
 
 /// Failures of credentials that are remembered, so that each is told once.
 const WARNINGS_MAX: usize = 64;
@@ -29,7 +29,7 @@ enum Login {
 /// A base URL and what is known about it.
 pub(super) struct Endpoint {
     pub(super) api: Api,
-    /// Host and port, for messages.
+    /// Host and port, and the proxy if there is one, for messages.
     pub(super) address: String,
     /// Under which name its credentials stand.
     pub(super) credentials_key: String,
@@ -156,7 +156,7 @@ impl Endpoint {
         options: &Registries,
         reach: Arc<Reach>,
     ) -> Result<Self, RegistryError> {
-        let address = authority_with_port(url);
+        let address = shown_address(url, url);
         let client = |led_to| {
             client(url, options, led_to).map_err(|cause| RegistryError::Unreachable {
                 address: address.clone(),
@@ -260,9 +260,18 @@ impl Endpoint {
             false => format!(
                 "{}, which leads to {}",
                 self.address,
-                authority_with_port(url)
+                shown_address(url, self.reach.own())
             ),
         }
+    }
+}
+
+/// Where a URL leads, for messages: asked for an endpoint's sake.
+fn shown_address(url: &Url, own: &Url) -> String {
+    let address = authority_with_port(url);
+    match is_loopback(own) {
+        true => address,
+        false => proxy::named(address, url),
     }
 }
 

@@ -1,0 +1,105 @@
+//! What the log says of calls over HTTP: who looks for a call's id, its chain, a
+//! link or a runner finds it by the same key everywhere.
+//!
+//! What links and callers say is escaped where log lines are written.
+
+use std::borrow::Cow;
+
+use hyper::StatusCode;
+
+use super::story::milliseconds;
+use crate::portal::{ChainError, FailureReason};
+use crate::trace::CallId;
+use crate::transport::Cut;
+
+/// How much of the end of a failed link's standard error a line has.
+const STDERR_BYTES_MAX: usize = 4096;
+
+/// Says that a call has failed: as a warning, unless its caller has broken off.
+pub(super) fn failure(what: &str, error: &ChainError, call_id: &CallId, status: StatusCode) {
+    let (chain, status) = (&error.chain, status.as_u16());
+    if let FailureReason::InputCut(_) = error.reason {
+        tracing::info!(%call_id, chain, status, "{what}: {error}");
+        return;
+    }
+    let (exit_code, signal) = match error.reason {
+        FailureReason::Exited(code) => (Some(code), None),
+        FailureReason::Signalled(signal) => (None, Some(signal)),
+        _ => (None, None),
+    };
+    let link = error.report.links.get(error.index);
+    let ran = link.filter(|link| link.ending.is_some());
+    tracing::warn!(
+        %call_id,
+        chain,
+        link = error.name,
+        link_id = %error.link_id,
+        runner = error.runner.as_deref(),
+        status,
+        exit_code,
+        signal,
+        elapsed_ms = ran.map(|link| milliseconds(link.elapsed)),
+        stderr = last_lines(&error.stderr).as_deref(),
+        "{what}: {error}"
+    );
+}
+
+/// Says that a call has succeeded.
+pub(super) fn success(chain: &str, call_id: &CallId) {
+    let status = StatusCode::OK.as_u16();
+    tracing::debug!(%call_id, chain, status, "a call succeeded");
+}
+
+/// Says that a call has failed although no link did.
+pub(super) fn fault(chain: &str, call_id: &CallId, cut: &Cut, status: StatusCode) {
+    let status = status.as_u16();
+    tracing::error!(%call_id, chain, status, "a call failed although no link did: {cut}");
+}
+
+/// Says that a call was given up since its client has sent nothing for too long.
+pub(super) fn stalled(chain: &str, call_id: &CallId, status: StatusCode, detail: &str) {
+    let status = status.as_u16();
+    tracing::info!(%call_id, chain, status, "a call was given up: {detail}");
+}
+
+/// Says that a reply begins before its request is complete, for want of room.
+pub(super) fn spool_full(chain: &str, call_id: &CallId) {
+    tracing::warn!(
+        %call_id,
+        chain,
+        "the spool is full: a reply begins before its request is complete, \
+         which many clients and proxies do not understand"
+    );
+}
+
+/// The end of what a link wrote to standard error, from the beginning of a line on
+/// where there is one; `None` where it wrote nothing.
+fn last_lines(stderr: &[u8]) -> Option<Cow<'_, str>> {
+    let stderr = stderr.trim_ascii_end();
+    let end = &stderr[stderr.len().saturating_sub(STDERR_BYTES_MAX)..];
+    let is_cut = end.len() < stderr.len();
+    let line = end
+        .iter()
+        .position(|byte| *byte == b'\n')
+        .filter(|_| is_cut);
+    let end = line.map_or(end, |at| &end[at + 1..]);
+    (!end.is_empty()).then(|| String::from_utf8_lossy(end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_stderr_begins_with_a_line_and_has_a_bound() {
+        assert_eq!(last_lines(b""), None);
+        assert_eq!(last_lines(b" \n"), None);
+        assert_eq!(last_lines(b"one\ntwo\n\n").unwrap(), "one\ntwo");
+        let lines = "0123456789\n".repeat(1000);
+        let shown = last_lines(lines.as_bytes()).unwrap();
+        assert!(shown.starts_with("0123456789\n") && shown.ends_with("\n0123456789"));
+        assert!((4000..=STDERR_BYTES_MAX).contains(&shown.len()));
+        let without_end = vec![b'x'; 2 * STDERR_BYTES_MAX];
+        assert_eq!(last_lines(&without_end).unwrap().len(), STDERR_BYTES_MAX);
+    }
+}
