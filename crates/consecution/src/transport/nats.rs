@@ -26,6 +26,7 @@ mod following;
 mod frame;
 mod head;
 mod header_block;
+mod identity;
 mod inbox;
 mod line;
 mod options;
