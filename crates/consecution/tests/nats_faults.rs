@@ -204,7 +204,11 @@ async fn a_call_that_is_given_up_before_it_is_taken_is_not_run_for_nobody() {
     let two = Two::connect(&server).await;
     let (service, mut events) = lingering();
     let (id, _registration) = serve(&two, service).await;
-    let call = two.call(id, Request::new("x"));
+    let request = Request {
+        is_repeatable: true,
+        ..Request::new("x")
+    };
+    let call = two.call(id, request);
     // Sent, and given up long before an answer.
     assert!(timeout(Duration::from_millis(2), call).await.is_err());
     assert_eq!(next_event(&mut events).await, "taken");

@@ -8,12 +8,11 @@ use std::time::Duration;
 use async_nats::{Client, Message, Subject};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::connection::publish;
+use super::connection::{Shared, publish};
 use super::exchange::{Broken, Event, Exchange, SILENCE_MAX};
 use super::frame::{Frame, Numbered};
-use super::head;
 use super::inbox::Mailbox;
-use crate::transport::subject::ERROR_CODE;
+use super::strangers::{Kind, kind};
 
 /// What the headers of a frame with data take at most, by far.
 const DATA_HEADERS_BYTES_MAX: usize = 256;
@@ -25,6 +24,7 @@ const SEND_WAIT_MAX: Duration = SILENCE_MAX;
 /// See the module.
 pub(super) struct Line {
     pub(super) exchange: Exchange,
+    shared: Arc<Shared>,
     client: Arc<Client>,
     mailbox: Mailbox,
     /// The other side's inbox.
@@ -45,6 +45,7 @@ pub(super) enum Next {
 impl Line {
     pub(super) fn new(
         exchange: Exchange,
+        shared: Arc<Shared>,
         client: Arc<Client>,
         mailbox: Mailbox,
         peer: Subject,
@@ -53,6 +54,7 @@ impl Line {
         let timer = Box::pin(sleep_until(exchange.due()));
         Line {
             exchange,
+            shared,
             client,
             mailbox,
             peer,
@@ -121,10 +123,13 @@ impl Line {
             Next::Message(None) => Err(Broken::Connection(
                 "the connection to NATS was lost, or too much came at once".into(),
             )),
-            Next::Message(Some(message)) => {
-                let numbered = read(&message)?;
-                self.exchange.receive(numbered, now)
-            }
+            Next::Message(Some(message)) => match read(&message)? {
+                Some(numbered) => self.exchange.receive(numbered, now),
+                None => {
+                    self.shared.strangers.passed_over(&message);
+                    Ok(Event::Nothing)
+                }
+            },
             Next::Tick => {
                 if self.exchange.tick(now)? {
                     let alive = self.exchange.alive();
@@ -137,23 +142,19 @@ impl Line {
     }
 }
 
-/// The frame that a message to an inbox is.
+/// The frame that a message to an inbox is; `None` where it is neither side's.
 ///
 /// # Errors
-/// It is none, or says that the other side is gone.
-pub(super) fn read(message: &Message) -> Result<Numbered, Broken> {
-    if head::says_no_responders(message) {
-        return Err(Broken::Gone);
-    }
-    match Numbered::read(message) {
-        Some(Ok(numbered)) => Ok(numbered),
-        Some(Err(malformed)) => Err(Broken::Violation(malformed.0)),
-        None => {
-            let headers = message.headers.as_ref();
-            match headers.is_some_and(|headers| head::value(headers, &ERROR_CODE).is_some()) {
-                true => Err(Broken::Gone),
-                false => Err(Broken::Violation("a message that is no frame".to_owned())),
-            }
-        }
+/// It cannot be read, or says that the other side is gone.
+pub(super) fn read(message: &Message) -> Result<Option<Numbered>, Broken> {
+    match kind(message) {
+        Kind::NoResponders | Kind::Gone => Err(Broken::Gone),
+        Kind::Stranger => Ok(None),
+        Kind::Reply => Err(Broken::Violation("a message that is no frame".to_owned())),
+        Kind::Frame => match Numbered::read(message) {
+            Some(Ok(numbered)) => Ok(Some(numbered)),
+            Some(Err(malformed)) => Err(Broken::Violation(malformed.0)),
+            None => Ok(None),
+        },
     }
 }
