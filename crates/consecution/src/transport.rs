@@ -12,6 +12,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -114,6 +115,25 @@ pub struct Request {
     /// as may happen where it hangs and reads it late. Of the link that is called
     /// and of all that follow.
     pub is_repeatable: bool,
+    /// Where it is told that the call has to wait before it is taken.
+    pub waiting: Waiting,
+}
+
+/// Whether whoever was asked to take a call has to wait for room: nothing has
+/// been run for it, unless it is taken later. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct Waiting(Arc<AtomicBool>);
+
+impl Waiting {
+    /// It has to wait.
+    pub fn tell(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether it has been told that it has to wait.
+    pub fn is_told(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 /// A link that follows another one in a chain.
@@ -140,6 +160,7 @@ impl Request {
             stderr: None,
             following: Arc::default(),
             is_repeatable: false,
+            waiting: Waiting::default(),
         }
     }
 }

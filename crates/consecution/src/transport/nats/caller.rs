@@ -27,6 +27,7 @@ use crate::trace::Trace;
 use crate::transport::subject;
 use crate::transport::{
     Body, Cut, Ending, Following, Outcome, PendingOutcome, Refusal, RefusalReason, Reply, Request,
+    Waiting,
 };
 
 /// How long to wait for the first bytes of a body before a runner is claimed
@@ -107,6 +108,7 @@ struct Call<'a> {
     stderr: Option<mpsc::Sender<Bytes>>,
     following: Arc<[Following]>,
     is_repeatable: bool,
+    waiting: Waiting,
     offer: Offer,
     /// What the first message carries of the body, until it is taken.
     first: Bytes,
@@ -125,6 +127,7 @@ impl<'a> Call<'a> {
             stderr: request.stderr,
             following: request.following,
             is_repeatable: request.is_repeatable,
+            waiting: request.waiting,
             offer: Offer {
                 is_whole: false,
                 credit: exchange::window(shared.inbox.count()),
@@ -174,18 +177,28 @@ impl<'a> Call<'a> {
             let message = match silence.next(&mut self.mailbox).await {
                 Came::Message(message) => message,
                 Came::Nobody => return Err(self.refused_by_nobody()),
+                Came::Ending(Ending::DeadlinePassed) if self.waiting.is_told() => {
+                    return Err(self.refused(RefusalReason::Busy));
+                }
                 Came::Ending(ending) => return Ok(lost(ending)),
             };
+            let had_heard = exchange.has_heard();
             match kind(&message) {
                 // A runner has shown itself, and is gone; or nobody was ever there.
-                Kind::NoResponders | Kind::Gone if exchange.has_heard() => {
+                Kind::NoResponders | Kind::Gone if had_heard => {
                     return Ok(lost(ending_of(&Broken::Gone)));
                 }
                 Kind::NoResponders => return Err(self.refused_by_nobody()),
                 Kind::Gone | Kind::Stranger => self.shared.strangers.passed_over(&message),
                 Kind::Reply => return self.answered(&message),
                 Kind::Frame => match self.framed(&mut exchange, &message).await {
-                    Ok(None) => silence.broken(),
+                    Ok(None) => {
+                        silence.broken();
+                        // The first asks whether we wait, where that must be confirmed.
+                        if self.is_repeatable || had_heard {
+                            self.waiting.tell();
+                        }
+                    }
                     Ok(Some(accepted)) => return Ok(self.accepted(exchange, &message, accepted)),
                     Err(broken) => return Ok(lost(ending_of(&broken))),
                 },
@@ -304,6 +317,7 @@ impl<'a> Call<'a> {
             stderr: self.stderr,
             following: self.following,
             is_repeatable: self.is_repeatable,
+            waiting: self.waiting,
         };
         Refusal { request, reason }
     }
