@@ -185,7 +185,7 @@ impl Answer<'_> {
         let exchange = Exchange::of_runner(Instant::now(), offer.credit);
         let (client, mailbox) = (Arc::clone(client), shared.inbox.open());
         let (name, shared) = (Arc::clone(&shared.name), Arc::clone(shared));
-        Line::new(exchange, shared, client, mailbox, reply.clone(), name)
+        Line::new(exchange, shared, client, mailbox, reply.clone(), Some(name))
     }
 
     /// Asks the caller whether it still waits, and waits until it says so. It may have

@@ -22,7 +22,7 @@ use super::inbox::Mailbox;
 use super::line::{self, Line, Next};
 use super::look::{self, look};
 use super::silence::{Came, Silence};
-use super::strangers::{Kind, kind};
+use super::strangers::{Kind, kind_to_caller};
 use crate::trace::Trace;
 use crate::transport::subject;
 use crate::transport::{
@@ -183,7 +183,7 @@ impl<'a> Call<'a> {
                 Came::Ending(ending) => return Ok(lost(ending)),
             };
             let had_heard = exchange.has_heard();
-            match kind(&message) {
+            match kind_to_caller(&message) {
                 // A runner has shown itself, and is gone; or nobody was ever there.
                 Kind::NoResponders | Kind::Gone if had_heard => {
                     return Ok(lost(ending_of(&Broken::Gone)));
@@ -213,7 +213,7 @@ impl<'a> Call<'a> {
         exchange: &mut Exchange,
         message: &Message,
     ) -> Result<Option<Accepted>, Broken> {
-        let Some(numbered) = line::read(message)? else {
+        let Some(numbered) = line::read(message, Kind::Frame)? else {
             return Ok(None);
         };
         let is_alive = matches!(numbered.frame, Frame::Alive);
@@ -285,7 +285,7 @@ impl<'a> Call<'a> {
                 self.client,
                 self.mailbox,
                 peer,
-                "".into(),
+                None,
             ),
             source: goes_on.then_some(self.source),
             sink,

@@ -252,14 +252,15 @@ pub(super) fn fault(fault: &Fault, runner: &str) -> HeaderMap {
     headers
 }
 
-/// The code of [`gone`].
+/// The code of [`gone`], and what we say with it.
 pub(super) const GONE_CODE: &str = "404";
+pub(super) const GONE: &str = "no call has this inbox, or not any more";
 
 /// The headers of an answer to a message for an inbox that nobody has.
 pub(super) fn gone() -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(ERROR_CODE.clone(), GONE_CODE);
-    headers.insert(ERROR.clone(), "no call has this inbox, or not any more");
+    headers.insert(ERROR.clone(), GONE);
     headers
 }
 

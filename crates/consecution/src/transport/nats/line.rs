@@ -12,7 +12,7 @@ use super::connection::{Shared, publish};
 use super::exchange::{Broken, Event, Exchange, SILENCE_MAX};
 use super::frame::{Frame, Numbered};
 use super::inbox::Mailbox;
-use super::strangers::{Kind, kind};
+use super::strangers::{Kind, kind, kind_to_caller};
 
 /// What the headers of a frame with data take at most, by far.
 const DATA_HEADERS_BYTES_MAX: usize = 256;
@@ -30,7 +30,7 @@ pub(super) struct Line {
     /// The other side's inbox.
     peer: Subject,
     /// Our name, where we are a runner.
-    runner: Arc<str>,
+    runner: Option<Arc<str>>,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -49,7 +49,7 @@ impl Line {
         client: Arc<Client>,
         mailbox: Mailbox,
         peer: Subject,
-        runner: Arc<str>,
+        runner: Option<Arc<str>>,
     ) -> Line {
         let timer = Box::pin(sleep_until(exchange.due()));
         Line {
@@ -90,7 +90,8 @@ impl Line {
             Frame::Alive | Frame::Accept { .. } => Some(self.mailbox.subject.clone()),
             _ => None,
         };
-        let (headers, payload) = numbered.write(&self.runner, self.client.max_payload());
+        let runner = self.runner.as_deref().unwrap_or_default();
+        let (headers, payload) = numbered.write(runner, self.client.max_payload());
         let peer = self.peer.clone();
         publish(&self.client, peer, reply, headers, payload, SEND_WAIT_MAX)
             .await
@@ -115,6 +116,13 @@ impl Line {
         }
     }
 
+    fn kind(&self, message: &Message) -> Kind {
+        match self.runner {
+            Some(_) => kind(message),
+            None => kind_to_caller(message),
+        }
+    }
+
     /// # Errors
     /// The exchange is over: there is nothing more to send or to come.
     pub(super) async fn handle(&mut self, next: Next) -> Result<Event, Broken> {
@@ -123,7 +131,7 @@ impl Line {
             Next::Message(None) => Err(Broken::Connection(
                 "the connection to NATS was lost, or too much came at once".into(),
             )),
-            Next::Message(Some(message)) => match read(&message)? {
+            Next::Message(Some(message)) => match read(&message, self.kind(&message))? {
                 Some(numbered) => self.exchange.receive(numbered, now),
                 None => {
                     self.shared.strangers.passed_over(&message);
@@ -142,12 +150,12 @@ impl Line {
     }
 }
 
-/// The frame that a message to an inbox is; `None` where it is neither side's.
+/// The frame that a message of that kind is; `None` where it is neither side's.
 ///
 /// # Errors
 /// It cannot be read, or says that the other side is gone.
-pub(super) fn read(message: &Message) -> Result<Option<Numbered>, Broken> {
-    match kind(message) {
+pub(super) fn read(message: &Message, kind: Kind) -> Result<Option<Numbered>, Broken> {
+    match kind {
         Kind::NoResponders | Kind::Gone => Err(Broken::Gone),
         Kind::Stranger => Ok(None),
         Kind::Reply => Err(Broken::Violation("a message that is no frame".to_owned())),

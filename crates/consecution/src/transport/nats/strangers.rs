@@ -11,7 +11,7 @@ use async_nats::Message;
 use serde::Deserialize;
 
 use super::head;
-use crate::transport::subject::{ENDING, ERROR_CODE, FRAME, RUNNER};
+use crate::transport::subject::{ENDING, ERROR, ERROR_CODE, FRAME, RUNNER};
 
 /// How many streams are named in the log, at most.
 const STREAMS_MAX: usize = 16;
@@ -36,6 +36,18 @@ pub(super) enum Kind {
     Gone,
     /// Somebody else's.
     Stranger,
+}
+
+/// As [`kind`], to a caller: only runners tell it that an inbox is gone, in our words,
+/// while other services may answer its request with any code.
+pub(super) fn kind_to_caller(message: &Message) -> Kind {
+    let headers = message.headers.as_ref();
+    match kind(message) {
+        Kind::Gone if headers.and_then(|it| head::value(it, &ERROR)) != Some(head::GONE) => {
+            Kind::Stranger
+        }
+        kind => kind,
+    }
 }
 
 pub(super) fn kind(message: &Message) -> Kind {
@@ -143,6 +155,13 @@ mod tests {
         ] {
             assert_eq!(kind(&message(headers, "")), expected, "{headers:?}");
         }
+        let other = message(&[("Nats-Service-Error-Code", "404")], "");
+        assert_eq!(kind_to_caller(&other), Kind::Stranger);
+        let ours = Message {
+            headers: Some(head::gone()),
+            ..message(&[], "")
+        };
+        assert_eq!(kind_to_caller(&ours), Kind::Gone);
         let nobody = Message {
             status: Some(StatusCode::NO_RESPONDERS),
             ..message(&[], "")
