@@ -190,7 +190,10 @@ impl<'a> Call<'a> {
                 }
                 Kind::NoResponders => return Err(self.refused_by_nobody()),
                 Kind::Gone | Kind::Stranger => self.shared.strangers.passed_over(&message),
-                Kind::Reply => return self.answered(&message),
+                Kind::Reply => {
+                    let answered = self.answered(&message);
+                    return answered.map_err(|reason| self.refused(reason));
+                }
                 Kind::Frame => match self.framed(&mut exchange, &message).await {
                     Ok(None) => {
                         silence.broken();
@@ -244,7 +247,7 @@ impl<'a> Call<'a> {
     }
 
     /// A reply in one message has come.
-    fn answered(self, message: &Message) -> Result<Reply, Refusal> {
+    fn answered(&self, message: &Message) -> Result<Reply, RefusalReason> {
         let head = match &message.headers {
             Some(headers) => ReplyHead::read(headers),
             None => Err(Malformed("a reply without headers".to_owned())),
@@ -262,7 +265,7 @@ impl<'a> Call<'a> {
             Ok(ReplyHead {
                 end: End::Refused(reason),
                 ..
-            }) => Err(self.refused(reason)),
+            }) => Err(reason),
             Ok(_) => {
                 let why = "its runner has run links that it was not asked for";
                 Ok(lost(Ending::Lost(why.into())))
