@@ -22,6 +22,7 @@ use super::service::{PoolService, Warm, ZygoteStarter};
 use super::states::{LinkState, Teller};
 use crate::backoff::Backoff;
 use crate::link_store::LinkStoreError;
+use crate::log_batch::LogBatch;
 use crate::transport::{Registration, Transport};
 
 /// How long a broken link rests before it is tried again: at first, and at most;
@@ -46,8 +47,9 @@ pub(super) struct Shared {
     pub(super) launcher: Launcher,
     pub(super) sandboxing: Sandboxing,
     pub(super) metrics: Arc<Metrics>,
-    /// Whether to say in the log which links are broken.
-    pub(super) says_broken: bool,
+    /// Whether to say in the log which links are served, and which are broken.
+    pub(super) says_links: bool,
+    pub(super) served: Arc<LogBatch>,
 }
 
 /// A link could not be loaded. The texts read well after "failed to".
@@ -131,6 +133,8 @@ pub(super) async fn work(
         teller.tell(LinkState::Serving(Arc::clone(&serving.pool)));
         if lives.begin() {
             tracing::info!(link = %id, image = link.image, "the link is served again");
+        } else if shared.says_links {
+            shared.served.add(format!("{id} ({})", link.image));
         }
         let is_stopped = tokio::select! {
             biased;
@@ -247,7 +251,7 @@ async fn load_until_it_works(shared: &Shared, id: LinkId, link: &Link, teller: &
         let what = error.to_string();
         teller.tell(LinkState::Broken(Arc::new(error)));
         // As long as nothing changes, there is nothing more to say.
-        if shared.says_broken && what != said {
+        if shared.says_links && what != said {
             tracing::warn!(link = %id, image, "the link is broken, and tried again: failed to {what}");
             said = what;
         }
