@@ -1,5 +1,6 @@
 //! Messages over NATS: the heads of requests and replies, and frames. The input
-//! is headers as NATS has them, an empty line, and the payload.
+//! is headers as NATS has them, an empty line, and the payload; and, once more,
+//! what a server sends to a runner.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -11,6 +12,7 @@ mod trace {
 mod transport;
 
 fuzz_target!(|data: &[u8]| {
+    transport::read_raw(data);
     let end = data.windows(2).position(|pair| pair == b"\n\n");
     let (head, payload) = data.split_at(end.unwrap_or(data.len()));
     let mut headers = async_nats::HeaderMap::new();

@@ -4,7 +4,12 @@
 //! line. A secret is never printed: neither here nor by who uses it.
 
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::PathBuf;
+
+/// How large a file with a secret may be.
+const SECRET_BYTES_MAX: u64 = 4096;
 
 /// How to reach NATS.
 #[derive(Debug, Clone, Default)]
@@ -34,7 +39,8 @@ pub enum NatsIdentity {
     Token(Secret),
     /// The seed of an NKey.
     NKey(Secret),
-    /// A credentials file, as `nsc` makes it: a JWT and the seed for it.
+    /// A credentials file, as `nsc` makes it: a JWT and the seed for it. It is read
+    /// for each connection.
     Credentials(PathBuf),
 }
 
@@ -60,17 +66,56 @@ pub struct Tls {
 
 /// What must not be seen.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+pub struct Secret(Kept);
+
+#[derive(Clone, PartialEq, Eq)]
+enum Kept {
+    Here(String),
+    InFile(PathBuf),
+}
+
+/// A secret cannot be had. The text reads well after "failed to".
+#[derive(Debug, thiserror::Error)]
+#[error("read the secret in {}: {reason}", path.display())]
+pub struct SecretError {
+    path: PathBuf,
+    reason: io::Error,
+}
 
 impl Secret {
     /// Keeps it from being printed.
     pub fn new(secret: impl Into<String>) -> Secret {
-        Secret(secret.into())
+        Secret(Kept::Here(secret.into()))
     }
 
-    /// The secret itself, for whom it is meant.
-    pub fn reveal(&self) -> &str {
-        &self.0
+    /// What stands in a file, without the end of the line. It is read whenever the
+    /// secret is needed, so that a new one is used as soon as it is there.
+    pub fn in_file(path: impl Into<PathBuf>) -> Secret {
+        Secret(Kept::InFile(path.into()))
+    }
+
+    /// The secret itself, for whom it is meant. May have to wait for a file.
+    ///
+    /// # Errors
+    /// Its file cannot be read, or is too large for a secret.
+    pub fn read(&self) -> Result<String, SecretError> {
+        let path = match &self.0 {
+            Kept::Here(secret) => return Ok(secret.clone()),
+            Kept::InFile(path) => path,
+        };
+        let mut text = String::new();
+        let read = File::open(path).and_then(|file| {
+            let read = file.take(SECRET_BYTES_MAX + 1).read_to_string(&mut text)?;
+            if read as u64 > SECRET_BYTES_MAX {
+                let reason = format!("it is larger than {SECRET_BYTES_MAX} bytes");
+                return Err(io::Error::other(reason));
+            }
+            Ok(())
+        });
+        let path = path.clone();
+        read.map_err(|reason| SecretError { path, reason })?;
+        text.truncate(text.trim_end_matches(['\r', '\n']).len());
+        Ok(text)
     }
 }
 
@@ -88,5 +133,21 @@ mod tests {
     fn a_secret_is_not_printed() {
         let identity = NatsIdentity::Token(Secret::new("hidden"));
         assert!(!format!("{identity:?}").contains("hidden"));
+    }
+
+    #[test]
+    fn a_secret_in_a_file_is_what_stands_there_now() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        let secret = Secret::in_file(&path);
+        let error = secret.read().unwrap_err().to_string();
+        assert!(error.starts_with("read the secret in /"), "{error}");
+        for (text, expected) in [("one\r\n", "one"), (" two ", " two "), ("", "")] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(secret.read().unwrap(), expected);
+        }
+        std::fs::write(&path, "x".repeat(5000)).unwrap();
+        let error = secret.read().unwrap_err().to_string();
+        assert!(error.ends_with("it is larger than 4096 bytes"), "{error}");
     }
 }

@@ -43,7 +43,8 @@ pub trait Transport: Send + Sync {
     /// still be on its way, and the reply's has usually not begun.
     ///
     /// # Errors
-    /// A [`Refusal`] gives the request back untouched: nothing has been run.
+    /// A [`Refusal`] gives the request back untouched: nothing has been run, nor will
+    /// be, unless it is [repeatable](Request::is_repeatable).
     fn call(&self, id: LinkId, request: Request) -> BoxFuture<'_, Result<Reply, Refusal>>;
 
     /// Offers `service` for the calls of link `id` until the registration is
@@ -110,6 +111,10 @@ pub struct Request {
     /// itself with the first ones of them, so that what passes between does not
     /// travel; or with none. All get the same deadline and `stderr`.
     pub following: Arc<[Following]>,
+    /// Whether it does no harm that a runner runs this after the call was refused,
+    /// as may happen where it hangs and reads it late. Of the link that is called
+    /// and of all that follow.
+    pub is_repeatable: bool,
     /// Where it is told that the call has to wait before it is taken.
     pub waiting: Waiting,
 }
@@ -146,7 +151,7 @@ pub const FOLLOWING_MAX: usize = 15;
 
 impl Request {
     /// A request of a new call with that body, no deadline, nobody listening to
-    /// stderr and no link that follows.
+    /// stderr, no link that follows, and not to be run twice.
     pub fn new(body: impl Into<Body>) -> Request {
         Request {
             body: body.into(),
@@ -154,6 +159,7 @@ impl Request {
             deadline: None,
             stderr: None,
             following: Arc::default(),
+            is_repeatable: false,
             waiting: Waiting::default(),
         }
     }
@@ -191,7 +197,7 @@ impl Reply {
     }
 }
 
-/// A call that nobody took. Nothing was run, so it may be made again.
+/// A call that nobody took. It may be made again.
 #[derive(Debug)]
 pub struct Refusal {
     /// The request, as it was given.

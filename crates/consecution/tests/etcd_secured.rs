@@ -134,6 +134,46 @@ async fn a_token_that_is_no_longer_good_is_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_password_that_was_changed_is_used() {
+    let mut server = server!();
+    server.run();
+    server.set_up_roles();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("password");
+    std::fs::write(&path, "change-me-operator\n").unwrap();
+    let options = EtcdOptions {
+        user: Some(("operator".to_owned(), Secret::in_file(&path))),
+        ..server.options()
+    };
+    let store = Etcd::new(&options).unwrap();
+    let mut watcher = store.watch();
+    let mut next = async || timeout(PATIENCE, watcher.next()).await.unwrap().unwrap();
+    store.put(link("a")).await.unwrap();
+    assert_eq!(next().await, Change::Put(link("a")));
+
+    // Which also makes the token that we have worthless.
+    let change = || {
+        server.ctl(["user", "delete", "operator"]);
+        server.ctl(["user", "add", "operator:another"]);
+        server.ctl(["user", "grant-role", "operator", "operator"]);
+    };
+    change();
+    let error = store.put(link("b")).await.unwrap_err().to_string();
+    assert!(error.contains("check the etcd user"), "{error}");
+    std::fs::write(&path, "another\n").unwrap();
+    store.put(link("b")).await.unwrap();
+    assert_eq!(next().await, Change::Put(link("b")));
+
+    std::fs::remove_file(&path).unwrap();
+    change();
+    let error = store.put(link("c")).await.unwrap_err().to_string();
+    assert!(error.contains("read the secret in"), "{error}");
+    std::fs::write(&path, "another").unwrap();
+    store.put(link("c")).await.unwrap();
+    assert_eq!(next().await, Change::Put(link("c")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_password_is_said_and_not_shown() {
     let mut server = server!();
     server.run();

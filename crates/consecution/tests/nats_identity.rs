@@ -11,11 +11,10 @@ use consecution::config::{NatsIdentity, NatsOptions, Secret, Tls};
 use consecution::transport::conformance::fake;
 use consecution::transport::nats::{Connection, Nats, Role};
 use consecution::transport::{Request, Transport, conformance, subject};
-use data_encoding::BASE64URL_NOPAD;
 use nkeys::KeyPair;
-use serde_json::{Value, json};
 use support::command::PATIENCE;
 use support::nats::{NatsServer, Two, connect, serve};
+use support::nats_jwt;
 use tokio::time::timeout;
 
 /// An NKey that is in the documentation of NATS, so no secret.
@@ -103,56 +102,20 @@ async fn an_nkey_is_let_in() {
     expect_refusal(&server.options(), "authorization violation").await;
 }
 
-/// A JWT as `nsc` makes it: what `issuer` says of `subject`.
-fn jwt(issuer: &KeyPair, subject: &KeyPair, kind: &str) -> String {
-    let part = |value: Value| BASE64URL_NOPAD.encode(value.to_string().as_bytes());
-    let head = part(json!({ "typ": "JWT", "alg": "ed25519-nkey" }));
-    let claims = part(json!({
-        "jti": "TEST",
-        "iat": 1_700_000_000,
-        "iss": issuer.public_key(),
-        "sub": subject.public_key(),
-        "name": kind,
-        "nats": {
-            "type": kind,
-            "version": 2,
-            // Of an account, and of a user.
-            "limits": { "conn": -1, "subs": -1, "data": -1, "payload": -1, "wildcards": true },
-            "subs": -1,
-            "data": -1,
-            "payload": -1,
-        },
-    }));
-    let signed = format!("{head}.{claims}");
-    let signature = BASE64URL_NOPAD.encode(&issuer.sign(signed.as_bytes()).unwrap());
-    format!("{signed}.{signature}")
-}
-
 #[tokio::test]
 async fn a_credentials_file_is_let_in() {
-    let (operator, account) = (KeyPair::new_operator(), KeyPair::new_account());
+    let (account, config) = nats_jwt::server();
     let user = KeyPair::new_user();
-    let config = format!(
-        "operator: {}\nresolver: MEMORY\nresolver_preload: {{ {}: {} }}",
-        jwt(&operator, &operator, "operator"),
-        account.public_key(),
-        jwt(&operator, &account, "account"),
-    );
     let Some(server) = NatsServer::start(&config) else {
         cannot_run_here!("there is no nats-server");
     };
     let folder = tempfile::tempdir().unwrap();
     let credentials = |user: &KeyPair, jwt: &str| {
         let path = folder.path().join(user.public_key());
-        let text = format!(
-            "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n\
-             -----BEGIN USER NKEY SEED-----\n{}\n------END USER NKEY SEED------\n",
-            user.seed().unwrap()
-        );
-        std::fs::write(&path, text).unwrap();
+        nats_jwt::write_credentials(&path, user, jwt);
         with(&server, NatsIdentity::Credentials(path))
     };
-    let ours = jwt(&account, &user, "user");
+    let ours = nats_jwt::user(&account, &user, None);
     expect_to_work(&credentials(&user, &ours)).await;
     let other = credentials(&KeyPair::new_user(), &ours);
     expect_refusal(&other, "authorization violation").await;

@@ -28,6 +28,8 @@ mod rolling;
 mod secured;
 #[path = "network/stories.rs"]
 mod stories;
+#[path = "network/strangers.rs"]
+mod strangers;
 #[path = "network/streams.rs"]
 mod streams;
 

@@ -2,11 +2,8 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use consecution::config::{EtcdOptions, NatsIdentity, NatsOptions, Secret, Tls};
-
-/// How large a file with a secret may be, in bytes.
-const SECRET_BYTES_MAX: u64 = 4096;
 
 /// NATS, which carries the calls.
 #[derive(Debug, clap::Args)]
@@ -135,7 +132,7 @@ const NATS_TOKEN: &str = "CONSECUTION_NATS_TOKEN";
 const ETCD_PASSWORD: &str = "CONSECUTION_ETCD_PASSWORD";
 
 impl Nats {
-    /// What it takes to connect; secrets are read now.
+    /// What it takes to connect; files with secrets must be there.
     pub(crate) fn options(&self) -> anyhow::Result<NatsOptions> {
         Ok(NatsOptions {
             servers: self.nats.clone(),
@@ -167,7 +164,7 @@ impl Nats {
 }
 
 impl Etcd {
-    /// What it takes to connect; secrets are read now.
+    /// What it takes to connect; files with secrets must be there.
     pub(crate) fn options(&self) -> anyhow::Result<EtcdOptions> {
         let user = match &self.etcd_user {
             Some(user) => match secret(&self.etcd_password_file, ETCD_PASSWORD)? {
@@ -206,16 +203,11 @@ fn secret(file: &Option<PathBuf>, variable: &str) -> anyhow::Result<Option<Secre
     }
 }
 
-/// A secret from a file; the line's end is not a part of it.
+/// A secret in a file, which must be there already.
 fn read(path: &PathBuf) -> anyhow::Result<Secret> {
-    use std::io::Read;
-    let what = || format!("failed to read the secret in {}", path.display());
-    let mut text = String::new();
-    let file = std::fs::File::open(path).with_context(what)?;
-    let mut limited = file.take(SECRET_BYTES_MAX + 1);
-    limited.read_to_string(&mut text).with_context(what)?;
-    if text.len() as u64 > SECRET_BYTES_MAX {
-        bail!("{}: it is larger than {SECRET_BYTES_MAX} bytes", what());
+    let secret = Secret::in_file(path);
+    match secret.read() {
+        Ok(_) => Ok(secret),
+        Err(error) => bail!("failed to {error}"),
     }
-    Ok(Secret::new(text.trim_end_matches(['\r', '\n'])))
 }

@@ -124,9 +124,11 @@ impl Call {
         body: Body,
         lost_at: Option<Instant>,
     ) -> Result<Reply, FailureReason> {
+        let links = &self.portal.chain.links[index..=index + following.len()];
         let waiting = Waiting::default();
         self.notes.asked(index, waiting.clone());
         let mut request = Request {
+            is_repeatable: links.iter().all(|link| link.link.is_pure()),
             body,
             trace: self.trace.clone(),
             deadline: self.deadline,

@@ -26,13 +26,17 @@ mod following;
 mod frame;
 mod head;
 mod header_block;
+mod identity;
 mod inbox;
 mod line;
+mod look;
 mod options;
 mod outcome;
 mod pace;
 mod requests;
 mod server;
+mod silence;
+mod strangers;
 mod wire;
 
 pub use connection::Connection;

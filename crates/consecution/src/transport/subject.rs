@@ -19,6 +19,12 @@ pub fn of_link(id: LinkId) -> String {
     format!("consecution.link.{id}")
 }
 
+/// A subject beside those of links that nobody serves: its id would be that of a link
+/// whose MD5 is zero.
+pub fn of_no_link() -> String {
+    format!("consecution.link.{:032}", 0)
+}
+
 /// What the private inboxes of portals and of runners start with, so that
 /// permissions can tell them apart.
 pub const PORTAL_INBOX: &str = "_INBOX.portal";
@@ -35,6 +41,9 @@ pub static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub static STREAM: HeaderName = HeaderName::from_static("Consecution-Stream");
 /// In a request: only asks whether somebody is there.
 pub static PROBE: HeaderName = HeaderName::from_static("Consecution-Probe");
+/// In a request: nothing may be started before the caller has shown that it still
+/// waits.
+pub static CONFIRM: HeaderName = HeaderName::from_static("Consecution-Confirm");
 /// In a request, [`STDERR_LIVE`]; in a reply, the end of standard error.
 pub static STDERR: HeaderName = HeaderName::from_static("Consecution-Stderr");
 /// In a request: the links that follow in the chain, which the runner may go on

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::cannot_run_here;
 use crate::support::chain::{ChainFile, chain, link};
-use crate::support::command::{Finished, PATIENCE, finish};
+use crate::support::command::{Finished, PATIENCE, eventually, finish};
 use crate::support::etcd::{Certificates, Etcd};
 use crate::support::http::listen;
 use crate::support::nats::NatsServer;
@@ -99,6 +99,42 @@ fn seed() -> ChainFile {
         link(&["/bin/grep", "data"]),
         link(&["/bin/xargs", "-n", "1"]),
     ])
+}
+
+#[test]
+fn a_password_that_was_changed_is_used_without_a_restart() {
+    let config = |password: &str| {
+        format!("authorization {{ users: [ {{ user: both, password: {password:?} }} ] }}")
+    };
+    let (Some(nats), Some(etcd)) = (NatsServer::start(&config("first")), Etcd::start()) else {
+        cannot_run_here!("nats-server, etcd or etcdctl is missing");
+    };
+    let servers = Servers { nats, etcd };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    fs::write(&file, "first\n").unwrap();
+    let command = |name: &str| {
+        let mut command = servers.command(name);
+        command.env("CONSECUTION_NATS_USER", "both");
+        command.env("CONSECUTION_NATS_PASSWORD_FILE", &file);
+        command
+    };
+    let seed = seed();
+    let runner = Running::start(command("runner"));
+    let mut portal = command("portal");
+    portal.args(["--listen", "127.0.0.1:0"]).arg(seed.path());
+    let portal = listen(portal);
+    until_ready(&portal);
+    fs::write(&file, "second\n").unwrap();
+    servers.nats.reload(&config("second"));
+    for process in [&runner, &*portal] {
+        eventually("to be connected again", || {
+            (process.said().matches("connected to NATS").count() >= 2).then_some(())
+        });
+    }
+    until_ready(&portal);
+    let reply = portal.post("/", b"this is raw data").expect(200);
+    assert_eq!(reply.text(), "this\nis\nraw\ndata\n");
 }
 
 /// What others see of a process's command line.

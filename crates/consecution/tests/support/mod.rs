@@ -11,6 +11,7 @@ pub(crate) mod http;
 pub(crate) mod leftovers;
 pub(crate) mod load;
 pub(crate) mod nats;
+pub(crate) mod nats_jwt;
 pub(crate) mod netns;
 pub(crate) mod network;
 pub(crate) mod plain_nats;

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chain::LinkId;
@@ -14,6 +15,7 @@ use consecution::transport::{
     Refusal, RefusalReason, Registration, Reply, Request, Service, Transport,
 };
 use futures_util::future::BoxFuture;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, tcp};
@@ -37,16 +39,26 @@ impl NatsServer {
     /// Starts one; `config` is added to its configuration. `None` where there is
     /// no `nats-server` to start.
     pub(crate) fn start(config: &str) -> Option<NatsServer> {
+        NatsServer::start_in(tempfile::tempdir().unwrap(), config)
+    }
+
+    fn start_in(folder: TempDir, config: &str) -> Option<NatsServer> {
         let port = free_port();
-        let folder = tempfile::tempdir().unwrap();
-        let text = format!("host: 127.0.0.1\nport: {port}\n{config}\n");
-        std::fs::write(folder.path().join("nats.conf"), text).unwrap();
         let mut server = NatsServer {
             port,
             folder,
             process: None,
         };
+        server.write(config);
         server.run().then_some(server)
+    }
+
+    /// As [`NatsServer::start`], with JetStream.
+    pub(crate) fn start_with_jetstream() -> Option<NatsServer> {
+        let folder = tempfile::tempdir().unwrap();
+        let store = folder.path().join("jetstream");
+        let config = format!("jetstream: {{ store_dir: {store:?} }}");
+        NatsServer::start_in(folder, &config)
     }
 
     /// `nats://127.0.0.1:PORT`.
@@ -60,6 +72,25 @@ impl NatsServer {
             servers: vec![self.url()],
             ..NatsOptions::default()
         }
+    }
+
+    /// Has it read its configuration again, with this one added instead. What follows
+    /// from that takes its time.
+    pub(crate) fn reload(&self, config: &str) {
+        self.write(config);
+        let process = self.process.as_ref().expect("the NATS server runs");
+        kill_process(Pid::from_child(process), Signal::HUP).unwrap();
+    }
+
+    /// As [`NatsServer::run_again`], with this configuration.
+    pub(crate) fn run_again_with(&mut self, config: &str) {
+        self.write(config);
+        self.run_again();
+    }
+
+    fn write(&self, config: &str) {
+        let text = format!("host: 127.0.0.1\nport: {}\n{config}\n", self.port);
+        std::fs::write(self.folder.path().join("nats.conf"), text).unwrap();
     }
 
     /// Kills it, as a crash would.
@@ -193,6 +224,8 @@ pub(crate) async fn until_served(transport: &dyn Transport, id: LinkId) {
 /// Stands between a client and the server, and can be cut off.
 pub(crate) struct Proxy {
     pub(crate) port: u16,
+    /// How many connections there have been.
+    pub(crate) connections: Arc<AtomicUsize>,
     /// Whether bytes are let through.
     open: watch::Sender<bool>,
     accepting: JoinHandle<()>,
@@ -204,12 +237,15 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let (open, is_open) = watch::channel(true);
         let target = server.port;
+        let connections = Arc::<AtomicUsize>::default();
+        let count = Arc::clone(&connections);
         let accepting = tokio::spawn(async move {
             // Dropped with the task, which closes all connections.
-            let mut connections = JoinSet::new();
+            let mut passing = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::Relaxed);
                 let is_open = is_open.clone();
-                connections.spawn(async move {
+                passing.spawn(async move {
                     let server = TcpStream::connect(("127.0.0.1", target)).await.unwrap();
                     let (client_in, client_out) = client.into_split();
                     let (server_in, server_out) = server.into_split();
@@ -222,6 +258,7 @@ impl Proxy {
         });
         Proxy {
             port,
+            connections,
             open,
             accepting,
         }

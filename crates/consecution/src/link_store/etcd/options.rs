@@ -12,7 +12,7 @@ use futures_util::FutureExt;
 use hyper::Uri;
 
 use super::failure::Failure;
-use crate::config::{EtcdOptions, Tls};
+use crate::config::{EtcdOptions, SecretError, Tls};
 
 /// Where etcd is if nobody says.
 const ENDPOINT_DEFAULT: &str = "http://127.0.0.1:2379";
@@ -46,6 +46,9 @@ pub enum EtcdError {
         /// What is wrong with it, and what it must be.
         reason: String,
     },
+    /// The password cannot be read.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     /// The system's certificates cannot be used.
     #[error(
         "check the certificate of {endpoint}: {reason}; give the file of the CA that vouches for it"
@@ -80,8 +83,8 @@ pub(super) fn checked_endpoints(options: &EtcdOptions) -> Result<Vec<String>, Et
     Ok(endpoints)
 }
 
-/// How to connect to that endpoint. Reads the files each time, so that a
-/// certificate that was renewed is used from the next connection on.
+/// How to connect to that endpoint. Reads the files each time, and so blocks: a
+/// certificate or a password that was changed is used from the next connection on.
 ///
 /// # Errors
 /// A file cannot be used.
@@ -97,7 +100,7 @@ pub(super) fn connect_options(
         // Rather than one that was cut off from its cluster.
         .with_require_leader(true);
     if let Some((user, password)) = &options.user {
-        connect = connect.with_user(user, password.reveal());
+        connect = connect.with_user(user, password.read()?);
     }
     if is_encrypted(endpoint) {
         connect = connect.with_tls(tls_options(&options.tls)?);

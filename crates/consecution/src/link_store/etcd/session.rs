@@ -9,8 +9,9 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use etcd_client::{Client, Error};
+use etcd_client::{Client, ConnectOptions, Error};
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
 
 use super::failure::{Failure, FailureKind};
@@ -193,8 +194,7 @@ impl Session {
 
     /// Makes a connection. Without a user it is made when it is first used.
     async fn connect(&self, endpoint: &str, deadline: Instant) -> Result<Client, Failure> {
-        let connect_options = options::connect_options(endpoint, &self.options)
-            .map_err(|error| Failure::refused(format!("failed to {error}")))?;
+        let connect_options = self.connect_options(endpoint).await?;
         let deadline = deadline.min(Instant::now() + Duration::from_secs(CONNECT_SECONDS_MAX));
         let connecting = Client::connect([endpoint], Some(connect_options));
         match timeout_at(deadline, connecting).await {
@@ -202,6 +202,16 @@ impl Session {
             Err(_) => Err(Failure::unreachable(format!(
                 "no answer within {CONNECT_SECONDS_MAX} s"
             ))),
+        }
+    }
+
+    async fn connect_options(&self, endpoint: &str) -> Result<ConnectOptions, Failure> {
+        let (endpoint, options) = (endpoint.to_owned(), self.options.clone());
+        let reading = spawn_blocking(move || options::connect_options(&endpoint, &options));
+        match reading.await {
+            Ok(Ok(connect_options)) => Ok(connect_options),
+            Ok(Err(error)) => Err(Failure::refused(format!("failed to {error}"))),
+            Err(error) => Err(Failure::unreachable(error.to_string())),
         }
     }
 

@@ -74,6 +74,7 @@ impl Answer<'_> {
             deadline: self.head.deadline,
             stderr,
             following: Arc::clone(&self.head.following),
+            is_repeatable: !self.head.must_confirm,
             waiting: Waiting::default(),
         }
     }
@@ -119,6 +120,16 @@ impl Answer<'_> {
         payload: Bytes,
         offer: Offer,
     ) -> Result<(), Fault> {
+        let line = match self.head.must_confirm {
+            true => match self.confirmed(offer).await {
+                Ok(line) => Some(line),
+                Err(broken) => {
+                    tracing::debug!("dropped a call that nobody waits for: {broken}");
+                    return Ok(());
+                }
+            },
+            false => None,
+        };
         let (input, body) = match offer.is_whole {
             true => (None, payload.into()),
             false => {
@@ -129,7 +140,7 @@ impl Answer<'_> {
         };
         let (stderr, listening) = self.head.live_stderr.then(listen).unzip();
         let mut calling = service.call(self.request(body, stderr));
-        let (result, line) = match self.called(&mut calling, offer).await {
+        let (result, line) = match self.called(&mut calling, line, offer).await {
             Ok(called) => called,
             // The call was not taken yet, and is dropped with that.
             Err(broken) => {
@@ -144,7 +155,6 @@ impl Answer<'_> {
             stderr: listening,
         };
         if offer.is_whole
-            && line.is_none()
             && let Some(outcome) = self.completed(&mut taken).await
         {
             self.complete(taken.output.take_all(), outcome).await;
@@ -174,8 +184,23 @@ impl Answer<'_> {
         } = self.to;
         let exchange = Exchange::of_runner(Instant::now(), offer.credit);
         let (client, mailbox) = (Arc::clone(client), shared.inbox.open());
-        let name = Arc::clone(&shared.name);
-        Line::new(exchange, client, mailbox, reply.clone(), name)
+        let (name, shared) = (Arc::clone(&shared.name), Arc::clone(shared));
+        Line::new(exchange, shared, client, mailbox, reply.clone(), Some(name))
+    }
+
+    /// Asks the caller whether it still waits, and waits until it says so. It may have
+    /// taken silence for an answer long ago: a request can lie unread while a runner,
+    /// or the way to it, stands still.
+    async fn confirmed(&mut self, offer: Offer) -> Result<Line, Broken> {
+        let mut line = self.line(offer);
+        let alive = line.exchange.alive();
+        line.send(alive).await?;
+        while !line.exchange.has_heard() {
+            let next = line.next().await;
+            line.handle(next).await?;
+        }
+        self.received = Instant::now();
+        Ok(line)
     }
 
     /// Waits until the service has taken the call or refused it; where that takes
@@ -183,13 +208,14 @@ impl Answer<'_> {
     async fn called(
         &self,
         calling: &mut BoxFuture<'_, Result<Reply, Refusal>>,
+        line: Option<Line>,
         offer: Offer,
     ) -> Result<(Result<Reply, Refusal>, Option<Line>), Broken> {
         let soon = timeout_at(self.received + ALIVE_EVERY, &mut *calling).await;
         if let Ok(result) = soon {
-            return Ok((result, None));
+            return Ok((result, line));
         }
-        let mut line = self.line(offer);
+        let mut line = line.unwrap_or_else(|| self.line(offer));
         let alive = line.exchange.alive();
         line.send(alive).await?;
         loop {

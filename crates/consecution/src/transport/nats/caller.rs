@@ -11,15 +11,18 @@ use bytes::Bytes;
 use chain::LinkId;
 use futures_util::stream;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use super::body::{self, Handed, Piece, Sink, Source, StderrSink};
 use super::connection::{Shared, publish};
-use super::exchange::{self, Broken, Event, Exchange, FRAME_BYTES_MAX, SILENCE_MAX};
+use super::exchange::{self, Broken, Event, Exchange, FRAME_BYTES_MAX};
 use super::frame::Frame;
-use super::head::{self, End, HEADERS_BYTES_MAX, Offer, ReplyHead, RequestHead};
+use super::head::{End, HEADERS_BYTES_MAX, Malformed, Offer, ReplyHead, RequestHead};
 use super::inbox::Mailbox;
 use super::line::{self, Line, Next};
+use super::look::{self, look};
+use super::silence::{Came, Silence};
+use super::strangers::{Kind, kind_to_caller};
 use crate::trace::Trace;
 use crate::transport::subject;
 use crate::transport::{
@@ -47,10 +50,6 @@ const YIELDS: usize = 8;
 /// The largest body that travels in one message, whatever the server allows.
 const WHOLE_BYTES_MAX: usize = 1024 * 1024;
 
-/// How long a runner may take for its first sign of life. It takes a hundredth
-/// of that, so a silence means that the request or the runner was lost.
-const FIRST_SIGN_WAIT_MAX: Duration = Duration::from_secs(2);
-
 /// How long after its deadline a call's runner may take to say how it ended.
 const OVERDUE_GRACE: Duration = Duration::from_secs(1);
 
@@ -66,33 +65,9 @@ pub(super) async fn probe(shared: &Shared, id: LinkId) -> Result<(), RefusalReas
     let patience = Instant::now() + PROBE_CONNECTED_WAIT_MAX;
     let client = shared.connected_client(Some(patience)).await;
     let client = client.map_err(RefusalReason::Unreachable)?;
-    let mut mailbox = shared.inbox.open();
-    let (link, reply) = (subject::of_link(id).into(), Some(mailbox.subject.clone()));
-    publish(
-        &client,
-        link,
-        reply,
-        head::probe(),
-        Bytes::new(),
-        SEND_WAIT_MAX,
-    )
-    .await
-    .map_err(RefusalReason::Unreachable)?;
-    match timeout(FIRST_SIGN_WAIT_MAX, mailbox.messages.recv()).await {
-        Ok(Some(message)) if head::says_no_responders(&message) => Err(nobody(shared)),
-        Ok(Some(_)) => Ok(()),
-        Ok(None) => Err(RefusalReason::Unreachable(
-            "the connection to NATS was lost".into(),
-        )),
-        Err(_) => Err(RefusalReason::Unreachable("no runner answers".into())),
-    }
-}
-
-/// Nobody listens to the link's subject.
-fn nobody(shared: &Shared) -> RefusalReason {
-    match shared.is_settling() {
-        true => RefusalReason::Unreachable("runners may still be reconnecting to NATS".into()),
-        false => RefusalReason::NoRunner,
+    match look(shared, &client, id).await {
+        Ok(found) => found.refusal(shared),
+        Err(why) => Err(RefusalReason::Unreachable(why)),
     }
 }
 
@@ -120,7 +95,7 @@ pub(super) async fn call(
     if let Err(why) = call.send(id).await {
         return Err(call.refused(RefusalReason::Unreachable(why)));
     }
-    call.taken().await
+    call.taken(id).await
 }
 
 /// A call that no runner has taken yet.
@@ -132,6 +107,7 @@ struct Call<'a> {
     deadline: Option<Instant>,
     stderr: Option<mpsc::Sender<Bytes>>,
     following: Arc<[Following]>,
+    is_repeatable: bool,
     waiting: Waiting,
     offer: Offer,
     /// What the first message carries of the body, until it is taken.
@@ -150,6 +126,7 @@ impl<'a> Call<'a> {
             deadline: request.deadline,
             stderr: request.stderr,
             following: request.following,
+            is_repeatable: request.is_repeatable,
             waiting: request.waiting,
             offer: Offer {
                 is_whole: false,
@@ -182,6 +159,7 @@ impl<'a> Call<'a> {
             stream: Some(self.offer),
             live_stderr: self.stderr.is_some(),
             is_probe: false,
+            must_confirm: !self.is_repeatable,
             following: Arc::clone(&self.following),
         };
         let headers = head.write(Instant::now());
@@ -191,47 +169,42 @@ impl<'a> Call<'a> {
     }
 
     /// Waits until a runner has taken the call, or nobody has.
-    async fn taken(mut self) -> Result<Reply, Refusal> {
+    async fn taken(mut self, id: LinkId) -> Result<Reply, Refusal> {
         let give_up = self.deadline.map(|deadline| deadline + OVERDUE_GRACE);
         let mut exchange = Exchange::of_caller(Instant::now(), self.offer, give_up);
-        let mut patience = Instant::now() + FIRST_SIGN_WAIT_MAX;
+        let mut silence = Silence::new(self.shared, &self.client, id, give_up);
         loop {
-            let until = give_up.map_or(patience, |give_up| give_up.min(patience));
-            let message = match timeout_at(until, self.mailbox.messages.recv()).await {
-                Ok(Some(message)) => message,
-                Ok(None) => {
-                    let why = "the connection to NATS was lost before the runner answered";
-                    return Ok(lost(Ending::Lost(why.into())));
+            let message = match silence.next(&mut self.mailbox).await {
+                Came::Message(message) => message,
+                Came::Nobody => return Err(self.refused_by_nobody()),
+                Came::Ending(Ending::DeadlinePassed) if self.waiting.is_told() => {
+                    return Err(self.refused(RefusalReason::Busy));
                 }
-                Err(_) if give_up.is_some_and(|give_up| Instant::now() >= give_up) => {
-                    return match self.waiting.is_told() {
-                        true => Err(self.refused(RefusalReason::Busy)),
-                        false => Ok(lost(Ending::DeadlinePassed)),
-                    };
-                }
-                Err(_) => {
-                    let why = "no runner has answered in time";
-                    return Ok(lost(Ending::Lost(why.into())));
-                }
+                Came::Ending(ending) => return Ok(lost(ending)),
             };
-            if head::says_no_responders(&message) {
-                let reason = nobody(self.shared);
-                return Err(self.refused(reason));
-            }
-            let is_frame = message
-                .headers
-                .as_ref()
-                .is_some_and(|headers| head::value(headers, &subject::FRAME).is_some());
-            if !is_frame {
-                return self.answered(&message);
-            }
-            match self.framed(&mut exchange, &message).await {
-                Ok(None) => {
-                    self.waiting.tell();
-                    patience = Instant::now() + SILENCE_MAX;
+            let had_heard = exchange.has_heard();
+            match kind_to_caller(&message) {
+                // A runner has shown itself, and is gone; or nobody was ever there.
+                Kind::NoResponders | Kind::Gone if had_heard => {
+                    return Ok(lost(ending_of(&Broken::Gone)));
                 }
-                Ok(Some(accepted)) => return Ok(self.accepted(exchange, &message, accepted)),
-                Err(broken) => return Ok(lost(ending_of(&broken))),
+                Kind::NoResponders => return Err(self.refused_by_nobody()),
+                Kind::Gone | Kind::Stranger => self.shared.strangers.passed_over(&message),
+                Kind::Reply => {
+                    let answered = self.answered(&message);
+                    return answered.map_err(|reason| self.refused(reason));
+                }
+                Kind::Frame => match self.framed(&mut exchange, &message).await {
+                    Ok(None) => {
+                        silence.broken();
+                        // The first asks whether we wait, where that must be confirmed.
+                        if self.is_repeatable || had_heard {
+                            self.waiting.tell();
+                        }
+                    }
+                    Ok(Some(accepted)) => return Ok(self.accepted(exchange, &message, accepted)),
+                    Err(broken) => return Ok(lost(ending_of(&broken))),
+                },
             }
         }
     }
@@ -243,7 +216,9 @@ impl<'a> Call<'a> {
         exchange: &mut Exchange,
         message: &Message,
     ) -> Result<Option<Accepted>, Broken> {
-        let numbered = line::read(message)?;
+        let Some(numbered) = line::read(message, Kind::Frame)? else {
+            return Ok(None);
+        };
         let is_alive = matches!(numbered.frame, Frame::Alive);
         match (exchange.receive(numbered, Instant::now())?, &message.reply) {
             (Event::Accepted(runner, joined), Some(_)) if joined <= self.following.len() => {
@@ -272,12 +247,12 @@ impl<'a> Call<'a> {
     }
 
     /// A reply in one message has come.
-    fn answered(self, message: &Message) -> Result<Reply, Refusal> {
-        let Some(headers) = &message.headers else {
-            let why = "what answered is no runner";
-            return Ok(lost(Ending::Lost(why.into())));
+    fn answered(&self, message: &Message) -> Result<Reply, RefusalReason> {
+        let head = match &message.headers {
+            Some(headers) => ReplyHead::read(headers),
+            None => Err(Malformed("a reply without headers".to_owned())),
         };
-        match ReplyHead::read(headers) {
+        match head {
             Ok(ReplyHead {
                 runner,
                 end: End::Ran(outcome),
@@ -290,7 +265,7 @@ impl<'a> Call<'a> {
             Ok(ReplyHead {
                 end: End::Refused(reason),
                 ..
-            }) => Err(self.refused(reason)),
+            }) => Err(reason),
             Ok(_) => {
                 let why = "its runner has run links that it was not asked for";
                 Ok(lost(Ending::Lost(why.into())))
@@ -307,7 +282,14 @@ impl<'a> Call<'a> {
         let (sink, body) = body::channel();
         let (tell, outcome) = PendingOutcome::channel();
         let stream = Stream {
-            line: Line::new(exchange, self.client, self.mailbox, peer, "".into()),
+            line: Line::new(
+                exchange,
+                Arc::clone(self.shared),
+                self.client,
+                self.mailbox,
+                peer,
+                None,
+            ),
             source: goes_on.then_some(self.source),
             sink,
             stderr: StderrSink::new(self.stderr),
@@ -323,6 +305,11 @@ impl<'a> Call<'a> {
         }
     }
 
+    fn refused_by_nobody(self) -> Refusal {
+        let reason = look::nobody(self.shared);
+        self.refused(reason)
+    }
+
     /// Gives the request back as it was.
     fn refused(mut self, reason: RefusalReason) -> Refusal {
         self.source.put_back(self.first);
@@ -332,6 +319,7 @@ impl<'a> Call<'a> {
             deadline: self.deadline,
             stderr: self.stderr,
             following: self.following,
+            is_repeatable: self.is_repeatable,
             waiting: self.waiting,
         };
         Refusal { request, reason }

@@ -22,6 +22,7 @@ use super::inbox::{Delivery, Inbox};
 use super::options::Target;
 use super::pace::{Pace, RECONNECT_WAIT_MAX, RECONNECT_WAIT_MIN};
 use super::requests::Requests;
+use super::strangers::{Kind, Strangers, kind};
 use super::{Role, head};
 pub use crate::connection::Connection;
 
@@ -75,6 +76,7 @@ pub(super) struct Shared {
     pub(super) in_flight: Arc<Semaphore>,
     /// Room for requests to be told that there is none.
     pub(super) refused: Arc<Semaphore>,
+    pub(super) strangers: Strangers,
     state: watch::Sender<Connection>,
     /// `None` before the first client, between two, and after the last.
     client: watch::Sender<Option<Arc<Client>>>,
@@ -125,6 +127,7 @@ pub(super) fn start(target: Target, role: Role, name: &str) -> (Arc<Shared>, Gua
         inbox: Inbox::new(role.inbox()),
         in_flight: Arc::new(Semaphore::new(CALLS_IN_FLIGHT_MAX)),
         refused: Arc::new(Semaphore::new(REFUSALS_MAX)),
+        strangers: Strangers::default(),
         state: watch::Sender::new(none_yet.clone()),
         client: watch::Sender::new(None),
         target,
@@ -176,6 +179,10 @@ async fn hand_out(shared: &Arc<Shared>, client: Arc<Client>) {
                 tracing::warn!("ended a call: the other side sent more than it may");
             }
             Delivery::Unknown(message) => {
+                if kind(&message) == Kind::Stranger {
+                    // Its call was over sooner.
+                    shared.strangers.passed_over(&message);
+                }
                 let Some(reply) = message.reply else { continue };
                 tracing::debug!(subject = %message.subject, "a message for nobody");
                 // Without waiting: nobody's messages must hold up anybody's.

@@ -4,13 +4,13 @@
 //!
 //! Files are read anew for each connection. No secret gets into an error.
 
-use std::fs;
 use std::io;
 use std::sync::Arc;
 
 use async_nats::{ServerAddr, ServerInfo};
 use bytes::BytesMut;
-use serde_json::{Map, Value, json};
+use data_encoding::BASE64URL_NOPAD;
+use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -19,6 +19,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
+use super::identity;
 use super::wire::{self, Said};
 use crate::config::{NatsIdentity, Tls};
 
@@ -100,26 +101,20 @@ impl Dial {
             "echo": false,
             "headers": true,
         });
-        let proof = match &self.identity {
-            NatsIdentity::Anonymous => Map::new(),
-            NatsIdentity::Password { user, password } => {
-                fields([("user", user), ("pass", password.reveal())])
-            }
-            NatsIdentity::Token(token) => fields([("auth_token", token.reveal())]),
-            NatsIdentity::NKey(seed) => {
-                let (public, signature) = sign(seed.reveal().trim(), &info.nonce)?;
-                fields([("nkey", &*public), ("sig", &*signature)])
-            }
-            NatsIdentity::Credentials(path) => {
-                let path = path.clone();
-                let credentials = blocking(move || fs::read_to_string(path)).await?;
-                let (jwt, seed) = in_credentials(&credentials).ok_or("credentials without keys")?;
-                let (_, signature) = sign(seed, &info.nonce)?;
-                fields([("jwt", jwt), ("sig", &*signature)])
-            }
-        };
+        let proof = identity::proof(&self.identity, info.nonce.as_bytes()).await?;
+        let signature = proof.signature.map(|it| BASE64URL_NOPAD.encode(&it));
+        let fields = [
+            ("user", proof.username),
+            ("pass", proof.password),
+            ("auth_token", proof.token),
+            ("jwt", proof.jwt),
+            ("nkey", proof.nkey),
+            ("sig", signature),
+        ];
         if let Some(connect) = connect.as_object_mut() {
-            connect.extend(proof);
+            for (name, value) in fields {
+                connect.extend(value.map(|value| (name.to_owned(), value.into())));
+            }
         }
         Ok(connect)
     }
@@ -206,56 +201,4 @@ fn encryption(tls: &Tls) -> io::Result<ClientConfig> {
     config
         .with_client_auth_cert(chain, key)
         .map_err(io::Error::other)
-}
-
-fn fields<const N: usize>(fields: [(&str, &str); N]) -> Map<String, Value> {
-    let fields = fields.map(|(name, value)| (name.to_owned(), value.into()));
-    fields.into_iter().collect()
-}
-
-/// The public key of a seed, and its signature of what the server wants signed.
-fn sign(seed: &str, nonce: &str) -> Result<(String, String), Failure> {
-    let keys = nkeys::KeyPair::from_seed(seed).map_err(|_| "the seed is none of an NKey")?;
-    let signature = keys
-        .sign(nonce.as_bytes())
-        .map_err(|_| "the NKey does not sign")?;
-    let signature = data_encoding::BASE64URL_NOPAD.encode(&signature);
-    Ok((keys.public_key(), signature))
-}
-
-/// The JWT and the seed in a credentials file: the first two lines that stand
-/// between lines of dashes.
-fn in_credentials(text: &str) -> Option<(&str, &str)> {
-    let is_fence = |line: &str| line.starts_with("---");
-    let mut lines = text.lines().map(str::trim).peekable();
-    let mut next = || {
-        while let Some(line) = lines.next() {
-            let Some(inner) = lines.peek() else { continue };
-            if is_fence(line) && !inner.is_empty() && !is_fence(inner) {
-                return lines.next();
-            }
-        }
-        None
-    };
-    Some((next()?, next()?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn jwt_and_seed_are_found_in_credentials() {
-        let text = "-----BEGIN NATS USER JWT-----\r\neyJ0.abc-_\r\n------END NATS USER JWT------\r\n\
-            \r\n************* IMPORTANT *************\nKeep it.\n\n\
-            -----BEGIN USER NKEY SEED-----\nSUAB\n------END USER NKEY SEED------\n";
-        assert_eq!(in_credentials(text), Some(("eyJ0.abc-_", "SUAB")));
-        for text in [
-            "",
-            "-----BEGIN-----\nonly one\n-----END-----",
-            "-----BEGIN-----",
-        ] {
-            assert_eq!(in_credentials(text), None, "{text}");
-        }
-    }
 }

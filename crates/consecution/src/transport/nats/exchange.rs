@@ -263,6 +263,11 @@ impl Exchange {
         self.number(Frame::Alive)
     }
 
+    /// Whether anything has come of the other side.
+    pub(super) fn has_heard(&self) -> bool {
+        self.next_received > 0
+    }
+
     /// When to call [`Exchange::tick`] next, at the latest.
     pub(super) fn due(&self) -> Instant {
         let silent = self.heard + SILENCE_MAX;

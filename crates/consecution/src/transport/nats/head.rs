@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use super::{following, outcome};
 use crate::trace::{CallId, Trace, TraceParent};
 use crate::transport::subject::{
-    self, CALL_ID, ENDING, ERROR, ERROR_CODE, PROBE, RUNNER, STDERR, STREAM, THEN, TIMEOUT_MS,
-    TRACEPARENT,
+    self, CALL_ID, CONFIRM, ENDING, ERROR, ERROR_CODE, PROBE, RUNNER, STDERR, STREAM, THEN,
+    TIMEOUT_MS, TRACEPARENT,
 };
 use crate::transport::{Following, Outcome, RefusalReason};
 
@@ -41,6 +41,8 @@ pub(super) struct RequestHead {
     pub(super) stream: Option<Offer>,
     pub(super) live_stderr: bool,
     pub(super) is_probe: bool,
+    /// Nothing may be started before the caller has shown that it still waits.
+    pub(super) must_confirm: bool,
     /// The links that may be taken together with the one that is called.
     pub(super) following: Arc<[Following]>,
 }
@@ -81,6 +83,9 @@ impl RequestHead {
         if self.live_stderr {
             headers.insert(STDERR.clone(), subject::STDERR_LIVE);
         }
+        if self.must_confirm {
+            headers.insert(CONFIRM.clone(), "1");
+        }
         following::write(&mut headers, &self.following);
         headers
     }
@@ -101,15 +106,23 @@ impl RequestHead {
             Some(subject::STDERR_LIVE) => true,
             Some(text) => return Err(bad(&STDERR, text, "the only value is `live`")),
         };
+        let stream = get(&STREAM).map(str::parse).transpose()?;
+        let must_confirm = get(&CONFIRM).is_some();
+        if must_confirm && stream.is_none() {
+            let name: &str = CONFIRM.as_ref();
+            let what = format!("`{name}` needs `Consecution-Stream`: nobody could be asked");
+            return Err(Malformed(what));
+        }
         Ok(RequestHead {
             trace: Trace {
                 call_id: CallId::new(get(&CALL_ID).map(str::as_bytes)),
                 parent: get(&TRACEPARENT).and_then(|text| TraceParent::new(text.as_bytes())),
             },
             deadline: timeout.map(|timeout| now + timeout),
-            stream: get(&STREAM).map(str::parse).transpose()?,
+            stream,
             live_stderr,
             is_probe: get(&PROBE).is_some(),
+            must_confirm,
             following: match get(&THEN) {
                 Some(text) => following::read(text)?,
                 None => Arc::default(),
@@ -239,10 +252,15 @@ pub(super) fn fault(fault: &Fault, runner: &str) -> HeaderMap {
     headers
 }
 
+/// The code of [`gone`], and what we say with it.
+pub(super) const GONE_CODE: &str = "404";
+pub(super) const GONE: &str = "no call has this inbox, or not any more";
+
 /// The headers of an answer to a message for an inbox that nobody has.
 pub(super) fn gone() -> HeaderMap {
     let mut headers = HeaderMap::new();
-    write_error(&mut headers, 404, "no call has this inbox, or not any more");
+    headers.insert(ERROR_CODE.clone(), GONE_CODE);
+    headers.insert(ERROR.clone(), GONE);
     headers
 }
 

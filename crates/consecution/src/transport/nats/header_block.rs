@@ -68,6 +68,7 @@ fn malformed(what: &str) -> Malformed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn headers_are_read_as_clients_write_them() {
@@ -104,6 +105,31 @@ mod tests {
             &long,
         ] {
             assert!(read(block).is_err(), "{block:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn headers_read_back_as_written(
+            fields in prop::collection::vec(("[!-9;-~]{1,20}", "[^\\p{Cc}]{0,40}"), 0..20),
+        ) {
+            let mut headers = HeaderMap::new();
+            for (name, value) in &fields {
+                let name: HeaderName = name.parse().unwrap();
+                headers.append(name, value.trim());
+            }
+            prop_assert_eq!(read(&write(&headers)).unwrap(), headers);
+        }
+
+        #[test]
+        fn nothing_makes_it_panic(block in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = read(&block);
+            let _ = read(&[b"NATS/1.0\r\n", &block[..]].concat());
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in any::<String>()) {
+            let _ = read(format!("NATS/1.0\r\n{text}").as_bytes());
         }
     }
 }

@@ -8,12 +8,11 @@ use std::time::Duration;
 use async_nats::{Client, Message, Subject};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::connection::publish;
+use super::connection::{Shared, publish};
 use super::exchange::{Broken, Event, Exchange, SILENCE_MAX};
 use super::frame::{Frame, Numbered};
-use super::head;
 use super::inbox::Mailbox;
-use crate::transport::subject::ERROR_CODE;
+use super::strangers::{Kind, kind, kind_to_caller};
 
 /// What the headers of a frame with data take at most, by far.
 const DATA_HEADERS_BYTES_MAX: usize = 256;
@@ -25,12 +24,13 @@ const SEND_WAIT_MAX: Duration = SILENCE_MAX;
 /// See the module.
 pub(super) struct Line {
     pub(super) exchange: Exchange,
+    shared: Arc<Shared>,
     client: Arc<Client>,
     mailbox: Mailbox,
     /// The other side's inbox.
     peer: Subject,
     /// Our name, where we are a runner.
-    runner: Arc<str>,
+    runner: Option<Arc<str>>,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -45,14 +45,16 @@ pub(super) enum Next {
 impl Line {
     pub(super) fn new(
         exchange: Exchange,
+        shared: Arc<Shared>,
         client: Arc<Client>,
         mailbox: Mailbox,
         peer: Subject,
-        runner: Arc<str>,
+        runner: Option<Arc<str>>,
     ) -> Line {
         let timer = Box::pin(sleep_until(exchange.due()));
         Line {
             exchange,
+            shared,
             client,
             mailbox,
             peer,
@@ -88,7 +90,8 @@ impl Line {
             Frame::Alive | Frame::Accept { .. } => Some(self.mailbox.subject.clone()),
             _ => None,
         };
-        let (headers, payload) = numbered.write(&self.runner, self.client.max_payload());
+        let runner = self.runner.as_deref().unwrap_or_default();
+        let (headers, payload) = numbered.write(runner, self.client.max_payload());
         let peer = self.peer.clone();
         publish(&self.client, peer, reply, headers, payload, SEND_WAIT_MAX)
             .await
@@ -113,6 +116,13 @@ impl Line {
         }
     }
 
+    fn kind(&self, message: &Message) -> Kind {
+        match self.runner {
+            Some(_) => kind(message),
+            None => kind_to_caller(message),
+        }
+    }
+
     /// # Errors
     /// The exchange is over: there is nothing more to send or to come.
     pub(super) async fn handle(&mut self, next: Next) -> Result<Event, Broken> {
@@ -121,10 +131,13 @@ impl Line {
             Next::Message(None) => Err(Broken::Connection(
                 "the connection to NATS was lost, or too much came at once".into(),
             )),
-            Next::Message(Some(message)) => {
-                let numbered = read(&message)?;
-                self.exchange.receive(numbered, now)
-            }
+            Next::Message(Some(message)) => match read(&message, self.kind(&message))? {
+                Some(numbered) => self.exchange.receive(numbered, now),
+                None => {
+                    self.shared.strangers.passed_over(&message);
+                    Ok(Event::Nothing)
+                }
+            },
             Next::Tick => {
                 if self.exchange.tick(now)? {
                     let alive = self.exchange.alive();
@@ -137,23 +150,19 @@ impl Line {
     }
 }
 
-/// The frame that a message to an inbox is.
+/// The frame that a message of that kind is; `None` where it is neither side's.
 ///
 /// # Errors
-/// It is none, or says that the other side is gone.
-pub(super) fn read(message: &Message) -> Result<Numbered, Broken> {
-    if head::says_no_responders(message) {
-        return Err(Broken::Gone);
-    }
-    match Numbered::read(message) {
-        Some(Ok(numbered)) => Ok(numbered),
-        Some(Err(malformed)) => Err(Broken::Violation(malformed.0)),
-        None => {
-            let headers = message.headers.as_ref();
-            match headers.is_some_and(|headers| head::value(headers, &ERROR_CODE).is_some()) {
-                true => Err(Broken::Gone),
-                false => Err(Broken::Violation("a message that is no frame".to_owned())),
-            }
-        }
+/// It cannot be read, or says that the other side is gone.
+pub(super) fn read(message: &Message, kind: Kind) -> Result<Option<Numbered>, Broken> {
+    match kind {
+        Kind::NoResponders | Kind::Gone => Err(Broken::Gone),
+        Kind::Stranger => Ok(None),
+        Kind::Reply => Err(Broken::Violation("a message that is no frame".to_owned())),
+        Kind::Frame => match Numbered::read(message) {
+            Some(Ok(numbered)) => Ok(Some(numbered)),
+            Some(Err(malformed)) => Err(Broken::Violation(malformed.0)),
+            None => Ok(None),
+        },
     }
 }

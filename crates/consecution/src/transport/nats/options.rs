@@ -4,24 +4,20 @@
 //! A secret must not get into an error, nor into an address, since the client
 //! library writes addresses to the log.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use async_nats::rustls::pki_types::pem::{self, PemObject};
 use async_nats::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use async_nats::{ConnectOptions, ServerAddr};
+use async_nats::{AuthError, ConnectOptions, ServerAddr};
 
 use super::Role;
 use super::dial::Dial;
-use crate::config::{NatsIdentity, NatsOptions, Secret, Tls};
+use super::identity::{self, SEED_CHARACTERS, SEED_PREFIX};
+use crate::config::{NatsIdentity, NatsOptions, Secret, SecretError, Tls};
 
 /// Where NATS is if nobody says otherwise.
 const SERVER_DEFAULT: &str = "nats://127.0.0.1:4222";
-
-/// How long the seed of an NKey is, and what that of a user starts with.
-const SEED_CHARACTERS: usize = 58;
-const SEED_PREFIX: &str = "SU";
 
 /// Options for NATS that cannot be right. The texts read well after "failed to".
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +35,8 @@ pub enum NatsError {
         "use the NKey seed for NATS: it must be {SEED_CHARACTERS} characters, {SEED_PREFIX} first"
     )]
     Seed,
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     #[error("read the NATS credentials file {}: {reason}", path.display())]
     Credentials { path: PathBuf, reason: io::Error },
     #[error("read {what} for NATS from {}: {reason}; it must be in PEM", path.display())]
@@ -74,11 +72,19 @@ pub(super) fn target(options: &NatsOptions, role: Role, name: &str) -> Result<Ta
         tls: options.tls.clone(),
         wants_tls,
     };
-    let connect = ConnectOptions::new()
+    identity::check(&identity)?;
+    let prove = move |nonce: Vec<u8>| {
+        let identity = identity.clone();
+        async move {
+            identity::proof(&identity, &nonce)
+                .await
+                .map_err(AuthError::new)
+        }
+    };
+    let mut connect = ConnectOptions::with_auth_callback(prove)
         .name(name)
         .custom_inbox_prefix(role.inbox())
         .retry_on_initial_connect();
-    let mut connect = identify(connect, &identity)?;
     if wants_tls {
         // What a server says of others of its cluster it says before the connection is
         // encrypted: whoever stands between could send us, and our password, anywhere.
@@ -144,35 +150,6 @@ fn unescaped(text: &str) -> String {
     String::from_utf8_lossy(&super::head::unescape(text)).into_owned()
 }
 
-fn identify(connect: ConnectOptions, identity: &NatsIdentity) -> Result<ConnectOptions, NatsError> {
-    Ok(match identity {
-        NatsIdentity::Anonymous => connect,
-        NatsIdentity::Password { user, password } => {
-            connect.user_and_password(user.clone(), password.reveal().to_owned())
-        }
-        NatsIdentity::Token(token) => connect.token(token.reveal().to_owned()),
-        NatsIdentity::NKey(seed) => {
-            let seed = seed.reveal().trim();
-            let is_base32 = |byte: u8| matches!(byte, b'A'..=b'Z' | b'2'..=b'7');
-            if seed.len() != SEED_CHARACTERS
-                || !seed.starts_with(SEED_PREFIX)
-                || !seed.bytes().all(is_base32)
-            {
-                return Err(NatsError::Seed);
-            }
-            connect.nkey(seed.to_owned())
-        }
-        NatsIdentity::Credentials(path) => {
-            let credentials = fs::read_to_string(path);
-            let connect = credentials.and_then(|credentials| connect.credentials(&credentials));
-            connect.map_err(|reason| NatsError::Credentials {
-                path: path.clone(),
-                reason,
-            })?
-        }
-    })
-}
-
 /// Who gives files for encryption does not want to go without it; see [`target`].
 fn encrypt(mut connect: ConnectOptions, tls: &Tls) -> Result<ConnectOptions, NatsError> {
     if let Some(ca_file) = &tls.ca_file {
@@ -207,6 +184,7 @@ fn has_certificates(what: &'static str, path: &Path) -> Result<(), NatsError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn error_of(options: NatsOptions) -> String {
         match target(&options, Role::Portal, "name") {
@@ -267,12 +245,15 @@ mod tests {
         assert_eq!(addresses, ["nats://one:1", "nats://two"]);
         match identity {
             Some(NatsIdentity::Password { user, password }) => {
-                assert_eq!((user.as_str(), password.reveal()), ("us:er", "p@ss"));
+                assert_eq!(
+                    (user.as_str(), password.read().unwrap().as_str()),
+                    ("us:er", "p@ss")
+                );
             }
             other => panic!("{other:?}"),
         }
         match super::servers(&["nats://token@one".to_owned()]).unwrap().1 {
-            Some(NatsIdentity::Token(token)) => assert_eq!(token.reveal(), "token"),
+            Some(NatsIdentity::Token(token)) => assert_eq!(token.read().unwrap(), "token"),
             other => panic!("{other:?}"),
         }
     }
