@@ -18,6 +18,7 @@ use pool::Capacity;
 use pool_state::Counts;
 use prometheus_client::registry::Registry;
 
+mod fit;
 pub mod http;
 mod images;
 mod metrics;
@@ -26,19 +27,25 @@ mod neighbours;
 pub mod pool;
 pub mod pool_state;
 mod process;
+mod reaper;
 mod sandboxing;
 mod service;
+mod starvation;
 mod states;
 mod turns;
 mod worker;
 
+pub use fit::processes_that_fit;
 use images::AgreedImages;
 pub use images::{FindRegistries, Images};
 use metrics::Metrics;
 pub use name::{RunnerName, RunnerNameError};
 use neighbours::Neighbours;
+use reaper::Reaper;
+pub use reaper::until_reaped;
 pub use sandboxing::Sandboxing;
 use service::Warm;
+use starvation::Starvation;
 use states::{LinkState, States, Teller};
 pub use worker::LoadError;
 use worker::Shared;
@@ -115,6 +122,7 @@ pub struct Runner {
     processes_max: usize,
     capacity: Capacity<Warm>,
     metrics: Arc<Metrics>,
+    reapers: [Reaper; 2],
     /// `None` where nobody is to know of it, or not any more.
     announcement: Mutex<Option<Announcement>>,
 }
@@ -145,7 +153,7 @@ impl Runner {
     ) -> Runner {
         let states = watch::Sender::new(States::default());
         let processes_max = options.processes_max;
-        let says_broken = options.name.is_some();
+        let is_known = options.name.is_some();
         let announcement = options.name.map(|name| {
             let (told, state) = watch::channel(RunnerState::default());
             tokio::spawn(states::summarise(states.subscribe(), processes_max, told));
@@ -159,6 +167,8 @@ impl Runner {
         };
         let metrics = Arc::new(Metrics::new());
         let capacity = Capacity::new(limits);
+        let reapers = ["reap-processes", "reap-zygotes"].map(Reaper::start);
+        let [processes_reaper, zygotes_reaper] = reapers.clone();
         let agreed = AgreedImages::new(images, Arc::clone(&links), Arc::clone(&metrics));
         let shared = Arc::new(Shared {
             capacity: capacity.clone(),
@@ -172,7 +182,10 @@ impl Runner {
             launcher,
             sandboxing: options.sandboxing,
             metrics: Arc::clone(&metrics),
-            says_broken,
+            starvation: Arc::new(Starvation::new(&states)),
+            processes_reaper,
+            zygotes_reaper,
+            is_known,
         });
         let (running, over) = watch::channel(());
         let watching = serve(shared, links.watch(), states.clone());
@@ -187,6 +200,7 @@ impl Runner {
             processes_max,
             capacity,
             metrics,
+            reapers,
             announcement: Mutex::new(announcement),
         }
     }
@@ -248,6 +262,9 @@ impl Runner {
         states::drain(&self.states);
         let mut over = self.over.clone();
         while over.changed().await.is_ok() {}
+        for reaper in &self.reapers {
+            reaper.until_caught_up().await;
+        }
         let announcement = {
             // Nothing that runs under the lock can leave it half-changed.
             let mut held = (self.announcement.lock()).unwrap_or_else(PoisonError::into_inner);
@@ -297,7 +314,9 @@ async fn serve(
                 }
                 Change::Removed(id) => {
                     states::forget(&states, id);
-                    stops.remove(&id);
+                    if stops.remove(&id).is_some() {
+                        tracing::info!(link_id = %id, "the link was removed: its calls are finished");
+                    }
                 }
             },
         }

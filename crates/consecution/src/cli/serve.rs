@@ -9,7 +9,7 @@ use chain::Chain;
 use consecution::app::Serve;
 use consecution::chain_file;
 use consecution::portal::http as portal_http;
-use consecution::runner::{Images, PROCESSES_MAX_DEFAULT, Sandboxing};
+use consecution::runner::{Images, PROCESSES_MAX_DEFAULT, Sandboxing, processes_that_fit};
 
 use super::signals::Signals;
 use super::{Global, http, progress, sandboxing};
@@ -55,7 +55,8 @@ async fn run(
     rules: Sandboxing,
 ) -> anyhow::Result<()> {
     let signals = Signals::listen()?;
-    let app = Serve::start(chains, images, arguments.processes_max, rules).await?;
+    let processes_max = processes_that_fit(arguments.processes_max);
+    let app = Serve::start(chains, images, processes_max, rules).await?;
     let app = Arc::new(app);
     let Arguments { http, .. } = arguments;
     let portals = app.portals.clone();

@@ -28,6 +28,8 @@ pub(super) struct States {
     last_key: Key,
     /// No more calls are taken.
     pub(super) is_draining: bool,
+    /// Why processes cannot be started for want of something, if they cannot.
+    pub(super) starved: Option<Arc<str>>,
 }
 
 struct Known {
@@ -76,6 +78,10 @@ impl States {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             processes_max,
             draining: self.is_draining,
+            starved: (self.starved.as_deref()).map(|reason| {
+                let reason = reason.chars().take(REASON_CHARACTERS_MAX);
+                reason.collect()
+            }),
             ..RunnerState::default()
         };
         for (id, known) in &self.links {
