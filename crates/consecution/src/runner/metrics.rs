@@ -82,7 +82,7 @@ pub(super) struct LinkMetrics {
     /// Calls that waited for a process to start.
     pub(super) misses: Counter,
     pub(super) start_failures: Counter,
-    /// Idle processes that ended, or wrote, before they had a request.
+    /// Idle processes that ended, wrote, or were killed before they had a request.
     pub(super) spoiled: Counter,
 }
 
@@ -214,7 +214,7 @@ const COUNTERS: [(&str, &str, OfLink); 4] = [
     ),
     (
         "runner_spoiled",
-        "Idle processes that ended, or wrote, before they had a request",
+        "Idle processes that ended, wrote, or were killed before they had a request",
         |link| &link.spoiled,
     ),
 ];

@@ -22,14 +22,14 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-use super::pool_state::{
-    Action, Config, Counts, Limits, Member, Moment, PoolState, Started, Take, Ticket,
-};
+use super::pool_state::{Action, Config, Counts, Limits, Member, Moment, PoolState, Take, Ticket};
 
+mod approval;
 mod shelved;
 #[cfg(test)]
 mod tests;
 
+use approval::Approval;
 use shelved::{Condition, Shelved};
 
 /// Starts processes of one link.
@@ -443,11 +443,7 @@ impl<P: Idle> Shared<P> {
         drop(inner);
         drop(discarded);
         for (member, start) in starts {
-            let approval = Approval {
-                shared: Arc::clone(self),
-                member,
-                is_used: false,
-            };
+            let approval = Approval::new(self, member);
             if let Some(start) = start {
                 self.runtime.spawn(approval.start(start));
             }
@@ -516,94 +512,6 @@ impl<P> Inner<P> {
                 "a process of the link ended or wrote before it had its input: \
                  for a while, they are started on demand (`Warm: false` always does that)"
             );
-        }
-    }
-}
-
-/// Leave to start one process. It is either used, or given back.
-struct Approval<P: Idle> {
-    shared: Arc<Shared<P>>,
-    member: Member,
-    is_used: bool,
-}
-
-impl<P: Idle> Approval<P> {
-    async fn start(mut self, start: Start<P>) {
-        let began = Instant::now();
-        let result = start().await;
-        // Of a pool that is gone it keeps all that processes are started with.
-        drop(start);
-        self.is_used = true;
-        match result {
-            Ok(process) => self.succeeded(process, began),
-            Err(error) => self.failed(error),
-        }
-    }
-
-    fn succeeded(&self, process: P, began: Instant) {
-        let member = self.member;
-        self.shared.with(|inner, now| {
-            let started = inner.state.started(member, began.elapsed(), now);
-            let Some(shelf) = inner.shelves.get_mut(&member) else {
-                return inner.discarded.push(process);
-            };
-            match started {
-                Started::Surplus => inner.discarded.push(process),
-                Started::Idle => {
-                    shelf.idle.push_back(Shelved::new(process));
-                    shelf.changed.notify_one();
-                }
-                Started::For(ticket) => {
-                    // Whoever waits takes itself off the list before it goes.
-                    let answer = shelf.waiting.remove(&ticket);
-                    let unheard = answer.map(|answer| answer.send(Ok(process)));
-                    if let Some(Err(Ok(process))) = unheard {
-                        inner.discarded.push(process);
-                        inner.state.released(member, now);
-                    }
-                }
-            }
-        });
-        // Now that what nobody wants is gone.
-        self.shared.with(|inner, _| inner.tell_if_unused(member));
-    }
-
-    fn failed(&self, error: TakeError) {
-        let member = self.member;
-        self.shared.with(|inner, now| {
-            let ticket = match &error {
-                TakeError::Starved(_) => inner.state.start_starved(member, now),
-                TakeError::Busy | TakeError::CannotStart(_) => {
-                    inner.state.start_failed(member, now)
-                }
-            };
-            inner.tell_if_unused(member);
-            let Some(shelf) = inner.shelves.get_mut(&member) else {
-                return;
-            };
-            shelf.changed.notify_one();
-            match ticket.and_then(|ticket| shelf.waiting.remove(&ticket)) {
-                // Who has gone already does not need to be told.
-                Some(answer) => drop(answer.send(Err(error))),
-                None => match error {
-                    TakeError::CannotStart(reason) if &*reason != GIVEN_UP => {
-                        tracing::warn!(link_id = %shelf.id, "failed to refill the pool: {reason}");
-                    }
-                    // Who starts them says so for all links.
-                    TakeError::CannotStart(_) | TakeError::Starved(_) | TakeError::Busy => {}
-                },
-            }
-        });
-    }
-}
-
-/// Why a start has no result: whoever ran it is gone, as when a runner stops.
-const GIVEN_UP: &str = "the start was given up";
-
-impl<P: Idle> Drop for Approval<P> {
-    fn drop(&mut self) {
-        if !self.is_used {
-            self.failed(TakeError::CannotStart(GIVEN_UP.into()));
         }
     }
 }

@@ -29,6 +29,7 @@ use std::time::Duration;
 
 mod link;
 mod orders;
+mod starved;
 #[cfg(test)]
 mod tests;
 
@@ -36,20 +37,13 @@ use link::Link;
 #[cfg(test)]
 pub(super) use link::{COLD_MIN, IDLE_MAX, REFILL_PAUSE};
 use orders::{Heat, Orders, Spare};
+use starved::Starved;
 
 /// A time, as what has passed since the pools were made.
 pub type Moment = Duration;
 
 /// How long to wait before looking again whether there is too much in reserve.
 const SURPLUS_LOOK: Duration = Duration::from_secs(1);
-
-/// For how long no process is added after a start has failed for want of something:
-/// at first, and at most.
-const STARVED_MIN: Duration = Duration::from_millis(100);
-const STARVED_MAX: Duration = Duration::from_secs(5);
-
-/// After that long without such a failure the next one is the first again.
-const STARVED_FORGOTTEN: Duration = Duration::from_secs(10);
 
 /// How much less a link must be called, in powers of two, to give up what it has
 /// in reserve for the reserve of another.
@@ -185,16 +179,6 @@ struct Totals {
     promised: usize,
 }
 
-/// Starts have failed for want of something.
-#[derive(Debug, Default)]
-struct Starved {
-    /// Until when there is room for no more than that.
-    until: Moment,
-    processes_max: usize,
-    /// How often, in a row.
-    times: u32,
-}
-
 impl Totals {
     fn change(&mut self, before: Totals, after: Totals) {
         self.processes = self.processes + after.processes - before.processes;
@@ -321,20 +305,7 @@ impl PoolState {
     /// as many processes as there are, whatever links they are of.
     pub fn start_starved(&mut self, member: Member, now: Moment) -> Option<Ticket> {
         let left = self.totals.processes.saturating_sub(1);
-        let starved = &mut self.starved;
-        if now < starved.until {
-            starved.processes_max = starved.processes_max.min(left);
-        } else {
-            if now >= starved.until + STARVED_FORGOTTEN {
-                starved.times = 0;
-            }
-            let wait = STARVED_MIN.saturating_mul(1 << starved.times.min(16));
-            *starved = Starved {
-                until: now + wait.min(STARVED_MAX),
-                processes_max: left,
-                times: starved.times.saturating_add(1),
-            };
-        }
+        self.starved.failed(left, now);
         self.start_failed(member, now)
     }
 
@@ -396,7 +367,7 @@ impl PoolState {
         let wants = link.reserve() < link.wanted(now);
         let refills = wants.then(|| link.refills_at());
         let surplus = (link.idle.len() > link.wanted_at_rest()).then(|| now + SURPLUS_LOOK);
-        let starved = (wants || link.uncovered() > 0).then_some(self.starved.until);
+        let starved = (wants || link.uncovered() > 0).then_some(self.starved.until());
         let moments = [
             kept,
             refills,
@@ -460,17 +431,9 @@ impl PoolState {
         Some(result)
     }
 
-    /// For how many processes there is room now.
-    fn processes_max(&self, now: Moment) -> usize {
-        match now < self.starved.until {
-            true => self.limits.processes_max.min(self.starved.processes_max),
-            false => self.limits.processes_max,
-        }
-    }
-
     /// Gives out as many approvals as there is need and room for.
     fn plan(&mut self, now: Moment) {
-        let processes_max = self.processes_max(now);
+        let processes_max = self.starved.room(self.limits.processes_max, now);
         while let Some(member) = self.orders.neediest() {
             if self.totals.processes >= processes_max {
                 let Some(rich) = self.richest(now) else {

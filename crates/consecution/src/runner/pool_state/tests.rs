@@ -8,6 +8,7 @@ use super::link::{
     COLD_MAX, COLD_MIN, IDLE_MAX, REFILL_BACKOFF_MAX, REFILL_BACKOFF_MIN, REFILL_PAUSE, ROOM_KEPT,
     SPOILED_REST_MAX, SPOILED_REST_MIN,
 };
+use super::starved::{STARVED_MAX, STARVED_MIN};
 use super::*;
 
 const MS: Duration = Duration::from_millis(1);
@@ -894,7 +895,7 @@ impl Model {
         }
         assert!(uncovered <= self.limits.waiting_max, "more wait than may");
         if uncovered > 0 {
-            let all = self.state.processes_max(self.now);
+            let all = self.state.starved.room(self.limits.processes_max, self.now);
             assert!(processes >= all, "there is room for who waits");
             assert!(
                 self.idle.iter().all(|member| self.is_kept(*member)),

@@ -83,7 +83,7 @@ impl Serving {
     fn take(&self, request: Message, answering: &mpsc::Sender<()>) {
         let received = Instant::now();
         let Some(reply) = request.reply.as_deref().and_then(answerable) else {
-            tracing::debug!(link = %self.id, "ignored a request that cannot be answered");
+            tracing::debug!(link_id = %self.id, "ignored a request that cannot be answered");
             return;
         };
         let shared = Arc::clone(&self.shared);
@@ -103,7 +103,7 @@ impl Serving {
             let client = match shared.connected_client(None).await {
                 Ok(client) => client,
                 Err(why) => {
-                    tracing::debug!(link = %id, "dropped a request: {why}");
+                    tracing::debug!(link_id = %id, "dropped a request: {why}");
                     return;
                 }
             };
@@ -113,7 +113,7 @@ impl Serving {
                 reply,
             };
             if let Err(fault) = replying.answer(&service, request, received, permit).await {
-                tracing::debug!(link = %id, "answered with a fault: {fault:?}");
+                tracing::debug!(link_id = %id, "answered with a fault: {fault:?}");
                 replying.fault(&fault).await;
             }
             drop((answering, refusal));
