@@ -57,33 +57,81 @@ pub enum UnitError {
 /// Reads an amount of memory in bytes: `20M`, `1.5G`, `512KiB`, `20971520B`; a
 /// bare number is in MiB. All units are powers of 1024.
 pub fn parse_memory(text: &str) -> Result<u64, UnitError> {
-    let malformed = || UnitError::Malformed {
-        text: quoted(text),
+    Size {
+        bare_shift: 20,
         what: "an amount of memory",
         expected: "a number with K, M, G or T (powers of 1024), as in `20M`",
-    };
-    let (number, unit) = Decimal::split(text).ok_or_else(malformed)?;
-    let shift = match unit.to_ascii_lowercase().as_str() {
-        "b" => 0,
-        "k" | "ki" | "kib" => 10,
-        "" | "m" | "mi" | "mib" => 20,
-        "g" | "gi" | "gib" => 30,
-        "t" | "ti" | "tib" => 40,
-        _ => return Err(malformed()),
-    };
-    let bytes = number
-        .times(1 << shift)
-        .and_then(|bytes| u64::try_from(bytes).ok());
-    match bytes {
-        Some(bytes) if bytes < MIN_MEMORY_BYTES => Err(UnitError::TooSmall {
+        least: (MIN_MEMORY_BYTES, "at least 1M"),
+        most: (MAX_MEMORY_BYTES, "at most 1024T"),
+    }
+    .parse(text)
+}
+
+/// Reads a size in bytes as [`parse_memory`] does, from one byte on; a bare number
+/// is in MiB.
+pub fn parse_mebibytes(text: &str) -> Result<u64, UnitError> {
+    Size {
+        bare_shift: 20,
+        what: "a size",
+        expected: "a number with K, M, G or T (powers of 1024), as in `20M`",
+        least: (1, "at least 1B"),
+        most: (MAX_MEMORY_BYTES, "at most 1024T"),
+    }
+    .parse(text)
+}
+
+/// Reads a size in bytes with the same units; a bare number is in bytes.
+pub fn parse_bytes(text: &str) -> Result<u64, UnitError> {
+    Size {
+        bare_shift: 0,
+        what: "a size",
+        expected: "a number of bytes, or one with K, M, G or T (powers of 1024), as in `20M`",
+        least: (0, "at least 0"),
+        most: (u64::MAX, "less than 16777216T"),
+    }
+    .parse(text)
+}
+
+/// How a size is read. Units are always the same.
+struct Size {
+    /// The unit of a bare number, as a power of 2.
+    bare_shift: u32,
+    what: &'static str,
+    expected: &'static str,
+    /// What it may be, in bytes, and as messages say it.
+    least: (u64, &'static str),
+    most: (u64, &'static str),
+}
+
+impl Size {
+    fn parse(&self, text: &str) -> Result<u64, UnitError> {
+        let malformed = || UnitError::Malformed {
             text: quoted(text),
-            least: "at least 1M",
-        }),
-        Some(bytes) if bytes <= MAX_MEMORY_BYTES => Ok(bytes),
-        _ => Err(UnitError::TooLarge {
-            text: quoted(text),
-            most: "at most 1024T",
-        }),
+            what: self.what,
+            expected: self.expected,
+        };
+        let (number, unit) = Decimal::split(text).ok_or_else(malformed)?;
+        let shift = match unit.to_ascii_lowercase().as_str() {
+            "" => self.bare_shift,
+            "b" => 0,
+            "k" | "ki" | "kib" => 10,
+            "m" | "mi" | "mib" => 20,
+            "g" | "gi" | "gib" => 30,
+            "t" | "ti" | "tib" => 40,
+            _ => return Err(malformed()),
+        };
+        let bytes = number.times(1 << shift);
+        match bytes.and_then(|bytes| u64::try_from(bytes).ok()) {
+            Some(bytes) if bytes < self.least.0 => Err(UnitError::TooSmall {
+                text: quoted(text),
+                least: self.least.1,
+            }),
+            Some(bytes) if bytes <= self.most.0 => Ok(bytes),
+            _ => Err(UnitError::TooLarge {
+                text: quoted(text),
+                most: self.most.1,
+            }),
+        }
     }
 }
 
@@ -333,6 +381,35 @@ mod tests {
                 "{text}"
             );
         }
+        for text in ["18446744073709551616", "16777216T", &long] {
+            assert!(
+                matches!(parse_bytes(text), Err(UnitError::TooLarge { .. })),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_bare_size_is_in_its_own_unit_and_all_others_are_the_same() {
+        assert_eq!(parse_bytes("1000"), Ok(1000));
+        assert_eq!(parse_bytes("0"), Ok(0));
+        assert_eq!(parse_bytes("18446744073709551615"), Ok(u64::MAX));
+        assert_eq!(parse_mebibytes("2"), Ok(2 << 20));
+        assert_eq!(parse_mebibytes("1B"), Ok(1));
+        for text in ["64K", "10M", "1.5G", "512KiB", "1T", "7B"] {
+            assert_eq!(parse_bytes(text), parse_mebibytes(text), "{text}");
+        }
+        assert!(matches!(
+            parse_mebibytes("0"),
+            Err(UnitError::TooSmall { .. })
+        ));
+        for text in ["", "10MB", "ten", "-1", "1e3", " 1"] {
+            let parsed = parse_bytes(text);
+            assert!(
+                matches!(parsed, Err(UnitError::Malformed { .. })),
+                "{text}: {parsed:?}"
+            );
+        }
     }
 
     #[test]
@@ -435,6 +512,7 @@ mod tests {
         #[test]
         fn no_text_panics(text in "\\PC*|[0-9.]{0,60}[a-zA-Z]{0,3}") {
             let _ = parse_memory(&text);
+            let _ = parse_bytes(&text);
             let _ = parse_duration(&text);
             let _ = text.parse::<CpuLimit>();
         }

@@ -155,12 +155,16 @@ impl Links for LinksHere {
     fn state(&self, id: LinkId) -> BoxFuture<'_, LinkState> {
         let state = match self.0.status(id) {
             LinkStatus::Serving(_) => LinkState::Served,
-            LinkStatus::Broken(error) => LinkState::Missing(format!("failed to {error}")),
+            LinkStatus::Broken(error) => LinkState::Broken(format!("failed to {error}")),
             LinkStatus::Loading | LinkStatus::Unknown => {
                 LinkState::Missing("it is being loaded".to_owned())
             }
         };
         Box::pin(std::future::ready(state))
+    }
+
+    fn unreachable(&self) -> Option<String> {
+        None
     }
 }
 

@@ -75,7 +75,7 @@ pub(crate) struct Global {
     )]
     mirror: Vec<String>,
     /// How large an image may be that is pulled or imported: its layers, both
-    /// compressed and unpacked.
+    /// compressed and unpacked. A bare number is in MiB.
     #[arg(
         long,
         global = true,
@@ -123,7 +123,8 @@ enum Command {
     ///
     /// The exit status is 0 if every link succeeded, else that of the first link
     /// that failed (128 and the signal's number, if a signal ended it), 124 if
-    /// the deadline passed, 125 if Consecution itself failed.
+    /// the deadline passed, 125 if Consecution itself failed, or a link was not
+    /// run since nobody had room for it.
     Run {
         /// The chain file.
         #[arg(env = "CONSECUTION_CHAIN")]

@@ -3,9 +3,24 @@
 //! It takes, bounds and drains connections, and knows what all sites of this
 //! program have in common. It must not know what a site offers: that is a
 //! `Site`.
+//!
+//! | module | for |
+//! |---|---|
+//! | `listen` | where to listen, as users write it |
+//! | `server` | takes connections, and drains them |
+//! | `places` | room for connections, and who makes room for others |
+//! | `connection` | one connection, to its end |
+//! | `socket` | whether a client is still there |
+//! | `client` | what a site may know of a connection, and ask of it |
+//! | `answer` | the body of a reply |
 
 mod answer;
+mod client;
+mod connection;
+mod listen;
+mod places;
 mod server;
+mod socket;
 
 use std::time::Duration;
 
@@ -18,11 +33,13 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
 
-pub(crate) use answer::{Answer, Broken, Reset};
+pub(crate) use answer::{Answer, Broken};
+pub(crate) use client::{Client, Reset, Run};
+pub use listen::{Listen, ListenAddressError, ListenError};
 pub use server::{Drained, Server};
 
-/// How many connections there may be at a time, unless it is said otherwise;
-/// more wait to be taken.
+/// How many connections there may be at a time, unless it is said otherwise. A
+/// few more are for looking and not for calling.
 pub const CONNECTIONS_MAX_DEFAULT: usize = 1024;
 
 /// How long a client may take for a request's head, and for the next one, unless
@@ -55,13 +72,11 @@ impl Default for Options {
 
 /// What is offered on an address.
 pub(crate) trait Site: Send + Sync {
-    /// Answers a request, whatever it is. While the server drains, whoever asks
-    /// is to look elsewhere.
+    /// Answers a request, whatever it is.
     fn answer<'a>(
         &'a self,
         request: Request<Incoming>,
-        is_draining: bool,
-        reset: &'a Reset,
+        client: &'a Client,
     ) -> BoxFuture<'a, Response<Answer>>;
 
     /// Where open connections are counted.

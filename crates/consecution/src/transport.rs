@@ -12,6 +12,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -109,6 +110,25 @@ pub struct Request {
     /// itself with the first ones of them, so that what passes between does not
     /// travel; or with none. All get the same deadline and `stderr`.
     pub following: Arc<[Following]>,
+    /// Where it is told that the call has to wait before it is taken.
+    pub waiting: Waiting,
+}
+
+/// Whether whoever was asked to take a call has to wait for room: nothing has
+/// been run for it, unless it is taken later. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct Waiting(Arc<AtomicBool>);
+
+impl Waiting {
+    /// It has to wait.
+    pub fn tell(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether it has been told that it has to wait.
+    pub fn is_told(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 /// A link that follows another one in a chain.
@@ -134,6 +154,7 @@ impl Request {
             deadline: None,
             stderr: None,
             following: Arc::default(),
+            waiting: Waiting::default(),
         }
     }
 }

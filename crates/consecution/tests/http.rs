@@ -7,11 +7,15 @@ mod support;
 use support::chain::{ChainFile, Link, chain, chain_with, file, link, shell};
 use support::command::{PATIENCE, eventually, finish};
 use support::home;
-use support::http::{listen, serve, serve_with, serving};
+use support::http::{Client, Reply, listen, serve, serve_with, serving};
 
 /// A chain of that name.
 fn named(name: &str, links: impl IntoIterator<Item = Link>) -> ChainFile {
     chain_with(&format!("Name: {name}"), links)
+}
+
+fn json(reply: Reply) -> serde_json::Value {
+    serde_json::from_slice(&reply.body).unwrap()
 }
 
 #[test]
@@ -213,11 +217,26 @@ fn a_link_that_cannot_be_loaded_is_not_ready_and_hurts_no_other() {
         let is_one = text.matches("link_index").count() == 1 && text.contains("failed to");
         is_one.then_some(())
     });
-    let unready = served.request("GET", "/readyz", b"");
+    // All that can be run are ready.
+    let ready = json(served.request("GET", "/readyz", b"").expect(200));
+    assert_eq!(ready["ready"], true);
+    assert_eq!(ready["missing"][0]["chain"], "broken");
+    assert_eq!(ready["missing"][0]["broken"], true);
+    let fine = json(
+        served
+            .request("GET", "/chains/fine/readyz", b"")
+            .expect(200),
+    );
+    assert_eq!(fine, serde_json::json!({"ready": true, "missing": []}));
+    served
+        .request("GET", "/chains/none/readyz", b"")
+        .problem(404);
+    served.post("/chains/fine/readyz", b"").problem(405);
+    let unready = served.request("GET", "/chains/broken/readyz", b"");
     assert_eq!(unready.header("retry-after"), Some("1"));
-    let unready: serde_json::Value = serde_json::from_slice(&unready.expect(503).body).unwrap();
+    let unready = json(unready.expect(503));
     assert_eq!(unready["ready"], false);
-    assert_eq!(unready["missing"][0]["chain"], "broken");
+    assert_eq!(unready["reason"], "chain 'broken' cannot be run");
     assert_eq!(unready["missing"][0]["link_index"], 1);
     served.post("/", b"x").expect(200);
     let reply = served.post("/chains/broken", b"x");
@@ -229,6 +248,56 @@ fn a_link_that_cannot_be_loaded_is_not_ready_and_hurts_no_other() {
     let detail = problem["detail"].as_str().unwrap();
     let told = format!(" is served by no runner: {reason}");
     assert!(detail.ends_with(&told), "{detail}");
+}
+
+#[test]
+fn where_no_chain_can_be_run_none_is_ready() {
+    let broken = named("broken", [link(&["cat"]).image("127.0.0.1:1/none:1")]);
+    let served = listen(serving(&[&broken], &[]));
+    eventually("that the link is known to be broken", || {
+        let text = served.request("GET", "/readyz", b"").text().to_owned();
+        text.contains("\"broken\":true").then_some(())
+    });
+    let unready = json(served.request("GET", "/readyz", b"").expect(503));
+    assert_eq!(unready["reason"], "no chain can be run");
+}
+
+#[test]
+fn who_waits_for_room_until_the_deadline_has_not_been_run() {
+    let holding = chain_with("Name: holding\nDeadline: none", [link(&["cat"])]);
+    // One is longer than there are processes.
+    let [short, long] = [1, 3].map(|links| {
+        let links = (0..links).map(|_| link(&["cat"]));
+        chain_with(&format!("Name: of-{}\nDeadline: 300ms", links.len()), links)
+    });
+    let served = serve_with(&[&holding, &short, &long], &["--processes-max", "2"]);
+    let mut long_one = served.connect();
+    long_one.send("POST /chains/of-3 HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n");
+    let reply = long_one.reply();
+    assert_eq!(reply.header("retry-after"), Some("1"));
+    let problem = reply.problem(503);
+    assert_eq!(problem["title"], "all runners are busy");
+    assert_eq!(problem["link_index"], 2);
+
+    let mut held = [(); 2].map(|()| served.begin("/chains/holding"));
+    eventually("both processes to be in use", || {
+        let metrics = served.request("GET", "/metrics", b"");
+        let mut lines = metrics.text().lines();
+        let is_full = |line: &str| line.contains("\"in_use\"") && line.ends_with(" 2");
+        lines.any(is_full).then_some(())
+    });
+    let problem = served.post("/chains/of-1", b"x").problem(503);
+    assert_eq!(problem["title"], "all runners are busy");
+    assert_eq!(problem["pipestatus"], "-");
+    let metrics = served.request("GET", "/metrics", b"").expect(200);
+    for chain in ["of-1", "of-3"] {
+        for (kind, count) in [("busy", 1), ("deadline", 0)] {
+            let labels = format!("{{chain=\"{chain}\",kind=\"{kind}\"}} {count}\n");
+            let line = format!("consecution_call_failures_total{labels}");
+            assert!(metrics.text().contains(&line), "{line}{}", metrics.text());
+        }
+    }
+    held.iter_mut().for_each(Client::end_chunks);
 }
 
 #[test]
@@ -260,6 +329,13 @@ fn all_busy_until_the_deadline_is_said_so() {
 #[test]
 fn a_limit_on_bodies_is_kept_announced_or_not() {
     // It writes nothing before it has read all, so no reply can have begun.
+    let served = serve_with(
+        &[&chain([link(&["wc", "-c"])])],
+        &["--max-request-bytes", "1K"],
+    );
+    served.post("/", &[b'x'; 1024]).expect(200);
+    served.post("/", &[b'x'; 1025]).problem(413);
+    drop(served);
     let served = serve_with(
         &[&chain([link(&["wc", "-c"])])],
         &["--max-request-bytes", "1000"],

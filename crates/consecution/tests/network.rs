@@ -18,6 +18,8 @@ mod links;
 mod logs;
 #[path = "network/order.rs"]
 mod order;
+#[path = "network/readiness.rs"]
+mod readiness;
 #[path = "network/rolling.rs"]
 mod rolling;
 #[path = "network/secured.rs"]

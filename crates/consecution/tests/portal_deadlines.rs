@@ -143,6 +143,31 @@ async fn a_link_that_is_called_again_gets_no_more_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_link_that_waited_for_room_until_the_deadline_was_not_running() {
+    let deadline = Duration::from_secs(5);
+    let full = || {
+        fake::service(|request| async move {
+            request.waiting.tell();
+            std::future::pending().await
+        })
+    };
+    for before in 0..3 {
+        let holding: Vec<_> = (0..before).map(|_| Stubborn::new()).collect();
+        let services = holding.iter().map(|link| Arc::clone(&link.service));
+        let services = services.chain([full()]);
+        let (elapsed, index, reason) = run(services, |chain| chain.deadline = Some(deadline)).await;
+        assert_eq!((index, reason), (before, FailureReason::Busy));
+        assert!(
+            elapsed >= deadline && elapsed < deadline + GRACE,
+            "{elapsed:?}"
+        );
+        for link in &holding {
+            link.is_let_go().await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_a_deadline_nobody_waits_for_room_for_ever() {
     let full = fake::service(|_| std::future::pending());
     let holding = Stubborn::new();

@@ -136,9 +136,9 @@ impl Offered {
     async fn start(runner: &Runner, connections: Connections) -> Offered {
         let mut registry = http::registry();
         runner.register(&mut registry);
-        let address = ([127, 0, 0, 1], 0).into();
+        let listen = "127.0.0.1:0".parse().unwrap();
         let options = HttpOptions::default();
-        let server = bind(address, options, runner, connections, registry);
+        let server = bind(&listen, options, runner, connections, registry);
         let server = server.await.unwrap();
         Offered {
             address: server.address().unwrap(),

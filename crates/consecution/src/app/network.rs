@@ -8,12 +8,13 @@ use std::time::Duration;
 use chain::{Chain, LinkId};
 use futures_util::future::BoxFuture;
 use sandbox::Launcher;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::backoff::Backoff;
 use crate::chain_file::{self, ChainFileError};
 use crate::config::{EtcdOptions, NatsOptions};
+use crate::connection::Connection;
 use crate::link_store::etcd::{Etcd, EtcdError};
 use crate::link_store::{LinkStore, RunnerState};
 use crate::portal::http::{LinkState, Links, Probed};
@@ -181,6 +182,7 @@ impl Network {
     pub fn served(&self) -> Arc<dyn Links> {
         Arc::new(LinksThere {
             probed: Probed::new(self.transport()),
+            nats: self.nats.connection(),
             etcd: self.etcd.clone(),
             runners: Mutex::new(None),
         })
@@ -206,6 +208,7 @@ fn problem(runners: &Runners, id: LinkId) -> Option<String> {
 /// The links that runners elsewhere serve, or cannot.
 struct LinksThere {
     probed: Probed,
+    nats: watch::Receiver<Connection>,
     etcd: Etcd,
     /// What runners have said last, and when. Held while they are looked up, so
     /// that this is done once however many links nobody serves.
@@ -231,13 +234,20 @@ impl Links for LinksThere {
     fn state(&self, id: LinkId) -> BoxFuture<'_, LinkState> {
         Box::pin(async move {
             match self.probed.state(id).await {
-                LinkState::Missing(reason) => {
-                    let problem = problem(&*self.runners().await, id);
-                    LinkState::Missing(problem.unwrap_or(reason))
-                }
                 LinkState::Served => LinkState::Served,
+                other => {
+                    let problem = problem(&*self.runners().await, id);
+                    problem.map_or(other, LinkState::Broken)
+                }
             }
         })
+    }
+
+    fn unreachable(&self) -> Option<String> {
+        match &*self.nats.borrow() {
+            Connection::Connected => None,
+            Connection::Waiting(why) => Some(format!("NATS: {why}")),
+        }
     }
 }
 

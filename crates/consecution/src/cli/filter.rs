@@ -84,8 +84,10 @@ fn exit_code(error: &ChainError) -> u8 {
         // A chain may refuse 0, but a run that failed must not look like success.
         FailureReason::Exited(code) => code.max(1),
         FailureReason::Signalled(signal) => signal_code(signal),
-        FailureReason::DeadlinePassed | FailureReason::Busy => EXIT_DEADLINE,
-        FailureReason::CannotStart(_)
+        FailureReason::DeadlinePassed => EXIT_DEADLINE,
+        // A deadline is the link's own; that there was no room for it is ours.
+        FailureReason::Busy
+        | FailureReason::CannotStart(_)
         | FailureReason::NoRunner
         | FailureReason::Unreachable(_)
         | FailureReason::Lost(_)

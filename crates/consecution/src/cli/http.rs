@@ -1,9 +1,8 @@
 //! Serving HTTP until it is told to end, as several commands do.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use consecution::http::{self, Drained, Server};
+use consecution::http::{self, Drained, Listen, ListenError, Server};
 use consecution::portal::http as portal_http;
 
 use super::signals::Signals;
@@ -12,15 +11,21 @@ use super::signals::Signals;
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "HTTP")]
 pub(crate) struct Http {
-    /// Where to listen; port 0 takes a free one.
+    /// Where to listen: `localhost:8080`, or `:8080` for all addresses of this
+    /// host. Port 0 takes a free one.
     #[arg(
         long,
         env = "CONSECUTION_LISTEN",
-        value_name = "ADDRESS:PORT",
+        value_name = "HOST:PORT",
         default_value = "127.0.0.1:8080"
     )]
-    pub(crate) listen: SocketAddr,
-    /// Connections at a time; more wait to be taken.
+    pub(crate) listen: Listen,
+    /// Where, besides, to offer /healthz, /readyz, /metrics and /chains, and no
+    /// calls [default: nowhere].
+    #[arg(long, env = "CONSECUTION_ADMIN_LISTEN", value_name = "HOST:PORT")]
+    admin_listen: Option<Listen>,
+    /// Connections at a time. Of 16 more, calls are answered with 503, and
+    /// /healthz, /readyz, /metrics and /chains as ever; more wait to be taken.
     #[arg(
         long,
         env = "CONSECUTION_CONNECTIONS_MAX",
@@ -38,8 +43,14 @@ pub(crate) struct Http {
         value_parser = chain::units::parse_duration
     )]
     header_timeout: Duration,
-    /// How large a request's body may be [default: no limit].
-    #[arg(long, env = "CONSECUTION_MAX_REQUEST_BYTES", value_name = "BYTES")]
+    /// How large a request's body may be, in bytes or with a unit: `10M`
+    /// [default: no limit].
+    #[arg(
+        long,
+        env = "CONSECUTION_MAX_REQUEST_BYTES",
+        value_name = "SIZE",
+        value_parser = chain::units::parse_bytes
+    )]
     max_request_bytes: Option<u64>,
     /// How long requests in flight may take to finish when it is told to end.
     #[arg(
@@ -61,8 +72,23 @@ impl Http {
                 grace: self.grace,
             },
             request_bytes_max: self.max_request_bytes,
+            admin: self.admin_listen.clone(),
         }
     }
+}
+
+/// Says where a server listens; that where chains are called first.
+pub(crate) fn say_where(server: &Server) -> anyhow::Result<()> {
+    tracing::info!("listening on http://{}", server.address()?);
+    if let Some(address) = server.admin_address()? {
+        tracing::info!("looked after at http://{address}");
+    }
+    Ok(())
+}
+
+/// An address cannot be had.
+pub(crate) fn cannot_listen(error: ListenError) -> anyhow::Error {
+    anyhow::anyhow!("failed to {error}")
 }
 
 /// Serves until a signal comes, and then until everything in flight is

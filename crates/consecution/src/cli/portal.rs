@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context;
 use chain::Chain;
 use consecution::app::Network;
 use consecution::chain_file;
@@ -53,9 +52,9 @@ async fn run(arguments: Arguments, chains: Vec<Chain>) -> anyhow::Result<()> {
     }
     let (options, links) = (http.options(), network.served());
     let registry = consecution::http::registry();
-    let server = portal_http::bind(http.listen, options, portals.clone(), links, registry).await;
-    let server = server.with_context(|| format!("failed to listen on {}", http.listen))?;
-    tracing::info!("listening on http://{}", server.address()?);
+    let server = portal_http::bind(&http.listen, options, portals.clone(), links, registry).await;
+    let server = server.map_err(http::cannot_listen)?;
+    http::say_where(&server)?;
     http::until_told(server, signals).await;
     network.close().await;
     Ok(())

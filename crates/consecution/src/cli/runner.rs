@@ -1,11 +1,9 @@
 //! `consecution runner`: links, for portals elsewhere.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::Context;
 use consecution::app::Network;
-use consecution::http::{Drained, Options};
+use consecution::http::{Drained, Listen, Options};
 use consecution::runner::{
     Images, Options as RunnerOptions, PROCESSES_MAX_DEFAULT, Runner, RunnerName, Sandboxing,
     http as runner_http, processes_that_fit,
@@ -15,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::signals::Signals;
-use super::{Global, progress, sandboxing, servers};
+use super::{Global, http, progress, sandboxing, servers};
 
 /// What `runner` takes.
 #[derive(Debug, clap::Args)]
@@ -42,9 +40,10 @@ pub(crate) struct Arguments {
         default_value_t = 0
     )]
     waiting_max: usize,
-    /// Where to offer /metrics, /healthz and /readyz [default: nowhere].
-    #[arg(long, env = "CONSECUTION_LISTEN", value_name = "ADDRESS:PORT")]
-    listen: Option<SocketAddr>,
+    /// Where to offer /metrics, /healthz and /readyz: `localhost:8081`, or `:8081`
+    /// for all addresses of this host [default: nowhere].
+    #[arg(long, env = "CONSECUTION_LISTEN", value_name = "HOST:PORT")]
+    listen: Option<Listen>,
     /// How long calls in flight may take to finish when it is told to end.
     #[arg(
         long,
@@ -84,7 +83,7 @@ async fn run(arguments: Arguments, images: Images, sandboxing: Sandboxing) -> an
     };
     let runner = network.runner(options, images);
     let offering = match arguments.listen {
-        Some(address) => Some(offer(address, &network, &runner).await?),
+        Some(listen) => Some(offer(&listen, &network, &runner).await?),
         None => None,
     };
     signals.next().await;
@@ -105,16 +104,16 @@ async fn run(arguments: Arguments, images: Images, sandboxing: Sandboxing) -> an
 
 /// Offers what the runner has counted, and how it is, for as long as it is held.
 async fn offer(
-    address: SocketAddr,
+    listen: &Listen,
     network: &Network,
     runner: &Runner,
 ) -> anyhow::Result<JoinSet<Drained>> {
     let mut registry = consecution::http::registry();
     runner.register(&mut registry);
     let (options, connections) = (Options::default(), network.connections());
-    let server = runner_http::bind(address, options, runner, connections, registry).await;
-    let server = server.with_context(|| format!("failed to listen on {address}"))?;
-    tracing::info!("listening on http://{}", server.address()?);
+    let server = runner_http::bind(listen, options, runner, connections, registry).await;
+    let server = server.map_err(http::cannot_listen)?;
+    http::say_where(&server)?;
     let mut offering = JoinSet::new();
     offering.spawn(server.serve(std::future::pending()));
     Ok(offering)

@@ -25,7 +25,8 @@ pub(crate) struct Sandbox {
         value_parser = FalseyValueParser::new()
     )]
     allow_unenforced_limits: bool,
-    /// How much a process may keep in `/tmp`, and as much again in `/var/tmp`, in memory.
+    /// How much a process may keep in `/tmp`, and as much again in `/var/tmp`, in
+    /// memory: `512M`, `2G`. A bare number is in MiB.
     #[arg(
         long,
         env = "CONSECUTION_SCRATCH_MAX",
@@ -34,22 +35,22 @@ pub(crate) struct Sandbox {
         value_parser = chain::units::parse_memory
     )]
     scratch_max: u64,
-    /// How much a process may write to standard output before it is stopped
-    /// [default: as much as it likes].
+    /// How much a process may write to standard output before it is stopped:
+    /// `64K`, `10M`. A bare number is in MiB [default: as much as it likes].
     #[arg(
         long,
         env = "CONSECUTION_OUTPUT_MAX",
         value_name = "SIZE",
-        value_parser = chain::units::parse_memory
+        value_parser = chain::units::parse_mebibytes
     )]
     output_max: Option<u64>,
-    /// How much a process may write to standard error before it is stopped
-    /// [default: as much as it likes].
+    /// How much a process may write to standard error before it is stopped:
+    /// `64K`, `10M`. A bare number is in MiB [default: as much as it likes].
     #[arg(
         long,
         env = "CONSECUTION_STDERR_MAX",
         value_name = "SIZE",
-        value_parser = chain::units::parse_memory
+        value_parser = chain::units::parse_mebibytes
     )]
     stderr_max: Option<u64>,
 }

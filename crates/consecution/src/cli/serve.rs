@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use chain::Chain;
 use consecution::app::Serve;
 use consecution::chain_file;
@@ -61,9 +60,9 @@ async fn run(
     let Arguments { http, .. } = arguments;
     let portals = app.portals.clone();
     let (options, links, registry) = (http.options(), app.links(), app.registry());
-    let server = portal_http::bind(http.listen, options, portals, links, registry).await;
-    let server = server.with_context(|| format!("failed to listen on {}", http.listen))?;
-    tracing::info!("listening on http://{}", server.address()?);
+    let server = portal_http::bind(&http.listen, options, portals, links, registry).await;
+    let server = server.map_err(http::cannot_listen)?;
+    http::say_where(&server)?;
     let saying = tokio::spawn(say_when_ready(Arc::clone(&app)));
     http::until_told(server, signals).await;
     saying.abort();

@@ -1,8 +1,6 @@
 //! A reply's body: what is known at once, or what is still being written.
 
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -22,20 +20,6 @@ pub(crate) enum Answer {
 #[derive(Debug, thiserror::Error)]
 #[error("it failed after its reply had begun")]
 pub(crate) struct Broken;
-
-/// Asks for the connection to be reset when it is closed. Clones are the same.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Reset(Arc<AtomicBool>);
-
-impl Reset {
-    pub(crate) fn ask(&self) {
-        self.0.store(true, Ordering::Release);
-    }
-
-    pub(super) fn is_asked_for(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-}
 
 impl Body for Answer {
     type Data = Bytes;

@@ -3,32 +3,23 @@
 //! A drain has three stages. First no new connection is taken, but those that
 //! the kernel has taken for us already still are; replies say that their
 //! connection closes. Then connections without a request are closed. Whoever
-//! is not done when the grace period is over is cut off.
+//! is not done when the grace period is over is cut off. An address beside, for
+//! who looks after the server, stays open until then.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::header::{CONNECTION, HeaderValue};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::{Options, Reset, Site};
-
-/// How large a request's head may be, in bytes, and how many fields it may have.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
-const HEAD_FIELDS_MAX: usize = 100;
-
-/// How much is read ahead of a request, in bytes.
-const BUFFER_BYTES_MAX: usize = 128 * 1024;
+use super::connection::{Progress, serve};
+use super::listen::{Listen, ListenError};
+use super::places::Places;
+use super::{Options, Site};
 
 /// How long a drain waits for requests that are on their way on connections
 /// that have none.
@@ -37,20 +28,31 @@ const LINGER: Duration = Duration::from_secs(1);
 /// How long to wait when no connection can be taken, for want of descriptors.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
+/// How many connections there may be at a time on an address beside.
+const BESIDE_CONNECTIONS_MAX: usize = 64;
+
 /// How far the end has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Stage {
+pub(super) enum Stage {
     Open,
     Draining,
     Closing,
 }
 
-/// HTTP on one address.
+/// HTTP on one address, and perhaps on another one for who looks after it.
 pub struct Server {
+    main: Door,
+    beside: Option<Door>,
+    grace: Duration,
+    stage: watch::Sender<Stage>,
+}
+
+/// An address, and what is offered there.
+struct Door {
     listener: TcpListener,
     site: Arc<dyn Site>,
-    options: Options,
-    stage: watch::Sender<Stage>,
+    connections_max: usize,
+    head_wait_max: Duration,
 }
 
 /// How a server has ended.
@@ -64,16 +66,38 @@ pub enum Drained {
 
 impl Server {
     pub(crate) async fn bind(
-        address: SocketAddr,
+        listen: &Listen,
         options: Options,
         site: Arc<dyn Site>,
-    ) -> io::Result<Server> {
-        let listener = TcpListener::bind(address).await?;
+    ) -> Result<Server, ListenError> {
         Ok(Server {
-            listener,
-            site,
-            options,
+            main: Door {
+                listener: listen.bind().await?,
+                site,
+                connections_max: options.connections_max,
+                head_wait_max: options.head_wait_max,
+            },
+            beside: None,
+            grace: options.grace,
             stage: watch::Sender::new(Stage::Open),
+        })
+    }
+
+    /// The same, and what `site` offers on another address.
+    pub(crate) async fn beside(
+        self,
+        listen: &Listen,
+        site: Arc<dyn Site>,
+    ) -> Result<Server, ListenError> {
+        let beside = Door {
+            listener: listen.bind().await?,
+            site,
+            connections_max: BESIDE_CONNECTIONS_MAX,
+            head_wait_max: self.main.head_wait_max,
+        };
+        Ok(Server {
+            beside: Some(beside),
+            ..self
         })
     }
 
@@ -82,42 +106,56 @@ impl Server {
     /// # Errors
     /// The kernel does not say.
     pub fn address(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+        self.main.listener.local_addr()
+    }
+
+    /// Where it listens for who looks after it, if that is another address.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn admin_address(&self) -> io::Result<Option<SocketAddr>> {
+        let beside = self.beside.as_ref();
+        beside.map(|door| door.listener.local_addr()).transpose()
     }
 
     /// Serves until `stop` resolves, and then until every request has had its
     /// reply, or the grace period is over.
     pub async fn serve(self, stop: impl Future<Output = ()>) -> Drained {
         let Server {
-            listener,
-            site,
-            options,
+            main,
+            beside,
+            grace,
             stage,
         } = self;
-        let serve_connection = |stream| {
-            let (site, stage) = (Arc::clone(&site), stage.subscribe());
-            connection(stream, site, options.head_wait_max, stage)
-        };
-        let slots = Arc::new(Semaphore::new(options.connections_max));
-        let mut connections = JoinSet::new();
-        let mut stop = std::pin::pin!(stop);
-        loop {
-            tokio::select! {
-                biased;
-                () = &mut stop => break,
-                Some(_) = connections.join_next() => {}
-                (stream, slot) = accept(&listener, &slots) => {
-                    let serving = serve_connection(stream);
-                    connections.spawn(async move {
-                        serving.await;
-                        drop(slot);
-                    });
-                }
-            }
+        let mut to_the_end = JoinSet::new();
+        if let Some(door) = beside {
+            let progress = Progress {
+                stage: stage.subscribe(),
+                closes: false,
+            };
+            to_the_end.spawn(async move {
+                let (mut connections, never) = (JoinSet::new(), std::future::pending());
+                door.take_until(never, &progress, &mut connections).await;
+            });
         }
+        let progress = Progress {
+            stage: stage.subscribe(),
+            closes: true,
+        };
+        let mut connections = JoinSet::new();
+        let last = main.take_until(stop, &progress, &mut connections).await;
         stage.send_replace(Stage::Draining);
-        for stream in taken_by_the_kernel(listener) {
-            connections.spawn(serve_connection(stream));
+        let places = Places::new(0);
+        for stream in last.into_iter().chain(taken_by_the_kernel(main.listener)) {
+            let site = Arc::clone(&main.site);
+            let place = places.one_more();
+            connections.spawn(serve(
+                stream,
+                place,
+                site,
+                main.head_wait_max,
+                progress.clone(),
+            ));
         }
         let over = async { while connections.join_next().await.is_some() {} };
         let mut over = std::pin::pin!(over);
@@ -125,23 +163,47 @@ impl Server {
             return Drained::All;
         }
         stage.send_replace(Stage::Closing);
-        match timeout(options.grace, over).await {
+        match timeout(grace, over).await {
             Ok(()) => Drained::All,
             Err(_) => Drained::CutOff,
         }
     }
 }
 
-/// The next connection, when there is room for it.
-async fn accept(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-) -> (TcpStream, Option<tokio::sync::OwnedSemaphorePermit>) {
-    // Never closed, so never refused.
-    let slot = Arc::clone(slots).acquire_owned().await.ok();
+impl Door {
+    /// Takes connections, and serves them, until `stop` resolves; gives one that
+    /// was taken and has no place yet.
+    async fn take_until(
+        &self,
+        stop: impl Future<Output = ()>,
+        progress: &Progress,
+        connections: &mut JoinSet<()>,
+    ) -> Option<TcpStream> {
+        let mut places = Places::new(self.connections_max);
+        let mut waiting = None;
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut stop => return waiting,
+                Some(_) = connections.join_next() => {}
+                stream = accept(&self.listener), if waiting.is_none() => waiting = Some(stream),
+                place = places.take(), if waiting.is_some() => {
+                    if let Some(stream) = waiting.take() {
+                        let (site, progress) = (Arc::clone(&self.site), progress.clone());
+                        connections.spawn(serve(stream, place, site, self.head_wait_max, progress));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The next connection.
+async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return (stream, slot),
+            Ok((stream, _)) => return stream,
             Err(error) if is_of_one_client(&error) => {}
             Err(error) => {
                 tracing::warn!("failed to take a connection: {error}");
@@ -174,73 +236,4 @@ fn taken_by_the_kernel(listener: TcpListener) -> Vec<TcpStream> {
         }
     }
     streams
-}
-
-/// Serves one connection to its end.
-async fn connection(
-    stream: TcpStream,
-    site: Arc<dyn Site>,
-    head_wait_max: Duration,
-    mut stage: watch::Receiver<Stage>,
-) {
-    let _open = Open::count(site.connections());
-    // Only a matter of speed.
-    let _ = stream.set_nodelay(true);
-    let reset = Reset::default();
-    let asked = stage.clone();
-    let is_draining = || *asked.borrow() > Stage::Open;
-    let service = service_fn(|request| {
-        let (site, reset) = (&site, &reset);
-        async move {
-            let mut response = site.answer(request, is_draining(), reset).await;
-            if is_draining() {
-                let headers = response.headers_mut();
-                headers.insert(CONNECTION, HeaderValue::from_static("close"));
-            }
-            Ok::<_, Infallible>(response)
-        }
-    });
-    let mut connection = http1::Builder::new()
-        .title_case_headers(true)
-        .timer(TokioTimer::new())
-        .header_read_timeout(head_wait_max)
-        .max_header_size(HEAD_BYTES_MAX)
-        .max_headers(HEAD_FIELDS_MAX)
-        .max_buf_size(BUFFER_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut is_told = false;
-    let result = loop {
-        tokio::select! {
-            result = &mut connection => break result,
-            closing = stage.wait_for(|stage| *stage == Stage::Closing), if !is_told => {
-                drop(closing);
-                is_told = true;
-                std::pin::Pin::new(&mut connection).graceful_shutdown();
-            }
-        }
-    };
-    if let Err(error) = result {
-        tracing::debug!("a connection broke off: {error}");
-    }
-    if reset.is_asked_for() {
-        // An older client takes a connection that is closed for the end of the
-        // reply, which this is not.
-        let _ = connection.into_parts().io.into_inner().set_zero_linger();
-    }
-}
-
-/// Counts a connection while it is held.
-struct Open<'a>(&'a Gauge);
-
-impl Open<'_> {
-    fn count(connections: &Gauge) -> Open<'_> {
-        connections.inc();
-        Open(connections)
-    }
-}
-
-impl Drop for Open<'_> {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
 }

@@ -10,11 +10,14 @@
 //! | `call` | one call of a chain |
 //! | `upload`, `answer` | the body of a request, and of a reply |
 //! | `problem`, `story` | how failures and fates are written |
-//! | `readiness` | what keeps chains from being run |
+//! | `admin` | the same but calls, on an address of its own |
+//! | `looks`, `readiness` | what keeps chains from being run |
 //! | `metrics` | what is counted |
 
+mod admin;
 mod answer;
 mod call;
+mod looks;
 mod metrics;
 mod problem;
 mod readiness;
@@ -23,27 +26,28 @@ mod story;
 mod upload;
 
 use std::collections::BTreeMap;
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::future::BoxFuture;
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Request, Response, StatusCode};
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
 
-pub use readiness::{LinkState, Links, Probed};
+pub use looks::{LinkState, Links, Probed};
 
+use self::admin::Admin;
 use self::metrics::{ChainMetrics, Metrics};
 use self::problem::{Problem, RETRY_AFTER_S};
-use self::readiness::{Missing, Readiness};
-use self::route::{NoRoute, Route, route};
+use self::readiness::{Readiness, Ready};
+use self::route::{Look, NoRoute, Route, route};
 use self::upload::Upload;
 use super::{ChainError, FailureReason, Portal};
-use crate::http::{self, Answer, Reset, Server};
+use crate::http::{self, Answer, Client, Listen, ListenError, Server};
 use crate::trace::CallId;
 
 /// The header that carries a call's id, both ways.
@@ -56,22 +60,29 @@ pub struct Options {
     pub server: http::Options,
     /// How large a request's body may be; `None` for no limit.
     pub request_bytes_max: Option<u64>,
+    /// Where, besides, everything but calls is offered to who looks after it.
+    pub admin: Option<Listen>,
 }
 
 /// Opens an address on which `chains` are offered, the first one also at `/`, and
 /// all that is counted in `registry`.
 ///
 /// # Errors
-/// The address cannot be had.
+/// An address cannot be had.
 pub async fn bind(
-    address: SocketAddr,
+    listen: &Listen,
     options: Options,
     chains: Vec<Portal>,
     links: Arc<dyn Links>,
     registry: Registry,
-) -> io::Result<Server> {
+) -> Result<Server, ListenError> {
     let site = Site::new(chains, links, options.request_bytes_max, registry);
-    Server::bind(address, options.server, Arc::new(site)).await
+    let site = Arc::new(site);
+    let server = Server::bind(listen, options.server, Arc::<Site>::clone(&site)).await?;
+    match &options.admin {
+        Some(listen) => server.beside(listen, Arc::new(Admin::new(site))).await,
+        None => Ok(server),
+    }
 }
 
 /// What is offered.
@@ -81,6 +92,8 @@ struct Site {
     readiness: Readiness,
     registry: Registry,
     connections: Gauge,
+    /// Requests that were turned away since there are too many connections.
+    turned_away: Counter,
     request_bytes_max: Option<u64>,
 }
 
@@ -88,6 +101,30 @@ struct Site {
 struct Offered {
     portal: Portal,
     metrics: Arc<ChainMetrics>,
+    was_seen_ready: AtomicBool,
+}
+
+impl Offered {
+    fn new(portal: Portal, metrics: &Metrics) -> Offered {
+        Offered {
+            metrics: metrics.of_chain(portal.chain()),
+            portal,
+            was_seen_ready: AtomicBool::new(false),
+        }
+    }
+
+    fn name(&self) -> &str {
+        &self.portal.chain().name
+    }
+
+    /// Each of its links could be called once, all at the same time.
+    fn was_seen_ready(&self) -> bool {
+        self.was_seen_ready.load(Ordering::Acquire)
+    }
+
+    fn set_seen_ready(&self) {
+        self.was_seen_ready.store(true, Ordering::Release);
+    }
 }
 
 /// A chain, as `/chains` shows it.
@@ -104,13 +141,6 @@ struct LinkEntry<'a> {
     image: &'a str,
 }
 
-/// Whether all chains can be run, as `/readyz` shows it.
-#[derive(Serialize)]
-struct Ready<'a> {
-    ready: bool,
-    missing: &'a [Missing],
-}
-
 impl Site {
     fn new(
         portals: Vec<Portal>,
@@ -120,19 +150,20 @@ impl Site {
     ) -> Site {
         let metrics = Metrics::new(&mut registry);
         let connections = http::count_connections(&mut registry);
-        let offer = |portal: Portal| Offered {
-            metrics: metrics.of_chain(portal.chain()),
-            portal,
-        };
+        let turned_away = Counter::default();
+        let help = "Requests that were turned away since there were too many connections";
+        registry.register("http_turned_away", help, turned_away.clone());
+        let offer = |portal: Portal| Offered::new(portal, &metrics);
         let chains: Vec<_> = portals.into_iter().map(offer).collect();
         let names = chains.iter().enumerate();
-        let names = names.map(|(at, offered)| (offered.portal.chain().name.clone(), at));
+        let names = names.map(|(at, offered)| (offered.name().to_owned(), at));
         Site {
             by_name: names.collect(),
             chains,
             readiness: Readiness::new(links),
             registry,
             connections,
+            turned_away,
             request_bytes_max,
         }
     }
@@ -141,25 +172,49 @@ impl Site {
         &self,
         request: Request<Incoming>,
         call_id: &CallId,
-        is_draining: bool,
-        reset: &Reset,
+        client: &Client,
     ) -> Response<Answer> {
         let found = match route(request.method(), request.uri().path()) {
-            Ok(Route::Call(None)) => self.chains.first().ok_or(NoRoute::Path),
-            Ok(Route::Call(Some(name))) => match self.by_name.get(name) {
-                Some(at) => Ok(&self.chains[*at]),
+            Ok(Route::Look(look)) => match self.look(&look, client).await {
+                Some(response) => return response,
                 None => Err(NoRoute::Path),
             },
-            Ok(Route::Chains) => return http::json(StatusCode::OK, &self.list()),
-            Ok(Route::Health) => return http::health(),
-            Ok(Route::Ready) => return self.ready(is_draining).await,
-            Ok(Route::Metrics) => return http::metrics(&self.registry),
+            _ if client.is_extra() => return self.turn_away(request, call_id),
+            Ok(Route::Call(None)) => self.chains.first().ok_or(NoRoute::Path),
+            Ok(Route::Call(Some(name))) => self.find(name).ok_or(NoRoute::Path),
             Err(no_route) => Err(no_route),
         };
         match found {
-            Ok(chain) => call::call(self, chain, request, call_id, reset).await,
+            Ok(chain) => call::call(self, chain, request, call_id, client).await,
             Err(no_route) => refuse(request, &no_route, call_id),
         }
+    }
+
+    fn find(&self, name: &str) -> Option<&Offered> {
+        self.by_name.get(name).map(|at| &self.chains[*at])
+    }
+
+    /// Shows how it is; `None` where there is no such chain.
+    async fn look(&self, look: &Look<'_>, client: &Client) -> Option<Response<Answer>> {
+        let is_draining = client.is_draining();
+        Some(match look {
+            Look::Chains => http::json(StatusCode::OK, &self.list()),
+            Look::Health => http::health(),
+            Look::Ready => show(&self.readiness.of_all(&self.chains, is_draining).await),
+            Look::ChainReady(name) => {
+                show(&self.readiness.of_one(self.find(name)?, is_draining).await)
+            }
+            Look::Metrics => http::metrics(&self.registry),
+        })
+    }
+
+    /// There are too many connections for calls.
+    fn turn_away(&self, request: Request<Incoming>, call_id: &CallId) -> Response<Answer> {
+        self.turned_away.inc();
+        let (status, title) = (StatusCode::SERVICE_UNAVAILABLE, "too many connections");
+        let detail = "as many connections are open as there may be at a time";
+        let problem = Problem::new(status, title, detail, call_id);
+        decline(request, &problem)
     }
 
     fn list(&self) -> Vec<ChainEntry<'_>> {
@@ -186,51 +241,64 @@ impl Site {
         if error.reason != FailureReason::NoRunner {
             return problem;
         }
-        let why = (self.readiness).why_unserved(&self.chains, &error.chain, error.index);
+        let Some(chain) = self.find(&error.chain) else {
+            return problem;
+        };
+        let why = self.readiness.why_unserved(&chain.portal, error.index);
         match why.await {
             Some(why) => problem.because(&why),
             None => problem,
         }
     }
+}
 
-    async fn ready(&self, is_draining: bool) -> Response<Answer> {
-        let missing = &*self.readiness.missing(&self.chains).await;
-        // Whoever shares the load among several is to look elsewhere now.
-        let ready = missing.is_empty() && !is_draining;
-        if ready {
-            return http::json(StatusCode::OK, &Ready { ready, missing });
-        }
-        let unavailable = StatusCode::SERVICE_UNAVAILABLE;
-        let mut response = http::json(unavailable, &Ready { ready, missing });
-        response
-            .headers_mut()
-            .insert(RETRY_AFTER, RETRY_AFTER_S.into());
-        response
+fn show(ready: &Ready) -> Response<Answer> {
+    if ready.ready {
+        return http::json(StatusCode::OK, ready);
     }
+    let mut response = http::json(StatusCode::SERVICE_UNAVAILABLE, ready);
+    let headers = response.headers_mut();
+    headers.insert(RETRY_AFTER, RETRY_AFTER_S.into());
+    response
 }
 
 impl http::Site for Site {
     fn answer<'a>(
         &'a self,
         request: Request<Incoming>,
-        is_draining: bool,
-        reset: &'a Reset,
+        client: &'a Client,
     ) -> BoxFuture<'a, Response<Answer>> {
-        let given = request.headers().get(&CALL_ID);
-        let call_id = CallId::new(given.map(HeaderValue::as_bytes));
+        let call_id = call_id(&request);
         Box::pin(async move {
-            let dispatched = self.dispatch(request, &call_id, is_draining, reset);
-            let mut response = dispatched.await;
-            let headers = response.headers_mut();
-            // Visible ASCII, which any header can carry.
-            headers.extend(HeaderValue::from_str(call_id.as_str()).map(|id| (CALL_ID, id)));
-            response
+            let response = self.dispatch(request, &call_id, client).await;
+            with_call_id(response, &call_id)
         })
     }
 
     fn connections(&self) -> &Gauge {
         &self.connections
     }
+}
+
+/// The id that a request has, or a new one.
+fn call_id(request: &Request<Incoming>) -> CallId {
+    let given = request.headers().get(&CALL_ID);
+    CallId::new(given.map(HeaderValue::as_bytes))
+}
+
+fn with_call_id(mut response: Response<Answer>, call_id: &CallId) -> Response<Answer> {
+    let headers = response.headers_mut();
+    // Visible ASCII, which any header can carry.
+    headers.extend(HeaderValue::from_str(call_id.as_str()).map(|id| (CALL_ID, id)));
+    response
+}
+
+/// Answers a request for which nothing is run.
+fn decline(request: Request<Incoming>, problem: &Problem) -> Response<Answer> {
+    let is_held_back = request.headers().contains_key(hyper::header::EXPECT);
+    // It sees to what is still on its way.
+    drop(Upload::new(request.into_body(), None, is_held_back));
+    call::respond(problem)
 }
 
 fn refuse(request: Request<Incoming>, no_route: &NoRoute, call_id: &CallId) -> Response<Answer> {
@@ -244,14 +312,12 @@ fn refuse(request: Request<Incoming>, no_route: &NoRoute, call_id: &CallId) -> R
         NoRoute::Path => format!("there is nothing at {path}"),
         NoRoute::Method(allowed) => format!("{path} takes {allowed}"),
     };
-    let mut response = call::respond(&Problem::new(status, title, detail, call_id));
+    let problem = Problem::new(status, title, detail, call_id);
+    let mut response = decline(request, &problem);
     if let NoRoute::Method(allowed) = no_route {
         response
             .headers_mut()
             .insert(ALLOW, HeaderValue::from_static(allowed));
     }
-    let is_held_back = request.headers().contains_key(hyper::header::EXPECT);
-    // It sees to what is still on its way.
-    drop(Upload::new(request.into_body(), None, is_held_back));
     response
 }

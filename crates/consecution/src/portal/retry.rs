@@ -26,12 +26,13 @@ use super::gate;
 use super::repeat::{Given, Repeat};
 use super::replay::Input;
 use super::trail::Notes;
+use super::walk::DEADLINE_GRACE;
 use crate::backoff::Backoff;
 use crate::pipe::Writer;
 use crate::trace::Trace;
 use crate::transport::{
     Body, Chunks, Cut, Ending, Following, MovedChunk, Outcome, PendingOutcome, RefusalReason,
-    Reply, Request,
+    Reply, Request, Waiting,
 };
 
 /// How long to wait before asking again for a runner: at first, and at most.
@@ -123,28 +124,38 @@ impl Call {
         body: Body,
         lost_at: Option<Instant>,
     ) -> Result<Reply, FailureReason> {
+        let waiting = Waiting::default();
+        self.notes.asked(index, waiting.clone());
         let mut request = Request {
             body,
             trace: self.trace.clone(),
             deadline: self.deadline,
             stderr: self.stderr.clone(),
             following,
+            waiting: waiting.clone(),
         };
         let id = self.portal.chain.links[index].id;
         let busy_until = self.deadline.unwrap_or(Instant::now() + BUSY_WAIT_MAX);
+        // Whoever has the call at its deadline knows best what it has come to.
+        let answered_until = match self.deadline {
+            Some(deadline) => deadline + DEADLINE_GRACE,
+            None => busy_until,
+        };
         // Since when nobody is there who may be about to come back.
         let mut away_since = lost_at;
         let mut backoff = Backoff::new(ASK_BACKOFF_MIN, ASK_BACKOFF_MAX);
         loop {
             let called = self.portal.transport.call(id, request);
-            let refusal = match before(Some(busy_until), called).await {
+            let refusal = match before(Some(answered_until), called).await {
                 Some(Ok(reply)) => {
                     let Reply { runner, joined, .. } = &reply;
                     self.notes.taken(index, *joined, runner.as_ref());
                     return Ok(reply);
                 }
                 Some(Err(refusal)) => refusal,
-                None if self.deadline.is_some() => return Err(FailureReason::DeadlinePassed),
+                None if self.deadline.is_some() && !waiting.is_told() => {
+                    return Err(FailureReason::DeadlinePassed);
+                }
                 // It waits for room, and who has that may wait for room as well: as
                 // two runs do that have half of what each needs.
                 None => {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use chain::Chain;
 
 use super::failure::{ChainError, FailureReason, LinkReport, Report};
-use crate::transport::{Cut, Ending, Outcome};
+use crate::transport::{Cut, Ending, Outcome, Waiting};
 
 /// What is known of a run.
 pub(super) struct Trail {
@@ -46,13 +46,23 @@ pub(super) struct Notes {
 #[derive(Clone, Default)]
 pub(super) struct CallNotes {
     /// Why nobody has taken it yet, while it is asked for.
-    pub(super) untaken: Option<FailureReason>,
+    untaken: Option<FailureReason>,
+    /// Whether whoever was asked last has to wait for room.
+    waiting: Waiting,
     /// The runner that took it last, if it has a name.
     pub(super) runner: Option<Arc<str>>,
     /// It was taken together with the link before it.
     pub(super) is_joined: bool,
     /// Why what it wrote since then broke off, if it did.
     pub(super) output_cut: Option<Arc<str>>,
+}
+
+impl CallNotes {
+    /// Why nobody has taken it, if it is asked for and that is known.
+    fn untaken(self) -> Option<FailureReason> {
+        let is_waiting = self.waiting.is_told();
+        self.untaken.or(is_waiting.then_some(FailureReason::Busy))
+    }
 }
 
 impl Notes {
@@ -62,11 +72,18 @@ impl Notes {
         for at in index..=index + joined {
             *self.call(at) = CallNotes {
                 untaken: None,
+                waiting: Waiting::default(),
                 runner: runner.cloned(),
                 is_joined: at > index,
                 output_cut: None,
             };
         }
+    }
+
+    /// Somebody is asked to take the call of that link, who may tell there that it
+    /// has to wait.
+    pub(super) fn asked(&self, index: usize, waiting: Waiting) {
+        self.call(index).waiting = waiting;
     }
 
     /// Nobody has taken the call of that link so far, for this reason.
@@ -170,7 +187,7 @@ impl Trail {
         // A link whose time runs out while one behind it finds nobody to take it
         // has only been waiting for that one.
         let mut calls = index..self.links.len();
-        let untaken = calls.find_map(|index| Some((index, self.notes.of_call(index).untaken?)));
+        let untaken = calls.find_map(|index| Some((index, self.notes.of_call(index).untaken()?)));
         Some(untaken.unwrap_or((index, reason)))
     }
 

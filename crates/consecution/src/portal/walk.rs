@@ -31,7 +31,7 @@ const EARLIER_LINKS_GRACE: Duration = Duration::from_secs(3);
 
 /// How long after a deadline to wait for the runner's own word on it, which has
 /// the end of stderr, before going on without.
-const DEADLINE_GRACE: Duration = Duration::from_millis(200);
+pub(super) const DEADLINE_GRACE: Duration = Duration::from_millis(200);
 
 /// A run under way.
 pub(super) struct Walk {

@@ -7,8 +7,6 @@
 //! | `GET /metrics` | what is counted, for Prometheus |
 
 use std::collections::BTreeMap;
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -23,7 +21,7 @@ use tokio::sync::watch;
 use super::Runner;
 use super::states::States;
 use crate::connection::Connection;
-use crate::http::{self, Answer, Options, Reset, Server};
+use crate::http::{self, Answer, Client, Listen, ListenError, Options, Server};
 use crate::link_store::RunnerState;
 
 /// How soon to come back where it is not ready, in seconds.
@@ -38,12 +36,12 @@ pub type Connections = BTreeMap<&'static str, watch::Receiver<Connection>>;
 /// # Errors
 /// The address cannot be had.
 pub async fn bind(
-    address: SocketAddr,
+    listen: &Listen,
     options: Options,
     runner: &Runner,
     connections: Connections,
     mut registry: Registry,
-) -> io::Result<Server> {
+) -> Result<Server, ListenError> {
     let open = http::count_connections(&mut registry);
     let site = Site {
         states: runner.states.clone(),
@@ -52,7 +50,7 @@ pub async fn bind(
         registry,
         open,
     };
-    Server::bind(address, options, Arc::new(site)).await
+    Server::bind(listen, options, Arc::new(site)).await
 }
 
 struct Site {
@@ -147,8 +145,7 @@ impl http::Site for Site {
     fn answer<'a>(
         &'a self,
         request: Request<Incoming>,
-        _is_draining: bool,
-        _reset: &'a Reset,
+        _client: &'a Client,
     ) -> BoxFuture<'a, Response<Answer>> {
         let response = self.dispatch(&request);
         Box::pin(std::future::ready(response))

@@ -11,7 +11,7 @@ use chain::LinkId;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join, join_all, maybe_done};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::metrics::{LinkMetrics, Metrics};
 use super::neighbours::{Follower, Neighbours};
@@ -23,7 +23,7 @@ use super::worker::Held;
 use crate::trace::CallId;
 use crate::transport::{
     Body, Cut, Ending, Following, Judge, Outcome, PendingOutcome, Refusal, RefusalReason, Reply,
-    Request, Service, gate,
+    Request, Service, Waiting, gate,
 };
 
 /// A process that waits for its request, and is counted.
@@ -142,7 +142,13 @@ pub(super) struct PoolService {
 impl Service for PoolService {
     fn call(&self, request: Request) -> BoxFuture<'_, Result<Reply, Refusal>> {
         async move {
-            match self.take(&request.following).await {
+            let Request {
+                following,
+                deadline,
+                waiting,
+                ..
+            } = &request;
+            match self.take_by(*deadline, waiting, following).await {
                 Ok((taken, following)) => Ok(self.serve_all(request, taken, following)),
                 Err(error) => {
                     let reason = self.refuse(&request.trace.call_id, error);
@@ -158,6 +164,26 @@ impl Service for PoolService {
 }
 
 impl PoolService {
+    /// As [`PoolService::take`], and not later than at the call's deadline: what
+    /// has found no room by then has not been run, and is told so.
+    async fn take_by(
+        &self,
+        deadline: Option<Instant>,
+        waiting: &Waiting,
+        following: &[Following],
+    ) -> Result<(Taken<Warm>, Vec<Follower>), TakeError> {
+        let mut taking = pin!(self.take(following));
+        if let Some(taken) = taking.as_mut().now_or_never() {
+            return taken;
+        }
+        waiting.tell();
+        match deadline {
+            Some(deadline) => timeout_at(deadline, taking).await,
+            None => Ok(taking.await),
+        }
+        .unwrap_or(Err(TakeError::Busy))
+    }
+
     /// Takes a process for a call, and of the links that follow as many as there
     /// are.
     async fn take(

@@ -64,6 +64,7 @@ pub async fn all(transport: &dyn Transport) {
         reports_a_lost_runner,
         refuses_a_link_that_nobody_serves,
         gives_a_refused_request_back,
+        tells_that_a_call_has_to_wait,
         tells_whether_a_link_is_served,
         takes_no_call_after_withdrawal,
         finishes_what_is_in_flight_after_withdrawal,
@@ -538,6 +539,25 @@ async fn gives_a_refused_request_back(transport: &dyn Transport) {
         let reply = link.call(refusal.request).await;
         assert!(reply.body.collect().await.expect("a complete body") == sent);
     }
+}
+
+async fn tells_that_a_call_has_to_wait(transport: &dyn Transport) {
+    let full = fake::refusing(RefusalReason::Busy);
+    let link = Served::new(
+        transport,
+        fake::service(move |request| {
+            let full = Arc::clone(&full);
+            async move {
+                request.waiting.tell();
+                sleep(Duration::from_secs(1)).await;
+                full.call(request).await
+            }
+        }),
+    );
+    let request = Request::new("");
+    let waiting = request.waiting.clone();
+    link.try_call(request).await.expect_err("a refusal");
+    assert!(waiting.is_told());
 }
 
 async fn tells_whether_a_link_is_served(transport: &dyn Transport) {

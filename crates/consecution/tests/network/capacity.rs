@@ -59,7 +59,7 @@ fn where_all_are_busy_a_call_is_refused_at_its_deadline_and_taken_when_one_is_fr
     assert_eq!(problem["title"], "all runners are busy");
     servers
         .send(soon, b"")
-        .expect_code(124)
+        .expect_code(125)
         .expect_stderr(&["found every runner busy"]);
 
     let mut waiting = portal.connect();
@@ -67,6 +67,38 @@ fn where_all_are_busy_a_call_is_refused_at_its_deadline_and_taken_when_one_is_fr
     release(first);
     assert_eq!(waiting.reply().expect(200).text(), "begun\nword");
     release(second);
+}
+
+#[test]
+fn a_chain_that_is_longer_than_a_runner_has_processes_finds_it_busy() {
+    let Some(servers) = Servers::start() else {
+        cannot_run_here!("nats-server, etcd or etcdctl is missing");
+    };
+    let long = chain_with("Deadline: 1s", [(); 3].map(|()| shell("cat")));
+    let portal = servers.portal(&[&long]);
+    let _runner = servers.runner_with("one", &["--processes-max", "2"]);
+    until_ready(&portal);
+    let mut client = portal.begin("/");
+    client.send_chunk(b"word");
+    let problem = client.reply().problem(503);
+    assert_eq!(problem["title"], "all runners are busy");
+    assert_eq!(problem["link_index"], 2);
+}
+
+#[test]
+fn who_waits_on_a_runner_until_the_deadline_has_not_been_run() {
+    let Some(servers) = Servers::start() else {
+        cannot_run_here!("nats-server, etcd or etcdctl is missing");
+    };
+    let [held, soon] = &chains();
+    let portal = servers.portal(&[held, soon]);
+    let options = ["--processes-max", "1", "--waiting-max", "8"];
+    let _runner = servers.runner_with("one", &options);
+    until_ready(&portal);
+    let first = hold(&portal);
+    let problem = portal.post("/chains/soon", b"word").problem(503);
+    assert_eq!(problem["title"], "all runners are busy");
+    release(first);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use super::metrics::{Kind, Tracked};
 use super::problem::{PROBLEM_JSON, Problem, RETRY_AFTER_S};
 use super::upload::{Progress, Upload};
 use super::{Offered, Site, story};
-use crate::http::{Answer, Reset};
+use crate::http::{Answer, Client};
 use crate::portal::{ChainError, ChainReply, ChainRequest, FailureReason};
 use crate::trace::{CallId, Trace, TraceParent};
 use crate::transport::{Body, Cut};
@@ -55,10 +55,10 @@ pub(super) async fn call(
     chain: &Offered,
     request: Request<Incoming>,
     call_id: &CallId,
-    reset: &Reset,
+    client: &Client,
 ) -> Response<Answer> {
     let bytes_max = site.request_bytes_max;
-    let mut tracked = Tracked::begin(&chain.metrics);
+    let mut tracked = Tracked::begin(&chain.metrics, client.run());
     let name = &chain.portal.chain().name;
     let is_closed_to_end = request.version() < Version::HTTP_11;
     let is_held_back = request.headers().contains_key(EXPECT);
@@ -84,7 +84,7 @@ pub(super) async fn call(
                 body: Some(body),
                 report,
                 tracked,
-                reset: is_closed_to_end.then(|| reset.clone()),
+                reset: is_closed_to_end.then(|| client.reset().clone()),
                 call_id: call_id.clone(),
                 chain: Arc::clone(chain.portal.chain()),
                 is_cut: false,

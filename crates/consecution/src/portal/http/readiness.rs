@@ -1,188 +1,188 @@
-//! Whether all chains can be run, as `/readyz` shows it.
+//! Whether chains can be run, as `/readyz` shows it.
 //!
-//! It asks about all links at the same time, waits only so long, and gives the
-//! same answer to everybody who asks within a second: however often that is,
-//! runners hear little of it.
+//! It answers two questions in one. Where calls are shared among several, one of
+//! them is to get some as soon as it can do for all chains what the others do,
+//! and none when it leaves or reaches nobody. But a chain that cannot be run
+//! anywhere must not keep calls of others from all of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
-use chain::LinkId;
-use futures_util::future::{BoxFuture, FutureExt};
-use futures_util::stream::{self, StreamExt};
 use serde::Serialize;
-use tokio::sync::Mutex;
-use tokio::time::{Instant, timeout_at};
 
 use super::Offered;
-use crate::portal::Publication;
-use crate::transport::{RefusalReason, Transport};
+use super::looks::{LinkState, Links, Looks};
+use crate::portal::{Portal, Publication};
 
-/// How long to wait for what is known of the links.
-const LOOK_WAIT_MAX: Duration = Duration::from_secs(1);
-
-/// How many links are asked about at a time.
-const LOOKS_MAX: usize = 256;
-
-/// How old an answer may be.
-const ANSWER_AGE_MAX: Duration = Duration::from_secs(1);
-
-/// Knows which links can be called.
-pub trait Links: Send + Sync {
-    /// How it is with that link now.
-    fn state(&self, id: LinkId) -> BoxFuture<'_, LinkState>;
-}
-
-/// Whether a link can be called.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LinkState {
-    /// It can.
-    Served,
-    /// It cannot, for this reason, a lower-case fragment.
-    Missing(String),
-}
-
-/// The links that a transport reaches, wherever their runners are.
-pub struct Probed(Arc<dyn Transport>);
-
-impl Probed {
-    /// Those of that transport.
-    pub fn new(transport: Arc<dyn Transport>) -> Probed {
-        Probed(transport)
-    }
-}
-
-impl Links for Probed {
-    fn state(&self, id: LinkId) -> BoxFuture<'_, LinkState> {
-        let probing = self.0.probe(id);
-        let state = probing.map(|probed| match probed {
-            Ok(()) => LinkState::Served,
-            Err(reason) => LinkState::Missing(reason.to_string()),
-        });
-        state.boxed()
-    }
-}
-
-/// What keeps chains from being run.
+/// What is known of whether chains can be run.
 pub(super) struct Readiness {
-    links: Arc<dyn Links>,
-    /// What was found last, and when. Held while it is found out, so that this
-    /// is done once however many ask.
-    found: Mutex<Option<(Instant, Arc<[Missing]>)>>,
+    looks: Looks,
+}
+
+/// Whether chains can be run, as it is shown.
+#[derive(Debug, Serialize)]
+pub(super) struct Ready {
+    pub(super) ready: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    missing: Vec<Missing>,
 }
 
 /// A link that cannot be called.
 #[derive(Debug, Serialize)]
-pub(super) struct Missing {
+struct Missing {
     chain: String,
     link_index: usize,
     link_name: String,
     reason: String,
+    /// Who tried to serve it has failed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    broken: bool,
 }
 
 impl Readiness {
     pub(super) fn new(links: Arc<dyn Links>) -> Readiness {
         Readiness {
-            links,
-            found: Mutex::new(None),
+            looks: Looks::new(links),
         }
     }
 
-    /// The links of these chains that cannot be called.
-    pub(super) async fn missing(&self, chains: &[Offered]) -> Arc<[Missing]> {
-        let mut found = self.found.lock().await;
-        if let Some((at, missing)) = &*found
-            && at.elapsed() < ANSWER_AGE_MAX
-        {
-            return Arc::clone(missing);
-        }
-        let missing: Arc<[Missing]> = self.look(chains).await.into();
-        *found = Some((Instant::now(), Arc::clone(&missing)));
-        missing
+    /// Whether this process is to get calls of all these chains.
+    pub(super) async fn of_all(&self, chains: &[Offered], is_draining: bool) -> Ready {
+        let missing = self.missing(chains).await;
+        let reason = self.unavailable(is_draining).or_else(|| {
+            if let Some(name) = first_not_known(chains, &missing) {
+                return Some(format!("chain '{name}' has not been ready yet"));
+            }
+            let is_missing = |offered: &Offered| is_any_of(&missing, offered);
+            let none = chains.iter().all(is_missing);
+            none.then(|| "no chain can be run".to_owned())
+        });
+        Ready::new(reason, missing)
+    }
+
+    /// Whether it is to get calls of this one.
+    pub(super) async fn of_one(&self, chain: &Offered, is_draining: bool) -> Ready {
+        let missing = self.missing(std::slice::from_ref(chain)).await;
+        let reason = self.unavailable(is_draining).or_else(|| {
+            let is_missing = !missing.is_empty();
+            is_missing.then(|| format!("chain '{}' cannot be run", chain.name()))
+        });
+        Ready::new(reason, missing)
     }
 
     /// What is known of why nobody serves a link, beyond that.
-    pub(super) async fn why_unserved(
-        &self,
-        chains: &[Offered],
-        chain: &str,
-        link_index: usize,
-    ) -> Option<String> {
-        let missing = self.missing(chains).await;
-        let is_it = |missing: &&Missing| missing.chain == chain && missing.link_index == link_index;
-        let reason = &missing.iter().find(is_it)?.reason;
-        let said = RefusalReason::NoRunner.to_string();
-        let more = reason.strip_prefix(&said).unwrap_or(reason);
-        let more = more.trim_start_matches("; ");
-        (!more.is_empty()).then(|| more.to_owned())
+    pub(super) async fn why_unserved(&self, portal: &Portal, link_index: usize) -> Option<String> {
+        let link = portal.chain().links.get(link_index)?;
+        let reason = match self.looks.state(link.id).await {
+            LinkState::Served | LinkState::Unserved => None,
+            LinkState::Missing(reason) | LinkState::Broken(reason) => Some(reason),
+        };
+        let reasons = [reason, unpublished(portal)].into_iter().flatten();
+        let reasons = reasons.collect::<Vec<_>>().join("; ");
+        (!reasons.is_empty()).then_some(reasons)
     }
 
-    async fn look(&self, chains: &[Offered]) -> Vec<Missing> {
+    /// Why this process is to get no calls, whatever its chains are like.
+    fn unavailable(&self, is_draining: bool) -> Option<String> {
+        if is_draining {
+            return Some("it finishes what is in flight, and ends".to_owned());
+        }
+        let why = self.looks.unreachable()?;
+        Some(format!("no runner can be reached: {why}"))
+    }
+
+    /// The links of these chains that cannot be called. Takes note of chains
+    /// without any.
+    async fn missing(&self, chains: &[Offered]) -> Vec<Missing> {
         let links = chains
             .iter()
             .flat_map(|offered| &offered.portal.chain().links);
         let ids: BTreeSet<_> = links.map(|link| link.id).collect();
-        let reasons = self.reasons(ids).await;
-        let mut missing = Vec::new();
+        let states = self.looks.states(ids).await;
+        let mut all = Vec::new();
         for offered in chains {
             let chain = offered.portal.chain();
-            let publication = offered.portal.publication();
-            for (link_index, link) in chain.links.iter().enumerate() {
-                let Some(reason) = reasons.get(&link.id) else {
-                    continue;
-                };
-                let reason = match &*publication.borrow() {
-                    Publication::Done => reason.clone(),
-                    Publication::Waiting(why) => {
-                        format!("{reason}; it is not published yet: {why}")
-                    }
-                };
-                missing.push(Missing {
+            let mut missing = chain.links.iter().enumerate().filter_map(|(at, link)| {
+                let state = states.get(&link.id)?;
+                let reasons = [Some(state.reason()?), unpublished(&offered.portal)];
+                Some(Missing {
                     chain: chain.name.clone(),
-                    link_index,
+                    link_index: at,
                     link_name: link.name.clone(),
-                    reason,
-                });
+                    reason: Vec::from_iter(reasons.into_iter().flatten()).join("; "),
+                    broken: matches!(state, LinkState::Broken(_)),
+                })
+            });
+            let before = all.len();
+            all.extend(&mut missing);
+            if all.len() == before {
+                offered.set_seen_ready();
             }
         }
-        missing
+        all
     }
+}
 
-    /// Why links cannot be called, for those which cannot.
-    async fn reasons(&self, ids: BTreeSet<LinkId>) -> BTreeMap<LinkId, String> {
-        let until = Instant::now() + LOOK_WAIT_MAX;
-        let looks = ids.into_iter().map(|id| async move {
-            match timeout_at(until, self.links.state(id)).await {
-                Ok(LinkState::Served) => None,
-                Ok(LinkState::Missing(reason)) => Some((id, reason)),
-                Err(_) => Some((id, format!("nobody has answered for {LOOK_WAIT_MAX:?}"))),
-            }
-        });
-        let looks = stream::iter(looks).buffer_unordered(LOOKS_MAX);
-        looks.filter_map(std::future::ready).collect().await
+impl Ready {
+    fn new(reason: Option<String>, missing: Vec<Missing>) -> Ready {
+        Ready {
+            ready: reason.is_none(),
+            reason,
+            missing,
+        }
+    }
+}
+
+/// The first chain of which it is not known yet whether it can be run.
+fn first_not_known<'a>(chains: &'a [Offered], missing: &[Missing]) -> Option<&'a str> {
+    let is_broken = |offered: &Offered| {
+        let mut missing = missing.iter();
+        missing.any(|missing| missing.broken && missing.chain == offered.name())
+    };
+    let mut chains = chains.iter();
+    let not_known = chains.find(|offered| !offered.was_seen_ready() && !is_broken(offered))?;
+    Some(not_known.name())
+}
+
+fn is_any_of(missing: &[Missing], offered: &Offered) -> bool {
+    missing
+        .iter()
+        .any(|missing| missing.chain == offered.name())
+}
+
+/// Why nobody may know of a chain's links yet.
+fn unpublished(portal: &Portal) -> Option<String> {
+    match &*portal.publication().borrow() {
+        Publication::Done => None,
+        Publication::Waiting(why) => Some(format!("it is not published yet: {why}")),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::looks::{ANSWER_AGE_MAX, LOOK_WAIT_MAX, Probed};
     use super::super::metrics::Metrics;
     use super::*;
     use crate::link_store::memory::Memory;
-    use crate::portal::Portal;
+    use crate::transport::Transport;
     use crate::transport::conformance::fake;
     use crate::transport::in_process::InProcess;
-    use chain::{Chain, ChainLink, Link};
-    use futures_util::future::{join_all, pending, ready};
+    use chain::{Chain, ChainLink, Link, LinkId};
+    use futures_util::future::{BoxFuture, FutureExt, join_all, pending, ready};
+    use std::collections::BTreeMap;
+    use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::time::Instant;
 
-    fn chain(links: usize) -> Chain {
+    fn chain_of(name: &str, links: usize) -> Chain {
         let link = |index| Link {
-            command: Some(format!("/bin/{index}")),
+            command: Some(format!("/bin/{name}/{index}")),
             ..Link::new("fake")
         };
         Chain {
-            name: "test".to_owned(),
+            name: name.to_owned(),
             deadline: None,
             links: (0..links)
                 .map(|index| ChainLink::new(link(index)))
@@ -190,16 +190,19 @@ mod tests {
         }
     }
 
-    fn offered(portal: &Portal) -> [Offered; 1] {
-        let metrics = Metrics::new(&mut crate::http::registry());
-        [Offered {
-            metrics: metrics.of_chain(portal.chain()),
-            portal: portal.clone(),
-        }]
+    async fn offered(chain: Chain, transport: InProcess) -> Offered {
+        let portal = Portal::new(chain, Arc::new(transport)).unwrap();
+        portal.publish(&Memory::new()).await.unwrap();
+        offered_by(&portal)
     }
 
-    fn reasons(missing: &[Missing]) -> Vec<(usize, &str)> {
-        let missing = missing.iter();
+    fn offered_by(portal: &Portal) -> Offered {
+        let metrics = Metrics::new(&mut crate::http::registry());
+        Offered::new(portal.clone(), &metrics)
+    }
+
+    fn reasons(ready: &Ready) -> Vec<(usize, &str)> {
+        let missing = ready.missing.iter();
         missing
             .map(|missing| (missing.link_index, missing.reason.as_str()))
             .collect()
@@ -214,61 +217,154 @@ mod tests {
             self.0.fetch_add(1, Ordering::SeqCst);
             pending().boxed()
         }
+
+        fn unreachable(&self) -> Option<String> {
+            None
+        }
+    }
+
+    /// Says what it was told.
+    #[derive(Default)]
+    struct Told {
+        states: Mutex<BTreeMap<LinkId, LinkState>>,
+        unreachable: Mutex<Option<String>>,
+        asked: AtomicUsize,
+    }
+
+    impl Links for Told {
+        fn state(&self, id: LinkId) -> BoxFuture<'_, LinkState> {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            let states = self.states.lock().unwrap();
+            let state = states.get(&id).cloned().unwrap_or(LinkState::Unserved);
+            ready(state).boxed()
+        }
+
+        fn unreachable(&self) -> Option<String> {
+            self.unreachable.lock().unwrap().clone()
+        }
+    }
+
+    impl Told {
+        fn tell(&self, offered: &Offered, state: LinkState) {
+            let id = offered.portal.chain().links[0].id;
+            self.states.lock().unwrap().insert(id, state);
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn links_anywhere_are_missing_until_they_are_served() {
         let transport = InProcess::new();
-        let portal = Portal::new(chain(2), Arc::new(transport.clone())).unwrap();
+        let portal = Portal::new(chain_of("test", 2), Arc::new(transport.clone())).unwrap();
         let ids = [0, 1].map(|index| portal.chain().links[index].id);
         let _first = transport.serve(ids[0], fake::echo());
         let readiness = Readiness::new(Arc::new(Probed::new(Arc::new(transport.clone()))));
-        let chains = offered(&portal);
+        let chains = [offered_by(&portal)];
         let nobody = "no runner serves the link";
         let unpublished = format!("{nobody}; it is not published yet: nobody has asked for it");
-        let missing = readiness.missing(&chains).await;
-        assert_eq!(reasons(&missing), [(1, unpublished.as_str())]);
+        let seen = readiness.of_all(&chains, false).await;
+        assert_eq!(reasons(&seen), [(1, unpublished.as_str())]);
 
         portal.publish(&Memory::new()).await.unwrap();
         tokio::time::advance(ANSWER_AGE_MAX).await;
-        let missing = readiness.missing(&chains).await;
-        assert_eq!(reasons(&missing), [(1, nobody)]);
+        let seen = readiness.of_all(&chains, false).await;
+        assert_eq!(reasons(&seen), [(1, nobody)]);
+        assert!(!seen.ready);
 
         let _second = transport.serve(ids[1], fake::echo());
-        assert_eq!(reasons(&readiness.missing(&chains).await), [(1, nobody)]);
+        assert!(!readiness.of_all(&chains, false).await.ready);
         tokio::time::advance(ANSWER_AGE_MAX).await;
-        assert!(readiness.missing(&chains).await.is_empty());
+        let seen = readiness.of_all(&chains, false).await;
+        assert!(seen.ready && seen.missing.is_empty());
+        assert!(!readiness.of_all(&chains, true).await.ready);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_are_ready_once_each_chain_was_or_is_known_to_be_broken() {
+        let told = Arc::new(Told::default());
+        let readiness = Readiness::new(Arc::<Told>::clone(&told));
+        let [one, two, three] = ["one", "two", "three"].map(|name| chain_of(name, 1));
+        let chains = [
+            offered(one, InProcess::new()).await,
+            offered(two, InProcess::new()).await,
+            offered(three, InProcess::new()).await,
+        ];
+        let broken = || LinkState::Broken("it has no command".to_owned());
+        let look = async || {
+            tokio::time::advance(ANSWER_AGE_MAX).await;
+            let ready = readiness.of_all(&chains, false).await;
+            assert_eq!(ready.ready, ready.reason.is_none());
+            ready.reason.unwrap_or_else(|| "ready".to_owned())
+        };
+        assert_eq!(look().await, "chain 'one' has not been ready yet");
+        told.tell(&chains[0], LinkState::Served);
+        told.tell(
+            &chains[2],
+            LinkState::Missing("it is being loaded".to_owned()),
+        );
+        assert_eq!(look().await, "chain 'two' has not been ready yet");
+        told.tell(&chains[1], broken());
+        assert_eq!(look().await, "chain 'three' has not been ready yet");
+        told.tell(&chains[2], LinkState::Served);
+        assert_eq!(look().await, "ready");
+        // Each alone can be lost, and not all of them.
+        told.tell(&chains[2], LinkState::Unserved);
+        assert_eq!(look().await, "ready");
+        told.tell(&chains[0], broken());
+        assert_eq!(look().await, "no chain can be run");
+        told.tell(&chains[1], LinkState::Served);
+        assert_eq!(look().await, "ready");
+        assert!(!readiness.of_one(&chains[0], false).await.ready);
+        assert!(readiness.of_one(&chains[1], false).await.ready);
+        assert!(!readiness.of_one(&chains[1], true).await.ready);
+        *told.unreachable.lock().unwrap() = Some("connection refused".to_owned());
+        assert_eq!(look().await, "no runner can be reached: connection refused");
+        assert!(!readiness.of_one(&chains[1], false).await.ready);
     }
 
     #[tokio::test(start_paused = true)]
     async fn however_many_ask_links_are_asked_about_once_and_not_waited_for_long() {
         let links = Arc::new(Silent::default());
         let readiness = Readiness::new(Arc::<Silent>::clone(&links));
-        let portal = Portal::new(chain(250), Arc::new(InProcess::new())).unwrap();
-        portal.publish(&Memory::new()).await.unwrap();
-        let chains = offered(&portal);
+        let chains = [offered(chain_of("test", 250), InProcess::new()).await];
         let before = Instant::now();
-        let answers = join_all((0..100).map(|_| readiness.missing(&chains))).await;
+        let answers = join_all((0..100).map(|_| readiness.of_all(&chains, false))).await;
         assert_eq!(before.elapsed(), LOOK_WAIT_MAX);
         assert_eq!(links.0.load(Ordering::SeqCst), 250);
         let silent = (0..250).map(|index| (index, "nobody has answered for 1s"));
         let silent: Vec<_> = silent.collect();
-        assert!(answers.iter().all(|missing| reasons(missing) == silent));
+        assert!(answers.iter().all(|ready| reasons(ready) == silent));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_finds_nobody_asks_about_its_own_link_and_once_for_all_like_it() {
+        let links = Arc::new(Silent::default());
+        let readiness = Readiness::new(Arc::<Silent>::clone(&links));
+        let chain = offered(chain_of("test", 250), InProcess::new()).await;
+        let before = Instant::now();
+        let asking = (0..100).map(|_| readiness.why_unserved(&chain.portal, 7));
+        for why in join_all(asking).await {
+            assert_eq!(why.as_deref(), Some("nobody has answered for 1s"));
+        }
+        assert_eq!(before.elapsed(), LOOK_WAIT_MAX);
+        assert_eq!(links.0.load(Ordering::SeqCst), 1);
+        let told = Arc::new(Told::default());
+        let readiness = Readiness::new(Arc::<Told>::clone(&told));
+        assert_eq!(readiness.why_unserved(&chain.portal, 7).await, None);
+        assert_eq!(told.asked.load(Ordering::SeqCst), 1);
     }
 
     #[tokio::test(start_paused = true)]
     async fn whoever_stops_waiting_does_not_stop_others() {
         let readiness = Readiness::new(Arc::new(Silent::default()));
-        let portal = Portal::new(chain(1), Arc::new(InProcess::new())).unwrap();
-        let chains = offered(&portal);
+        let chains = [offered(chain_of("test", 1), InProcess::new()).await];
         let impatient = async {
             tokio::select! {
                 biased;
-                _ = readiness.missing(&chains) => panic!("nobody answers"),
+                _ = readiness.of_all(&chains, false) => panic!("nobody answers"),
                 () = ready(()) => {}
             }
         };
-        let ((), missing) = tokio::join!(impatient, readiness.missing(&chains));
-        assert_eq!(missing.len(), 1);
+        let ((), seen) = tokio::join!(impatient, readiness.of_all(&chains, false));
+        assert_eq!(seen.missing.len(), 1);
     }
 }

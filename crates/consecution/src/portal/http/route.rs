@@ -7,12 +7,21 @@ use hyper::Method;
 pub(super) enum Route<'a> {
     /// To run the chain of that name, or the first one.
     Call(Option<&'a str>),
+    /// To see how it is.
+    Look(Look<'a>),
+}
+
+/// What there is to see.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Look<'a> {
     /// Which chains there are.
     Chains,
     /// Whether this process lives.
     Health,
-    /// Whether every chain can be run.
+    /// Whether it is to get calls.
     Ready,
+    /// Whether it is to get calls of the chain of that name.
+    ChainReady(&'a str),
     /// What has been counted.
     Metrics,
 }
@@ -26,9 +35,11 @@ pub(super) enum NoRoute {
     Method(&'static str),
 }
 
-/// `PUT` as well, which is how `curl -T` uploads.
+/// The methods of calls; `PUT` as well, which is how `curl -T` uploads.
 const CALL: &str = "POST, PUT";
-const LOOK: &str = "GET, HEAD";
+
+/// The methods of what is there to be seen.
+pub(super) const LOOK: &str = "GET, HEAD";
 
 /// Reads a request's method and path.
 ///
@@ -38,24 +49,31 @@ const LOOK: &str = "GET, HEAD";
 pub(super) fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, NoRoute> {
     let route = match path {
         "/" => Route::Call(None),
-        "/chains" => Route::Chains,
-        "/healthz" => Route::Health,
-        "/readyz" => Route::Ready,
-        "/metrics" => Route::Metrics,
-        _ => match path.strip_prefix("/chains/") {
-            Some(name) if !name.is_empty() && !name.contains('/') => Route::Call(Some(name)),
-            _ => return Err(NoRoute::Path),
-        },
+        "/chains" => Route::Look(Look::Chains),
+        "/healthz" => Route::Look(Look::Health),
+        "/readyz" => Route::Look(Look::Ready),
+        "/metrics" => Route::Look(Look::Metrics),
+        _ => of_chain(path).ok_or(NoRoute::Path)?,
     };
     let (is_allowed, allowed) = match route {
         Route::Call(_) => (method == Method::POST || method == Method::PUT, CALL),
-        _ => (method == Method::GET || method == Method::HEAD, LOOK),
+        Route::Look(_) => (method == Method::GET || method == Method::HEAD, LOOK),
     };
     if is_allowed {
         Ok(route)
     } else {
         Err(NoRoute::Method(allowed))
     }
+}
+
+fn of_chain(path: &str) -> Option<Route<'_>> {
+    let rest = path.strip_prefix("/chains/")?;
+    let (name, route): (_, fn(&str) -> Route<'_>) = match rest.strip_suffix("/readyz") {
+        Some(name) => (name, |name| Route::Look(Look::ChainReady(name))),
+        None => (rest, |name| Route::Call(Some(name))),
+    };
+    let is_name = !name.is_empty() && !name.contains('/');
+    is_name.then(|| route(name))
 }
 
 #[cfg(test)]
@@ -78,12 +96,26 @@ mod tests {
                 assert_eq!(route(&other, path), refused, "{path}");
             }
         }
-        for path in ["/chains", "/healthz", "/readyz", "/metrics"] {
+        for path in [
+            "/chains",
+            "/healthz",
+            "/readyz",
+            "/metrics",
+            "/chains/words/readyz",
+        ] {
             assert!(route(&Method::GET, path).is_ok(), "{path}");
             assert!(route(&Method::HEAD, path).is_ok(), "{path}");
             let refused = Err(NoRoute::Method("GET, HEAD"));
             assert_eq!(route(&Method::POST, path), refused, "{path}");
         }
+    }
+
+    #[test]
+    fn a_chain_may_be_called_as_anything_else() {
+        let name = Route::Call(Some("readyz"));
+        assert_eq!(route(&Method::POST, "/chains/readyz"), Ok(name));
+        let look = Route::Look(Look::ChainReady("readyz"));
+        assert_eq!(route(&Method::GET, "/chains/readyz/readyz"), Ok(look));
     }
 
     #[test]
@@ -97,6 +129,9 @@ mod tests {
             "/chains//",
             "/chains/a/",
             "/chains/a/b",
+            "/chains//readyz",
+            "/chains/a/b/readyz",
+            "/chains/a/readyz/",
             "/chains/../healthz",
             "/Chains",
             "/healthz/",

@@ -17,7 +17,7 @@ use super::head::{self, Fault, HEADERS_BYTES_MAX, Offer, RequestHead};
 use super::line::{Line, Next};
 use super::server::Replying;
 use crate::transport::{
-    Body, Cut, Outcome, PendingOutcome, Refusal, RefusalReason, Reply, Request, Service,
+    Body, Cut, Outcome, PendingOutcome, Refusal, RefusalReason, Reply, Request, Service, Waiting,
 };
 
 /// How long to wait for a call to be over before its caller is told that it goes
@@ -74,6 +74,7 @@ impl Answer<'_> {
             deadline: self.head.deadline,
             stderr,
             following: Arc::clone(&self.head.following),
+            waiting: Waiting::default(),
         }
     }
 

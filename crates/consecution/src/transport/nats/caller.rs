@@ -24,6 +24,7 @@ use crate::trace::Trace;
 use crate::transport::subject;
 use crate::transport::{
     Body, Cut, Ending, Following, Outcome, PendingOutcome, Refusal, RefusalReason, Reply, Request,
+    Waiting,
 };
 
 /// How long to wait for the first bytes of a body before a runner is claimed
@@ -131,6 +132,7 @@ struct Call<'a> {
     deadline: Option<Instant>,
     stderr: Option<mpsc::Sender<Bytes>>,
     following: Arc<[Following]>,
+    waiting: Waiting,
     offer: Offer,
     /// What the first message carries of the body, until it is taken.
     first: Bytes,
@@ -148,6 +150,7 @@ impl<'a> Call<'a> {
             deadline: request.deadline,
             stderr: request.stderr,
             following: request.following,
+            waiting: request.waiting,
             offer: Offer {
                 is_whole: false,
                 credit: exchange::window(shared.inbox.count()),
@@ -201,7 +204,10 @@ impl<'a> Call<'a> {
                     return Ok(lost(Ending::Lost(why.into())));
                 }
                 Err(_) if give_up.is_some_and(|give_up| Instant::now() >= give_up) => {
-                    return Ok(lost(Ending::DeadlinePassed));
+                    return match self.waiting.is_told() {
+                        true => Err(self.refused(RefusalReason::Busy)),
+                        false => Ok(lost(Ending::DeadlinePassed)),
+                    };
                 }
                 Err(_) => {
                     let why = "no runner has answered in time";
@@ -220,7 +226,10 @@ impl<'a> Call<'a> {
                 return self.answered(&message);
             }
             match self.framed(&mut exchange, &message).await {
-                Ok(None) => patience = Instant::now() + SILENCE_MAX,
+                Ok(None) => {
+                    self.waiting.tell();
+                    patience = Instant::now() + SILENCE_MAX;
+                }
                 Ok(Some(accepted)) => return Ok(self.accepted(exchange, &message, accepted)),
                 Err(broken) => return Ok(lost(ending_of(&broken))),
             }
@@ -323,6 +332,7 @@ impl<'a> Call<'a> {
             deadline: self.deadline,
             stderr: self.stderr,
             following: self.following,
+            waiting: self.waiting,
         };
         Refusal { request, reason }
     }

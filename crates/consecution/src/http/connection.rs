@@ -1,0 +1,136 @@
+//! One connection, from its first request to its end.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use hyper::header::{CONNECTION, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use super::places::{EXTRA_HEAD_WAIT_MAX, Place};
+use super::server::Stage;
+use super::socket::Socket;
+use super::{Client, Site};
+
+/// How large a request's head may be, in bytes, and how many fields it may have.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+const HEAD_FIELDS_MAX: usize = 100;
+
+/// How much is read ahead of a request, in bytes.
+const BUFFER_BYTES_MAX: usize = 128 * 1024;
+
+/// How far the end of a server has come, for its connections.
+#[derive(Clone)]
+pub(super) struct Progress {
+    pub(super) stage: watch::Receiver<Stage>,
+    /// Connections without a request are closed in the last stage.
+    pub(super) closes: bool,
+}
+
+impl Progress {
+    async fn until_closing(&mut self) {
+        let closing = self.stage.wait_for(|stage| *stage == Stage::Closing);
+        // A server that is gone has ended its connections, too.
+        if !self.closes || closing.await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
+/// Serves one connection to its end.
+pub(super) async fn serve(
+    stream: TcpStream,
+    place: Place,
+    site: Arc<dyn Site>,
+    head_wait_max: Duration,
+    mut progress: Progress,
+) {
+    let _open = Open::count(site.connections());
+    let socket = Socket::new(stream);
+    let client = Client::new(progress.stage.clone());
+    let service = service_fn(|request| {
+        place.has_head();
+        client.set_extra(place.is_extra());
+        let (site, client) = (&site, &client);
+        async move {
+            let mut response = site.answer(request, client).await;
+            if client.is_draining() || client.is_extra() {
+                let headers = response.headers_mut();
+                headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let head_wait_max = match place.is_extra() {
+        true => head_wait_max.min(EXTRA_HEAD_WAIT_MAX),
+        false => head_wait_max,
+    };
+    let mut connection = http1::Builder::new()
+        .title_case_headers(true)
+        .timer(TokioTimer::new())
+        .header_read_timeout(head_wait_max)
+        .max_header_size(HEAD_BYTES_MAX)
+        .max_headers(HEAD_FIELDS_MAX)
+        .max_buf_size(BUFFER_BYTES_MAX)
+        // A client may send all that it has to say, and then listen. One that has
+        // given a run up is noticed below.
+        .half_close(true)
+        .serve_connection(TokioIo::new(socket.clone()), service);
+    let mut is_told = false;
+    let mut over = std::pin::pin!(place.until_over());
+    let result = loop {
+        let served = poll_fn(|context| {
+            socket.begin_poll();
+            if let Poll::Ready(result) = Pin::new(&mut connection).poll(context) {
+                return Poll::Ready(Some(result));
+            }
+            match client.has_run() && socket.poll_closed(context).is_ready() {
+                true => Poll::Ready(None),
+                false => Poll::Pending,
+            }
+        });
+        tokio::select! {
+            biased;
+            result = served => break result,
+            () = progress.until_closing(), if !is_told => {
+                is_told = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+            () = &mut over => break None,
+        }
+    };
+    match result {
+        Some(Ok(())) => {}
+        Some(Err(error)) => tracing::debug!("a connection broke off: {error}"),
+        None => tracing::debug!("a connection was given up"),
+    }
+    if client.reset().is_asked_for() {
+        // An older client takes a connection that is closed for the end of the
+        // reply, which this is not.
+        let _ = socket.stream().set_zero_linger();
+    }
+}
+
+/// Counts a connection while it is held.
+struct Open<'a>(&'a Gauge);
+
+impl Open<'_> {
+    fn count(connections: &Gauge) -> Open<'_> {
+        connections.inc();
+        Open(connections)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

@@ -1,0 +1,150 @@
+//! A client's socket: read and written by hyper, and looked at beside that.
+//!
+//! While a reply is due, hyper reads nothing, so that a client that has closed
+//! its sending half still gets the reply. Whoever must know whether the client
+//! is still there asks here.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// A client's socket. Clones are the same.
+#[derive(Clone)]
+pub(super) struct Socket(Arc<State>);
+
+struct State {
+    stream: TcpStream,
+    /// Somebody waits for more from the client, and so will see its end.
+    is_read: AtomicBool,
+    /// The end has been read.
+    has_ended: AtomicBool,
+}
+
+impl Socket {
+    pub(super) fn new(stream: TcpStream) -> Socket {
+        Socket(Arc::new(State {
+            stream,
+            is_read: AtomicBool::new(false),
+            has_ended: AtomicBool::new(false),
+        }))
+    }
+
+    pub(super) fn stream(&self) -> &TcpStream {
+        &self.0.stream
+    }
+
+    /// To be called before whoever reads is polled: what it waited for before
+    /// counts no more.
+    pub(super) fn begin_poll(&self) {
+        self.0.is_read.store(false, Ordering::Relaxed);
+    }
+
+    /// Ready when the client has closed its sending half, or all of the
+    /// connection, and nobody else will see it: all that was sent has been read,
+    /// and nobody waits for more.
+    ///
+    /// Where something is left to be read this must be polled again once that is
+    /// done: by the same task that reads.
+    pub(super) fn poll_closed(&self, context: &mut Context<'_>) -> Poll<()> {
+        let State {
+            stream,
+            is_read,
+            has_ended,
+        } = &*self.0;
+        if is_read.load(Ordering::Relaxed) || has_ended.load(Ordering::Relaxed) {
+            return Poll::Pending;
+        }
+        let mut byte = [0];
+        match stream.poll_peek(context, &mut ReadBuf::new(&mut byte)) {
+            Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(()),
+            Poll::Ready(Ok(_)) | Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let State {
+            stream,
+            is_read,
+            has_ended,
+        } = &*self.0;
+        loop {
+            is_read.store(true, Ordering::Relaxed);
+            ready!(stream.poll_read_ready(context))?;
+            is_read.store(false, Ordering::Relaxed);
+            let has_room = buffer.remaining() > 0;
+            match stream.try_read_buf(buffer) {
+                Ok(bytes) => {
+                    if bytes == 0 && has_room {
+                        has_ended.store(true, Ordering::Relaxed);
+                    }
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl Socket {
+    fn poll_send(
+        &self,
+        context: &mut Context<'_>,
+        send: impl Fn(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        let stream = self.stream();
+        loop {
+            ready!(stream.poll_write_ready(context))?;
+            match send(stream) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                sent => return Poll::Ready(sent),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_send(context, |stream| stream.try_write(bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_send(context, |stream| stream.try_write_vectored(slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shut = rustix::net::shutdown(self.stream(), rustix::net::Shutdown::Write);
+        match shut {
+            // The client has left already.
+            Err(rustix::io::Errno::NOTCONN) => Poll::Ready(Ok(())),
+            shut => Poll::Ready(shut.map_err(io::Error::from)),
+        }
+    }
+}
