@@ -22,8 +22,10 @@ mod link;
 mod log;
 mod portal;
 mod progress;
+mod reload;
 mod run;
 mod runner;
+mod runners;
 mod sandbox;
 mod sandboxing;
 mod send;
@@ -31,6 +33,7 @@ mod serve;
 mod servers;
 mod signals;
 mod stdio;
+mod table;
 
 /// Unix pipelines whose every stage is a container.
 ///
@@ -166,7 +169,7 @@ enum Command {
     /// Tells what of the sandbox this host can enforce.
     #[command(subcommand)]
     Sandbox(sandbox::Command),
-    /// Lists, shows and removes the links that portals have made known.
+    /// Lists, shows, removes and prunes the links that portals have made known.
     #[command(subcommand)]
     Link(link::Command),
 }
@@ -174,7 +177,8 @@ enum Command {
 pub(crate) fn execute(arguments: Arguments) -> ExitCode {
     let Arguments { global, command } = arguments;
     let log_level = match command {
-        Command::Serve(_) | Command::Portal(_) | Command::Runner(_) => tracing::Level::INFO,
+        Command::Serve(_) | Command::Portal(_) => tracing::Level::INFO,
+        Command::Runner(ref runner) if runner.is_to_serve() => tracing::Level::INFO,
         _ => tracing::Level::WARN,
     };
     log::start(log_level, global.log_format);

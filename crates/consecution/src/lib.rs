@@ -8,8 +8,11 @@ pub mod config;
 #[doc(hidden)]
 pub mod conformance;
 pub mod connection;
+mod held;
 pub mod http;
 pub mod link_store;
+mod log_batch;
+mod name;
 pub mod pipe;
 pub mod portal;
 pub mod runner;

@@ -24,6 +24,7 @@ use super::starvation::Starvation;
 use super::states::{LinkState, Teller};
 use crate::backoff::Backoff;
 use crate::link_store::LinkStoreError;
+use crate::log_batch::LogBatch;
 use crate::transport::{Registration, Transport};
 
 /// How long a broken link rests before it is tried again: at first, and at most;
@@ -53,9 +54,9 @@ pub(super) struct Shared {
     pub(super) processes_reaper: Reaper,
     /// Ends zygotes, however long that takes.
     pub(super) zygotes_reaper: Reaper,
-    /// Whether anybody is to know of the runner: if so, it says in the log which links
-    /// it serves, and which are broken.
-    pub(super) is_known: bool,
+    /// Whether to say in the log which links are served, and which are broken.
+    pub(super) says_links: bool,
+    pub(super) served: Arc<LogBatch>,
 }
 
 /// A link could not be loaded. The texts read well after "failed to".
@@ -139,8 +140,8 @@ pub(super) async fn work(
         teller.tell(LinkState::Serving(Arc::clone(&serving.pool)));
         if lives.begin() {
             tracing::info!(link_id = %id, image = link.image, "the link is served again");
-        } else if shared.is_known {
-            tracing::info!(link_id = %id, image = link.image, "the link is served");
+        } else if shared.says_links {
+            shared.served.add(format!("{id} ({})", link.image));
         }
         let is_stopped = tokio::select! {
             biased;
@@ -270,7 +271,7 @@ async fn load_until_it_works(shared: &Shared, id: LinkId, link: &Link, teller: &
         let what = error.to_string();
         teller.tell(LinkState::Broken(Arc::new(error)));
         // As long as nothing changes, there is nothing more to say.
-        if shared.is_known && what != said {
+        if shared.says_links && what != said {
             tracing::warn!(link_id = %id, image, "the link is broken, and tried again: failed to {what}");
             said = what;
         }
