@@ -301,7 +301,7 @@ pub fn open_store_for(home: &Path, ids: Ids, limits: Limits) -> Result<Store, St
         owners,
         mount_points: &MOUNT_POINTS,
         limits,
-        sync: false,
+        sync: true,
     };
     // Zygotes open roots from another folder than ours.
     let home = std::path::absolute(home).unwrap_or_else(|_| home.to_owned());

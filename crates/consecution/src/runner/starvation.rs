@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use sandbox::CgroupError;
+use sandbox::{CgroupError, Step};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -65,6 +65,8 @@ impl Kind {
                 source,
                 ..
             })) => errno(source),
+            // Of this there is as much as the link says.
+            StartError::Failed(failure) if failure.step == Step::LimitMemory => None,
             StartError::Failed(failure) => Some(Errno::from_raw_os_error(failure.errno)),
             StartError::Killed | StartError::TooSlow => {
                 return Kind::Starved("is memory short, or the processor?");
@@ -181,13 +183,17 @@ mod tests {
             };
             let cgroup = StartError::Sandbox(sandbox::StartError::Cgroup(cgroup));
             assert!(matches!(Kind::of(&cgroup), Kind::Starved(_)), "{errno}");
-            let step = StartError::Failed(sandbox::Failure {
-                step: sandbox::Step::StartInit,
-                subject: String::new(),
-                errno: errno.raw_os_error(),
-                reason: String::new(),
-            });
-            assert!(matches!(Kind::of(&step), Kind::Starved(_)), "{errno}");
+            let failed = |step| {
+                StartError::Failed(sandbox::Failure {
+                    step,
+                    subject: String::new(),
+                    errno: errno.raw_os_error(),
+                    reason: String::new(),
+                })
+            };
+            let kind = Kind::of(&failed(Step::StartInit));
+            assert!(matches!(kind, Kind::Starved(_)), "{errno}");
+            assert_eq!(Kind::of(&failed(Step::LimitMemory)), Kind::OfLink);
         }
         assert_eq!(Kind::of(&io(Errno::NOENT)), Kind::OfLink);
         assert_eq!(Kind::of(&io(Errno::PIPE)), Kind::ZygoteGone);

@@ -1,6 +1,6 @@
 //! One link on this runner: from its image to its zygote and its pool.
 
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use chain::{Link, LinkId, Network};
@@ -300,8 +300,29 @@ async fn open(shared: &Shared, spec: Spec, limits: Limits) -> Result<Zygote, Loa
     // Never closed, so never refused.
     let _turn = shared.opens.acquire().await;
     let launcher = shared.launcher.clone();
-    let opening = tokio::task::spawn_blocking(move || launcher.open(&spec, limits));
+    let says_so = shared.says_links.then_some(&SAYS_CGROUP);
+    let opening = tokio::task::spawn_blocking(move || {
+        let opened = launcher.open(&spec, limits);
+        if let Some(once) = says_so {
+            once.call_once(|| say_cgroup(&launcher));
+        }
+        opened
+    });
     Ok(opening.await.map_err(|_| LoadError::Stopped)??)
+}
+
+/// It is so for the process as a whole.
+static SAYS_CGROUP: Once = Once::new();
+
+/// Says it where what limits this process does not limit those of its links.
+fn say_cgroup(launcher: &Launcher) {
+    if let Some(folder) = launcher.cgroup_outside_of_own() {
+        tracing::warn!(
+            cgroup = %folder.display(),
+            "processes of links are outside of this runner's own cgroup: {}",
+            sandbox::OWN_CGROUP_REMEDY,
+        );
+    }
 }
 
 /// A zygote, and the image that must stay while it lives.
