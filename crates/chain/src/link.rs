@@ -32,6 +32,9 @@ pub struct Link {
     pub writable: bool,
     /// Which network the command sees.
     pub network: Network,
+    /// Whether each process is started for its request, after that has come, and
+    /// none ahead: `Warm: false`.
+    pub late: bool,
     /// What the command may use up.
     pub constraints: Constraints,
 }
@@ -137,6 +140,9 @@ impl Link {
         if let Some(user) = &self.user {
             settings.insert("User", json_string(user));
         }
+        if self.late {
+            settings.insert("Warm", "false".to_owned());
+        }
         if let Some(directory) = &self.working_directory {
             settings.insert("WorkingDirectory", json_string(directory));
         }
@@ -220,6 +226,7 @@ mod tests {
             user: Some("1000".into()),
             writable: true,
             network: Network::Host,
+            late: true,
             constraints: Constraints {
                 memory: Some(20 << 20),
                 cpu: CpuLimit::from_millicores(500),
@@ -232,7 +239,7 @@ mod tests {
             concat!(
                 r#"["busybox","/bin/cat","-n",{"Constraints":{"CPU":500,"Memory":20971520,"Processes":8},"#,
                 r#""Environment":{"A":"2","Z":"1"},"Network":"host","User":"1000","#,
-                r#""WorkingDirectory":"/tmp","Writable":true}]"#
+                r#""Warm":false,"WorkingDirectory":"/tmp","Writable":true}]"#
             )
         );
     }

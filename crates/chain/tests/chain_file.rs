@@ -60,6 +60,7 @@ Chain:
   User: 1000:1000
   Writable: true
   Network: host
+  Warm: false
   Constraints: {Memory: 1.5G, CPU: 0.5, Processes: 8}
   Name: the tool
   Deadline: 500ms
@@ -84,6 +85,7 @@ Chain:
     assert_eq!(link.user.as_deref(), Some("1000:1000"));
     assert!(link.writable);
     assert_eq!(link.network, Network::Host);
+    assert!(link.late);
     assert!(!link.is_pure());
     assert_eq!(link.constraints.memory, Some(3 << 29));
     assert_eq!(link.constraints.cpu, CpuLimit::from_millicores(500));
@@ -156,6 +158,7 @@ fn explicit_defaults_are_the_defaults() {
     for line in [
         "Writable: false",
         "Network: none",
+        "Warm: true",
         "Arguments: []",
         "Environment: {}",
         "Constraints: {}",
@@ -238,6 +241,7 @@ Chain:
   User: 1000
   Writable: true
   Network: host
+  Warm: false
   Constraints: {Memory: 20, CPU: 1.50, Processes: 3}
   Deadline: 1500ms
   Retries: 0

@@ -60,6 +60,23 @@ Chain:
 }
 
 #[test]
+fn a_number_of_warm_processes_is_refused_and_not_taken_for_true_or_false() {
+    for number in ["0", "1", "8", "2.5"] {
+        let file = format!("Chain:\n- Image: busybox\n  Warm: {number}\n");
+        let error = error(&file).to_string();
+        for part in [
+            format!("`Warm` must be true or false, not `{number}`"),
+            "how many are started ahead cannot be chosen".to_owned(),
+        ] {
+            assert!(error.contains(&part), "{error}");
+        }
+        assert!(!error.contains("did you mean"), "{error}");
+    }
+    let error = error("Chain:\n- Image: busybox\n  Warm: no\n").to_string();
+    assert!(error.contains("did you mean `false`?"), "{error}");
+}
+
+#[test]
 fn yaml_hazards_are_explained() {
     let files: [&[u8]; 13] = [
         b"",

@@ -151,10 +151,16 @@ fn link() -> impl Strategy<Value = Link> {
     let network = select(vec![Network::None, Network::Host]);
     let directory = option::of(text().prop_map(|path| format!("/{path}")));
     let what = (word(), command, vec(text(), 0..6), environment(), directory);
-    let how = (option::of(word()), any::<bool>(), network, constraints());
+    let how = (
+        option::of(word()),
+        any::<bool>(),
+        network,
+        any::<bool>(),
+        constraints(),
+    );
     (what, how).prop_map(
         |((image, command, arguments, environment, working_directory), how)| {
-            let (user, writable, network, constraints) = how;
+            let (user, writable, network, late, constraints) = how;
             Link {
                 image,
                 command,
@@ -164,6 +170,7 @@ fn link() -> impl Strategy<Value = Link> {
                 user,
                 writable,
                 network,
+                late,
                 constraints,
             }
         },
@@ -264,7 +271,7 @@ proptest! {
 
     #[test]
     fn each_thing_that_runs_changes_the_id(link in link(), other in link()) {
-        let mut variants = vec![link.clone(); 9];
+        let mut variants = vec![link.clone(); 10];
         variants[0].image = other.image;
         variants[1].command = other.command;
         variants[2].arguments = other.arguments;
@@ -274,6 +281,7 @@ proptest! {
         variants[6].writable = other.writable;
         variants[7].network = other.network;
         variants[8].constraints = other.constraints;
+        variants[9].late = other.late;
         for variant in variants {
             prop_assert_eq!(variant == link, variant.id() == link.id());
         }
@@ -352,6 +360,10 @@ fn a_command_is_not_an_argument_and_an_argument_not_a_setting() {
         writable: true,
         ..link(Some("a"), &[])
     };
+    let late = Link {
+        late: true,
+        ..link(Some("a"), &[])
+    };
     let links = [
         link(None, &[]),
         link(None, &["a"]),
@@ -362,6 +374,7 @@ fn a_command_is_not_an_argument_and_an_argument_not_a_setting() {
         link(Some("a"), &[""]),
         link(Some("a"), &[r#"{"Writable":true}"#]),
         writable,
+        late,
     ];
     for (index, one) in links.iter().enumerate() {
         for other in &links[index + 1..] {

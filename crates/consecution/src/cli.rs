@@ -5,6 +5,7 @@ use std::io::{IsTerminal, Write};
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use consecution::app::Ids;
@@ -233,11 +234,16 @@ fn execute(arguments: Arguments) -> ExitCode {
         Command::Image(command) => images::execute(&global, command),
         Command::Link(command) => link::execute(command),
     };
+    consecution::runner::until_reaped(REAPED_WAIT_MAX);
     ExitCode::from(code.unwrap_or_else(|error| {
         report(&error);
         EXIT_OWN_FAILURE
     }))
 }
+
+/// How long to wait, before the program ends, for processes that are being ended: what
+/// is left behind then the next runner removes.
+const REAPED_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// As many open files as we may have: each process takes seven, each connection
 /// one, and the usual soft limit is there for programs that use `select`.

@@ -132,6 +132,10 @@ pub struct RunnerState {
     pub processes_max: usize,
     /// It takes no more calls, and leaves when those that it has are over.
     pub draining: bool,
+    /// Why it can start no processes for want of something, such as open files, if
+    /// that is so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub starved: Option<String>,
     /// How many links it serves.
     pub serving: usize,
     /// Links that it is getting ready, by id; at most

@@ -148,6 +148,11 @@ impl Reader {
         let _ = self.0.descriptor.readable().await;
     }
 
+    /// Is there something in it to be read, and not only an end?
+    pub fn holds_bytes(&self) -> bool {
+        rustix::io::ioctl_fionread(self.0.descriptor.get_ref()).is_ok_and(|bytes| bytes > 0)
+    }
+
     /// Moves what is in the pipe, or comes next, into another one when that has
     /// room. Nothing is lost when it is given up.
     ///

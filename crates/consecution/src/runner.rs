@@ -19,6 +19,7 @@ use pool::Capacity;
 use pool_state::Counts;
 use prometheus_client::registry::Registry;
 
+mod fit;
 pub mod http;
 mod images;
 mod metrics;
@@ -27,19 +28,25 @@ mod neighbours;
 pub mod pool;
 pub mod pool_state;
 mod process;
+mod reaper;
 mod sandboxing;
 mod service;
+mod starvation;
 mod states;
 mod turns;
 mod worker;
 
+pub use fit::processes_that_fit;
 use images::AgreedImages;
 pub use images::{FindRegistries, Images};
 use metrics::Metrics;
 pub use name::{RunnerName, RunnerNameError};
 use neighbours::Neighbours;
+use reaper::Reaper;
+pub use reaper::until_reaped;
 pub use sandboxing::Sandboxing;
 use service::Warm;
+use starvation::Starvation;
 use states::{LinkState, States, Teller};
 pub use worker::LoadError;
 use worker::Shared;
@@ -116,6 +123,7 @@ pub struct Runner {
     processes_max: usize,
     capacity: Capacity<Warm>,
     metrics: Arc<Metrics>,
+    reapers: [Reaper; 2],
     /// `None` where nobody is to know of it, or not any more.
     announcement: Mutex<Option<Announcement>>,
 }
@@ -160,6 +168,8 @@ impl Runner {
         };
         let metrics = Arc::new(Metrics::new());
         let capacity = Capacity::new(limits);
+        let reapers = ["reap-processes", "reap-zygotes"].map(Reaper::start);
+        let [processes_reaper, zygotes_reaper] = reapers.clone();
         let agreed = AgreedImages::new(images, Arc::clone(&links), Arc::clone(&metrics));
         let shared = Arc::new(Shared {
             capacity: capacity.clone(),
@@ -173,6 +183,9 @@ impl Runner {
             launcher,
             sandboxing: options.sandboxing,
             metrics: Arc::clone(&metrics),
+            starvation: Arc::new(Starvation::new(&states)),
+            processes_reaper,
+            zygotes_reaper,
             says_links,
             served: LogBatch::new(|batch| {
                 tracing::info!("serving {} more: {batch}", batch.links());
@@ -191,6 +204,7 @@ impl Runner {
             processes_max,
             capacity,
             metrics,
+            reapers,
             announcement: Mutex::new(announcement),
         }
     }
@@ -259,6 +273,9 @@ impl Runner {
         states::drain(&self.states);
         let mut over = self.over.clone();
         while over.changed().await.is_ok() {}
+        for reaper in &self.reapers {
+            reaper.until_caught_up().await;
+        }
         let announcement = {
             // Nothing that runs under the lock can leave it half-changed.
             let mut held = (self.announcement.lock()).unwrap_or_else(PoisonError::into_inner);

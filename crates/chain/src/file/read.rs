@@ -158,6 +158,10 @@ fn what_runs(node: &Node, fields: &Fields<'_>, problems: &mut Problems) -> Link 
             .get("Network")
             .and_then(|node| network(node, problems))
             .unwrap_or_default(),
+        late: fields
+            .get("Warm")
+            .and_then(|node| warm(node, problems))
+            .is_some_and(|warm| !warm),
         constraints: fields
             .get("Constraints")
             .and_then(|node| constraints(node, problems))
@@ -259,6 +263,26 @@ fn network(node: &Node, problems: &mut Problems) -> Option<Network> {
     let help = "`none` shuts the network out, `host` gives the link the host's own";
     let words = [("none", Network::None), ("host", Network::Host)];
     value::word(node, "`Network`", words, help, problems)
+}
+
+fn warm(node: &Node, problems: &mut Problems) -> Option<bool> {
+    let help =
+        "`false` starts each process with its request; without `Warm`, some are started ahead";
+    let words = [("true", true), ("false", false)];
+    // Not the true or false that others write as 1 and 0.
+    if let Value::Scalar(text) = &*node.value
+        && text.parse::<f64>().is_ok()
+    {
+        let message = format!("`Warm` must be true or false, not {}", quoted(text));
+        let problem = Diagnostic::new(node.span.clone(), message);
+        problems.push(
+            problem
+                .label("how many are started ahead cannot be chosen")
+                .help(help),
+        );
+        return None;
+    }
+    value::word(node, "`Warm`", words, help, problems)
 }
 
 fn constraints(node: &Node, problems: &mut Problems) -> Option<Constraints> {

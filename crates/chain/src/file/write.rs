@@ -94,6 +94,9 @@ fn write_sandbox(link: &Link, lines: &mut Lines) {
     if link.network == Network::Host {
         lines.entry("Network", "host");
     }
+    if link.late {
+        lines.entry("Warm", "false");
+    }
     write_constraints(link.constraints, lines);
 }
 

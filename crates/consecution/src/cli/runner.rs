@@ -6,7 +6,7 @@ use consecution::app::Network;
 use consecution::http::{Drained, Listen, Options};
 use consecution::runner::{
     Images, Options as RunnerOptions, PROCESSES_MAX_DEFAULT, Runner, RunnerName, Sandboxing,
-    http as runner_http,
+    http as runner_http, processes_that_fit,
 };
 use consecution::transport::nats::Role;
 use tokio::task::JoinSet;
@@ -100,7 +100,7 @@ async fn run(arguments: Arguments, images: Images, sandboxing: Sandboxing) -> an
     tracing::info!("runner '{}'", name.as_str());
     let options = RunnerOptions {
         name: Some(name),
-        processes_max: arguments.processes_max,
+        processes_max: processes_that_fit(arguments.processes_max),
         waiting_max: arguments.waiting_max,
         sandboxing,
         ..RunnerOptions::default()

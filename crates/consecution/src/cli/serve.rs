@@ -10,7 +10,7 @@ use consecution::chain_file;
 use consecution::error::with_causes;
 use consecution::portal::Portal;
 use consecution::portal::http as portal_http;
-use consecution::runner::{Images, PROCESSES_MAX_DEFAULT, Sandboxing};
+use consecution::runner::{Images, PROCESSES_MAX_DEFAULT, Sandboxing, processes_that_fit};
 
 use futures_util::future::join_all;
 use tokio::sync::mpsc;
@@ -64,7 +64,8 @@ async fn run(
     home: PathBuf,
 ) -> anyhow::Result<()> {
     let (signals, hang_ups) = (Signals::listen()?, HangUps::listen()?);
-    let app = Serve::start(chains.clone(), images, arguments.processes_max, rules).await?;
+    let processes_max = processes_that_fit(arguments.processes_max);
+    let app = Serve::start(chains.clone(), images, processes_max, rules).await?;
     let app = Arc::new(app);
     let Arguments {
         http,

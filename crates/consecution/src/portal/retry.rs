@@ -170,7 +170,9 @@ impl Call {
                     return Err(FailureReason::CannotStart(reason));
                 }
                 RefusalReason::Busy => {
-                    away_since = None;
+                    // Should nobody be there next, they have only just gone: as where a
+                    // link's zygote dies, to which this call has just been given.
+                    away_since = Some(Instant::now());
                     (FailureReason::Busy, busy_until)
                 }
                 RefusalReason::NoRunner => {

@@ -3,7 +3,7 @@
 //! | request | gives |
 //! |---|---|
 //! | `GET /healthz` | 200 while the process lives |
-//! | `GET /readyz` | 200 while it takes calls and hears of links, else 503 |
+//! | `GET /readyz` | 200 while it takes calls, hears of links and can start processes, else 503 |
 //! | `GET /metrics` | what is counted, for Prometheus |
 
 use std::collections::BTreeMap;
@@ -69,6 +69,8 @@ struct Readiness {
     draining: bool,
     /// Servers that it is not connected to, and why.
     waiting: BTreeMap<&'static str, String>,
+    /// Why processes cannot be started for want of something; `null` while they can.
+    starved: Option<String>,
     serving: usize,
     loading: Vec<String>,
     broken: BTreeMap<String, String>,
@@ -105,12 +107,13 @@ impl Site {
         let waiting: BTreeMap<_, _> = waiting.collect();
         let RunnerState {
             draining,
+            starved,
             serving,
             loading,
             broken,
             ..
         } = self.states.borrow().summary(self.processes_max);
-        let ready = waiting.is_empty() && !draining;
+        let ready = waiting.is_empty() && !draining && starved.is_none();
         let status = if ready {
             StatusCode::OK
         } else {
@@ -120,6 +123,7 @@ impl Site {
             ready,
             draining,
             waiting,
+            starved,
             serving,
             loading,
             broken,

@@ -73,6 +73,8 @@ pub(super) struct LinkMetrics {
     durations: Histogram,
     /// Calls refused since there was no room.
     pub(super) busy: Counter,
+    /// Calls refused since the runner had too little of something to start a process.
+    pub(super) starved: Counter,
     /// Calls refused since no process could be started.
     pub(super) cannot_start: Counter,
     /// Calls that were given a process that was idle.
@@ -80,7 +82,7 @@ pub(super) struct LinkMetrics {
     /// Calls that waited for a process to start.
     pub(super) misses: Counter,
     pub(super) start_failures: Counter,
-    /// Idle processes that ended, or wrote, before they had a request.
+    /// Idle processes that ended, wrote, or were killed before they had a request.
     pub(super) spoiled: Counter,
 }
 
@@ -90,6 +92,7 @@ impl LinkMetrics {
             endings: Default::default(),
             durations: latency(),
             busy: Counter::default(),
+            starved: Counter::default(),
             cannot_start: Counter::default(),
             hits: Counter::default(),
             misses: Counter::default(),
@@ -211,7 +214,7 @@ const COUNTERS: [(&str, &str, OfLink); 4] = [
     ),
     (
         "runner_spoiled",
-        "Idle processes that ended, or wrote, before they had a request",
+        "Idle processes that ended, wrote, or were killed before they had a request",
         |link| &link.spoiled,
     ),
 ];
@@ -232,7 +235,11 @@ impl OfLinks {
         let mut family =
             encoder.encode_descriptor("runner_refusals", help, None, MetricType::Counter)?;
         for (id, link) in &links {
-            for (reason, calls) in [("busy", &link.busy), ("cannot_start", &link.cannot_start)] {
+            for (reason, calls) in [
+                ("busy", &link.busy),
+                ("starved", &link.starved),
+                ("cannot_start", &link.cannot_start),
+            ] {
                 let labels = [("link_id", id.as_str()), ("reason", reason)];
                 calls.encode(family.encode_family(&labels)?)?;
             }

@@ -22,14 +22,14 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-use super::pool_state::{
-    Action, Config, Counts, Limits, Member, Moment, PoolState, Started, Take, Ticket,
-};
+use super::pool_state::{Action, Config, Counts, Limits, Member, Moment, PoolState, Take, Ticket};
 
+mod approval;
 mod shelved;
 #[cfg(test)]
 mod tests;
 
+use approval::Approval;
 use shelved::{Condition, Shelved};
 
 /// Starts processes of one link.
@@ -39,8 +39,9 @@ pub trait Starter: Send + Sync + 'static {
 
     /// Starts a process, until it is ready for its request.
     ///
-    /// The error says what went wrong, as a lower-case fragment.
-    fn start(&self) -> impl Future<Output = Result<Self::Process, Arc<str>>> + Send;
+    /// # Errors
+    /// [`TakeError`], as whoever waits for it is told.
+    fn start(&self) -> impl Future<Output = Result<Self::Process, TakeError>> + Send;
 
     /// Nothing has been taken for a while: gives up what it keeps only to start
     /// the next ones faster. Does not wait.
@@ -52,6 +53,18 @@ pub trait Idle: Send + Sync + 'static {
     /// Resolves when the process is no longer as good as fresh: it has ended,
     /// or has written something.
     fn spoiled(&self) -> impl Future<Output = ()> + Send;
+
+    /// Who has spoiled it, once somebody has; not long after that.
+    fn spoiled_by(&mut self) -> impl Future<Output = SpoiledBy> + Send;
+}
+
+/// Who has spoiled a process without a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpoiledBy {
+    /// The process, which has ended or written by itself, as the next one would.
+    Itself,
+    /// Somebody who has killed it, as the kernel does where memory runs out.
+    Others,
 }
 
 /// How long after the last one was taken a starter rests.
@@ -100,6 +113,10 @@ pub enum TakeError {
     /// All processes are in use, and enough wait for one.
     #[error("all processes are in use")]
     Busy,
+    /// A start failed for want of something of which there is more elsewhere, or
+    /// later; for this reason.
+    #[error("{0}")]
+    Starved(Arc<str>),
     /// The link cannot be started, for this reason.
     #[error("{0}")]
     CannotStart(Arc<str>),
@@ -124,6 +141,7 @@ struct Inner<P> {
 struct Shelf<P> {
     id: LinkId,
     start: Start<P>,
+    /// The oldest first.
     idle: VecDeque<Shelved<P>>,
     waiting: BTreeMap<Ticket, oneshot::Sender<Answer<P>>>,
     /// Wakes the keeper.
@@ -131,9 +149,11 @@ struct Shelf<P> {
     /// Tells that nobody has a process of it, or waits for one, and none is on its
     /// way.
     unused: Arc<Notify>,
+    /// It was said that it is cold, as it may be again and again.
+    said_cold: bool,
 }
 
-type Start<P> = Arc<dyn Fn() -> BoxFuture<'static, Result<P, Arc<str>>> + Send + Sync>;
+type Start<P> = Arc<dyn Fn() -> BoxFuture<'static, Answer<P>> + Send + Sync>;
 /// What who waits is told. A process that was sent counts as in use.
 type Answer<P> = Result<P, TakeError>;
 
@@ -193,6 +213,7 @@ impl<P: Idle> Pool<P> {
             waiting: BTreeMap::new(),
             changed: Arc::clone(&changed),
             unused: Arc::clone(&unused),
+            said_cold: false,
         };
         let shared = Arc::clone(&capacity.shared);
         let member = shared.with(|inner, now| {
@@ -246,7 +267,7 @@ impl<P: Idle> Pool<P> {
                     Take::Idle => {
                         // For a refill that is due later.
                         shelf.changed.notify_one();
-                        Step::Idle(shelf.idle.pop_front())
+                        Step::Idle(shelf.idle.pop_back())
                     }
                     Take::Wait(ticket) => {
                         let (answer, answered) = oneshot::channel();
@@ -276,9 +297,13 @@ impl<P: Idle> Pool<P> {
                                 was_idle: true,
                             });
                         }
-                        // It has been spoiled just now; the next one, if any,
-                        // will be a new one.
-                        Some((_, Condition::Spoiled)) | None => self.shared.turn_cold(self.member),
+                        // Just now; the next one may be as good as new.
+                        Some((process, Condition::Spoiled)) => {
+                            let (shared, member) = (&self.shared, self.member);
+                            shared.with(|inner, now| inner.state.taken_spoiled(member, now));
+                            shared.find_out(member, process);
+                        }
+                        None => {}
                     }
                 }
             }
@@ -401,7 +426,7 @@ impl<P: Idle> Shared<P> {
                 }
                 Action::Stop(member) => {
                     let shelf = inner.shelves.get_mut(&member);
-                    let stopped = shelf.and_then(|shelf| shelf.idle.pop_back());
+                    let stopped = shelf.and_then(|shelf| shelf.idle.pop_front());
                     inner
                         .discarded
                         .extend(stopped.map(|shelved| shelved.take().0));
@@ -418,11 +443,7 @@ impl<P: Idle> Shared<P> {
         drop(inner);
         drop(discarded);
         for (member, start) in starts {
-            let approval = Approval {
-                shared: Arc::clone(self),
-                member,
-                is_used: false,
-            };
+            let approval = Approval::new(self, member);
             if let Some(start) = start {
                 self.runtime.spawn(approval.start(start));
             }
@@ -430,42 +451,45 @@ impl<P: Idle> Shared<P> {
         result
     }
 
-    fn turn_cold(self: &Arc<Self>, member: Member) {
-        self.with(|inner, now| {
-            if inner.state.turn_cold(member, now) {
-                inner.say_cold(member);
+    /// Finds out who has spoiled a process, and throws it away. It is no concern of
+    /// whoever wanted to have it.
+    fn find_out(self: &Arc<Self>, member: Member, mut process: P) {
+        let shared = Arc::clone(self);
+        self.runtime.spawn(async move {
+            if process.spoiled_by().await == SpoiledBy::Itself {
+                shared.with(|inner, now| {
+                    if inner.state.turn_cold(member, now) {
+                        inner.say_cold(member);
+                    }
+                });
             }
         });
     }
 
-    /// Throws away what has been spoiled, or wakes `context` when something is.
+    /// Takes away what has been spoiled, or wakes `context` when something is.
     fn poll_spoiled(self: &Arc<Self>, member: Member, context: &mut Context<'_>) -> Poll<()> {
-        self.with(|inner, now| {
+        let spoiled = self.with(|inner, now| {
+            let mut spoiled = Vec::new();
             // A pool that is gone leaves nothing to look after.
             let Some(shelf) = inner.shelves.get_mut(&member) else {
-                return Poll::Pending;
+                return spoiled;
             };
-            let mut spoiled = Vec::new();
-            shelf
-                .idle
-                .retain_mut(|shelved| match shelved.poll_spoiled(context) {
-                    Poll::Ready(process) => {
-                        spoiled.push(process);
-                        false
-                    }
-                    Poll::Pending => true,
-                });
-            if spoiled.is_empty() {
-                return Poll::Pending;
-            }
-            for process in spoiled {
-                inner.discarded.push(process);
-                if inner.state.spoiled(member, now) {
-                    inner.say_cold(member);
+            for at in (0..shelf.idle.len()).rev() {
+                if let Poll::Ready(process) = shelf.idle[at].poll_spoiled(context) {
+                    drop(shelf.idle.remove(at));
+                    spoiled.push(process);
+                    inner.state.spoiled(member, at, now);
                 }
             }
-            Poll::Ready(())
-        })
+            spoiled
+        });
+        if spoiled.is_empty() {
+            return Poll::Pending;
+        }
+        for process in spoiled {
+            self.find_out(member, process);
+        }
+        Poll::Ready(())
     }
 }
 
@@ -479,91 +503,15 @@ impl<P> Inner<P> {
         }
     }
 
-    fn say_cold(&self, member: Member) {
-        if let Some(shelf) = self.shelves.get(&member) {
+    fn say_cold(&mut self, member: Member) {
+        if let Some(shelf) = self.shelves.get_mut(&member)
+            && !std::mem::replace(&mut shelf.said_cold, true)
+        {
             tracing::warn!(
-                link = %shelf.id,
+                link_id = %shelf.id,
                 "a process of the link ended or wrote before it had its input: \
-                 from now on they are started on demand"
+                 for a while, they are started on demand (`Warm: false` always does that)"
             );
-        }
-    }
-}
-
-/// Leave to start one process. It is either used, or given back.
-struct Approval<P: Idle> {
-    shared: Arc<Shared<P>>,
-    member: Member,
-    is_used: bool,
-}
-
-impl<P: Idle> Approval<P> {
-    async fn start(mut self, start: Start<P>) {
-        let began = Instant::now();
-        let result = start().await;
-        // Of a pool that is gone it keeps all that processes are started with.
-        drop(start);
-        self.is_used = true;
-        match result {
-            Ok(process) => self.succeeded(process, began),
-            Err(reason) => self.failed(reason),
-        }
-    }
-
-    fn succeeded(&self, process: P, began: Instant) {
-        let member = self.member;
-        self.shared.with(|inner, now| {
-            let started = inner.state.started(member, began.elapsed(), now);
-            let Some(shelf) = inner.shelves.get_mut(&member) else {
-                return inner.discarded.push(process);
-            };
-            match started {
-                Started::Surplus => inner.discarded.push(process),
-                Started::Idle => {
-                    shelf.idle.push_back(Shelved::new(process));
-                    shelf.changed.notify_one();
-                }
-                Started::For(ticket) => {
-                    // Whoever waits takes itself off the list before it goes.
-                    let answer = shelf.waiting.remove(&ticket);
-                    let unheard = answer.map(|answer| answer.send(Ok(process)));
-                    if let Some(Err(Ok(process))) = unheard {
-                        inner.discarded.push(process);
-                        inner.state.released(member, now);
-                    }
-                }
-            }
-        });
-        // Now that what nobody wants is gone.
-        self.shared.with(|inner, _| inner.tell_if_unused(member));
-    }
-
-    fn failed(&self, reason: Arc<str>) {
-        let member = self.member;
-        self.shared.with(|inner, now| {
-            let ticket = inner.state.start_failed(member, now);
-            inner.tell_if_unused(member);
-            let Some(shelf) = inner.shelves.get_mut(&member) else {
-                return;
-            };
-            shelf.changed.notify_one();
-            match ticket.and_then(|ticket| shelf.waiting.remove(&ticket)) {
-                // Who has gone already does not need to be told.
-                Some(answer) => drop(answer.send(Err(TakeError::CannotStart(reason)))),
-                None if &*reason == GIVEN_UP => {}
-                None => tracing::warn!(link = %shelf.id, "failed to refill the pool: {reason}"),
-            }
-        });
-    }
-}
-
-/// Why a start has no result: whoever ran it is gone, as when a runner stops.
-const GIVEN_UP: &str = "the start was given up";
-
-impl<P: Idle> Drop for Approval<P> {
-    fn drop(&mut self) {
-        if !self.is_used {
-            self.failed(GIVEN_UP.into());
         }
     }
 }

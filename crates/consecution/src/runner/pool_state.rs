@@ -15,6 +15,11 @@
 //! warm. A call waits, or is told busy, only while every process of the runner is
 //! at work or on its way to a call.
 //!
+//! Of idle processes the youngest is taken first, and the oldest given up first; each
+//! is replaced when it has waited its time. Where starts fail for want of something
+//! that the whole runner has too little of, such as open files, what there is counts
+//! as all that there is room for, until it is tried again.
+//!
 //! Nobody starves: where waiting is bounded, room to wait goes to the link with
 //! fewer who do; and a link that is told busy while it has nothing gets the next
 //! room, and is left it until it has come back.
@@ -24,13 +29,15 @@ use std::time::Duration;
 
 mod link;
 mod orders;
+mod starved;
 #[cfg(test)]
 mod tests;
 
 use link::Link;
 #[cfg(test)]
-pub(super) use link::REFILL_PAUSE;
+pub(super) use link::{COLD_MIN, IDLE_MAX, REFILL_PAUSE};
 use orders::{Heat, Orders, Spare};
+use starved::Starved;
 
 /// A time, as what has passed since the pools were made.
 pub type Moment = Duration;
@@ -50,6 +57,8 @@ pub struct Config {
     pub floor: usize,
     /// Processes kept in reserve at most, however much is called.
     pub idle_max: usize,
+    /// Each process is started for somebody who waits already, and none in reserve.
+    pub is_late: bool,
 }
 
 impl Default for Config {
@@ -57,6 +66,7 @@ impl Default for Config {
         Config {
             floor: 2,
             idle_max: 32,
+            is_late: false,
         }
     }
 }
@@ -86,7 +96,7 @@ pub enum Action {
     /// Start a process, and report it with [`PoolState::started`] or
     /// [`PoolState::start_failed`].
     Start(Member),
-    /// Throw an idle process away.
+    /// Throw the oldest idle process away.
     Stop(Member),
     /// Tell who waits that there is no room for it any more.
     SendAway(Member, Ticket),
@@ -149,6 +159,9 @@ pub struct PoolState {
     links: BTreeMap<Member, Link>,
     orders: Orders,
     totals: Totals,
+    starved: Starved,
+    /// Processes that were idle so far.
+    waited: u64,
     members: u64,
     tickets: u64,
     actions: Vec<Action>,
@@ -192,6 +205,8 @@ impl PoolState {
             links: BTreeMap::new(),
             orders: Orders::default(),
             totals: Totals::default(),
+            starved: Starved::default(),
+            waited: 0,
             members: 0,
             tickets: 0,
             actions: Vec::new(),
@@ -245,7 +260,7 @@ impl PoolState {
             if link.arrive(now) {
                 return Take::Idle;
             }
-            link.waiting.push_back(ticket);
+            link.wait(ticket, now);
             Take::Wait(ticket)
         });
         self.plan(now);
@@ -254,20 +269,22 @@ impl PoolState {
 
     /// A start succeeded, and took that long.
     pub fn started(&mut self, member: Member, took: Duration, now: Moment) -> Started {
+        self.waited += 1;
+        let replace_at = now + link::waits_for(self.waited);
         let started = self.change(member, now, |link| {
             link.starting -= 1;
             link.learn_start(took);
-            if let Some(ticket) = link.waiting.pop_front() {
-                link.take();
+            if let Some(ticket) = link.serve(now.saturating_sub(took)) {
                 Started::For(ticket)
-            } else if link.idle < link.wanted(now) {
-                link.idle += 1;
+            } else if link.idle.len() < link.wanted(now) {
+                link.idle.push_back(replace_at);
                 Started::Idle
             } else {
                 Started::Surplus
             }
         });
         self.plan(now);
+        self.replace_old(member, now);
         started.unwrap_or(Started::Surplus)
     }
 
@@ -279,24 +296,40 @@ impl PoolState {
             link.waiting.pop_front()
         });
         self.plan(now);
-        told?
+        self.replace_old(member, now);
+        told?.map(|waiting| waiting.ticket)
     }
 
-    /// An idle process ended, or wrote, before it had its request, and was
-    /// thrown away. True when the link turns cold for it.
-    pub fn spoiled(&mut self, member: Member, now: Moment) -> bool {
+    /// A start failed for want of something that other runners may have, and this one
+    /// again later; gives who is to be told. Until it is tried again there is room for
+    /// as many processes as there are, whatever links they are of.
+    pub fn start_starved(&mut self, member: Member, now: Moment) -> Option<Ticket> {
+        let left = self.totals.processes.saturating_sub(1);
+        self.starved.failed(left, now);
+        self.start_failed(member, now)
+    }
+
+    /// An idle process was spoiled, and is thrown away: that of those that are idle
+    /// which is `at` behind the oldest.
+    pub fn spoiled(&mut self, member: Member, at: usize, now: Moment) {
         self.change(member, now, |link| {
-            link.idle = link.idle.saturating_sub(1);
+            // One that is to be stopped may have been counted off already.
+            let _ = link.idle.remove(at).or_else(|| link.idle.pop_back());
+            link.rest(now);
         });
-        self.turn_cold(member, now)
+        self.plan(now);
     }
 
-    /// A process was found spoiled when it was taken. From now on those of its
-    /// link are started on demand only. True when that is new.
+    /// A process was found spoiled when it was taken.
+    pub fn taken_spoiled(&mut self, member: Member, now: Moment) {
+        self.change(member, now, |link| link.rest(now));
+        self.plan(now);
+    }
+
+    /// A process was spoiled by what it did itself. Those of its link are started on
+    /// demand for a while. True when that is new.
     pub fn turn_cold(&mut self, member: Member, now: Moment) -> bool {
-        let is_new = self.change(member, now, |link| {
-            !std::mem::replace(&mut link.is_cold, true)
-        });
+        let is_new = self.change(member, now, |link| link.turn_cold(now));
         self.stop_surplus(member, now);
         self.plan(now);
         is_new.unwrap_or(false)
@@ -305,7 +338,7 @@ impl PoolState {
     /// Who waited does not any more.
     pub fn gave_up(&mut self, member: Member, ticket: Ticket, now: Moment) {
         self.change(member, now, |link| {
-            link.waiting.retain(|waiting| *waiting != ticket);
+            link.waiting.retain(|waiting| waiting.ticket != ticket);
         });
         self.plan(now);
     }
@@ -321,6 +354,7 @@ impl PoolState {
         self.stop_surplus(member, now);
         self.change(member, now, |_| {});
         self.plan(now);
+        self.replace_old(member, now);
     }
 
     /// When to call [`tick`](Self::tick), if nothing else happens to the link.
@@ -330,9 +364,19 @@ impl PoolState {
             Some(Spare::Kept(until)) => Some(until),
             _ => None,
         };
-        let refills = (link.reserve() < link.wanted(now)).then(|| link.refills_at());
-        let surplus = (link.idle > link.wanted_at_rest()).then(|| now + SURPLUS_LOOK);
-        let moments = [kept, refills, surplus, link.promised_until()];
+        let wants = link.reserve() < link.wanted(now);
+        let refills = wants.then(|| link.refills_at());
+        let surplus = (link.idle.len() > link.wanted_at_rest()).then(|| now + SURPLUS_LOOK);
+        let starved = (wants || link.uncovered() > 0).then_some(self.starved.until());
+        let moments = [
+            kept,
+            refills,
+            surplus,
+            starved,
+            link.promised_until(),
+            link.replaces_at(),
+            link.cold_until(),
+        ];
         moments.into_iter().flatten().filter(|at| *at > now).min()
     }
 
@@ -341,7 +385,12 @@ impl PoolState {
     /// who wait, and are to be sent elsewhere.
     pub fn drain(&mut self, member: Member, now: Moment) -> Vec<Ticket> {
         // First, since a link is forgotten as soon as it is drained.
-        let sent_away = self.change(member, now, |link| link.waiting.drain(..).collect());
+        let sent_away = self.change(member, now, |link| {
+            link.waiting
+                .drain(..)
+                .map(|waiting| waiting.ticket)
+                .collect()
+        });
         while self.stop(member, now) {}
         self.change(member, now, |link| link.is_draining = true);
         self.plan(now);
@@ -384,8 +433,9 @@ impl PoolState {
 
     /// Gives out as many approvals as there is need and room for.
     fn plan(&mut self, now: Moment) {
+        let processes_max = self.starved.room(self.limits.processes_max, now);
         while let Some(member) = self.orders.neediest() {
-            if self.totals.processes >= self.limits.processes_max {
+            if self.totals.processes >= processes_max {
                 let Some(rich) = self.richest(now) else {
                     return;
                 };
@@ -398,9 +448,7 @@ impl PoolState {
         {
             // What a call has left is for its own link, soon, and not for one that
             // would have to give it back with the next call.
-            if self.totals.processes + self.promised_before(member, now)
-                >= self.limits.processes_max
-            {
+            if self.totals.processes + self.promised_before(member, now) >= processes_max {
                 match self.richest(now) {
                     Some(rich) if self.gives_way(rich, member, now) => self.stop(rich, now),
                     _ => return,
@@ -441,6 +489,7 @@ impl PoolState {
             let most = most.max_by_key(|of| (uncovered(of), *of == member));
             let Some(most) = most else { break };
             let last = self.change(most, now, |link| link.waiting.pop_back());
+            let last = last.map(|last| last.map(|waiting| waiting.ticket));
             if last == Some(Some(ticket)) {
                 self.change(member, now, |link| link.refuse(now));
                 return false;
@@ -489,18 +538,23 @@ impl PoolState {
         self.actions.extend(started.map(|()| Action::Start(member)));
     }
 
-    /// Stops an idle process; false if there is none.
+    /// Stops the oldest idle process; false if there is none.
     fn stop(&mut self, member: Member, now: Moment) -> bool {
-        let stopped = self.change(member, now, |link| {
-            let has_one = link.idle > 0;
-            link.idle -= usize::from(has_one);
-            has_one
-        });
+        let stopped = self.change(member, now, |link| link.idle.pop_front().is_some());
         let stopped = stopped.unwrap_or(false);
         if stopped {
             self.actions.push(Action::Stop(member));
         }
         stopped
+    }
+
+    /// Replaces the oldest idle process of a link, where it has waited its time.
+    fn replace_old(&mut self, member: Member, now: Moment) {
+        if (self.links.get(&member)).is_some_and(|link| link.has_old(now)) {
+            self.change(member, now, Link::has_waited_well);
+            self.stop(member, now);
+            self.plan(now);
+        }
     }
 
     fn stop_surplus(&mut self, member: Member, now: Moment) {

@@ -20,6 +20,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::pool::SpoiledBy;
 use crate::pipe::{Reader, Writer, is_ready};
 use crate::transport::{Body, Cut, Ending, Next, Outcome, PendingOutcome, STDERR_TAIL_BYTES_MAX};
 use allowance::{Allowance, Exceeded, Excess};
@@ -93,12 +94,27 @@ impl IdleProcess {
     }
 
     /// Resolves when the process can no longer serve as a fresh one: it has
-    /// ended, or has written output before it had any input. What it says on
+    /// ended, or has written output or closed it before it had any input. What it says on
     /// standard error meanwhile is no result, and is kept for its request.
     pub(super) async fn until_spoiled(&self) {
         tokio::select! {
             () = self.until_it_reports() => {}
             () = self.stdout.until_readable() => {}
+        }
+    }
+
+    /// What has spoiled it, once it is spoiled: what it did itself, or somebody who has
+    /// killed it, or its init, or its zygote.
+    pub(super) async fn spoiled_by(&mut self) -> SpoiledBy {
+        if self.stdout.holds_bytes() {
+            return SpoiledBy::Itself;
+        }
+        // Its output is closed a moment before it is told how it ended.
+        let event = next_event(&mut self.fed.process);
+        match tokio::time::timeout(LAST_WORDS_WAIT_MAX, event).await {
+            Ok(Ok(Event::Exited(WaitStatus::Signalled(SIGKILL)))) => SpoiledBy::Others,
+            Ok(Ok(Event::Started | Event::Exited(_))) | Err(_) => SpoiledBy::Itself,
+            Ok(Ok(Event::Gone | Event::Failed(..)) | Err(_)) => SpoiledBy::Others,
         }
     }
 
@@ -306,11 +322,18 @@ fn ending(event: io::Result<Event>) -> Option<Ending> {
         Ok(Event::Started) => None,
         Ok(Event::Exited(WaitStatus::Exited(code))) => Some(Ending::Exited(code)),
         Ok(Event::Exited(WaitStatus::Signalled(signal))) => Some(Ending::Signalled(signal)),
-        // Somebody killed it together with its init.
-        Ok(Event::Gone | Event::Failed(..)) => Some(Ending::Signalled(SIGKILL)),
-        Err(error) => Some(Ending::Lost(format!("follow its process: {error}").into())),
+        // Of what a command can do, nothing ends its init: that is what happens to it
+        // where its zygote is killed, or memory runs out.
+        Ok(Event::Gone | Event::Failed(..)) => Some(Ending::Lost(KILLED_WITH_INIT.into())),
+        Err(error) => Some(Ending::Lost(
+            format!("its process could not be followed: {error}").into(),
+        )),
     }
 }
+
+/// How a call is lost whose process did not end by itself.
+const KILLED_WITH_INIT: &str =
+    "its process was killed with its zygote, or by somebody else (has the host run out of memory?)";
 
 const SIGKILL: i32 = rustix::process::Signal::KILL.as_raw();
 

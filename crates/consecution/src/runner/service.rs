@@ -1,4 +1,7 @@
 //! Answers the calls of one link, each with a fresh process.
+//!
+//! A call is refused as busy where it would have run elsewhere, or later: also where
+//! this runner is starved, or the link's zygote is gone.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -8,12 +11,14 @@ use chain::LinkId;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join, join_all, maybe_done};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::metrics::{LinkMetrics, Metrics};
 use super::neighbours::{Follower, Neighbours};
-use super::pool::{Idle, Pool, Starter, TakeError, Taken};
-use super::process::{Bounds, IdleProcess, Work};
+use super::pool::{Idle, Pool, SpoiledBy, Starter, TakeError, Taken};
+use super::process::{Bounds, IdleProcess, StartError, Work};
+use super::reaper::{Reaped, Reaper};
+use super::starvation::{Kind, Starvation};
 use super::worker::Held;
 use crate::trace::CallId;
 use crate::transport::{
@@ -23,7 +28,7 @@ use crate::transport::{
 
 /// A process that waits for its request, and is counted.
 pub(super) struct Warm {
-    process: IdleProcess,
+    process: Reaped<IdleProcess>,
     metrics: Arc<LinkMetrics>,
 }
 
@@ -32,11 +37,26 @@ impl Idle for Warm {
         self.process.until_spoiled().await;
         self.metrics.spoiled.inc();
     }
+
+    async fn spoiled_by(&mut self) -> SpoiledBy {
+        self.process.spoiled_by().await
+    }
 }
 
 /// How long a start keeps others waiting; one takes about a millisecond. It may
 /// wait for a slow disk itself.
 const TURN_MAX: Duration = Duration::from_millis(20);
+
+/// How long a start waits for processes that are being ended, whose room it needs:
+/// as a rule they are gone at once.
+const REAPED_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// How long to wait to see whether it is its zygote with which a process was killed.
+const GONE_WAIT_MAX: Duration = Duration::from_millis(100);
+
+/// How long a starved runner takes to refuse a call, as long as few calls take: it must
+/// not get more of them than others do since it is faster.
+const STARVED_PAUSE: Duration = Duration::from_millis(20);
 
 /// Starts processes of one link.
 pub(super) struct ZygoteStarter {
@@ -45,12 +65,41 @@ pub(super) struct ZygoteStarter {
     pub(super) starts: Arc<Semaphore>,
     pub(super) of_runner: Arc<Metrics>,
     pub(super) of_link: Arc<LinkMetrics>,
+    pub(super) starvation: Arc<Starvation>,
+    pub(super) reaper: Reaper,
+}
+
+impl ZygoteStarter {
+    /// What to tell whoever waits for a process that could not be started.
+    async fn failed(&self, error: &StartError) -> TakeError {
+        self.of_link.start_failures.inc();
+        let reason = format!("failed to {error}");
+        let kind = match error {
+            // A zygote is gone a moment after all that it has started.
+            StartError::Killed if timeout(GONE_WAIT_MAX, self.held.until_gone()).await.is_ok() => {
+                Kind::ZygoteGone
+            }
+            error => Kind::of(error),
+        };
+        match kind {
+            Kind::Starved(advice) => {
+                let reason = format!("{reason} ({advice})").into();
+                self.starvation.failed(&reason);
+                TakeError::Starved(reason)
+            }
+            // Nothing that it starts would run, and the link will be served again.
+            Kind::ZygoteGone => TakeError::Busy,
+            Kind::OfLink => TakeError::CannotStart(reason.into()),
+        }
+    }
 }
 
 impl Starter for ZygoteStarter {
     type Process = Warm;
 
-    async fn start(&self) -> Result<Warm, Arc<str>> {
+    async fn start(&self) -> Result<Warm, TakeError> {
+        // Else a runner might have more processes than it may have.
+        let _ = timeout(REAPED_WAIT_MAX, self.reaper.until_caught_up()).await;
         let turn = self.starts.acquire().await;
         let began = Instant::now();
         let mut start = pin!(IdleProcess::start(self.held.zygote()));
@@ -65,13 +114,13 @@ impl Starter for ZygoteStarter {
             Ok(process) => {
                 let took = began.elapsed();
                 self.of_runner.starts.observe(took.as_secs_f64());
-                let metrics = Arc::clone(&self.of_link);
-                Ok(Warm { process, metrics })
+                self.starvation.succeeded();
+                Ok(Warm {
+                    process: Reaped::new(process, &self.reaper),
+                    metrics: Arc::clone(&self.of_link),
+                })
             }
-            Err(error) => {
-                self.of_link.start_failures.inc();
-                Err(format!("failed to {error}").into())
-            }
+            Err(error) => Err(self.failed(&error).await),
         }
     }
 
@@ -87,6 +136,7 @@ pub(super) struct PoolService {
     pub(super) bounds: Bounds,
     pub(super) metrics: Arc<LinkMetrics>,
     pub(super) neighbours: Neighbours,
+    pub(super) starvation: Arc<Starvation>,
 }
 
 impl Service for PoolService {
@@ -102,6 +152,9 @@ impl Service for PoolService {
                 Ok((taken, following)) => Ok(self.serve_all(request, taken, following)),
                 Err(error) => {
                     let reason = self.refuse(&request.trace.call_id, error);
+                    if self.starvation.is_on() {
+                        sleep(STARVED_PAUSE).await;
+                    }
                     Err(Refusal { request, reason })
                 }
             }
@@ -199,17 +252,23 @@ impl PoolService {
             metrics.misses.inc();
         }
         let (id, call_id) = (self.id, call_id.clone());
-        process.serve(work, self.bounds, permit, move |outcome| {
-            metrics.end(outcome);
-            log_end(id, &call_id, outcome);
-        })
+        process
+            .into_inner()
+            .serve(work, self.bounds, permit, move |outcome| {
+                metrics.end(outcome);
+                log_end(id, &call_id, outcome);
+            })
     }
 
     fn refuse(&self, call_id: &CallId, error: TakeError) -> RefusalReason {
-        tracing::debug!(%call_id, link = %self.id, "a call was refused: {error}");
+        tracing::debug!(%call_id, link_id = %self.id, "a call was refused: {error}");
         match error {
             TakeError::Busy => {
                 self.metrics.busy.inc();
+                RefusalReason::Busy
+            }
+            TakeError::Starved(_) => {
+                self.metrics.starved.inc();
                 RefusalReason::Busy
             }
             TakeError::CannotStart(reason) => {
@@ -254,8 +313,8 @@ fn log_end(id: LinkId, call_id: &CallId, outcome: &Outcome) {
     match ending {
         // That is a fault of ours; all others are the link's or the caller's.
         Ending::Lost(reason) => {
-            tracing::warn!(%call_id, link = %id, ?elapsed, "a call was lost: failed to {reason}");
+            tracing::warn!(%call_id, link_id = %id, ?elapsed, "a call was lost: {reason}");
         }
-        ending => tracing::debug!(%call_id, link = %id, ?elapsed, ?ending, "a call ended"),
+        ending => tracing::debug!(%call_id, link_id = %id, ?elapsed, ?ending, "a call ended"),
     }
 }

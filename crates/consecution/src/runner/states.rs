@@ -28,6 +28,8 @@ pub(super) struct States {
     last_key: Key,
     /// No more calls are taken.
     pub(super) is_draining: bool,
+    /// Why processes cannot be started for want of something, if they cannot.
+    pub(super) starved: Option<Arc<str>>,
     /// In seconds since 1970.
     started: u64,
 }
@@ -93,6 +95,10 @@ impl States {
             started: self.started,
             processes_max,
             draining: self.is_draining,
+            starved: (self.starved.as_deref()).map(|reason| {
+                let reason = reason.chars().take(REASON_CHARACTERS_MAX);
+                reason.collect()
+            }),
             ..RunnerState::default()
         };
         for (id, known) in &self.links {

@@ -17,8 +17,10 @@ use super::neighbours::{Entered, Neighbours};
 use super::pool::{Capacity, Pool};
 use super::pool_state;
 use super::process::watch;
+use super::reaper::{Reaped, Reaper};
 use super::sandboxing::Sandboxing;
 use super::service::{PoolService, Warm, ZygoteStarter};
+use super::starvation::Starvation;
 use super::states::{LinkState, Teller};
 use crate::backoff::Backoff;
 use crate::link_store::LinkStoreError;
@@ -47,6 +49,11 @@ pub(super) struct Shared {
     pub(super) launcher: Launcher,
     pub(super) sandboxing: Sandboxing,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) starvation: Arc<Starvation>,
+    /// Ends processes that nobody wants.
+    pub(super) processes_reaper: Reaper,
+    /// Ends zygotes, however long that takes.
+    pub(super) zygotes_reaper: Reaper,
     /// Whether to say in the log which links are served, and which are broken.
     pub(super) says_links: bool,
     pub(super) served: Arc<LogBatch>,
@@ -129,10 +136,10 @@ pub(super) async fn work(
             held = loading => Arc::new(held),
         };
         let metrics = metrics.get_or_insert_with(|| shared.metrics.of_link(id));
-        let serving = Serving::begin(&shared, id, &held, metrics);
+        let serving = Serving::begin(&shared, &link, &held, metrics);
         teller.tell(LinkState::Serving(Arc::clone(&serving.pool)));
         if lives.begin() {
-            tracing::info!(link = %id, image = link.image, "the link is served again");
+            tracing::info!(link_id = %id, image = link.image, "the link is served again");
         } else if shared.says_links {
             shared.served.add(format!("{id} ({})", link.image));
         }
@@ -146,7 +153,7 @@ pub(super) async fn work(
             // Nothing that it starts would run.
             serving.pool.drain();
             let gone = LoadError::ZygoteGone;
-            tracing::warn!(link = %id, image = link.image, "failed to {gone}");
+            tracing::warn!(link_id = %id, image = link.image, "failed to {gone}");
             teller.tell(LinkState::Broken(Arc::new(gone)));
         }
         leaving.spawn(serving.end());
@@ -166,14 +173,26 @@ struct Serving {
 }
 
 impl Serving {
-    fn begin(shared: &Shared, id: LinkId, held: &Arc<Held>, metrics: &Arc<LinkMetrics>) -> Serving {
+    fn begin(
+        shared: &Shared,
+        link: &Link,
+        held: &Arc<Held>,
+        metrics: &Arc<LinkMetrics>,
+    ) -> Serving {
+        let id = link.id();
         let starter = ZygoteStarter {
             held: Arc::clone(held),
             starts: Arc::clone(&shared.starts),
             of_runner: Arc::clone(&shared.metrics),
             of_link: Arc::clone(metrics),
+            starvation: Arc::clone(&shared.starvation),
+            reaper: shared.processes_reaper.clone(),
         };
-        let pool = Pool::new(id, starter, &shared.pool, &shared.capacity);
+        let config = pool_state::Config {
+            is_late: link.late,
+            ..shared.pool.clone()
+        };
+        let pool = Pool::new(id, starter, &config, &shared.capacity);
         let pool = Arc::new(pool);
         let service = Arc::new(PoolService {
             id,
@@ -181,6 +200,7 @@ impl Serving {
             bounds: shared.sandboxing.bounds(),
             metrics: Arc::clone(metrics),
             neighbours: shared.neighbours.clone(),
+            starvation: Arc::clone(&shared.starvation),
         });
         Serving {
             pool,
@@ -242,7 +262,7 @@ async fn load_until_it_works(shared: &Shared, id: LinkId, link: &Link, teller: &
         let error = match load(shared, id, link).await {
             Ok(held) => {
                 if !said.is_empty() {
-                    tracing::info!(link = %id, image, "the link can be loaded now");
+                    tracing::info!(link_id = %id, image, "the link can be loaded now");
                 }
                 return held;
             }
@@ -252,7 +272,7 @@ async fn load_until_it_works(shared: &Shared, id: LinkId, link: &Link, teller: &
         teller.tell(LinkState::Broken(Arc::new(error)));
         // As long as nothing changes, there is nothing more to say.
         if shared.says_links && what != said {
-            tracing::warn!(link = %id, image, "the link is broken, and tried again: failed to {what}");
+            tracing::warn!(link_id = %id, image, "the link is broken, and tried again: failed to {what}");
             said = what;
         }
         tokio::time::sleep(backoff.next()).await;
@@ -267,12 +287,11 @@ async fn load(shared: &Shared, id: LinkId, link: &Link) -> Result<Held, LoadErro
     loop {
         let image = shared.images.get(&link.image).await?;
         let zygote = open(shared, spec(id, link, &image, rules), limits(link, rules)).await?;
+        let zygote = watch(zygote).map_err(LoadError::Watch)?;
+        let opened = Reaped::new(Opened { zygote, image }, &shared.zygotes_reaper);
         // Only now, since an image that cannot be run had better be replaced.
-        if shared.images.agree(&image).await? {
-            return Ok(Held {
-                zygote: watch(zygote).map_err(LoadError::Watch)?,
-                _image: image,
-            });
+        if shared.images.agree(&opened.image).await? {
+            return Ok(Held(opened));
         }
     }
 }
@@ -307,19 +326,22 @@ fn say_cgroup(launcher: &Launcher) {
 }
 
 /// A zygote, and the image that must stay while it lives.
-pub(super) struct Held {
+pub(super) struct Held(Reaped<Opened>);
+
+/// What of it is dropped, in that order.
+struct Opened {
     zygote: AsyncFd<Zygote>,
-    _image: Image,
+    image: Image,
 }
 
 impl Held {
     pub(super) fn zygote(&self) -> &Zygote {
-        self.zygote.get_ref()
+        self.0.zygote.get_ref()
     }
 
     /// Resolves when the zygote is gone, though we have not ended it.
-    async fn until_gone(&self) {
-        if self.zygote.readable().await.is_err() {
+    pub(super) async fn until_gone(&self) {
+        if self.0.zygote.readable().await.is_err() {
             // The runtime ends, and we with it.
             std::future::pending().await
         }

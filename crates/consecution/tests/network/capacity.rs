@@ -1,11 +1,17 @@
 //! Concurrency is bounded on every runner, and work goes where there is room.
 
+use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
 use crate::cannot_run_here;
-use crate::support::chain::{ChainFile, chain_with, shell};
-use crate::support::http::{Client, Served};
+use crate::support::chain::{ChainFile, chain, chain_with, link, shell};
+use crate::support::command::eventually;
+use crate::support::http::{Client, Served, listen};
 use crate::support::network::{Servers, until_ready};
+use crate::support::running::Running;
 
 /// The deadline of calls that are not to wait long.
 const SOON: Duration = Duration::from_secs(1);
@@ -115,4 +121,96 @@ fn a_full_runner_leaves_work_to_one_with_room() {
     let more = [(); 8].map(|()| hold(&portal));
     portal.post("/chains/soon", b"word").problem(503);
     full.into_iter().chain(more).for_each(release);
+}
+
+/// The same command, where so many open files are allowed and no more.
+fn with_open_files(limit: u64, command: &Command) -> Command {
+    let mut limited = Command::new("sh");
+    let script = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
+    limited.args(["-c", &script]);
+    limited.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => limited.env(name, value),
+            None => limited.env_remove(name),
+        };
+    }
+    limited
+}
+
+/// How many open files it may have from now on.
+fn limit_open_files(process: u32, limit: u64) {
+    let limit = Rlimit {
+        current: Some(limit),
+        maximum: Some(150),
+    };
+    let process = Pid::from_raw(process.cast_signed());
+    prlimit(process, Resource::Nofile, limit).unwrap();
+}
+
+/// Calls from several callers at once, none of which may fail.
+fn call_all(portal: &Served) {
+    thread::scope(|scope| {
+        for caller in 0..8 {
+            scope.spawn(move || {
+                for call in 0..25 {
+                    let body = format!("{caller} {call}");
+                    let reply = portal.post("/", body.as_bytes()).expect(200);
+                    assert_eq!(reply.text(), body);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_starved_runner_leaves_its_calls_to_others_and_says_so() {
+    let Some(servers) = Servers::start() else {
+        cannot_run_here!("nats-server, etcd or etcdctl is missing");
+    };
+    let portal = servers.portal(&[&chain([link(&["cat"])])]);
+    let mut command = servers.command("runner");
+    command.args(["--name", "starved", "--listen", "127.0.0.1:0"]);
+    let starved = listen(with_open_files(150, &command));
+    starved.until_said("there will be 12 processes at most, and not 256");
+    let healthy = servers.runner("healthy");
+    for runner in ["starved", "healthy"] {
+        servers.until_serving(runner, 1);
+    }
+    until_ready(&portal);
+    // More than it has open files for.
+    let full = [(); 20].map(|()| {
+        let mut client = portal.begin("/");
+        client.send_chunk(b"begun\n");
+        client.head();
+        assert_eq!(client.chunk().unwrap(), b"begun\n");
+        client
+    });
+    call_all(&portal);
+    full.into_iter().for_each(release);
+    let is_ready = || starved.request("GET", "/readyz", b"").status == 200;
+    assert!(is_ready());
+
+    // From now on it can start nothing at all.
+    let process = starved.process();
+    limit_open_files(process, 10);
+    call_all(&portal);
+    let of = |runner: &Running| runner.said().matches("for want of something").count();
+    eventually("it to be said", || (of(&starved) == 1).then_some(()));
+    let state = || servers.runner_state("starved")["Starved"].to_string();
+    eventually("the same in etcd", || {
+        state().contains("ulimit -n").then_some(())
+    });
+    assert!(servers.runner_state("healthy")["Starved"].is_null());
+    assert_eq!(of(&healthy), 0);
+
+    limit_open_files(process, 150);
+    eventually("it to be over", || {
+        portal.post("/", b"word").expect(200);
+        is_ready().then_some(())
+    });
+    let said = starved.said();
+    assert_eq!(of(&starved), 1, "{said}");
+    assert!(said.contains("processes can be started again"), "{said}");
+    eventually("the same in etcd", || (state() == "null").then_some(()));
 }

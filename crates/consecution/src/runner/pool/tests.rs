@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::super::pool_state::REFILL_PAUSE;
+use super::super::pool_state::{COLD_MIN, IDLE_MAX, REFILL_PAUSE};
 use super::*;
 use crate::transport::conformance::fake;
 
@@ -30,7 +30,11 @@ fn room_to_wait(processes_max: usize, waiting_max: usize) -> Capacity<Fake> {
 #[derive(Clone)]
 struct Bench {
     fails: Arc<AtomicBool>,
+    starves: Arc<AtomicBool>,
+    /// When those that are alive were started, by their number.
+    born: Arc<Mutex<BTreeMap<usize, Instant>>>,
     spoil: Arc<watch::Sender<bool>>,
+    spoiled_by: Arc<Mutex<SpoiledBy>>,
     alive: Arc<AtomicUsize>,
     started: Arc<AtomicUsize>,
     rested: Arc<AtomicUsize>,
@@ -40,7 +44,10 @@ impl Bench {
     fn new() -> Bench {
         Bench {
             fails: Arc::default(),
+            starves: Arc::default(),
+            born: Arc::default(),
             spoil: Arc::new(watch::Sender::new(false)),
+            spoiled_by: Arc::new(Mutex::new(SpoiledBy::Itself)),
             alive: Arc::default(),
             started: Arc::default(),
             rested: Arc::default(),
@@ -69,22 +76,32 @@ impl Bench {
 }
 
 struct Fake {
+    number: usize,
+    born: Arc<Mutex<BTreeMap<usize, Instant>>>,
     spoil: watch::Receiver<bool>,
+    spoiled_by: Arc<Mutex<SpoiledBy>>,
     alive: Arc<AtomicUsize>,
 }
 
 impl Starter for Bench {
     type Process = Fake;
 
-    async fn start(&self) -> Result<Fake, Arc<str>> {
+    async fn start(&self) -> Result<Fake, TakeError> {
         sleep(START_TIME).await;
         if self.fails.load(Ordering::SeqCst) {
-            return Err("no such command".into());
+            return Err(TakeError::CannotStart("no such command".into()));
+        }
+        if self.starves.load(Ordering::SeqCst) {
+            return Err(TakeError::Starved("too many open files".into()));
         }
         self.alive.fetch_add(1, Ordering::SeqCst);
-        self.started.fetch_add(1, Ordering::SeqCst);
+        let number = self.started.fetch_add(1, Ordering::SeqCst) + 1;
+        self.born.lock().unwrap().insert(number, Instant::now());
         Ok(Fake {
+            number,
+            born: Arc::clone(&self.born),
             spoil: self.spoil.subscribe(),
+            spoiled_by: Arc::clone(&self.spoiled_by),
             alive: Arc::clone(&self.alive),
         })
     }
@@ -99,10 +116,15 @@ impl Idle for Fake {
         let mut spoil = self.spoil.clone();
         spoil.wait_for(|spoil| *spoil).await.expect("a bench");
     }
+
+    async fn spoiled_by(&mut self) -> SpoiledBy {
+        *self.spoiled_by.lock().unwrap()
+    }
 }
 
 impl Drop for Fake {
     fn drop(&mut self) {
+        self.born.lock().unwrap().remove(&self.number);
         self.alive.fetch_sub(1, Ordering::SeqCst);
     }
 }
@@ -272,7 +294,7 @@ async fn a_start_that_panics_gives_its_room_back() {
     struct Panicking;
     impl Starter for Panicking {
         type Process = Fake;
-        async fn start(&self) -> Result<Fake, Arc<str>> {
+        async fn start(&self) -> Result<Fake, TakeError> {
             panic!("on purpose");
         }
 
@@ -284,14 +306,13 @@ async fn a_start_that_panics_gives_its_room_back() {
     };
     let pool = Pool::new(fake::link_id(), Panicking, &config, &room(1));
     for _ in 0..3 {
-        let error = pool.take().await.err();
-        assert!(matches!(error, Some(TakeError::CannotStart(_))));
+        assert_eq!(pool.take().await.err(), Some(TakeError::Busy));
     }
     assert_eq!(pool.counts(), Counts::default());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_spoiled_process_is_thrown_away_and_its_link_started_cold() {
+async fn a_process_that_spoils_itself_leaves_its_link_cold_for_a_while() {
     let bench = Bench::new();
     let pool = bench.pool(3, &room(10));
     sleep(START_TIME * 2).await;
@@ -299,10 +320,83 @@ async fn a_spoiled_process_is_thrown_away_and_its_link_started_cold() {
     bench.spoil.send_replace(true);
     sleep(START_TIME * 2).await;
     assert_eq!((bench.alive(), bench.started()), (0, 3));
+    bench.spoil.send_replace(false);
 
     drop(pool.take().await.unwrap());
     sleep(START_TIME * 2).await;
     assert_eq!((bench.alive(), bench.started()), (0, 4));
+    sleep(COLD_MIN).await;
+    assert_eq!(pool.counts().idle, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_others_have_killed_is_replaced_and_its_link_stays_warm() {
+    let bench = Bench::new();
+    *bench.spoiled_by.lock().unwrap() = SpoiledBy::Others;
+    let pool = bench.pool(3, &room(10));
+    sleep(START_TIME * 2).await;
+    bench.spoil.send_replace(true);
+    sleep(START_TIME * 2).await;
+    assert_eq!((bench.alive(), bench.started()), (0, 3));
+    bench.spoil.send_replace(false);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!((pool.counts().idle, bench.started()), (3, 6));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_youngest_is_taken_and_none_waits_for_longer_than_it_may() {
+    let bench = Bench::new();
+    let pool = bench.pool(2, &room(10));
+    let mut last = 0;
+    for _ in 0..20 {
+        sleep(IDLE_MAX / 4).await;
+        let newest = bench.started();
+        let taken = pool.take().await.unwrap();
+        assert_eq!(taken.process.number, newest);
+        assert!(newest > last);
+        last = newest;
+        drop(taken);
+        let ages = bench
+            .born
+            .lock()
+            .unwrap()
+            .values()
+            .map(Instant::elapsed)
+            .max();
+        assert!(
+            ages.unwrap_or_default() <= IDLE_MAX + START_TIME,
+            "{ages:?}"
+        );
+    }
+    // Also where nobody takes any.
+    sleep(IDLE_MAX * 10).await;
+    let ages = bench
+        .born
+        .lock()
+        .unwrap()
+        .values()
+        .map(Instant::elapsed)
+        .max();
+    assert!(ages.unwrap() <= IDLE_MAX + START_TIME, "{ages:?}");
+    assert_eq!(pool.counts().idle, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_finds_too_little_is_told_and_others_are_not_tried_at_once() {
+    let bench = Bench::new();
+    bench.starves.store(true, Ordering::SeqCst);
+    let pool = bench.pool(0, &room_to_wait(10, 0));
+    let error = pool.take().await.err();
+    assert_eq!(
+        error,
+        Some(TakeError::Starved("too many open files".into()))
+    );
+    let before = Instant::now();
+    assert_eq!(pool.take().await.err(), Some(TakeError::Busy));
+    assert_eq!(before.elapsed(), Duration::ZERO);
+    bench.starves.store(false, Ordering::SeqCst);
+    sleep(Duration::from_secs(1)).await;
+    pool.take().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

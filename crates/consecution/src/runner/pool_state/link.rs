@@ -37,6 +37,22 @@ pub(in super::super) const REFILL_PAUSE: Duration = Duration::from_millis(3);
 /// is left to it: others would start what the next call would have to stop.
 pub(in super::super) const ROOM_KEPT: Duration = Duration::from_secs(1);
 
+/// How long a process waits for its request at most, until it is replaced: what it
+/// looked at when it started is getting old. Each one waits for a part of that at
+/// least, and not all equally long, since those of many links start together.
+pub(in super::super) const IDLE_MAX: Duration = Duration::from_secs(60);
+const IDLE_MIN_PART: f64 = 0.75;
+
+/// How long refilling rests after an idle process was spoiled: at first, and at
+/// most.
+pub(super) const SPOILED_REST_MIN: Duration = Duration::from_millis(100);
+pub(super) const SPOILED_REST_MAX: Duration = Duration::from_secs(30);
+
+/// For how long a link is cold whose idle process has ended or written by itself:
+/// at first, and at most.
+pub(in super::super) const COLD_MIN: Duration = Duration::from_secs(60);
+pub(super) const COLD_MAX: Duration = Duration::from_secs(3600);
+
 /// How long a link that was told busy and has nothing at all goes before others:
 /// long enough to come back.
 const OWED_FOR: Duration = Duration::from_secs(1);
@@ -44,17 +60,24 @@ const OWED_FOR: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) config: Config,
-    pub(super) idle: usize,
+    /// Idle processes, oldest first: when each is to be replaced.
+    pub(super) idle: VecDeque<Moment>,
     pub(super) starting: usize,
     pub(super) in_use: usize,
     /// Those who wait, oldest first; starts under way are for the first ones.
-    pub(super) waiting: VecDeque<Ticket>,
+    pub(super) waiting: VecDeque<Waiting>,
     arrivals: Arrivals,
     /// What a start takes; `None` before the first.
     start_time: Option<Duration>,
     /// Starts that failed since one succeeded.
     failures: u32,
     refill_at: Moment,
+    /// Idle processes that were spoiled since one was taken as good as new.
+    spoiled: u32,
+    /// How often it turned cold since an idle process has waited its time.
+    colds: u32,
+    /// Until when nothing is started in reserve, since idle processes were spoiled.
+    rests_until: Moment,
     /// Until when nothing is started that is not needed at once.
     paused_until: Option<Moment>,
     /// As many processes as it has had at a time, until when that counts.
@@ -64,17 +87,25 @@ pub(super) struct Link {
     pub(super) promised: usize,
     /// Until when it goes before others.
     owed_until: Moment,
-    pub(super) is_cold: bool,
+    /// Until it has rested, it has nothing in reserve.
+    is_cold: bool,
     pub(super) is_draining: bool,
     /// Where it stands in the orders.
     pub(super) ranks: Ranks,
+}
+
+/// Somebody who waits.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Waiting {
+    pub(super) ticket: Ticket,
+    since: Moment,
 }
 
 impl Link {
     pub(super) fn new(config: Config) -> Link {
         Link {
             config,
-            idle: 0,
+            idle: VecDeque::new(),
             starting: 0,
             in_use: 0,
             waiting: VecDeque::new(),
@@ -82,6 +113,9 @@ impl Link {
             start_time: None,
             failures: 0,
             refill_at: Moment::ZERO,
+            spoiled: 0,
+            colds: 0,
+            rests_until: Moment::ZERO,
             paused_until: None,
             most: 0,
             most_until: Moment::ZERO,
@@ -95,7 +129,7 @@ impl Link {
 
     pub(super) fn counts(&self) -> Counts {
         Counts {
-            idle: self.idle,
+            idle: self.idle.len(),
             starting: self.starting,
             in_use: self.in_use,
             waiting: self.waiting.len(),
@@ -103,7 +137,7 @@ impl Link {
     }
 
     pub(super) fn processes(&self) -> usize {
-        self.idle + self.starting + self.in_use
+        self.idle.len() + self.starting + self.in_use
     }
 
     /// Takers with no start under way for them.
@@ -113,12 +147,12 @@ impl Link {
 
     /// What is idle, or will be when all starts have succeeded.
     pub(super) fn reserve(&self) -> usize {
-        self.idle + self.starting.saturating_sub(self.waiting.len())
+        self.idle.len() + self.starting.saturating_sub(self.waiting.len())
     }
 
     /// How much reserve there should be where nothing is called.
     pub(super) fn wanted_at_rest(&self) -> usize {
-        if self.is_cold || self.is_draining {
+        if self.is_cold || self.is_draining || self.config.is_late {
             0
         } else {
             self.config.floor
@@ -142,10 +176,11 @@ impl Link {
     /// Somebody wants a process; true if an idle one is theirs.
     pub(super) fn arrive(&mut self, now: Moment) -> bool {
         self.arrivals.record(now);
-        if self.idle == 0 {
+        // The youngest: what it looked at when it started is most recent.
+        if self.idle.pop_back().is_none() {
             return false;
         }
-        self.idle -= 1;
+        self.spoiled = 0;
         self.take();
         // Not put off again and again by calls that come one after the other, and
         // not where calls come so fast that the reserve is for those to come.
@@ -154,6 +189,22 @@ impl Link {
             self.paused_until = Some(now + REFILL_PAUSE);
         }
         true
+    }
+
+    /// Somebody for whom there is no process waits for one.
+    pub(super) fn wait(&mut self, ticket: Ticket, now: Moment) {
+        self.waiting.push_back(Waiting { ticket, since: now });
+    }
+
+    /// Who gets a process that was started at that time: whoever has waited longest.
+    /// Of a late link nobody who has come since then.
+    pub(super) fn serve(&mut self, started_at: Moment) -> Option<Ticket> {
+        let is_late = self.config.is_late;
+        let first = (self.waiting.front()).filter(|first| !is_late || first.since <= started_at)?;
+        let ticket = first.ticket;
+        self.waiting.pop_front();
+        self.take();
+        Some(ticket)
     }
 
     /// A process is taken.
@@ -185,6 +236,54 @@ impl Link {
         self.refill_at = now + backoff.min(REFILL_BACKOFF_MAX);
     }
 
+    /// An idle process was spoiled. Others are not started in its place at once: what
+    /// has spoiled it may spoil them too.
+    pub(super) fn rest(&mut self, now: Moment) {
+        let rest = SPOILED_REST_MIN.saturating_mul(1 << self.spoiled.min(16));
+        self.spoiled = self.spoiled.saturating_add(1);
+        self.rests_until = (self.rests_until).max(now + rest.min(SPOILED_REST_MAX));
+    }
+
+    /// It was spoiled by what it did itself, and so would others be: none is kept for
+    /// a while. True unless it is cold already.
+    pub(super) fn turn_cold(&mut self, now: Moment) -> bool {
+        if self.is_cold {
+            return false;
+        }
+        let rest = COLD_MIN.saturating_mul(1 << self.colds.min(16));
+        self.colds = self.colds.saturating_add(1);
+        self.rests_until = now + rest.min(COLD_MAX);
+        self.is_cold = true;
+        true
+    }
+
+    /// An idle process has waited its time, and was as good as new.
+    pub(super) fn has_waited_well(&mut self) {
+        self.spoiled = 0;
+        self.colds = 0;
+    }
+
+    /// Whether its oldest idle process is to be replaced now: one at a time, and none
+    /// where that may fail.
+    pub(super) fn has_old(&self, now: Moment) -> bool {
+        let is_old = self
+            .idle
+            .front()
+            .is_some_and(|replace_at| *replace_at <= now);
+        is_old && self.starting == 0 && self.refills_at() <= now
+    }
+
+    /// When to look whether its oldest idle process is to be replaced.
+    pub(super) fn replaces_at(&self) -> Option<Moment> {
+        let replace_at = self.idle.front()?;
+        Some(self.refills_at().max(*replace_at))
+    }
+
+    /// When it is cold no more, if it is.
+    pub(super) fn cold_until(&self) -> Option<Moment> {
+        self.is_cold.then_some(self.rests_until)
+    }
+
     /// How much it is called, compared with others.
     pub(super) fn heat(&self) -> Heat {
         self.arrivals.heat()
@@ -197,9 +296,10 @@ impl Link {
 
     /// When refilling goes on, if there is something to refill.
     pub(super) fn refills_at(&self) -> Moment {
+        let refill_at = self.refill_at.max(self.rests_until);
         match self.paused_until {
-            Some(until) if self.reserve() > 0 => self.refill_at.max(until),
-            _ => self.refill_at,
+            Some(until) if self.reserve() > 0 => refill_at.max(until),
+            _ => refill_at,
         }
     }
 
@@ -207,6 +307,7 @@ impl Link {
     /// promised anew.
     pub(super) fn look_at(&mut self, now: Moment) {
         self.paused_until = self.paused_until.filter(|until| *until > now);
+        self.is_cold &= now < self.rests_until;
         if self.processes() >= self.most || now >= self.most_until {
             self.most = self.processes();
             self.most_until = now + ROOM_KEPT;
@@ -243,7 +344,7 @@ impl Link {
         let heat = self.heat();
         let is_owed = now < self.owed_until;
         let reserve = self.reserve();
-        let spares = match self.idle {
+        let spares = match self.idle.len() {
             0 => None,
             1 if is_owed => Some(Spare::Kept(self.owed_until)),
             idle => Some(Spare::Free(heat, Reverse(idle))),
@@ -251,11 +352,20 @@ impl Link {
         let wants = self.refills_at() <= now && reserve < self.wanted(now);
         let wants = wants.then_some((Reverse(self.goes_first(now)), Reverse(heat), reserve));
         Ranks {
-            needs: self.waiting.get(self.starting).copied(),
+            needs: (self.waiting.get(self.starting)).map(|waiting| waiting.ticket),
             spares,
             wants,
         }
     }
+}
+
+/// How long the process that is the `number`th to wait does so before it is
+/// replaced: spread evenly, whatever numbers a link's have.
+pub(super) fn waits_for(number: u64) -> Duration {
+    /// What the golden ratio has behind its point: its multiples are spread evenly.
+    const GOLDEN: f64 = 0.618_033_988_749_895;
+    let part = (number as f64 * GOLDEN).fract();
+    IDLE_MAX.mul_f64(IDLE_MIN_PART + (1.0 - IDLE_MIN_PART) * part)
 }
 
 /// How often a link is called: an average that forgets.

@@ -4,13 +4,21 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use super::link::{REFILL_BACKOFF_MAX, REFILL_BACKOFF_MIN, REFILL_PAUSE, ROOM_KEPT};
+use super::link::{
+    COLD_MAX, COLD_MIN, IDLE_MAX, REFILL_BACKOFF_MAX, REFILL_BACKOFF_MIN, REFILL_PAUSE, ROOM_KEPT,
+    SPOILED_REST_MAX, SPOILED_REST_MIN,
+};
+use super::starved::{STARVED_MAX, STARVED_MIN};
 use super::*;
 
 const MS: Duration = Duration::from_millis(1);
 
 fn config(floor: usize) -> Config {
-    Config { floor, idle_max: 8 }
+    Config {
+        floor,
+        idle_max: 8,
+        ..Config::default()
+    }
 }
 
 /// Pools with room for so many processes, three who wait, and any number of
@@ -144,8 +152,8 @@ fn the_reserve_follows_the_rate_and_falls_back_to_the_floor() {
     );
 
     let mut ticks = 0;
-    while let Some(tick) = state.next_tick(link, now) {
-        now = tick;
+    while state.counts(link).idle > 2 {
+        now = state.next_tick(link, now).unwrap();
         state.tick(link, now);
         assert!(
             !state
@@ -198,18 +206,212 @@ fn refills_that_keep_failing_are_tried_rarely_but_for_ever() {
     }
 }
 
+/// Starts and looks after everything until then.
+fn let_pass(state: &mut PoolState, link: Member, from: Moment, until: Moment) {
+    let mut now = from;
+    loop {
+        settle(state, now);
+        match state.next_tick(link, now) {
+            Some(tick) if tick < until => now = tick,
+            _ => break,
+        }
+        state.tick(link, now);
+    }
+}
+
 #[test]
-fn a_spoiled_process_makes_its_link_cold_and_says_so_once() {
+fn a_process_that_spoils_itself_makes_its_link_cold_and_says_so_once() {
     let mut state = pools(10);
     let link = state.add(config(3), MS);
     settle(&mut state, MS);
-    assert!(state.spoiled(link, MS));
+    state.spoiled(link, 1, MS);
+    assert!(state.turn_cold(link, MS));
     assert_eq!(state.actions(), [Action::Stop(link), Action::Stop(link)]);
     assert!(!state.turn_cold(link, MS));
     let Take::Wait(_) = state.take(link, MS) else {
         panic!("nothing is idle")
     };
     assert_eq!(state.actions(), [Action::Start(link)]);
+}
+
+#[test]
+fn a_cold_link_is_tried_warm_again_later_each_time() {
+    let mut state = pools(10);
+    let link = state.add(config(1), MS);
+    let (mut now, mut rest) = (MS, COLD_MIN);
+    for _ in 0..10 {
+        settle(&mut state, now);
+        assert_eq!(state.counts(link).idle, 1);
+        state.spoiled(link, 0, now);
+        assert!(state.turn_cold(link, now));
+        assert_eq!(state.next_tick(link, now), Some(now + rest));
+        now += rest;
+        rest = COLD_MAX.min(rest * 2);
+        state.tick(link, now);
+    }
+    assert_eq!(rest, COLD_MAX);
+    // One that has waited its time shows that it can.
+    let_pass(&mut state, link, now, now + IDLE_MAX);
+    now += IDLE_MAX;
+    assert_eq!(state.counts(link).idle, 1);
+    state.spoiled(link, 0, now);
+    assert!(state.turn_cold(link, now));
+    assert_eq!(state.next_tick(link, now), Some(now + COLD_MIN));
+}
+
+#[test]
+fn a_process_that_others_spoil_is_replaced_later_each_time() {
+    let mut state = pools(10);
+    let link = state.add(config(2), MS);
+    settle(&mut state, MS);
+    let (mut now, mut rest) = (MS, SPOILED_REST_MIN);
+    for _ in 0..12 {
+        state.spoiled(link, 0, now);
+        assert_eq!(state.actions(), []);
+        assert_eq!(state.counts(link).idle, 1, "the other one stays");
+        now += rest;
+        state.tick(link, now);
+        settle(&mut state, now);
+        assert_eq!(state.counts(link).idle, 2);
+        rest = SPOILED_REST_MAX.min(rest * 2);
+    }
+    assert_eq!(rest, SPOILED_REST_MAX);
+    // Whoever waits does not wait for that, and one that is taken was not spoiled.
+    state.spoiled(link, 0, now);
+    assert_eq!(state.take(link, now), Take::Idle);
+    assert!(matches!(state.take(link, now), Take::Wait(_)));
+    settle(&mut state, now);
+    assert_eq!(state.counts(link).in_use, 2);
+}
+
+#[test]
+fn idle_processes_are_replaced_in_time_and_one_after_the_other() {
+    let mut state = pools(100);
+    let links: Vec<Member> = (0..10).map(|_| state.add(config(3), MS)).collect();
+    settle(&mut state, MS);
+    let (mut now, mut replaced, mut most_at_once) = (MS, 0, 0);
+    while now < MS + IDLE_MAX {
+        now += 100 * MS;
+        let mut at_once = 0;
+        for link in &links {
+            state.tick(*link, now);
+            loop {
+                let counts = state.counts(*link);
+                assert!(counts.idle >= 2, "one at a time: {counts:?}");
+                if !state.actions().contains(&Action::Start(*link)) {
+                    break;
+                }
+                at_once += 1;
+                state.started(*link, 5 * MS, now);
+            }
+            assert!(state.links[link].idle[0] > now, "none is too old");
+        }
+        replaced += at_once;
+        most_at_once = most_at_once.max(at_once);
+    }
+    assert_eq!(replaced, 30, "each of them once");
+    assert!(most_at_once <= 6, "{most_at_once} of 30 at a time");
+}
+
+#[test]
+fn where_there_is_no_room_for_another_one_the_only_one_is_replaced_as_well() {
+    let mut state = pools(1);
+    let link = state.add(config(2), MS);
+    settle(&mut state, MS);
+    state.tick(link, MS + IDLE_MAX);
+    assert_eq!(
+        state.actions(),
+        [Action::Stop(link), Action::Start(link)],
+        "in its own place"
+    );
+}
+
+#[test]
+fn an_old_process_is_kept_where_starts_fail() {
+    let mut state = pools(10);
+    let link = state.add(config(2), MS);
+    settle(&mut state, MS);
+    let mut now = MS + IDLE_MAX;
+    state.tick(link, now);
+    for _ in 0..10 {
+        assert_eq!(state.counts(link).idle, 1);
+        for action in state.actions() {
+            if action == Action::Start(link) {
+                state.start_failed(link, now);
+            }
+        }
+        now = state.next_tick(link, now).unwrap();
+        state.tick(link, now);
+    }
+}
+
+#[test]
+fn a_late_link_has_nothing_in_reserve_and_starts_for_who_waits_already() {
+    let late = Config {
+        is_late: true,
+        ..config(2)
+    };
+    let mut state = pools(10);
+    let link = state.add(late, MS);
+    assert_eq!(state.actions(), []);
+    let Take::Wait(first) = state.take(link, 10 * MS) else {
+        panic!("nothing is idle")
+    };
+    assert_eq!(state.actions(), [Action::Start(link)]);
+    // Whoever it was started for has left; who comes later gets another one.
+    state.gave_up(link, first, 11 * MS);
+    let Take::Wait(second) = state.take(link, 12 * MS) else {
+        panic!("nothing is idle")
+    };
+    assert_eq!(state.actions(), []);
+    assert_eq!(state.started(link, 3 * MS, 13 * MS), Started::Surplus);
+    assert_eq!(state.actions(), [Action::Start(link)]);
+    assert_eq!(state.started(link, MS, 14 * MS), Started::For(second));
+    state.released(link, 20 * MS);
+    assert_eq!(state.actions(), []);
+    assert_eq!(state.counts(link), Counts::default());
+}
+
+#[test]
+fn a_starved_runner_has_room_for_what_it_has_and_tries_again_later_each_time() {
+    let mut state = pools(100);
+    let link = state.add(config(2), MS);
+    settle(&mut state, MS);
+    let mut now = MS;
+    assert_eq!(state.take(link, now), Take::Idle);
+    assert_eq!(state.take(link, now), Take::Idle);
+    assert!(matches!(state.take(link, now), Take::Wait(_)));
+    let mut wait = STARVED_MIN;
+    for _ in 0..10 {
+        // Which were in reserve, or for who waits.
+        let starts = state.actions().len();
+        assert!(starts > 0);
+        let told: Vec<_> = (0..starts)
+            .filter_map(|_| state.start_starved(link, now))
+            .collect();
+        assert!(told.len() <= 1);
+        assert_eq!(state.actions(), []);
+        // There is no room, so it waits, or is told busy, and nothing is tried.
+        let Take::Wait(_) = state.take(link, now) else {
+            panic!("three may wait")
+        };
+        assert_eq!(state.actions(), []);
+        assert_eq!(state.next_tick(link, now), Some(now + wait));
+        now += wait;
+        state.tick(link, now);
+        wait = STARVED_MAX.min(wait * 2);
+    }
+    assert_eq!(wait, STARVED_MAX);
+    assert_eq!(state.counts(link).in_use, 2);
+    // What ends leaves its room, also to another link.
+    for _ in 0..state.actions().len() {
+        state.start_starved(link, now);
+    }
+    let other = state.add(config(0), now);
+    assert!(matches!(state.take(other, now), Take::Wait(_)));
+    assert_eq!(state.actions(), []);
+    state.released(link, now);
+    assert_eq!(state.actions(), [Action::Start(other)]);
 }
 
 #[test]
@@ -494,6 +696,7 @@ enum Event {
     TakeBeside(usize),
     StartSucceeds(usize),
     StartFails(usize),
+    StartStarves(usize),
     Spoil(usize),
     GiveUp(usize),
     Release(usize),
@@ -508,6 +711,7 @@ fn event() -> impl Strategy<Value = Event> {
         4 => which.prop_map(Event::TakeBeside),
         8 => which.prop_map(Event::StartSucceeds),
         1 => which.prop_map(Event::StartFails),
+        1 => which.prop_map(Event::StartStarves),
         1 => which.prop_map(Event::Spoil),
         2 => which.prop_map(Event::GiveUp),
         6 => which.prop_map(Event::Release),
@@ -531,17 +735,25 @@ struct Model {
     drained: BTreeSet<Member>,
 }
 
+/// Some links are late.
+fn of_model(floor: usize) -> Config {
+    Config {
+        is_late: floor == 0,
+        ..config(floor)
+    }
+}
+
 impl Model {
     fn new(limits: Limits, floors: &[usize]) -> Model {
         let mut state = PoolState::new(limits.clone());
         let members: Vec<Member> = floors
             .iter()
-            .map(|floor| state.add(config(*floor), Moment::ZERO))
+            .map(|floor| state.add(of_model(*floor), Moment::ZERO))
             .collect();
         let configs = members
             .iter()
             .copied()
-            .zip(floors.iter().map(|floor| config(*floor)));
+            .zip(floors.iter().map(|floor| of_model(*floor)));
         Model {
             state,
             limits,
@@ -580,9 +792,19 @@ impl Model {
                     self.answer(ticket);
                 }
             }
+            Event::StartStarves(which) => {
+                if let Some(member) = pick(&mut self.starting, which)
+                    && let Some(ticket) = self.state.start_starved(member, self.now)
+                {
+                    self.answer(ticket);
+                }
+            }
             Event::Spoil(which) => {
                 if let Some(member) = pick(&mut self.idle, which) {
-                    self.state.spoiled(member, self.now);
+                    self.state.spoiled(member, which % 3, self.now);
+                    if which % 2 == 0 {
+                        self.state.turn_cold(member, self.now);
+                    }
                 }
             }
             Event::GiveUp(which) => {
@@ -673,8 +895,8 @@ impl Model {
         }
         assert!(uncovered <= self.limits.waiting_max, "more wait than may");
         if uncovered > 0 {
-            let all = self.limits.processes_max;
-            assert_eq!(processes, all, "there is room for who waits");
+            let all = self.state.starved.room(self.limits.processes_max, self.now);
+            assert!(processes >= all, "there is room for who waits");
             assert!(
                 self.idle.iter().all(|member| self.is_kept(*member)),
                 "somebody waits for what is idle elsewhere"

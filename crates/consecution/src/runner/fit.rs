@@ -1,0 +1,153 @@
+//! How many processes a runner has room for, by the limits that it was started with:
+//! what does not fit would only fail to start, call after call.
+
+use std::path::{Path, PathBuf};
+
+use rustix::process::{Resource, geteuid, getrlimit};
+
+/// How many open files a process of a link takes of its runner's, at most.
+const FILES_A_PROCESS: u64 = 7;
+
+/// How many the runner has beside those: connections, and some links' zygotes.
+const FILES_APART: u64 = 64;
+
+/// A process of a link, and its init.
+const TASKS_A_PROCESS: u64 = 2;
+
+/// The runner's threads, and some links' zygotes.
+const TASKS_APART: u64 = 64;
+
+/// As many of `processes_max` processes as this process's limits have room for, one at
+/// least. The log says which limit it is, where they are fewer.
+pub fn processes_that_fit(processes_max: usize) -> usize {
+    let wanted = processes_max as u64;
+    let limits = [
+        Limit {
+            what: "open files (ulimit -n, systemd's LimitNOFILE)",
+            have: getrlimit(Resource::Nofile).current,
+            each: FILES_A_PROCESS,
+            apart: FILES_APART,
+        },
+        Limit {
+            what: "processes (ulimit -u, systemd's LimitNPROC)",
+            // Of root the kernel does not count them.
+            have: (getrlimit(Resource::Nproc).current).filter(|_| !geteuid().is_root()),
+            each: TASKS_A_PROCESS,
+            apart: TASKS_APART,
+        },
+        Limit {
+            what: "tasks of its cgroup (pids.max, systemd's TasksMax)",
+            have: tasks_left(
+                &std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default(),
+                Path::new("/sys/fs/cgroup"),
+            ),
+            each: TASKS_A_PROCESS,
+            apart: TASKS_APART,
+        },
+    ];
+    let fits = limits.iter().filter_map(|limit| limit.fits(wanted)).min();
+    fits.map_or(processes_max, |fits| {
+        usize::try_from(fits).unwrap_or(processes_max)
+    })
+}
+
+/// Something that each process takes some of.
+struct Limit {
+    what: &'static str,
+    /// `None` where there is no limit.
+    have: Option<u64>,
+    each: u64,
+    apart: u64,
+}
+
+impl Limit {
+    /// How many processes fit, and says so, where that is fewer than are wanted.
+    fn fits(&self, wanted: u64) -> Option<u64> {
+        let have = self.have?;
+        let need = wanted.saturating_mul(self.each) + self.apart;
+        if have >= need {
+            return None;
+        }
+        let fits = (have.saturating_sub(self.apart) / self.each).clamp(1, wanted);
+        tracing::warn!(
+            "there will be {fits} processes at most, and not {wanted}: that would take {need} {}, \
+             and there are {have}",
+            self.what
+        );
+        Some(fits)
+    }
+}
+
+/// How many more processes and threads the cgroup of a process may have, and those
+/// that it is in: by its `/proc/<pid>/cgroup`, and where cgroups are mounted.
+fn tasks_left(memberships: &str, mounted: &Path) -> Option<u64> {
+    let folders = memberships.lines().filter_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (fields.next()?, fields.next()?.trim_start_matches('/'));
+        match controllers {
+            "" => Some((mounted.to_owned(), mounted.join(path))),
+            _ if controllers.split(',').any(|name| name == "pids") => {
+                let root = mounted.join("pids");
+                Some((root.clone(), root.join(path)))
+            }
+            _ => None,
+        }
+    });
+    let number = |path: PathBuf| -> Option<u64> {
+        // Without a limit it is the word "max".
+        std::fs::read_to_string(path).ok()?.trim().parse().ok()
+    };
+    folders
+        .flat_map(|(root, folder)| {
+            let within = folder.ancestors().map(Path::to_owned);
+            let within: Vec<_> = within.take_while(|at| at.starts_with(&root)).collect();
+            within.into_iter().filter_map(|folder| {
+                let most = number(folder.join("pids.max"))?;
+                let now = number(folder.join("pids.current")).unwrap_or(0);
+                Some(most.saturating_sub(now))
+            })
+        })
+        .min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_fit_as_there_is_of_each_and_one_at_least() {
+        let fits = |have| {
+            let limit = Limit {
+                what: "open files",
+                have,
+                each: 7,
+                apart: 64,
+            };
+            limit.fits(256)
+        };
+        assert_eq!(fits(None), None);
+        assert_eq!(fits(Some(256 * 7 + 64)), None);
+        assert_eq!(fits(Some(256 * 7 + 63)), Some(255));
+        assert_eq!(fits(Some(150)), Some(12));
+        assert_eq!(fits(Some(20)), Some(1));
+    }
+
+    #[test]
+    fn the_least_of_all_cgroups_around_it_counts() {
+        let mounted = tempfile::tempdir().unwrap();
+        let put = |path: &str, max: &str, current: &str| {
+            let folder = mounted.path().join(path);
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(folder.join("pids.max"), max).unwrap();
+            std::fs::write(folder.join("pids.current"), current).unwrap();
+        };
+        let left = |memberships: &str| tasks_left(memberships, mounted.path());
+        put("system.slice", "100\n", "30\n");
+        put("system.slice/runner.service", "max\n", "7\n");
+        put("pids/docker/x", "50\n", "1\n");
+        assert_eq!(left("0::/system.slice/runner.service\n"), Some(70));
+        assert_eq!(left("4:memory:/docker/x\n2:cpu,pids:/docker/x\n"), Some(49));
+        assert_eq!(left("0::/elsewhere\n"), None);
+        assert_eq!(left("nonsense"), None);
+    }
+}

@@ -1,0 +1,102 @@
+//! One start, from its approval to whoever gets the process, or is told that there is
+//! none.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::super::pool_state::{Member, Started};
+use super::{Idle, Shared, Shelved, Start, TakeError};
+
+/// Leave to start one process. It is either used, or given back.
+pub(super) struct Approval<P: Idle> {
+    shared: Arc<Shared<P>>,
+    member: Member,
+    is_used: bool,
+}
+
+impl<P: Idle> Approval<P> {
+    pub(super) fn new(shared: &Arc<Shared<P>>, member: Member) -> Approval<P> {
+        Approval {
+            shared: Arc::clone(shared),
+            member,
+            is_used: false,
+        }
+    }
+
+    pub(super) async fn start(mut self, start: Start<P>) {
+        let began = Instant::now();
+        let result = start().await;
+        // Of a pool that is gone it keeps all that processes are started with.
+        drop(start);
+        self.is_used = true;
+        match result {
+            Ok(process) => self.succeeded(process, began),
+            Err(error) => self.failed(error),
+        }
+    }
+
+    fn succeeded(&self, process: P, began: Instant) {
+        let member = self.member;
+        self.shared.with(|inner, now| {
+            let started = inner.state.started(member, began.elapsed(), now);
+            let Some(shelf) = inner.shelves.get_mut(&member) else {
+                return inner.discarded.push(process);
+            };
+            match started {
+                Started::Surplus => inner.discarded.push(process),
+                Started::Idle => {
+                    shelf.idle.push_back(Shelved::new(process));
+                    shelf.changed.notify_one();
+                }
+                Started::For(ticket) => {
+                    // Whoever waits takes itself off the list before it goes.
+                    let answer = shelf.waiting.remove(&ticket);
+                    let unheard = answer.map(|answer| answer.send(Ok(process)));
+                    if let Some(Err(Ok(process))) = unheard {
+                        inner.discarded.push(process);
+                        inner.state.released(member, now);
+                    }
+                }
+            }
+        });
+        // Now that what nobody wants is gone.
+        self.shared.with(|inner, _| inner.tell_if_unused(member));
+    }
+
+    fn failed(&self, error: TakeError) {
+        let member = self.member;
+        self.shared.with(|inner, now| {
+            let ticket = match &error {
+                TakeError::Starved(_) => inner.state.start_starved(member, now),
+                TakeError::Busy | TakeError::CannotStart(_) => {
+                    inner.state.start_failed(member, now)
+                }
+            };
+            inner.tell_if_unused(member);
+            let Some(shelf) = inner.shelves.get_mut(&member) else {
+                return;
+            };
+            shelf.changed.notify_one();
+            match ticket.and_then(|ticket| shelf.waiting.remove(&ticket)) {
+                // Who has gone already does not need to be told.
+                Some(answer) => drop(answer.send(Err(error))),
+                None => {
+                    // Of all others whoever starts processes says so, for all links.
+                    if let TakeError::CannotStart(reason) = error {
+                        tracing::warn!(link_id = %shelf.id, "failed to refill the pool: {reason}");
+                    }
+                }
+            }
+        });
+    }
+}
+
+impl<P: Idle> Drop for Approval<P> {
+    fn drop(&mut self) {
+        if !self.is_used {
+            // Whoever ran it is gone, as when a runner stops. Nothing was run.
+            self.failed(TakeError::Busy);
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! How much room there is where starts fail for want of something that all links share.
+
+use std::time::Duration;
+
+use super::Moment;
+
+/// For how long no process is added after a start has failed for want of something:
+/// at first, and at most.
+pub(super) const STARVED_MIN: Duration = Duration::from_millis(100);
+pub(super) const STARVED_MAX: Duration = Duration::from_secs(5);
+
+/// After that long without such a failure the next one is the first again.
+const STARVED_FORGOTTEN: Duration = Duration::from_secs(10);
+
+/// What is known of a runner that had too little of something, once.
+#[derive(Debug, Default)]
+pub(super) struct Starved {
+    /// Until when there is room for no more than that.
+    until: Moment,
+    processes_max: usize,
+    /// How often, in a row.
+    times: u32,
+}
+
+impl Starved {
+    /// A start has failed, and `left` processes are left, or on their way.
+    pub(super) fn failed(&mut self, left: usize, now: Moment) {
+        if now < self.until {
+            self.processes_max = self.processes_max.min(left);
+            return;
+        }
+        if now >= self.until + STARVED_FORGOTTEN {
+            self.times = 0;
+        }
+        let wait = STARVED_MIN.saturating_mul(1 << self.times.min(16));
+        *self = Starved {
+            until: now + wait.min(STARVED_MAX),
+            processes_max: left,
+            times: self.times.saturating_add(1),
+        };
+    }
+
+    /// For how many processes there is room now, of as many as there may be.
+    pub(super) fn room(&self, processes_max: usize, now: Moment) -> usize {
+        match now < self.until {
+            true => processes_max.min(self.processes_max),
+            false => processes_max,
+        }
+    }
+
+    /// When there is room again for as many as there may be.
+    pub(super) fn until(&self) -> Moment {
+        self.until
+    }
+}

@@ -1,0 +1,221 @@
+//! Whether a runner can start no processes for want of something that all of its links
+//! share: open files, processes, memory. Such a call is *busy*: nothing was run, and
+//! others may have what is missing here.
+//!
+//! It says so, once, and once more when it is over. It must not decide what is started.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use sandbox::{CgroupError, Step};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::process::StartError;
+use super::states::States;
+
+/// How long no start must have failed for that before it counts as over.
+const OVER_AFTER: Duration = Duration::from_secs(10);
+
+/// What is missing, by what the kernel says, and what to do about it.
+const MISSING: [(Errno, &str); 8] = [
+    (
+        Errno::MFILE,
+        "raise the limit on open files (ulimit -n, systemd's LimitNOFILE)",
+    ),
+    (Errno::NFILE, "raise fs.file-max, of all of this host"),
+    (
+        Errno::AGAIN,
+        "raise the limits on processes (ulimit -u, pids.max, systemd's TasksMax)",
+    ),
+    (Errno::NOMEM, "it needs more memory"),
+    (Errno::NOBUFS, "it needs more memory"),
+    (
+        Errno::NOSPC,
+        "raise the limits in /proc/sys/user and fs.mount-max",
+    ),
+    (
+        Errno::TOOMANYREFS,
+        "raise the limit on open files (ulimit -n, systemd's LimitNOFILE)",
+    ),
+    (Errno::USERS, "raise the limits in /proc/sys/user"),
+];
+
+/// What kind of failure it is that a process could not be started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// For want of something; with what to do about it.
+    Starved(&'static str),
+    /// The zygote is gone, or is going: another one is started.
+    ZygoteGone,
+    /// It lies in the link: it would fail elsewhere as well.
+    OfLink,
+}
+
+impl Kind {
+    pub(super) fn of(error: &StartError) -> Kind {
+        let errno = match error {
+            StartError::Io(error) | StartError::Sandbox(sandbox::StartError::Zygote(error)) => {
+                errno(error)
+            }
+            StartError::Sandbox(sandbox::StartError::Cgroup(CgroupError::Refused {
+                source,
+                ..
+            })) => errno(source),
+            // Of this there is as much as the link says.
+            StartError::Failed(failure) if failure.step == Step::LimitMemory => None,
+            StartError::Failed(failure) => Some(Errno::from_raw_os_error(failure.errno)),
+            StartError::Killed | StartError::TooSlow => {
+                return Kind::Starved("is memory short, or the processor?");
+            }
+            _ => None,
+        };
+        match errno {
+            Some(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => Kind::ZygoteGone,
+            Some(errno) => MISSING
+                .iter()
+                .find(|(missing, _)| *missing == errno)
+                .map_or(Kind::OfLink, |(_, advice)| Kind::Starved(advice)),
+            None => Kind::OfLink,
+        }
+    }
+}
+
+fn errno(error: &io::Error) -> Option<Errno> {
+    error.raw_os_error().map(Errno::from_raw_os_error)
+}
+
+/// Whether a runner is starved.
+pub(super) struct Starvation {
+    states: watch::Sender<States>,
+    /// For who only wants to know whether it is.
+    is_starved: AtomicBool,
+    /// `None` while it is not.
+    failures: Mutex<Option<Failures>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Failures {
+    count: u64,
+    last: Instant,
+}
+
+impl Starvation {
+    /// None yet; `states` is told.
+    pub(super) fn new(states: &watch::Sender<States>) -> Starvation {
+        Starvation {
+            states: states.clone(),
+            is_starved: AtomicBool::new(false),
+            failures: Mutex::default(),
+        }
+    }
+
+    /// Is it starved, as far as is known?
+    pub(super) fn is_on(&self) -> bool {
+        self.is_starved.load(Ordering::Relaxed)
+    }
+
+    /// A start has failed for that reason, which lies in what the runner has.
+    pub(super) fn failed(&self, reason: &Arc<str>) {
+        let count = {
+            // Nothing that runs under the lock can leave it half-changed.
+            let mut failures = (self.failures.lock()).unwrap_or_else(PoisonError::into_inner);
+            let count = failures.map_or(0, |failures| failures.count) + 1;
+            let last = Instant::now();
+            *failures = Some(Failures { count, last });
+            count
+        };
+        self.is_starved.store(true, Ordering::Relaxed);
+        if count == 1 {
+            tracing::warn!(
+                "processes cannot be started for want of something, and calls are refused as busy: \
+                 {reason}"
+            );
+            self.tell(Some(Arc::clone(reason)));
+        }
+    }
+
+    /// A start has succeeded.
+    pub(super) fn succeeded(&self) {
+        if !self.is_on() {
+            return;
+        }
+        let over = {
+            let mut failures = (self.failures.lock()).unwrap_or_else(PoisonError::into_inner);
+            failures.take_if(|failures| failures.last.elapsed() >= OVER_AFTER)
+        };
+        if let Some(Failures { count, .. }) = over {
+            self.is_starved.store(false, Ordering::Relaxed);
+            tracing::info!("processes can be started again; {count} starts had failed");
+            self.tell(None);
+        }
+    }
+
+    fn tell(&self, starved: Option<Arc<str>>) {
+        self.states.send_modify(|states| states.starved = starved);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_host_lacks_is_told_from_what_is_wrong_with_the_link() {
+        let io = |errno: Errno| StartError::Io(errno.into());
+        for errno in [
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::AGAIN,
+            Errno::NOMEM,
+            Errno::NOSPC,
+        ] {
+            assert!(matches!(Kind::of(&io(errno)), Kind::Starved(_)), "{errno}");
+            let asked = StartError::Sandbox(sandbox::StartError::Zygote(errno.into()));
+            assert!(matches!(Kind::of(&asked), Kind::Starved(_)), "{errno}");
+            let cgroup = CgroupError::Refused {
+                what: "memory",
+                path: "/sys/fs/cgroup/x".into(),
+                source: errno.into(),
+            };
+            let cgroup = StartError::Sandbox(sandbox::StartError::Cgroup(cgroup));
+            assert!(matches!(Kind::of(&cgroup), Kind::Starved(_)), "{errno}");
+            let failed = |step| {
+                StartError::Failed(sandbox::Failure {
+                    step,
+                    subject: String::new(),
+                    errno: errno.raw_os_error(),
+                    reason: String::new(),
+                })
+            };
+            let kind = Kind::of(&failed(Step::StartInit));
+            assert!(matches!(kind, Kind::Starved(_)), "{errno}");
+            assert_eq!(Kind::of(&failed(Step::LimitMemory)), Kind::OfLink);
+        }
+        assert_eq!(Kind::of(&io(Errno::NOENT)), Kind::OfLink);
+        assert_eq!(Kind::of(&io(Errno::PIPE)), Kind::ZygoteGone);
+        assert!(matches!(Kind::of(&StartError::Killed), Kind::Starved(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_over_when_starts_have_not_failed_for_a_while() {
+        let states = watch::Sender::new(States::default());
+        let starvation = Starvation::new(&states);
+        let told = || states.borrow().starved.clone();
+        starvation.succeeded();
+        assert_eq!((starvation.is_on(), told()), (false, None));
+        let (first, second) = (Arc::from("too many open files"), Arc::from("no memory"));
+        starvation.failed(&first);
+        starvation.failed(&second);
+        // Some succeed while others fail.
+        tokio::time::advance(OVER_AFTER / 2).await;
+        starvation.succeeded();
+        assert_eq!((starvation.is_on(), told()), (true, Some(first)));
+        tokio::time::advance(OVER_AFTER).await;
+        starvation.succeeded();
+        assert_eq!((starvation.is_on(), told()), (false, None));
+    }
+}
