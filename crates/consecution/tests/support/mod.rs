@@ -17,6 +17,7 @@ pub(crate) mod network;
 pub(crate) mod plain_nats;
 pub(crate) mod portal;
 pub(crate) mod ports;
+pub(crate) mod proxy;
 pub(crate) mod registry;
 pub(crate) mod runner;
 pub(crate) mod running;
@@ -36,14 +37,19 @@ macro_rules! cannot_run_here {
 /// A block of `docs/operations.md`, by how its first line begins; without that
 /// line.
 pub(crate) fn documented(first_line: &str) -> String {
-    let document = include_str!("../../../../docs/operations.md");
+    block(include_str!("../../../../docs/operations.md"), first_line)
+}
+
+/// A block of `docs/http.md`, likewise.
+pub(crate) fn documented_for_http(first_line: &str) -> String {
+    block(include_str!("../../../../docs/http.md"), first_line)
+}
+
+fn block(document: &str, first_line: &str) -> String {
     let mut lines = document
         .lines()
         .skip_while(|line| !line.starts_with(first_line));
-    assert!(
-        lines.next().is_some(),
-        "docs/operations.md has no {first_line:?}"
-    );
+    assert!(lines.next().is_some(), "no document has {first_line:?}");
     let block: Vec<&str> = lines.take_while(|line| *line != "```").collect();
     block.join("\n")
 }

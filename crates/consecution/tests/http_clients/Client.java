@@ -1,0 +1,61 @@
+import java.io.OutputStream;
+import java.net.HttpURLConnection;
+import java.net.URI;
+import java.net.http.HttpClient;
+import java.net.http.HttpRequest;
+import java.net.http.HttpResponse;
+import java.util.Arrays;
+import java.util.Random;
+
+/** Posts bodies of the given sizes to a URL, and looks whether they come back. */
+class Client {
+    public static void main(String[] arguments) throws Exception {
+        URI url = URI.create(arguments[0]);
+        for (int at = 1; at < arguments.length; at++) {
+            byte[] body = new byte[Integer.parseInt(arguments[at])];
+            new Random(body.length).nextBytes(body);
+            compare("HttpURLConnection", body, connection(url, body, Mode.BUFFERED));
+            compare("with a fixed length", body, connection(url, body, Mode.FIXED));
+            compare("in chunks", body, connection(url, body, Mode.CHUNKED));
+            compare("HttpClient", body, client(url, body));
+        }
+    }
+
+    enum Mode { BUFFERED, FIXED, CHUNKED }
+
+    /** It sends all of the body before it reads a byte. */
+    static byte[] connection(URI url, byte[] body, Mode mode) throws Exception {
+        HttpURLConnection connection = (HttpURLConnection) url.toURL().openConnection();
+        connection.setDoOutput(true);
+        connection.setReadTimeout(120_000);
+        switch (mode) {
+            case BUFFERED -> { }
+            case FIXED -> connection.setFixedLengthStreamingMode(body.length);
+            case CHUNKED -> connection.setChunkedStreamingMode(0);
+        }
+        try (OutputStream output = connection.getOutputStream()) {
+            output.write(body);
+        }
+        return connection.getInputStream().readAllBytes();
+    }
+
+    static byte[] client(URI url, byte[] body) throws Exception {
+        HttpClient client = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).build();
+        HttpRequest request =
+            HttpRequest.newBuilder(url).POST(HttpRequest.BodyPublishers.ofByteArray(body)).build();
+        HttpResponse<byte[]> reply =
+            client.send(request, HttpResponse.BodyHandlers.ofByteArray());
+        if (reply.statusCode() != 200) {
+            throw new IllegalStateException("status " + reply.statusCode());
+        }
+        return reply.body();
+    }
+
+    static void compare(String name, byte[] sent, byte[] got) {
+        if (!Arrays.equals(sent, got)) {
+            throw new IllegalStateException(
+                name + ": " + got.length + " bytes of " + sent.length + " came back");
+        }
+        System.out.println(name + ": " + sent.length + " bytes");
+    }
+}

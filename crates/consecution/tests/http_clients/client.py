@@ -1,0 +1,46 @@
+"""Posts bodies of the given sizes to a URL, and looks whether they come back.
+
+As most programs do it: all of the body is sent before a byte is read.
+"""
+
+import http.client
+import random
+import sys
+import urllib.parse
+import urllib.request
+
+
+def in_chunks(body):
+    for start in range(0, len(body), 65536):
+        yield body[start : start + 65536]
+
+
+def by_http_client(url, body):
+    address = urllib.parse.urlsplit(url)
+    connection = http.client.HTTPConnection(address.netloc, timeout=120)
+    connection.request("POST", address.path, body=body)
+    with connection.getresponse() as reply:
+        return reply.status, reply.read()
+
+
+def by_urllib(url, body):
+    with urllib.request.urlopen(url, data=body, timeout=120) as reply:
+        return reply.status, reply.read()
+
+
+def main(url, sizes):
+    for size in map(int, sizes):
+        body = random.Random(size).randbytes(size)
+        tries = [
+            ("http.client", by_http_client, body),
+            ("http.client in chunks", by_http_client, in_chunks(body)),
+            ("urllib", by_urllib, body),
+        ]
+        for name, post, sent in tries:
+            status, got = post(url, sent)
+            assert status == 200, f"{name}: {status} {got[:500]}"
+            assert got == body, f"{name}: {len(got)} bytes of {size} came back"
+            print(f"{name}: {size} bytes")
+
+
+main(sys.argv[1], sys.argv[2:])
