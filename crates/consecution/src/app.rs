@@ -5,8 +5,9 @@
 
 mod network;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chain::{Chain, LinkId};
 use futures_util::future::BoxFuture;
@@ -16,6 +17,7 @@ use sandbox::Launcher;
 
 use crate::error::FailedTo;
 use crate::http;
+use crate::link_store::LinkStore;
 use crate::link_store::memory::Memory;
 use crate::portal::http::{LinkState, Links};
 use crate::portal::{Portal, PortalError};
@@ -83,7 +85,7 @@ impl OneShot {
             images,
             Launcher::new(),
         );
-        until_ready(&runner, &portal).await?;
+        until_ready(&runner, portal.chain()).await?;
         Ok(OneShot {
             portal,
             _runner: runner,
@@ -94,8 +96,9 @@ impl OneShot {
 /// Chains, their portals and a runner in this process, for as many payloads as
 /// come.
 pub struct Serve {
-    /// Where to send payloads, in the order of the chains.
-    pub portals: Vec<Portal>,
+    portals: Mutex<Vec<Portal>>,
+    transport: Arc<dyn Transport>,
+    used: Arc<UsedLinks>,
     runner: Arc<Runner>,
 }
 
@@ -111,13 +114,8 @@ impl Serve {
         processes_max: usize,
         sandboxing: Sandboxing,
     ) -> Result<Serve, StartError> {
-        let links = Memory::new();
         let transport: Arc<dyn Transport> = Arc::new(InProcess::new());
-        let mut portals = Vec::new();
-        for chain in chains {
-            let portal = Portal::open(chain, Arc::clone(&transport), &links).await;
-            portals.push(portal.map_err(FailedTo)?);
-        }
+        let used = Arc::new(UsedLinks::default());
         let options = Options {
             name: None,
             processes_max,
@@ -125,10 +123,46 @@ impl Serve {
             sandboxing,
             ..Options::default()
         };
-        let links = Arc::new(links);
-        let runner = Runner::start(options, transport, links, images, Launcher::new());
-        let runner = Arc::new(runner);
-        Ok(Serve { portals, runner })
+        let (links, carries) = (Arc::new(used.links.clone()), Arc::clone(&transport));
+        let runner = Runner::start(options, carries, links, images, Launcher::new());
+        let serve = Serve {
+            portals: Mutex::default(),
+            transport,
+            used,
+            runner: Arc::new(runner),
+        };
+        serve.offer(chains).await?;
+        Ok(serve)
+    }
+
+    /// Takes these chains in the place of those that there were. Where one is as
+    /// it was, its portal is the same. What is under way in the others goes on;
+    /// links that nobody uses any more after that are let go.
+    ///
+    /// # Errors
+    /// A portal cannot be opened; nothing has changed then.
+    pub async fn offer(&self, chains: Vec<Chain>) -> Result<Vec<Portal>, StartError> {
+        let before = self.portals();
+        let portals = Portal::for_each(chains, &before, &self.transport).map_err(FailedTo)?;
+        let is_of = |all: &[Portal], portal: &Portal| all.iter().any(|other| other.is(portal));
+        for portal in portals.iter().filter(|portal| !is_of(&before, portal)) {
+            self.used.begin(portal).await.map_err(FailedTo)?;
+        }
+        self.locked().clone_from(&portals);
+        for portal in before.into_iter().filter(|portal| !is_of(&portals, portal)) {
+            tokio::spawn(Arc::clone(&self.used).end(portal));
+        }
+        Ok(portals)
+    }
+
+    /// Where to send payloads, in the order of the chains.
+    pub fn portals(&self) -> Vec<Portal> {
+        self.locked().clone()
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Vec<Portal>> {
+        // Nothing that runs under the lock can leave it half-changed.
+        self.portals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Knows which links can be called.
@@ -147,8 +181,48 @@ impl Serve {
     ///
     /// # Errors
     /// The first one that could not be; it is tried again all the same.
-    pub async fn ready(&self, portal: &Portal) -> Result<(), StartError> {
-        until_ready(&self.runner, portal).await
+    pub async fn ready(&self, chain: &Chain) -> Result<(), StartError> {
+        until_ready(&self.runner, chain).await
+    }
+}
+
+/// The links of chains in this process, each for as long as somebody uses it.
+#[derive(Default)]
+struct UsedLinks {
+    links: Memory,
+    /// How many links of chains each is.
+    users: tokio::sync::Mutex<BTreeMap<LinkId, usize>>,
+}
+
+impl UsedLinks {
+    /// The links of that portal are used.
+    async fn begin(&self, portal: &Portal) -> Result<(), PortalError> {
+        let mut users = self.users.lock().await;
+        portal.publish(&self.links).await?;
+        for link in &portal.chain().links {
+            *users.entry(link.id).or_default() += 1;
+        }
+        Ok(())
+    }
+
+    /// They are used no longer once nobody has that portal any more.
+    async fn end(self: Arc<Self>, portal: Portal) {
+        let chain = Arc::clone(portal.chain());
+        let mut publication = portal.publication();
+        drop(portal);
+        while publication.changed().await.is_ok() {}
+        let mut users = self.users.lock().await;
+        for link in &chain.links {
+            let Some(count) = users.get_mut(&link.id) else {
+                continue;
+            };
+            *count -= 1;
+            if *count == 0 {
+                users.remove(&link.id);
+                // A store in memory can be reached.
+                let _ = self.links.remove(link.id).await;
+            }
+        }
     }
 }
 
@@ -173,8 +247,8 @@ impl Links for LinksHere {
 }
 
 /// Waits for each link of a chain, in chain order.
-async fn until_ready(runner: &Runner, portal: &Portal) -> Result<(), StartError> {
-    for (index, link) in portal.chain().links.iter().enumerate() {
+async fn until_ready(runner: &Runner, chain: &Chain) -> Result<(), StartError> {
+    for (index, link) in chain.links.iter().enumerate() {
         runner
             .ready(link.id)
             .await
@@ -230,7 +304,7 @@ pub fn open_store_for(home: &Path, ids: Ids, limits: Limits) -> Result<Store, St
         owners,
         mount_points: &MOUNT_POINTS,
         limits,
-        sync: false,
+        sync: true,
     };
     // Zygotes open roots from another folder than ours.
     let home = std::path::absolute(home).unwrap_or_else(|_| home.to_owned());

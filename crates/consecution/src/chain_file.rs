@@ -1,7 +1,7 @@
 //! Chain files from the disk.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -15,6 +15,10 @@ pub enum ChainFileError {
     Read { path: PathBuf, error: io::Error },
     #[error("failed to read chain file {}: it is a folder; name the file in it", path.display())]
     Folder { path: PathBuf },
+    #[error("failed to read the folder {} of chain files: {error}", path.display())]
+    ReadFolder { path: PathBuf, error: io::Error },
+    #[error("failed to find a chain file in {}: it has no *.yaml and no *.yml", path.display())]
+    NoFile { path: PathBuf },
     #[error("{0}")]
     Invalid(FileError),
     #[error(
@@ -65,24 +69,60 @@ pub fn read_from(file: impl Read, path: &Path) -> Result<Chain, ChainFileError> 
 }
 
 /// Reads chain files that are to be offered together, so no two chains may have
-/// the same name.
+/// the same name. Of a folder, all `*.yaml` and `*.yml` in it are read, by name;
+/// not hidden ones, nor those of folders in it.
 ///
 /// # Errors
-/// The first one that is wrong, or that has the name of one before it.
+/// The first one that is wrong, or that has the name of one before it; a folder
+/// without any.
 pub fn read_all(paths: &[PathBuf]) -> Result<Vec<Chain>, ChainFileError> {
     let mut chains: Vec<Chain> = Vec::new();
-    let mut by_name: BTreeMap<String, &PathBuf> = BTreeMap::new();
-    for path in paths {
-        let chain = read(path)?;
-        if let Some(other) = by_name.insert(chain.name.clone(), path) {
-            return Err(ChainFileError::SameName {
-                name: chain.name,
-                paths: Box::new((other.clone(), path.clone())),
-            });
+    let mut by_name: BTreeMap<String, PathBuf> = BTreeMap::new();
+    for given in paths {
+        for path in files(given)? {
+            let chain = read(&path)?;
+            if let Some(other) = by_name.insert(chain.name.clone(), path.clone()) {
+                return Err(ChainFileError::SameName {
+                    name: chain.name,
+                    paths: Box::new((other, path)),
+                });
+            }
+            chains.push(chain);
         }
-        chains.push(chain);
     }
     Ok(chains)
+}
+
+/// The chain files of a folder, or the one file that is given.
+fn files(given: &Path) -> Result<Vec<PathBuf>, ChainFileError> {
+    if !given.is_dir() {
+        return Ok(vec![given.to_owned()]);
+    }
+    let failed = |error| ChainFileError::ReadFolder {
+        path: given.to_owned(),
+        error,
+    };
+    let mut files = Vec::new();
+    for entry in fs::read_dir(given).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        // What cannot be looked at is read, so that it is an error that is told.
+        if is_chain_file(&path) && !path.is_dir() {
+            files.push(path);
+        }
+    }
+    if files.is_empty() {
+        let path = given.to_owned();
+        return Err(ChainFileError::NoFile { path });
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn is_chain_file(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    let is_hidden = name.as_encoded_bytes().starts_with(b".");
+    let extension = path.extension();
+    !is_hidden && extension.is_some_and(|extension| extension == "yaml" || extension == "yml")
 }
 
 /// The chain file leaves the syntax of image names to whoever fetches them.

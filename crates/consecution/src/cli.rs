@@ -21,8 +21,10 @@ mod log;
 mod portal;
 mod progress;
 mod quote;
+mod reload;
 mod run;
 mod runner;
+mod runners;
 mod sandbox;
 mod sandboxing;
 mod send;
@@ -30,6 +32,7 @@ mod serve;
 mod servers;
 mod signals;
 mod stdio;
+mod table;
 mod usage;
 
 /// Unix pipelines whose every stage is a container.
@@ -170,7 +173,7 @@ enum Command {
     /// Tells what of the sandbox this host can enforce.
     #[command(subcommand)]
     Sandbox(sandbox::Command),
-    /// Lists, shows and removes the links that portals have made known.
+    /// Lists, shows, removes and prunes the links that portals have made known.
     #[command(subcommand)]
     Link(link::Command),
 }
@@ -212,7 +215,8 @@ fn is_coloured(stream: &impl IsTerminal) -> bool {
 fn execute(arguments: Arguments) -> ExitCode {
     let Arguments { global, command } = arguments;
     let unasked = match command {
-        Command::Serve(_) | Command::Portal(_) | Command::Runner(_) => log::Unasked::Serving,
+        Command::Serve(_) | Command::Portal(_) => log::Unasked::Serving,
+        Command::Runner(ref runner) if runner.is_to_serve() => log::Unasked::Serving,
         _ => log::Unasked::Once,
     };
     let filter = global.log.clone().unwrap_or_default();

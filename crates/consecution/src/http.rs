@@ -11,6 +11,7 @@
 //! | `places` | room for connections, and who makes room for others |
 //! | `connection` | one connection, to its end |
 //! | `socket` | whether a client is still there |
+//! | `stall` | whether it still takes what it was sent |
 //! | `client` | what a site may know of a connection, and ask of it |
 //! | `answer` | the body of a reply |
 
@@ -21,6 +22,7 @@ mod listen;
 mod places;
 mod server;
 mod socket;
+mod stall;
 
 use std::time::Duration;
 
@@ -49,6 +51,10 @@ pub const HEAD_WAIT_MAX_DEFAULT: Duration = Duration::from_secs(30);
 /// How long a drain waits for requests in flight, unless it is said otherwise.
 pub const GRACE_DEFAULT: Duration = Duration::from_secs(30);
 
+/// How long a client may take nothing of its reply, or send nothing of its
+/// request, unless it is said otherwise.
+pub const STALL_WAIT_MAX_DEFAULT: Duration = Duration::from_secs(60);
+
 /// How to serve.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -58,6 +64,9 @@ pub struct Options {
     pub head_wait_max: Duration,
     /// How long a drain waits for requests in flight.
     pub grace: Duration,
+    /// How long a client may take nothing of its reply while nothing else moves,
+    /// or send nothing of its request while that is waited for.
+    pub stall_wait_max: Duration,
 }
 
 impl Default for Options {
@@ -66,6 +75,7 @@ impl Default for Options {
             connections_max: CONNECTIONS_MAX_DEFAULT,
             head_wait_max: HEAD_WAIT_MAX_DEFAULT,
             grace: GRACE_DEFAULT,
+            stall_wait_max: STALL_WAIT_MAX_DEFAULT,
         }
     }
 }

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use chain::{Link, LinkId};
 use futures_util::future::{BoxFuture, FutureExt};
@@ -19,15 +20,27 @@ mod changes;
 pub mod conformance;
 pub mod etcd;
 pub mod memory;
+mod prune;
+
+pub use prune::{PruneError, Pruned, prune};
+
+/// How many links a store is asked about at a time.
+pub const MISSING_MAX: usize = 32;
 
 /// Keeps links by their id, and tells who watches what changes.
 pub trait LinkStore: Send + Sync {
-    /// Makes `link` known under its id. Putting it again changes nothing, and
-    /// no watcher is told.
-    fn put(&self, link: Arc<Link>) -> BoxFuture<'_, Result<(), LinkStoreError>>;
+    /// Makes `link` known under its id; true if it was not before. Putting it
+    /// again changes nothing, and no watcher is told.
+    fn put(&self, link: Arc<Link>) -> BoxFuture<'_, Result<bool, LinkStoreError>>;
 
     /// All links, by id.
     fn list(&self) -> BoxFuture<'_, Result<Vec<Arc<Link>>, LinkStoreError>>;
+
+    /// Which of these links are not known, as [`list`](Self::list) has it; [`MISSING_MAX`] of them at most.
+    fn missing<'a>(
+        &'a self,
+        ids: &'a [LinkId],
+    ) -> BoxFuture<'a, Result<Vec<LinkId>, LinkStoreError>>;
 
     /// Forgets a link; false if it was not known.
     fn remove(&self, id: LinkId) -> BoxFuture<'_, Result<bool, LinkStoreError>>;
@@ -55,13 +68,32 @@ pub trait LinkStore: Send + Sync {
     /// The runners that are known, by name.
     fn runners(&self) -> BoxFuture<'_, Result<BTreeMap<String, RunnerState>, LinkStoreError>>;
 
+    /// Makes a portal known, as a runner is; runners hear nothing of it.
+    fn announce_portal(&self, portal: &str, state: watch::Receiver<PortalState>) -> Announcement;
+
+    /// The portals that are known, by name.
+    fn portals(&self) -> BoxFuture<'_, Result<BTreeMap<String, PortalState>, LinkStoreError>>;
+
+    /// Notes since when no portal names that link, in whole seconds; `None` is
+    /// that one does.
+    fn note_unnamed(
+        &self,
+        id: LinkId,
+        since: Option<SystemTime>,
+    ) -> BoxFuture<'_, Result<(), LinkStoreError>>;
+
+    /// All such notes. One that is older than its link, which was removed and put
+    /// again since, is none.
+    fn unnamed(&self) -> BoxFuture<'_, Result<BTreeMap<LinkId, SystemTime>, LinkStoreError>>;
+
     /// What is known now, as a [`Change::Put`] each, and then every change for
     /// as long as the stream is held. A link that was put and removed between
     /// two looks may not be seen at all; what is seen last is what is true.
     fn watch(&self) -> BoxStream<'static, Change>;
 }
 
-/// Keeps a runner known; some time after it is dropped, the runner is forgotten.
+/// Keeps a runner or a portal known; some time after it is dropped, it is
+/// forgotten.
 pub struct Announcement {
     withdraw: Box<dyn Send + Sync>,
     over: BoxFuture<'static, ()>,
@@ -69,7 +101,7 @@ pub struct Announcement {
 
 impl Announcement {
     /// An announcement that ends when `withdraw` is dropped; `over` resolves some
-    /// time after that, when the runner is forgotten, or soon will be.
+    /// time after that, when that is forgotten, or soon will be.
     pub fn new(
         withdraw: impl Send + Sync + 'static,
         over: impl Future<Output = ()> + Send + 'static,
@@ -80,7 +112,7 @@ impl Announcement {
         }
     }
 
-    /// Waits until the runner is forgotten, for some seconds at most.
+    /// Waits until it is forgotten, for some seconds at most.
     pub async fn withdraw(self) {
         drop(self.withdraw);
         self.over.await;
@@ -94,6 +126,8 @@ impl Announcement {
 pub struct RunnerState {
     /// Which program it is.
     pub version: String,
+    /// When it was started, in seconds since 1970; 0 where it does not say.
+    pub started: u64,
     /// How many processes it has at most.
     pub processes_max: usize,
     /// It takes no more calls, and leaves when those that it has are over.
@@ -112,6 +146,34 @@ impl RunnerState {
     pub const LINKS_LISTED_MAX: usize = 100;
 }
 
+/// What a portal says of itself. Written as JSON, which is YAML too.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct PortalState {
+    /// Which program it is.
+    pub version: String,
+    /// The links of each chain that it offers, in chain order.
+    pub chains: BTreeMap<String, Vec<OfferedLink>>,
+    /// It offers more than can be said here, and names nothing.
+    #[serde(rename = "Incomplete", skip_serializing_if = "is_false")]
+    pub is_incomplete: bool,
+}
+
+/// A link of a chain that a portal offers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct OfferedLink {
+    /// What the chain calls it.
+    pub name: String,
+    /// Its id.
+    pub id: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
 /// What a watcher is told.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {
@@ -127,4 +189,7 @@ pub enum LinkStoreError {
     /// It cannot be reached now; asking again later may help.
     #[error("reach the link store: {0}")]
     Unavailable(Arc<str>),
+    /// It has answered that we may not.
+    #[error("use the link store: {0}")]
+    Denied(Arc<str>),
 }

@@ -19,7 +19,7 @@
 //! | `repeat` | the output of a call that was made again, held against the first one |
 //! | `gate` | the streams between the links, and behind the last one |
 //! | `failure` | reports and errors, and how they read |
-//! | `publish` | makes a chain's links known |
+//! | `publish`, `publisher` | makes a chain's links known; those of all chains of a portal |
 //! | [`http`] | chains over HTTP |
 
 mod failure;
@@ -27,15 +27,17 @@ mod gate;
 pub mod http;
 mod plan;
 mod publish;
+mod publisher;
 mod repeat;
 mod replay;
 mod retry;
 mod trail;
 mod walk;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -45,6 +47,7 @@ use tokio::sync::{mpsc, watch};
 
 pub use failure::{ChainError, ChainFailure, FailureReason, LinkReport, Report};
 pub use publish::Publication;
+pub use publisher::Publisher;
 
 use crate::link_store::{LinkStore, LinkStoreError};
 use crate::trace::Trace;
@@ -60,6 +63,9 @@ pub struct Portal {
     following: Arc<[Arc<[Following]>]>,
     transport: Arc<dyn Transport>,
     publishing: Arc<Publishing>,
+    /// Where nobody else looks after its links; never locked, since nobody asks it
+    /// anything.
+    _publisher: Option<Arc<Mutex<Publisher>>>,
 }
 
 /// A chain cannot be offered.
@@ -92,6 +98,7 @@ impl Portal {
             following,
             transport,
             publishing,
+            _publisher: None,
         })
     }
 
@@ -117,13 +124,38 @@ impl Portal {
         Ok(self.publishing.publish(links).await?)
     }
 
-    /// Makes the chain's links known, however long the store is out of reach, and
-    /// from then on those again that a call finds no runner for, at most every
-    /// 10 s: so a store that has lost its data gets it back.
+    /// The same, which holds its publisher.
+    pub(crate) fn kept_by(self, publisher: Publisher) -> Portal {
+        Portal {
+            _publisher: Some(Arc::new(Mutex::new(publisher))),
+            ..self
+        }
+    }
+
+    /// Portals of these chains: those of `before` whose chains are as they were,
+    /// and new ones for the others.
     ///
-    /// It never ends: to be spawned for as long as the portal is needed.
-    pub async fn keep_published(self, links: Arc<dyn LinkStore>) {
-        self.publishing.keep(links.as_ref()).await;
+    /// # Errors
+    /// A chain is empty.
+    pub fn for_each(
+        chains: Vec<Chain>,
+        before: &[Portal],
+        transport: &Arc<dyn Transport>,
+    ) -> Result<Vec<Portal>, PortalError> {
+        let before = before
+            .iter()
+            .map(|portal| (portal.chain().name.as_str(), portal));
+        let before: BTreeMap<_, _> = before.collect();
+        let portal = |chain: Chain| match before.get(chain.name.as_str()) {
+            Some(portal) if **portal.chain() == chain => Ok(Portal::clone(portal)),
+            _ => Portal::new(chain, Arc::clone(transport)),
+        };
+        chains.into_iter().map(portal).collect()
+    }
+
+    /// Whether both are the same portal, and not only for the same chain.
+    pub(crate) fn is(&self, other: &Portal) -> bool {
+        Arc::ptr_eq(&self.publishing, &other.publishing)
     }
 
     /// Whether the chain's links have been made known.

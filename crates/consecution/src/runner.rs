@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::link_store::{Announcement, Change, LinkStore, RunnerState};
+use crate::log_batch::LogBatch;
 use crate::transport::Transport;
 use pool::Capacity;
 use pool_state::Counts;
@@ -143,9 +144,9 @@ impl Runner {
         images: Images,
         launcher: sandbox::Launcher,
     ) -> Runner {
-        let states = watch::Sender::new(States::default());
+        let states = watch::Sender::new(States::started_now());
         let processes_max = options.processes_max;
-        let says_broken = options.name.is_some();
+        let says_links = options.name.is_some();
         let announcement = options.name.map(|name| {
             let (told, state) = watch::channel(RunnerState::default());
             tokio::spawn(states::summarise(states.subscribe(), processes_max, told));
@@ -172,7 +173,10 @@ impl Runner {
             launcher,
             sandboxing: options.sandboxing,
             metrics: Arc::clone(&metrics),
-            says_broken,
+            says_links,
+            served: LogBatch::new(|batch| {
+                tracing::info!("serving {} more: {batch}", batch.links());
+            }),
         });
         let (running, over) = watch::channel(());
         let watching = serve(shared, links.watch(), states.clone());
@@ -221,6 +225,13 @@ impl Runner {
             Some(LinkState::Serving(pool)) => LinkStatus::Serving(pool.counts()),
             Some(LinkState::Broken(error)) => LinkStatus::Broken(Arc::clone(error)),
         }
+    }
+
+    /// Resolves when it knows of a link, whether it serves that or not.
+    pub fn until_links_known(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut states = self.states.subscribe();
+        // Without a runner there is nothing to wait for.
+        async move { drop(states.wait_for(|states| !states.is_empty()).await) }
     }
 
     /// How many processes of link `id` there are; `None` where it is not served.
@@ -278,6 +289,9 @@ async fn serve(
     let mut drained = states.subscribe();
     let drained = async { drop(drained.wait_for(|states| states.is_draining).await) };
     let mut drained = std::pin::pin!(drained);
+    let removed = LogBatch::new(|batch| {
+        tracing::info!("{} removed, and served no longer: {batch}", batch.links());
+    });
     let mut workers = JoinSet::new();
     // Dropped, each tells its worker to finish what it has.
     let mut stops: BTreeMap<LinkId, oneshot::Sender<()>> = BTreeMap::new();
@@ -297,7 +311,9 @@ async fn serve(
                 }
                 Change::Removed(id) => {
                     states::forget(&states, id);
-                    stops.remove(&id);
+                    if stops.remove(&id).is_some() && shared.says_links {
+                        removed.add(id.to_string());
+                    }
                 }
             },
         }

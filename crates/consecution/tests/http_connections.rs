@@ -229,7 +229,7 @@ fn a_drain_finishes_what_is_in_flight_and_takes_no_more() {
     idle.send_request("POST", "/", &[], b"x");
     idle.reply().expect(200);
     let mut busy = served.connect();
-    busy.send("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n");
+    busy.send("POST / HTTP/1.1\r\nHost: x\r\nPrefer: duplex\r\nTransfer-Encoding: chunked\r\n\r\n");
     busy.send_chunk(b"one");
     busy.head();
     assert_eq!(busy.chunk().unwrap(), b"one");

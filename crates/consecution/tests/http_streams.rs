@@ -27,10 +27,11 @@ fn at_work(served: &Served, part: &str, count: usize) -> Vec<Seen> {
     })
 }
 
-/// Sends a head and the beginning of a body, and waits for the reply's head.
+/// Sends a head and the beginning of a body, and waits for the reply's head, which
+/// comes while the rest is yet to be sent.
 fn begin(served: &Served, head: &str, chunk: &[u8]) -> (Client, String) {
     let mut client = served.connect();
-    client.send(format!("{CHUNKED}{head}\r\n"));
+    client.send(format!("{CHUNKED}Prefer: duplex\r\n{head}\r\n"));
     client.send_chunk(chunk);
     let reply = client.head();
     (client, reply)
@@ -45,6 +46,7 @@ fn the_first_byte_comes_back_while_the_upload_still_runs() {
         head.contains("Trailer: Consecution-Pipestatus, Server-Timing"),
         "{head}"
     );
+    assert!(head.contains("Preference-Applied: duplex"), "{head}");
     assert!(!head.contains("Content-Length"), "{head}");
     assert_eq!(client.chunk().unwrap(), b"one");
     for word in ["two", "three"] {
@@ -98,17 +100,17 @@ fn trailers_are_for_those_who_ask_for_them() {
 fn large_bodies_pass_through_in_constant_memory() {
     let served = serve(&[&chain([link(&["cat"]), link(&["cat"])])]);
     let body: Vec<u8> = (0..LARGE_BYTES).map(|at| (at / 7) as u8).collect();
-    finish(served.curl("/", &["--data-binary", "@-"]), &body, PATIENCE)
-        .expect_success()
-        .expect_output(&body);
-    // In chunks, of unknown length.
-    finish(
-        served.curl("/", &["-X", "POST", "-T", "-"]),
-        &body,
-        PATIENCE,
-    )
-    .expect_success()
-    .expect_output(&body);
+    let duplex = ["-H", "Prefer: duplex"];
+    for upload in [
+        &["--data-binary", "@-"][..],
+        // In chunks, of unknown length.
+        &["-X", "POST", "-T", "-"],
+    ] {
+        let curl = served.curl("/", &[upload, &duplex].concat());
+        finish(curl, &body, PATIENCE)
+            .expect_success()
+            .expect_output(&body);
+    }
     let peak = leftovers::peak_memory(served.process());
     assert!(peak < LARGE_BYTES as u64, "{peak} bytes");
 }
@@ -127,10 +129,15 @@ fn a_reply_may_be_over_before_its_upload() {
 
 #[test]
 fn a_link_that_fails_in_mid_stream_aborts_the_body() {
-    let failing = chain([link(&["cat"]), shell("head -c 100000; exit 3")]);
+    // What it leaves of its input fits into a pipe: all of the request is taken, and
+    // so the reply begins.
+    let failing = chain([
+        link(&["cat"]),
+        shell("head -c 100000; /bin/sleep 1; exit 3"),
+    ]);
     let served = serve(&[&failing]);
     let mut client = served.connect();
-    client.send_request("POST", "/", &["TE: trailers"], &vec![b'x'; 200_000]);
+    client.send_request("POST", "/", &["TE: trailers"], &vec![b'x'; 120_000]);
     let reply = client.reply();
     assert_eq!(reply.status, 200);
     assert_eq!(reply.body.len(), 100_000);
@@ -139,19 +146,19 @@ fn a_link_that_fails_in_mid_stream_aborts_the_body() {
     served.await_line("aborted: link 2 'sh'");
 
     let curl = served.curl("/", &["--data-binary", "@-"]);
-    finish(curl, &vec![b'x'; 200_000], PATIENCE).expect_code(18);
+    finish(curl, &vec![b'x'; 120_000], PATIENCE).expect_code(18);
 }
 
 #[test]
 fn an_old_client_does_not_take_an_abort_for_an_end() {
-    let failing = chain([shell("head -c 100000; exit 3")]);
+    let failing = chain([shell("head -c 100000; /bin/sleep 1; exit 3")]);
     let served = serve(&[&failing]);
     let curl = served.curl("/", &["--http1.0", "--data-binary", "@-"]);
-    let ran = finish(curl, &vec![b'x'; 200_000], PATIENCE);
+    let ran = finish(curl, &vec![b'x'; 120_000], PATIENCE);
     assert_eq!(ran.code(), 56, "{}", ran.stderr);
     let fine = serve(&[&chain([link(&["cat"])])]);
     let curl = fine.curl("/", &["--http1.0", "--data-binary", "@-"]);
-    let body = vec![b'x'; 200_000];
+    let body = vec![b'x'; 120_000];
     finish(curl, &body, PATIENCE)
         .expect_success()
         .expect_output(&body);
@@ -256,4 +263,35 @@ fn a_reply_that_nobody_reads_holds_the_upload_back() {
     }
     let peak = leftovers::peak_memory(served.process());
     assert!(peak < LARGE_BYTES as u64, "{peak} bytes");
+}
+
+#[test]
+fn a_body_in_tiny_pieces_holds_about_as_much_as_it_is_long() {
+    const CLIENTS: usize = 8;
+    const PIECES: usize = 1000;
+    const GROWTH_BYTES_MAX: u64 = 24 << 20;
+    let served = serve(&[&chain_with("Deadline: none", [link(&["cat"])])]);
+    served.post("/", b"x").expect(200);
+    let before = leftovers::memory(served.process());
+    // Each byte comes by itself: the next one is sent when it has come back. All of
+    // them are kept for another try, both ways.
+    let echo = || {
+        let mut client = served.begin("/");
+        for at in 0..PIECES {
+            client.send_chunk(b"x");
+            if at == 0 {
+                client.head();
+            }
+            assert_eq!(client.chunk().unwrap(), b"x");
+        }
+        client
+    };
+    let clients: Vec<Client> = std::thread::scope(|scope| {
+        let echoing: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(echo)).collect();
+        let ended = echoing.into_iter().map(|echoing| echoing.join().unwrap());
+        ended.collect()
+    });
+    let growth = leftovers::memory(served.process()).saturating_sub(before);
+    assert!(growth < GROWTH_BYTES_MAX, "{growth} bytes");
+    drop(clients);
 }

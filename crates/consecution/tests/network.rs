@@ -12,6 +12,8 @@ mod capacity;
 mod deadlines;
 #[path = "network/examples.rs"]
 mod examples;
+#[path = "network/healing.rs"]
+mod healing;
 #[path = "network/links.rs"]
 mod links;
 #[path = "network/logs.rs"]

@@ -84,7 +84,25 @@ fn who_runs_out_of_memory_is_told_so() {
         cannot_run_here!("no cgroups to be had: {}", ran.stderr);
     }
     ran.expect_code(137)
-        .expect_stderr(&["consecution: it ran out of memory: its limit is 20M\n"]);
+        .expect_stderr(&["consecution: it ran out of memory: its limit is 20M, raise Memory"]);
+}
+
+#[test]
+fn a_link_whose_part_ran_out_of_memory_fails_whatever_the_rest_says() {
+    let hog = "head -c 100000000 /dev/zero | tr '\\0' x | sort | wc -c";
+    for code in ["0", "3"] {
+        let hog = shell(&format!("{hog}; exit {code}"));
+        let hog = hog.with("Constraints", "{Memory: 20M}");
+        let chain = chain([hog.with("AcceptedExitCodes", "[0, 3]"), link(&["cat"])]);
+        let ran = run_on(&chain, b"");
+        if ran.code() == 125 && ran.stderr.contains("cgroup") {
+            cannot_run_here!("no cgroups to be had: {}", ran.stderr);
+        }
+        ran.expect_code(137).expect_stderr(&[&format!(
+            "its limit is 20M, raise Memory; the kernel killed a part of it, and the rest exited \
+             with code {code}\n"
+        )]);
+    }
 }
 
 #[test]

@@ -7,11 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 use chain::{Link, LinkId};
 use consecution::app;
 use consecution::link_store::memory::Memory;
-use consecution::link_store::{Announcement, Change, LinkStore, LinkStoreError, RunnerState};
+use consecution::link_store::{
+    Announcement, Change, LinkStore, LinkStoreError, PortalState, RunnerState,
+};
 use consecution::runner::{Images, Options, Runner};
 use consecution::transport::Transport;
 use consecution::transport::in_process::InProcess;
@@ -214,7 +217,7 @@ struct Late {
 }
 
 impl LinkStore for Late {
-    fn put(&self, link: Arc<Link>) -> BoxFuture<'_, Result<(), LinkStoreError>> {
+    fn put(&self, link: Arc<Link>) -> BoxFuture<'_, Result<bool, LinkStoreError>> {
         self.store.put(link)
     }
 
@@ -251,6 +254,33 @@ impl LinkStore for Late {
 
     fn runners(&self) -> BoxFuture<'_, Result<BTreeMap<String, RunnerState>, LinkStoreError>> {
         self.store.runners()
+    }
+
+    fn missing<'a>(
+        &'a self,
+        ids: &'a [LinkId],
+    ) -> BoxFuture<'a, Result<Vec<LinkId>, LinkStoreError>> {
+        self.store.missing(ids)
+    }
+
+    fn announce_portal(&self, portal: &str, state: watch::Receiver<PortalState>) -> Announcement {
+        self.store.announce_portal(portal, state)
+    }
+
+    fn portals(&self) -> BoxFuture<'_, Result<BTreeMap<String, PortalState>, LinkStoreError>> {
+        self.store.portals()
+    }
+
+    fn note_unnamed(
+        &self,
+        id: LinkId,
+        since: Option<SystemTime>,
+    ) -> BoxFuture<'_, Result<(), LinkStoreError>> {
+        self.store.note_unnamed(id, since)
+    }
+
+    fn unnamed(&self) -> BoxFuture<'_, Result<BTreeMap<LinkId, SystemTime>, LinkStoreError>> {
+        self.store.unnamed()
     }
 
     fn watch(&self) -> BoxStream<'static, Change> {

@@ -30,6 +30,7 @@ use std::time::SystemTime;
 
 mod adopt;
 mod blob_file;
+mod durable;
 mod error;
 mod files;
 mod image;

@@ -330,3 +330,47 @@ fn what_is_no_part_of_the_store_stops_no_sweep() {
     assert_eq!(home.items("roots").len(), 1 + 3);
     assert_eq!(home.store.list().unwrap().len(), 1);
 }
+
+#[test]
+fn what_a_power_failure_has_left_is_not_believed() {
+    for damage in ["", "{", "\0\0\0\0", "null", "{}"] {
+        let home = Home::new();
+        let made = image_of(&[tar_of(&[("a", b"1")])]);
+        let (folder, index) = indexed_layout(&home, &made);
+        drop(home.import("x", &folder).unwrap());
+        let pinned = reference(&format!("x@{index}"));
+        let is_here = |name: &image::Reference| home.store.get(name).unwrap().is_some();
+        let damage_file = |kind: &str, name: &str| {
+            let item = home.images().join(kind).join(&home.items(kind)[0]);
+            fs::write(item.join(name), damage).unwrap();
+        };
+        damage_file("roots", "image.json");
+        // Whoever uses it goes on; nobody else begins to.
+        let root = home.images().join("roots").join(&home.items("roots")[0]);
+        let used = fs::File::open(&root).unwrap();
+        rustix::fs::flock(&used, rustix::fs::FlockOperation::LockShared).unwrap();
+        let error = home.store.get(&reference("x")).unwrap_err().to_string();
+        assert!(error.contains("get it again"), "{error}");
+        drop(used);
+        assert!(!is_here(&reference("x")), "{damage}");
+        assert_eq!(home.items("roots"), [""; 0]);
+        assert_eq!(home.items("tmp"), [""; 0]);
+        drop(home.import("x", &folder).unwrap());
+        assert!(is_here(&reference("x")) && is_here(&pinned));
+        // What an index means here.
+        let alias = home
+            .images()
+            .join("aliases")
+            .join(&home.items("aliases")[0]);
+        fs::write(alias, damage).unwrap();
+        assert!(!is_here(&pinned) && is_here(&reference("x")));
+        drop(home.import("x", &folder).unwrap());
+        assert!(is_here(&pinned));
+        // The store's own version.
+        if matches!(damage, "" | "\0\0\0\0") {
+            fs::write(home.images().join("version"), damage).unwrap();
+            let store = Store::open(&home.path("home"), options()).unwrap();
+            assert!(store.get(&pinned).unwrap().is_some());
+        }
+    }
+}

@@ -10,7 +10,6 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -19,11 +18,14 @@ use rustix::fd::OwnedFd;
 
 use crate::spec::{Limits, PROCESSES_DEFAULT};
 
+mod candidates;
 mod hierarchy;
+mod made;
 mod settings;
 
 use hierarchy::{CONTROLLERS, Hierarchy, find_parents, new_name};
-use settings::{File, Need, Setting, settings};
+use made::{Made, let_go_of_pages};
+use settings::settings;
 
 /// How many cgroups without a process are kept for the next ones, with two open
 /// files each. Where processes come and go, few rest at a time.
@@ -65,6 +67,16 @@ pub enum CgroupError {
     },
 }
 
+/// Where cgroups can be made for a controller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CgroupPlace {
+    /// The folder in which they are made.
+    pub folder: PathBuf,
+    /// It is within the cgroup of whoever makes them, and so what limits that one
+    /// limits them as well.
+    pub is_in_own: bool,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Version {
     One,
@@ -95,16 +107,6 @@ pub(crate) struct Cgroup {
     made: Made,
 }
 
-/// A folder in each hierarchy that the limits need.
-#[derive(Debug, Default)]
-struct Made {
-    limits: Limits,
-    folders: Vec<PathBuf>,
-    join_files: Vec<OwnedFd>,
-    /// How many processes are in it: quicker to read than which.
-    count_file: Option<OwnedFd>,
-}
-
 impl Cgroup {
     /// Files that take a process id each; writing "0" brings the writer in.
     pub(crate) fn join_files(&self) -> &[OwnedFd] {
@@ -114,27 +116,13 @@ impl Cgroup {
     /// Has the kernel killed a process in it because it had no memory left? How
     /// much it may have.
     pub(crate) fn ran_out_of_memory(&self) -> Option<u64> {
-        let bytes = self.made.limits.memory_bytes?;
-        let killed = |path: PathBuf| {
-            let counts = fs::read_to_string(path).unwrap_or_default();
-            counts
-                .lines()
-                .filter_map(|line| line.strip_prefix("oom_kill "))
-                .any(|count| count != "0")
-        };
-        let files = ["memory.events", "memory.oom_control"];
-        let mut paths = (self.made.folders.iter())
-            .flat_map(|folder| files.iter().map(|file| folder.join(file)));
-        paths.any(killed).then_some(bytes)
+        self.made.ran_out_of_memory()
     }
-}
 
-impl Made {
-    /// Has its last process left it?
-    fn is_empty(&self) -> bool {
-        let mut count = [0; 1];
-        let read = (self.count_file.as_ref()).map(|file| rustix::io::pread(file, &mut count, 0));
-        matches!(read, Some(Ok(1))) && count == *b"0"
+    /// Sets what limit on memory there could not be before the command was executed.
+    /// False where it needs more already.
+    pub(crate) fn limit_memory(&self) -> bool {
+        self.made.limit_memory()
     }
 }
 
@@ -167,31 +155,6 @@ impl Drop for Cgroups {
 }
 
 /// What a lock protects here stays whole also where its holder panics.
-/// Takes from a cgroup what it has been charged for in the page cache: pages of the image
-/// that a command was the first to read. The kernel would keep them, and with the first
-/// of them all of a cgroup that is removed, until it needs the memory. Takes more than a
-/// millisecond, so only where there are any.
-fn let_go_of_pages(folder: &Path) {
-    // Only where memory is counted; in version 1, then in version 2.
-    let Ok(counted) = fs::read_to_string(folder.join("memory.stat")) else {
-        return;
-    };
-    let bytes = |name| {
-        let mut lines = counted.lines().filter_map(|line| line.split_once(' '));
-        lines
-            .find(|(found, _)| *found == name)
-            .map(|(_, bytes)| bytes)
-    };
-    let (file, value) = match bytes("cache") {
-        Some(bytes) => ("memory.force_empty", bytes),
-        None => ("memory.reclaim", bytes("file").unwrap_or("0")),
-    };
-    if value != "0" {
-        // What it cannot take now, or a kernel that knows no such file, leaves it as it was.
-        let _ = fs::write(folder.join(file), value);
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex
         .lock()
@@ -242,13 +205,16 @@ impl Cgroups {
     }
 
     /// Which of the [`CONTROLLERS`] we have here, each with where that is.
-    pub(crate) fn controllers(&self) -> Vec<(&'static str, Option<&Path>)> {
+    pub(crate) fn controllers(&self) -> Vec<(&'static str, Option<CgroupPlace>)> {
         let parents = self.parents.get_or_init(|| find_parents(&self.name));
         let has = |controller: &str| {
             parents
                 .iter()
                 .find(|hierarchy| hierarchy.controllers.iter().any(|has| has == controller))
-                .map(|hierarchy| hierarchy.folder.as_path())
+                .map(|hierarchy| CgroupPlace {
+                    folder: hierarchy.folder.clone(),
+                    is_in_own: hierarchy.is_in_own,
+                })
         };
         CONTROLLERS
             .map(|controller| (controller, has(controller)))
@@ -319,82 +285,17 @@ impl Cgroups {
     fn make(&self, limits: &Limits) -> Result<Made, CgroupError> {
         let parents = self.parents.get_or_init(|| find_parents(&self.name));
         let name = self.made.fetch_add(1, Ordering::Relaxed).to_string();
-        let mut made = Made {
-            limits: *limits,
-            ..Made::default()
-        };
-        let done = settings(limits).into_iter().try_for_each(|setting| {
-            let name = Path::new(&self.name).join(&name);
-            // As much as can be kept is better than nothing, for who wants that.
-            let needs_swap = self.has_swap && !limits.best_effort;
-            made.apply(setting, parents, &name, needs_swap)
-        });
+        let name = Path::new(&self.name).join(name);
+        // As much as can be kept is better than nothing, for who wants that.
+        let needs_swap = self.has_swap && !limits.best_effort;
+        let mut made = Made::new(limits, needs_swap);
+        let mut settings = settings(limits).into_iter();
+        let done = settings.try_for_each(|setting| made.apply(setting, parents, &name));
         if let Err(error) = done {
             self.retire(made);
             return Err(error);
         }
         Ok(made)
-    }
-}
-
-impl Made {
-    fn apply(
-        &mut self,
-        setting: Setting,
-        parents: &[Hierarchy],
-        name: &Path,
-        needs_swap: bool,
-    ) -> Result<(), CgroupError> {
-        let Setting {
-            what,
-            controller,
-            one,
-            two,
-        } = setting;
-        let hierarchy = parents
-            .iter()
-            .find(|hierarchy| hierarchy.controllers.iter().any(|has| has == controller))
-            .ok_or(CgroupError::NoController { what, controller })?;
-        let refused = |path: &Path| {
-            let path = path.to_owned();
-            move |source| CgroupError::Refused { what, path, source }
-        };
-        let folder = hierarchy.folder.join(name);
-        if !self.folders.contains(&folder) {
-            fs::create_dir_all(&folder).map_err(refused(&folder))?;
-            self.folders.push(folder.clone());
-            let join = folder.join(match hierarchy.version {
-                // For a single thread, which is all that a process is before its
-                // exec: for a whole process the kernel stops all forks and exits
-                // of the machine, and waits until none is under way.
-                Version::One => "tasks",
-                Version::Two => "cgroup.procs",
-            });
-            let file = fs::OpenOptions::new()
-                .write(true)
-                .custom_flags(libc::O_CLOEXEC)
-                .open(&join)
-                .map_err(refused(&join))?;
-            self.join_files.push(file.into());
-        }
-        let files = match hierarchy.version {
-            Version::One => one,
-            Version::Two => two,
-        };
-        for File { name, value, need } in files {
-            let path = folder.join(name);
-            match fs::write(&path, value) {
-                Ok(()) => {}
-                Err(source) if need == Need::Always => return Err(refused(&path)(source)),
-                Err(_) if need == Need::WithSwap && needs_swap => return Err(CgroupError::Swap),
-                Err(_) => {}
-            }
-        }
-        if controller == "pids" {
-            let count = fs::File::open(folder.join("pids.current"));
-            self.count_file = count.ok().map(OwnedFd::from);
-        }
-        Ok(())
     }
 }
 

@@ -3,11 +3,11 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::cgroup::{CgroupError, Cgroups};
+use crate::cgroup::{CgroupError, CgroupPlace, Cgroups};
 use crate::failure::Step;
 use crate::launcher::{Launcher, OpenError, Zygote};
 use crate::mounts::{MOUNT_POINT_FILES, MOUNT_POINT_FOLDERS};
@@ -23,19 +23,14 @@ pub struct Facilities {
     pub landlock: u32,
     /// Each controller of cgroups that limits need, and where cgroups for it can
     /// be made, if they can.
-    pub controllers: Vec<(&'static str, Option<PathBuf>)>,
+    pub controllers: Vec<(&'static str, Option<CgroupPlace>)>,
 }
 
 /// Looks at what this host offers to this process.
 pub fn facilities() -> Facilities {
-    let cgroups = Cgroups::new();
-    let controllers = cgroups.controllers();
     Facilities {
         landlock: sys::landlock_version(),
-        controllers: controllers
-            .into_iter()
-            .map(|(controller, place)| (controller, place.map(Into::into)))
-            .collect(),
+        controllers: Cgroups::new().controllers(),
     }
 }
 
@@ -70,6 +65,10 @@ const LANDLOCK_WANTED_KERNEL: &str = "Linux 6.15";
 
 const CGROUPS_REMEDY: &str = "run as root, or have the cgroup of the runner, alone in it, delegated \
      (systemd: Delegate=yes); in a container, run the runner outside of it";
+
+/// How to have links in the cgroup of their runner.
+pub const OWN_CGROUP_REMEDY: &str = "where the runner's own cgroup has limits for its links as well \
+     (systemd: MemoryMax=), have it delegated to the runner alone (systemd: Delegate=yes)";
 
 /// Makes sandboxes as a link would have them, and says of each facility whether
 /// it works here.
@@ -115,7 +114,7 @@ pub fn check(launcher: &Launcher, ids: Ids) -> Vec<Finding> {
         let is_memory = *controller == "memory";
         let finding = match is_memory.then(|| launcher.limits_memory()) {
             Some(Err(CgroupError::Swap)) => of_swap(name),
-            _ => of_controller(name, controller, place.as_deref()),
+            _ => of_controller(name, controller, place.as_ref()),
         };
         findings.push(finding);
     }
@@ -249,9 +248,19 @@ fn of_core_dumps(pattern: &str, stops_dumps_to_programs: bool) -> Finding {
     finding("no core dumps", state, detail.to_owned(), remedy)
 }
 
-fn of_controller(name: &'static str, controller: &str, place: Option<&Path>) -> Finding {
+fn of_controller(name: &'static str, controller: &str, place: Option<&CgroupPlace>) -> Finding {
     match place {
-        Some(place) => finding(name, State::Yes, place.display().to_string(), ""),
+        Some(CgroupPlace { folder, is_in_own }) => {
+            let (state, outside) = match is_in_own {
+                true => (State::Yes, ""),
+                false => (
+                    State::Partly,
+                    ", which is outside of our own cgroup and its limits",
+                ),
+            };
+            let detail = format!("{}{outside}", folder.display());
+            finding(name, state, detail, OWN_CGROUP_REMEDY)
+        }
         None => {
             let detail = match controller {
                 "pids" => "no cgroups: 4096 processes for a link as a whole",

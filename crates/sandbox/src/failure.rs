@@ -63,6 +63,7 @@ steps! {
     TakeLimits "take the limits of a process",
     EnterWorkingDirectory "enter the working directory",
     Execute "execute the command",
+    LimitMemory "limit its memory",
 }
 
 impl Step {
@@ -135,6 +136,11 @@ impl Failure {
             (Step::MountOverlay, libc::EPERM | libc::ENODEV | libc::EINVAL) => Some(
                 "`Writable` needs overlay file systems in user namespaces: Linux 5.11 or newer",
             ),
+            (Step::MountHostFiles, libc::ENOENT | libc::ELOOP | libc::ENOTDIR | libc::EISDIR) => {
+                Some(
+                    "a link on the host's network needs a file there, or a link that leads to one: have it in the image",
+                )
+            }
             (Step::OpenRoot | Step::MountPrivate | Step::MountProc, libc::ENOENT) => {
                 Some("the root is incomplete: remove the image and fetch it again")
             }
@@ -145,6 +151,12 @@ impl Failure {
                 "what a process has open or executes, as in /proc/self/fd, is no part of an image: name the file itself",
             ),
             (Step::FindCommand, libc::EACCES) => Some("make it executable in the image: chmod +x"),
+            (Step::LimitMemory, libc::ENOMEM) => Some(
+                "raise Memory: the command, with its arguments and environment, takes more before it has read anything",
+            ),
+            (_, libc::EMFILE | libc::ENFILE) => {
+                Some("raise the limit on open files (ulimit -n), or have fewer links or processes")
+            }
             (Step::Execute, libc::ENOENT) => Some(
                 "the file is there, but what it needs to run is not: its interpreter (first line) or its \
                  dynamic loader is missing in the image",
@@ -277,6 +289,8 @@ mod tests {
         assert!(mounts.map(|made| plan.find(made).unwrap()).is_sorted());
         steps.extend([Step::MountOverlay, Step::MountPrivate, Step::StartCommand]);
         steps.extend(named(body(include_str!("init.rs"), "\nfn execute(")));
+        let process = include_str!("process.rs");
+        steps.extend(named(body(process, "fn limit_memory(")));
         assert_eq!(steps, Step::ALL);
     }
 

@@ -175,7 +175,7 @@ fn run(slot: &'static Slot) -> Result<std::convert::Infallible, Failed> {
         call::yield_processor();
         let is_as_before = (watch.as_mut())
             .is_some_and(|watch| watch.finds_no_trace() && watch.takes_back(slot.plan.knock));
-        if !is_as_before || tell(slot, Report::Traceless, None).is_err() || !is_asked_again(slot) {
+        if !is_as_before || tell(slot, Report::Traceless, None).is_err() || !is_asked_again(slot)? {
             call::exit(0);
         }
         command = start_command(slot)?;
@@ -265,7 +265,7 @@ impl Watch {
 }
 
 /// Waits until the runner wants another process here, or wants none any more.
-fn is_asked_again(slot: &Slot) -> bool {
+fn is_asked_again(slot: &Slot) -> Result<bool, Failed> {
     let mut bytes = [0; START.len() + 1];
     let mut descriptors = [-1; HANDED_MAX];
     let control = slot.control.load(Ordering::Relaxed);
@@ -275,11 +275,16 @@ fn is_asked_again(slot: &Slot) -> bool {
             received => break received,
         }
     };
-    let Ok((length, count)) = received else {
-        return false;
+    let Ok(received) = received else {
+        return Ok(false);
     };
+    if received.is_short {
+        // What is missing may be a cgroup, and with it a limit.
+        return Err((Step::StartCommand, libc::EMFILE));
+    }
+    let count = received.descriptors;
     slot.hand(descriptors.into_iter().take(count));
-    bytes.get(..length) == Some(START) && count >= STDIO
+    Ok(bytes.get(..received.length) == Some(START) && count >= STDIO)
 }
 
 fn tell(slot: &Slot, report: Report, passed: Option<i32>) -> Result<(), Errno> {

@@ -20,7 +20,7 @@ use crate::place::{Place, Places};
 use crate::process::{Process, Stdio};
 use crate::program::Program;
 use crate::spec::{Ids, Limits, Spec};
-use crate::wire::{Found, ORDER_BYTES_MAX, Opened, Order, START, STDIO, receive, send};
+use crate::wire::{Found, ORDER_BYTES_MAX, Opened, Order, START, receive, send};
 use crate::zygote;
 
 /// How long a zygote may take to enter its sandbox; it takes milliseconds.
@@ -67,6 +67,16 @@ impl Launcher {
             ..Limits::default()
         };
         self.cgroups.keepable(&some).map(drop)
+    }
+
+    /// Where cgroups are made for the processes of links, if that is outside of our
+    /// own, whose limits then do not limit them. Looks for cgroups, if nobody has yet.
+    pub fn cgroup_outside_of_own(&self) -> Option<PathBuf> {
+        let places = self.cgroups.controllers().into_iter();
+        let mut places = places.filter_map(|(_, place)| place);
+        places
+            .find(|place| !place.is_in_own)
+            .map(|place| place.folder)
     }
 
     /// Starts a zygote and waits until it is ready: some milliseconds, 20 s at
@@ -270,8 +280,7 @@ impl Zygote {
             stdio.stdout.as_fd(),
             stdio.stderr.as_fd(),
         ];
-        let joins = joins.iter().map(AsFd::as_fd);
-        descriptors.extend(joins.clone());
+        descriptors.extend(joins.iter().map(AsFd::as_fd));
         while let Some(place) = self.places.take() {
             // Where its init has been killed, there may be another.
             if send(&place.control, START, &descriptors, SendFlags::DONTWAIT).is_ok() {
@@ -282,9 +291,7 @@ impl Zygote {
         let flags = SocketFlags::CLOEXEC;
         let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
         let (control, theirs) = pair.map_err(|error| StartError::Zygote(error.into()))?;
-        descriptors.truncate(STDIO);
-        descriptors.push(theirs.as_fd());
-        descriptors.extend(joins);
+        descriptors.insert(0, theirs.as_fd());
         send(self.socket(), START, &descriptors, SendFlags::DONTWAIT)
             .map_err(StartError::Zygote)?;
         Ok(Process::new(control, None, &self.places, cgroup))

@@ -34,8 +34,8 @@ mod user;
 mod wire;
 mod zygote;
 
-pub use cgroup::CgroupError;
-pub use facilities::{Facilities, Finding, State, check, facilities};
+pub use cgroup::{CgroupError, CgroupPlace};
+pub use facilities::{Facilities, Finding, OWN_CGROUP_REMEDY, State, check, facilities};
 pub use failure::{Failure, Step};
 pub use launcher::{Launcher, OpenError, StartError, Zygote};
 pub use mounts::{MOUNT_POINT_FILES, MOUNT_POINT_FOLDERS};

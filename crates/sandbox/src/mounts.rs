@@ -7,6 +7,7 @@
 
 use std::ffi::CString;
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fd::{AsFd, OwnedFd};
@@ -52,6 +53,8 @@ pub(crate) struct Outside {
     pub(crate) found: Found,
     devices: Devices,
     files: Vec<(PathBuf, Vec<u8>)>,
+    /// The root will lie below an overlay for each process.
+    is_writable: bool,
     proc: OwnedFd,
 }
 
@@ -89,6 +92,7 @@ pub(crate) fn gather(spec: &Spec, own_devices: Option<OwnedFd>) -> Result<Outsid
         root: veiled.unwrap_or(root),
         devices,
         files,
+        is_writable: spec.writable,
         proc,
     })
 }
@@ -170,13 +174,13 @@ pub(crate) fn change_root(outside: &Outside) -> Result<(), Failure> {
 /// lead nowhere but to the image.
 pub(crate) fn furnish(outside: Outside) -> Result<(), Failure> {
     outside.devices.attach()?;
-    mount_files(&outside.files)?;
+    mount_files(&outside.files, outside.is_writable)?;
     attach(&outside.proc, Path::new("/proc"), Step::MountProc)
 }
 
 /// Puts copies in place, from a file system in memory that is let go of again. It lies
 /// on `/proc` meanwhile, which every root has.
-fn mount_files(files: &[(PathBuf, Vec<u8>)]) -> Result<(), Failure> {
+fn mount_files(files: &[(PathBuf, Vec<u8>)], is_writable: bool) -> Result<(), Failure> {
     const SCAFFOLD: &str = "/proc";
     if files.is_empty() {
         return Ok(());
@@ -191,10 +195,45 @@ fn mount_files(files: &[(PathBuf, Vec<u8>)]) -> Result<(), Failure> {
         let mount = clone_mount(Path::new(&copy), path, step)?;
         sys::mount_set_attributes(mount.as_fd(), HARMLESS | MountAttrFlags::MOUNT_ATTR_NOEXEC)
             .map_err(|errno| Failure::new(step, shown(path), errno))?;
-        attach(&mount, path, step)?;
+        if is_writable {
+            attach(&mount, &led_to(path)?, step)?;
+            continue;
+        }
+        // In the place of a link of that name, and not where that leads: there may be
+        // nothing, or what no process sees.
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        rustix::mount::move_mount(&mount, "", CWD, path, flags).map_err(failure(step, path))?;
     }
     rustix::mount::unmount(SCAFFOLD, UnmountFlags::DETACH)
         .map_err(failure(step, Path::new(SCAFFOLD)))
+}
+
+/// Where a file of the image is, links resolved, for who mounts over it in an overlay: a
+/// link that begins with `/` would lead out of that. Not in a folder of which each
+/// process has its own.
+fn led_to(path: &Path) -> Result<PathBuf, Failure> {
+    let step = Step::MountHostFiles;
+    let place = std::fs::canonicalize(path);
+    let place = place.map_err(|error| {
+        Failure::new(step, shown(path), error.raw_os_error().unwrap_or(libc::EIO))
+    })?;
+    if place.is_dir() {
+        return Err(Failure::new(step, shown(path), libc::EISDIR));
+    }
+    let mut own = own_folders()?.into_iter();
+    match own.find(|folder| place.starts_with(folder)) {
+        None => Ok(place),
+        Some(folder) => Err(Failure::because(
+            step,
+            shown(path),
+            format!(
+                "it is a link to {}, and each process has a {} of its own, so that with Writable \
+                 it leads to nothing; have a file there in the image instead",
+                shown(&place),
+                shown(&folder),
+            ),
+        )),
+    }
 }
 
 fn failure(step: Step, subject: &Path) -> impl FnOnce(rustix::io::Errno) -> Failure + use<> {
@@ -317,11 +356,15 @@ fn plan_overlay(spec: &Spec, plan: &mut Vec<Operation>) -> Result<(), Failure> {
         step,
     )?);
     // An overlay shows no mounts of what lies below it.
-    let mounted = ["/dev"].iter().chain(network::files(spec.network));
-    for path in mounted.filter(|path| Path::new(path).exists()) {
-        let target = format!("{OVERLAY_ROOT}{path}");
+    let files = network::files(spec.network).iter().map(Path::new);
+    let files = files.filter(|path| path.exists()).map(led_to);
+    let mounted = std::iter::once(Ok(PathBuf::from("/dev"))).chain(files);
+    for path in mounted {
+        let path = path?;
+        let path = path.as_os_str().as_bytes();
+        let target = [OVERLAY_ROOT.as_bytes(), path].concat();
         let flags = libc::MS_BIND | libc::MS_REC;
-        plan.push(mount(path, target.as_bytes(), "", flags, "", step)?);
+        plan.push(mount(path, &target, "", flags, "", step)?);
     }
     Ok(())
 }
@@ -333,15 +376,19 @@ pub(crate) fn hidden_by(path: &Path, step: Step) -> Result<Option<PathBuf>, Fail
         let errno = error.raw_os_error().unwrap_or(libc::EIO);
         Failure::new(step, shown(path), errno)
     })?;
+    let mut own = own_folders()?.into_iter();
+    Ok(own.find(|folder| path.starts_with(folder) && path != *folder))
+}
+
+/// The folders that no process sees as the image has them.
+fn own_folders() -> Result<Vec<PathBuf>, Failure> {
     let mut folders = private::paths()?;
     folders.extend([PathBuf::from("/dev"), PathBuf::from("/proc")]);
-    Ok(folders
-        .into_iter()
-        .find(|folder| path.starts_with(folder) && path != *folder))
+    Ok(folders)
 }
 
 fn mount(
-    source: &str,
+    source: impl AsRef<[u8]>,
     target: &[u8],
     file_system: &str,
     flags: libc::c_ulong,
@@ -349,7 +396,7 @@ fn mount(
     step: Step,
 ) -> Result<Operation, Failure> {
     Ok(Operation::Mount(PrivateMount {
-        source: text(source.as_bytes(), step)?,
+        source: text(source.as_ref(), step)?,
         target: text(target, step)?,
         file_system: text(file_system.as_bytes(), step)?,
         flags,

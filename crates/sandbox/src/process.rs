@@ -4,7 +4,9 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -15,7 +17,8 @@ use rustix::process::{Signal, pidfd_send_signal};
 use crate::cgroup::Cgroup;
 use crate::failure::Step;
 use crate::place::{Place, Places};
-use crate::wire::{Report, receive};
+use crate::sys;
+use crate::wire::{Message, Report, receive, skip};
 
 /// How long to wait for the kernel to end what was killed.
 const KILL_WAIT_MAX: Duration = Duration::from_secs(2);
@@ -47,6 +50,8 @@ pub struct Process {
     early: VecDeque<Event>,
     /// Given back when the process is gone.
     cgroup: Option<Cgroup>,
+    /// Kills it, and waits for that, where we had no room for its pidfd.
+    killing: Option<JoinHandle<()>>,
 }
 
 /// What becomes of a process.
@@ -99,6 +104,7 @@ impl Process {
             is_over: false,
             early: VecDeque::new(),
             cgroup,
+            killing: None,
         }
     }
 
@@ -116,8 +122,8 @@ impl Process {
     /// again and again.
     ///
     /// # Errors
-    /// This process has no descriptor left for what came with the event; the
-    /// process cannot be killed alone any more, only with its zygote.
+    /// Nothing is left of descriptors for what comes with the event. It is not lost:
+    /// the next call tries again, and killing the process needs none.
     pub fn next_event(&mut self) -> io::Result<Option<Event>> {
         match self.early.pop_front() {
             Some(event) => Ok(Some(event)),
@@ -127,7 +133,7 @@ impl Process {
     }
 
     fn receive_event(&mut self) -> io::Result<Option<Event>> {
-        let message = match receive(self.control(), RecvFlags::DONTWAIT) {
+        let message = match self.receive() {
             Ok(Some(message)) => message,
             Ok(None) => return Ok(Some(Event::Gone)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
@@ -141,9 +147,9 @@ impl Process {
             Some(Report::Started) => {
                 if self.pidfd.is_none() {
                     let pidfd = message.descriptors.into_iter().next();
-                    self.pidfd = Some(pidfd.ok_or(rustix::io::Errno::MFILE)?);
+                    self.pidfd = Some(pidfd.ok_or(io::ErrorKind::InvalidData)?);
                 }
-                Ok(Some(Event::Started))
+                Ok(Some(self.limit_memory()))
             }
             Some(Report::Failed(step, errno)) => Ok(Some(Event::Failed(step, errno))),
             Some(Report::Exited { status, is_alone }) => {
@@ -153,6 +159,30 @@ impl Process {
             // It comes only after the last event.
             Some(Report::Traceless) | None => Err(io::ErrorKind::InvalidData.into()),
         }
+    }
+
+    /// A message of init's. The first one with a pidfd is left there until there is
+    /// room for that, since without it the process could not be killed.
+    fn receive(&self) -> io::Result<Option<Message>> {
+        if self.pidfd.is_some() {
+            return receive(self.control(), RecvFlags::DONTWAIT);
+        }
+        let message = receive(self.control(), RecvFlags::DONTWAIT | RecvFlags::PEEK)?;
+        match &message {
+            Some(message) if message.is_short => Err(rustix::io::Errno::MFILE.into()),
+            Some(_) => skip(self.control()).map(|()| message),
+            None => Ok(None),
+        }
+    }
+
+    /// What the command's start has come to: its memory is its own from here on, and
+    /// it has had no input yet.
+    fn limit_memory(&mut self) -> Event {
+        if self.cgroup.as_ref().is_none_or(Cgroup::limit_memory) {
+            return Event::Started;
+        }
+        self.kill();
+        Event::Failed(Step::LimitMemory, libc::ENOMEM)
     }
 
     /// Has the kernel killed it, or something that it started, because it wanted
@@ -172,17 +202,33 @@ impl Process {
             // Not started yet. From here on init's word that it has does not get
             // through, and then it exits; and if it has got through, it is here.
             let _ = shutdown(self.control(), Shutdown::Read);
-            while let Ok(Some(event)) = self.receive_event() {
-                if event == Event::Gone {
-                    break;
+            loop {
+                match self.receive_event() {
+                    Ok(None | Some(Event::Gone)) => break,
+                    Ok(Some(event)) => self.early.push_back(event),
+                    Err(error) => {
+                        if error.raw_os_error() == Some(libc::EMFILE) {
+                            self.kill_elsewhere();
+                        }
+                        break;
+                    }
                 }
-                self.early.push_back(event);
             }
         }
         if let Some(pidfd) = &self.pidfd {
             // "No such process" is what we want.
             let _ = pidfd_send_signal(pidfd, Signal::KILL);
         }
+    }
+
+    /// Kills it where there is a pidfd, and no room for it.
+    fn kill_elsewhere(&mut self) {
+        let (killed, is_killed) = sync_channel(1);
+        let thread = sys::with_room_for_descriptors(self.control(), kill_whose_pidfd_comes, killed);
+        // It ends by itself as well if it could do nothing.
+        let _ = is_killed.recv();
+        self.killing = thread.ok();
+        self.early.push_back(Event::Started);
     }
 
     /// Kills the process and waits until nothing of it runs any more, so that it
@@ -193,12 +239,33 @@ impl Process {
         if let Some(pidfd) = &self.pidfd
             && !self.is_over
         {
-            // Init's is readable when the kernel has killed all that is left in
-            // its namespace, and not before.
-            let mut wanted = [PollFd::new(pidfd, PollFlags::IN)];
-            let limit = Timespec::try_from(KILL_WAIT_MAX).ok();
-            let _ = rustix::io::retry_on_intr(|| poll(&mut wanted, limit.as_ref()));
+            wait_until_gone(pidfd);
         }
+        if let Some(killing) = self.killing.take() {
+            let _ = killing.join();
+        }
+    }
+}
+
+fn wait_until_gone(pidfd: &OwnedFd) {
+    // Init's is readable when the kernel has killed all that is left in its
+    // namespace, and not before.
+    let mut wanted = [PollFd::new(pidfd, PollFlags::IN)];
+    let limit = Timespec::try_from(KILL_WAIT_MAX).ok();
+    let _ = rustix::io::retry_on_intr(|| poll(&mut wanted, limit.as_ref()));
+}
+
+/// For a thread with room for what comes over `control` next: the pidfd of a process
+/// that is to be killed.
+fn kill_whose_pidfd_comes(control: io::Result<OwnedFd>, killed: SyncSender<()>) {
+    let message = control.and_then(|control| receive(&control, RecvFlags::DONTWAIT));
+    let Ok(Some(message)) = message else {
+        return;
+    };
+    if let Some(pidfd) = message.descriptors.first() {
+        let _ = pidfd_send_signal(pidfd, Signal::KILL);
+        let _ = killed.send(());
+        wait_until_gone(pidfd);
     }
 }
 

@@ -15,7 +15,8 @@
 use std::arch::asm;
 use std::ffi::{CStr, CString, c_char};
 use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
-use std::{mem, ptr};
+use std::thread::{self, JoinHandle};
+use std::{io, mem, ptr};
 
 use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::mount::MountAttrFlags;
@@ -328,6 +329,37 @@ pub(crate) fn fork() -> Result<Option<i32>, Errno> {
 pub(crate) fn unshare(flags: i32) -> Result<(), Errno> {
     // SAFETY: changes nothing but the namespaces of this process.
     unsafe { syscall(libc::SYS_unshare, [flags as usize, 0, 0, 0, 0, 0]) }.map(drop)
+}
+
+/// Starts a thread whose table of descriptors is its own and has nothing in it but a
+/// copy of `kept`: where the process has no room for another one, the thread has.
+///
+/// `work` must not know of any descriptor but the one that it gets, and must let the
+/// one who called this know, who has to wait for it, when it has got that far.
+pub(crate) fn with_room_for_descriptors<T: Send + 'static>(
+    kept: BorrowedFd<'_>,
+    work: fn(io::Result<OwnedFd>, T),
+    argument: T,
+) -> io::Result<JoinHandle<()>> {
+    let kept = kept.as_raw_fd();
+    thread::Builder::new().spawn(move || work(keep_only(kept), argument))
+}
+
+/// For a thread beside others, which keep the table that they share.
+fn keep_only(kept: i32) -> io::Result<OwnedFd> {
+    let (number, unshare) = (kept as usize, libc::CLOSE_RANGE_UNSHARE as usize);
+    let above = [number + 1, u32::MAX as usize, unshare, 0, 0, 0];
+    // SAFETY: closes descriptors of this thread alone, in whose new table no others
+    // are known to anything but `kept`. Others wait for this one, so that the table
+    // is one that is shared, and the kernel makes another.
+    let mut closed = unsafe { syscall(libc::SYS_close_range, above) };
+    if closed.is_ok() && number > 0 {
+        // SAFETY: as above; the table is our own by now.
+        closed = unsafe { syscall(libc::SYS_close_range, [0, number - 1, 0, 0, 0, 0]) };
+    }
+    closed.map_err(io::Error::from_raw_os_error)?;
+    // SAFETY: in this table it is nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(kept) })
 }
 
 /// Makes a copy of this process (`fork`) in the namespaces of `flags`, with our

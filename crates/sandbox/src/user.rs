@@ -56,7 +56,9 @@ fn check_mapped(mut identity: Identity, ids: Ids) -> Result<Identity, String> {
     for id in [identity.uid, identity.gid] {
         if id >= end {
             return Err(format!(
-                "the ids of a sandbox end with {}, and this is {id}",
+                "the ids of a sandbox end with {}, and this is {id}; set User to one that is lower \
+                 (files with higher ids belong to 65534), or run it without root, where one id of any \
+                 number is mapped",
                 end - 1
             ));
         }

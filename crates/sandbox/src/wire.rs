@@ -11,18 +11,18 @@ use std::mem::MaybeUninit;
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recv, recvmsg, sendmsg,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Step};
 use crate::spec::Spec;
 
-/// The message that asks for a process. With it come, in this order: standard
-/// input, output, error, to the zygote also the control socket, and a descriptor
-/// for each cgroup to join. An init that waits for the next process is asked
-/// over its control socket.
+/// The message that asks for a process. With it come, in this order: to the zygote
+/// the control socket, so that it is there for a word about the others; standard
+/// input, output, error, and a descriptor for each cgroup to join. An init that
+/// waits for the next process is asked over its control socket.
 pub(crate) const START: &[u8] = b"start";
 
 /// More cgroup descriptors than this do not come with a [`START`]: version 1
@@ -32,7 +32,7 @@ pub(crate) const CGROUPS_MAX: usize = 3;
 /// Standard input, output and error.
 pub(crate) const STDIO: usize = 3;
 
-/// Standard input, output, error, and the control socket.
+/// The control socket, standard input, output and error.
 pub(crate) const START_DESCRIPTORS: usize = STDIO + 1;
 
 /// An order larger than this is refused: the kernel takes no more than 6 MiB of
@@ -138,6 +138,8 @@ impl Report {
 pub(crate) struct Message {
     pub(crate) bytes: Vec<u8>,
     pub(crate) descriptors: Vec<OwnedFd>,
+    /// There were more descriptors, for which this process has no room.
+    pub(crate) is_short: bool,
 }
 
 const DESCRIPTORS_MAX: usize = START_DESCRIPTORS + CGROUPS_MAX;
@@ -186,7 +188,15 @@ pub(crate) fn receive(socket: impl AsFd, flags: RecvFlags) -> io::Result<Option<
     Ok(Some(Message {
         bytes: bytes[..received.bytes].to_vec(),
         descriptors,
+        is_short: received.flags.contains(ReturnFlags::CTRUNC),
     }))
+}
+
+/// Lets go of the next message, and of all that came with it, once it has been
+/// received with [`RecvFlags::PEEK`].
+pub(crate) fn skip(socket: impl AsFd) -> io::Result<()> {
+    rustix::io::retry_on_intr(|| recv(&socket, &mut [0; 0], RecvFlags::DONTWAIT))?;
+    Ok(())
 }
 
 /// Tells the runner how opening goes; if it is gone, so are we, soon.

@@ -122,12 +122,21 @@ fn serve(socket: &OwnedFd, plan: &'static Plan, mut networks: Networks) -> ExitC
         };
         let descriptors = message.descriptors;
         let expected = START_DESCRIPTORS..=START_DESCRIPTORS + CGROUPS_MAX;
-        if message.bytes != START || !expected.contains(&descriptors.len()) {
+        let is_whole = message.is_short || expected.contains(&descriptors.len());
+        if message.bytes != START || !is_whole {
             // Only the runner can write here, so this is not it any more.
             return ExitCode::FAILURE;
         }
-        let control = &descriptors[START_DESCRIPTORS - 1];
-        if let Err((step, errno)) = start(&mut slots, plan, &mut networks, &descriptors) {
+        // Where there is no room even for that, the runner sees it closed.
+        let Some(control) = descriptors.first() else {
+            continue;
+        };
+        let started = match message.is_short {
+            // What is missing may be a cgroup, and with it a limit.
+            true => Err((Step::StartInit, libc::EMFILE)),
+            false => start(&mut slots, plan, &mut networks, &descriptors),
+        };
+        if let Err((step, errno)) = started {
             let report = Report::Failed(step, errno).to_bytes();
             // If the runner has gone away, it does not care.
             let _ = send(control, &report, &[], SendFlags::empty());
@@ -155,11 +164,10 @@ fn start(
     networks
         .enter(number)
         .map_err(|errno| (Step::EnterNetwork, errno))?;
-    let [stdin, stdout, stderr, control, cgroups @ ..] = descriptors else {
+    let [control, handed @ ..] = descriptors else {
         return Err((Step::StartInit, libc::EINVAL));
     };
     slot.control.store(control.as_raw_fd(), Ordering::Relaxed);
-    let handed = [stdin, stdout, stderr].into_iter().chain(cgroups);
-    slot.hand(handed.map(AsRawFd::as_raw_fd));
+    slot.hand(handed.iter().map(AsRawFd::as_raw_fd));
     slot.start().map_err(|errno| (Step::StartInit, errno))
 }

@@ -18,8 +18,9 @@ use crate::connection::Connection;
 use crate::error::{FailedTo, with_causes};
 use crate::link_store::etcd::{Etcd, EtcdError};
 use crate::link_store::{LinkStore, LinkStoreError, RunnerState};
+use crate::name;
 use crate::portal::http::{LinkState, Links, Probed};
-use crate::portal::{Portal, PortalError};
+use crate::portal::{Portal, PortalError, Publisher};
 use crate::runner::http::Connections;
 use crate::runner::{Images, Options, Runner};
 use crate::transport::nats::{Nats, NatsError, Role};
@@ -38,6 +39,10 @@ const LOOK_AGAIN_MAX: Duration = Duration::from_millis(500);
 
 /// How long something that is waited for may be missing before it is said.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long etcd may have no links until a runner that was just started believes
+/// it: portals look every 10 s whether theirs are still there.
+const NO_LINKS_WAIT: Duration = Duration::from_secs(20);
 
 /// How old what runners say of themselves may be where it is told why nobody
 /// serves a link, and how long to wait for it.
@@ -110,6 +115,38 @@ impl Network {
         ])
     }
 
+    /// The same for a runner, and as long as etcd has no links, that: it may have
+    /// lost them, and a runner with none of its links had better not take the
+    /// place of one that still has them.
+    pub fn connections_of(&self, runner: &Runner) -> Connections {
+        let why =
+            "etcd has no links; if it has lost them, portals put them there again within 10 s";
+        let (links, state) = watch::channel(Connection::Waiting(why.into()));
+        let (known, mut etcd) = (runner.until_links_known(), self.etcd.connection());
+        tokio::spawn(async move {
+            let empty = async {
+                // There is one as long as there is somebody to ask.
+                drop(etcd.wait_for(|etcd| *etcd == Connection::Connected).await);
+                sleep(NO_LINKS_WAIT).await;
+            };
+            tokio::select! {
+                () = known => {}
+                () = empty => {}
+                () = links.closed() => {}
+            }
+            links.send_replace(Connection::Connected);
+        });
+        let mut connections = self.connections();
+        connections.insert("links", state);
+        connections
+    }
+
+    /// Keeps the links of these chains known, and says that their portal is there,
+    /// for as long as that is held.
+    pub fn publisher(&self, portals: &[Portal]) -> Publisher {
+        Publisher::start(self.links(), &name::unique("portal"), portals)
+    }
+
     /// Starts a runner that serves what is known, and what comes.
     pub fn runner(&self, options: Options, images: Images) -> Runner {
         let (transport, links) = (self.transport(), self.links());
@@ -125,10 +162,36 @@ impl Network {
         let deadline = Instant::now() + wait;
         let portal = Portal::new(chain, self.transport()).map_err(FailedTo)?;
         self.until_published(&portal, deadline).await?;
-        for index in 0..portal.chain().links.len() {
-            self.until_served(&portal, index, deadline).await?;
-        }
+        self.until_all_served(&portal, deadline).await?;
         Ok(portal)
+    }
+
+    /// Waits until runners serve the links of these chains; not longer than
+    /// `wait`.
+    ///
+    /// # Errors
+    /// What was missing when the time was over.
+    pub async fn until_served(
+        &self,
+        portals: &[Portal],
+        wait: Duration,
+    ) -> Result<(), ConnectError> {
+        let deadline = Instant::now() + wait;
+        for portal in portals {
+            self.until_all_served(portal, deadline).await?;
+        }
+        Ok(())
+    }
+
+    async fn until_all_served(
+        &self,
+        portal: &Portal,
+        deadline: Instant,
+    ) -> Result<(), ConnectError> {
+        for index in 0..portal.chain().links.len() {
+            self.until_link_served(portal, index, deadline).await?;
+        }
+        Ok(())
     }
 
     async fn until_published(
@@ -162,7 +225,7 @@ impl Network {
         }
     }
 
-    async fn until_served(
+    async fn until_link_served(
         &self,
         portal: &Portal,
         index: usize,
@@ -307,7 +370,8 @@ pub fn link_store(etcd: &EtcdOptions) -> Result<Arc<dyn LinkStore>, ConnectError
 
 impl Portal {
     /// Reads a chain file, connects to the servers, makes the chain's links
-    /// known, and waits until runners serve them.
+    /// known, and waits until runners serve them. As long as the portal or a clone
+    /// of it is there, they are put again where etcd loses them.
     ///
     /// `nats` and each of `etcds` is a URL; `nats` may be several, separated by
     /// commas. For TLS and credentials, and to wait for less or more, see
@@ -342,6 +406,8 @@ impl Portal {
             ..EtcdOptions::default()
         };
         let network = Network::connect(&nats, &etcd, Role::Portal, &chain.name)?;
-        network.open(chain, CONNECT_WAIT_MAX).await
+        let portal = network.open(chain, CONNECT_WAIT_MAX).await?;
+        let publisher = network.publisher(std::slice::from_ref(&portal));
+        Ok(portal.kept_by(publisher))
     }
 }

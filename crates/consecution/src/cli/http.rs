@@ -1,5 +1,6 @@
 //! Serving HTTP until it is told to end, as several commands do.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use consecution::http::{self, Drained, Listen, ListenError, Server};
@@ -61,17 +62,47 @@ pub(crate) struct Http {
         value_parser = chain::units::parse_duration
     )]
     grace: Duration,
+    /// How long a client may take nothing of its reply, or send nothing of its
+    /// request while that is waited for, until it is cut off.
+    #[arg(
+        long,
+        env = "CONSECUTION_STALL_TIMEOUT",
+        value_name = "DURATION",
+        default_value = "60s",
+        value_parser = chain::units::parse_duration
+    )]
+    stall_timeout: Duration,
+    /// Where output waits that comes before its reply may begin and does not fit in
+    /// 64 MiB of memory [default: for `serve` the home folder, else none].
+    #[arg(long, env = "CONSECUTION_SPOOL", value_name = "FOLDER")]
+    spool: Option<PathBuf>,
+    /// How much of it may wait, of all calls together; with 0 a reply begins with
+    /// its first byte.
+    #[arg(
+        long,
+        env = "CONSECUTION_SPOOL_MAX",
+        value_name = "SIZE",
+        default_value = "1G",
+        value_parser = chain::units::parse_bytes
+    )]
+    spool_max: u64,
 }
 
 impl Http {
-    pub(crate) fn options(&self) -> portal_http::Options {
+    /// `spool` is the folder of what has to wait, unless it is given.
+    pub(crate) fn options(&self, spool: Option<PathBuf>) -> portal_http::Options {
         portal_http::Options {
             server: http::Options {
                 connections_max: self.connections_max,
                 head_wait_max: self.header_timeout,
                 grace: self.grace,
+                stall_wait_max: self.stall_timeout,
             },
             request_bytes_max: self.max_request_bytes,
+            spool: portal_http::SpoolOptions {
+                folder: self.spool.clone().or(spool),
+                bytes_max: self.spool_max,
+            },
             admin: self.admin_listen.clone(),
         }
     }

@@ -104,10 +104,15 @@ pub(crate) fn source(global: &Global, progress: Arc<dyn Progress>) -> anyhow::Re
     })
 }
 
-fn store(global: &Global) -> anyhow::Result<Store> {
-    let home = global.home.clone().or_else(app::default_home).context(
+/// The folder with images and state.
+pub(super) fn home(global: &Global) -> anyhow::Result<PathBuf> {
+    global.home.clone().or_else(app::default_home).context(
         "failed to find a place for images: neither HOME nor XDG_DATA_HOME is set; set CONSECUTION_HOME",
-    )?;
+    )
+}
+
+fn store(global: &Global) -> anyhow::Result<Store> {
+    let home = home(global)?;
     let limits = Limits {
         image_bytes_max: global.image_max,
         ..Limits::default()

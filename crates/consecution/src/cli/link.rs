@@ -1,41 +1,71 @@
 //! `consecution link`: the links that portals have made known, and how runners
 //! fare with them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::anyhow;
+use chain::units::{UnitError, parse_duration};
 use chain::{Link, LinkId};
 use consecution::app;
-use consecution::link_store::{LinkStoreError, RunnerState};
+use consecution::link_store::{LinkStore, Pruned, RunnerState, prune};
 use consecution::text;
 
-use super::{print, servers};
+use super::table::table;
+use super::{complain, print, servers};
 
 /// How many characters of a command line the list shows.
 const COMMAND_CHARACTERS_MAX: usize = 60;
 
+/// How many of a link's names the list shows.
+const NAMES_SHOWN_MAX: usize = 3;
+
+/// How many links are named that an id could mean.
+const AMBIGUOUS_SHOWN_MAX: usize = 5;
+
+/// Digits of a link's id.
+const ID_DIGITS: usize = 32;
+
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
-    /// Lists the links, and how many runners serve each.
+    /// Lists the links, what portals that are there call them, as CHAIN/LINK, and
+    /// how many runners serve each.
     List {
         #[command(flatten)]
         etcd: servers::Etcd,
     },
     /// Shows what a link runs, as YAML, and how each runner fares with it.
     Show {
-        /// Its id, as `list` and `check` print it.
-        id: LinkId,
+        /// Its id, as `list` and `check` print it, or as much of its beginning as
+        /// no other link has.
+        id: IdPrefix,
         #[command(flatten)]
         etcd: servers::Etcd,
     },
     /// Removes links: runners finish what they have of them, and serve them no
     /// longer.
     Remove {
-        /// Their ids.
+        /// Their ids, or as much of their beginnings as no other link has.
         #[arg(required = true)]
-        ids: Vec<LinkId>,
+        ids: Vec<IdPrefix>,
+        #[command(flatten)]
+        etcd: servers::Etcd,
+    },
+    /// Removes links that no portal has named for a while.
+    ///
+    /// A link that no portal names is noted as such when this is run, and removed
+    /// by a later run that finds it unnamed still: run it once an hour, for
+    /// instance.
+    Prune {
+        /// How long a link must have been noted as unnamed; 0 for not at all.
+        #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = unnamed_for)]
+        unnamed_for: Duration,
+        /// Only say what would be removed: nothing is changed, nor noted.
+        #[arg(long)]
+        dry_run: bool,
         #[command(flatten)]
         etcd: servers::Etcd,
     },
@@ -55,38 +85,143 @@ async fn try_execute(command: Command) -> anyhow::Result<()> {
             let store = app::link_store(&etcd.options()?)?;
             let links = store.list().await.map_err(failed_to)?;
             let runners = store.runners().await.map_err(failed_to)?;
-            print(&table(&links, &runners))
+            print(&links_table(&links, &names(&*store).await, &runners))
         }
         Command::Show { id, etcd } => {
             let store = app::link_store(&etcd.options()?)?;
             let links = store.list().await.map_err(failed_to)?;
-            let Some(link) = links.iter().find(|link| link.id() == id) else {
-                return Err(unknown(id));
-            };
+            let link = id.find(&links)?;
+            let id = link.id();
             let runners = store.runners().await.map_err(failed_to)?;
             print(&description(id, link, &runners))
         }
         Command::Remove { ids, etcd } => {
             let store = app::link_store(&etcd.options()?)?;
-            for id in ids {
+            for id in whole(&*store, &ids).await? {
                 if !store.remove(id).await.map_err(failed_to)? {
                     return Err(unknown(id));
                 }
             }
             Ok(())
         }
+        Command::Prune {
+            unnamed_for,
+            dry_run,
+            etcd,
+        } => {
+            let store = app::link_store(&etcd.options()?)?;
+            let pruned = prune(&*store, unnamed_for, dry_run).await;
+            print(&pruned_table(&pruned.map_err(failed_to)?, dry_run))
+        }
     }
 }
 
-fn failed_to(error: LinkStoreError) -> anyhow::Error {
+/// The ids that begin so, all of them found before anything is done. One that is
+/// given whole may also be that of a record which is no link.
+async fn whole(store: &dyn LinkStore, ids: &[IdPrefix]) -> anyhow::Result<Vec<LinkId>> {
+    let links = match ids.iter().all(|id| id.whole().is_some()) {
+        true => Vec::new(),
+        false => store.list().await.map_err(failed_to)?,
+    };
+    ids.iter()
+        .map(|id| match id.whole() {
+            Some(id) => Ok(id),
+            None => Ok(id.find(&links)?.id()),
+        })
+        .collect()
+}
+
+/// What portals that are there call links, by id. Where those may not be read,
+/// links have no names.
+async fn names(store: &dyn LinkStore) -> Names {
+    let mut names = Names::new();
+    match store.portals().await {
+        Ok(portals) => {
+            for (chain, links) in portals.into_values().flat_map(|portal| portal.chains) {
+                for link in links {
+                    let name = format!("{chain}/{}", link.name);
+                    names.entry(link.id).or_default().insert(name);
+                }
+            }
+        }
+        Err(error) => complain(format_args!(
+            "links are listed without their names: failed to {error}"
+        )),
+    }
+    names
+}
+
+/// A time that may be none.
+fn unnamed_for(text: &str) -> Result<Duration, UnitError> {
+    match text {
+        "0" | "0s" => Ok(Duration::ZERO),
+        _ => parse_duration(text),
+    }
+}
+
+fn failed_to(error: impl std::fmt::Display) -> anyhow::Error {
     anyhow!("failed to {error}")
 }
 
-fn unknown(id: LinkId) -> anyhow::Error {
+fn unknown(id: impl std::fmt::Display) -> anyhow::Error {
     anyhow!("failed to find link {id}: no portal has made it known; see `consecution link list`")
 }
 
+/// A link's id, or its beginning.
+#[derive(Debug, Clone)]
+pub(crate) struct IdPrefix(String);
+
+impl FromStr for IdPrefix {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<IdPrefix, String> {
+        let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        if (1..=ID_DIGITS).contains(&text.len()) && text.bytes().all(is_digit) {
+            Ok(IdPrefix(text.to_owned()))
+        } else {
+            Err(format!(
+                "a link's id has {ID_DIGITS} hex digits in lower case; give them all, or the first of them"
+            ))
+        }
+    }
+}
+
+impl IdPrefix {
+    /// The id, if it is one.
+    fn whole(&self) -> Option<LinkId> {
+        self.0.parse().ok()
+    }
+
+    /// The one link whose id begins so.
+    fn find<'a>(&self, links: &'a [Arc<Link>]) -> anyhow::Result<&'a Arc<Link>> {
+        let begins = |link: &&Arc<Link>| link.id().to_string().starts_with(&self.0);
+        let found: Vec<_> = links.iter().filter(begins).collect();
+        match found[..] {
+            [] => Err(unknown(&self.0)),
+            [link] => Ok(link),
+            _ => {
+                let shown = found.iter().take(AMBIGUOUS_SHOWN_MAX);
+                let shown: Vec<_> = shown.map(|link| link.id().to_string()).collect();
+                Err(anyhow!(
+                    "failed to find link {}: the ids of {} links begin so: {}{}; give more of it",
+                    self.0,
+                    found.len(),
+                    shown.join(", "),
+                    if found.len() > shown.len() {
+                        ", …"
+                    } else {
+                        ""
+                    }
+                ))
+            }
+        }
+    }
+}
+
 type Runners = BTreeMap<String, RunnerState>;
+
+/// What links are called, by id.
+type Names = BTreeMap<String, BTreeSet<String>>;
 
 /// How a runner fares with a link.
 enum State<'a> {
@@ -109,39 +244,56 @@ fn state<'a>(id: &str, runner: &'a RunnerState) -> State<'a> {
     }
 }
 
-fn table(links: &[Arc<Link>], runners: &Runners) -> String {
-    let rows: Vec<[String; 4]> = links
-        .iter()
-        .map(|link| {
-            let id = link.id().to_string();
-            let summary = summary(&id, runners);
-            [
-                id,
-                text::line(&link.image).into_owned(),
-                command(link),
-                summary,
-            ]
-        })
-        .collect();
-    let heading = ["ID", "IMAGE", "COMMAND", "STATE"].map(str::to_owned);
-    let width = |column: usize| {
-        let cells = rows.iter().chain([&heading]);
-        cells
-            .map(|row| row[column].chars().count())
-            .max()
-            .unwrap_or(0)
+fn links_table(links: &[Arc<Link>], names: &Names, runners: &Runners) -> String {
+    let row = |link: &Arc<Link>| {
+        let id = link.id().to_string();
+        let (name, state) = (name(names.get(&id)), summary(&id, runners));
+        [id, name, shown_image(link), command(link), state]
     };
-    let widths = [width(0), width(1), width(2)];
-    let mut text = String::new();
-    for [id, image, command, state] in [&heading].into_iter().chain(&rows) {
-        // Writing to a string cannot fail.
-        let _ = writeln!(
-            text,
-            "{id:0$}  {image:1$}  {command:2$}  {state}",
-            widths[0], widths[1], widths[2]
-        );
+    let rows: Vec<_> = links.iter().map(row).collect();
+    table(["ID", "NAME", "IMAGE", "COMMAND", "STATE"], &rows)
+}
+
+fn pruned_table(pruned: &Pruned, is_dry: bool) -> String {
+    let row = |link: &Arc<Link>, state: String| {
+        let id = link.id().to_string();
+        [id, shown_image(link), command(link), state]
+    };
+    let removed = match is_dry {
+        true => "would be removed",
+        false => "removed",
+    };
+    let removed = pruned
+        .removed
+        .iter()
+        .map(|link| row(link, removed.to_owned()));
+    let waiting = pruned.waiting.iter().map(|(link, left)| {
+        let left = indicatif::HumanDuration(*left);
+        row(link, format!("unnamed, kept for {left} more"))
+    });
+    let rows: Vec<_> = removed.chain(waiting).collect();
+    match rows.is_empty() {
+        true => String::new(),
+        false => table(["ID", "IMAGE", "COMMAND", "STATE"], &rows),
     }
-    text
+}
+
+fn shown_image(link: &Link) -> String {
+    text::line(&link.image).into_owned()
+}
+
+/// What portals call a link.
+fn name(names: Option<&BTreeSet<String>>) -> String {
+    let Some(names) = names else {
+        return "-".to_owned();
+    };
+    let shown = names.iter().take(NAMES_SHOWN_MAX);
+    let shown: Vec<_> = shown.map(|name| text::line(name)).collect();
+    let more = match names.len().saturating_sub(shown.len()) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    shown.join(", ") + &more
 }
 
 /// A link's state over all runners, in a few words.
@@ -218,12 +370,36 @@ mod tests {
             ..RunnerState::default()
         };
         let runners = Runners::from([(evil.to_owned(), broken)]);
-        let table = table(&[Arc::new(link.clone())], &runners);
+        let names = Names::from([(id.to_string(), BTreeSet::from([evil.to_owned()]))]);
+        let table = links_table(&[Arc::new(link.clone())], &names, &runners);
         assert_eq!(table.lines().count(), 2);
-        assert!(table.contains(shown), "{table}");
+        // Its name, its command.
+        assert_eq!(table.matches(shown).count(), 2, "{table}");
         let description = description(id, &link, &runners);
         let last = description.lines().last().unwrap();
         assert_eq!(last, format!("# runner {shown} cannot serve it: {shown}"));
         assert!(text::lines(&description) == description, "{description}");
+    }
+    #[test]
+    fn an_id_may_be_given_by_its_beginning_where_that_is_one_link_s() {
+        let links: Vec<_> = (0..40)
+            .map(|number| Arc::new(Link::new(number.to_string())))
+            .collect();
+        let find = |text: &str| text.parse::<IdPrefix>().unwrap().find(&links).cloned();
+        let id = links[7].id().to_string();
+        assert_eq!(find(&id).unwrap(), links[7]);
+        assert_eq!(find(&id[..8]).unwrap(), links[7]);
+        // There are more links than digits.
+        let digit = "0123456789abcdef".chars().find(|digit| {
+            let begins = |link: &&Arc<Link>| link.id().to_string().starts_with(*digit);
+            links.iter().filter(begins).count() > 1
+        });
+        let error = find(&digit.unwrap().to_string()).unwrap_err().to_string();
+        assert!(error.contains("links begin so: "), "{error}");
+        let error = find(&"0".repeat(32)).unwrap_err().to_string();
+        assert!(error.contains("no portal has made it known"), "{error}");
+        for wrong in ["", "x", "ABC", &"0".repeat(33), "é"] {
+            assert!(wrong.parse::<IdPrefix>().is_err(), "{wrong}");
+        }
     }
 }

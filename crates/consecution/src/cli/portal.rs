@@ -1,22 +1,28 @@
 //! `consecution portal`: chains over HTTP, whose links are run elsewhere.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use chain::Chain;
 use consecution::app::Network;
 use consecution::chain_file;
-use consecution::error::FailedTo;
+use consecution::error::{FailedTo, with_causes};
 use consecution::portal::Portal;
 use consecution::portal::http as portal_http;
 use consecution::transport::nats::Role;
+use tokio::time::timeout;
 
-use super::signals::Signals;
-use super::{http, servers};
+use super::signals::{HangUps, Signals};
+use super::{http, reload, servers};
+
+/// How long it may take to tell etcd that the portal leaves.
+const LEAVE_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// What `portal` takes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The chain files. The first one's chain is also found at `/`.
+    /// The chain files; of a folder, all *.yaml and *.yml in it. The first one's
+    /// chain is also found at `/`. SIGHUP reads them again.
     #[arg(
         required = true,
         env = "CONSECUTION_CHAINS",
@@ -39,24 +45,38 @@ pub(crate) fn portal(arguments: Arguments) -> anyhow::Result<u8> {
 }
 
 async fn run(arguments: Arguments, chains: Vec<Chain>) -> anyhow::Result<()> {
-    let signals = Signals::listen()?;
+    let (signals, hang_ups) = (Signals::listen()?, HangUps::listen()?);
     let Arguments {
-        http, nats, etcd, ..
+        chains: files,
+        http,
+        nats,
+        etcd,
     } = arguments;
     let (nats, etcd) = (nats.options()?, etcd.options()?);
     let network = Network::connect(&nats, &etcd, Role::Portal, "portal")?;
-    let mut portals = Vec::new();
-    for chain in chains {
-        let portal = Portal::new(chain, network.transport()).map_err(FailedTo)?;
-        tokio::spawn(portal.clone().keep_published(network.links()));
-        portals.push(portal);
-    }
-    let (options, links) = (http.options(), network.served());
+    let transport = network.transport();
+    let mut portals = Portal::for_each(chains.clone(), &[], &transport).map_err(FailedTo)?;
+    let mut publisher = network.publisher(&portals);
+    let (options, links) = (http.options(None), network.served());
     let registry = consecution::http::registry();
-    let server = portal_http::bind(&http.listen, options, portals.clone(), links, registry).await;
-    let server = server.map_err(http::cannot_listen)?;
+    let bound = portal_http::bind(&http.listen, options, portals.clone(), links, registry).await;
+    let (server, offer) = bound.map_err(http::cannot_listen)?;
     http::say_where(&server)?;
-    http::until_told(server, signals).await;
+    let reloading = reload::on_hang_up(hang_ups, files, chains, async |chains| {
+        portals = Portal::for_each(chains, &portals, &transport).map_err(FailedTo)?;
+        publisher.offer(&portals);
+        if let Err(error) = network.until_served(&portals, reload::READY_WAIT_MAX).await {
+            tracing::warn!("not all chains can be run yet: {}", with_causes(&error));
+        }
+        offer.replace(portals.clone());
+        Ok(())
+    });
+    tokio::select! {
+        () = http::until_told(server, signals) => {}
+        never = reloading => match never {},
+    }
+    // Else its key is gone when its lease is over.
+    let _ = timeout(LEAVE_WAIT_MAX, publisher.withdraw()).await;
     network.close().await;
     Ok(())
 }

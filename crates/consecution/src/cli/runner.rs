@@ -12,12 +12,15 @@ use consecution::transport::nats::Role;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::signals::Signals;
+use super::signals::{HangUps, Signals};
 use super::{Global, http, progress, sandboxing, servers};
 
 /// What `runner` takes.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// What it is called, in logs, replies and `consecution link show` [default:
     /// the host's name, and something that makes it unique].
     #[arg(long, env = "CONSECUTION_NAME", value_name = "NAME")]
@@ -61,7 +64,26 @@ pub(crate) struct Arguments {
     etcd: servers::Etcd,
 }
 
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Lists the runners that there are, as they say themselves.
+    List {
+        #[command(flatten)]
+        etcd: servers::Etcd,
+    },
+}
+
+impl Arguments {
+    /// Whether it is to run links, and not only to look at others that do.
+    pub(crate) fn is_to_serve(&self) -> bool {
+        self.command.is_none()
+    }
+}
+
 pub(crate) fn runner(global: &Global, arguments: Arguments) -> anyhow::Result<u8> {
+    if let Some(Command::List { etcd }) = &arguments.command {
+        return super::runners::list(etcd);
+    }
     let images = super::images::source(global, progress::on_terminal())?;
     let rules = arguments.sandboxing.rules(global)?;
     super::serving(run(arguments, images, rules))?;
@@ -69,7 +91,9 @@ pub(crate) fn runner(global: &Global, arguments: Arguments) -> anyhow::Result<u8
 }
 
 async fn run(arguments: Arguments, images: Images, sandboxing: Sandboxing) -> anyhow::Result<()> {
-    let mut signals = Signals::listen()?;
+    let (mut signals, hang_ups) = (Signals::listen()?, HangUps::listen()?);
+    let mut saying = JoinSet::new();
+    saying.spawn(say_nothing_to_read(hang_ups));
     let (nats, etcd) = (arguments.nats.options()?, arguments.etcd.options()?);
     let name = arguments.name.unwrap_or_default();
     let network = Network::connect(&nats, &etcd, Role::Runner, name.as_str())?;
@@ -102,6 +126,14 @@ async fn run(arguments: Arguments, images: Images, sandboxing: Sandboxing) -> an
     Ok(())
 }
 
+/// SIGHUP, which has others read their files again, ends no runner.
+async fn say_nothing_to_read(mut hang_ups: HangUps) {
+    loop {
+        hang_ups.next().await;
+        tracing::info!("there is nothing to read again: links come from etcd");
+    }
+}
+
 /// Offers what the runner has counted, and how it is, for as long as it is held.
 async fn offer(
     listen: &Listen,
@@ -110,7 +142,7 @@ async fn offer(
 ) -> anyhow::Result<JoinSet<Drained>> {
     let mut registry = consecution::http::registry();
     runner.register(&mut registry);
-    let (options, connections) = (Options::default(), network.connections());
+    let (options, connections) = (Options::default(), network.connections_of(runner));
     let server = runner_http::bind(listen, options, runner, connections, registry).await;
     let server = server.map_err(http::cannot_listen)?;
     http::say_where(&server)?;

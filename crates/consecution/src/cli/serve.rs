@@ -8,16 +8,23 @@ use chain::Chain;
 use consecution::app::Serve;
 use consecution::chain_file;
 use consecution::error::with_causes;
+use consecution::portal::Portal;
 use consecution::portal::http as portal_http;
 use consecution::runner::{Images, PROCESSES_MAX_DEFAULT, Sandboxing};
 
-use super::signals::Signals;
-use super::{Global, http, progress, sandboxing};
+use futures_util::future::join_all;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::signals::{HangUps, Signals};
+use super::{Global, http, progress, reload, sandboxing};
 
 /// What `serve` takes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The chain files. The first one's chain is also found at `/`.
+    /// The chain files; of a folder, all *.yaml and *.yml in it. The first one's
+    /// chain is also found at `/`. SIGHUP reads them again.
     #[arg(
         required = true,
         env = "CONSECUTION_CHAINS",
@@ -44,7 +51,8 @@ pub(crate) fn serve(global: &Global, arguments: Arguments) -> anyhow::Result<u8>
     let chains = chain_file::read_all(&arguments.chains)?;
     let images = super::images::source(global, progress::on_terminal())?;
     let rules = arguments.sandboxing.rules(global)?;
-    super::serving(run(arguments, chains, images, rules))?;
+    let home = super::images::home(global)?;
+    super::serving(run(arguments, chains, images, rules, home))?;
     Ok(0)
 }
 
@@ -53,42 +61,81 @@ async fn run(
     chains: Vec<Chain>,
     images: Images,
     rules: Sandboxing,
+    home: PathBuf,
 ) -> anyhow::Result<()> {
-    let signals = Signals::listen()?;
-    let app = Serve::start(chains, images, arguments.processes_max, rules).await?;
+    let (signals, hang_ups) = (Signals::listen()?, HangUps::listen()?);
+    let app = Serve::start(chains.clone(), images, arguments.processes_max, rules).await?;
     let app = Arc::new(app);
-    let Arguments { http, .. } = arguments;
-    let portals = app.portals.clone();
-    let (options, links, registry) = (http.options(), app.links(), app.registry());
-    let server = portal_http::bind(&http.listen, options, portals, links, registry).await;
-    let server = server.map_err(http::cannot_listen)?;
+    let Arguments {
+        http,
+        chains: files,
+        ..
+    } = arguments;
+    let (options, links, registry) = (http.options(Some(home)), app.links(), app.registry());
+    let bound = portal_http::bind(&http.listen, options, app.portals(), links, registry).await;
+    let (server, offer) = bound.map_err(http::cannot_listen)?;
     http::say_where(&server)?;
-    let saying = tokio::spawn(say_when_ready(Arc::clone(&app)));
-    http::until_told(server, signals).await;
-    saying.abort();
-    Ok(())
+    let mut saying = Saying::default();
+    saying.follow(&app, &app.portals());
+    let reloading = reload::on_hang_up(hang_ups, files, chains, async |chains| {
+        let portals = app.offer(chains).await?;
+        saying.follow(&app, &portals);
+        // One that is broken is not waited for.
+        let ready = portals.iter().map(|portal| app.ready(portal.chain()));
+        let _ = timeout(reload::READY_WAIT_MAX, join_all(ready)).await;
+        offer.replace(portals);
+        Ok(())
+    });
+    tokio::select! {
+        () = http::until_told(server, signals) => Ok(()),
+        never = reloading => match never {},
+    }
 }
 
 /// Says of each chain when it can be run, and what keeps it from it.
-async fn say_when_ready(app: Arc<Serve>) {
+#[derive(Default)]
+struct Saying(Vec<(Arc<Chain>, JoinSet<()>)>);
+
+impl Saying {
+    /// Begins with those that are new, and ends with those that are gone. Says so
+    /// once all that are new are ready.
+    fn follow(&mut self, app: &Arc<Serve>, portals: &[Portal]) {
+        let is_of = |portal: &Portal, chain: &Arc<Chain>| Arc::ptr_eq(portal.chain(), chain);
+        self.0
+            .retain(|(chain, _)| portals.iter().any(|portal| is_of(portal, chain)));
+        // Closed when nobody waits any more.
+        let (waiting, mut ready) = mpsc::channel::<()>(1);
+        for portal in portals {
+            if self.0.iter().any(|(chain, _)| is_of(portal, chain)) {
+                continue;
+            }
+            let (app, chain) = (Arc::clone(app), Arc::clone(portal.chain()));
+            let waiting = waiting.clone();
+            let mut task = JoinSet::new();
+            task.spawn(async move {
+                say_when_ready(&app, &chain).await;
+                drop(waiting);
+            });
+            self.0.push((Arc::clone(portal.chain()), task));
+        }
+        tokio::spawn(async move {
+            let _ = ready.recv().await;
+            tracing::info!("ready");
+        });
+    }
+}
+
+async fn say_when_ready(app: &Serve, chain: &Chain) {
     /// How long to wait before asking again about a link that is broken.
     const LOOK: Duration = Duration::from_secs(1);
-    let of_chain = |portal: consecution::portal::Portal| {
-        let app = Arc::clone(&app);
-        async move {
-            let mut said = String::new();
-            while let Err(error) = app.ready(&portal).await {
-                let error = with_causes(&error);
-                if said != error {
-                    tracing::warn!("chain '{}' is not ready: {error}", portal.chain().name);
-                    said = error;
-                }
-                tokio::time::sleep(LOOK).await;
-            }
-            tracing::info!("chain '{}' is ready", portal.chain().name);
+    let mut said = String::new();
+    while let Err(error) = app.ready(chain).await {
+        let error = with_causes(&error);
+        if said != error {
+            tracing::warn!("chain '{}' is not ready: {error}", chain.name);
+            said = error;
         }
-    };
-    let all = app.portals.iter().cloned().map(of_chain);
-    futures_util::future::join_all(all).await;
-    tracing::info!("ready");
+        tokio::time::sleep(LOOK).await;
+    }
+    tracing::info!("chain '{}' is ready", chain.name);
 }

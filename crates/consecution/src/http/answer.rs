@@ -52,7 +52,7 @@ impl Body for Answer {
         match self {
             Answer::Over => SizeHint::with_exact(0),
             Answer::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Answer::Running(_) => SizeHint::default(),
+            Answer::Running(running) => running.size_hint(),
         }
     }
 }

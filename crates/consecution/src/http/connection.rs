@@ -16,8 +16,9 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::places::{EXTRA_HEAD_WAIT_MAX, Place};
-use super::server::Stage;
+use super::server::{Stage, Waits};
 use super::socket::Socket;
+use super::stall::Stall;
 use super::{Client, Site};
 
 /// How large a request's head may be, in bytes, and how many fields it may have.
@@ -26,6 +27,9 @@ const HEAD_FIELDS_MAX: usize = 100;
 
 /// How much is read ahead of a request, in bytes.
 const BUFFER_BYTES_MAX: usize = 128 * 1024;
+
+/// How long a drain waits for a client that takes nothing more of its reply.
+const DRAIN_STALL_MAX: Duration = Duration::from_secs(5);
 
 /// How far the end of a server has come, for its connections.
 #[derive(Clone)]
@@ -50,11 +54,12 @@ pub(super) async fn serve(
     stream: TcpStream,
     place: Place,
     site: Arc<dyn Site>,
-    head_wait_max: Duration,
+    waits: Waits,
     mut progress: Progress,
 ) {
     let _open = Open::count(site.connections());
     let socket = Socket::new(stream);
+    let mut stall = Stall::of(&socket, &waits.unacknowledged);
     let client = Client::new(progress.stage.clone());
     let service = service_fn(|request| {
         place.has_head();
@@ -70,8 +75,8 @@ pub(super) async fn serve(
         }
     });
     let head_wait_max = match place.is_extra() {
-        true => head_wait_max.min(EXTRA_HEAD_WAIT_MAX),
-        false => head_wait_max,
+        true => waits.head_max.min(EXTRA_HEAD_WAIT_MAX),
+        false => waits.head_max,
     };
     let mut connection = http1::Builder::new()
         .title_case_headers(true)
@@ -85,6 +90,7 @@ pub(super) async fn serve(
         .half_close(true)
         .serve_connection(TokioIo::new(socket.clone()), service);
     let mut is_told = false;
+    let mut stall_wait_max = waits.stall_max;
     let mut over = std::pin::pin!(place.until_over());
     let result = loop {
         let served = poll_fn(|context| {
@@ -102,7 +108,14 @@ pub(super) async fn serve(
             result = served => break result,
             () = progress.until_closing(), if !is_told => {
                 is_told = true;
+                stall_wait_max = stall_wait_max.min(DRAIN_STALL_MAX);
                 Pin::new(&mut connection).graceful_shutdown();
+            }
+            () = stall.longer_than(stall_wait_max) => {
+                tracing::info!("a client has taken nothing of its reply for {stall_wait_max:?}: it is cut off");
+                // Nothing of it is left in the kernel either.
+                client.reset().ask();
+                break None;
             }
             () = &mut over => break None,
         }

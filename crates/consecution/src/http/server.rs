@@ -19,6 +19,7 @@ use tokio::time::{sleep, timeout};
 use super::connection::{Progress, serve};
 use super::listen::{Listen, ListenError};
 use super::places::Places;
+use super::stall::Unacknowledged;
 use super::{Options, Site};
 
 /// How long a drain waits for requests that are on their way on connections
@@ -52,7 +53,17 @@ struct Door {
     listener: TcpListener,
     site: Arc<dyn Site>,
     connections_max: usize,
-    head_wait_max: Duration,
+    waits: Waits,
+}
+
+/// How long clients are waited for.
+#[derive(Clone)]
+pub(super) struct Waits {
+    /// For a head.
+    pub(super) head_max: Duration,
+    /// While nothing moves that should.
+    pub(super) stall_max: Duration,
+    pub(super) unacknowledged: Arc<Unacknowledged>,
 }
 
 /// How a server has ended.
@@ -75,7 +86,11 @@ impl Server {
                 listener: listen.bind().await?,
                 site,
                 connections_max: options.connections_max,
-                head_wait_max: options.head_wait_max,
+                waits: Waits {
+                    head_max: options.head_wait_max,
+                    stall_max: options.stall_wait_max,
+                    unacknowledged: Arc::default(),
+                },
             },
             beside: None,
             grace: options.grace,
@@ -93,7 +108,7 @@ impl Server {
             listener: listen.bind().await?,
             site,
             connections_max: BESIDE_CONNECTIONS_MAX,
-            head_wait_max: self.main.head_wait_max,
+            waits: self.main.waits.clone(),
         };
         Ok(Server {
             beside: Some(beside),
@@ -153,7 +168,7 @@ impl Server {
                 stream,
                 place,
                 site,
-                main.head_wait_max,
+                main.waits.clone(),
                 progress.clone(),
             ));
         }
@@ -191,7 +206,8 @@ impl Door {
                 place = places.take(), if waiting.is_some() => {
                     if let Some(stream) = waiting.take() {
                         let (site, progress) = (Arc::clone(&self.site), progress.clone());
-                        connections.spawn(serve(stream, place, site, self.head_wait_max, progress));
+                        let waits = self.waits.clone();
+                        connections.spawn(serve(stream, place, site, waits, progress));
                     }
                 }
             }

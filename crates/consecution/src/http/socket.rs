@@ -7,7 +7,7 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -23,6 +23,16 @@ struct State {
     is_read: AtomicBool,
     /// The end has been read.
     has_ended: AtomicBool,
+    passed: Passed,
+}
+
+/// What has passed through a socket.
+#[derive(Debug, Default)]
+pub(super) struct Passed {
+    pub(super) bytes_read: AtomicU64,
+    pub(super) bytes_written: AtomicU64,
+    /// There was no room for what was written last.
+    pub(super) is_blocked: AtomicBool,
 }
 
 impl Socket {
@@ -31,11 +41,16 @@ impl Socket {
             stream,
             is_read: AtomicBool::new(false),
             has_ended: AtomicBool::new(false),
+            passed: Passed::default(),
         }))
     }
 
     pub(super) fn stream(&self) -> &TcpStream {
         &self.0.stream
+    }
+
+    pub(super) fn passed(&self) -> &Passed {
+        &self.0.passed
     }
 
     /// To be called before whoever reads is polled: what it waited for before
@@ -55,6 +70,7 @@ impl Socket {
             stream,
             is_read,
             has_ended,
+            ..
         } = &*self.0;
         if is_read.load(Ordering::Relaxed) || has_ended.load(Ordering::Relaxed) {
             return Poll::Pending;
@@ -77,6 +93,7 @@ impl AsyncRead for Socket {
             stream,
             is_read,
             has_ended,
+            passed,
         } = &*self.0;
         loop {
             is_read.store(true, Ordering::Relaxed);
@@ -85,6 +102,8 @@ impl AsyncRead for Socket {
             let has_room = buffer.remaining() > 0;
             match stream.try_read_buf(buffer) {
                 Ok(bytes) => {
+                    let read = &passed.bytes_read;
+                    read.fetch_add(bytes as u64, Ordering::Relaxed);
                     if bytes == 0 && has_room {
                         has_ended.store(true, Ordering::Relaxed);
                     }
@@ -103,12 +122,20 @@ impl Socket {
         context: &mut Context<'_>,
         send: impl Fn(&TcpStream) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
-        let stream = self.stream();
+        let State { stream, passed, .. } = &*self.0;
         loop {
-            ready!(stream.poll_write_ready(context))?;
+            let ready = stream.poll_write_ready(context);
+            passed
+                .is_blocked
+                .store(ready.is_pending(), Ordering::Relaxed);
+            ready!(ready)?;
             match send(stream) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                sent => return Poll::Ready(sent),
+                sent => {
+                    let bytes = *sent.as_ref().unwrap_or(&0) as u64;
+                    passed.bytes_written.fetch_add(bytes, Ordering::Relaxed);
+                    return Poll::Ready(sent);
+                }
             }
         }
     }

@@ -1,88 +1,276 @@
-//! From what is known to what a watcher is told.
+//! From what is known to what each watcher is told.
 //!
-//! A watcher keeps what it has told, and compares that with what is known: so
-//! it holds no queue that could grow, and however slow it is, what it tells
-//! last is true.
+//! A change is noted for each watcher as the id of its link, so what it costs
+//! does not depend on how many links there are. An id is noted only while what
+//! the watcher was told of that link is not true any more: so a watcher's notes
+//! cannot grow beyond the links that it knows and those that there are, and
+//! however slow it is, what it is told last is true.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chain::{Link, LinkId};
 use futures_util::stream::{self, BoxStream, StreamExt};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use super::Change;
 
-/// The links that are known.
+/// Links by their id.
 pub(super) type Links = BTreeMap<LinkId, Arc<Link>>;
 
-/// What changes in `known`, from nothing on. `source`, which keeps it up to
-/// date, is held for as long as the stream is.
-pub(super) fn changes(
-    known: watch::Receiver<Links>,
-    source: impl Send + 'static,
-) -> BoxStream<'static, Change> {
-    let watcher = Watcher {
-        known,
-        told: Links::new(),
-    };
-    stream::unfold((watcher, source), async |(mut watcher, source)| {
-        let changes = watcher.changes().await?;
-        Some((stream::iter(changes), (watcher, source)))
-    })
-    .flatten()
-    .boxed()
+/// The links that are known, and who watches them. Clones are the same.
+#[derive(Clone, Default)]
+pub(super) struct Known(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    links: Links,
+    /// By a key that tells them apart.
+    watchers: BTreeMap<u64, Told>,
+    last_key: u64,
 }
 
-/// One stream of changes.
-struct Watcher {
-    known: watch::Receiver<Links>,
-    /// What its reader takes for true once it has read the last changes.
-    told: Links,
+/// What one watcher was told.
+#[derive(Default)]
+struct Told {
+    links: BTreeSet<LinkId>,
+    /// The links of which it was not told the truth yet.
+    outdated: BTreeSet<LinkId>,
+    wake: Arc<Notify>,
 }
 
-impl Watcher {
-    /// What has changed since the last time; waits until something has.
-    async fn changes(&mut self) -> Option<Vec<Change>> {
-        loop {
-            let known = self.known.borrow_and_update().clone();
-            let changes = differences(&self.told, &known);
-            if !changes.is_empty() {
-                self.told = known;
-                return Some(changes);
-            }
-            self.known.changed().await.ok()?;
+impl Told {
+    fn note(&mut self, id: LinkId, is_known: bool) {
+        if self.links.contains(&id) == is_known {
+            self.outdated.remove(&id);
+        } else {
+            self.outdated.insert(id);
+            self.wake.notify_one();
         }
     }
 }
 
-/// What makes `known` out of `told`.
-fn differences(told: &Links, known: &Links) -> Vec<Change> {
-    let removed = told.keys().filter(|id| !known.contains_key(id));
-    let put = known.iter().filter(|(id, _)| !told.contains_key(id));
-    let removed = removed.map(|id| Change::Removed(*id));
-    removed
-        .chain(put.map(|(_, link)| Change::Put(Arc::clone(link))))
-        .collect()
+impl State {
+    fn put(&mut self, id: LinkId, link: Arc<Link>) -> bool {
+        let is_new = self.links.insert(id, link).is_none();
+        if is_new {
+            self.note(id, true);
+        }
+        is_new
+    }
+
+    fn remove(&mut self, id: LinkId) -> bool {
+        let was_known = self.links.remove(&id).is_some();
+        if was_known {
+            self.note(id, false);
+        }
+        was_known
+    }
+
+    fn note(&mut self, id: LinkId, is_known: bool) {
+        for told in self.watchers.values_mut() {
+            told.note(id, is_known);
+        }
+    }
+}
+
+impl Known {
+    /// The link is known; true if it was not before.
+    pub(super) fn put(&self, id: LinkId, link: Arc<Link>) -> bool {
+        self.locked().put(id, link)
+    }
+
+    /// The link is not known any more; false if it was not before.
+    pub(super) fn remove(&self, id: LinkId) -> bool {
+        self.locked().remove(id)
+    }
+
+    /// Exactly these are known. Compares them all, so it is for lists.
+    pub(super) fn replace(&self, links: &Links) {
+        let mut state = self.locked();
+        let gone: Vec<_> = (state.links.keys().copied())
+            .filter(|id| !links.contains_key(id))
+            .collect();
+        for id in gone {
+            state.remove(id);
+        }
+        for (id, link) in links {
+            state.put(*id, Arc::clone(link));
+        }
+    }
+
+    /// Whether the link is known.
+    pub(super) fn contains(&self, id: LinkId) -> bool {
+        self.locked().links.contains_key(&id)
+    }
+
+    /// All of them, by id.
+    pub(super) fn list(&self) -> Vec<Arc<Link>> {
+        self.locked().links.values().cloned().collect()
+    }
+
+    /// What is known, and then what changes. `source`, which keeps it up to date,
+    /// is held for as long as the stream is.
+    pub(super) fn watch(&self, source: impl Send + 'static) -> BoxStream<'static, Change> {
+        let watcher = Watcher::new(self.clone());
+        stream::unfold((watcher, source), async |(watcher, source)| {
+            let changes = watcher.changes().await;
+            Some((stream::iter(changes), (watcher, source)))
+        })
+        .flatten()
+        .boxed()
+    }
+
+    fn locked(&self) -> MutexGuard<'_, State> {
+        // Nothing that runs under the lock can leave it half-changed.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One stream of changes.
+struct Watcher {
+    known: Known,
+    key: u64,
+    wake: Arc<Notify>,
+}
+
+impl Watcher {
+    fn new(known: Known) -> Watcher {
+        let wake = Arc::default();
+        let mut state = known.locked();
+        state.last_key += 1;
+        let key = state.last_key;
+        let told = Told {
+            outdated: state.links.keys().copied().collect(),
+            wake: Arc::clone(&wake),
+            ..Told::default()
+        };
+        state.watchers.insert(key, told);
+        drop(state);
+        Watcher { known, key, wake }
+    }
+
+    /// What has changed since the last time, what is gone first; waits until
+    /// something has.
+    async fn changes(&self) -> Vec<Change> {
+        loop {
+            let changes = self.untold();
+            if !changes.is_empty() {
+                return changes;
+            }
+            self.wake.notified().await;
+        }
+    }
+
+    /// What was not told yet, which is told with this.
+    fn untold(&self) -> Vec<Change> {
+        let mut state = self.known.locked();
+        let State {
+            links, watchers, ..
+        } = &mut *state;
+        let Some(told) = watchers.get_mut(&self.key) else {
+            return Vec::new();
+        };
+        let (mut changes, mut put) = (Vec::new(), Vec::new());
+        for id in std::mem::take(&mut told.outdated) {
+            match links.get(&id) {
+                Some(link) => {
+                    told.links.insert(id);
+                    put.push(Change::Put(Arc::clone(link)));
+                }
+                None => {
+                    told.links.remove(&id);
+                    changes.push(Change::Removed(id));
+                }
+            }
+        }
+        changes.append(&mut put);
+        changes
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        let told = self.known.locked().watchers.remove(&self.key);
+        // Not under the lock, since it may be large.
+        drop(told);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn links(count: usize) -> Vec<Arc<Link>> {
+        let link = |number| Arc::new(Link::new(format!("image-{number}")));
+        (0..count).map(link).collect()
+    }
+
+    fn outdated(known: &Known) -> usize {
+        let state = known.locked();
+        state
+            .watchers
+            .values()
+            .map(|told| told.outdated.len())
+            .sum()
+    }
+
     #[tokio::test]
-    async fn a_watcher_holds_no_more_than_one_change_a_link() {
-        let link = Arc::new(Link::new("busybox"));
-        let known = watch::Sender::new(Links::new());
-        let mut watcher = Watcher {
-            known: known.subscribe(),
-            told: Links::new(),
-        };
-        for _ in 0..1_000 {
-            known.send_modify(|links| drop(links.insert(link.id(), Arc::clone(&link))));
-            known.send_modify(Links::clear);
+    async fn a_watcher_holds_no_more_than_what_differs_from_what_it_was_told() {
+        let known = Known::default();
+        let watcher = Watcher::new(known.clone());
+        let links = links(1_000);
+        for link in &links {
+            known.put(link.id(), Arc::clone(link));
+            assert!(outdated(&known) <= 1);
+            known.remove(link.id());
         }
-        known.send_modify(|links| drop(links.insert(link.id(), Arc::clone(&link))));
-        assert_eq!(watcher.changes().await.unwrap(), [Change::Put(link)]);
+        assert_eq!(outdated(&known), 0);
+        known.put(links[0].id(), Arc::clone(&links[0]));
+        assert_eq!(
+            watcher.changes().await,
+            [Change::Put(Arc::clone(&links[0]))]
+        );
+        drop(watcher);
+        assert!(known.locked().watchers.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_change_does_not_look_at_the_links_that_stay() {
+        // Looking at all of them each time would take many minutes.
+        let known = Known::default();
+        let (links, other) = (links(20_000), Arc::new(Link::new("other")));
+        for link in &links {
+            known.put(link.id(), Arc::clone(link));
+        }
+        let watcher = Watcher::new(known.clone());
+        assert_eq!(watcher.changes().await.len(), links.len());
+        for _ in 0..20_000 {
+            known.put(other.id(), Arc::clone(&other));
+            assert_eq!(watcher.changes().await, [Change::Put(Arc::clone(&other))]);
+            known.remove(other.id());
+            assert_eq!(watcher.changes().await, [Change::Removed(other.id())]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_list_changes_only_what_differs() {
+        let known = Known::default();
+        let links = links(3);
+        let of = |links: &[Arc<Link>]| {
+            let links = links.iter().map(|link| (link.id(), Arc::clone(link)));
+            links.collect::<Links>()
+        };
+        known.replace(&of(&links[..2]));
+        let watcher = Watcher::new(known.clone());
+        assert_eq!(watcher.changes().await.len(), 2);
+        known.replace(&of(&links[1..]));
+        assert_eq!(
+            watcher.changes().await,
+            [
+                Change::Removed(links[0].id()),
+                Change::Put(Arc::clone(&links[2]))
+            ]
+        );
     }
 }

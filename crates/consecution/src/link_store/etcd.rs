@@ -2,8 +2,10 @@
 //!
 //! Links stand under `/consecution/links/<id>`, what images mean under
 //! `/consecution/images/<reference>`, runners under
-//! `/consecution/runners/<runner>`; all of it reads as YAML. What etcd cannot
-//! do by itself is here: finding a server that answers, coming back after
+//! `/consecution/runners/<runner>`, portals under
+//! `/consecution/portals/<portal>`, and since when no portal names a link under
+//! `/consecution/unnamed/<id>`; all of it reads as YAML. What etcd cannot do by
+//! itself is here: finding a server that answers, coming back after
 //! whatever has happened meanwhile, and not believing everything that stands in
 //! a key.
 //!
@@ -15,22 +17,23 @@
 //! | `failure` | what an error means |
 //! | `store` | reading and writing keys |
 //! | `view`, `follow` | what a watcher knows, and how it gets to know it |
-//! | `announce` | a key that is there while its runner is |
+//! | `announce` | a key that is there while its runner or portal is |
 //! | `quiet` | what is worth saying again |
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use chain::{Link, LinkId};
-use etcd_client::Client;
+use etcd_client::{Client, KeyValue};
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use tokio::sync::watch;
 
-use super::{Announcement, Change, LinkStore, LinkStoreError, RunnerState};
+use super::{Announcement, Change, LinkStore, LinkStoreError, PortalState, RunnerState};
 use crate::config::EtcdOptions;
 use crate::connection::Connection;
-use failure::Failure;
+use failure::{Failure, FailureKind};
 use session::Session;
 use store::Store;
 
@@ -45,6 +48,10 @@ mod store;
 mod view;
 
 pub use options::EtcdError;
+
+/// What is off where a portal may not write its key.
+const WITHOUT_PORTALS_KEY: &str = "`consecution link prune` takes no account of this portal's \
+    links, and `consecution link list` does not know their names; all else works without";
 
 /// Keeps links in etcd.
 ///
@@ -76,12 +83,26 @@ impl Etcd {
 }
 
 impl LinkStore for Etcd {
-    fn put(&self, link: Arc<Link>) -> BoxFuture<'_, Result<(), LinkStoreError>> {
+    fn put(&self, link: Arc<Link>) -> BoxFuture<'_, Result<bool, LinkStoreError>> {
         Box::pin(async move {
             let (key, yaml) = (keys::link_key(link.id()), link.to_yaml());
             let read = |value: &[u8]| keys::link(key.as_bytes(), value);
-            self.store.put_if_absent(&key, &yaml, read).await?;
-            Ok(())
+            let (_, is_new) = self.store.put_if_absent(&key, &yaml, read).await?;
+            Ok(is_new)
+        })
+    }
+
+    fn missing<'a>(
+        &'a self,
+        ids: &'a [LinkId],
+    ) -> BoxFuture<'a, Result<Vec<LinkId>, LinkStoreError>> {
+        Box::pin(async move {
+            let keys: Vec<_> = ids.iter().map(|id| keys::link_key(*id)).collect();
+            let found = self.store.get(&keys).await?;
+            let is_link = |entry: &KeyValue| keys::link(entry.key(), entry.value()).is_ok();
+            let missing = ids.iter().zip(found);
+            let missing = missing.filter(|(_, found)| !found.as_ref().is_some_and(is_link));
+            Ok(missing.map(|(id, _)| *id).collect())
         })
     }
 
@@ -109,7 +130,7 @@ impl LinkStore for Etcd {
         let (key, digest) = (keys::image_key(reference), digest.to_owned());
         Box::pin(async move {
             let there = self.store.put_if_absent(&key, &digest, keys::digest);
-            Ok(there.await?)
+            Ok(there.await?.0)
         })
     }
 
@@ -132,7 +153,14 @@ impl LinkStore for Etcd {
     }
 
     fn announce(&self, runner: &str, state: watch::Receiver<RunnerState>) -> Announcement {
-        announce::announce(Arc::clone(&self.store), runner, state)
+        let key = keys::runner_key(runner);
+        announce::announce(
+            Arc::clone(&self.store),
+            key,
+            state,
+            keys::runner_value,
+            None,
+        )
     }
 
     fn runners(&self) -> BoxFuture<'_, Result<BTreeMap<String, RunnerState>, LinkStoreError>> {
@@ -147,6 +175,67 @@ impl LinkStore for Etcd {
         })
     }
 
+    fn announce_portal(&self, portal: &str, state: watch::Receiver<PortalState>) -> Announcement {
+        let (key, value) = (keys::portal_key(portal), keys::portal_value);
+        let store = Arc::clone(&self.store);
+        announce::announce(store, key, state, value, Some(WITHOUT_PORTALS_KEY))
+    }
+
+    fn portals(&self) -> BoxFuture<'_, Result<BTreeMap<String, PortalState>, LinkStoreError>> {
+        Box::pin(async {
+            let (_, entries) = self.store.range(keys::PORTALS).await?;
+            let portals = entries.iter().filter_map(|entry| {
+                keys::portal(entry.key(), entry.value())
+                    .inspect_err(|reason| self.store.skip(entry, reason))
+                    .ok()
+            });
+            Ok(portals.collect())
+        })
+    }
+
+    fn note_unnamed(
+        &self,
+        id: LinkId,
+        since: Option<SystemTime>,
+    ) -> BoxFuture<'_, Result<(), LinkStoreError>> {
+        Box::pin(async move {
+            let key = keys::unnamed_key(id);
+            match since.map(keys::unnamed_value) {
+                Some(value) => {
+                    let put = async |mut client: Client| {
+                        client.put(key.as_str(), value.as_str(), None).await
+                    };
+                    self.store.session.call(put).await?;
+                }
+                None => {
+                    let delete = async |mut client: Client| client.delete(key.as_str(), None).await;
+                    self.store.session.call(delete).await?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn unnamed(&self) -> BoxFuture<'_, Result<BTreeMap<LinkId, SystemTime>, LinkStoreError>> {
+        Box::pin(async {
+            let (_, notes) = self.store.range(keys::UNNAMED).await?;
+            let links = self.store.keys(keys::LINKS).await?;
+            let links = links.iter().filter_map(|entry| {
+                let id = keys::link_id(entry.key())?;
+                Some((id, entry.create_revision()))
+            });
+            let created: BTreeMap<LinkId, i64> = links.collect();
+            let notes = notes.iter().filter_map(|entry| {
+                let (id, since) = keys::unnamed(entry.key(), entry.value())
+                    .inspect_err(|reason| self.store.skip(entry, reason))
+                    .ok()?;
+                let created = created.get(&id).copied().unwrap_or_default();
+                (entry.mod_revision() > created).then_some((id, since))
+            });
+            Ok(notes.collect())
+        })
+    }
+
     fn watch(&self) -> BoxStream<'static, Change> {
         follow::watch(Arc::clone(&self.store))
     }
@@ -154,6 +243,10 @@ impl LinkStore for Etcd {
 
 impl From<Failure> for LinkStoreError {
     fn from(failure: Failure) -> LinkStoreError {
-        LinkStoreError::Unavailable(failure.reason.into())
+        let reason = failure.reason.into();
+        match failure.kind {
+            FailureKind::Denied => LinkStoreError::Denied(reason),
+            _ => LinkStoreError::Unavailable(reason),
+        }
     }
 }

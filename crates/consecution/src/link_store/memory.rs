@@ -2,29 +2,48 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use chain::{Link, LinkId};
 use futures_util::future::{BoxFuture, ready};
 use futures_util::stream::BoxStream;
 use tokio::sync::watch;
 
-use super::changes::{Links, changes};
-use super::{Announcement, Change, LinkStore, LinkStoreError, RunnerState};
+use super::changes::Known;
+use super::{Announcement, Change, LinkStore, LinkStoreError, PortalState, RunnerState};
 
 /// Keeps links in memory.
 #[derive(Clone, Default)]
 pub struct Memory {
-    links: Arc<watch::Sender<Links>>,
+    links: Known,
     images: Arc<Mutex<BTreeMap<String, Arc<str>>>>,
-    runners: Arc<Mutex<Runners>>,
+    runners: Arc<Mutex<Announced<RunnerState>>>,
+    portals: Arc<Mutex<Announced<PortalState>>>,
+    unnamed: Arc<Mutex<BTreeMap<LinkId, SystemTime>>>,
 }
 
-/// What runners say of themselves, by name. The key tells announcements of the
-/// same name apart: the last one counts.
-#[derive(Default)]
-struct Runners {
-    by_name: BTreeMap<String, (u64, watch::Receiver<RunnerState>)>,
+/// What runners or portals say of themselves, by name. The key tells
+/// announcements of the same name apart: the last one counts.
+struct Announced<S> {
+    by_name: BTreeMap<String, (u64, watch::Receiver<S>)>,
     last_key: u64,
+}
+
+impl<S> Default for Announced<S> {
+    fn default() -> Announced<S> {
+        Announced {
+            by_name: BTreeMap::new(),
+            last_key: 0,
+        }
+    }
+}
+
+impl<S: Clone> Announced<S> {
+    fn states(&self) -> BTreeMap<String, S> {
+        let states = self.by_name.iter();
+        let states = states.map(|(name, (_, state))| (name.clone(), state.borrow().clone()));
+        states.collect()
+    }
 }
 
 impl Memory {
@@ -35,28 +54,25 @@ impl Memory {
 }
 
 impl LinkStore for Memory {
-    fn put(&self, link: Arc<Link>) -> BoxFuture<'_, Result<(), LinkStoreError>> {
-        let id = link.id();
-        self.links.send_if_modified(|links| {
-            let new = !links.contains_key(&id);
-            if new {
-                links.insert(id, link);
-            }
-            new
-        });
-        Box::pin(ready(Ok(())))
+    fn put(&self, link: Arc<Link>) -> BoxFuture<'_, Result<bool, LinkStoreError>> {
+        Box::pin(ready(Ok(self.links.put(link.id(), link))))
+    }
+
+    fn missing<'a>(
+        &'a self,
+        ids: &'a [LinkId],
+    ) -> BoxFuture<'a, Result<Vec<LinkId>, LinkStoreError>> {
+        let missing = ids.iter().filter(|id| !self.links.contains(**id));
+        Box::pin(ready(Ok(missing.copied().collect())))
     }
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<Arc<Link>>, LinkStoreError>> {
-        let links = self.links.borrow().values().cloned().collect();
-        Box::pin(ready(Ok(links)))
+        Box::pin(ready(Ok(self.links.list())))
     }
 
     fn remove(&self, id: LinkId) -> BoxFuture<'_, Result<bool, LinkStoreError>> {
-        let removed = self
-            .links
-            .send_if_modified(|links| links.remove(&id).is_some());
-        Box::pin(ready(Ok(removed)))
+        locked(&self.unnamed).remove(&id);
+        Box::pin(ready(Ok(self.links.remove(id))))
     }
 
     fn pin_image(
@@ -80,43 +96,70 @@ impl LinkStore for Memory {
     }
 
     fn announce(&self, runner: &str, state: watch::Receiver<RunnerState>) -> Announcement {
-        let mut runners = locked(&self.runners);
-        runners.last_key += 1;
-        let key = runners.last_key;
-        runners.by_name.insert(runner.to_owned(), (key, state));
-        let withdraw = Withdraw {
-            runners: Arc::clone(&self.runners),
-            name: runner.to_owned(),
-            key,
-        };
-        Announcement::new(withdraw, ready(()))
+        announce(&self.runners, runner, state)
     }
 
     fn runners(&self) -> BoxFuture<'_, Result<BTreeMap<String, RunnerState>, LinkStoreError>> {
-        let runners = locked(&self.runners);
-        let states = runners
-            .by_name
-            .iter()
-            .map(|(name, (_, state))| (name.clone(), state.borrow().clone()));
-        Box::pin(ready(Ok(states.collect())))
+        Box::pin(ready(Ok(locked(&self.runners).states())))
+    }
+
+    fn announce_portal(&self, portal: &str, state: watch::Receiver<PortalState>) -> Announcement {
+        announce(&self.portals, portal, state)
+    }
+
+    fn portals(&self) -> BoxFuture<'_, Result<BTreeMap<String, PortalState>, LinkStoreError>> {
+        Box::pin(ready(Ok(locked(&self.portals).states())))
+    }
+
+    fn note_unnamed(
+        &self,
+        id: LinkId,
+        since: Option<SystemTime>,
+    ) -> BoxFuture<'_, Result<(), LinkStoreError>> {
+        let mut unnamed = locked(&self.unnamed);
+        match since {
+            Some(since) => unnamed.insert(id, since),
+            None => unnamed.remove(&id),
+        };
+        Box::pin(ready(Ok(())))
+    }
+
+    fn unnamed(&self) -> BoxFuture<'_, Result<BTreeMap<LinkId, SystemTime>, LinkStoreError>> {
+        Box::pin(ready(Ok(locked(&self.unnamed).clone())))
     }
 
     fn watch(&self) -> BoxStream<'static, Change> {
-        // A watcher waits for changes for as long as it is held.
-        changes(self.links.subscribe(), self.clone())
+        self.links.watch(())
     }
 }
 
-/// Forgets a runner when it is dropped.
-struct Withdraw {
-    runners: Arc<Mutex<Runners>>,
+fn announce<S: Send + Sync + 'static>(
+    announced: &Arc<Mutex<Announced<S>>>,
+    name: &str,
+    state: watch::Receiver<S>,
+) -> Announcement {
+    let mut all = locked(announced);
+    all.last_key += 1;
+    let key = all.last_key;
+    all.by_name.insert(name.to_owned(), (key, state));
+    let withdraw = Withdraw {
+        announced: Arc::clone(announced),
+        name: name.to_owned(),
+        key,
+    };
+    Announcement::new(withdraw, ready(()))
+}
+
+/// Forgets who was announced when it is dropped.
+struct Withdraw<S> {
+    announced: Arc<Mutex<Announced<S>>>,
     name: String,
     key: u64,
 }
 
-impl Drop for Withdraw {
+impl<S> Drop for Withdraw<S> {
     fn drop(&mut self) {
-        let by_name = &mut locked(&self.runners).by_name;
+        let by_name = &mut locked(&self.announced).by_name;
         if by_name
             .get(&self.name)
             .is_some_and(|(key, _)| *key == self.key)

@@ -9,8 +9,11 @@
 //! | `route` | which path means what |
 //! | `call` | one call of a chain |
 //! | `upload`, `answer` | the body of a request, and of a reply |
+//! | `spool` | output that comes before its reply may begin |
+//! | `prefer` | what a client would rather have |
 //! | `problem`, `story` | how failures and fates are written |
 //! | `admin` | the same but calls, on an address of its own |
+//! | `chains` | the chains that are offered at one time |
 //! | `looks`, `readiness` | what keeps chains from being run |
 //! | `metrics` | what is counted |
 //! | `log` | what the log says of calls |
@@ -18,18 +21,20 @@
 mod admin;
 mod answer;
 mod call;
+mod chains;
 mod log;
 mod looks;
 mod metrics;
+mod prefer;
 mod problem;
 mod readiness;
 mod route;
+mod spool;
 mod story;
 mod upload;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use hyper::body::Incoming;
@@ -41,12 +46,15 @@ use prometheus_client::registry::Registry;
 use serde::Serialize;
 
 pub use looks::{LinkState, Links, Probed};
+pub use spool::{BYTES_MAX_DEFAULT as SPOOL_BYTES_MAX_DEFAULT, SpoolOptions};
 
 use self::admin::Admin;
-use self::metrics::{ChainMetrics, Metrics};
+use self::chains::{Chains, Offered};
+use self::metrics::Metrics;
 use self::problem::{Problem, RETRY_AFTER_S};
 use self::readiness::{Readiness, Ready};
 use self::route::{Look, NoRoute, Route, route};
+use self::spool::Room;
 use self::upload::Upload;
 use super::{ChainError, FailureReason, Portal};
 use crate::http::{self, Answer, Client, Listen, ListenError, Server};
@@ -62,12 +70,14 @@ pub struct Options {
     pub server: http::Options,
     /// How large a request's body may be; `None` for no limit.
     pub request_bytes_max: Option<u64>,
+    /// Where output waits that comes before its reply may begin.
+    pub spool: SpoolOptions,
     /// Where, besides, everything but calls is offered to who looks after it.
     pub admin: Option<Listen>,
 }
 
 /// Opens an address on which `chains` are offered, the first one also at `/`, and
-/// all that is counted in `registry`.
+/// all that is counted in `registry`. Others can take the place of those chains.
 ///
 /// # Errors
 /// An address cannot be had.
@@ -77,56 +87,56 @@ pub async fn bind(
     chains: Vec<Portal>,
     links: Arc<dyn Links>,
     registry: Registry,
-) -> Result<Server, ListenError> {
-    let site = Site::new(chains, links, options.request_bytes_max, registry);
-    let site = Arc::new(site);
+) -> Result<(Server, Offer), ListenError> {
+    let spool = options.spool.clone();
+    // Elsewhere, since it looks at the disk.
+    let room = tokio::task::spawn_blocking(|| Room::open(spool)).await;
+    let room = room.unwrap_or_else(|_| Room::open(SpoolOptions::default()));
+    let site = Arc::new(Site::new(chains, links, &options, room, registry));
+    let offer = Offer(Arc::clone(&site));
     let server = Server::bind(listen, options.server, Arc::<Site>::clone(&site)).await?;
-    match &options.admin {
-        Some(listen) => server.beside(listen, Arc::new(Admin::new(site))).await,
-        None => Ok(server),
+    let server = match &options.admin {
+        Some(listen) => server.beside(listen, Arc::new(Admin::new(site))).await?,
+        None => server,
+    };
+    Ok((server, offer))
+}
+
+/// Says which chains a server offers.
+#[derive(Clone)]
+pub struct Offer(Arc<Site>);
+
+impl Offer {
+    /// From now on these, and no others. Requests that are under way go on with
+    /// those that were there.
+    pub fn replace(&self, chains: Vec<Portal>) {
+        let Site {
+            chains: now,
+            metrics,
+            ..
+        } = &*self.0;
+        let chains = Chains::new(chains, metrics);
+        let mut now = now.write().unwrap_or_else(PoisonError::into_inner);
+        let chains = Arc::new(chains.taking_over_from(&now));
+        let before = std::mem::replace(&mut *now, chains);
+        drop(now);
+        // Not under the lock, since it may be the last to hold a portal.
+        drop(before);
     }
 }
 
 /// What is offered.
 struct Site {
-    chains: Vec<Offered>,
-    by_name: BTreeMap<String, usize>,
+    chains: RwLock<Arc<Chains>>,
+    metrics: Metrics,
     readiness: Readiness,
     registry: Registry,
     connections: Gauge,
     /// Requests that were turned away since there are too many connections.
     turned_away: Counter,
     request_bytes_max: Option<u64>,
-}
-
-/// A chain that is offered.
-struct Offered {
-    portal: Portal,
-    metrics: Arc<ChainMetrics>,
-    was_seen_ready: AtomicBool,
-}
-
-impl Offered {
-    fn new(portal: Portal, metrics: &Metrics) -> Offered {
-        Offered {
-            metrics: metrics.of_chain(portal.chain()),
-            portal,
-            was_seen_ready: AtomicBool::new(false),
-        }
-    }
-
-    fn name(&self) -> &str {
-        &self.portal.chain().name
-    }
-
-    /// Each of its links could be called once, all at the same time.
-    fn was_seen_ready(&self) -> bool {
-        self.was_seen_ready.load(Ordering::Acquire)
-    }
-
-    fn set_seen_ready(&self) {
-        self.was_seen_ready.store(true, Ordering::Release);
-    }
+    stall_wait_max: Duration,
+    room: Arc<Room>,
 }
 
 /// A chain, as `/chains` shows it.
@@ -147,27 +157,34 @@ impl Site {
     fn new(
         portals: Vec<Portal>,
         links: Arc<dyn Links>,
-        request_bytes_max: Option<u64>,
+        options: &Options,
+        room: Room,
         mut registry: Registry,
     ) -> Site {
+        room.count_in(&mut registry);
         let metrics = Metrics::new(&mut registry);
         let connections = http::count_connections(&mut registry);
         let turned_away = Counter::default();
         let help = "Requests that were turned away since there were too many connections";
         registry.register("http_turned_away", help, turned_away.clone());
-        let offer = |portal: Portal| Offered::new(portal, &metrics);
-        let chains: Vec<_> = portals.into_iter().map(offer).collect();
-        let names = chains.iter().enumerate();
-        let names = names.map(|(at, offered)| (offered.name().to_owned(), at));
         Site {
-            by_name: names.collect(),
-            chains,
+            chains: RwLock::new(Arc::new(Chains::new(portals, &metrics))),
+            metrics,
             readiness: Readiness::new(links),
             registry,
             connections,
             turned_away,
-            request_bytes_max,
+            request_bytes_max: options.request_bytes_max,
+            stall_wait_max: options.server.stall_wait_max,
+            room: Arc::new(room),
         }
+    }
+
+    /// The chains that are offered now.
+    fn chains(&self) -> Arc<Chains> {
+        // Nothing that runs under the lock can leave it half-changed.
+        let now = self.chains.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&now)
     }
 
     async fn dispatch(
@@ -176,14 +193,15 @@ impl Site {
         call_id: &CallId,
         client: &Client,
     ) -> Response<Answer> {
+        let chains = self.chains();
         let found = match route(request.method(), request.uri().path()) {
             Ok(Route::Look(look)) => match self.look(&look, client).await {
                 Some(response) => return response,
                 None => Err(NoRoute::Path),
             },
             _ if client.is_extra() => return self.turn_away(request, call_id),
-            Ok(Route::Call(None)) => self.chains.first().ok_or(NoRoute::Path),
-            Ok(Route::Call(Some(name))) => self.find(name).ok_or(NoRoute::Path),
+            Ok(Route::Call(None)) => chains.first().ok_or(NoRoute::Path),
+            Ok(Route::Call(Some(name))) => chains.find(name).ok_or(NoRoute::Path),
             Err(no_route) => Err(no_route),
         };
         match found {
@@ -192,19 +210,15 @@ impl Site {
         }
     }
 
-    fn find(&self, name: &str) -> Option<&Offered> {
-        self.by_name.get(name).map(|at| &self.chains[*at])
-    }
-
     /// Shows how it is; `None` where there is no such chain.
     async fn look(&self, look: &Look<'_>, client: &Client) -> Option<Response<Answer>> {
-        let is_draining = client.is_draining();
+        let (chains, is_draining) = (self.chains(), client.is_draining());
         Some(match look {
-            Look::Chains => http::json(StatusCode::OK, &self.list()),
+            Look::Chains => http::json(StatusCode::OK, &list(chains.all())),
             Look::Health => http::health(),
-            Look::Ready => show(&self.readiness.of_all(&self.chains, is_draining).await),
+            Look::Ready => show(&self.readiness.of_all(chains.all(), is_draining).await),
             Look::ChainReady(name) => {
-                show(&self.readiness.of_one(self.find(name)?, is_draining).await)
+                show(&self.readiness.of_one(chains.find(name)?, is_draining).await)
             }
             Look::Metrics => http::metrics(&self.registry),
         })
@@ -219,31 +233,14 @@ impl Site {
         decline(request, &problem)
     }
 
-    fn list(&self) -> Vec<ChainEntry<'_>> {
-        self.chains
-            .iter()
-            .map(|offered| {
-                let chain = offered.portal.chain();
-                let links = chain.links.iter().map(|link| LinkEntry {
-                    name: &link.name,
-                    id: link.id.to_string(),
-                    image: &link.link.image,
-                });
-                ChainEntry {
-                    name: &chain.name,
-                    links: links.collect(),
-                }
-            })
-            .collect()
-    }
-
     /// What became of a run that failed, as far as it is told by a reply.
     async fn problem(&self, error: &ChainError, call_id: &CallId) -> Problem {
         let problem = Problem::of_run(error, call_id);
         if error.reason != FailureReason::NoRunner {
             return problem;
         }
-        let Some(chain) = self.find(&error.chain) else {
+        let chains = self.chains();
+        let Some(chain) = chains.find(&error.chain) else {
             return problem;
         };
         let why = self.readiness.why_unserved(&chain.portal, error.index);
@@ -301,6 +298,24 @@ fn decline(request: Request<Incoming>, problem: &Problem) -> Response<Answer> {
     // It sees to what is still on its way.
     drop(Upload::new(request.into_body(), None, is_held_back));
     call::respond(problem)
+}
+
+fn list(chains: &[Offered]) -> Vec<ChainEntry<'_>> {
+    chains
+        .iter()
+        .map(|offered| {
+            let chain = offered.portal.chain();
+            let links = chain.links.iter().map(|link| LinkEntry {
+                name: &link.name,
+                id: link.id.to_string(),
+                image: &link.link.image,
+            });
+            ChainEntry {
+                name: &chain.name,
+                links: links.collect(),
+            }
+        })
+        .collect()
 }
 
 fn refuse(request: Request<Incoming>, no_route: &NoRoute, call_id: &CallId) -> Response<Answer> {

@@ -9,35 +9,30 @@ use std::collections::VecDeque;
 
 use bytes::{Buf, Bytes};
 
+use crate::held::Held;
+
 /// How much of an output is kept to be compared.
 const KEPT_BYTES_MAX: usize = 1024 * 1024;
 
-/// And in how many chunks at most: each may hold on to a larger buffer.
-const KEPT_CHUNKS_MAX: usize = 1024;
-
 /// An output, as far as it has been given on.
 #[derive(Debug, Default)]
-pub(super) struct Given {
-    chunks: VecDeque<Bytes>,
-    bytes: usize,
-}
+pub(super) struct Given(Held);
 
 impl Given {
     /// That is given on as well. False where there is too much of it to be
     /// compared.
     #[must_use]
     pub(super) fn keep(&mut self, chunk: &Bytes) -> bool {
-        self.bytes += chunk.len();
-        let fits = self.bytes <= KEPT_BYTES_MAX && self.chunks.len() < KEPT_CHUNKS_MAX;
+        let fits = self.0.bytes() + chunk.len() <= KEPT_BYTES_MAX;
         if fits {
-            self.chunks.push_back(chunk.clone());
+            self.0.push(chunk.clone());
         }
         fits
     }
 
     /// What the call must write when it is made again.
-    pub(super) fn repeat(&self) -> Repeat {
-        Repeat(self.chunks.clone())
+    pub(super) fn repeat(&mut self) -> Repeat {
+        Repeat(self.0.chunks())
     }
 }
 
@@ -89,7 +84,7 @@ mod tests {
 
     #[test]
     fn what_was_given_on_is_passed_over_however_it_is_cut() {
-        let given = given(&["one", "two", "three"]);
+        let mut given = given(&["one", "two", "three"]);
         let again = b"onetwothreefour";
         for length in 1..=again.len() {
             let mut repeat = given.repeat();
@@ -111,8 +106,8 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_kept_than_a_bound_in_bytes_and_in_chunks() {
-        for (length, number) in [(KEPT_BYTES_MAX / 4, 4), (1, KEPT_CHUNKS_MAX)] {
+    fn no_more_is_kept_than_a_bound_however_small_the_chunks() {
+        for (length, number) in [(KEPT_BYTES_MAX / 4, 4), (1, KEPT_BYTES_MAX)] {
             let chunk = Bytes::from(vec![0; length]);
             let mut given = Given::default();
             assert!((0..number).all(|_| given.keep(&chunk)));

@@ -1,10 +1,9 @@
 //! The input of a call that may have to be made again.
 //!
 //! What a call has read is kept while it is little, and is given to the next
-//! call of the same link before the rest. It is kept as it came, without a copy,
-//! and only until it is certain that there will be no other call.
+//! call of the same link before the rest. It is kept only until it is certain
+//! that there will be no other call.
 
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -12,14 +11,12 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use futures_util::stream::{Stream, StreamExt};
 
+use crate::held::Held;
 use crate::pipe::Writer;
 use crate::transport::{Body, Chunks, Cut, MovedChunk};
 
 /// How much of an input is kept.
 const KEPT_BYTES_MAX: usize = 1024 * 1024;
-
-/// And in how many chunks at most: each may hold on to a larger buffer.
-const KEPT_CHUNKS_MAX: usize = 1024;
 
 /// An input that may be read several times, by one reader at a time. Clones are
 /// the same input.
@@ -31,9 +28,8 @@ struct State {
     /// is safe: it knows of those before it in the chain, never of us.
     rest: Rest,
     /// What may have to be given again, and what has to be.
-    kept: VecDeque<Bytes>,
-    kept_bytes: usize,
-    /// How many of the kept chunks the reader has had.
+    kept: Held,
+    /// How many of the kept bytes the reader has had.
     given: usize,
     /// Whether there may be another reader; if not, what is kept goes as it is
     /// given.
@@ -58,8 +54,7 @@ impl Input {
     pub(super) fn new(body: Body, is_kept: bool) -> Input {
         Input(Arc::new(Mutex::new(State {
             rest: Rest::Coming(body),
-            kept: VecDeque::new(),
-            kept_bytes: 0,
+            kept: Held::default(),
             given: 0,
             is_kept,
             turn: 0,
@@ -99,7 +94,7 @@ impl Input {
         let state = &mut *self.lock();
         if state.is_kept {
             state.is_kept = false;
-            state.kept.drain(..state.given);
+            state.kept.forget(state.given);
         }
         if state.is_unread {
             state.close("nobody reads it any more");
@@ -145,11 +140,11 @@ impl State {
     /// What the reader has not had of what was kept.
     fn next_kept(&mut self) -> Option<Bytes> {
         if !self.is_kept {
-            return self.kept.pop_front();
+            return self.kept.pop(usize::MAX);
         }
-        let chunk = self.kept.get(self.given).cloned();
-        self.given += usize::from(chunk.is_some());
-        chunk
+        let chunk = self.kept.get(self.given)?;
+        self.given += chunk.len();
+        Some(chunk)
     }
 
     /// Keeps what the reader gets now, while there is room.
@@ -157,18 +152,17 @@ impl State {
         if !self.is_kept {
             return;
         }
-        self.kept_bytes += chunk.len();
-        if self.kept_bytes > KEPT_BYTES_MAX || self.kept.len() == KEPT_CHUNKS_MAX {
+        if self.kept.bytes() + chunk.len() > KEPT_BYTES_MAX {
             self.is_kept = false;
-            self.kept = VecDeque::new();
+            self.kept = Held::default();
         } else {
-            self.kept.push_back(chunk.clone());
-            self.given += 1;
+            self.kept.push(chunk.clone());
+            self.given += chunk.len();
         }
     }
 
     fn close(&mut self, reason: &'static str) {
-        self.kept = VecDeque::new();
+        self.kept = Held::default();
         self.given = 0;
         self.is_kept = false;
         // Even if its end has been seen: a reader may have come less far.
@@ -260,11 +254,12 @@ mod tests {
             ("one".into(), "two".into())
         );
         let mut second = input.reader();
-        assert_eq!(read(&mut second), "one");
+        assert_eq!(read(&mut second), "onetwo");
         assert!(next(&mut first).unwrap().is_err());
         let mut third = input.reader();
         drop((first, second));
-        for word in ["one", "two", "three"] {
+        // What was kept comes in one piece.
+        for word in ["onetwo", "three"] {
             assert_eq!(read(&mut third), word);
         }
         assert!(next(&mut third).is_none());
@@ -297,7 +292,9 @@ mod tests {
 
     #[test]
     fn what_is_kept_outlives_the_choice_only_until_it_is_given() {
-        let input = Input::new(chunks(&["one", "two", "three"]), true);
+        let large = Bytes::from(vec![b'x'; 64 * 1024]);
+        let all = ["one".into(), large.clone(), "three".into()].map(Ok);
+        let input = Input::new(Body::new(stream::iter(all)), true);
         let mut first = input.reader();
         read(&mut first);
         read(&mut first);
@@ -305,18 +302,18 @@ mod tests {
         assert_eq!(read(&mut second), "one");
         input.settle();
         assert!(!input.is_replayable());
-        assert_eq!(input.lock().kept, ["two"]);
+        assert_eq!(input.lock().kept.bytes(), large.len());
         assert_eq!(
             (read(&mut second), read(&mut second)),
-            ("two".into(), "three".into())
+            (large, "three".into())
         );
         assert!(input.lock().kept.is_empty());
         assert!(next(&mut second).is_none());
     }
 
     #[test]
-    fn no_more_is_kept_than_a_bound_in_bytes_and_in_chunks() {
-        for (length, number) in [(KEPT_BYTES_MAX / 4, 4), (1, KEPT_CHUNKS_MAX)] {
+    fn no_more_is_kept_than_a_bound_however_small_the_chunks() {
+        for (length, number) in [(KEPT_BYTES_MAX / 4, 4), (1, KEPT_BYTES_MAX)] {
             let chunk = Bytes::from(vec![0; length]);
             let input = Input::new(Body::new(stream::repeat(Ok(chunk))), true);
             let mut reader = input.reader();

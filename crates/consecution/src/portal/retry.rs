@@ -172,7 +172,7 @@ impl Call {
                     (FailureReason::Busy, busy_until)
                 }
                 RefusalReason::NoRunner => {
-                    self.portal.publishing.miss(index);
+                    self.portal.publishing.miss();
                     // Who was there a moment ago is only restarted, or the
                     // network is, and everybody comes back to it.
                     let Some(since) = away_since else {

@@ -4,18 +4,10 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use rustix::rand::{GetRandomFlags, getrandom};
-use rustix::system::uname;
+use crate::name::{is_allowed, unique};
 
 /// A name may be this long, in bytes.
 const NAME_BYTES_MAX: usize = 128;
-
-/// How much of the host's name a runner's default one has, in bytes.
-const HOST_BYTES_MAX: usize = 63;
-
-/// Bytes of chance behind it, written with twice as many digits: there may be
-/// several runners on a host, and several hosts of one name.
-const RANDOM_BYTES: usize = 4;
 
 /// A runner's name: 1 to 128 visible ASCII characters, none of which has a
 /// meaning where names are used, in keys and subjects: no `/`, `.`, `*`, `>`.
@@ -43,10 +35,6 @@ impl RunnerName {
     }
 }
 
-fn is_allowed(character: char) -> bool {
-    character.is_ascii_graphic() && !"/.*>".contains(character)
-}
-
 impl FromStr for RunnerName {
     type Err = RunnerNameError;
 
@@ -63,29 +51,7 @@ impl FromStr for RunnerName {
 
 impl Default for RunnerName {
     fn default() -> RunnerName {
-        let mut bytes = [0; RANDOM_BYTES];
-        // So few bytes are never given in part.
-        let _ = getrandom(&mut bytes, GetRandomFlags::empty());
-        let chance = u32::from_ne_bytes(bytes);
-        let host = uname();
-        let host = host_part(&host.nodename().to_string_lossy());
-        let width = 2 * RANDOM_BYTES;
-        RunnerName(format!("{host}-{chance:0width$x}").into())
-    }
-}
-
-/// The host's own name without its domain, as far as it may stand in ours.
-fn host_part(nodename: &str) -> String {
-    let own = nodename.split('.').next().unwrap_or_default();
-    let host: String = own
-        .chars()
-        .filter(|character| is_allowed(*character))
-        .take(HOST_BYTES_MAX)
-        .collect();
-    if host.is_empty() {
-        "runner".to_owned()
-    } else {
-        host
+        RunnerName(unique("runner").into())
     }
 }
 
@@ -118,12 +84,5 @@ mod tests {
         let (one, two) = (RunnerName::default(), RunnerName::default());
         assert_ne!(one, two);
         assert_eq!(one.as_str().parse(), Ok(one));
-    }
-
-    #[test]
-    fn a_host_gives_what_it_can() {
-        assert_eq!(host_part("web1.example.com"), "web1");
-        assert_eq!(host_part("a b*"), "ab");
-        assert_eq!(host_part(".x"), "runner");
     }
 }

@@ -246,7 +246,7 @@ impl Call {
         let (ending, remark) = {
             let mut listening = pin!(listening.fuse());
             // Also why it was stopped for what it wrote, if it was.
-            let (ending, mut remark) = {
+            let (mut ending, mut remark) = {
                 let Fed {
                     process,
                     stdin,
@@ -276,8 +276,11 @@ impl Call {
             };
             let by_itself = matches!(ending, Ending::Exited(_) | Ending::Signalled(_));
             fed.is_gone = by_itself && remark.is_none();
-            if fed.is_gone && ending != Ending::Exited(0) {
-                remark = fed.process.get_ref().ran_out_of_memory().map(out_of_memory);
+            if fed.is_gone
+                && let Some(limit_bytes) = fed.process.get_ref().ran_out_of_memory()
+            {
+                remark = Some(out_of_memory(limit_bytes, &ending));
+                ending = Ending::Signalled(SIGKILL);
             }
             fed.end().await;
             if !listening.is_terminated() {
@@ -320,9 +323,17 @@ fn too_much(what: &str) -> (Ending, Option<String>) {
     (Ending::Signalled(SIGXFSZ), Some(remark))
 }
 
-fn out_of_memory(limit_bytes: u64) -> String {
+/// What to say of a process of which the kernel has killed a part, however the rest
+/// of it has ended: what that has written lacks what was killed.
+fn out_of_memory(limit_bytes: u64, ending: &Ending) -> String {
     let limit = chain::units::format_memory(limit_bytes);
-    format!("it ran out of memory: its limit is {limit}")
+    let rest = match ending {
+        Ending::Exited(code) => {
+            format!("; the kernel killed a part of it, and the rest exited with code {code}")
+        }
+        _ => String::new(),
+    };
+    format!("it ran out of memory: its limit is {limit}, raise Memory{rest}")
 }
 
 /// Resolves at the deadline, if there is one.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use chain::LinkId;
 use tokio::sync::watch;
@@ -28,6 +28,8 @@ pub(super) struct States {
     last_key: Key,
     /// No more calls are taken.
     pub(super) is_draining: bool,
+    /// In seconds since 1970.
+    started: u64,
 }
 
 struct Known {
@@ -52,6 +54,20 @@ pub(super) enum LinkState {
 }
 
 impl States {
+    /// Those of a runner that is started now.
+    pub(super) fn started_now() -> States {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        States {
+            started: now.unwrap_or_default().as_secs(),
+            ..States::default()
+        }
+    }
+
+    /// No link is known.
+    pub(super) fn is_empty(&self) -> bool {
+        self.links.is_empty()
+    }
+
     pub(super) fn get(&self, id: LinkId) -> Option<&LinkState> {
         self.links.get(&id).map(|known| &known.state)
     }
@@ -74,6 +90,7 @@ impl States {
     pub(super) fn summary(&self, processes_max: usize) -> RunnerState {
         let mut summary = RunnerState {
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: self.started,
             processes_max,
             draining: self.is_draining,
             ..RunnerState::default()

@@ -1,6 +1,6 @@
 //! One link on this runner: from its image to its zygote and its pool.
 
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use chain::{Link, LinkId, Network};
@@ -22,6 +22,7 @@ use super::service::{PoolService, Warm, ZygoteStarter};
 use super::states::{LinkState, Teller};
 use crate::backoff::Backoff;
 use crate::link_store::LinkStoreError;
+use crate::log_batch::LogBatch;
 use crate::transport::{Registration, Transport};
 
 /// How long a broken link rests before it is tried again: at first, and at most;
@@ -46,8 +47,9 @@ pub(super) struct Shared {
     pub(super) launcher: Launcher,
     pub(super) sandboxing: Sandboxing,
     pub(super) metrics: Arc<Metrics>,
-    /// Whether to say in the log which links are broken.
-    pub(super) says_broken: bool,
+    /// Whether to say in the log which links are served, and which are broken.
+    pub(super) says_links: bool,
+    pub(super) served: Arc<LogBatch>,
 }
 
 /// A link could not be loaded. The texts read well after "failed to".
@@ -131,6 +133,8 @@ pub(super) async fn work(
         teller.tell(LinkState::Serving(Arc::clone(&serving.pool)));
         if lives.begin() {
             tracing::info!(link = %id, image = link.image, "the link is served again");
+        } else if shared.says_links {
+            shared.served.add(format!("{id} ({})", link.image));
         }
         let is_stopped = tokio::select! {
             biased;
@@ -247,7 +251,7 @@ async fn load_until_it_works(shared: &Shared, id: LinkId, link: &Link, teller: &
         let what = error.to_string();
         teller.tell(LinkState::Broken(Arc::new(error)));
         // As long as nothing changes, there is nothing more to say.
-        if shared.says_broken && what != said {
+        if shared.says_links && what != said {
             tracing::warn!(link = %id, image, "the link is broken, and tried again: failed to {what}");
             said = what;
         }
@@ -277,8 +281,29 @@ async fn open(shared: &Shared, spec: Spec, limits: Limits) -> Result<Zygote, Loa
     // Never closed, so never refused.
     let _turn = shared.opens.acquire().await;
     let launcher = shared.launcher.clone();
-    let opening = tokio::task::spawn_blocking(move || launcher.open(&spec, limits));
+    let says_so = shared.says_links.then_some(&SAYS_CGROUP);
+    let opening = tokio::task::spawn_blocking(move || {
+        let opened = launcher.open(&spec, limits);
+        if let Some(once) = says_so {
+            once.call_once(|| say_cgroup(&launcher));
+        }
+        opened
+    });
     Ok(opening.await.map_err(|_| LoadError::Stopped)??)
+}
+
+/// It is so for the process as a whole.
+static SAYS_CGROUP: Once = Once::new();
+
+/// Says it where what limits this process does not limit those of its links.
+fn say_cgroup(launcher: &Launcher) {
+    if let Some(folder) = launcher.cgroup_outside_of_own() {
+        tracing::warn!(
+            cgroup = %folder.display(),
+            "processes of links are outside of this runner's own cgroup: {}",
+            sandbox::OWN_CGROUP_REMEDY,
+        );
+    }
 }
 
 /// A zygote, and the image that must stay while it lives.

@@ -127,7 +127,7 @@ fn links_are_listed_shown_and_removed() {
     };
     let list = servers.link(&["list"]).expect_success();
     let heading: Vec<_> = list.text().split_whitespace().collect();
-    assert_eq!(heading, ["ID", "IMAGE", "COMMAND", "STATE"]);
+    assert_eq!(heading, ["ID", "NAME", "IMAGE", "COMMAND", "STATE"]);
 
     let runner = servers.runner("north");
     servers.send(&words, b"data\n").expect_success();
@@ -139,9 +139,12 @@ fn links_are_listed_shown_and_removed() {
     assert_eq!(
         lines,
         [
-            vec![cat, "busybox", "/bin/cat", "served", "by", "1", "of", "1"],
+            vec![
+                cat, "-", "busybox", "/bin/cat", "served", "by", "1", "of", "1"
+            ],
             vec![
                 grep,
+                "-",
                 "busybox",
                 "/bin/grep",
                 "data",
@@ -154,14 +157,31 @@ fn links_are_listed_shown_and_removed() {
         ]
     );
     servers
-        .link(&["show", grep])
+        .link(&["show", &grep[..6]])
         .expect_success()
         .expect_output(format!(
             "# {grep}\nImage: busybox\nCommand: /bin/grep\nArguments:\n- data\n\
          # runner north serves it\n"
         ));
 
-    servers.link(&["remove", grep]).expect_success();
+    let runners = finish(
+        {
+            let mut list = servers.command("runner");
+            // What a runner's variables say does not matter to who looks.
+            list.env("CONSECUTION_PROCESSES_MAX", "7").arg("list");
+            list
+        },
+        b"",
+        PATIENCE,
+    )
+    .expect_success();
+    let rows: Vec<Vec<_>> = (runners.text().lines())
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(rows[0][..4], ["NAME", "STATE", "STARTED", "SERVING"]);
+    assert_eq!((rows.len(), &rows[1][..2]), (2, &["north", "up"][..]));
+
+    servers.link(&["remove", &grep[..6]]).expect_success();
     servers.until_serving("north", 1);
     let list = servers.link(&["list"]).expect_success();
     assert!(!list.text().contains(grep), "{}", list.text());
@@ -180,6 +200,54 @@ fn links_are_listed_shown_and_removed() {
     runner.end().expect_success();
     let list = servers.link(&["list"]).expect_success();
     assert!(list.text().contains("no runner"), "{}", list.text());
+}
+
+#[test]
+fn links_that_no_portal_names_are_pruned() {
+    let Some(servers) = Servers::start() else {
+        cannot_run_here!("nats-server, etcd or etcdctl is missing");
+    };
+    let named = chain_with("Name: words", [link(&["/bin/cat"]).with("Name", "first")]);
+    let other = chain([link(&["/bin/tr", "a-z", "A-Z"])]);
+    let (named_id, other_id) = (&named.ids()[0], &other.ids()[0]);
+    let runner = servers.runner("one");
+    servers.send(&other, b"word").expect_success();
+    servers
+        .link(&["prune"])
+        .expect_code(125)
+        .expect_stderr(&["failed to prune links: no portal says what it offers"]);
+
+    let portal = servers.portal(&[&named]);
+    until_ready(&portal);
+    servers.until_serving("one", 2);
+    eventually("the link to have a name", || {
+        let list = servers.link(&["list"]).expect_success();
+        let name = format!("{named_id}  words/first  busybox");
+        list.text().contains(&name).then_some(())
+    });
+    let prune = |options: &[&str]| {
+        let arguments = [&["prune"], options].concat();
+        let pruned = servers.link(&arguments).expect_success();
+        assert!(!pruned.text().contains(named_id), "{}", pruned.text());
+        pruned.text().to_owned()
+    };
+    let dry = prune(&["--unnamed-for", "0", "--dry-run"]);
+    assert!(
+        dry.contains(other_id) && dry.contains("would be removed"),
+        "{dry}"
+    );
+    let unnamed = ["get", "--prefix", "--keys-only", "/consecution/unnamed/"];
+    assert_eq!(servers.etcd.ctl(unnamed), "");
+    let first = prune(&[]);
+    assert!(first.contains("unnamed, kept for "), "{first}");
+    assert!(servers.etcd.ctl(unnamed).contains(other_id));
+    let now = prune(&["--unnamed-for", "0"]);
+    assert!(now.contains("  removed\n"), "{now}");
+    servers.until_serving("one", 1);
+    assert_eq!(servers.etcd.ctl(unnamed), "");
+    runner.until_said(&format!("removed, and served no longer: {other_id}"));
+    assert_eq!(prune(&[]), "");
+    portal.post("/", b"word").expect(200);
 }
 
 #[test]

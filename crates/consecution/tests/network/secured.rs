@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::cannot_run_here;
 use crate::support::chain::{ChainFile, chain, link};
-use crate::support::command::{PATIENCE, finish};
+use crate::support::command::{Finished, PATIENCE, finish};
 use crate::support::etcd::{Certificates, Etcd};
 use crate::support::http::listen;
 use crate::support::nats::NatsServer;
@@ -39,6 +39,11 @@ struct Secured {
 
 impl Secured {
     fn start() -> Option<Secured> {
+        Secured::start_with(|_| true)
+    }
+
+    /// With those lines of etcd's roles only.
+    fn start_with(is_in: fn(&&str) -> bool) -> Option<Secured> {
         let folder = tempfile::tempdir().unwrap();
         Certificates::new(folder.path());
         let files = format!("{}/", folder.path().display());
@@ -47,7 +52,8 @@ impl Secured {
         let mut etcd = Etcd::reserve()?.with_certificates();
         etcd.run();
         let script = block("sh", "# etcd: users and roles");
-        for line in script.lines().filter(|line| line.starts_with("etcdctl ")) {
+        let lines = script.lines().filter(|line| line.starts_with("etcdctl "));
+        for line in lines.filter(is_in) {
             etcd.ctl(line.split_whitespace().skip(1));
         }
         etcd.user = Some(format!("root:{PASSWORD}root"));
@@ -144,6 +150,58 @@ fn the_documented_permissions_are_enough_and_no_secret_is_shown() {
     for said in [sent.stderr, list.stderr] {
         assert!(!said.contains(PASSWORD), "{said}");
     }
+}
+
+#[test]
+fn what_the_roles_of_earlier_versions_deny_is_off_and_changes_nothing_else() {
+    let Some(secured) = Secured::start_with(|line| !line.contains("/portals/")) else {
+        cannot_run_here!("nats-server, etcd or etcdctl is missing");
+    };
+    let password = |user: &str| format!("{PASSWORD}{user}");
+    let as_user = |name: &str, user: &str| {
+        let mut command = secured.command(name, user, &password(user));
+        command.env("CONSECUTION_LOG", "consecution=info");
+        command
+    };
+    let mut runner = as_user("runner", "runner");
+    runner.args(["--name", "north"]);
+    let runner = Running::start(runner);
+    let mut portal = as_user("portal", "portal");
+    let seed = seed();
+    portal.args(["--listen", "127.0.0.1:0"]).arg(seed.path());
+    let portal = listen(portal);
+    until_ready(&portal);
+    portal.post("/", b"this is raw data").expect(200);
+    // Links are found to be missing, and put again.
+    let all = ["del", "--prefix", "/consecution/links/"];
+    secured.servers.etcd.ctl(all);
+    portal.until_said("published 3 links again");
+    until_ready(&portal);
+
+    portal.until_said("permission denied");
+    assert_eq!(portal.said().matches("ermission").count(), 1);
+    assert!(!runner.said().contains("ermission"), "{}", runner.said());
+    let link = |user: &str, what: &str| {
+        let mut link = as_user("link", user);
+        link.arg(what);
+        finish(link, b"", PATIENCE)
+    };
+    let is_without_names = |list: &Finished| {
+        let mut rows = list.text().lines().skip(1);
+        rows.all(|row| row.split_whitespace().nth(1) == Some("-"))
+    };
+    let list = link("operator", "list").expect_success();
+    assert!(is_without_names(&list), "{}", list.text());
+    link("operator", "prune")
+        .expect_code(125)
+        .expect_stderr(&["no portal says what it offers", "/consecution/portals/"]);
+    // Who may not read what portals say.
+    let list = link("runner", "list").expect_success();
+    assert!(is_without_names(&list), "{}", list.text());
+    list.expect_stderr(&["links are listed without their names", "permission denied"]);
+    link("runner", "prune")
+        .expect_code(125)
+        .expect_stderr(&["failed to prune links", "permission denied"]);
 }
 
 #[test]

@@ -85,6 +85,8 @@ fn a_large_body_passes_unchanged_and_in_little_memory() {
     let arguments = [
         "--fail",
         "--no-buffer",
+        "--header",
+        "Prefer: duplex",
         "--upload-file",
         large.to_str().unwrap(),
         "--output",

@@ -83,12 +83,13 @@ impl Served {
         Client::to(self.address)
     }
 
-    /// Begins a call whose body is yet to be sent, in chunks.
+    /// Begins a call whose body is yet to be sent, in chunks, and whose reply may
+    /// begin before that.
     #[track_caller]
     pub(crate) fn begin(&self, path: &str) -> Client {
         let mut client = self.connect();
         client.send(format!(
-            "POST {path} HTTP/1.1\r\nHost: test\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\r\n"
+            "POST {path} HTTP/1.1\r\nHost: test\r\nPrefer: duplex\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\r\n"
         ));
         client
     }

@@ -146,10 +146,19 @@ pub(crate) fn files_in(folder: &Path) -> BTreeSet<PathBuf> {
 
 /// The most memory a living process has used so far, in bytes.
 pub(crate) fn peak_memory(process: u32) -> u64 {
+    status_bytes(process, "VmHWM:")
+}
+
+/// The memory that a living process uses, in bytes.
+pub(crate) fn memory(process: u32) -> u64 {
+    status_bytes(process, "VmRSS:")
+}
+
+fn status_bytes(process: u32, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status
         .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .find_map(|line| line.strip_prefix(field))
         .unwrap();
     let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
     kilobytes * 1024

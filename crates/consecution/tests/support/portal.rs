@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use chain::{Chain, ChainLink, Deadline, Link, LinkId};
 use consecution::link_store::memory::Memory;
-use consecution::link_store::{Announcement, Change, LinkStore, LinkStoreError, RunnerState};
+use consecution::link_store::{
+    Announcement, Change, LinkStore, LinkStoreError, PortalState, RunnerState,
+};
 use consecution::portal::Portal;
 use consecution::transport::conformance::fake;
 use consecution::transport::in_process::InProcess;
@@ -154,10 +156,12 @@ pub(crate) struct Remote {
     pub(crate) delay: Duration,
     /// How often a link was put, or not.
     pub(crate) puts: AtomicUsize,
+    /// How often somebody asked which links are missing.
+    pub(crate) looks: AtomicUsize,
 }
 
 impl LinkStore for Remote {
-    fn put(&self, link: Arc<Link>) -> BoxFuture<'_, Result<(), LinkStoreError>> {
+    fn put(&self, link: Arc<Link>) -> BoxFuture<'_, Result<bool, LinkStoreError>> {
         Box::pin(async move {
             self.puts.fetch_add(1, Ordering::SeqCst);
             tokio::time::sleep(self.delay).await;
@@ -197,6 +201,34 @@ impl LinkStore for Remote {
 
     fn runners(&self) -> BoxFuture<'_, Result<BTreeMap<String, RunnerState>, LinkStoreError>> {
         self.links.runners()
+    }
+
+    fn missing<'a>(
+        &'a self,
+        ids: &'a [LinkId],
+    ) -> BoxFuture<'a, Result<Vec<LinkId>, LinkStoreError>> {
+        self.looks.fetch_add(1, Ordering::SeqCst);
+        self.links.missing(ids)
+    }
+
+    fn announce_portal(&self, portal: &str, state: watch::Receiver<PortalState>) -> Announcement {
+        self.links.announce_portal(portal, state)
+    }
+
+    fn portals(&self) -> BoxFuture<'_, Result<BTreeMap<String, PortalState>, LinkStoreError>> {
+        self.links.portals()
+    }
+
+    fn note_unnamed(
+        &self,
+        id: LinkId,
+        since: Option<SystemTime>,
+    ) -> BoxFuture<'_, Result<(), LinkStoreError>> {
+        self.links.note_unnamed(id, since)
+    }
+
+    fn unnamed(&self) -> BoxFuture<'_, Result<BTreeMap<LinkId, SystemTime>, LinkStoreError>> {
+        self.links.unnamed()
     }
 
     fn watch(&self) -> BoxStream<'static, Change> {

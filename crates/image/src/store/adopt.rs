@@ -1,4 +1,4 @@
-//! Roots that earlier versions of this program unpacked.
+//! Roots that earlier versions of this program unpacked, or a power failure spoiled.
 //!
 //! They may have what no root has today: FIFOs, which are taken out; or a digest
 //! that is that of a manifest, while their files are not that manifest's, since
@@ -14,7 +14,7 @@ use std::io;
 use std::path::Path;
 
 use super::image::{DESCRIPTION, Description, ROOT};
-use super::{Store, StoreError, files, lock};
+use super::{Store, StoreError, durable, files, lock};
 use crate::layer::{delete_tree, remove_pipes};
 
 /// What we make of roots. Descriptions of earlier ones do not say.
@@ -41,7 +41,7 @@ impl Store {
         let cleared = remove_pipes(&root).and_then(|removed| {
             // What is said to be done must be, also after a power failure.
             if removed > 0 && self.inner.options.sync {
-                rustix::fs::syncfs(folder)?;
+                durable::file_system(folder)?;
             }
             Ok(())
         });
@@ -62,7 +62,7 @@ impl Store {
         files::replace(&tmp, &file, &text, self.inner.options.sync)
     }
 
-    fn discard(&self, path: &Path, folder: &File) -> io::Result<()> {
+    pub(super) fn discard(&self, path: &Path, folder: &File) -> io::Result<()> {
         let aside = files::unused(&self.inner.folder.join("tmp"));
         match std::fs::rename(path, &aside) {
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(()),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::StoreError;
+use super::{StoreError, durable};
 use crate::regular;
 
 /// The layout that this program writes.
@@ -21,8 +21,11 @@ const FOLDERS: [&str; 6] = ["references", "aliases", "roots", "tmp", "blobs", "l
 pub(super) fn prepare(home: &Path, folder: &Path) -> Result<(), StoreError> {
     let version = folder.join("version");
     match read(&version)? {
-        Some(text) => check(folder, &version, &text),
-        None => make(home, folder, &version),
+        // A power failure may leave a file without its content.
+        Some(text) if text.iter().any(|byte| !matches!(byte, 0 | b'\n')) => {
+            check(folder, &version, &text)
+        }
+        _ => make(home, folder, &version),
     }
 }
 
@@ -83,22 +86,19 @@ pub(super) fn replace(tmp: &Path, path: &Path, text: &[u8], sync: bool) -> Resul
         let mut file = File::create_new(&new)?;
         file.write_all(text)?;
         if sync {
-            file.sync_all()?;
+            durable::content(&file, &new)?;
         }
-        std::fs::rename(&new, path)
+        std::fs::rename(&new, path)?;
+        durable::appears(path);
+        match sync {
+            true => durable::names_beside(path),
+            false => Ok(()),
+        }
     };
     write().map_err(|cause| {
         let _ = std::fs::remove_file(&new);
         fail(cause)
-    })?;
-    if sync { sync_folder(path) } else { Ok(()) }
-}
-
-/// Makes the renames in a path's folder last.
-pub(super) fn sync_folder(path: &Path) -> Result<(), StoreError> {
-    let folder = path.parent().unwrap_or(path);
-    let synced = File::open(folder).and_then(|folder| folder.sync_all());
-    synced.map_err(|cause| StoreError::io("write", folder, cause))
+    })
 }
 
 /// A path that no one else uses.

@@ -119,9 +119,26 @@ impl Store {
             path: file.clone(),
             problem,
         };
-        let text = files::read(&file)?.ok_or_else(|| damaged("it is missing".to_owned()))?;
-        let description: Description =
-            serde_json::from_slice(&text).map_err(|cause| damaged(cause.to_string()))?;
+        let text = files::read(&file)?;
+        let description = match text.as_deref().map(serde_json::from_slice::<Description>) {
+            Some(Ok(description)) => description,
+            unread => {
+                let problem = match unread {
+                    Some(Err(cause)) => cause.to_string(),
+                    _ => "it is missing".to_owned(),
+                };
+                // It was there before anybody could see the root, so that this one has
+                // met with an accident, and its files may have, too. Whoever uses it
+                // has known better.
+                if !lock::try_exclusive(&folder).unwrap_or(false) {
+                    return Err(damaged(problem));
+                }
+                tracing::warn!(file = %file.display(), problem, "an image is damaged, as by a power failure; it is thrown away");
+                let discarded = self.discard(path, &folder);
+                discarded.map_err(|cause| StoreError::io("throw away", path, cause))?;
+                return Ok(None);
+            }
+        };
         let Some(description) = self.adopt(path, &folder, description)? else {
             return Ok(None);
         };

@@ -87,13 +87,17 @@ async fn known(
     reference: &Reference,
     resolved: &Resolved,
 ) -> Result<Option<Image>, StoreError> {
-    let index = resolved.index.as_ref();
-    let image = store.open_image(reference, &resolved.digest, index, NamedBy::Manifest)?;
-    if let Some(image) = &image {
-        let (store, reference, image) = (store.clone(), reference.clone(), image.clone());
-        blocking(move || store.rename(&reference, &image)).await??;
-    }
-    Ok(image)
+    let (store, reference) = (store.clone(), reference.clone());
+    let (digest, index) = (resolved.digest.clone(), resolved.index.clone());
+    let found = blocking(move || {
+        let by = NamedBy::Manifest;
+        let image = store.open_image(&reference, &digest, index.as_ref(), by)?;
+        if let Some(image) = &image {
+            store.rename(&reference, image)?;
+        }
+        Ok(image)
+    });
+    found.await?
 }
 
 struct Pull<'a> {
@@ -125,7 +129,9 @@ impl Pull<'_> {
             self.progress.layer(&layer.digest, layer.size);
         }
         let cancel = Cancel(Arc::default());
-        let staging = Staging::create(self.store, Arc::clone(&cancel.0))?;
+        let (store, cancelled) = (self.store.clone(), Arc::clone(&cancel.0));
+        let staging = blocking(move || Staging::create(&store, cancelled)).await??;
+        let staging = Aside::new(staging);
         let (senders, receivers): (Vec<_>, Vec<_>) =
             layers.iter().map(|_| oneshot::channel()).unzip();
         let mut downloads = Vec::new();
@@ -137,10 +143,7 @@ impl Pull<'_> {
             .try_collect::<()>();
         let ((), unpacked) = tokio::try_join!(downloads, self.unpack(staging, receivers))?;
         let (staging, files) = unpacked;
-        let image = self.publish(reference, staging).await?;
-        for file in files {
-            let _ = std::fs::remove_file(file);
-        }
+        let image = self.publish(reference, staging, files).await?;
         drop(cancel);
         Ok(image)
     }
@@ -170,9 +173,9 @@ impl Pull<'_> {
 
     async fn unpack(
         &self,
-        mut staging: Staging,
+        mut staging: Aside<Staging>,
         receivers: Vec<oneshot::Receiver<Downloaded>>,
-    ) -> Result<(Staging, Vec<PathBuf>), PullError> {
+    ) -> Result<(Aside<Staging>, Vec<PathBuf>), PullError> {
         let mut files = Vec::new();
         let layers = self
             .resolved
@@ -188,31 +191,69 @@ impl Pull<'_> {
             files.push(path);
             let name = layer.digest.to_string();
             let diff_id: Digest = diff_id.clone();
-            staging = blocking(move || {
+            let mut unpacking = staging.take();
+            let unpacked = blocking(move || {
                 let layer = Layer {
                     name,
                     first: place == 0,
                     diff_id: Some(&diff_id),
                     needs_end: false,
                 };
-                staging.unpack(&layer, Box::new(reader)).map(|_| staging)
-            })
-            .await??;
+                let unpacked = unpacking.unpack(&layer, Box::new(reader));
+                unpacked.map(|_| Aside::new(unpacking))
+            });
+            staging = unpacked.await??;
             self.progress.done(&layer.digest);
         }
         Ok((staging, files))
     }
 
-    async fn publish(&self, reference: &Reference, staging: Staging) -> Result<Image, PullError> {
+    /// And deletes the files of its layers, which nobody needs any more.
+    async fn publish(
+        &self,
+        reference: &Reference,
+        staging: Aside<Staging>,
+        files: Vec<PathBuf>,
+    ) -> Result<Image, PullError> {
         let reference = reference.clone();
         let (digest, index) = (self.resolved.digest.clone(), self.resolved.index.clone());
         let config = self.config.clone();
         let published = blocking(move || {
             let name = (&digest, NamedBy::Manifest);
-            staging.publish(&reference, name, index.as_ref(), &config)
+            let staging = staging.take();
+            let published = staging.publish(&reference, name, index.as_ref(), &config)?;
+            for file in files {
+                let _ = std::fs::remove_file(file);
+            }
+            Ok::<_, StoreError>(published)
         })
         .await?;
         Ok(published?)
+    }
+}
+
+/// Dropped, it is where that blocks nobody: a tree may have millions of files, and
+/// takes as long to delete. A pull that fails or is dropped has its own at hand.
+struct Aside<T: Send + 'static>(Option<T>);
+
+impl<T: Send + 'static> Aside<T> {
+    fn new(held: T) -> Self {
+        Self(Some(held))
+    }
+
+    fn take(mut self) -> T {
+        self.0.take().expect("taken once, with all of this")
+    }
+}
+
+impl<T: Send + 'static> Drop for Aside<T> {
+    fn drop(&mut self) {
+        // Without a runtime, or with one that ends, it is dropped here.
+        if let Some(held) = self.0.take()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            drop(runtime.spawn_blocking(move || drop(held)));
+        }
     }
 }
 
@@ -228,4 +269,47 @@ async fn blocking<T: Send + 'static>(
             std::io::Error::other(cause),
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Sender, channel};
+    use std::thread::{self, ThreadId};
+
+    use super::*;
+
+    struct TellsWhere(Sender<ThreadId>);
+
+    impl Drop for TellsWhere {
+        fn drop(&mut self) {
+            let _ = self.0.send(thread::current().id());
+        }
+    }
+
+    #[test]
+    fn what_is_held_aside_is_dropped_where_it_blocks_nobody() {
+        let (told, tells) = channel();
+        let here = thread::current().id();
+        let held = || Aside::new(TellsWhere(told.clone()));
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.build().unwrap();
+        // As a pull is whose turn is over, or of which another part has failed.
+        runtime.block_on(async {
+            let waits = async {
+                let _held = held();
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                biased;
+                () = waits => {}
+                () = std::future::ready(()) => {}
+            }
+        });
+        assert_ne!(tells.recv().unwrap(), here);
+        drop(runtime);
+        drop(held());
+        assert_eq!(tells.recv().unwrap(), here);
+        drop(held().take());
+        assert_eq!(tells.recv().unwrap(), here);
+    }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Entry, Store, StoreError, files};
+use super::{Entry, Store, StoreError, durable, files};
 use crate::digest::Digest;
 use crate::reference::Reference;
 
@@ -74,12 +74,11 @@ impl Store {
             let Some(text) = files::read(&alias)? else {
                 return Ok(Some((digest.clone(), None)));
             };
-            let target = String::from_utf8_lossy(&text).trim().parse();
-            let target = target.map_err(|problem| StoreError::Damaged {
-                path: alias,
-                problem: format!("it names no image, failed to {problem}"),
-            })?;
-            return Ok(Some((target, Some(digest.clone()))));
+            return Ok(Some(match String::from_utf8_lossy(&text).trim().parse() {
+                Ok(target) => (target, Some(digest.clone())),
+                // It names no image, and is replaced when that is got again.
+                Err(_) => (digest.clone(), None),
+            }));
         }
         let path = self.record_path(reference);
         match files::read(&path)? {
@@ -132,10 +131,16 @@ impl Store {
     pub(super) fn forget(&self, reference: &Reference) -> Result<bool, StoreError> {
         let path = self.record_path(reference);
         match std::fs::remove_file(&path) {
-            Ok(()) => Ok(true),
-            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(cause) => Err(StoreError::io("remove", &path, cause)),
+            Ok(()) => {}
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(cause) => return Err(StoreError::io("remove", &path, cause)),
         }
+        if self.inner.options.sync {
+            // Before the root goes that it led to.
+            let named = durable::names_beside(&path);
+            named.map_err(|cause| StoreError::io("remove", &path, cause))?;
+        }
+        Ok(true)
     }
 
     /// All records. Those that another process takes out meanwhile are left out, and

@@ -11,7 +11,7 @@ use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
 use super::image::{DESCRIPTION, Description, ROOT};
-use super::{Image, NamedBy, Store, StoreError, adopt, files, lock};
+use super::{Image, NamedBy, Store, StoreError, adopt, durable, files, lock};
 use crate::config::ReadConfig;
 use crate::digest::Digest;
 use crate::layer::{Budget, Layer, LayerError, LayerProblem, Root, Steps, delete_tree, unpack};
@@ -105,8 +105,9 @@ impl Staging {
             }
         }
         let folder = self.folder.take();
+        durable::appears(&place);
         if store.inner.options.sync {
-            files::sync_folder(&place)?;
+            durable::names_beside(&place).map_err(fail)?;
         }
         // Named before the lock becomes a shared one, so that a sweep in between
         // finds the name.
@@ -153,9 +154,7 @@ impl Staging {
         let text = serde_json::to_vec(&description).map_err(|cause| fail(cause.into()))?;
         std::fs::write(self.path.join(DESCRIPTION), text).map_err(fail)?;
         match &self.folder {
-            Some(folder) if options.sync => {
-                rustix::fs::syncfs(folder).map_err(|cause| fail(cause.into()))
-            }
+            Some(folder) if options.sync => durable::file_system(folder).map_err(fail),
             _ => Ok(()),
         }
     }

@@ -1,6 +1,7 @@
 //! Where cgroups can be made here: each controller's hierarchy of version 1, and
 //! that of version 2, as the host has them and as far as they are ours.
 
+use std::cmp::Reverse;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
@@ -11,12 +12,13 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 
 use super::Version;
+use super::candidates::{Candidate, Mounted, candidates, offered, places};
 
 /// The controllers that keep our limits.
 pub(crate) const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
 
 /// How the cgroup's name begins that a runner goes to where it is in the way.
-const RUNNER_PREFIX: &str = "consecution-runner-";
+pub(super) const RUNNER_PREFIX: &str = "consecution-runner-";
 
 /// A folder in which we may make cgroups for some controllers.
 #[derive(Debug)]
@@ -24,6 +26,9 @@ pub(crate) struct Hierarchy {
     pub(crate) folder: PathBuf,
     pub(crate) controllers: Vec<String>,
     pub(crate) version: Version,
+    /// It is in our own cgroup, or that is the root of all: what limits us limits what
+    /// is in it.
+    pub(crate) is_in_own: bool,
     /// Of the runner's own folder there.
     _claim: Claim,
 }
@@ -36,6 +41,7 @@ impl Hierarchy {
             folder: folder.to_owned(),
             controllers: vec!["memory".to_owned()],
             version,
+            is_in_own: true,
             _claim: File::open(folder).unwrap(),
         }
     }
@@ -63,108 +69,42 @@ fn is_name(name: &OsStr) -> bool {
 pub(super) fn find_parents(name: &str) -> Vec<Hierarchy> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let mut parents = Vec::new();
-    for candidate in candidates(&mounts, &own) {
-        match candidate {
-            Candidate::One(folder, controllers) => {
-                let folder = folder.join("consecution");
-                if let Ok(claim) = claim(&folder.join(name)) {
-                    sweep(&folder);
-                    parents.push(Hierarchy {
-                        folder,
-                        controllers,
-                        version: Version::One,
-                        _claim: claim,
-                    });
-                }
-            }
-            Candidate::Two(folders) => {
-                let found = folders.iter().find_map(|folder| take_over(folder, name));
-                parents.extend(found);
-            }
+    let candidates = candidates(&mounts, &own);
+    let parents = candidates.iter().filter_map(|candidate| match candidate {
+        Candidate::One(place, controllers) => {
+            let mut places = places(place).into_iter();
+            places.find_map(|folder| take(&folder, name, place, controllers))
         }
-    }
-    parents
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Candidate {
-    /// A hierarchy of version 1: our cgroup there, or else its root.
-    One(PathBuf, Vec<String>),
-    /// That of version 2: places to be tried in this order.
-    Two(Vec<PathBuf>),
-}
-
-/// Where cgroups could be made, by `/proc/self/mountinfo` and `/proc/self/cgroup`.
-fn candidates(mounts: &str, own: &str) -> Vec<Candidate> {
-    let own_path = |controller: &str| {
-        own.lines().find_map(|line| {
-            let mut fields = line.splitn(3, ':');
-            let controllers = fields.nth(1)?;
-            let path = fields.next()?;
-            controllers
-                .split(',')
-                .any(|has| has == controller)
-                .then(|| path.trim_start_matches('/').to_owned())
-        })
-    };
-    let mut found = Vec::new();
-    for line in mounts.lines() {
-        // mountinfo(5): … mount point … - type source super-options
-        let Some((before, after)) = line.split_once(" - ") else {
-            continue;
-        };
-        let Some(mount_point) = before.split(' ').nth(4).map(PathBuf::from) else {
-            continue;
-        };
-        let mut after = after.split(' ');
-        let (kind, options) = (after.next(), after.nth(1).unwrap_or_default());
-        match kind {
-            Some("cgroup") => {
-                let here: Vec<String> = options
-                    .split(',')
-                    .filter(|option| CONTROLLERS.contains(option))
-                    .map(str::to_owned)
-                    .collect();
-                let Some(first) = here.first() else { continue };
-                let path = own_path(first).unwrap_or_default();
-                let folder = mount_point.join(path);
-                let folder = if folder.is_dir() { folder } else { mount_point };
-                found.push(Candidate::One(folder, here));
-            }
-            Some("cgroup2") => {
-                let own = mount_point.join(own_path("").unwrap_or_default());
-                found.push(Candidate::Two(places(mount_point, own)));
-            }
-            _ => {}
+        Candidate::Two(place) => {
+            let mut places = places(place);
+            // Less than all is better than nothing.
+            places.sort_by_cached_key(|folder| Reverse(offered(folder, &place.mount_point)));
+            let mut places = places.iter();
+            places.find_map(|folder| take_over(folder, name, place))
         }
-    }
-    found
+    });
+    parents.collect()
 }
 
-/// Where in the hierarchy of version 2: at its root, which only root may; in our
-/// own cgroup, where that was delegated to us; or around it, where what was
-/// delegated is that (systemd: `DelegateSubgroup=`).
-fn places(mount_point: PathBuf, mut own: PathBuf) -> Vec<PathBuf> {
-    // Where we have made way already.
-    let name = own.file_name().and_then(|name| name.to_str());
-    if name.is_some_and(|name| name.starts_with(RUNNER_PREFIX)) {
-        own.pop();
-    }
-    let around = own
-        .parent()
-        .filter(|around| around.starts_with(&mount_point) && *around != mount_point)
-        .map(Path::to_owned);
-    let mut places = vec![mount_point, own];
-    places.extend(around);
-    places.dedup();
-    places
+/// Makes a folder for `name` there, in a hierarchy of version 1.
+fn take(place: &Path, name: &str, mounted: &Mounted, controllers: &[String]) -> Option<Hierarchy> {
+    let folder = place.join("consecution");
+    // Where a cgroup cannot be seen, a path that looks like it is none of it.
+    let claim = place.is_dir().then(|| claim(&folder.join(name)).ok())??;
+    sweep(&folder);
+    Some(Hierarchy {
+        is_in_own: mounted.limits_us_at(place),
+        folder,
+        controllers: controllers.to_vec(),
+        version: Version::One,
+        _claim: claim,
+    })
 }
 
 /// Makes a folder for `name` there, if controllers can be handed down to it.
-fn take_over(place: &Path, name: &str) -> Option<Hierarchy> {
+fn take_over(place: &Path, name: &str, mounted: &Mounted) -> Option<Hierarchy> {
     let folder = place.join("consecution");
-    let claim = claim(&folder.join(name)).ok()?;
+    let claim = place.is_dir().then(|| claim(&folder.join(name)).ok())??;
     let way = make_way(place, name);
     let controllers = hand_down_controllers(&folder, name);
     if controllers.is_empty() {
@@ -179,6 +119,7 @@ fn take_over(place: &Path, name: &str) -> Option<Hierarchy> {
     sweep(&folder);
     sweep_ways(place, &folder);
     Some(Hierarchy {
+        is_in_own: mounted.limits_us_at(place),
         folder,
         controllers,
         version: Version::Two,
@@ -204,19 +145,33 @@ fn claim(folder: &Path) -> io::Result<Claim> {
 }
 
 /// Controllers cannot be handed down from a cgroup with processes in it, unless
-/// it is the root of all. So where we are the only one there, we move into a
-/// cgroup of our own below it, which this gives. We cannot remove it, being in
-/// it: the next runner does.
+/// it is the root of all. So where we are the only one there, but for programs that
+/// we have started ourselves, we move into a cgroup of our own below it, which this
+/// gives. We cannot remove it, being in it: the next runner does.
 fn make_way(place: &Path, name: &str) -> Option<PathBuf> {
-    let there = fs::read_to_string(place.join("cgroup.procs")).unwrap_or_default();
+    let own_id = std::process::id().to_string();
+    let there = || fs::read_to_string(place.join("cgroup.procs")).unwrap_or_default();
+    let is_ours = |id: &str| id == own_id || parent(id).is_some_and(|parent| parent == own_id);
     let is_root = !place.join("cgroup.type").exists();
-    if is_root || there.trim() != std::process::id().to_string() {
+    let ids = there();
+    if is_root || !ids.lines().any(|id| id == own_id) || !ids.lines().all(is_ours) {
         return None;
     }
     let way = place.join(format!("{RUNNER_PREFIX}{name}"));
     fs::create_dir_all(&way).ok()?;
     let _ = fs::write(way.join("cgroup.procs"), "0");
+    // What we start from here on starts there.
+    for id in there().lines().filter(|id| is_ours(id)) {
+        let _ = fs::write(way.join("cgroup.procs"), id);
+    }
     Some(way)
+}
+
+/// The id of a process's parent.
+fn parent(id: &str) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    let (_, after_name) = stat.rsplit_once(") ")?;
+    after_name.split(' ').nth(1).map(str::to_owned)
 }
 
 /// Hands as many controllers as possible down to the cgroups in `folder`.
@@ -280,38 +235,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_each_hierarchy_of_a_hybrid_host() {
-        let mounts = "\
-            32 31 0:29 / /nonesuch/cpu rw - cgroup cgroup rw,cpu,cpuacct\n\
-            35 31 0:32 / /nonesuch/memory rw - cgroup cgroup rw,memory\n\
-            40 31 0:37 / /nonesuch/systemd rw - cgroup cgroup rw,name=systemd\n\
-            41 31 0:38 / /nonesuch/unified rw - cgroup2 cgroup2 rw\n\
-            27 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n";
-        let found = candidates(mounts, "4:memory:/a\n3:cpu,cpuacct:/b\n0::/c\n");
-        let one = |folder: &str, controller: &str| {
-            Candidate::One(folder.into(), vec![controller.to_owned()])
+    fn what_cannot_be_used_is_left_as_it_was() {
+        let root = tempfile::tempdir().unwrap();
+        let mounted = Mounted {
+            mount_point: root.path().to_owned(),
+            own: Some(root.path().join("unit")),
         };
-        assert_eq!(
-            found[..2],
-            [
-                one("/nonesuch/cpu", "cpu"),
-                one("/nonesuch/memory", "memory")
-            ]
-        );
-        let places = ["/nonesuch/unified", "/nonesuch/unified/c"].map(PathBuf::from);
-        assert_eq!(found[2], Candidate::Two(places.to_vec()));
-    }
-
-    #[test]
-    fn what_was_delegated_may_be_ours_or_around_us() {
-        let mounts = "30 1 0:26 / /nonesuch rw - cgroup2 cgroup2 rw\n";
-        let places = ["/nonesuch", "/nonesuch/user/unit", "/nonesuch/user"].map(PathBuf::from);
-        let found = candidates(mounts, "0::/user/unit\n");
-        assert_eq!(found, [Candidate::Two(places.to_vec())]);
-        let found = candidates(mounts, "0::/user/unit/consecution-runner-1-2\n");
-        assert_eq!(found, [Candidate::Two(places.to_vec())]);
-        let found = candidates(mounts, "0::/\n");
-        assert_eq!(found, [Candidate::Two(vec!["/nonesuch".into()])]);
+        let own = root.path().join("unit");
+        fs::create_dir(&own).unwrap();
+        // Here no controllers can be handed down: there is nothing that would do it.
+        assert!(take_over(&own, "1-a", &mounted).is_none());
+        assert!(!own.join("consecution").join("1-a").join("0").exists());
+        assert!(take_over(&root.path().join("none"), "1-a", &mounted).is_none());
+        assert!(!root.path().join("none").exists());
+        let taken = |place: &Path| take(place, "1-a", &mounted, &["cpu".to_owned()]).unwrap();
+        assert!(taken(&own).is_in_own);
+        assert!(!taken(root.path()).is_in_own);
     }
 
     #[test]
@@ -359,6 +298,33 @@ mod tests {
             let _claim = claiming.join().unwrap();
             assert!(folder.exists());
         });
+    }
+
+    #[test]
+    fn we_make_way_where_nobody_is_but_what_is_ours() {
+        let place = tempfile::tempdir().unwrap();
+        let place = place.path();
+        let procs = place.join("cgroup.procs");
+        fs::write(place.join("cgroup.type"), "domain\n").unwrap();
+        let own_id = std::process::id();
+        let mut child = std::process::Command::new("sleep")
+            .arg("1000")
+            .spawn()
+            .unwrap();
+        let child_id = child.id();
+        for others in [String::new(), "1\n".to_owned(), format!("{own_id}\n1\n")] {
+            fs::write(&procs, others).unwrap();
+            assert_eq!(make_way(place, "1-a"), None);
+        }
+        fs::write(&procs, format!("{own_id}\n{child_id}\n")).unwrap();
+        let way = make_way(place, "1-a").unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // The last one that was moved; a file is no cgroup, which would gather them.
+        let moved = fs::read_to_string(way.join("cgroup.procs")).unwrap();
+        assert_eq!(moved, child_id.to_string());
+        fs::remove_file(place.join("cgroup.type")).unwrap();
+        assert_eq!(make_way(place, "1-a"), None, "the root of all");
     }
 
     #[test]

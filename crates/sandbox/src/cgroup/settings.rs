@@ -43,24 +43,41 @@ impl File {
     }
 }
 
-/// What these limits are as files.
+/// What may be needed of memory before a command is executed: 6 MiB of arguments and
+/// environment at most, by the kernel's own bound, and what it needs for a process.
+/// Until then the process has the memory of the zygote, and where the kernel kills for
+/// want of memory, it kills all that share that. So it must not come to it.
+const BEFORE_EXECUTION_BYTES: u64 = 16 << 20;
+
+/// Is there less memory than may be needed before a command is executed? Then its
+/// limit is set once it has been: see [`memory`].
+pub(super) fn is_less_than_execution_needs(memory_bytes: u64) -> bool {
+    memory_bytes < BEFORE_EXECUTION_BYTES
+}
+
+/// A limit on memory as files.
+pub(super) fn memory(bytes: u64) -> Setting {
+    Setting {
+        what: "memory",
+        controller: "memory",
+        one: vec![
+            File::new("memory.limit_in_bytes", bytes, Need::Always),
+            // Of memory and swap together.
+            File::new("memory.memsw.limit_in_bytes", bytes, Need::WithSwap),
+        ],
+        two: vec![
+            File::new("memory.max", bytes, Need::Always),
+            File::new("memory.swap.max", 0, Need::WithSwap),
+            File::new("memory.oom.group", 1, Need::Never),
+        ],
+    }
+}
+
+/// What these limits are as files, as long as no command has been executed.
 pub(super) fn settings(limits: &Limits) -> Vec<Setting> {
     let mut settings = Vec::new();
     if let Some(bytes) = limits.memory_bytes {
-        settings.push(Setting {
-            what: "memory",
-            controller: "memory",
-            one: vec![
-                File::new("memory.limit_in_bytes", bytes, Need::Always),
-                // Of memory and swap together.
-                File::new("memory.memsw.limit_in_bytes", bytes, Need::WithSwap),
-            ],
-            two: vec![
-                File::new("memory.max", bytes, Need::Always),
-                File::new("memory.swap.max", 0, Need::WithSwap),
-                File::new("memory.oom.group", 1, Need::Never),
-            ],
-        });
+        settings.push(memory(bytes.max(BEFORE_EXECUTION_BYTES)));
     }
     if let Some(millicores) = limits.cpu_millicores {
         let period = CPU_PERIOD_MICROSECONDS;

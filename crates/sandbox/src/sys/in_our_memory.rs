@@ -172,13 +172,22 @@ pub(crate) fn send(socket: i32, bytes: &[u8], passed: Option<i32>) -> Result<(),
     unsafe { syscall(libc::SYS_sendmsg, arguments) }.map(drop)
 }
 
-/// Receives a message, up to the length of `bytes`, and descriptors with it:
-/// how long it is, or 0 where the other end is closed, and how many came.
+/// What came with a message.
+pub(crate) struct Received {
+    /// How long it is, or 0 where the other end is closed.
+    pub(crate) length: usize,
+    /// How many descriptors came.
+    pub(crate) descriptors: usize,
+    /// There were more, for which there is no room.
+    pub(crate) is_short: bool,
+}
+
+/// Receives a message, up to the length of `bytes`, and descriptors with it.
 pub(crate) fn receive<const DESCRIPTORS_MAX: usize>(
     socket: i32,
     bytes: &mut [u8],
     descriptors: &mut [i32; DESCRIPTORS_MAX],
-) -> Result<(usize, usize), Errno> {
+) -> Result<Received, Errno> {
     /// A `struct cmsghdr` with room for descriptors behind it.
     #[repr(C)]
     struct ControlMessage<const DESCRIPTORS_MAX: usize> {
@@ -216,7 +225,11 @@ pub(crate) fn receive<const DESCRIPTORS_MAX: usize>(
     let came = descriptors
         .iter()
         .take_while(|descriptor| **descriptor >= 0);
-    Ok((length, if is_there { came.count() } else { 0 }))
+    Ok(Received {
+        length,
+        descriptors: if is_there { came.count() } else { 0 },
+        is_short: message.flags & libc::MSG_CTRUNC as u32 != 0,
+    })
 }
 
 /// How an open file looks.

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use sandbox::{Event, Limits, OpenError, WaitStatus, Zygote};
+use sandbox::{Event, Limits, OpenError, Step, WaitStatus, Zygote};
 
 use crate::support::{
     self, Running, Setup, attack_outside, descendants, eventually, exited, is_root, kernel, own_id,
@@ -86,6 +86,43 @@ promises! {
         assert_eq!(of_child, Some(32 * MIB));
         let unlimited = setup.open(&script);
         assert_eq!(end_with_memory(&unlimited, "probe hog 100"), (exited(0), None));
+    }
+
+    // Before the command is executed, its memory is the zygote's.
+    fn too_little_memory_for_a_command_kills_no_other(setup) {
+        if !kept(setup, memory(MIB)) {
+            return;
+        }
+        let argument = "x".repeat(120 << 10);
+        let mut command = vec!["/bin/sh", "-c", "read line; echo $line"];
+        let large = setup.spec(&[&command[..], &[argument.as_str(); 15]].concat());
+        for (bytes, is_enough) in [(MIB, false), (8 * MIB, true)] {
+            let zygote = setup.open_limited(&large, memory(bytes));
+            for _ in 0..3 {
+                let mut running = Running::start(&zygote);
+                let first = running.event();
+                if is_enough {
+                    assert_eq!(first, Event::Started);
+                    assert_eq!(running.finish(b"x\n").success(), "x\n");
+                } else {
+                    assert_eq!(first, Event::Failed(Step::LimitMemory, libc::ENOMEM));
+                }
+            }
+        }
+        // The least that a chain file may ask for is enough for a program.
+        command.pop();
+        command.push("head -c 1000000 | wc -c");
+        let zygote = setup.open_limited(&setup.spec(&command), memory(MIB));
+        for _ in 0..3 {
+            assert_eq!(Running::start(&zygote).finish(&[7; MIB as usize]).success(), "1000000\n");
+        }
+        let mut running = Running::start(&zygote);
+        assert_eq!(running.event(), Event::Started);
+        let command = descendants(own_id()).pop().unwrap();
+        let one = cgroup_file(command.id, "memory.limit_in_bytes");
+        let two = cgroup_file(command.id, "memory.max");
+        let found = one.iter().chain(&two).next().unwrap();
+        assert_eq!(fs::read_to_string(found).unwrap(), "1048576\n");
     }
 
     // Its pages in the page cache would keep a cgroup that has been removed.
@@ -222,6 +259,56 @@ promises! {
         assert!(spare.exists(), "of a runner that lives");
         fs::remove_dir(&spare).unwrap();
         assert_eq!(running.finish(b"x").success(), "x");
+    }
+}
+
+mod what_limits_a_runner_limits_its_links {
+    use super::*;
+
+    /// Our own cgroups, by hierarchy; not where we go that were in the way.
+    fn own() -> Vec<(String, String)> {
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap();
+        own.lines().map(split).collect()
+    }
+
+    fn split(line: &str) -> (String, String) {
+        let (hierarchy, path) = line.rsplit_once(':').unwrap();
+        (hierarchy.to_owned(), path.to_owned())
+    }
+
+    /// Here in each hierarchy, and on Debian's kernel also alone in a cgroup of
+    /// version 2.
+    #[test]
+    fn as_root() {
+        support::as_root(|setup| {
+            let own = own();
+            let limits = Limits {
+                memory_bytes: Some(64 * MIB),
+                cpu_millicores: Some(1000),
+                processes: Some(50),
+                best_effort: false,
+            };
+            if !kept(setup, limits) {
+                return;
+            }
+            assert_eq!(setup.launcher.cgroup_outside_of_own(), None);
+            let zygote = setup.open_limited(&setup.spec(&["cat"]), limits);
+            let mut running = Running::start(&zygote);
+            assert_eq!(running.event(), Event::Started);
+            let command = descendants(own_id()).pop().unwrap();
+            let cgroups = fs::read_to_string(format!("/proc/{}/cgroup", command.id)).unwrap();
+            let its: Vec<_> = cgroups
+                .lines()
+                .map(split)
+                .filter(|(_, path)| path.contains("/consecution/"))
+                .collect();
+            assert!(!its.is_empty(), "{cgroups}");
+            for (hierarchy, path) in its {
+                let (_, ours) = own.iter().find(|(own, _)| *own == hierarchy).unwrap();
+                let expected = format!("{}/consecution/", ours.trim_end_matches('/'));
+                assert!(path.starts_with(&expected), "{path} in {ours}");
+            }
+        });
     }
 }
 

@@ -12,6 +12,7 @@ mod support;
 mod attack;
 mod command;
 mod defaults;
+mod descriptors;
 mod docker;
 mod end_of_life;
 mod files;

@@ -34,4 +34,53 @@ promises! {
             assert!(output.stderr.to_lowercase().contains("can't create /etc/hosts"), "{output:?}");
         }
     }
+
+    // An image may have anything there.
+    fn the_hosts_files_are_there_whatever_link_an_image_has(setup) {
+        let hosts = std::fs::read_to_string("/etc/hosts").unwrap();
+        let file = setup.root.join("etc/hosts");
+        setup.write("etc/real", "", 0o644);
+        let forms = [
+            // Where it leads, and whether that is a file that an overlay shows.
+            ("/etc/real", true),
+            ("real", true),
+            ("../etc/real", true),
+            ("/etc/../etc/real", true),
+            ("../../../etc/real", true),
+            ("/tmp/x", false),
+            ("../run/x", false),
+            ("/var/tmp/x", false),
+            ("/nowhere/x", false),
+            ("nowhere", false),
+            ("hosts", false),
+            ("/etc", false),
+            ("/proc/self/fd/0", false),
+            ("/proc/0", false),
+        ];
+        for (target, is_file) in forms {
+            std::fs::remove_file(&file).unwrap();
+            std::os::unix::fs::symlink(target, &file).unwrap();
+            setup.give_to_sandbox();
+            for writable in [false, true] {
+                let script = "cat /etc/hosts; echo x >> /etc/hosts || echo sealed";
+                let spec = Spec { network: Network::Host, writable, ..setup.script(script) };
+                if writable && !is_file {
+                    let error = setup.open_error(&spec);
+                    assert!(error.starts_with("mount the host's network files \"/etc/hosts\""), "{target}: {error}");
+                    assert!(error.contains("have it in the image") || error.contains("have a file there"), "{target}: {error}");
+                    continue;
+                }
+                let output = setup.run(&spec, b"");
+                assert_eq!(output.stdout, format!("{hosts}sealed\n"), "{target}, {writable}: {output:?}");
+            }
+        }
+        // No link, and no file.
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        for writable in [false, true] {
+            let spec = Spec { network: Network::Host, writable, ..setup.spec(&["true"]) };
+            let error = setup.open_error(&spec);
+            assert!(error.starts_with("mount the host's network files \"/etc/hosts\""), "{error}");
+        }
+    }
 }

@@ -1,5 +1,5 @@
-//! Making a runner known for as long as it is there: a key with a lease, that
-//! etcd forgets by itself when nobody renews it.
+//! Making a runner or a portal known for as long as it is there: a key with a
+//! lease, that etcd forgets by itself when nobody renews it.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -10,20 +10,26 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::failure::{Failure, FailureKind};
-use super::keys;
 use super::quiet::Quiet;
 use super::store::Store;
 use crate::backoff::Backoff;
-use crate::link_store::{Announcement, RunnerState};
+use crate::link_store::Announcement;
 
-/// How long etcd remembers a runner that says nothing.
+/// How long etcd remembers somebody who says nothing.
 const LEASE_SECONDS: i64 = 10;
 
-/// How often to say that the runner is still there.
+/// How often to say that one is still there.
 const RENEW_EVERY: Duration = Duration::from_secs(3);
 
 /// How long a state stands, at least, before it is put again.
 const PUT_EVERY: Duration = Duration::from_millis(250);
+
+/// How often to look whether the key is there still, and was not deleted under
+/// its lease.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// How long to wait where etcd does not permit it: somebody may change that.
+const DENIED_WAIT: Duration = Duration::from_secs(60);
 
 /// How long to wait before a new lease.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -32,21 +38,30 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// How long leaving may take; after that the lease has to run out.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Announces for as long as what it gives is held.
-pub(super) fn announce(
+/// Announces under that key for as long as what it gives is held. Where etcd may
+/// deny it, `without` says what is off then.
+pub(super) fn announce<S: Send + Sync + 'static>(
     store: Arc<Store>,
-    runner: &str,
-    state: watch::Receiver<RunnerState>,
+    key: String,
+    state: watch::Receiver<S>,
+    value: fn(&S) -> String,
+    without: Option<&'static str>,
 ) -> Announcement {
-    let key = keys::runner_key(runner);
     let (withdraw, withdrawn) = oneshot::channel::<Infallible>();
     let over = tokio::spawn(async move {
-        let mut lease = None;
+        let mut holder = Holder {
+            store: &store,
+            key: &key,
+            state,
+            value,
+            without,
+            lease: None,
+        };
         tokio::select! {
             _ = withdrawn => {}
-            never = hold(&store, &key, state, &mut lease) => match never {},
+            never = holder.hold() => match never {},
         }
-        if let Some(lease) = lease {
+        if let Some(lease) = holder.lease {
             let revoke = async |mut client: Client| client.lease_revoke(lease).await;
             let _ = timeout(LEAVE_PATIENCE, store.session.call(revoke)).await;
         }
@@ -57,91 +72,105 @@ pub(super) fn announce(
     })
 }
 
-/// Holds a lease, and another one whenever that is lost. `lease` is the one
-/// that may be left.
-async fn hold(
-    store: &Store,
-    key: &str,
-    mut state: watch::Receiver<RunnerState>,
-    lease: &mut Option<i64>,
-) -> Infallible {
-    let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
-    let mut quiet = Quiet::default();
-    loop {
-        let started = Instant::now();
-        let Err(failure) = hold_once(store, key, &mut state, lease).await;
-        // What does not answer was said by the session.
-        if failure.kind == FailureKind::Refused && quiet.lets(&failure.reason, Instant::now()) {
-            tracing::warn!(
-                "trying again: failed to put {key} into etcd: {}",
-                failure.reason
-            );
+/// Holds a key.
+struct Holder<'a, S> {
+    store: &'a Store,
+    key: &'a str,
+    state: watch::Receiver<S>,
+    value: fn(&S) -> String,
+    without: Option<&'static str>,
+    /// The one that may be left.
+    lease: Option<i64>,
+}
+
+impl<S: Send + Sync> Holder<'_, S> {
+    /// Holds a lease, and another one whenever that is lost.
+    async fn hold(&mut self) -> Infallible {
+        let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
+        let mut quiet = Quiet::default();
+        let mut is_denied = false;
+        loop {
+            let started = Instant::now();
+            let Err(failure) = self.hold_once().await;
+            let (key, reason) = (self.key, &failure.reason);
+            if let (FailureKind::Denied, Some(without)) = (failure.kind, self.without) {
+                if !std::mem::replace(&mut is_denied, true) {
+                    tracing::warn!("failed to put {key} into etcd: {reason}; {without}");
+                }
+                sleep(DENIED_WAIT).await;
+                continue;
+            }
+            // What does not answer was said by the session.
+            if failure.kind.is_answer() && quiet.lets(reason, Instant::now()) {
+                tracing::warn!("trying again: failed to put {key} into etcd: {reason}");
+            }
+            if started.elapsed() > BACKOFF_MAX {
+                backoff.reset();
+            }
+            sleep(backoff.next()).await;
         }
-        if started.elapsed() > BACKOFF_MAX {
-            backoff.reset();
+    }
+
+    /// Holds one lease, until it is lost.
+    async fn hold_once(&mut self) -> Result<Infallible, Failure> {
+        let grant = async |mut client: Client| client.lease_grant(LEASE_SECONDS, None).await;
+        let lease = self.store.session.call(grant).await?.id();
+        self.lease = Some(lease);
+        let now = Instant::now();
+        // A put renews nothing, however often there is something to put.
+        let (mut renew_at, mut look_at) = (now + RENEW_EVERY, now + LOOK_EVERY);
+        loop {
+            self.put(lease).await?;
+            let put_again = Instant::now() + PUT_EVERY;
+            self.renew_until_outdated(lease, &mut renew_at, &mut look_at)
+                .await?;
+            sleep_until(put_again).await;
         }
-        sleep(backoff.next()).await;
+    }
+
+    /// Puts what is said now.
+    async fn put(&mut self, lease: i64) -> Result<(), Failure> {
+        let value = (self.value)(&self.state.borrow_and_update());
+        let put = async |mut client: Client| {
+            let options = PutOptions::new().with_lease(lease);
+            client.put(self.key, value.as_str(), Some(options)).await
+        };
+        self.store.session.call(put).await?;
+        Ok(())
+    }
+
+    /// Renews the lease whenever that is due, until something else is said, or
+    /// somebody has deleted the key.
+    async fn renew_until_outdated(
+        &mut self,
+        lease: i64,
+        renew_at: &mut Instant,
+        look_at: &mut Instant,
+    ) -> Result<(), Failure> {
+        let (store, key) = (self.store, self.key);
+        let changed = changed(&mut self.state);
+        tokio::pin!(changed);
+        loop {
+            tokio::select! {
+                biased;
+                () = sleep_until(*renew_at) => {}
+                () = &mut changed => return Ok(()),
+            }
+            let renew = async |mut client: Client| client.lease_keep_alive(lease).await;
+            store.session.call(renew).await?;
+            *renew_at = Instant::now() + RENEW_EVERY;
+            if Instant::now() >= *look_at {
+                *look_at = Instant::now() + LOOK_EVERY;
+                if !store.has(key).await? {
+                    return Ok(());
+                }
+            }
+        }
     }
 }
 
-/// Holds one lease, until it is lost.
-async fn hold_once(
-    store: &Store,
-    key: &str,
-    state: &mut watch::Receiver<RunnerState>,
-    lease: &mut Option<i64>,
-) -> Result<Infallible, Failure> {
-    let grant = async |mut client: Client| client.lease_grant(LEASE_SECONDS, None).await;
-    let id = store.session.call(grant).await?.id();
-    *lease = Some(id);
-    // A put renews nothing, however often there is something to put.
-    let mut renew_at = Instant::now() + RENEW_EVERY;
-    loop {
-        put(store, key, state, id).await?;
-        let put_again = Instant::now() + PUT_EVERY;
-        renew_until(changed(state), store, id, &mut renew_at).await?;
-        sleep_until(put_again).await;
-    }
-}
-
-/// Puts what the runner says of itself now.
-async fn put(
-    store: &Store,
-    key: &str,
-    state: &mut watch::Receiver<RunnerState>,
-    lease: i64,
-) -> Result<(), Failure> {
-    let value = keys::runner_value(&state.borrow_and_update());
-    let put = async |mut client: Client| {
-        let options = PutOptions::new().with_lease(lease);
-        client.put(key, value.as_str(), Some(options)).await
-    };
-    store.session.call(put).await?;
-    Ok(())
-}
-
-/// Renews a lease until `done`, whenever that is due.
-async fn renew_until(
-    done: impl Future<Output = ()>,
-    store: &Store,
-    lease: i64,
-    renew_at: &mut Instant,
-) -> Result<(), Failure> {
-    tokio::pin!(done);
-    loop {
-        tokio::select! {
-            biased;
-            () = sleep_until(*renew_at) => {}
-            () = &mut done => return Ok(()),
-        }
-        let renew = async |mut client: Client| client.lease_keep_alive(lease).await;
-        store.session.call(renew).await?;
-        *renew_at = Instant::now() + RENEW_EVERY;
-    }
-}
-
-/// Waits until the runner says something else, if it ever does.
-async fn changed(state: &mut watch::Receiver<RunnerState>) {
+/// Waits until something else is said, if it ever is.
+async fn changed<S>(state: &mut watch::Receiver<S>) {
     if state.changed().await.is_err() {
         std::future::pending().await
     }

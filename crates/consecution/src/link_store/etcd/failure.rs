@@ -34,6 +34,15 @@ pub(super) enum FailureKind {
     Forgotten,
     /// It has answered, and will not do it.
     Refused,
+    /// It has answered that we have no permission to.
+    Denied,
+}
+
+impl FailureKind {
+    /// Whether it was answered, so that another server would say the same.
+    pub(super) fn is_answer(self) -> bool {
+        matches!(self, FailureKind::Refused | FailureKind::Denied)
+    }
 }
 
 impl Failure {
@@ -58,9 +67,9 @@ impl Failure {
             code == code::UNAUTHENTICATED || message.contains("revision of auth store is old");
         let kind = match code {
             _ if is_forgotten => FailureKind::Forgotten,
+            code::PERMISSION_DENIED => FailureKind::Denied,
             code::INVALID_ARGUMENT
             | code::NOT_FOUND
-            | code::PERMISSION_DENIED
             | code::FAILED_PRECONDITION
             | code::OUT_OF_RANGE
             | code::UNIMPLEMENTED => FailureKind::Refused,
@@ -135,7 +144,7 @@ mod tests {
 
     #[test]
     fn each_answer_means_what_can_be_done() {
-        use FailureKind::{Forgotten, Refused, Unreachable};
+        use FailureKind::{Denied, Forgotten, Refused, Unreachable};
         let cases = [
             (16, "etcdserver: invalid auth token", Forgotten),
             (3, "etcdserver: revision of auth store is old", Forgotten),
@@ -145,7 +154,7 @@ mod tests {
                 Refused,
             ),
             (3, "etcdserver: user name is empty", Refused),
-            (7, "etcdserver: permission denied", Refused),
+            (7, "etcdserver: permission denied", Denied),
             (8, "etcdserver: mvcc: database space exceeded", Refused),
             (8, "h2 protocol error", Unreachable),
             (9, "etcdserver: authentication is not enabled", Refused),

@@ -9,17 +9,17 @@ use std::time::Duration;
 
 use etcd_client::{Client, Error, WatchOptions, WatchResponse, WatchStream};
 use futures_util::stream::BoxStream;
-use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use super::failure::{Failure, FailureKind};
+use super::failure::Failure;
 use super::keys::{self, LINKS};
 use super::quiet::Quiet;
 use super::store::{MESSAGE_BYTES_MAX, Store, position_of};
 use super::view::{Position, View};
 use crate::backoff::Backoff;
 use crate::link_store::Change;
-use crate::link_store::changes::{Links, changes};
+use crate::link_store::changes::Known;
 
 /// How long to wait before the next list.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -27,17 +27,15 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// Follows for as long as the stream is held.
 pub(super) fn watch(store: Arc<Store>) -> BoxStream<'static, Change> {
-    let (known, told) = watch::channel(Links::new());
-    tokio::spawn(async move {
-        tokio::select! {
-            () = known.closed() => {}
-            never = follow(&store, &known) => match never {},
-        }
-    });
-    changes(told, ())
+    let known = Known::default();
+    // Dropped with the stream, which ends it.
+    let mut following = JoinSet::new();
+    let told = known.clone();
+    following.spawn(async move { follow(&store, &told).await });
+    known.watch(following)
 }
 
-async fn follow(store: &Store, known: &watch::Sender<Links>) -> Infallible {
+async fn follow(store: &Store, known: &Known) -> Infallible {
     let mut view = View::default();
     let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
     let mut quiet = Quiet::default();
@@ -45,7 +43,7 @@ async fn follow(store: &Store, known: &watch::Sender<Links>) -> Infallible {
         let started = Instant::now();
         let Err(failure) = follow_once(store, &mut view, known).await;
         // What does not answer was said by the session.
-        if failure.kind == FailureKind::Refused && quiet.lets(&failure.reason, Instant::now()) {
+        if failure.kind.is_answer() && quiet.lets(&failure.reason, Instant::now()) {
             tracing::warn!(
                 "trying again: failed to watch the links in etcd: {}",
                 failure.reason
@@ -61,11 +59,7 @@ async fn follow(store: &Store, known: &watch::Sender<Links>) -> Infallible {
 }
 
 /// Lists, and follows until that breaks off.
-async fn follow_once(
-    store: &Store,
-    view: &mut View,
-    known: &watch::Sender<Links>,
-) -> Result<Infallible, Failure> {
+async fn follow_once(store: &Store, view: &mut View, known: &Known) -> Result<Infallible, Failure> {
     let (position, entries) = store.range(LINKS).await?;
     if let Some(kept) = view.listed(position, store.links(&entries)) {
         tracing::warn!(
@@ -73,7 +67,7 @@ async fn follow_once(
              links that it does not have are kept until this process ends: {kept}"
         );
     }
-    publish(view, known);
+    known.replace(view.links());
     let mut stream = open(store, position).await?;
     loop {
         let response = tokio::select! {
@@ -83,8 +77,7 @@ async fn follow_once(
         };
         let response = response.ok_or_else(|| Failure::unreachable("the watch broke off"))?;
         check(&response, position)?;
-        apply(store, view, &response);
-        publish(view, known);
+        apply(store, view, known, &response);
     }
 }
 
@@ -121,28 +114,24 @@ fn check(response: &WatchResponse, listed: Position) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Takes over what a response says.
-fn apply(store: &Store, view: &mut View, response: &WatchResponse) {
+/// Takes over what a response says, change by change: what it costs does not
+/// depend on how many links there are.
+fn apply(store: &Store, view: &mut View, known: &Known, response: &WatchResponse) {
     for entry in response.events().iter().filter_map(|event| event.kv()) {
         // A key that is gone has no version.
         let is_there = entry.version() > 0;
         let link = is_there.then(|| store.link(entry)).flatten();
         match (link, keys::link_id(entry.key())) {
-            (Some(link), _) => view.put(link.id(), link),
-            (None, Some(id)) => view.removed(id),
+            (Some(link), _) => {
+                view.put(link.id(), Arc::clone(&link));
+                known.put(link.id(), link);
+            }
+            (None, Some(id)) => {
+                view.removed(id);
+                known.remove(id);
+            }
             (None, None) => {}
         }
     }
     view.reached(position_of(response.header()).revision);
-}
-
-/// Tells the readers, if there is anything new.
-fn publish(view: &View, known: &watch::Sender<Links>) {
-    known.send_if_modified(|known| {
-        let is_new = known != view.links();
-        if is_new {
-            known.clone_from(view.links());
-        }
-        is_new
-    });
 }

@@ -4,10 +4,12 @@
 //! believed that does not read back as what it must be.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use chain::{Link, LinkId};
+use serde::de::DeserializeOwned;
 
-use crate::link_store::RunnerState;
+use crate::link_store::{PortalState, RunnerState};
 
 /// What the keys of links begin with; the link's id follows.
 pub(super) const LINKS: &str = "/consecution/links/";
@@ -18,11 +20,21 @@ pub(super) const IMAGES: &str = "/consecution/images/";
 /// What the keys of runners begin with; the runner's name follows.
 pub(super) const RUNNERS: &str = "/consecution/runners/";
 
+/// What the keys of portals begin with; the portal's name follows.
+pub(super) const PORTALS: &str = "/consecution/portals/";
+
+/// What the keys of links that no portal names begin with; the link's id follows.
+pub(super) const UNNAMED: &str = "/consecution/unnamed/";
+
 /// Bytes of what an image's key holds: more than any digest has.
 const DIGEST_BYTES_MAX: usize = 256;
 
 /// Bytes of what a runner's key holds: more than any [`RunnerState`] should.
 const RUNNER_BYTES_MAX: usize = 256 * 1024;
+
+/// Bytes of what a portal's key holds, some 10,000 links: below what etcd takes
+/// unless it is told otherwise, which is 1.5 MiB.
+const PORTAL_BYTES_MAX: usize = 1024 * 1024;
 
 /// Characters of a key or of what is wrong with it, in a message.
 const SHOWN_CHARS_MAX: usize = 200;
@@ -42,6 +54,16 @@ pub(super) fn runner_key(name: &str) -> String {
     format!("{RUNNERS}{name}")
 }
 
+/// The key of a portal.
+pub(super) fn portal_key(name: &str) -> String {
+    format!("{PORTALS}{name}")
+}
+
+/// The key that says since when no portal names a link.
+pub(super) fn unnamed_key(id: LinkId) -> String {
+    format!("{UNNAMED}{id}")
+}
+
 /// The first key behind all that begin with `prefix`, which must be one of the
 /// above.
 pub(super) fn end_of(prefix: &str) -> Vec<u8> {
@@ -54,7 +76,11 @@ pub(super) fn end_of(prefix: &str) -> Vec<u8> {
 
 /// The id that a link's key is for.
 pub(super) fn link_id(key: &[u8]) -> Option<LinkId> {
-    let name = key.strip_prefix(LINKS.as_bytes())?;
+    id_behind(LINKS, key)
+}
+
+fn id_behind(prefix: &str, key: &[u8]) -> Option<LinkId> {
+    let name = key.strip_prefix(prefix.as_bytes())?;
     str::from_utf8(name).ok()?.parse().ok()
 }
 
@@ -93,25 +119,75 @@ pub(super) fn digest(value: &[u8]) -> Result<Arc<str>, String> {
 /// # Errors
 /// Why there is none, as a lower-case fragment.
 pub(super) fn runner(key: &[u8], value: &[u8]) -> Result<(String, RunnerState), String> {
-    let name = key.strip_prefix(RUNNERS.as_bytes()).unwrap_or(key);
-    let name = str::from_utf8(name).map_err(|_| "the runner's name is not UTF-8")?;
-    if value.len() > RUNNER_BYTES_MAX {
+    named_state(RUNNERS, "runner", RUNNER_BYTES_MAX, key, value)
+}
+
+/// The name and state under a portal's key.
+///
+/// # Errors
+/// Why there is none, as a lower-case fragment.
+pub(super) fn portal(key: &[u8], value: &[u8]) -> Result<(String, PortalState), String> {
+    named_state(PORTALS, "portal", PORTAL_BYTES_MAX, key, value)
+}
+
+fn named_state<S: DeserializeOwned>(
+    prefix: &str,
+    who: &str,
+    bytes_max: usize,
+    key: &[u8],
+    value: &[u8],
+) -> Result<(String, S), String> {
+    let name = key.strip_prefix(prefix.as_bytes()).unwrap_or(key);
+    let name = str::from_utf8(name).map_err(|_| format!("the {who}'s name is not UTF-8"))?;
+    if value.len() > bytes_max {
         return Err(format!("its content has {} bytes", value.len()));
     }
     let state = serde_json::from_slice(value).map_err(|error| {
-        let error = error.to_string();
-        format!(
-            "its content is no runner's state: {}",
-            shown(error.as_bytes())
-        )
+        let error = shown(error.to_string().as_bytes());
+        format!("its content is no {who}'s state: {error}")
     })?;
     Ok((name.to_owned(), state))
+}
+
+/// The link that is not named, and since when.
+///
+/// # Errors
+/// Why there is none, as a lower-case fragment.
+pub(super) fn unnamed(key: &[u8], value: &[u8]) -> Result<(LinkId, SystemTime), String> {
+    let id = id_behind(UNNAMED, key).ok_or("the key does not end in a link id")?;
+    let seconds = str::from_utf8(value)
+        .ok()
+        .and_then(|it| it.trim().parse().ok());
+    let since = seconds
+        .and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
+    let no_time = || format!("its content is no time in seconds: {}", shown(value));
+    Ok((id, since.ok_or_else(no_time)?))
+}
+
+/// What the key of a link that is not named holds: seconds since 1970.
+pub(super) fn unnamed_value(since: SystemTime) -> String {
+    let seconds = since.duration_since(SystemTime::UNIX_EPOCH);
+    format!("{}\n", seconds.unwrap_or_default().as_secs())
 }
 
 /// What a runner's key holds.
 pub(super) fn runner_value(state: &RunnerState) -> String {
     // A state is made of texts and numbers, which JSON has.
     serde_json::to_string_pretty(state).unwrap_or_default() + "\n"
+}
+
+/// What a portal's key holds.
+pub(super) fn portal_value(state: &PortalState) -> String {
+    let value = |state: &PortalState| serde_json::to_string(state).unwrap_or_default() + "\n";
+    let all = value(state);
+    if all.len() <= PORTAL_BYTES_MAX {
+        return all;
+    }
+    value(&PortalState {
+        version: state.version.clone(),
+        is_incomplete: true,
+        ..PortalState::default()
+    })
 }
 
 /// Bytes from outside, for a message: printable, on one line, not too long.
@@ -176,6 +252,51 @@ mod tests {
         assert!(runner(b"/consecution/runners/a", b"[").is_err());
         let long = vec![b' '; RUNNER_BYTES_MAX + 1];
         assert!(runner(b"/consecution/runners/a", &long).is_err());
+    }
+
+    #[test]
+    fn a_portal_reads_back_from_its_key_and_one_that_is_too_large_says_so() {
+        use crate::link_store::OfferedLink;
+        let link = |name: String| OfferedLink {
+            id: Link::new("busybox").id().to_string(),
+            name,
+        };
+        let mut state = PortalState {
+            version: "1".to_owned(),
+            chains: [("words".to_owned(), vec![link("cat".to_owned())])].into(),
+            is_incomplete: false,
+        };
+        let (key, value) = (portal_key("one"), portal_value(&state));
+        assert_eq!(
+            value,
+            "{\"Version\":\"1\",\"Chains\":{\"words\":[{\"Name\":\"cat\",\
+             \"Id\":\"faa4a5b2a5a7a2a6a5a4a5b2a5a7a2a6\"}]}}\n"
+                .replace("faa4a5b2a5a7a2a6a5a4a5b2a5a7a2a6", &link(String::new()).id)
+        );
+        assert_eq!(
+            portal(key.as_bytes(), value.as_bytes()),
+            Ok(("one".to_owned(), state.clone()))
+        );
+        let many = (0..30_000).map(|number| link(number.to_string()));
+        state.chains.insert("many".to_owned(), many.collect());
+        let (_, read) = portal(key.as_bytes(), portal_value(&state).as_bytes()).unwrap();
+        assert!(read.is_incomplete && read.chains.is_empty());
+    }
+
+    #[test]
+    fn a_time_reads_back_from_its_key_to_the_second() {
+        let id = Link::new("busybox").id();
+        let since = SystemTime::UNIX_EPOCH + Duration::from_millis(1_234_567);
+        let key = unnamed_key(id);
+        let read = unnamed(key.as_bytes(), unnamed_value(since).as_bytes());
+        assert_eq!(
+            read,
+            Ok((id, SystemTime::UNIX_EPOCH + Duration::from_secs(1_234)))
+        );
+        for garbage in [&b""[..], b"-1", b"soon", b"99999999999999999999", b"\xff"] {
+            assert!(unnamed(key.as_bytes(), garbage).is_err(), "{garbage:?}");
+        }
+        assert!(unnamed(b"/consecution/unnamed/x", b"1").is_err());
     }
 
     #[test]

@@ -112,7 +112,7 @@ impl Session {
                 }
                 Err(failed) => failed,
             };
-            if failure.kind == FailureKind::Refused {
+            if failure.kind.is_answer() {
                 // Who was answered before is connected still.
                 if *self.connection.borrow() != Connection::Connected {
                     self.say_waiting(&failure.reason);
@@ -144,7 +144,7 @@ impl Session {
             Ok(Err(error)) => Failure::from(error),
             Err(_) => Failure::unreachable(format!("no answer within {CALL_SECONDS_MAX} s")),
         };
-        if failure.kind != FailureKind::Refused
+        if !failure.kind.is_answer()
             && let Ok(mut server) = timeout_at(deadline, self.server.lock()).await
             // Somebody else may have given it up already.
             && server.generation == connected.generation
@@ -177,7 +177,7 @@ impl Session {
                 }
                 Err(failure) => {
                     server.turn += 1;
-                    if failure.kind == FailureKind::Refused {
+                    if failure.kind.is_answer() {
                         self.say_waiting(&failure.reason);
                     }
                     return Err(FailedAttempt { endpoint, failure });

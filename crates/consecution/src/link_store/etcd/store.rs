@@ -17,6 +17,9 @@ use crate::link_store::changes::Links;
 /// Keys that are read at a time.
 const PAGE_KEYS: i64 = 32;
 
+/// The same where nothing but the keys is read.
+const PAGE_KEYS_ONLY: i64 = 1000;
+
 /// Bytes of a message from etcd: more than that many keys have, where etcd's
 /// own bound on requests (1.5 MiB) is not raised.
 pub(super) const MESSAGE_BYTES_MAX: usize = 64 << 20;
@@ -44,14 +47,31 @@ impl Store {
 
     /// All keys that begin so, as they were at that position.
     pub(super) async fn range(&self, prefix: &str) -> Result<(Position, Vec<KeyValue>), Failure> {
+        self.range_with(prefix, GetOptions::new().with_limit(PAGE_KEYS))
+            .await
+    }
+
+    /// The same without what they hold.
+    pub(super) async fn keys(&self, prefix: &str) -> Result<Vec<KeyValue>, Failure> {
+        let options = GetOptions::new()
+            .with_keys_only()
+            .with_limit(PAGE_KEYS_ONLY);
+        Ok(self.range_with(prefix, options).await?.1)
+    }
+
+    async fn range_with(
+        &self,
+        prefix: &str,
+        options: GetOptions,
+    ) -> Result<(Position, Vec<KeyValue>), Failure> {
         let (mut start, end) = (prefix.as_bytes().to_vec(), keys::end_of(prefix));
         let mut entries = Vec::new();
         let mut position = None;
         loop {
             let revision = position.map_or(0, |position: Position| position.revision);
-            let options = GetOptions::new()
+            let options = options
+                .clone()
                 .with_range(end.clone())
-                .with_limit(PAGE_KEYS)
                 .with_revision(revision);
             let ask = async |client: etcd_client::Client| {
                 let mut kv = client
@@ -88,14 +108,42 @@ impl Store {
         }
     }
 
+    /// What these keys hold, in their order; at most
+    /// [`MISSING_MAX`](crate::link_store::MISSING_MAX), so that it fits a message.
+    pub(super) async fn get(&self, keys: &[String]) -> Result<Vec<Option<KeyValue>>, Failure> {
+        let ask = async |client: etcd_client::Client| {
+            let mut kv = client
+                .kv_client()
+                .max_decoding_message_size(MESSAGE_BYTES_MAX);
+            let gets = keys.iter().map(|key| TxnOp::get(key.as_str(), None));
+            kv.txn(Txn::new().and_then(gets.collect::<Vec<_>>())).await
+        };
+        let answers = self.session.call(ask).await?.op_responses();
+        let found = answers.into_iter().map(|answer| match answer {
+            TxnOpResponse::Get(mut found) => found.take_kvs().pop(),
+            _ => None,
+        });
+        Ok(found.collect())
+    }
+
+    /// Whether the key is there.
+    pub(super) async fn has(&self, key: &str) -> Result<bool, Failure> {
+        let ask = async |mut client: etcd_client::Client| {
+            let options = GetOptions::new().with_count_only();
+            client.get(key, Some(options)).await
+        };
+        Ok(self.session.call(ask).await?.count() > 0)
+    }
+
     /// Puts `value` where nothing is, or nothing that `read` can make sense of;
-    /// gives what `read` makes of what is there from now on.
+    /// gives what `read` makes of what is there from now on, and whether that was
+    /// put now.
     pub(super) async fn put_if_absent<T>(
         &self,
         key: &str,
         value: &str,
         read: impl Fn(&[u8]) -> Result<T, String>,
-    ) -> Result<T, Failure> {
+    ) -> Result<(T, bool), Failure> {
         let mut revision = 0;
         for _ in 0..PUTS_MAX {
             let ask = async |mut client: etcd_client::Client| {
@@ -108,7 +156,8 @@ impl Store {
             };
             let answer = self.session.call(ask).await?;
             if answer.succeeded() {
-                return read(value.as_bytes()).map_err(Failure::refused);
+                let read = read(value.as_bytes()).map_err(Failure::refused)?;
+                return Ok((read, true));
             }
             let found = answer.op_responses().into_iter().find_map(|it| match it {
                 TxnOpResponse::Get(mut found) => found.take_kvs().pop(),
@@ -119,7 +168,7 @@ impl Store {
                 continue;
             };
             match read(found.value()) {
-                Ok(read) => return Ok(read),
+                Ok(read) => return Ok((read, false)),
                 Err(reason) => {
                     tracing::warn!("writing {} in etcd anew: {reason}", shown_key(&found));
                     revision = found.mod_revision();

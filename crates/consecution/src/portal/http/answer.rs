@@ -1,38 +1,175 @@
-//! A reply's body while a chain is still writing it.
+//! A run in a task of its own, and the body of its reply.
 
 use std::collections::VecDeque;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use chain::Chain;
-use futures_util::{FutureExt, StreamExt};
+use futures_util::StreamExt;
 use hyper::StatusCode;
-use hyper::body::{Body, Frame};
+use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::HeaderMap;
+use tokio::task::JoinSet;
 
 use super::metrics::Tracked;
+use super::spool::{self, End, Mode, Next, Reader, Room, Unread, Writer};
 use super::{log, story};
-use crate::http::{Broken, Reset};
-use crate::portal::PendingReport;
+use crate::http::{self, Broken, Reset};
+use crate::portal::{ChainError, PendingReport, Report};
 use crate::trace::CallId;
 use crate::transport;
 
-/// A run whose reply has begun.
+/// A run that moves by itself, whatever the client does. Dropping it stops it.
+pub(super) struct Run {
+    pub(super) output: Reader,
+    _task: JoinSet<()>,
+}
+
+impl Run {
+    /// Goes on with a run of whose output `first` was read already.
+    pub(super) fn go_on(
+        first: VecDeque<Bytes>,
+        body: transport::Body,
+        report: PendingReport,
+        held: Option<http::Run>,
+        room: &Arc<Room>,
+        mode: Mode,
+    ) -> Run {
+        let (writer, output) = spool::pipe(room, mode);
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            let end = run(first, body, report, &writer).await;
+            // From here on a client may listen without sending.
+            drop(held);
+            if let Ok(end) = end {
+                writer.end(end);
+            }
+        });
+        Run {
+            output,
+            _task: task,
+        }
+    }
+}
+
+/// Passes on what a run writes, and then how it ended. A run that has failed, at
+/// its deadline for example, is over even if nobody takes what it has written.
+async fn run(
+    first: VecDeque<Bytes>,
+    mut body: transport::Body,
+    mut report: PendingReport,
+    writer: &Writer,
+) -> Result<End, Unread> {
+    let passing = async {
+        for chunk in first {
+            writer.push(chunk).await?;
+        }
+        loop {
+            match body.next().await {
+                Some(Ok(chunk)) => writer.push(chunk).await?,
+                Some(Err(cut)) => return Ok(Some(cut)),
+                None => return Ok(None),
+            }
+        }
+    };
+    let (result, cut) = {
+        let mut passing = pin!(passing);
+        tokio::select! {
+            biased;
+            passed = &mut passing => (None, passed?),
+            result = &mut report => (Some(result), None),
+        }
+    };
+    drop(body);
+    let result = match result {
+        Some(result) => result,
+        None => report.await,
+    };
+    Ok(match (result, cut) {
+        (Err(error), _) => End::Failed(error),
+        (Ok(_), Some(cut)) => End::Broken(cut),
+        (Ok(report), None) => End::Succeeded(report),
+    })
+}
+
+/// A reply that has begun.
 pub(super) struct Running {
-    /// What was read before the reply began.
-    pub(super) first: VecDeque<Bytes>,
-    /// `None` once it has ended, one way or the other.
-    pub(super) body: Option<transport::Body>,
-    pub(super) report: PendingReport,
-    pub(super) tracked: Tracked,
+    run: Run,
+    /// How much is left of it, where all of it is known.
+    bytes_left: Option<u64>,
+    tracked: Option<Tracked>,
     /// What to do where a connection that is closed would pass for an end.
-    pub(super) reset: Option<Reset>,
-    pub(super) call_id: CallId,
-    pub(super) chain: Arc<Chain>,
-    /// The body was cut off, and what came before has been given time to leave.
-    pub(super) is_cut: bool,
+    reset: Option<Reset>,
+    call_id: CallId,
+    chain: Arc<Chain>,
+    /// It broke off, and what came before has been given time to leave.
+    is_broken: bool,
+}
+
+impl Running {
+    pub(super) fn new(
+        run: Run,
+        bytes: Option<u64>,
+        tracked: Option<Tracked>,
+        reset: Option<Reset>,
+        call_id: &CallId,
+        chain: &Arc<Chain>,
+    ) -> Running {
+        Running {
+            run,
+            bytes_left: bytes,
+            tracked,
+            reset,
+            call_id: call_id.clone(),
+            chain: Arc::clone(chain),
+            is_broken: false,
+        }
+    }
+
+    /// So many bytes have gone, and perhaps those were all.
+    fn gave(&mut self, bytes: u64) {
+        let Some(left) = &mut self.bytes_left else {
+            return;
+        };
+        *left = left.saturating_sub(bytes);
+        // Nobody asks for more of a body whose length is known.
+        if *left == 0
+            && let Some(end) = self.run.output.end()
+        {
+            self.end(end);
+        }
+    }
+
+    fn track(&mut self, result: &Result<Report, ChainError>) {
+        if let Some(tracked) = &mut self.tracked {
+            tracked.end(result);
+        }
+    }
+
+    /// The reply has ended like that; gives what stands behind a good one.
+    fn end(&mut self, end: End) -> Option<HeaderMap> {
+        match end {
+            End::Succeeded(report) => {
+                let mut trailers = HeaderMap::new();
+                story::tell(&report, &mut trailers);
+                self.track(&Ok(report));
+                log::success(&self.chain.name, &self.call_id);
+                Some(trailers)
+            }
+            End::Failed(error) => {
+                let status = StatusCode::OK;
+                log::failure("a call was aborted", &error, &self.call_id, status);
+                self.track(&Err(error));
+                None
+            }
+            End::Broken(cut) => {
+                log::fault(&self.chain.name, &self.call_id, &cut, StatusCode::OK);
+                None
+            }
+        }
+    }
 }
 
 impl Body for Running {
@@ -43,41 +180,44 @@ impl Body for Running {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        if let Some(chunk) = self.first.pop_front() {
-            return Poll::Ready(Some(Ok(Frame::data(chunk))));
+        let running = &mut *self;
+        if running.is_broken {
+            if let Some(reset) = &running.reset {
+                reset.ask();
+            }
+            return Poll::Ready(Some(Err(Broken)));
         }
-        if let Some(body) = &mut self.body {
-            match ready!(body.poll_next_unpin(context)) {
-                Some(Ok(chunk)) => return Poll::Ready(Some(Ok(Frame::data(chunk)))),
-                Some(Err(_)) => self.is_cut = true,
-                None => {}
+        match ready!(running.run.output.poll_next(context)) {
+            Next::Chunk(chunk) => {
+                running.gave(chunk.len() as u64);
+                Poll::Ready(Some(Ok(Frame::data(chunk))))
             }
-            self.body = None;
-            if self.is_cut {
-                // What has been written so far leaves before the connection goes.
-                context.waker().wake_by_ref();
-                return Poll::Pending;
-            }
+            Next::End(end) => match running.end(end) {
+                Some(trailers) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+                None => {
+                    running.is_broken = true;
+                    // What has been written so far leaves before the connection goes.
+                    context.waker().wake_by_ref();
+                    Poll::Pending
+                }
+            },
         }
-        let result = ready!(self.report.poll_unpin(context));
-        self.tracked.end(&result);
-        match result {
-            Ok(report) if !self.is_cut => {
-                let mut trailers = HeaderMap::new();
-                story::tell(&report, &mut trailers);
-                log::success(&self.chain.name, &self.call_id);
-                Poll::Ready(Some(Ok(Frame::trailers(trailers))))
-            }
-            result => {
-                if let Err(error) = result {
-                    let status = StatusCode::OK;
-                    log::failure("a call was aborted", &error, &self.call_id, status);
-                }
-                if let Some(reset) = &self.reset {
-                    reset.ask();
-                }
-                Poll::Ready(Some(Err(Broken)))
-            }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.bytes_left {
+            Some(bytes) => SizeHint::with_exact(bytes),
+            None => SizeHint::default(),
+        }
+    }
+}
+
+impl Drop for Running {
+    /// A client that has not taken all of it may have had its reasons; but what
+    /// the run had come to by then counts.
+    fn drop(&mut self) {
+        if let Some(end @ End::Failed(_)) = self.run.output.end() {
+            self.end(end);
         }
     }
 }

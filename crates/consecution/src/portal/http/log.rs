@@ -10,6 +10,7 @@ use hyper::StatusCode;
 use super::story::milliseconds;
 use crate::portal::{ChainError, FailureReason};
 use crate::trace::CallId;
+use crate::transport::Cut;
 
 /// How much of the end of a failed link's standard error a line has.
 const STDERR_BYTES_MAX: usize = 4096;
@@ -47,6 +48,12 @@ pub(super) fn failure(what: &str, error: &ChainError, call_id: &CallId, status: 
 pub(super) fn success(chain: &str, call_id: &CallId) {
     let status = StatusCode::OK.as_u16();
     tracing::debug!(%call_id, chain, status, "a call succeeded");
+}
+
+/// Says that a call has failed although no link did.
+pub(super) fn fault(chain: &str, call_id: &CallId, cut: &Cut, status: StatusCode) {
+    let status = status.as_u16();
+    tracing::error!(%call_id, chain, status, "a call failed although no link did: {cut}");
 }
 
 /// The end of what a link wrote to standard error, from the beginning of a line on

@@ -37,10 +37,11 @@ pub(super) enum Kind {
     InputCut,
     TooLarge,
     ClientGone,
+    Stalled,
 }
 
 impl Kind {
-    const ALL: [(Kind, &str); 11] = [
+    const ALL: [(Kind, &str); 12] = [
         (Kind::Exited, "exited"),
         (Kind::Signalled, "signalled"),
         (Kind::CannotStart, "cannot_start"),
@@ -52,6 +53,7 @@ impl Kind {
         (Kind::InputCut, "input_cut"),
         (Kind::TooLarge, "too_large"),
         (Kind::ClientGone, "client_gone"),
+        (Kind::Stalled, "stalled"),
     ];
 
     fn of(error: &ChainError) -> Kind {
@@ -155,6 +157,11 @@ impl Tracked {
             run: Some(run),
             is_over: false,
         }
+    }
+
+    /// For whoever sees the run through to its end.
+    pub(super) fn take_run(&mut self) -> Option<Run> {
+        self.run.take()
     }
 
     /// The run has ended.

@@ -117,8 +117,10 @@ impl Readiness {
             });
             let before = all.len();
             all.extend(&mut missing);
-            if all.len() == before {
-                offered.set_seen_ready();
+            match all.len() == before {
+                true => offered.set_seen_ready(),
+                // The link store may have lost it.
+                false => offered.portal.publishing.miss(),
             }
         }
         all

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -10,6 +10,8 @@ use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::future::poll_fn;
 use hyper::body::{Body as _, Incoming};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
 
 use crate::transport::Cut;
 
@@ -39,7 +41,18 @@ pub(super) struct Progress(Arc<Flags>);
 struct Flags {
     is_too_large: AtomicBool,
     is_over: AtomicBool,
+    /// Told when it is over; one may wait for that.
+    over: Notify,
+    /// It was asked for more, and there is none yet.
+    is_waiting: AtomicBool,
+    bytes_taken: AtomicU64,
+    /// Nobody waits for the client any more.
+    is_given_up: AtomicBool,
 }
+
+/// How often a client is looked at until its time is over, and at most how often.
+const LOOKS: u32 = 4;
+const LOOK_EVERY_MIN: Duration = Duration::from_millis(10);
 
 impl Progress {
     /// Whether it turned out larger than it may be.
@@ -52,17 +65,56 @@ impl Progress {
         self.0.is_over.load(Ordering::Acquire)
     }
 
-    fn over(&self) {
+    /// Resolves when nothing more of it will be read. For one who waits.
+    pub(super) async fn over(&self) {
+        while !self.is_over() {
+            self.0.over.notified().await;
+        }
+    }
+
+    /// Resolves when the client has been waited for that long without a byte. The
+    /// time in which nobody asks for more does not count.
+    pub(super) async fn stalled(&self, wait_max: Duration) {
+        let every = (wait_max / LOOKS).max(LOOK_EVERY_MIN);
+        let (mut taken, mut since) = (0, Instant::now());
+        loop {
+            sleep(every).await;
+            let is_waiting = self.0.is_waiting.load(Ordering::Acquire) && !self.is_over();
+            let before = taken;
+            taken = self.0.bytes_taken.load(Ordering::Acquire);
+            if taken != before || !is_waiting {
+                since = Instant::now();
+            } else if since.elapsed() >= wait_max {
+                return;
+            }
+        }
+    }
+
+    /// What is still on its way is of no interest.
+    pub(super) fn give_up(&self) {
+        self.0.is_given_up.store(true, Ordering::Release);
+    }
+
+    fn end(&self) {
         self.0.is_over.store(true, Ordering::Release);
+        self.0.over.notify_one();
+    }
+
+    fn waits(&self, is_waiting: bool) {
+        self.0.is_waiting.store(is_waiting, Ordering::Release);
     }
 }
 
 impl Upload {
     pub(super) fn new(incoming: Incoming, bytes_max: Option<u64>, is_held_back: bool) -> Upload {
+        let progress = Progress::default();
+        if incoming.is_end_stream() {
+            progress.end();
+        }
         Upload {
             incoming: Some(incoming),
             bytes_left: bytes_max.unwrap_or(u64::MAX),
-            progress: Progress::default(),
+            progress,
             is_held_back,
         }
     }
@@ -92,17 +144,22 @@ impl Stream for Upload {
         };
         upload.is_held_back = false;
         loop {
-            let cut = match ready!(Pin::new(&mut *incoming).poll_frame(context)) {
+            let frame = Pin::new(&mut *incoming).poll_frame(context);
+            upload.progress.waits(frame.is_pending());
+            let cut = match ready!(frame) {
                 None => {
                     upload.incoming = None;
-                    upload.progress.over();
+                    upload.progress.end();
                     return Poll::Ready(None);
                 }
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(chunk) if chunk.len() as u64 <= upload.bytes_left => {
-                        upload.bytes_left -= chunk.len() as u64;
+                        let bytes = chunk.len() as u64;
+                        upload.bytes_left -= bytes;
+                        let taken = &upload.progress.0.bytes_taken;
+                        taken.fetch_add(bytes, Ordering::Release);
                         if incoming.is_end_stream() {
-                            upload.progress.over();
+                            upload.progress.end();
                         }
                         return Poll::Ready(Some(Ok(chunk)));
                     }
@@ -128,15 +185,22 @@ impl Stream for Upload {
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        self.progress.over();
-        let Some(incoming) = self.incoming.take() else {
-            return;
-        };
-        if self.is_held_back || incoming.is_end_stream() {
-            return;
-        }
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(tokio::time::timeout(LEFTOVER_WAIT_MAX, swallow(incoming)));
+        self.progress.waits(false);
+        let is_given_up = self.progress.0.is_given_up.load(Ordering::Acquire);
+        if let Some(incoming) = self.incoming.take()
+            && !self.is_held_back
+            && !is_given_up
+            && !incoming.is_end_stream()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            // A client that sends all before it reads is not done before that.
+            let progress = self.progress.clone();
+            runtime.spawn(async move {
+                let _ = tokio::time::timeout(LEFTOVER_WAIT_MAX, swallow(incoming)).await;
+                progress.end();
+            });
+        } else {
+            self.progress.end();
         }
     }
 }

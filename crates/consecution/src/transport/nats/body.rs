@@ -9,17 +9,21 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::stream::{self, Stream, StreamExt};
 use tokio::sync::mpsc;
 use tokio::task::yield_now;
 
+use crate::held::Held;
 use crate::transport::{Body, Cut};
 
-/// Chunks below this size are put together with what else is ready; copying
-/// more costs more than a message.
+/// What is less than this is sent together with what else is ready.
 const TINY_BYTES: usize = 16 * 1024;
+
+/// Pieces below this size are copied where they wait for their reader: each is a
+/// slice of the buffer that its message was read into, with those of other calls.
+const COPIED_BYTES_MAX: usize = 16 * 1024;
 
 /// A step of a body.
 #[derive(Debug)]
@@ -31,8 +35,7 @@ pub(super) enum Piece {
 
 /// A body that is sent, and what has been pulled of it.
 pub(super) struct Source {
-    held: VecDeque<Bytes>,
-    held_bytes: usize,
+    held: Held,
     rest: Rest,
 }
 
@@ -46,8 +49,7 @@ enum Rest {
 impl Source {
     pub(super) fn new(body: Body) -> Source {
         Source {
-            held: VecDeque::new(),
-            held_bytes: 0,
+            held: Held::default(),
             rest: Rest::Body(body),
         }
     }
@@ -58,10 +60,7 @@ impl Source {
             return Poll::Ready(());
         };
         match ready!(std::pin::Pin::new(body).poll_next(context)) {
-            Some(Ok(chunk)) => {
-                self.held_bytes += chunk.len();
-                self.held.push_back(chunk);
-            }
+            Some(Ok(chunk)) => self.held.push(chunk),
             Some(Err(cut)) => self.rest = Rest::Cut(cut),
             None => self.rest = Rest::Nothing,
         }
@@ -82,7 +81,7 @@ impl Source {
     /// Pulls until there is an end, or more than `room` bytes.
     pub(super) async fn gather(&mut self, room: usize) {
         poll_fn(|context| {
-            while self.held_bytes <= room && matches!(self.rest, Rest::Body(_)) {
+            while self.held.bytes() <= room && matches!(self.rest, Rest::Body(_)) {
                 ready!(self.poll_pull(context));
             }
             Poll::Ready(())
@@ -102,22 +101,17 @@ impl Source {
 
     /// Whether all of it has been pulled and is no more than `room` bytes.
     pub(super) fn is_whole(&self, room: usize) -> bool {
-        matches!(self.rest, Rest::Nothing) && self.held_bytes <= room
+        matches!(self.rest, Rest::Nothing) && self.held.bytes() <= room
     }
 
     /// Takes all that has been pulled.
     pub(super) fn take_all(&mut self) -> Bytes {
-        let all = match self.held.len() {
-            0 | 1 => self.held.pop_front().unwrap_or_default(),
-            _ => self.put_together(self.held_bytes),
-        };
-        self.held_bytes = 0;
-        all
+        self.held.take_all()
     }
 
     /// How much has been pulled that was not taken.
     pub(super) fn held_bytes(&self) -> usize {
-        self.held_bytes
+        self.held.bytes()
     }
 
     /// Why it was cut off, if it was.
@@ -130,40 +124,12 @@ impl Source {
 
     /// Takes the first bytes of what has been pulled, no more than `room`.
     pub(super) fn take(&mut self, room: usize) -> Bytes {
-        let is_alone = self.held.len() == 1;
-        let bytes = match self.held.front_mut() {
-            Some(front) if front.len() > room => front.split_to(room),
-            Some(front) if front.len() >= TINY_BYTES || is_alone => {
-                self.held.pop_front().unwrap_or_default()
-            }
-            Some(_) => self.put_together(room),
-            None => Bytes::new(),
-        };
-        self.held_bytes -= bytes.len();
-        bytes
-    }
-
-    /// Copies the first chunks, as far as they fit.
-    fn put_together(&mut self, room: usize) -> Bytes {
-        let mut all = BytesMut::with_capacity(room.min(self.held_bytes));
-        while let Some(front) = self.held.front_mut() {
-            let left = room - all.len();
-            if front.len() > left {
-                all.extend_from_slice(&front.split_to(left));
-                break;
-            }
-            all.extend_from_slice(front);
-            self.held.pop_front();
-        }
-        all.freeze()
+        self.held.pop(room).unwrap_or_default()
     }
 
     /// Puts what was taken back to the front.
     pub(super) fn put_back(&mut self, bytes: Bytes) {
-        if !bytes.is_empty() {
-            self.held_bytes += bytes.len();
-            self.held.push_front(bytes);
-        }
+        self.held.put_back(bytes);
     }
 
     /// The next piece, data no longer than `room`; without room only an end, or
@@ -181,7 +147,7 @@ impl Source {
     }
 
     /// What is left of it.
-    pub(super) fn into_body(self) -> Body {
+    pub(super) fn into_body(mut self) -> Body {
         let rest = match self.rest {
             Rest::Body(body) => body,
             Rest::Nothing => Body::empty(),
@@ -189,8 +155,16 @@ impl Source {
         };
         match self.held.is_empty() {
             true => rest,
-            false => Body::new(stream::iter(self.held.into_iter().map(Ok)).chain(rest)),
+            false => Body::new(stream::iter(self.held.chunks().into_iter().map(Ok)).chain(rest)),
         }
+    }
+}
+
+/// The same bytes, without a buffer that is much larger.
+fn alone(bytes: Bytes) -> Bytes {
+    match bytes.len() < COPIED_BYTES_MAX {
+        true => Bytes::copy_from_slice(&bytes),
+        false => bytes,
     }
 }
 
@@ -235,7 +209,10 @@ impl Sink {
     /// Must be given no data after an end.
     pub(super) fn put(&mut self, piece: Piece) {
         if self.reader.is_some() {
-            self.waiting.push_back(piece);
+            self.waiting.push_back(match piece {
+                Piece::Data(bytes) => Piece::Data(alone(bytes)),
+                end => end,
+            });
         }
     }
 
@@ -300,7 +277,7 @@ impl StderrSink {
     }
 
     pub(super) fn put(&mut self, bytes: Bytes) {
-        self.waiting.push_back(bytes);
+        self.waiting.push_back(alone(bytes));
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -1,0 +1,274 @@
+//! Chunks that wait for a time, in about as much memory as they are long.
+//!
+//! A chunk is usually a slice of the buffer that it was read into, and keeps all
+//! of that buffer: one byte from a socket holds 8 KiB, one from a pipe 64 KiB. So
+//! small chunks are copied, one behind the other, into buffers that are filled.
+//! A chunk that is the only one is not copied: most small calls have no other.
+//! Pure.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+
+/// Chunks from this size on are held as they are. Who reads from sockets and
+/// pipes reads 128 KiB at most, so such a chunk keeps no more than four times its
+/// size.
+const LARGE_BYTES: usize = 32 * 1024;
+
+/// How large the buffers are that small chunks are copied into: as large as what
+/// is held already, between these.
+const BUFFER_BYTES_MIN: usize = 1024;
+const BUFFER_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes in the order in which they came.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    chunks: VecDeque<Bytes>,
+    /// Copies of what came behind those, and room for more.
+    filling: BytesMut,
+    bytes: usize,
+}
+
+impl Held {
+    /// How many bytes there are.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Adds a chunk to the end.
+    pub(crate) fn push(&mut self, chunk: Bytes) {
+        if chunk.is_empty() {
+            return;
+        }
+        let is_first = self.is_empty();
+        self.bytes += chunk.len();
+        if is_first || chunk.len() >= LARGE_BYTES {
+            self.seal();
+            self.chunks.push_back(chunk);
+            return;
+        }
+        // The first one is no longer alone.
+        let is_alone = self.chunks.len() == 1 && self.filling.is_empty();
+        if let Some(first) = self
+            .chunks
+            .pop_back_if(|first| is_alone && first.len() < LARGE_BYTES)
+        {
+            self.copy(&first);
+        }
+        self.copy(&chunk);
+    }
+
+    /// The next bytes, at most `room`.
+    pub(crate) fn pop(&mut self, room: usize) -> Option<Bytes> {
+        if self.chunks.is_empty() {
+            self.seal();
+        }
+        let front = self.chunks.front_mut()?;
+        let chunk = match front.len() > room {
+            true => front.split_to(room),
+            false => self.chunks.pop_front()?,
+        };
+        self.bytes -= chunk.len();
+        Some(chunk)
+    }
+
+    /// All of it in one piece.
+    pub(crate) fn take_all(&mut self) -> Bytes {
+        let bytes = std::mem::take(&mut self.bytes);
+        self.seal();
+        let mut chunks = std::mem::take(&mut self.chunks);
+        if chunks.len() <= 1 {
+            return chunks.pop_front().unwrap_or_default();
+        }
+        let mut all = BytesMut::with_capacity(bytes);
+        for chunk in chunks {
+            all.extend_from_slice(&chunk);
+        }
+        all.freeze()
+    }
+
+    /// Puts what was taken back to the front.
+    pub(crate) fn put_back(&mut self, chunk: Bytes) {
+        if !chunk.is_empty() {
+            self.bytes += chunk.len();
+            self.chunks.push_front(chunk);
+        }
+    }
+
+    /// What stands there, in as large a piece as there is.
+    pub(crate) fn get(&mut self, mut at: usize) -> Option<Bytes> {
+        if at >= self.bytes {
+            // Asked often: what is being filled must not end for it.
+            return None;
+        }
+        self.seal();
+        for chunk in &self.chunks {
+            if at < chunk.len() {
+                return Some(chunk.slice(at..));
+            }
+            at -= chunk.len();
+        }
+        None
+    }
+
+    /// Lets the first bytes go.
+    pub(crate) fn forget(&mut self, mut bytes: usize) {
+        while bytes > 0
+            && let Some(gone) = self.pop(bytes)
+        {
+            bytes -= gone.len();
+        }
+    }
+
+    /// The same bytes once more; they share their memory.
+    pub(crate) fn chunks(&mut self) -> VecDeque<Bytes> {
+        self.seal();
+        self.chunks.clone()
+    }
+
+    /// Fills buffers with it.
+    fn copy(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let room = self.filling.capacity() - self.filling.len();
+            if room == 0 {
+                self.seal();
+                let size = self.bytes.clamp(BUFFER_BYTES_MIN, BUFFER_BYTES_MAX);
+                self.filling = BytesMut::with_capacity(size);
+                continue;
+            }
+            let (now, later) = bytes.split_at(room.min(bytes.len()));
+            self.filling.extend_from_slice(now);
+            bytes = later;
+        }
+    }
+
+    /// Nothing more goes before what comes next. The buffer's room is kept.
+    fn seal(&mut self) {
+        if !self.filling.is_empty() {
+            self.chunks.push_back(self.filling.split().freeze());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// What it keeps of memory, where every chunk of its own is a whole buffer.
+    fn entries(held: &Held) -> usize {
+        held.chunks.len()
+    }
+
+    #[test]
+    fn a_chunk_that_is_alone_is_not_copied() {
+        let chunk = Bytes::from(vec![b'x'; 100]);
+        let mut held = Held::default();
+        held.push(chunk.clone());
+        assert_eq!(held.pop(usize::MAX).unwrap().as_ptr(), chunk.as_ptr());
+    }
+
+    #[test]
+    fn small_chunks_let_go_of_their_buffers() {
+        let mut held = Held::default();
+        let mut buffers = Vec::new();
+        for _ in 0..1000 {
+            let buffer = Bytes::from(vec![b'x'; 8192]);
+            held.push(buffer.slice(..1));
+            buffers.push(buffer);
+        }
+        assert_eq!(held.bytes(), 1000);
+        assert!(buffers.iter().all(Bytes::is_unique));
+        assert!(entries(&held) <= 1);
+    }
+
+    #[test]
+    fn a_million_single_bytes_are_a_few_buffers() {
+        let mut held = Held::default();
+        for _ in 0..1_000_000 {
+            held.push(Bytes::from_static(b"x"));
+        }
+        assert!(entries(&held) < 32, "{}", entries(&held));
+    }
+
+    #[test]
+    fn large_chunks_are_kept_as_they_are() {
+        let chunk = Bytes::from(vec![b'x'; LARGE_BYTES]);
+        let mut held = Held::default();
+        held.push("a".into());
+        held.push("b".into());
+        held.push(chunk.clone());
+        held.push("c".into());
+        assert_eq!(held.pop(usize::MAX).unwrap(), "ab");
+        assert_eq!(held.pop(usize::MAX).unwrap().as_ptr(), chunk.as_ptr());
+        assert_eq!(held.pop(usize::MAX).unwrap(), "c");
+        assert!(held.is_empty());
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Push(usize),
+        Pop(usize),
+        PutBack(usize),
+        Forget(usize),
+        Get(usize),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let length = prop_oneof![0_usize..10, 0..5000_usize, LARGE_BYTES..LARGE_BYTES * 2];
+        let step = prop_oneof![
+            3 => length.clone().prop_map(Step::Push),
+            1 => length.clone().prop_map(Step::Pop),
+            1 => length.clone().prop_map(Step::PutBack),
+            1 => length.clone().prop_map(Step::Forget),
+            1 => length.prop_map(Step::Get),
+        ];
+        prop::collection::vec(step, 0..40)
+    }
+
+    proptest! {
+        #[test]
+        fn it_gives_what_it_was_given_in_order(steps in steps()) {
+            let (mut held, mut wanted) = (Held::default(), VecDeque::new());
+            let mut next = 0_u32;
+            for step in steps {
+                match step {
+                    Step::Push(length) => {
+                        let chunk: Vec<u8> = (0..length).map(|_| { next += 1; (next / 3) as u8 }).collect();
+                        wanted.extend(&chunk);
+                        held.push(chunk.into());
+                    }
+                    Step::Pop(room) => {
+                        for byte in held.pop(room).unwrap_or_default() {
+                            prop_assert_eq!(Some(byte), wanted.pop_front());
+                        }
+                    }
+                    Step::PutBack(room) => {
+                        let chunk = held.pop(room).unwrap_or_default();
+                        held.put_back(chunk);
+                    }
+                    Step::Forget(bytes) => {
+                        held.forget(bytes);
+                        wanted.drain(..bytes.min(wanted.len()));
+                    }
+                    Step::Get(at) => match held.get(at) {
+                        Some(chunk) => {
+                            let there = wanted.iter().skip(at).take(chunk.len());
+                            prop_assert!(chunk.iter().eq(there));
+                        }
+                        None => prop_assert!(at >= wanted.len()),
+                    },
+                }
+                prop_assert_eq!(held.bytes(), wanted.len());
+            }
+            let again: Vec<u8> = held.chunks().into_iter().flatten().collect();
+            prop_assert_eq!(&again, &Vec::from(wanted.clone()));
+            prop_assert_eq!(held.take_all(), again);
+            prop_assert!(held.is_empty());
+        }
+    }
+}

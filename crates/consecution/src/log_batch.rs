@@ -1,0 +1,110 @@
+//! Things that happen many at a time, as one log line.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+/// How long to let more gather, once something has happened.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// How many of them a line names.
+const NAMED_MAX: usize = 5;
+
+/// Gathers what happens, and says it a little later.
+pub(crate) struct LogBatch {
+    gathered: Mutex<Batch>,
+    say: fn(&Batch),
+}
+
+/// What has happened within a short time: reads as a list of names.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Batch {
+    named: Vec<String>,
+    count: usize,
+}
+
+impl LogBatch {
+    /// One that says what it has gathered with `say`.
+    pub(crate) fn new(say: fn(&Batch)) -> Arc<LogBatch> {
+        Arc::new(LogBatch {
+            gathered: Mutex::default(),
+            say,
+        })
+    }
+
+    /// It has happened to `name`. Needs a tokio runtime.
+    pub(crate) fn add(self: &Arc<Self>, name: String) {
+        let is_first = {
+            let mut gathered = self.locked();
+            gathered.add(name);
+            gathered.count == 1
+        };
+        if is_first {
+            let batch = Arc::clone(self);
+            tokio::spawn(async move {
+                sleep(PAUSE).await;
+                let gathered = std::mem::take(&mut *batch.locked());
+                (batch.say)(&gathered);
+            });
+        }
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Batch> {
+        // Nothing that runs under the lock can leave it half-changed.
+        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Batch {
+    fn add(&mut self, name: String) {
+        self.count += 1;
+        if self.named.len() < NAMED_MAX {
+            self.named.push(name);
+        }
+    }
+
+    /// How many there are, in words: `1 link`, `12 links`.
+    pub(crate) fn links(&self) -> String {
+        match self.count {
+            1 => "1 link".to_owned(),
+            count => format!("{count} links"),
+        }
+    }
+}
+
+impl fmt::Display for Batch {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.named.join(", "))?;
+        match self.count - self.named.len() {
+            0 => Ok(()),
+            more => write!(formatter, " and {more} more"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+    #[tokio::test(start_paused = true)]
+    async fn what_happens_together_is_one_line_of_a_bounded_length() {
+        let batch = LogBatch::new(|batch| {
+            let line = format!("{}: {batch}", batch.links());
+            SAID.lock().unwrap().push(line);
+        });
+        for number in 0..1_000 {
+            batch.add(number.to_string());
+        }
+        sleep(2 * PAUSE).await;
+        batch.add("one".to_owned());
+        sleep(2 * PAUSE).await;
+        assert_eq!(
+            *SAID.lock().unwrap(),
+            ["1000 links: 0, 1, 2, 3, 4 and 995 more", "1 link: one"]
+        );
+    }
+}

@@ -1,0 +1,57 @@
+//! Names of processes: the host's, and something that makes them unique.
+
+use rustix::rand::{GetRandomFlags, getrandom};
+use rustix::system::uname;
+
+/// How much of the host's name a name has, in bytes.
+const HOST_BYTES_MAX: usize = 63;
+
+/// Bytes of chance behind it, written with twice as many digits: there may be
+/// several processes on a host, and several hosts of one name.
+const RANDOM_BYTES: usize = 4;
+
+/// A name that no other process has; `kind` stands in it where the host's name
+/// gives nothing.
+pub(crate) fn unique(kind: &str) -> String {
+    let mut bytes = [0; RANDOM_BYTES];
+    // So few bytes are never given in part.
+    let _ = getrandom(&mut bytes, GetRandomFlags::empty());
+    let chance = u32::from_ne_bytes(bytes);
+    let host = uname();
+    let host = host_part(&host.nodename().to_string_lossy(), kind);
+    let width = 2 * RANDOM_BYTES;
+    format!("{host}-{chance:0width$x}")
+}
+
+/// Whether a character may stand in a name: it must have no meaning in keys and
+/// subjects.
+pub(crate) fn is_allowed(character: char) -> bool {
+    character.is_ascii_graphic() && !"/.*>".contains(character)
+}
+
+/// The host's own name without its domain, as far as it may stand in ours.
+fn host_part(nodename: &str, kind: &str) -> String {
+    let own = nodename.split('.').next().unwrap_or_default();
+    let host: String = own
+        .chars()
+        .filter(|character| is_allowed(*character))
+        .take(HOST_BYTES_MAX)
+        .collect();
+    if host.is_empty() {
+        kind.to_owned()
+    } else {
+        host
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_gives_what_it_can() {
+        assert_eq!(host_part("web1.example.com", "runner"), "web1");
+        assert_eq!(host_part("a b*", "runner"), "ab");
+        assert_eq!(host_part(".x", "runner"), "runner");
+    }
+}

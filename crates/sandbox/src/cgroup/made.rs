@@ -1,0 +1,171 @@
+//! The cgroup of one process: a folder in each hierarchy that its limits need.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fd::OwnedFd;
+
+use super::hierarchy::Hierarchy;
+use super::settings::{self, File, Need, Setting};
+use super::{CgroupError, Version};
+use crate::spec::Limits;
+
+#[derive(Debug, Default)]
+pub(super) struct Made {
+    pub(super) limits: Limits,
+    /// The host has swap space, to be limited as well.
+    pub(super) needs_swap: bool,
+    pub(super) folders: Vec<PathBuf>,
+    pub(super) join_files: Vec<OwnedFd>,
+    /// The folder whose memory is limited.
+    pub(super) memory: Option<(PathBuf, Version)>,
+    /// How many processes are in it: quicker to read than which.
+    pub(super) count_file: Option<OwnedFd>,
+}
+
+impl Made {
+    /// One without any folder.
+    pub(super) fn new(limits: &Limits, needs_swap: bool) -> Made {
+        Made {
+            limits: *limits,
+            needs_swap,
+            ..Made::default()
+        }
+    }
+
+    /// Has its last process left it?
+    pub(super) fn is_empty(&self) -> bool {
+        let mut count = [0; 1];
+        let read = (self.count_file.as_ref()).map(|file| rustix::io::pread(file, &mut count, 0));
+        matches!(read, Some(Ok(1))) && count == *b"0"
+    }
+
+    /// Makes a folder for the setting where there is none yet, and sets it there.
+    pub(super) fn apply(
+        &mut self,
+        setting: Setting,
+        parents: &[Hierarchy],
+        name: &Path,
+    ) -> Result<(), CgroupError> {
+        let Setting {
+            what, controller, ..
+        } = setting;
+        let hierarchy = parents
+            .iter()
+            .find(|hierarchy| hierarchy.controllers.iter().any(|has| has == controller))
+            .ok_or(CgroupError::NoController { what, controller })?;
+        let folder = hierarchy.folder.join(name);
+        if !self.folders.contains(&folder) {
+            fs::create_dir_all(&folder).map_err(refused(what, &folder))?;
+            self.folders.push(folder.clone());
+            let join = folder.join(match hierarchy.version {
+                // For a single thread, which is all that a process is before its
+                // exec: for a whole process the kernel stops all forks and exits
+                // of the machine, and waits until none is under way.
+                Version::One => "tasks",
+                Version::Two => "cgroup.procs",
+            });
+            let file = fs::OpenOptions::new()
+                .write(true)
+                .custom_flags(libc::O_CLOEXEC)
+                .open(&join)
+                .map_err(refused(what, &join))?;
+            self.join_files.push(file.into());
+        }
+        self.set(setting, &folder, hierarchy.version)?;
+        match controller {
+            "pids" => {
+                let count = fs::File::open(folder.join("pids.current"));
+                self.count_file = count.ok().map(OwnedFd::from);
+            }
+            "memory" => self.memory = Some((folder, hierarchy.version)),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn set(&self, setting: Setting, folder: &Path, version: Version) -> Result<(), CgroupError> {
+        let files = match version {
+            Version::One => setting.one,
+            Version::Two => setting.two,
+        };
+        for File { name, value, need } in files {
+            let path = folder.join(name);
+            match fs::write(&path, value) {
+                Ok(()) => {}
+                Err(source) if need == Need::Always => {
+                    return Err(refused(setting.what, &path)(source));
+                }
+                Err(_) if need == Need::WithSwap && self.needs_swap => {
+                    return Err(CgroupError::Swap);
+                }
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets a limit on memory that is less than may be needed before the command is
+    /// executed, now that it has been. False where it needs more already: version 1
+    /// refuses the limit then, and version 2 kills.
+    pub(super) fn limit_memory(&self) -> bool {
+        let Some((folder, version)) = &self.memory else {
+            return true;
+        };
+        match self.limits.memory_bytes {
+            Some(bytes) if settings::is_less_than_execution_needs(bytes) => {
+                let set = self.set(settings::memory(bytes), folder, *version);
+                set.is_ok() && self.ran_out_of_memory().is_none()
+            }
+            _ => true,
+        }
+    }
+
+    /// Has the kernel killed a process in it because it had no memory left? How
+    /// much it may have. The kernel counts before it kills.
+    pub(super) fn ran_out_of_memory(&self) -> Option<u64> {
+        let (folder, version) = self.memory.as_ref()?;
+        let counts = fs::read_to_string(folder.join(match version {
+            Version::One => "memory.oom_control",
+            Version::Two => "memory.events",
+        }));
+        let counts = counts.unwrap_or_default();
+        let mut kills = counts
+            .lines()
+            .filter_map(|line| line.strip_prefix("oom_kill "));
+        let is_killed = kills.any(|count| count != "0");
+        self.limits.memory_bytes.filter(|_| is_killed)
+    }
+}
+
+fn refused(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupError {
+    let path = path.to_owned();
+    move |source| CgroupError::Refused { what, path, source }
+}
+
+/// Takes from a cgroup what it has been charged for in the page cache: pages of the image
+/// that a command was the first to read. The kernel would keep them, and with the first
+/// of them all of a cgroup that is removed, until it needs the memory. Takes more than a
+/// millisecond, so only where there are any.
+pub(super) fn let_go_of_pages(folder: &Path) {
+    // Only where memory is counted; in version 1, then in version 2.
+    let Ok(counted) = fs::read_to_string(folder.join("memory.stat")) else {
+        return;
+    };
+    let bytes = |name| {
+        let mut lines = counted.lines().filter_map(|line| line.split_once(' '));
+        lines
+            .find(|(found, _)| *found == name)
+            .map(|(_, bytes)| bytes)
+    };
+    let (file, value) = match bytes("cache") {
+        Some(bytes) => ("memory.force_empty", bytes),
+        None => ("memory.reclaim", bytes("file").unwrap_or("0")),
+    };
+    if value != "0" {
+        // What it cannot take now, or a kernel that knows no such file, leaves it as it was.
+        let _ = fs::write(folder.join(file), value);
+    }
+}
