@@ -41,7 +41,7 @@ pub(crate) fn head(length: Length) -> String {
 pub(crate) fn head_for(path: &str, length: Length) -> String {
     let length = match length {
         Length::Known(bytes) => format!("Content-Length: {bytes}"),
-        Length::Chunked => "Transfer-Encoding: chunked".to_owned(),
+        Length::Chunked => "Transfer-Encoding: chunked\r\nPrefer: duplex".to_owned(),
     };
     format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n{length}\r\n\r\n")
 }
