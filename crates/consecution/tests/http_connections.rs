@@ -373,7 +373,7 @@ fn log_lines_may_be_json_and_name_the_call() {
     client.reply().problem(502);
     let line = served.await_line("seven");
     let line: serde_json::Value = serde_json::from_str(&line).unwrap();
-    assert_eq!(line["level"], "INFO");
+    assert_eq!(line["level"], "WARN");
     assert!(line["timestamp"].is_string(), "{line}");
     let fields = &line["fields"];
     assert_eq!(fields["call_id"], "seven");

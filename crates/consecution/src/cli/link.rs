@@ -11,6 +11,7 @@ use anyhow::anyhow;
 use chain::units::{UnitError, parse_duration};
 use chain::{Link, LinkId};
 use consecution::app;
+use consecution::error::FailedTo;
 use consecution::link_store::{LinkStore, Pruned, RunnerState, prune};
 use consecution::text;
 
@@ -83,22 +84,22 @@ async fn try_execute(command: Command) -> anyhow::Result<()> {
     match command {
         Command::List { etcd } => {
             let store = app::link_store(&etcd.options()?)?;
-            let links = store.list().await.map_err(failed_to)?;
-            let runners = store.runners().await.map_err(failed_to)?;
+            let links = store.list().await.map_err(FailedTo)?;
+            let runners = store.runners().await.map_err(FailedTo)?;
             print(&links_table(&links, &names(&*store).await, &runners))
         }
         Command::Show { id, etcd } => {
             let store = app::link_store(&etcd.options()?)?;
-            let links = store.list().await.map_err(failed_to)?;
+            let links = store.list().await.map_err(FailedTo)?;
             let link = id.find(&links)?;
             let id = link.id();
-            let runners = store.runners().await.map_err(failed_to)?;
+            let runners = store.runners().await.map_err(FailedTo)?;
             print(&description(id, link, &runners))
         }
         Command::Remove { ids, etcd } => {
             let store = app::link_store(&etcd.options()?)?;
             for id in whole(&*store, &ids).await? {
-                if !store.remove(id).await.map_err(failed_to)? {
+                if !store.remove(id).await.map_err(FailedTo)? {
                     return Err(unknown(id));
                 }
             }
@@ -111,7 +112,7 @@ async fn try_execute(command: Command) -> anyhow::Result<()> {
         } => {
             let store = app::link_store(&etcd.options()?)?;
             let pruned = prune(&*store, unnamed_for, dry_run).await;
-            print(&pruned_table(&pruned.map_err(failed_to)?, dry_run))
+            print(&pruned_table(&pruned.map_err(FailedTo)?, dry_run))
         }
     }
 }
@@ -121,7 +122,7 @@ async fn try_execute(command: Command) -> anyhow::Result<()> {
 async fn whole(store: &dyn LinkStore, ids: &[IdPrefix]) -> anyhow::Result<Vec<LinkId>> {
     let links = match ids.iter().all(|id| id.whole().is_some()) {
         true => Vec::new(),
-        false => store.list().await.map_err(failed_to)?,
+        false => store.list().await.map_err(FailedTo)?,
     };
     ids.iter()
         .map(|id| match id.whole() {
@@ -157,10 +158,6 @@ fn unnamed_for(text: &str) -> Result<Duration, UnitError> {
         "0" | "0s" => Ok(Duration::ZERO),
         _ => parse_duration(text),
     }
-}
-
-fn failed_to(error: impl std::fmt::Display) -> anyhow::Error {
-    anyhow!("failed to {error}")
 }
 
 fn unknown(id: impl std::fmt::Display) -> anyhow::Error {

@@ -26,7 +26,7 @@ pub struct Pruned {
 #[derive(Debug, thiserror::Error)]
 pub enum PruneError {
     /// The store does not answer, or may not be asked.
-    #[error(transparent)]
+    #[error("prune links")]
     LinkStore(#[from] LinkStoreError),
     /// No portal says what it offers.
     #[error(

@@ -4,7 +4,7 @@ As most programs do it: all of the body is sent before a byte is read.
 """
 
 import http.client
-import random
+import os
 import sys
 import urllib.parse
 import urllib.request
@@ -30,7 +30,7 @@ def by_urllib(url, body):
 
 def main(url, sizes):
     for size in map(int, sizes):
-        body = random.Random(size).randbytes(size)
+        body = os.urandom(size)
         tries = [
             ("http.client", by_http_client, body),
             ("http.client in chunks", by_http_client, in_chunks(body)),
