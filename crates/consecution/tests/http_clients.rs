@@ -262,6 +262,36 @@ fn both_ways_at_once_through_haproxy() {
     assert_eq!(client.chunk().unwrap(), b"");
 }
 
+#[test]
+fn who_asks_for_both_ways_at_once_gets_everything_behind_each_proxy() {
+    let served = serve(&[&chain([link(&["cat"])])]);
+    let body: Vec<u8> = (0..48_usize << 20).map(|at| (at >> 4) as u8).collect();
+    for proxy in proxy::all(served.address) {
+        let proxy = match proxy {
+            Ok(proxy) => proxy,
+            Err(missing) => cannot_run_here!("there is no {missing}"),
+        };
+        // Left to itself it passes on what it cannot do.
+        if proxy.name == "nginx by itself" {
+            continue;
+        }
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--show-error", "--max-time", "60"]);
+        curl.args([
+            "-H",
+            "Prefer: duplex",
+            "-H",
+            "Expect:",
+            "--data-binary",
+            "@-",
+        ]);
+        curl.arg(proxy.url());
+        let finished = finish(curl, &body, PATIENCE);
+        assert_eq!(finished.code(), 0, "{}: {}", proxy.name, finished.stderr);
+        assert!(finished.stdout == body, "{}", proxy.name);
+    }
+}
+
 fn name(chain: &support::chain::ChainFile) -> String {
     let stem = chain.path().file_stem().unwrap();
     stem.to_str().unwrap().to_owned()

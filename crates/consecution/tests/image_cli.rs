@@ -129,6 +129,29 @@ fn an_image_is_as_large_as_image_max_says_and_no_larger() {
 }
 
 #[test]
+fn files_of_an_image_that_commands_do_not_see_are_named() {
+    let (home, folder) = (home::empty(), tempfile::tempdir().unwrap());
+    let tar = folder.path().join("image.tar");
+    std::fs::copy(home::busybox_tar(), &tar).unwrap();
+    std::fs::create_dir_all(folder.path().join("run/lock")).unwrap();
+    let (inside, tar_path) = (folder.path().to_str().unwrap(), tar.to_str().unwrap());
+    let append = |what: &str| assert!(tool(&["tar", "-C", inside, "-rf", tar_path, what]));
+    append("run");
+    import(home.path(), "folders", &tar).expect_success();
+    let quiet = cat(home.path(), "folders").expect_success();
+    assert_eq!(quiet.stderr, "");
+
+    std::fs::write(folder.path().join("run/lock/nginx.pid"), "1").unwrap();
+    append("run");
+    import(home.path(), "files", &tar).expect_success();
+    cat(home.path(), "files").expect_success().expect_stderr(&[
+        "WARN",
+        "/run/lock/nginx.pid",
+        "image=\"files\"",
+    ]);
+}
+
+#[test]
 fn a_root_file_system_is_imported_from_standard_input() {
     let home = home::empty();
     for program in ["cat", "gzip", "zstd"] {

@@ -1,5 +1,6 @@
 //! One link on this runner: from its image to its zygote and its pool.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
+use super::hidden;
 use super::images::AgreedImages;
 use super::metrics::{LinkMetrics, Metrics};
 use super::neighbours::{Entered, Neighbours};
@@ -286,8 +288,18 @@ async fn load(shared: &Shared, id: LinkId, link: &Link) -> Result<Held, LoadErro
     }
     loop {
         let image = shared.images.get(&link.image).await?;
-        let zygote = open(shared, spec(id, link, &image, rules), limits(link, rules)).await?;
+        let opening = open(shared, spec(id, link, &image, rules), limits(link, rules));
+        let (zygote, hidden) = opening.await?;
         let zygote = watch(zygote).map_err(LoadError::Watch)?;
+        for file in hidden {
+            tracing::warn!(
+                link_id = %id,
+                image = link.image,
+                "the command does not see {} of its image: /tmp, /var/tmp and /run are \
+                 its own, and empty at first; if it needs that file, have it elsewhere",
+                file.display()
+            );
+        }
         let opened = Reaped::new(Opened { zygote, image }, &shared.zygotes_reaper);
         // Only now, since an image that cannot be run had better be replaced.
         if shared.images.agree(&opened.image).await? {
@@ -296,7 +308,12 @@ async fn load(shared: &Shared, id: LinkId, link: &Link) -> Result<Held, LoadErro
     }
 }
 
-async fn open(shared: &Shared, spec: Spec, limits: Limits) -> Result<Zygote, LoadError> {
+/// A zygote, and files of its image that its commands do not see.
+async fn open(
+    shared: &Shared,
+    spec: Spec,
+    limits: Limits,
+) -> Result<(Zygote, Vec<PathBuf>), LoadError> {
     // Never closed, so never refused.
     let _turn = shared.opens.acquire().await;
     let launcher = shared.launcher.clone();
@@ -306,7 +323,7 @@ async fn open(shared: &Shared, spec: Spec, limits: Limits) -> Result<Zygote, Loa
         if let Some(once) = says_so {
             once.call_once(|| say_cgroup(&launcher));
         }
-        opened
+        opened.map(|zygote| (zygote, hidden::files(&spec.root)))
     });
     Ok(opening.await.map_err(|_| LoadError::Stopped)??)
 }
