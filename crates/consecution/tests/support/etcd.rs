@@ -336,6 +336,10 @@ async fn pass_on(
 ) -> io::Result<()> {
     let mut server = TcpStream::connect(server).await?;
     let begun = *told.borrow_and_update();
+    if begun == WayState::Closed {
+        // It was accepted at the very moment.
+        return Ok(());
+    }
     let is_cut = async {
         let state = told.wait_for(|state| *state != begun).await;
         state.map_or(WayState::Closed, |state| *state)
