@@ -21,7 +21,9 @@ const PROBLEM_BYTES_MAX: usize = 4096;
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Length {
     Known(u64),
-    /// It comes in chunks.
+    /// It is so long that the reply is read while it is sent.
+    Large(u64),
+    /// It comes in chunks, and the reply is read meanwhile.
     Chunked,
 }
 
@@ -41,6 +43,7 @@ pub(crate) fn head(length: Length) -> String {
 pub(crate) fn head_for(path: &str, length: Length) -> String {
     let length = match length {
         Length::Known(bytes) => format!("Content-Length: {bytes}"),
+        Length::Large(bytes) => format!("Content-Length: {bytes}\r\nPrefer: duplex"),
         Length::Chunked => "Transfer-Encoding: chunked\r\nPrefer: duplex".to_owned(),
     };
     format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n{length}\r\n\r\n")

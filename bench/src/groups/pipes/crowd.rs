@@ -90,7 +90,7 @@ fn streams(address: SocketAddr, payload: &Payload) -> anyhow::Result<f64> {
 /// never read; and how many bytes that one took.
 fn beside_stalled(address: SocketAddr, payload: &Payload) -> anyhow::Result<(f64, u64)> {
     let mut stalled = http::connect(address)?;
-    stalled.write_all(http::head(Length::Known(u64::MAX >> 1)).as_bytes())?;
+    stalled.write_all(http::head(Length::Large(u64::MAX >> 1)).as_bytes())?;
     let taken = AtomicU64::new(0);
     thread::scope(|scope| {
         let filling = scope.spawn(|| fill(&stalled, &taken));

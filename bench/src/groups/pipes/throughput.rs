@@ -149,7 +149,7 @@ pub(super) fn post(
 ) -> anyhow::Result<Duration> {
     let begin = Instant::now();
     let mut stream = http::connect(address)?;
-    stream.write_all(http::head(Length::Known(bytes)).as_bytes())?;
+    stream.write_all(http::head(Length::Large(bytes)).as_bytes())?;
     let uploading = stream.try_clone()?;
     thread::scope(|scope| {
         let upload = scope.spawn(|| payload.send(&uploading, bytes));
