@@ -33,12 +33,13 @@ pub struct Chain {
 /// How long a whole call of a chain may take.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Deadline {
-    /// The chain file does not say: that is for whoever makes the call.
+    /// The chain file sets none. Callers decide: 30 s over HTTP, none with `run` and
+    /// `send`.
     #[default]
     Unset,
-    /// As long as it likes.
+    /// `Deadline: none`: a call may take any time.
     None,
-    /// So long, and no longer.
+    /// A call is stopped after this time.
     After(Duration),
 }
 

@@ -191,7 +191,7 @@ pub(crate) fn main() -> ExitCode {
 fn explain(error: clap::Error) -> ExitCode {
     if error.use_stderr() {
         let error = usage::as_typed(error);
-        // Whoever has closed standard error does not want to know.
+        // A closed standard error is the caller's choice; there is nowhere else to say it.
         let _ = error.print();
         return ExitCode::from(EXIT_USAGE);
     }
@@ -295,7 +295,7 @@ const EXIT_OWN_FAILURE: u8 = 125;
 
 /// Prints an error as all of them are printed.
 fn complain(error: impl std::fmt::Display) {
-    // Whoever has closed standard error does not want to know.
+    // A closed standard error is the caller's choice; there is nowhere else to say it.
     let error = error.to_string();
     let _ = writeln!(std::io::stderr(), "consecution: {}", text::line(&error));
 }
@@ -307,7 +307,7 @@ fn report(error: &anyhow::Error) {
         Some(ChainFileError::Invalid(invalid)) => {
             let stderr = std::io::stderr();
             let coloured = is_coloured(&stderr);
-            // Whoever has closed standard error does not want to know.
+            // A closed standard error is the caller's choice; there is nowhere else to say it.
             let rendered = invalid.render(coloured);
             let shown = match coloured {
                 true => text::styled_lines(rendered.trim_end()),

@@ -1,12 +1,12 @@
-//! How it is with the connection to a server.
+//! State of the connection to a server.
 
 use std::sync::Arc;
 
-/// The target of log lines that say what keeps a connection from being there, for
-/// whoever says it otherwise.
+/// The target of log lines that say why there is no connection. Commands that run once
+/// filter it out, since their error says the same once.
 pub const TROUBLE: &str = "consecution::connection::trouble";
 
-/// How it is with the connection to a server, for readiness and for logs.
+/// State of the connection to a server, for readiness and for logs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Connection {
     /// There is none now, for this reason; it is tried again and again.

@@ -1,8 +1,8 @@
 //! How errors are put together.
 //!
 //! The text of an error of this project is a fragment that reads on behind "failed
-//! to". An error that has a [`source`](Error::source) leaves its text to whoever
-//! prints: as anyhow's `{:#}` does, one cause after the other, each of them once.
+//! to". It does not repeat the text of its [`source`](Error::source): printing adds
+//! each cause once, as anyhow's `{:#}` and [`with_causes`] do.
 
 use std::error::Error;
 use std::fmt;

@@ -89,7 +89,7 @@ fn describe(file: &str, chain: &Chain) -> String {
     text
 }
 
-/// How long a call may take, for whoever makes it.
+/// The deadline over HTTP and, where it differs, that of `run` and `send`.
 fn deadline(deadline: Deadline) -> String {
     match deadline {
         Deadline::Unset => format!(

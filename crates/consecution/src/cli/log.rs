@@ -54,7 +54,7 @@ const SYNTAX: &str = "write a level (off, error, warn, info, debug, trace), or M
                       or several of them, separated by commas";
 
 fn level(text: &str) -> Result<LevelFilter, String> {
-    // Numbers would be taken, too, which say nothing to whoever reads them.
+    // The parser also accepts 0 to 5; a name says more than a number.
     let is_word = text.chars().all(|c| c.is_ascii_alphabetic()) && !text.is_empty();
     let level = is_word.then(|| text.parse().ok()).flatten();
     level.ok_or_else(|| format!("'{text}' is no level; {SYNTAX}"))

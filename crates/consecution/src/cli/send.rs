@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
 pub(crate) fn send(arguments: Arguments) -> anyhow::Result<u8> {
     let chain = arguments.call.chain()?;
     stdio::check_open()?;
-    // Who has so long for the call does not wait longer for it to begin.
+    // Waiting for servers must not take longer than the call itself may.
     let deadline = chain.deadline.or(None).unwrap_or(Duration::MAX);
     let wait = arguments.wait.min(deadline);
     let (nats, etcd) = (arguments.nats.options()?, arguments.etcd.options()?);

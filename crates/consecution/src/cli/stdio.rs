@@ -59,8 +59,10 @@ fn standard_output() -> anyhow::Result<OwnedFd> {
     Ok(io::stdout().as_fd().try_clone_to_owned()?)
 }
 
-/// Writes all of it to standard output. Not as the standard library does, which
-/// takes for written what cannot be. Whoever reads and has seen enough is no failure.
+/// Writes all bytes to standard output.
+///
+/// The standard library reports success where standard output is closed (EBADF); this
+/// reports an error. A reader that stops early (EPIPE, as with `| head`) is no error.
 pub(crate) fn print(bytes: &[u8]) -> anyhow::Result<()> {
     match write_all(&standard_output()?, bytes) {
         Ok(()) | Err(Errno::PIPE) => Ok(()),
@@ -136,7 +138,7 @@ impl Errors {
         let (sender, mut receiver) = mpsc::channel::<Bytes>(CHUNKS_WAITING_MAX);
         let writing = thread("stderr", move || {
             while let Some(chunk) = receiver.blocking_recv() {
-                // Whoever has closed it does not want to know.
+                // A closed standard error is the caller's choice; there is nowhere else to say it.
                 if write_all(&stderr, &chunk).is_err() {
                     return;
                 }

@@ -1,8 +1,8 @@
 //! Files of an image that its commands do not see.
 //!
-//! A process has `/tmp`, `/var/tmp` and `/run` to itself, empty. They could show
-//! what the image has there only in an overlay of each process; what was copied up
-//! into one that is used again would be a way from one request to the next.
+//! Each process gets empty `/tmp`, `/var/tmp` and `/run` of its own, which hide what
+//! the image has there. Showing it would take a writable overlay, and a place that is
+//! used again could then carry changed files from one request to the next.
 
 use std::collections::VecDeque;
 use std::fs;
