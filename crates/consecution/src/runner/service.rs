@@ -15,8 +15,8 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::metrics::{LinkMetrics, Metrics};
 use super::neighbours::{Follower, Neighbours};
+use super::pipeline::{Bounds, IdlePipeline, Stage, StartError, StartFailure, Work};
 use super::pool::{Idle, Pool, SpoiledBy, Starter, TakeError, Taken};
-use super::process::{Bounds, IdleProcess, StartError, Work};
 use super::reaper::{Reaped, Reaper};
 use super::starvation::{Kind, Starvation};
 use super::worker::Held;
@@ -28,7 +28,7 @@ use crate::transport::{
 
 /// A process that waits for its request, and is counted.
 pub(super) struct Warm {
-    process: Reaped<IdleProcess>,
+    process: Reaped<IdlePipeline>,
     metrics: Arc<LinkMetrics>,
 }
 
@@ -74,12 +74,14 @@ impl ZygoteStarter {
     async fn failed(&self, error: &StartError) -> TakeError {
         self.of_link.start_failures.inc();
         let reason = format!("failed to {error}");
-        let kind = match error {
+        let kind = match &error.cause {
             // A zygote is gone a moment after all that it has started.
-            StartError::Killed if timeout(GONE_WAIT_MAX, self.held.until_gone()).await.is_ok() => {
+            StartFailure::Killed
+                if timeout(GONE_WAIT_MAX, self.held.until_gone()).await.is_ok() =>
+            {
                 Kind::ZygoteGone
             }
-            error => Kind::of(error),
+            cause => Kind::of(cause),
         };
         match kind {
             Kind::Starved(advice) => {
@@ -102,7 +104,11 @@ impl Starter for ZygoteStarter {
         let _ = timeout(REAPED_WAIT_MAX, self.reaper.until_caught_up()).await;
         let turn = self.starts.acquire().await;
         let began = Instant::now();
-        let mut start = pin!(IdleProcess::start(self.held.zygote()));
+        let stage = Stage {
+            zygote: self.held.zygote(),
+            accepted: &[],
+        };
+        let mut start = pin!(IdlePipeline::start(std::slice::from_ref(&stage)));
         let started = match timeout(TURN_MAX, &mut start).await {
             Ok(started) => started,
             Err(_) => {

@@ -1,8 +1,8 @@
-//! One process of a link, from its start to its end: fed, read, timed, and
-//! stopped when it must be.
+//! A pipeline: the processes of links that follow one another, from their start to their
+//! end: fed, read, timed, and stopped when they must be.
 //!
-//! It does not decide when processes are started (the pool does) nor what a
-//! failure is (the portal does).
+//! It does not decide when pipelines are started (the pool does) nor what a failure is
+//! (the portal does).
 
 use std::collections::VecDeque;
 use std::io;
@@ -37,17 +37,36 @@ const START_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long to wait for a killed process's last words.
 const LAST_WORDS_WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// A process that was started and has not been given any input.
+/// One link of a pipeline that is to be started.
+#[derive(Clone, Copy)]
+pub(super) struct Stage<'a> {
+    pub(super) zygote: &'a Zygote,
+    /// The exit codes of this link with which the input of the next one is complete; of
+    /// the last link they mean nothing.
+    pub(super) accepted: &'a [u8],
+}
+
+/// A pipeline whose processes were started and that has not been given any input.
 #[derive(Debug)]
-pub(super) struct IdleProcess {
+pub(super) struct IdlePipeline {
     fed: Fed,
     stdout: Reader,
     stderr: Reader,
 }
 
+/// A pipeline could not be started, because of one of its links.
+#[derive(Debug, thiserror::Error)]
+#[error("{cause}")]
+pub(super) struct StartError {
+    /// Of which link: its place in the pipeline, from 0.
+    pub(super) stage: usize,
+    #[source]
+    pub(super) cause: StartFailure,
+}
+
 /// A process could not be started.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum StartError {
+pub(super) enum StartFailure {
     #[error(transparent)]
     Failed(#[from] Failure),
     #[error(transparent)]
@@ -60,12 +79,22 @@ pub(super) enum StartError {
     TooSlow,
 }
 
-impl IdleProcess {
-    /// Starts a process and waits until its program has been executed.
+impl IdlePipeline {
+    /// Starts all processes at once, and waits until their programs have been executed.
     ///
     /// # Errors
-    /// [`StartError`] says what kept it from starting; nothing is left behind.
-    pub(super) async fn start(zygote: &Zygote) -> Result<IdleProcess, StartError> {
+    /// [`StartError`] says which one was kept from starting, and by what; nothing is left
+    /// behind.
+    pub(super) async fn start(stages: &[Stage<'_>]) -> Result<IdlePipeline, StartError> {
+        let first = stages.first().map(|stage| stage.zygote);
+        let started = match first {
+            Some(zygote) if stages.len() == 1 => IdlePipeline::start_one(zygote).await,
+            _ => Err(io::Error::from(io::ErrorKind::Unsupported).into()),
+        };
+        started.map_err(|cause| StartError { stage: 0, cause })
+    }
+
+    async fn start_one(zygote: &Zygote) -> Result<IdlePipeline, StartFailure> {
         let (stdin_theirs, stdin) = io::pipe()?;
         let (stdout, stdout_theirs) = io::pipe()?;
         let (stderr, stderr_theirs) = io::pipe()?;
@@ -76,12 +105,12 @@ impl IdleProcess {
         })?;
         let mut process = watch(process)?;
         let started = tokio::time::timeout(START_WAIT_MAX, next_event(&mut process));
-        match started.await.map_err(|_| StartError::TooSlow)?? {
+        match started.await.map_err(|_| StartFailure::TooSlow)?? {
             Event::Started => {}
             Event::Failed(step, errno) => return Err(zygote.explain(step, errno).into()),
-            Event::Exited(_) | Event::Gone => return Err(StartError::Killed),
+            Event::Exited(_) | Event::Gone => return Err(StartFailure::Killed),
         }
-        Ok(IdleProcess {
+        Ok(IdlePipeline {
             fed: Fed {
                 process,
                 stdin: Some(Writer::new(stdin)?),
