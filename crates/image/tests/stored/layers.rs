@@ -1,15 +1,11 @@
 //! Promise: layers become the files that they describe, and stay harmless.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod support;
-
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use crate::support::*;
 use image::{Image, MountPoint, Owners, StoreOptions};
-use support::*;
 use tar::EntryType;
 
 fn layer(build: impl FnOnce(&mut tar::Builder<Vec<u8>>)) -> Vec<u8> {

@@ -1,13 +1,9 @@
 //! Promise: several processes share a store, and nothing in use goes away.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod support;
-
 use std::fs;
 
+use crate::support::*;
 use image::{Input, NoProgress, Store};
-use support::*;
 
 #[test]
 fn what_was_imported_is_found_listed_and_removed() {
@@ -174,16 +170,16 @@ async fn what_a_pull_replaces_goes() {
     });
     let latest = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let which = std::sync::Arc::clone(&latest);
-    let server = support::server::Server::start(move |request| {
+    let server = crate::support::server::Server::start(move |request| {
         let which = which.load(std::sync::atomic::Ordering::Relaxed);
         if request.path.ends_with("/manifests/latest") {
-            let reply = support::server::Reply::new(200, &answers[which].0);
+            let reply = crate::support::server::Reply::new(200, &answers[which].0);
             return reply.with("Content-Type", MANIFEST);
         }
         let mut blobs = answers.iter().flat_map(|(_, blobs)| blobs);
         match blobs.find(|(digest, _)| request.path.ends_with(digest.as_str())) {
-            Some((_, bytes)) => support::server::Reply::new(200, bytes),
-            None => support::server::Reply::new(404, b""),
+            Some((_, bytes)) => crate::support::server::Reply::new(200, bytes),
+            None => crate::support::server::Reply::new(404, b""),
         }
     });
     let home = Home::new();

@@ -1,17 +1,13 @@
 //! Promise: what a network or a registry does wrong is survived or explained.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod support;
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use crate::support::server::{self, Reply, Server};
+use crate::support::*;
 use image::{Digest, Image, NoProgress, Progress, PullError, Registries, Retry, Timeouts};
-use support::server::{self, Reply, Server};
-use support::*;
 
 fn registries() -> Registries {
     impatient(Registries::default())

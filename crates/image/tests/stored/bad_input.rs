@@ -1,12 +1,8 @@
 //! Promise: what cannot be imported gets a clear error and does no damage.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod support;
-
 use std::fs;
 
-use support::*;
+use crate::support::*;
 
 fn refused(bytes: &[u8]) -> String {
     let home = Home::new();

@@ -1,17 +1,13 @@
 //! Promise: the folders that an image is to be run in are there, empty, and made
 //! in its root and nowhere else, whatever its config and its links say.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod support;
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
+use crate::support::server::Server;
+use crate::support::*;
 use image::{Image, Limits, NoProgress, Owners, Registries, StoreOptions};
-use support::server::Server;
-use support::*;
 
 /// An image whose config has this working directory and these volumes.
 fn image_with(working: &str, volumes: &[&str], layers: &[Vec<u8>]) -> Made {

@@ -1,10 +1,6 @@
 //! Promise: what is no regular file is named, and neither waited for nor read,
 //! wherever an image or credentials are looked for.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod support;
-
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
@@ -12,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use crate::support::*;
 use image::{Digest, Registries};
 use rustix::fs::{CWD, FileType, Mode};
-use support::*;
 
 /// Within what everything here ends, or fails its test.
 const PATIENCE: Duration = Duration::from_secs(60);

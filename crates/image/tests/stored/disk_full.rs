@@ -1,12 +1,10 @@
 //! Promise: a full disk is told, and leaves nothing behind.
 
-mod support;
-
 use std::path::Path;
 use std::process::Command;
 
+use crate::support::*;
 use image::{Input, NoProgress, Store};
-use support::*;
 
 /// Runs itself again in a mount namespace of its own, on a tiny file system.
 #[test]

@@ -1,12 +1,10 @@
 //! Promise: images are pulled from a real registry, anonymously or logged in.
 
-mod support;
-
 use std::fs;
 
+use crate::support::server::Registry;
+use crate::support::*;
 use image::{NoProgress, Registries};
-use support::server::Registry;
-use support::*;
 
 /// `user` with the password `secret`, by htpasswd's bcrypt.
 const LOGIN: (&str, &str) = (

@@ -1,13 +1,9 @@
 //! Promise: whatever common tools write can be imported, told apart by content.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod support;
-
 use std::fs;
 use std::path::Path;
 
-use support::*;
+use crate::support::*;
 
 fn skopeo(from: &str, to: &str) {
     run(

@@ -2,16 +2,12 @@
 //! for a config, no config for a manifest. In stores of earlier versions, too,
 //! whose images stay usable.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod support;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::support::*;
 use image::{Digest, Image};
 use rustix::fs::{CWD, FileType, Mode};
-use support::*;
 
 /// An honest image, and a layout of it.
 fn honest(home: &Home) -> (Made, PathBuf) {

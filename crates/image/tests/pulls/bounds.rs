@@ -1,16 +1,12 @@
 //! Promise: whatever a registry says and does, a pull ends, and takes no more
 //! of the disk than it may.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod support;
-
 use std::fs;
 use std::time::Duration;
 
+use crate::support::server::{Reply, Server};
+use crate::support::*;
 use image::{Image, NoProgress, PullError, Registries, Retry, StoreOptions};
-use support::server::{Reply, Server};
-use support::*;
 
 const MEGABYTE: usize = 1 << 20;
 /// Within what every pull here ends, or fails its test.

@@ -1,16 +1,12 @@
 //! Promise: no layer, whatever it says, touches anything outside its root.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod support;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::support::*;
 use proptest::prelude::*;
-use support::*;
 use tar::EntryType;
 
 /// Everything around the store with what could change of it.

@@ -1,16 +1,12 @@
 //! Promise: credentials go to the registry that they are for, and to the token
 //! server that it names itself; to nobody whom those lead us to.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod support;
-
 use std::fs;
 use std::sync::{Arc, OnceLock};
 
+use crate::support::server::{Reply, Request, Server};
+use crate::support::*;
 use image::{Image, NoProgress, PullError, Registries, Retry};
-use support::server::{Reply, Request, Server};
-use support::*;
 
 /// What `docker login` writes for a password, and what is sent then.
 const PASSWORD: (&str, &str) = (r#""auth":"dXNlcjpzZWNyZXQ=""#, "Basic dXNlcjpzZWNyZXQ=");

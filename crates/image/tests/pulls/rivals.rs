@@ -1,17 +1,13 @@
 //! Promise: nobody who gets an image or a layer from one place waits for whoever
 //! gets the same from another, nor is harmed by what that one says about it.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod support;
-
 use std::fs;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use crate::support::server::{Reply, Request, Server};
+use crate::support::*;
 use image::{Digest, Image, NoProgress, PullError, Registries, Store};
-use support::server::{Reply, Request, Server};
-use support::*;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 

@@ -1,18 +1,14 @@
 //! Promise: killed at any moment, a process leaves no half image, and nothing
 //! that the next one does not clear away.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod support;
-
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use crate::support::server::Server;
+use crate::support::*;
 use image::{Input, NoProgress, Registries, Store};
-use support::server::Server;
-use support::*;
 
 /// Not a test of its own: what the other tests start and kill.
 #[test]
