@@ -1,13 +1,11 @@
 //! When a call becomes a stream, and when it stays one message each way: that must
 //! not depend on how busy its runner is.
 
-#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
-
-mod support;
-
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::command::PATIENCE;
+use crate::support::nats::{NatsServer, Two, connect, serve};
 use async_nats::{Client, HeaderMap, Message, Subscriber};
 use bytes::Bytes;
 use chain::LinkId;
@@ -19,8 +17,6 @@ use consecution::transport::{
 };
 use futures_util::StreamExt;
 use futures_util::future::join_all;
-use support::command::PATIENCE;
-use support::nats::{NatsServer, Two, connect, serve};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
