@@ -7,6 +7,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::transport::Ending;
+use crate::transport::nats::exchange::credit::{
+    CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, FRAME_OVERHEAD_BYTES, WINDOW_BYTES, WINDOW_BYTES_MIN,
+    cost, window,
+};
 
 /// The bytes from that place of a body on; no piece looks like its neighbour.
 fn bytes_at(place: usize, length: usize) -> Bytes {
