@@ -1,19 +1,19 @@
 //! The transport over NATS: a call goes to whichever runner of the link's queue
 //! group the server picks.
 //!
-//! A small call is one message each way. A large or a slow one goes on as
-//! numbered frames between two private inboxes, under credit, with signs of life
-//! from both sides. `docs/protocol.md` describes the wire. Nothing here knows
-//! what a chain is, or starts a process.
+//! A small call is one message each way. One that is large, or that writes and works
+//! on, goes on as numbered frames between two private inboxes, under credit, with
+//! signs of life from both sides. `docs/protocol.md` describes the wire. Nothing here
+//! knows what a chain is, or starts a process.
 //!
 //! Three layers, each of which knows those above it in this table only:
 //!
 //! | | |
 //! |---|---|
-//! | [`wire`] | what travels: pure, bytes and headers to plain data and back |
-//! | [`connection`] | how it travels: connections that are made again, inboxes, requests |
-//! | [`exchange`] | a call in frames: its state as plain data, and one duplex for both sides |
-//! | [`client`], [`server`] | a call from its request on, made and answered |
+//! | `wire` | what travels: pure, bytes and headers to plain data and back |
+//! | `connection` | how it travels: connections that are made again, inboxes, requests |
+//! | `exchange` | a call in frames: its state as plain data, and one duplex for both sides |
+//! | `client`, `server` | a call from its request on, made and answered |
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! The calling side.
 //!
-//! A call is one message if its body ends soon and fits; the reply is one as
-//! well if the process is quick. Everything else goes on as frames.
+//! A call is one message if its body ends soon and fits; the reply is one as well if
+//! all of the output comes at once. Everything else goes on as frames.
 
 use std::mem;
 use std::sync::Arc;
@@ -21,12 +21,12 @@ use super::exchange::credit::{FRAME_BYTES_MAX, window};
 use super::exchange::duplex::Duplex;
 use super::exchange::line::{self, Line};
 use super::exchange::state::{Broken, Event, Exchange};
-use super::subject;
 use super::wire::frame::Frame;
 use super::wire::header::{HEADERS_BYTES_MAX, Malformed};
 use super::wire::kind::{Kind, kind_to_caller};
 use super::wire::reply::{End, ReplyHead};
 use super::wire::request::{Offer, RequestHead};
+use super::wire::subject;
 use crate::transport::{
     Body, Cut, Ending, Outcome, PendingOutcome, Refusal, RefusalReason, Reply, Request,
 };

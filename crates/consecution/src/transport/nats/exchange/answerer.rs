@@ -24,7 +24,7 @@ pub(crate) async fn run(
     mut outcome: PendingOutcome,
     (window, joined): (u64, usize),
 ) -> Result<(), Broken> {
-    let accept = duplex.line.exchange.accept(window, joined);
+    let accept = duplex.line.exchange.accept(window, joined, Instant::now());
     duplex.line.send(accept).await?;
     let mut ended = None;
     let mut grace_over: Option<Instant> = None;

@@ -142,8 +142,10 @@ impl Exchange {
     }
 
     /// Takes the call, with so many links that follow. The caller may send so much
-    /// of the request's body at first; 0 where it has sent all of it.
-    pub(crate) fn accept(&mut self, credit: u64, joined: usize) -> Numbered {
+    /// of the request's body at first; 0 where it has sent all of it. It is a sign of
+    /// life.
+    pub(crate) fn accept(&mut self, credit: u64, joined: usize, now: Instant) -> Numbered {
+        self.alive_due = now + ALIVE_EVERY;
         self.incoming = Incoming::new(credit);
         self.incoming.is_over = credit == 0;
         let runner = None;

@@ -9,8 +9,8 @@ use tokio::time::timeout;
 
 use crate::transport::nats::connection::requests::Unsent;
 use crate::transport::nats::connection::{Shared, publish};
-use crate::transport::nats::subject;
 use crate::transport::nats::wire::reply::{self, Fault};
+use crate::transport::nats::wire::subject;
 
 /// How long an answer may wait to be sent.
 pub(crate) const SEND_WAIT_MAX: Duration = Duration::from_secs(10);

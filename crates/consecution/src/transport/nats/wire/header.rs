@@ -109,3 +109,44 @@ fn escape(bytes: &[u8]) -> String {
 pub(crate) fn unescape(text: &str) -> Vec<u8> {
     percent_decode_str(text).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_stands_in_a_header_is_visible_and_no_padding() {
+        for (bytes, expected) in [
+            (&b"plain text"[..], "plain text"),
+            (b" 100 %\n", "%20100 %25%0A"),
+            (b"a ", "a%20"),
+            (b" ", "%20"),
+            ("r\u{e9}ason\x7f".as_bytes(), "r%C3%A9ason%7F"),
+            (b"", ""),
+        ] {
+            assert_eq!(escape_end(bytes, 100), expected);
+            assert_eq!(unescape(expected), bytes);
+        }
+        assert_eq!(unescape("%zz %+1 %4"), b"%zz %+1 %4");
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_escaped_reads_back_as_far_as_there_is_room(
+            bytes in prop::collection::vec(any::<u8>(), 0..80),
+            room in 0..300_usize,
+        ) {
+            let (start, end) = (escape_start(&bytes, room), escape_end(&bytes, room));
+            prop_assert!(bytes.starts_with(&unescape(&start)));
+            prop_assert!(bytes.ends_with(&unescape(&end)));
+            for text in [start, end] {
+                prop_assert!(text.bytes().all(|byte| (b' '..=b'~').contains(&byte)));
+                prop_assert_eq!(text.trim(), &text);
+                // A space at either end takes two bytes more.
+                prop_assert!(text.len() <= room + 4);
+                prop_assert!(room < 3 * bytes.len() || unescape(&text) == bytes);
+            }
+        }
+    }
+}
