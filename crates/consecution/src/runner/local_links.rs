@@ -382,7 +382,9 @@ impl State {
             pools, sequences, ..
         } = self;
         let is_unused = |sequence: &Sequence, pool: &mut Arc<Pool<Warm>>| {
-            !sequences.is_warm(sequence) && pool.counts().is_unused()
+            // Whoever is about to take of one has it, too.
+            let is_held = Arc::strong_count(pool) > 1;
+            !sequences.is_warm(sequence) && !is_held && pool.counts().is_unused()
         };
         let removed = pools.extract_if(is_unused).map(|(_, pool)| pool);
         self.gone.extend(removed);

@@ -254,14 +254,17 @@ impl LinkService {
                 false => link.metrics.misses.inc(),
             };
         }
-        // Zygotes stay for as long as what they have started.
-        let held = (permit, Arc::clone(&links));
+        // Not the links: a runner that is dropped drops their zygotes, and so ends the call.
+        let links = links
+            .iter()
+            .map(|link| (link.id, Arc::clone(&link.metrics)));
+        let links: Vec<_> = links.collect();
         let call_id = call_id.clone();
         let pipeline = pipeline.into_inner();
-        pipeline.serve(work, self.bounds, held, move |outcome| {
-            for (link, outcome) in links.iter().zip(outcome.links()) {
-                link.metrics.end(outcome);
-                log_end(link.id, &call_id, outcome);
+        pipeline.serve(work, self.bounds, permit, move |outcome| {
+            for ((id, metrics), outcome) in links.iter().zip(outcome.links()) {
+                metrics.end(outcome);
+                log_end(*id, &call_id, outcome);
             }
         })
     }
