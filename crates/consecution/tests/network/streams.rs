@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use tempfile::NamedTempFile;
 
-use crate::cannot_run_here;
 use crate::support::chain::{ChainFile, Link, chain, chain_with, link, shell};
 use crate::support::command::{PATIENCE, PROGRAM, finish};
 use crate::support::leftovers::{expect_gone_within, peak_memory};
