@@ -10,17 +10,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use chain::{LinkId, Network};
-use futures_util::FutureExt;
-use futures_util::future::{join_all, maybe_done};
 use tokio::time::{Instant, interval, timeout};
 
 use super::metrics::LinkMetrics;
-use super::pool::{Capacity, Pool, TakeError, Taken};
+use super::pool::{Capacity, Pool, TakeError};
 use super::pool_state::{self, Moment};
 use super::sequences::{Change, Sequence, Sequences, Step, cut};
 use super::service::{PipelineStarter, Starts, Warm};
 use super::worker::Held;
 use crate::transport::{FOLLOWING_MAX, Following};
+use taking::{Planned, take, take_beside};
+
+mod taking;
+
+pub(super) use taking::Segment;
 
 /// How often to look for what is not asked for any more.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
@@ -80,19 +83,6 @@ pub(super) struct Served {
     pub(super) alone: Arc<Pool<Warm>>,
 }
 
-/// A pipeline that was taken for a call: for all of its links, or for some in a row.
-pub(super) struct Segment {
-    pub(super) taken: Taken<Warm>,
-    /// The codes of the link before it that complete its input.
-    pub(super) accepted: Vec<u8>,
-}
-
-/// Where a segment of a call is to come from.
-struct Planned {
-    pool: Arc<Pool<Warm>>,
-    accepted: Vec<u8>,
-}
-
 /// How the links of a call may be taken.
 struct Plan {
     /// Each of them, as far as they are here.
@@ -106,15 +96,8 @@ impl Plan {
     fn alone(&self) -> Vec<Planned> {
         let links = self.links.iter();
         links
-            .map(|(served, step)| planned(&served.alone, step))
+            .map(|(served, step)| Planned::new(&served.alone, step))
             .collect()
-    }
-}
-
-fn planned(pool: &Arc<Pool<Warm>>, first: &Step) -> Planned {
-    Planned {
-        pool: Arc::clone(pool),
-        accepted: first.accepted.clone(),
     }
 }
 
@@ -194,57 +177,6 @@ impl LocalLinks {
     }
 }
 
-/// Takes the first one, however long that takes, and then of the others what there is room
-/// for.
-async fn take(planned: &[Planned]) -> Result<Vec<Segment>, TakeError> {
-    let Some((first, others)) = planned.split_first() else {
-        return Err(TakeError::Busy);
-    };
-    let mut taken = vec![Segment {
-        taken: first.pool.take().await?,
-        accepted: first.accepted.clone(),
-    }];
-    if !others.is_empty() {
-        // Why not, their own call will be told.
-        taken.extend(take_beside(others).await.unwrap_or_default());
-    }
-    Ok(taken)
-}
-
-/// Takes one after the other, as far as there is room at once.
-///
-/// # Errors
-/// Why not the first one.
-async fn take_beside(planned: &[Planned]) -> Result<Vec<Segment>, TakeError> {
-    let mut takes = Vec::new();
-    for Planned { pool, accepted } in planned {
-        // Queues for all at once: a call's processes start in parallel, and calls finish
-        // in order.
-        let mut take = Box::pin(maybe_done(pool.take_beside()));
-        let _ = take.as_mut().now_or_never();
-        let is_refused = matches!(take.as_mut().output_mut(), Some(Err(_)));
-        takes.push((take, accepted));
-        if is_refused {
-            break;
-        }
-    }
-    join_all(takes.iter_mut().map(|(take, _)| take)).await;
-    let mut segments = Vec::new();
-    for (take, accepted) in &mut takes {
-        match take.as_mut().take_output() {
-            Some(Ok(taken)) => segments.push(Segment {
-                taken,
-                accepted: accepted.clone(),
-            }),
-            // Why not, their own call will be told.
-            _ if !segments.is_empty() => break,
-            Some(Err(error)) => return Err(error),
-            None => return Err(TakeError::Busy),
-        }
-    }
-    Ok(segments)
-}
-
 impl Shared {
     fn plan(&self, first: &Served, following: &[Following]) -> Plan {
         self.change(|state, now| {
@@ -268,8 +200,10 @@ impl Shared {
                 let sequence = Sequence::new(steps);
                 changes.extend(state.sequences.asked(&sequence, now));
                 match self.pool_for(state, &sequence, links) {
-                    Some(pool) => joined.push(planned(&pool, &links[0].1)),
-                    None => joined.extend(links.iter().map(|(of, step)| planned(&of.alone, step))),
+                    Some(pool) => joined.push(Planned::new(&pool, &links[0].1)),
+                    None => {
+                        joined.extend(links.iter().map(|(of, step)| Planned::new(&of.alone, step)))
+                    }
                 }
             }
             (Plan { links, joined }, changes)
