@@ -23,7 +23,7 @@ mod hierarchy;
 mod made;
 mod settings;
 
-use hierarchy::{CONTROLLERS, Hierarchy, find_parents, new_name};
+use hierarchy::{CONTROLLERS, Hierarchies, new_name};
 pub(crate) use made::COUNTS_BYTES_MAX;
 use made::{Made, let_go_of_pages};
 use settings::settings;
@@ -88,7 +88,7 @@ pub(crate) enum Version {
 #[derive(Debug)]
 pub(crate) struct Cgroups {
     /// Looked for when the first limit is wanted.
-    parents: OnceLock<Vec<Hierarchy>>,
+    hierarchies: OnceLock<Hierarchies>,
     /// Of the runner's own folder in each of them.
     name: String,
     /// Memory that goes there has to be limited as well.
@@ -155,7 +155,8 @@ impl Drop for Cgroups {
             lock(&self.retired).extend(made.folders);
         }
         self.remove_retired();
-        for hierarchy in self.parents.get().into_iter().flatten() {
+        let hierarchies = self.hierarchies.get().into_iter();
+        for hierarchy in hierarchies.flat_map(Hierarchies::taken) {
             let _ = fs::remove_dir(hierarchy.folder.join(&self.name));
         }
     }
@@ -185,7 +186,7 @@ fn has_swap(swaps: &str) -> bool {
 impl Cgroups {
     pub(crate) fn new() -> Cgroups {
         Cgroups {
-            parents: OnceLock::new(),
+            hierarchies: OnceLock::new(),
             name: new_name(),
             has_swap: has_swap(&fs::read_to_string("/proc/swaps").unwrap_or_default()),
             made: AtomicU64::new(0),
@@ -222,32 +223,37 @@ impl Cgroups {
 
     /// Which of the [`CONTROLLERS`] we have here, each with where that is.
     pub(crate) fn controllers(&self) -> Vec<(&'static str, Option<CgroupPlace>)> {
-        let parents = self.parents.get_or_init(|| find_parents(&self.name));
-        let has = |controller: &str| {
-            parents
-                .iter()
-                .find(|hierarchy| hierarchy.controllers.iter().any(|has| has == controller))
-                .map(|hierarchy| CgroupPlace {
-                    folder: hierarchy.folder.clone(),
-                    is_in_own: hierarchy.is_in_own,
-                })
+        let hierarchies = self.hierarchies();
+        let place = |controller: &str| {
+            hierarchies.of(controller).map(|hierarchy| CgroupPlace {
+                folder: hierarchy.folder.clone(),
+                is_in_own: hierarchy.is_in_own,
+            })
         };
         CONTROLLERS
-            .map(|controller| (controller, has(controller)))
+            .map(|controller| (controller, place(controller)))
             .into()
     }
 
+    fn hierarchies(&self) -> &Hierarchies {
+        self.hierarchies
+            .get_or_init(|| Hierarchies::find(&self.name))
+    }
+
     /// Which of these limits can be kept here, with the default for what is not
-    /// set.
+    /// set. A cgroup with them is made, for the first process.
     ///
     /// # Errors
     /// One that is set cannot be, though it has to.
-    pub(crate) fn keepable(&self, limits: &Limits) -> Result<Limits, CgroupError> {
+    pub(crate) fn keepable(this: &Arc<Cgroups>, limits: &Limits) -> Result<Limits, CgroupError> {
         let wanted = Limits {
             processes: limits.processes.or(Some(PROCESSES_DEFAULT)),
             ..*limits
         };
         let best_effort = limits.best_effort;
+        if !best_effort && Cgroups::create(this, &wanted).is_ok() {
+            return Ok(wanted);
+        }
         let mut kept = Limits {
             best_effort,
             ..Limits::default()
@@ -258,18 +264,13 @@ impl Cgroups {
                 ..single
             };
             let is_default = single.processes.is_some() && limits.processes.is_none();
-            match self.try_out(&single) {
-                Ok(()) => kept = kept.and(&single),
+            match Cgroups::create(this, &single) {
+                Ok(_) => kept = kept.and(&single),
                 Err(_) if is_default || best_effort => {}
                 Err(error) => return Err(error),
             }
         }
         Ok(kept)
-    }
-
-    fn try_out(&self, limits: &Limits) -> Result<(), CgroupError> {
-        self.retire(self.make(limits)?);
-        Ok(())
     }
 
     /// Gives a cgroup with these limits: one that rests, or a new one.
@@ -299,14 +300,13 @@ impl Cgroups {
     }
 
     fn make(&self, limits: &Limits) -> Result<Made, CgroupError> {
-        let parents = self.parents.get_or_init(|| find_parents(&self.name));
         let name = self.made.fetch_add(1, Ordering::Relaxed).to_string();
         let name = Path::new(&self.name).join(name);
         // As much as can be kept is better than nothing, for who wants that.
         let needs_swap = self.has_swap && !limits.best_effort;
         let mut made = Made::new(limits, needs_swap);
         let mut settings = settings(limits).into_iter();
-        let done = settings.try_for_each(|setting| made.apply(setting, parents, &name));
+        let done = settings.try_for_each(|setting| made.apply(setting, self.hierarchies(), &name));
         if let Err(error) = done {
             self.retire(made);
             return Err(error);
@@ -317,6 +317,7 @@ impl Cgroups {
 
 #[cfg(test)]
 mod tests {
+    use super::hierarchy::Hierarchy;
     use super::*;
 
     #[test]
@@ -366,16 +367,22 @@ mod tests {
                 let place = tempfile::tempdir().unwrap();
                 let mut cgroups = Cgroups::new();
                 cgroups.has_swap = has_swap;
-                let parent = Hierarchy::at(place.path(), version);
-                cgroups.parents.set(vec![parent]).unwrap();
-                let folder = place.path().join(&cgroups.name).join("0");
-                fs::create_dir_all(&folder).unwrap();
-                fs::write(folder.join(join), "").unwrap();
-                if !can_limit_swap {
-                    // Nothing can be written to it.
-                    fs::create_dir(folder.join(file)).unwrap();
+                let hierarchy = Hierarchy::at(place.path(), version);
+                let hierarchies = Hierarchies::one(hierarchy);
+                cgroups.hierarchies.set(hierarchies).unwrap();
+                // That with all limits, and, since there is no controller for some,
+                // that with this one.
+                for made in ["0", "1"] {
+                    let folder = place.path().join(&cgroups.name).join(made);
+                    fs::create_dir_all(&folder).unwrap();
+                    fs::write(folder.join(join), "").unwrap();
+                    if !can_limit_swap {
+                        // Nothing can be written to it.
+                        fs::create_dir(folder.join(file)).unwrap();
+                    }
                 }
-                cgroups.keepable(limits).map(|kept| kept.memory_bytes)
+                let kept = Cgroups::keepable(&Arc::new(cgroups), limits);
+                kept.map(|kept| kept.memory_bytes)
             };
             let all = Some(1 << 20);
             assert_eq!(kept(&limited, true, true).unwrap(), all);

@@ -67,7 +67,7 @@ impl Launcher {
             memory_bytes: Some(1 << 30),
             ..Limits::default()
         };
-        self.cgroups.keepable(&some).map(drop)
+        Cgroups::keepable(&self.cgroups, &some).map(drop)
     }
 
     /// Where cgroups are made for the processes of links, if that is outside of our
@@ -91,7 +91,7 @@ impl Launcher {
             return Err(OpenError::NoZygote);
         }
         // A limit that cannot be kept is found now, not with the first request.
-        let limits = self.cgroups.keepable(&limits)?;
+        let limits = Cgroups::keepable(&self.cgroups, &limits)?;
         let cgroups = limits.any().then(|| self.cgroups.clone());
         let order = Order {
             spec: spec.clone(),
@@ -330,6 +330,15 @@ impl Zygote {
         Ok(Process::new(control, None, &self.places, cgroup))
     }
 
+    /// Kills it, and with it every process that it started, and waits for nothing. For
+    /// whoever ends several: dropped one after the other, they are gone together.
+    pub fn kill(&self) {
+        if let Some(pidfd) = &self.pidfd {
+            // "No such process" is what we want.
+            let _ = pidfd_send_signal(pidfd, Signal::KILL);
+        }
+    }
+
     /// Lets go of the places that wait for a process: the next starts take longer.
     pub fn rest(&self) {
         self.places.clear();
@@ -386,10 +395,9 @@ impl AsRawFd for Zygote {
 impl Drop for Zygote {
     fn drop(&mut self) {
         self.socket.take();
+        self.kill();
         if let Some(pidfd) = &self.pidfd {
-            // "No such process" is what we want. All that it started is gone
-            // before it is.
-            let _ = pidfd_send_signal(pidfd, Signal::KILL);
+            // All that it started is gone before it is.
             let _ = rustix::io::retry_on_intr(|| {
                 waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED)
             });

@@ -9,78 +9,171 @@
 //! command can look. (A command has no capability either, so the filter is the
 //! second wall and not the first.)
 //!
-//! Several filters, since each can answer with one error only: what is not on the
-//! list of allowed calls does not exist (`ENOSYS`, so that programs fall back,
-//! as the C library does from `clone3` to `clone`), what is dangerous is
-//! forbidden (`EPERM`), as under Docker's default profile, without a network there
-//! is neither the internet nor netlink (`EAFNOSUPPORT`), there is no memory in huge
-//! pages (`ENOMEM`), commands of `fcntl` and requests of `ioctl` that are not on a list
-//! are unknown (`EINVAL`, `ENOTTY`), no file takes attributes (`EOPNOTSUPP`), and what would allow core dumps, or is advice that
-//! harms others, seems to succeed (no error).
+//! What is not on the list of allowed calls does not exist (`ENOSYS`, so that programs
+//! fall back, as the C library does from `clone3` to `clone`), what is dangerous is
+//! forbidden (`EPERM`), as under Docker's default profile, without a network there is
+//! neither the internet nor netlink (`EAFNOSUPPORT`), there is no memory in huge pages
+//! (`ENOMEM`), commands of `fcntl` and requests of `ioctl` that are not on a list are
+//! unknown (`EINVAL`, `ENOTTY`), no file takes attributes (`EOPNOTSUPP`), and what would
+//! allow core dumps, or is advice that harms others, seems to succeed (no error).
 
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+use seccompiler::{BackendError, BpfProgram};
 
 use crate::failure::{Failure, Step};
 use crate::spec::Network;
 use crate::sys::{self, Knock};
-use rules::Rules;
+use program::{Answer, Check, Table, program};
 
 mod calls;
+mod program;
 mod rules;
 
-/// Compiles and installs the filters for a link with that network.
+/// Compiles and installs the filter for a link with that network.
 pub(crate) fn install(knock: Knock, network: Network) -> Result<(), Failure> {
-    // Compiled before the first is installed: compiling needs memory, and the
-    // last one to be installed answers where several have an objection.
-    let filters = filters(knock, network)
+    let filter = filter(knock, network)
         .map_err(|error| Failure::because(Step::InstallFilter, "", error.to_string()))?;
-    for filter in filters {
-        sys::install_filter(&filter)
-            .map_err(|errno| Failure::new(Step::InstallFilter, "", errno))?;
-    }
-    Ok(())
+    sys::install_filter(&filter).map_err(|errno| Failure::new(Step::InstallFilter, "", errno))
 }
 
-fn filters(knock: Knock, network: Network) -> Result<Vec<BpfProgram>, seccompiler::BackendError> {
-    let allowed: Rules = calls::ALLOWED
-        .iter()
-        .chain(calls::PRIVILEGED)
-        .map(|(_, call)| (*call, Vec::new()))
-        .collect();
-    let architecture = std::env::consts::ARCH.try_into()?;
-    let compile = |rules, others, these| -> Result<BpfProgram, seccompiler::BackendError> {
-        SeccompFilter::new(rules, others, these, architecture)?.try_into()
-    };
-    let refuse = |errno: i32| SeccompAction::Errno(errno.cast_unsigned());
-    let allow = SeccompAction::Allow;
-    let mut filters = vec![compile(allowed, refuse(libc::ENOSYS), allow.clone())?];
-    let mut refusals = vec![
-        (0, rules::core_limits()?),
-        (0, rules::ignored_advice()?),
-        (libc::EINVAL, rules::unknown_values()?),
-        (libc::ENOTTY, rules::unknown_requests()?),
-        (libc::EOPNOTSUPP, rules::attributes()),
-        (libc::EPERM, rules::forbidden_calls(knock)?),
+fn filter(knock: Knock, network: Network) -> Result<BpfProgram, BackendError> {
+    let mut checks = checks(knock, network)?;
+    let table = table(&checks);
+    // The others have their answer.
+    for (_, rules) in &mut checks {
+        rules.retain(|call, _| {
+            number(*call).and_then(|call| table.get(&call)) == Some(&Answer::Check)
+        });
+    }
+    checks.retain(|(_, rules)| !rules.is_empty());
+    program(&table, &checks)
+}
+
+/// What is refused of the calls that are allowed, and with which error. Where several
+/// have an objection, the first one answers.
+fn checks(knock: Knock, network: Network) -> Result<Vec<Check>, BackendError> {
+    let mut checks = vec![
         (libc::ENOMEM, rules::huge_mappings()?),
+        (libc::EPERM, rules::forbidden_calls(knock)?),
+        (libc::EOPNOTSUPP, rules::attributes()),
+        (libc::ENOTTY, rules::unknown_requests()?),
+        (libc::EINVAL, rules::unknown_values()?),
+        (0, rules::ignored_advice()?),
+        (0, rules::core_limits()?),
     ];
     if network == Network::None {
-        refusals.push((libc::EAFNOSUPPORT, rules::network_sockets()?));
+        checks.insert(0, (libc::EAFNOSUPPORT, rules::network_sockets()?));
     }
-    for (errno, rules) in refusals {
-        filters.push(compile(rules, allow.clone(), refuse(errno))?);
+    Ok(checks)
+}
+
+/// What is answered by the number of a call alone. What is refused whatever its
+/// arguments are need not be checked.
+fn table(checks: &[Check]) -> Table {
+    let allowed = calls::ALLOWED.iter().chain(calls::PRIVILEGED);
+    let allowed = allowed.filter_map(|(_, call)| Some((number(*call)?, Answer::Allow)));
+    let mut table: Table = allowed.collect();
+    for (errno, rules) in checks.iter().rev() {
+        for (call, rules) in rules {
+            let Some(call) = number(*call) else { continue };
+            if rules.is_empty() {
+                table.insert(call, Answer::Refuse(*errno));
+            } else if let Some(answer @ Answer::Allow) = table.get_mut(&call) {
+                *answer = Answer::Check;
+            }
+        }
     }
-    Ok(filters)
+    table
+}
+
+/// The number of a call, as the kernel has it.
+fn number(call: i64) -> Option<u32> {
+    call.try_into().ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
+    use proptest::prelude::*;
+    use seccompiler::{SeccompAction, SeccompFilter, TargetArch};
+
+    use super::program::run;
     use super::*;
 
+    const NETWORKS: [Network; 2] = [Network::None, Network::Host];
+
     #[test]
-    fn the_filters_compile_to_what_the_kernel_takes() {
-        for network in [Network::None, Network::Host] {
-            for filter in filters(Knock(1), network).unwrap() {
-                assert!(filter.len() < 4096, "{} instructions", filter.len());
+    fn the_filter_compiles_to_what_the_kernel_takes() {
+        for network in NETWORKS {
+            let filter = filter(Knock(1), network).unwrap();
+            assert!(filter.len() < 4096, "{} instructions", filter.len());
+        }
+    }
+
+    #[test]
+    fn only_of_calls_that_are_allowed_the_arguments_are_checked() {
+        for network in NETWORKS {
+            let checks = checks(Knock(1), network).unwrap();
+            let table = table(&checks);
+            for (call, rules) in checks.iter().flat_map(|(_, rules)| rules) {
+                let answer = table[&number(*call).unwrap()];
+                assert!(rules.is_empty() || answer == Answer::Check, "{call}");
+            }
+        }
+    }
+
+    /// Each check as a filter by itself, the last one of which that objects answers; as
+    /// the kernel has it where several are installed.
+    fn separate_filters(knock: Knock, network: Network) -> Vec<BpfProgram> {
+        let architecture: TargetArch = std::env::consts::ARCH.try_into().unwrap();
+        let compile = |rules, others, these| -> BpfProgram {
+            let filter = SeccompFilter::new(rules, others, these, architecture);
+            filter.unwrap().try_into().unwrap()
+        };
+        let refuse = |errno: i32| SeccompAction::Errno(errno.cast_unsigned());
+        let allow = SeccompAction::Allow;
+        let allowed = calls::ALLOWED.iter().chain(calls::PRIVILEGED);
+        let allowed = allowed.map(|(_, call)| (*call, Vec::new())).collect();
+        let mut filters = vec![compile(allowed, refuse(libc::ENOSYS), allow.clone())];
+        let checks = checks(knock, network).unwrap().into_iter().rev();
+        filters.extend(checks.map(|(errno, rules)| compile(rules, allow.clone(), refuse(errno))));
+        filters
+    }
+
+    fn arguments() -> impl Strategy<Value = u64> {
+        prop_oneof![
+            0..40_u64,
+            any::<u64>(),
+            Just(KNOCK),
+            any::<u32>().prop_map(u64::from),
+            (0..64_u32).prop_map(|bit| 1 << bit),
+            // Requests of ioctl, and commands of fcntl.
+            0x5400..0x5480_u64,
+            1024..1044_u64,
+        ]
+    }
+
+    const KNOCK: u64 = 0x0123_4567_89ab_cdef;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        #[test]
+        fn one_filter_answers_as_many_would(arguments in [
+            arguments(), arguments(), arguments(), arguments(), arguments(), arguments(),
+        ]) {
+            static FILTERS: LazyLock<[(BpfProgram, Vec<BpfProgram>); 2]> = LazyLock::new(|| {
+                NETWORKS.map(|network| {
+                    let filter = filter(Knock(KNOCK), network).unwrap();
+                    (filter, separate_filters(Knock(KNOCK), network))
+                })
+            });
+            let allow = u32::from(SeccompAction::Allow);
+            for (filter, separate) in &*FILTERS {
+                for number in (0..600).chain([0x4000_0000, u32::MAX]) {
+                    let mut answers = separate.iter().rev().map(|one| run(one, number, arguments));
+                    let wanted = answers.find(|answer| *answer != allow).unwrap_or(allow);
+                    prop_assert_eq!(run(filter, number, arguments), wanted, "call {}", number);
+                }
             }
         }
     }

@@ -348,6 +348,14 @@ impl Held {
     }
 }
 
+impl Drop for Held {
+    /// Those of several links end at the same time, though they are waited for one after
+    /// the other.
+    fn drop(&mut self) {
+        self.zygote().kill();
+    }
+}
+
 /// What a link asks for, over what its image does, as `docker run` would have it.
 fn spec(id: LinkId, link: &Link, image: &Image, rules: &Sandboxing) -> Spec {
     let config = &image.config;

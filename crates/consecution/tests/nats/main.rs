@@ -10,6 +10,7 @@ mod conformance;
 mod faults;
 mod garbage;
 mod identity;
+mod messages;
 mod plain;
 mod poison;
 mod rotation;

@@ -177,7 +177,10 @@ fn a_reader_that_stalls_holds_up_nobody_else() {
     thread::scope(|scope| {
         for _ in 0..STREAMS {
             scope.spawn(|| {
-                let upload = ["--fail", "--upload-file", file.path().to_str().unwrap()];
+                let body_file = file.path().to_str().unwrap();
+                // Else what comes early waits in the spool, which is memory at first.
+                let duplex = ["--header", "Prefer: duplex"];
+                let upload = [&duplex[..], &["--fail", "--upload-file", body_file]].concat();
                 let done =
                     finish(portal.curl("/chains/cats", &upload), b"", PATIENCE).expect_success();
                 assert!(done.stdout == body);

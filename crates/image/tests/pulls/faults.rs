@@ -673,22 +673,17 @@ async fn credential_helpers_are_asked_and_not_waited_for_for_ever() {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         let mut path = home.folder.path().as_os_str().to_owned();
         path.push(":/usr/bin:/bin");
+        let name = "credential_helpers_are_asked_and_not_waited_for_for_ever";
+        let name = test_name(module_path!(), name);
         let output = std::process::Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "credential_helpers_are_asked_and_not_waited_for_for_ever",
-            ])
+            .args(["--exact", &name])
             .envs([
                 ("WITH_HELPERS", std::ffi::OsString::from("1")),
                 ("PATH", path),
             ])
             .output()
             .unwrap();
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        expect_one_passed(&output);
         return;
     }
     let made = image_of(&[noise(1000)]);

@@ -9,7 +9,7 @@ use image::{Input, NoProgress, Store};
 /// Runs itself again in a mount namespace of its own, on a tiny file system.
 #[test]
 fn a_full_disk_is_told_and_leaves_nothing() {
-    let name = "a_full_disk_is_told_and_leaves_nothing";
+    let name = test_name(module_path!(), "a_full_disk_is_told_and_leaves_nothing");
     let Some(small) = std::env::var_os("SMALL_DISK") else {
         if !have(&["unshare", "mount"]) {
             return;
@@ -23,8 +23,7 @@ fn a_full_disk_is_told_and_leaves_nothing() {
             .env("SMALL_DISK", folder.path())
             .output()
             .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}");
+        expect_one_passed(&output);
         return;
     };
     let home = Path::new(&small).join("home");

@@ -39,7 +39,7 @@ fn child() {
 fn start(home: &Home, name: &str, input: Option<&Path>) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
-        .args(["--exact", "child"])
+        .args(["--exact", &test_name(module_path!(), "child")])
         .env("KILLED_HOME", home.path("home"))
         .env("KILLED_NAME", name);
     if let Some(input) = input {

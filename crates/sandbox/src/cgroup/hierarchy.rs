@@ -8,6 +8,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -65,12 +66,69 @@ fn is_name(name: &OsStr) -> bool {
     parts.is_some_and(|(id, _)| id.parse::<u32>().is_ok())
 }
 
-/// Makes a folder for `name` wherever cgroups can be made, and says where that is.
-pub(super) fn find_parents(name: &str) -> Vec<Hierarchy> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let candidates = candidates(&mounts, &own);
-    let parents = candidates.iter().filter_map(|candidate| match candidate {
+/// The hierarchies of this host. A folder for the runner is made in one only when a
+/// cgroup is wanted there, since each takes the kernel a while.
+#[derive(Debug)]
+pub(super) struct Hierarchies {
+    name: String,
+    all: Vec<(Candidate, OnceLock<Option<Hierarchy>>)>,
+}
+
+impl Hierarchies {
+    /// Looks for them, for a runner whose folders have that name.
+    pub(super) fn find(name: &str) -> Hierarchies {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let mut candidates = candidates(&mounts, &own);
+        // What controllers one of version 2 has, it says only later.
+        candidates.sort_by_key(|candidate| matches!(candidate, Candidate::Two(_)));
+        let all = candidates.into_iter();
+        Hierarchies {
+            name: name.to_owned(),
+            all: all.map(|candidate| (candidate, OnceLock::new())).collect(),
+        }
+    }
+
+    /// Where cgroups can be made for that controller, if they can.
+    pub(super) fn of(&self, controller: &str) -> Option<&Hierarchy> {
+        let with = |controllers: &[String]| controllers.iter().any(|has| has == controller);
+        let all = self.all.iter().filter(|(candidate, _)| match candidate {
+            Candidate::One(_, controllers) => with(controllers),
+            Candidate::Two(_) => true,
+        });
+        let mut taken = all.filter_map(|(candidate, taken)| {
+            taken
+                .get_or_init(|| take_any(candidate, &self.name))
+                .as_ref()
+        });
+        taken.find(|hierarchy| with(&hierarchy.controllers))
+    }
+
+    /// Those in which cgroups have been wanted.
+    pub(super) fn taken(&self) -> impl Iterator<Item = &Hierarchy> {
+        self.all
+            .iter()
+            .filter_map(|(_, taken)| taken.get()?.as_ref())
+    }
+
+    /// One alone, that has been found.
+    #[cfg(test)]
+    pub(super) fn one(hierarchy: Hierarchy) -> Hierarchies {
+        let mounted = Mounted {
+            mount_point: hierarchy.folder.clone(),
+            own: None,
+        };
+        let candidate = Candidate::One(mounted, hierarchy.controllers.clone());
+        Hierarchies {
+            name: String::new(),
+            all: vec![(candidate, OnceLock::from(Some(hierarchy)))],
+        }
+    }
+}
+
+/// Makes a folder for `name` in the best place of a hierarchy where that can be done.
+fn take_any(candidate: &Candidate, name: &str) -> Option<Hierarchy> {
+    match candidate {
         Candidate::One(place, controllers) => {
             let mut places = places(place).into_iter();
             places.find_map(|folder| take(&folder, name, place, controllers))
@@ -82,8 +140,7 @@ pub(super) fn find_parents(name: &str) -> Vec<Hierarchy> {
             let mut places = places.iter();
             places.find_map(|folder| take_over(folder, name, place))
         }
-    });
-    parents.collect()
+    }
 }
 
 /// Makes a folder for `name` there, in a hierarchy of version 1.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::hierarchy::Hierarchy;
+use super::hierarchy::Hierarchies;
 use super::settings::{self, File, Need, Setting};
 use super::{CgroupError, Version, counts_a_kill};
 use crate::spec::Limits;
@@ -51,15 +51,14 @@ impl Made {
     pub(super) fn apply(
         &mut self,
         setting: Setting,
-        parents: &[Hierarchy],
+        hierarchies: &Hierarchies,
         name: &Path,
     ) -> Result<(), CgroupError> {
         let Setting {
             what, controller, ..
         } = setting;
-        let hierarchy = parents
-            .iter()
-            .find(|hierarchy| hierarchy.controllers.iter().any(|has| has == controller))
+        let hierarchy = hierarchies
+            .of(controller)
             .ok_or(CgroupError::NoController { what, controller })?;
         let folder = hierarchy.folder.join(name);
         if !self.folders.contains(&folder) {

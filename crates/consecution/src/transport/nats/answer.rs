@@ -1,7 +1,7 @@
-//! One call, answered: in one message if it is soon over and fits, else in
-//! frames if the caller understands them.
+//! One call, answered: in one message if all of its output comes at once and fits,
+//! else in frames if the caller understands them.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,9 +20,11 @@ use crate::transport::{
     Body, Cut, Outcome, PendingOutcome, Refusal, RefusalReason, Reply, Request, Service, Waiting,
 };
 
-/// How long to wait for a call to be over before its caller is told that it goes
-/// on: few calls take longer, and those do not feel one message more.
-const COMPLETE_WAIT: Duration = Duration::from_millis(20);
+/// How long output may wait for the end of its call before the call becomes a stream.
+/// It counts from the first byte and not from the request: how long a call takes until
+/// then depends on how busy the runner is, and a busy one must not send more messages
+/// a call than an idle one.
+const OUTPUT_WAIT: Duration = Duration::from_millis(20);
 
 /// The largest output that travels in one message, whatever the server allows.
 const WHOLE_BYTES_MAX: usize = 1024 * 1024;
@@ -120,7 +122,7 @@ impl Answer<'_> {
         payload: Bytes,
         offer: Offer,
     ) -> Result<(), Fault> {
-        let line = match self.head.must_confirm {
+        let asked = match self.head.must_confirm {
             true => match self.confirmed(offer).await {
                 Ok(line) => Some(line),
                 Err(broken) => {
@@ -140,7 +142,7 @@ impl Answer<'_> {
         };
         let (stderr, listening) = self.head.live_stderr.then(listen).unzip();
         let mut calling = service.call(self.request(body, stderr));
-        let (result, line) = match self.called(&mut calling, line, offer).await {
+        let (result, mut line) = match self.called(&mut calling, asked, offer).await {
             Ok(called) => called,
             // The call was not taken yet, and is dropped with that.
             Err(broken) => {
@@ -154,11 +156,18 @@ impl Answer<'_> {
             outcome: reply.outcome,
             stderr: listening,
         };
-        if offer.is_whole
-            && let Some(outcome) = self.completed(&mut taken).await
-        {
-            self.complete(taken.output.take_all(), outcome).await;
-            return Ok(());
+        if offer.is_whole {
+            match self.completed(&mut taken, line.as_mut()).await {
+                Ok(Some(outcome)) => {
+                    self.complete(taken.output.take_all(), outcome).await;
+                    return Ok(());
+                }
+                Ok(None) => {}
+                Err(broken) => {
+                    tracing::debug!("stopped a call whose caller is lost: {broken}");
+                    return Ok(());
+                }
+            }
         }
         let line = line.unwrap_or_else(|| self.line(offer));
         let stream = Stream {
@@ -222,34 +231,91 @@ impl Answer<'_> {
             tokio::select! {
                 biased;
                 result = &mut *calling => return Ok((result, Some(line))),
-                next = line.next() => match line.handle(next).await? {
-                    Event::Nothing => {}
-                    _ => return Err(Broken::Violation("a frame before its time".to_owned())),
-                },
+                next = line.next() => handle_alive(&mut line, next).await?,
             }
         }
     }
 
-    /// How the call ended, if that is soon and all of it fits into one message.
-    async fn completed(&self, taken: &mut Taken) -> Option<Outcome> {
-        let (until, room) = (self.received + COMPLETE_WAIT, self.room());
-        timeout_at(until, taken.output.gather(room)).await.ok()?;
-        if !taken.output.is_whole(room) {
-            return None;
-        }
-        let outcome = timeout_at(until, taken.outcome.clone()).await.ok()?;
-        if let Some(stderr) = &mut taken.stderr {
-            // What it has said meanwhile must go to whoever listens.
-            let _ = stderr.begin().now_or_never();
-            if stderr.held_bytes() > 0 {
-                return None;
+    /// How the call ended, if one message can say it all: its output fits, and ends
+    /// within [`OUTPUT_WAIT`] of its first byte. A call without output is waited for
+    /// until its caller must be shown a sign of life, which `accept` is. A caller
+    /// that has been shown one before is shown more meanwhile.
+    async fn completed(
+        &self,
+        taken: &mut Taken,
+        line: Option<&mut Line>,
+    ) -> Result<Option<Outcome>, Broken> {
+        let room = self.room();
+        let Some(line) = line else {
+            return Ok(taken.completed(self.received + ALIVE_EVERY, room).await);
+        };
+        let mut completed = pin!(taken.completed(Instant::now() + ALIVE_EVERY, room));
+        loop {
+            tokio::select! {
+                biased;
+                completed = &mut completed => return Ok(completed),
+                next = line.next() => handle_alive(line, next).await?,
             }
         }
-        let left = room.saturating_sub(taken.output.held_bytes());
+    }
+}
+
+/// What comes before `accept`: nothing but signs of life.
+async fn handle_alive(line: &mut Line, next: Next) -> Result<(), Broken> {
+    match line.handle(next).await? {
+        Event::Nothing => Ok(()),
+        _ => Err(Broken::Violation("a frame before its time".to_owned())),
+    }
+}
+
+impl Taken {
+    /// As [`Answer::completed`], of a call that shows no sign of life until
+    /// `silent_until`.
+    async fn completed(&mut self, silent_until: Instant, room: usize) -> Option<Outcome> {
+        let Taken {
+            output,
+            outcome,
+            stderr,
+        } = self;
+        let ended = async {
+            timeout_at(silent_until, output.begin()).await.ok()?;
+            let until = match output.held_bytes() {
+                0 => silent_until,
+                _ => Instant::now() + OUTPUT_WAIT,
+            };
+            timeout_at(until, output.gather(room)).await.ok()?;
+            let ended = timeout_at(until, outcome.clone());
+            if output.is_whole(room) {
+                ended.await.ok()
+            } else {
+                None
+            }
+        };
+        // What goes to whoever listens while it is written has no place in one message.
+        let outcome = tokio::select! {
+            biased;
+            outcome = ended => outcome?,
+            () = says_something(stderr.as_mut()) => return None,
+        };
+        if says_something(stderr.as_mut()).now_or_never().is_some() {
+            return None;
+        }
+        let left = room.saturating_sub(output.held_bytes());
         let said: usize = outcome.links().map(|link| link.stderr.len()).sum();
         let fits = ESCAPED_MAX * said <= left;
         fits.then_some(outcome)
     }
+}
+
+/// Waits for the first bytes of standard error, where somebody listens to it.
+async fn says_something(stderr: Option<&mut Source>) {
+    if let Some(stderr) = stderr {
+        stderr.begin().await;
+        if stderr.held_bytes() > 0 {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 /// Where a process is to write its standard error, and what comes of it.
