@@ -29,7 +29,6 @@ pub mod conformance;
 mod gate;
 pub mod in_process;
 pub mod nats;
-pub mod subject;
 
 pub use body::{Body, Cut, Next};
 pub(crate) use body::{Chunks, MovedChunk};

@@ -424,3 +424,40 @@ async fn a_drain_ends_when_what_was_taken_is_answered() {
     assert_eq!(reply.body.collect().await.unwrap(), "late");
     timeout(PATIENCE, draining).await.unwrap();
 }
+
+/// How long this thread has been at work, in clock ticks of 10 ms.
+fn ticks_at_work() -> u64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+    let fields = stat.rsplit(')').next().unwrap().split_whitespace();
+    fields
+        .skip(11)
+        .take(2)
+        .map(|ticks| ticks.parse::<u64>().unwrap())
+        .sum()
+}
+
+/// All of it on this thread: the calling and the answering side.
+#[tokio::test]
+async fn a_call_that_is_over_and_read_slowly_costs_no_processor() {
+    const BYTES: usize = 4 << 20;
+    let server = server!();
+    let two = Two::connect(&server).await;
+    let service = fake::service(|_| {
+        let chunks = (0..BYTES / 4096).map(|_| Ok(vec![b'x'; 4096].into()));
+        let outcome = PendingOutcome::new(std::future::ready(fake::ended(Ending::Exited(0))));
+        std::future::ready(Ok(Reply::new(Body::new(stream::iter(chunks)), outcome)))
+    });
+    let (id, _registration) = serve(&two, service).await;
+    let (stderr, _listener) = mpsc::channel(1);
+    let request = Request {
+        stderr: Some(stderr),
+        ..Request::new("")
+    };
+    let reply = two.call(id, request).await.unwrap();
+    let before = ticks_at_work();
+    // Longer than anything of a call that is over is waited for.
+    sleep(Duration::from_secs(3)).await;
+    let ticks = ticks_at_work() - before;
+    assert!(ticks < 50, "{ticks} ticks of 300");
+    assert_eq!(reply.body.collect().await.unwrap().len(), BYTES);
+}

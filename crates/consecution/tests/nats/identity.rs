@@ -8,8 +8,9 @@ use crate::support::nats::{NatsServer, Two, connect, serve};
 use crate::support::nats_jwt;
 use consecution::config::{NatsIdentity, NatsOptions, Secret, Tls};
 use consecution::transport::conformance::fake;
+use consecution::transport::nats::subject;
 use consecution::transport::nats::{Connection, Nats, Role};
-use consecution::transport::{Request, Transport, conformance, subject};
+use consecution::transport::{Request, Transport, conformance};
 use nkeys::KeyPair;
 use tokio::time::timeout;
 

@@ -10,8 +10,9 @@ use bytes::Bytes;
 use chain::LinkId;
 use consecution::transport::conformance::fake;
 use consecution::transport::nats::Role;
+use consecution::transport::nats::subject;
 use consecution::transport::{
-    Ending, Outcome, PendingOutcome, RefusalReason, Registration, Reply, Service, subject,
+    Ending, Outcome, PendingOutcome, RefusalReason, Registration, Reply, Service,
 };
 use tokio::sync::mpsc;
 use tokio::time::Instant;

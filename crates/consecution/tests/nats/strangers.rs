@@ -13,7 +13,8 @@ use bytes::Bytes;
 use chain::LinkId;
 use consecution::transport::conformance::fake;
 use consecution::transport::nats::Role;
-use consecution::transport::{Ending, RefusalReason, Reply, Request, Service, Transport, subject};
+use consecution::transport::nats::subject;
+use consecution::transport::{Ending, RefusalReason, Reply, Request, Service, Transport};
 use futures_util::StreamExt;
 use tokio::time::{Instant, sleep, timeout};
 

@@ -4,58 +4,31 @@
 //! A secret must not get into an error, nor into an address, since the client
 //! library writes addresses to the log.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use async_nats::rustls::pki_types::pem::{self, PemObject};
 use async_nats::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use async_nats::{AuthError, ConnectOptions, ServerAddr};
 
-use super::Role;
 use super::dial::Dial;
-use super::identity::{self, SEED_CHARACTERS, SEED_PREFIX};
-use crate::config::{NatsIdentity, NatsOptions, Secret, SecretError, Tls};
+use super::error::NatsError;
+use super::identity;
+use crate::config::{NatsIdentity, NatsOptions, Secret, Tls};
+use crate::transport::nats::role::Role;
+use crate::transport::nats::wire::header;
 
 /// Where NATS is if nobody says otherwise.
 const SERVER_DEFAULT: &str = "nats://127.0.0.1:4222";
 
-/// Options for NATS that cannot be right. The texts read well after "failed to".
-#[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "each text says it")]
-pub enum NatsError {
-    #[error(
-        "use `{server}` as the address of a NATS server: {reason}; it should look like nats://host:4222 or tls://host:4222"
-    )]
-    Server { server: String, reason: String },
-    #[error(
-        "use the addresses of the NATS servers: they name different users; name one, or give user and password by themselves"
-    )]
-    Users,
-    #[error(
-        "use the NKey seed for NATS: it must be {SEED_CHARACTERS} characters, {SEED_PREFIX} first"
-    )]
-    Seed,
-    #[error(transparent)]
-    Secret(#[from] SecretError),
-    #[error("read the NATS credentials file {}: {reason}", path.display())]
-    Credentials { path: PathBuf, reason: io::Error },
-    #[error("read {what} for NATS from {}: {reason}; it must be in PEM", path.display())]
-    Certificate {
-        what: &'static str,
-        path: PathBuf,
-        reason: pem::Error,
-    },
-}
-
 /// What to connect to, and how.
-pub(super) struct Target {
-    pub(super) servers: Vec<ServerAddr>,
-    pub(super) options: ConnectOptions,
+pub(crate) struct Target {
+    pub(crate) servers: Vec<ServerAddr>,
+    pub(crate) options: ConnectOptions,
     /// The same for the connection that requests come in on.
-    pub(super) for_requests: Dial,
+    pub(crate) for_requests: Dial,
 }
 
-pub(super) fn target(options: &NatsOptions, role: Role, name: &str) -> Result<Target, NatsError> {
+pub(crate) fn target(options: &NatsOptions, role: Role, name: &str) -> Result<Target, NatsError> {
     let (servers, identity_in_url) = servers(&options.servers)?;
     let identity = match (&options.identity, identity_in_url) {
         (NatsIdentity::Anonymous, Some(identity)) => identity,
@@ -147,7 +120,7 @@ fn identity_of(user: &str) -> NatsIdentity {
 }
 
 fn unescaped(text: &str) -> String {
-    String::from_utf8_lossy(&super::head::unescape(text)).into_owned()
+    String::from_utf8_lossy(&header::unescape(text)).into_owned()
 }
 
 /// Who gives files for encryption does not want to go without it; see [`target`].

@@ -8,11 +8,11 @@ use std::time::Duration;
 use async_nats::{Client, Message, Subject};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::connection::{Shared, publish};
-use super::exchange::{Broken, Event, Exchange, SILENCE_MAX};
-use super::frame::{Frame, Numbered};
-use super::inbox::Mailbox;
-use super::strangers::{Kind, kind, kind_to_caller};
+use super::state::{Broken, Event, Exchange, SILENCE_MAX};
+use crate::transport::nats::connection::inbox::Mailbox;
+use crate::transport::nats::connection::{Shared, publish};
+use crate::transport::nats::wire::frame::{Frame, Numbered};
+use crate::transport::nats::wire::kind::{Kind, kind, kind_to_caller};
 
 /// What the headers of a frame with data take at most, by far.
 const DATA_HEADERS_BYTES_MAX: usize = 256;
@@ -22,8 +22,8 @@ const DATA_HEADERS_BYTES_MAX: usize = 256;
 const SEND_WAIT_MAX: Duration = SILENCE_MAX;
 
 /// See the module.
-pub(super) struct Line {
-    pub(super) exchange: Exchange,
+pub(crate) struct Line {
+    pub(crate) exchange: Exchange,
     shared: Arc<Shared>,
     client: Arc<Client>,
     mailbox: Mailbox,
@@ -35,7 +35,7 @@ pub(super) struct Line {
 }
 
 /// What a line waited for.
-pub(super) enum Next {
+pub(crate) enum Next {
     /// This came; `None` when nothing can come any more.
     Message(Option<Message>),
     /// Time has passed.
@@ -43,7 +43,7 @@ pub(super) enum Next {
 }
 
 impl Line {
-    pub(super) fn new(
+    pub(crate) fn new(
         exchange: Exchange,
         shared: Arc<Shared>,
         client: Arc<Client>,
@@ -64,12 +64,12 @@ impl Line {
     }
 
     /// How much of the body one frame may carry now; 0: none may be sent.
-    pub(super) fn room(&self) -> usize {
+    pub(crate) fn room(&self) -> usize {
         self.exchange.room().min(self.data_bytes_max())
     }
 
     /// As [`Line::room`], of standard error.
-    pub(super) fn stderr_room(&self) -> usize {
+    pub(crate) fn stderr_room(&self) -> usize {
         self.exchange.stderr_room().min(self.data_bytes_max())
     }
 
@@ -83,7 +83,7 @@ impl Line {
     ///
     /// # Errors
     /// It could not be sent, so nothing behind it may.
-    pub(super) async fn send(&mut self, numbered: Numbered) -> Result<(), Broken> {
+    pub(crate) async fn send(&mut self, numbered: Numbered) -> Result<(), Broken> {
         // With these the server tells us when the other side's connection is
         // gone, and the other side where to write to.
         let reply = match numbered.frame {
@@ -98,17 +98,9 @@ impl Line {
             .map_err(Broken::Connection)
     }
 
-    /// As [`Line::send`], where there is something to send.
-    pub(super) async fn send_any(&mut self, numbered: Option<Numbered>) -> Result<(), Broken> {
-        match numbered {
-            Some(numbered) => self.send(numbered).await,
-            None => Ok(()),
-        }
-    }
-
     /// Waits for a message, or for time to pass. What came goes to
     /// [`Line::handle`], so that this may be given up at any time.
-    pub(super) async fn next(&mut self) -> Next {
+    pub(crate) async fn next(&mut self) -> Next {
         tokio::select! {
             biased;
             message = self.mailbox.messages.recv() => Next::Message(message),
@@ -125,7 +117,7 @@ impl Line {
 
     /// # Errors
     /// The exchange is over: there is nothing more to send or to come.
-    pub(super) async fn handle(&mut self, next: Next) -> Result<Event, Broken> {
+    pub(crate) async fn handle(&mut self, next: Next) -> Result<Event, Broken> {
         let now = Instant::now();
         match next {
             Next::Message(None) => Err(Broken::Connection(
@@ -154,7 +146,7 @@ impl Line {
 ///
 /// # Errors
 /// It cannot be read, or says that the other side is gone.
-pub(super) fn read(message: &Message, kind: Kind) -> Result<Option<Numbered>, Broken> {
+pub(crate) fn read(message: &Message, kind: Kind) -> Result<Option<Numbered>, Broken> {
     match kind {
         Kind::NoResponders | Kind::Gone => Err(Broken::Gone),
         Kind::Stranger => Ok(None),

@@ -6,7 +6,7 @@
 
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
 
-use super::head::Malformed;
+use super::header::Malformed;
 
 /// How many bytes the headers of a request may have: several times what all that
 /// mean anything take, and no work to speak of.
@@ -17,7 +17,7 @@ const LINES_MAX: usize = 256;
 
 /// # Errors
 /// It is no block of headers.
-pub(super) fn read(block: &[u8]) -> Result<HeaderMap, Malformed> {
+pub(crate) fn read(block: &[u8]) -> Result<HeaderMap, Malformed> {
     if block.len() > BLOCK_BYTES_MAX {
         let what = format!("its headers have more than {BLOCK_BYTES_MAX} bytes");
         return Err(Malformed(what));
@@ -43,7 +43,7 @@ pub(super) fn read(block: &[u8]) -> Result<HeaderMap, Malformed> {
 }
 
 /// As a client publishes them.
-pub(super) fn write(headers: &HeaderMap) -> Vec<u8> {
+pub(crate) fn write(headers: &HeaderMap) -> Vec<u8> {
     let mut block = b"NATS/1.0\r\n".to_vec();
     for (name, values) in headers.iter() {
         for value in values {

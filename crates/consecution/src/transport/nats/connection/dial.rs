@@ -20,8 +20,8 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName}
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::identity;
-use super::wire::{self, Said};
 use crate::config::{NatsIdentity, Tls};
+use crate::transport::nats::wire::server_line::{self, Said};
 
 /// How much is read at a time, at least, and how much memory is taken for that: for
 /// many small messages at once.
@@ -30,13 +30,13 @@ const READ_BYTES: usize = 64 * 1024;
 
 /// How to become known to a server.
 #[derive(Debug, Clone)]
-pub(super) struct Dial {
+pub(crate) struct Dial {
     /// What the server calls the connection.
-    pub(super) name: String,
-    pub(super) identity: NatsIdentity,
-    pub(super) tls: Tls,
+    pub(crate) name: String,
+    pub(crate) identity: NatsIdentity,
+    pub(crate) tls: Tls,
     /// Nobody is to be told who we are without encryption, whatever a server says.
-    pub(super) wants_tls: bool,
+    pub(crate) wants_tls: bool,
 }
 
 /// Either kind of connection, encrypted or not.
@@ -45,7 +45,7 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// A connection to a server.
-pub(super) struct Dialled {
+pub(crate) struct Dialled {
     stream: Box<dyn Stream>,
     came: BytesMut,
 }
@@ -59,7 +59,7 @@ impl Dial {
     ///
     /// # Errors
     /// Why not, without the server's name.
-    pub(super) async fn connect(
+    pub(crate) async fn connect(
         &self,
         server: &ServerAddr,
     ) -> Result<(Dialled, ServerInfo), Failure> {
@@ -125,7 +125,7 @@ impl Dialled {
     ///
     /// # Errors
     /// The connection is lost.
-    pub(super) async fn said(&mut self) -> Result<Said, Failure> {
+    pub(crate) async fn said(&mut self) -> Result<Said, Failure> {
         loop {
             if let Some(said) = self.said_already()? {
                 return Ok(said);
@@ -140,11 +140,11 @@ impl Dialled {
     }
 
     /// As [`Dialled::said`], if that has come with what was read before.
-    pub(super) fn said_already(&mut self) -> Result<Option<Said>, Failure> {
-        Ok(wire::take(&mut self.came)?)
+    pub(crate) fn said_already(&mut self) -> Result<Option<Said>, Failure> {
+        Ok(server_line::take(&mut self.came)?)
     }
 
-    pub(super) async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes).await?;
         self.stream.flush().await
     }

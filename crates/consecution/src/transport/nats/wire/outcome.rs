@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 
-use super::head::{
-    self, Malformed, REASON_BYTES_MAX, bad, escape_end, line, number, shortened, text_of, value,
-    write_error,
+use super::header::{
+    Malformed, REASON_BYTES_MAX, bad, escape_end, line, number, shortened, text_of, unescape, value,
 };
-use crate::transport::subject::{ENDING, OF_LINKS, OfLink};
+use super::subject::{ENDING, ERROR, ERROR_CODE, OF_LINKS, OfLink};
 use crate::transport::{Ending, Outcome, STDERR_TAIL_BYTES_MAX};
+
+/// How long the one line about a failure is.
+const ERROR_BYTES_MAX: usize = 1024;
 
 /// How much of a line of standard error stands in the one line about a failure.
 const LINE_BYTES_MAX: usize = 200;
@@ -23,7 +25,7 @@ const JOINED_REASON_BYTES_MAX: usize = 64;
 ///
 /// # Errors
 /// The headers do not say so.
-pub(super) fn read(headers: &HeaderMap) -> Result<Outcome, Malformed> {
+pub(crate) fn read(headers: &HeaderMap) -> Result<Outcome, Malformed> {
     let mut links = Vec::new();
     for of_link in OF_LINKS.iter() {
         match value(headers, &of_link.ending) {
@@ -42,7 +44,7 @@ fn read_link(headers: &HeaderMap, of_link: &OfLink, ending: &str) -> Result<Outc
     let ending = ending_of(ending).ok_or_else(|| bad(&ENDING, ending, "no such ending"))?;
     let elapsed = value(headers, &of_link.elapsed_us).and_then(number);
     let elapsed = elapsed.unwrap_or(0);
-    let mut stderr = head::unescape(value(headers, &of_link.stderr).unwrap_or_default());
+    let mut stderr = unescape(value(headers, &of_link.stderr).unwrap_or_default());
     let surplus = stderr.len().saturating_sub(STDERR_TAIL_BYTES_MAX);
     stderr.drain(..surplus);
     Ok(Outcome {
@@ -67,7 +69,7 @@ fn ending_of(text: &str) -> Option<Ending> {
 
 /// Adds how a call ended. Of standard error the end, no more than `room` bytes
 /// over all links as written.
-pub(super) fn write(headers: &mut HeaderMap, outcome: &Outcome, runner: &str, room: usize) {
+pub(crate) fn write(headers: &mut HeaderMap, outcome: &Outcome, runner: &str, room: usize) {
     let share = room / (1 + outcome.joined.len());
     for (at, (link, of_link)) in outcome.links().zip(OF_LINKS.iter()).enumerate() {
         let reason_bytes_max = match at {
@@ -124,6 +126,12 @@ fn write_failure(headers: &mut HeaderMap, who: &str, link: &Outcome, runner: &st
     write_error(headers, code, &format!("{what}{said}, on runner {runner}"));
 }
 
+/// Says what went wrong, as a number and a line for people.
+pub(crate) fn write_error(headers: &mut HeaderMap, code: u16, error: &str) {
+    headers.insert(ERROR_CODE.clone(), code.to_string());
+    headers.insert(ERROR.clone(), line(error, ERROR_BYTES_MAX));
+}
+
 /// The first and the last line of standard error, for people.
 fn said(stderr: &[u8]) -> String {
     let text = String::from_utf8_lossy(stderr);
@@ -142,7 +150,8 @@ fn said(stderr: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transport::{FOLLOWING_MAX, subject};
+    use crate::transport::FOLLOWING_MAX;
+    use crate::transport::nats::wire::{header, subject};
 
     fn exited(code: u8, stderr: &'static str) -> Outcome {
         Outcome {
@@ -205,6 +214,6 @@ mod tests {
             values.sum::<usize>()
         });
         let bytes: usize = lines.sum();
-        assert!(bytes < head::HEADERS_BYTES_MAX, "{bytes} bytes");
+        assert!(bytes < header::HEADERS_BYTES_MAX, "{bytes} bytes");
     }
 }

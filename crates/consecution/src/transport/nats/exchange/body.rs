@@ -27,14 +27,14 @@ const COPIED_BYTES_MAX: usize = 16 * 1024;
 
 /// A step of a body.
 #[derive(Debug)]
-pub(super) enum Piece {
+pub(crate) enum Piece {
     Data(Bytes),
     End,
     Cut(Cut),
 }
 
 /// A body that is sent, and what has been pulled of it.
-pub(super) struct Source {
+pub(crate) struct Source {
     held: Held,
     rest: Rest,
 }
@@ -47,7 +47,7 @@ enum Rest {
 }
 
 impl Source {
-    pub(super) fn new(body: Body) -> Source {
+    pub(crate) fn new(body: Body) -> Source {
         Source {
             held: Held::default(),
             rest: Rest::Body(body),
@@ -68,7 +68,7 @@ impl Source {
     }
 
     /// Pulls until there is something, if only an end.
-    pub(super) async fn begin(&mut self) {
+    pub(crate) async fn begin(&mut self) {
         poll_fn(
             |context| match self.held.is_empty() && matches!(self.rest, Rest::Body(_)) {
                 true => self.poll_pull(context),
@@ -79,7 +79,7 @@ impl Source {
     }
 
     /// Pulls until there is an end, or more than `room` bytes.
-    pub(super) async fn gather(&mut self, room: usize) {
+    pub(crate) async fn gather(&mut self, room: usize) {
         poll_fn(|context| {
             while self.held.bytes() <= room && matches!(self.rest, Rest::Body(_)) {
                 ready!(self.poll_pull(context));
@@ -90,7 +90,7 @@ impl Source {
     }
 
     /// As [`Source::gather`], and does not wait: others get their turn that often.
-    pub(super) async fn gather_now(&mut self, room: usize, yields: usize) {
+    pub(crate) async fn gather_now(&mut self, room: usize, yields: usize) {
         for _ in 0..yields {
             if self.gather(room).now_or_never().is_some() {
                 return;
@@ -100,22 +100,22 @@ impl Source {
     }
 
     /// Whether all of it has been pulled and is no more than `room` bytes.
-    pub(super) fn is_whole(&self, room: usize) -> bool {
+    pub(crate) fn is_whole(&self, room: usize) -> bool {
         matches!(self.rest, Rest::Nothing) && self.held.bytes() <= room
     }
 
     /// Takes all that has been pulled.
-    pub(super) fn take_all(&mut self) -> Bytes {
+    pub(crate) fn take_all(&mut self) -> Bytes {
         self.held.take_all()
     }
 
     /// How much has been pulled that was not taken.
-    pub(super) fn held_bytes(&self) -> usize {
+    pub(crate) fn held_bytes(&self) -> usize {
         self.held.bytes()
     }
 
     /// Why it was cut off, if it was.
-    pub(super) fn cut(&self) -> Option<&Cut> {
+    pub(crate) fn cut(&self) -> Option<&Cut> {
         match &self.rest {
             Rest::Cut(cut) => Some(cut),
             Rest::Body(_) | Rest::Nothing => None,
@@ -123,18 +123,18 @@ impl Source {
     }
 
     /// Takes the first bytes of what has been pulled, no more than `room`.
-    pub(super) fn take(&mut self, room: usize) -> Bytes {
+    pub(crate) fn take(&mut self, room: usize) -> Bytes {
         self.held.pop(room).unwrap_or_default()
     }
 
     /// Puts what was taken back to the front.
-    pub(super) fn put_back(&mut self, bytes: Bytes) {
+    pub(crate) fn put_back(&mut self, bytes: Bytes) {
         self.held.put_back(bytes);
     }
 
     /// The next piece, data no longer than `room`; without room only an end, or
     /// a cut, can be next. Tiny chunks that are ready come together.
-    pub(super) async fn next(&mut self, room: usize) -> Piece {
+    pub(crate) async fn next(&mut self, room: usize) -> Piece {
         self.begin().await;
         match (&self.rest, self.held.is_empty()) {
             (Rest::Nothing, true) => return Piece::End,
@@ -147,7 +147,7 @@ impl Source {
     }
 
     /// What is left of it.
-    pub(super) fn into_body(mut self) -> Body {
+    pub(crate) fn into_body(mut self) -> Body {
         let rest = match self.rest {
             Rest::Body(body) => body,
             Rest::Nothing => Body::empty(),
@@ -170,15 +170,16 @@ fn alone(bytes: Bytes) -> Bytes {
 
 /// Where the pieces that come of a body wait for its reader. What may wait is
 /// bounded by whoever sends them.
-pub(super) struct Sink {
+#[derive(Default)]
+pub(crate) struct Sink {
     waiting: VecDeque<Piece>,
-    /// `None` when nothing more can be handed over.
+    /// `None` when nothing more can be handed over, or nothing ever comes.
     reader: Option<mpsc::Sender<Piece>>,
 }
 
 /// What a [`Sink`] got done.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Handed {
+pub(crate) enum Handed {
     /// So many bytes have gone to the reader.
     Over(usize),
     /// The reader is gone, and wants no more.
@@ -187,7 +188,7 @@ pub(super) enum Handed {
 
 /// A body, and where to put what comes of it. Where the sink is dropped before
 /// the body's end, the body is cut off.
-pub(super) fn channel() -> (Sink, Body) {
+pub(crate) fn channel() -> (Sink, Body) {
     let (sender, receiver) = mpsc::channel(1);
     let sink = Sink {
         waiting: VecDeque::new(),
@@ -207,7 +208,7 @@ pub(super) fn channel() -> (Sink, Body) {
 
 impl Sink {
     /// Must be given no data after an end.
-    pub(super) fn put(&mut self, piece: Piece) {
+    pub(crate) fn put(&mut self, piece: Piece) {
         if self.reader.is_some() {
             self.waiting.push_back(match piece {
                 Piece::Data(bytes) => Piece::Data(alone(bytes)),
@@ -217,7 +218,7 @@ impl Sink {
     }
 
     /// Cuts it off behind what has come, unless it has ended.
-    pub(super) fn cut(&mut self, reason: Arc<str>) {
+    pub(crate) fn cut(&mut self, reason: Arc<str>) {
         let has_end = matches!(self.waiting.back(), Some(Piece::End | Piece::Cut(_)));
         if !has_end {
             self.put(Piece::Cut(Cut { reason }));
@@ -225,13 +226,13 @@ impl Sink {
     }
 
     /// Nothing waits, and nothing can come.
-    pub(super) fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.reader.is_none()
     }
 
     /// Hands the next piece over when the reader asks for it; where none waits,
     /// resolves only when the reader is gone.
-    pub(super) async fn hand_over(&mut self) -> Handed {
+    pub(crate) async fn hand_over(&mut self) -> Handed {
         let Some(reader) = &self.reader else {
             return std::future::pending().await;
         };
@@ -263,29 +264,29 @@ impl Sink {
 /// Where standard error goes while it is written; whether anybody listens makes
 /// no difference to who writes.
 #[derive(Default)]
-pub(super) struct StderrSink {
+pub(crate) struct StderrSink {
     waiting: VecDeque<Bytes>,
     listener: Option<mpsc::Sender<Bytes>>,
 }
 
 impl StderrSink {
-    pub(super) fn new(listener: Option<mpsc::Sender<Bytes>>) -> StderrSink {
+    pub(crate) fn new(listener: Option<mpsc::Sender<Bytes>>) -> StderrSink {
         StderrSink {
             waiting: VecDeque::new(),
             listener,
         }
     }
 
-    pub(super) fn put(&mut self, bytes: Bytes) {
+    pub(crate) fn put(&mut self, bytes: Bytes) {
         self.waiting.push_back(alone(bytes));
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
     /// Hands the next piece over, and says how long it was.
-    pub(super) async fn hand_over(&mut self) -> usize {
+    pub(crate) async fn hand_over(&mut self) -> usize {
         if self.waiting.is_empty() {
             return std::future::pending().await;
         }

@@ -1,7 +1,6 @@
 //! One call, answered: in one message if all of its output comes at once and fits,
 //! else in frames if the caller understands them.
 
-use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,13 +10,18 @@ use futures_util::stream::{self, StreamExt};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
-use super::body::{self, Handed, Piece, Sink, Source};
-use super::exchange::{self, ALIVE_EVERY, Broken, Event, Exchange};
-use super::head::{self, Fault, HEADERS_BYTES_MAX, Offer, RequestHead};
-use super::line::{Line, Next};
-use super::server::Replying;
+use super::replying::Replying;
+use crate::transport::nats::exchange::body::{self, Sink, Source, StderrSink};
+use crate::transport::nats::exchange::duplex::Duplex;
+use crate::transport::nats::exchange::line::Line;
+use crate::transport::nats::exchange::state::{ALIVE_EVERY, Broken, Event, Exchange};
+use crate::transport::nats::exchange::{answerer, credit};
+use crate::transport::nats::wire::header::HEADERS_BYTES_MAX;
+use crate::transport::nats::wire::outcome;
+use crate::transport::nats::wire::reply::{self, Fault};
+use crate::transport::nats::wire::request::{Offer, RequestHead};
 use crate::transport::{
-    Body, Cut, Outcome, PendingOutcome, Refusal, RefusalReason, Reply, Request, Service, Waiting,
+    Body, Outcome, PendingOutcome, Refusal, RefusalReason, Reply, Request, Service, Waiting,
 };
 
 /// How long output may wait for the end of its call before the call becomes a stream.
@@ -36,15 +40,11 @@ const ESCAPED_MAX: usize = 3;
 /// nobody could tell whether it still waits.
 const PLAIN_DEADLINE: Duration = Duration::from_secs(30);
 
-/// How long the last of standard error may wait for its reader once the call is
-/// over.
-const STDERR_GRACE: Duration = Duration::from_secs(1);
-
 /// A call to be answered.
-pub(super) struct Answer<'a> {
-    pub(super) to: &'a Replying,
-    pub(super) head: RequestHead,
-    pub(super) received: Instant,
+pub(crate) struct Answer<'a> {
+    pub(crate) to: &'a Replying,
+    pub(crate) head: RequestHead,
+    pub(crate) received: Instant,
 }
 
 /// A call that a service has taken.
@@ -58,7 +58,7 @@ struct Taken {
 impl Answer<'_> {
     /// # Errors
     /// What to answer instead of an outcome.
-    pub(super) async fn run(
+    pub(crate) async fn run(
         mut self,
         service: &Arc<dyn Service>,
         payload: Bytes,
@@ -108,10 +108,10 @@ impl Answer<'_> {
 
     async fn complete(&self, stdout: Bytes, outcome: Outcome) {
         let (call_id, name) = (&self.head.trace.call_id, &self.to.shared.name);
-        let mut headers = head::about(call_id, name);
+        let mut headers = reply::about(call_id, name);
         let taken = stdout.len() + HEADERS_BYTES_MAX;
         let room = self.to.client.max_payload().saturating_sub(taken);
-        super::outcome::write(&mut headers, &outcome, name, room);
+        outcome::write(&mut headers, &outcome, name, room);
         self.to.send(headers, stdout).await;
     }
 
@@ -133,16 +133,16 @@ impl Answer<'_> {
             false => None,
         };
         let (input, body) = match offer.is_whole {
-            true => (None, payload.into()),
+            true => (Sink::default(), payload.into()),
             false => {
                 let (sink, rest) = body::channel();
                 let body = Body::new(stream::iter([Ok(payload)]).chain(rest));
-                (Some(sink), body)
+                (sink, body)
             }
         };
         let (stderr, listening) = self.head.live_stderr.then(listen).unzip();
         let mut calling = service.call(self.request(body, stderr));
-        let (result, mut line) = match self.called(&mut calling, asked, offer).await {
+        let (result, line) = match self.called(&mut calling, asked, offer).await {
             Ok(called) => called,
             // The call was not taken yet, and is dropped with that.
             Err(broken) => {
@@ -156,32 +156,32 @@ impl Answer<'_> {
             outcome: reply.outcome,
             stderr: listening,
         };
-        if offer.is_whole {
-            match self.completed(&mut taken, line.as_mut()).await {
-                Ok(Some(outcome)) => {
-                    self.complete(taken.output.take_all(), outcome).await;
-                    return Ok(());
-                }
-                Ok(None) => {}
-                Err(broken) => {
-                    tracing::debug!("stopped a call whose caller is lost: {broken}");
-                    return Ok(());
-                }
-            }
+        let alive_due = match &line {
+            Some(line) => line.exchange.alive_due(),
+            None => self.received + ALIVE_EVERY,
+        };
+        if offer.is_whole
+            && let Some(outcome) = taken.completed(alive_due, self.room()).await
+        {
+            self.complete(taken.output.take_all(), outcome).await;
+            return Ok(());
         }
         let line = line.unwrap_or_else(|| self.line(offer));
-        let stream = Stream {
+        let duplex = Duplex {
             line,
-            input,
-            output: Some(taken.output),
-            outcome: taken.outcome,
-            stderr: taken.stderr,
+            outgoing: Some(taken.output),
+            incoming: input,
+            stderr_outgoing: taken.stderr,
+            stderr_incoming: StderrSink::default(),
         };
         let window = match offer.is_whole {
             true => 0,
-            false => exchange::window(self.to.shared.inbox.count()),
+            false => credit::window(self.to.shared.inbox.count()),
         };
-        stream.run(window, reply.joined).await;
+        let ran = answerer::run(duplex, taken.outcome, (window, reply.joined)).await;
+        if let Err(broken) = ran {
+            tracing::debug!("stopped a call whose caller is lost: {broken}");
+        }
         Ok(())
     }
 
@@ -231,56 +231,29 @@ impl Answer<'_> {
             tokio::select! {
                 biased;
                 result = &mut *calling => return Ok((result, Some(line))),
-                next = line.next() => handle_alive(&mut line, next).await?,
+                next = line.next() => match line.handle(next).await? {
+                    Event::Nothing => {}
+                    _ => return Err(Broken::Violation("a frame before its time".to_owned())),
+                },
             }
         }
-    }
-
-    /// How the call ended, if one message can say it all: its output fits, and ends
-    /// within [`OUTPUT_WAIT`] of its first byte. A call without output is waited for
-    /// until its caller must be shown a sign of life, which `accept` is. A caller
-    /// that has been shown one before is shown more meanwhile.
-    async fn completed(
-        &self,
-        taken: &mut Taken,
-        line: Option<&mut Line>,
-    ) -> Result<Option<Outcome>, Broken> {
-        let room = self.room();
-        let Some(line) = line else {
-            return Ok(taken.completed(self.received + ALIVE_EVERY, room).await);
-        };
-        let mut completed = pin!(taken.completed(Instant::now() + ALIVE_EVERY, room));
-        loop {
-            tokio::select! {
-                biased;
-                completed = &mut completed => return Ok(completed),
-                next = line.next() => handle_alive(line, next).await?,
-            }
-        }
-    }
-}
-
-/// What comes before `accept`: nothing but signs of life.
-async fn handle_alive(line: &mut Line, next: Next) -> Result<(), Broken> {
-    match line.handle(next).await? {
-        Event::Nothing => Ok(()),
-        _ => Err(Broken::Violation("a frame before its time".to_owned())),
     }
 }
 
 impl Taken {
-    /// As [`Answer::completed`], of a call that shows no sign of life until
-    /// `silent_until`.
-    async fn completed(&mut self, silent_until: Instant, room: usize) -> Option<Outcome> {
+    /// How the call ended, if one message can say it all: its output fits, and ends
+    /// within [`OUTPUT_WAIT`] of its first byte. A call without output is waited for
+    /// until a sign of life is due, which is that it has been taken.
+    async fn completed(&mut self, alive_due: Instant, room: usize) -> Option<Outcome> {
         let Taken {
             output,
             outcome,
             stderr,
         } = self;
         let ended = async {
-            timeout_at(silent_until, output.begin()).await.ok()?;
+            timeout_at(alive_due, output.begin()).await.ok()?;
             let until = match output.held_bytes() {
-                0 => silent_until,
+                0 => alive_due,
                 _ => Instant::now() + OUTPUT_WAIT,
             };
             timeout_at(until, output.gather(room)).await.ok()?;
@@ -334,148 +307,5 @@ fn fault(refusal: Refusal) -> Fault {
         RefusalReason::Busy | RefusalReason::NoRunner | RefusalReason::Unreachable(_) => {
             Fault::Busy
         }
-    }
-}
-
-/// A call that goes on in frames.
-struct Stream {
-    line: Line,
-    /// The request's body, where it is not whole.
-    input: Option<Sink>,
-    /// The reply's body; `None` when nothing more is sent of it.
-    output: Option<Source>,
-    outcome: PendingOutcome,
-    /// `None` when it is over, or nobody wants it.
-    stderr: Option<Source>,
-}
-
-/// What a stream waits for.
-enum Step {
-    Came(Next),
-    Handed(Handed),
-    Output(Piece),
-    Stderr(Piece),
-    Ended(Outcome),
-    StderrGraceOver,
-}
-
-impl Stream {
-    /// Until all is said. Where the caller is lost, the process is stopped by
-    /// dropping its output and cutting its input.
-    async fn run(mut self, window: u64, joined: usize) {
-        let accept = self.line.exchange.accept(window, joined);
-        let result = match self.line.send(accept).await {
-            Ok(()) => self.exchange().await,
-            Err(broken) => Err(broken),
-        };
-        if let Err(broken) = result {
-            tracing::debug!("stopped a call whose caller is lost: {broken}");
-        }
-    }
-
-    async fn exchange(&mut self) -> Result<(), Broken> {
-        let mut ended: Option<Outcome> = None;
-        let mut grace: Option<Pin<Box<tokio::time::Sleep>>> = None;
-        loop {
-            if self.line.exchange.has_sent_all()
-                && self.stderr.is_none()
-                && let Some(outcome) = ended.take()
-            {
-                let outcome = self.line.exchange.outcome(outcome);
-                return self.line.send(outcome).await;
-            }
-            match self.wait(ended.is_some(), grace.as_mut()).await {
-                Step::Came(next) => self.came(next).await?,
-                Step::Handed(handed) => {
-                    let frame = match handed {
-                        Handed::Over(bytes) => self.line.exchange.consumed(bytes),
-                        Handed::Unread => self.line.exchange.close(),
-                    };
-                    self.line.send_any(frame).await?;
-                }
-                Step::Output(piece) => {
-                    let frame = match piece {
-                        Piece::Data(bytes) => self.line.exchange.data(bytes),
-                        Piece::End => self.line.exchange.end(Ok(())),
-                        Piece::Cut(cut) => self.line.exchange.end(Err(cut.reason)),
-                    };
-                    self.line.send(frame).await?;
-                    if self.line.exchange.has_sent_all() {
-                        self.output = None;
-                    }
-                }
-                Step::Stderr(Piece::Data(bytes)) => {
-                    let frame = self.line.exchange.stderr(bytes);
-                    self.line.send(frame).await?;
-                }
-                Step::Stderr(Piece::End | Piece::Cut(_)) | Step::StderrGraceOver => {
-                    self.stderr = None;
-                }
-                Step::Ended(outcome) => {
-                    ended = Some(outcome);
-                    grace = Some(Box::pin(tokio::time::sleep(STDERR_GRACE)));
-                }
-            }
-        }
-    }
-
-    async fn wait(
-        &mut self,
-        has_ended: bool,
-        grace: Option<&mut Pin<Box<tokio::time::Sleep>>>,
-    ) -> Step {
-        let (room, stderr_room) = (self.line.room(), self.line.stderr_room());
-        let Stream {
-            line,
-            input,
-            output,
-            outcome,
-            stderr,
-        } = self;
-        let handing = async {
-            match input {
-                Some(input) => input.hand_over().await,
-                None => std::future::pending().await,
-            }
-        };
-        let sending = async {
-            match output {
-                Some(output) => output.next(room).await,
-                None => std::future::pending().await,
-            }
-        };
-        let listening = async {
-            match stderr {
-                Some(stderr) => stderr.next(stderr_room).await,
-                None => std::future::pending().await,
-            }
-        };
-        let grace = async {
-            match grace {
-                Some(grace) => grace.await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            next = line.next() => Step::Came(next),
-            handed = handing => Step::Handed(handed),
-            piece = listening => Step::Stderr(piece),
-            piece = sending => Step::Output(piece),
-            outcome = outcome, if !has_ended => Step::Ended(outcome),
-            () = grace => Step::StderrGraceOver,
-        }
-    }
-
-    async fn came(&mut self, next: Next) -> Result<(), Broken> {
-        match (self.line.handle(next).await?, &mut self.input) {
-            (Event::Nothing, _) => {}
-            (Event::Closed, _) => self.output = None,
-            (Event::Data(bytes), Some(input)) => input.put(Piece::Data(bytes)),
-            (Event::End, Some(input)) => input.put(Piece::End),
-            (Event::Cut(reason), Some(input)) => input.put(Piece::Cut(Cut { reason })),
-            _ => return Err(Broken::Violation("a frame that is a runner's".to_owned())),
-        }
-        Ok(())
     }
 }

@@ -8,16 +8,17 @@ use std::sync::Arc;
 use async_nats::{HeaderMap, Message};
 use bytes::Bytes;
 
-use super::head::{self, Malformed};
+use super::header::{self, Malformed};
+use super::subject::{FRAME, JOINED, RUNNER};
+use super::{outcome, reply};
 use crate::transport::Outcome;
-use crate::transport::subject::{FRAME, JOINED, RUNNER};
 
 /// How much a reason in a frame may be.
 const REASON_BYTES_MAX: usize = 512;
 
 /// One event of a call, on its way to the other side.
 #[derive(Debug, Clone)]
-pub(super) enum Frame {
+pub(crate) enum Frame {
     /// From the runner: it has taken the call, and may be sent so much.
     Accept {
         /// What the caller may send of its body before it is given more.
@@ -49,9 +50,9 @@ pub(super) enum Frame {
 
 /// A frame with its place among those of its sender, from 0 on.
 #[derive(Debug, Clone)]
-pub(super) struct Numbered {
-    pub(super) number: u64,
-    pub(super) frame: Frame,
+pub(crate) struct Numbered {
+    pub(crate) number: u64,
+    pub(crate) frame: Frame,
 }
 
 impl Frame {
@@ -69,11 +70,24 @@ impl Frame {
             Frame::Outcome(_) => "outcome",
         }
     }
+
+    /// Whether a caller may send it.
+    pub(crate) fn is_callers(&self) -> bool {
+        !matches!(
+            self,
+            Frame::Accept { .. } | Frame::Stderr(_) | Frame::Outcome(_)
+        )
+    }
+
+    /// Whether a runner may send it.
+    pub(crate) fn is_runners(&self) -> bool {
+        !matches!(self, Frame::StderrCredit(_))
+    }
 }
 
 impl Numbered {
     /// As a message of at most that size, sent by `runner` if a runner sends it.
-    pub(super) fn write(self, runner: &str, message_bytes_max: usize) -> (HeaderMap, Bytes) {
+    pub(crate) fn write(self, runner: &str, message_bytes_max: usize) -> (HeaderMap, Bytes) {
         let (kind, number) = (self.frame.kind(), self.number);
         let mut headers = HeaderMap::new();
         let header = match self.frame {
@@ -97,8 +111,8 @@ impl Numbered {
                 Bytes::new()
             }
             Frame::Outcome(outcome) => {
-                let room = message_bytes_max.saturating_sub(head::HEADERS_BYTES_MAX);
-                super::outcome::write(&mut headers, &outcome, runner, room);
+                let room = message_bytes_max.saturating_sub(header::HEADERS_BYTES_MAX);
+                outcome::write(&mut headers, &outcome, runner, room);
                 Bytes::new()
             }
             Frame::End
@@ -114,9 +128,9 @@ impl Numbered {
     ///
     /// # Errors
     /// It means to be one, and is not.
-    pub(super) fn read(message: &Message) -> Option<Result<Numbered, Malformed>> {
+    pub(crate) fn read(message: &Message) -> Option<Result<Numbered, Malformed>> {
         let headers = message.headers.as_ref()?;
-        let header = head::value(headers, &FRAME)?;
+        let header = header::value(headers, &FRAME)?;
         let frame = read(header, headers, &message.payload);
         Some(frame.ok_or_else(|| {
             let header: String = header.chars().take(64).collect();
@@ -127,16 +141,16 @@ impl Numbered {
 
 fn read(header: &str, headers: &HeaderMap, payload: &Bytes) -> Option<Numbered> {
     let mut words = header.split(' ');
-    let (kind, number) = (words.next()?, head::number(words.next()?)?);
+    let (kind, number) = (words.next()?, header::number(words.next()?)?);
     let amount = words.next();
-    let credit = || head::number(amount?);
+    let credit = || header::number(amount?);
     let bytes = || (!payload.is_empty()).then(|| payload.clone());
     let frame = match kind {
         "accept" => Frame::Accept {
             credit: credit()?,
-            runner: head::runner(headers),
-            joined: match head::value(headers, &JOINED) {
-                Some(joined) => usize::try_from(head::number(joined)?).ok()?,
+            runner: reply::runner(headers),
+            joined: match header::value(headers, &JOINED) {
+                Some(joined) => usize::try_from(header::number(joined)?).ok()?,
                 None => 0,
             },
         },
@@ -151,7 +165,7 @@ fn read(header: &str, headers: &HeaderMap, payload: &Bytes) -> Option<Numbered> 
         "stderr-credit" => Frame::StderrCredit(credit()?),
         "close" => Frame::Close,
         "alive" => Frame::Alive,
-        "outcome" => Frame::Outcome(super::outcome::read(headers).ok()?),
+        "outcome" => Frame::Outcome(outcome::read(headers).ok()?),
         _ => return None,
     };
     let is_all = words.next().is_none();
@@ -162,6 +176,7 @@ fn read(header: &str, headers: &HeaderMap, payload: &Bytes) -> Option<Numbered> 
 mod tests {
     use super::*;
     use crate::transport::Ending;
+    use crate::transport::nats::wire::{request, subject};
     use proptest::prelude::*;
     use std::time::Duration;
 
@@ -267,12 +282,12 @@ mod tests {
         fn no_header_makes_reading_panic(header in "\\PC*", value in "\\PC*") {
             let mut headers = HeaderMap::new();
             headers.insert(FRAME.clone(), header.as_str());
-            headers.insert(crate::transport::subject::ENDING.clone(), value.as_str());
-            headers.insert(crate::transport::subject::STDERR.clone(), value.as_str());
-            headers.insert(crate::transport::subject::STREAM.clone(), value.as_str());
-            headers.insert(crate::transport::subject::TIMEOUT_MS.clone(), header.as_str());
-            let _ = head::RequestHead::read(Some(&headers), tokio::time::Instant::now());
-            let _ = head::ReplyHead::read(&headers);
+            headers.insert(subject::ENDING.clone(), value.as_str());
+            headers.insert(subject::STDERR.clone(), value.as_str());
+            headers.insert(subject::STREAM.clone(), value.as_str());
+            headers.insert(subject::TIMEOUT_MS.clone(), header.as_str());
+            let _ = request::RequestHead::read(Some(&headers), tokio::time::Instant::now());
+            let _ = reply::ReplyHead::read(&headers);
             let _ = Numbered::read(&message(headers, Bytes::new()));
         }
     }

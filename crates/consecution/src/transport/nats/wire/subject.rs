@@ -9,7 +9,7 @@ use async_nats::HeaderName;
 use async_nats::header::IntoHeaderName;
 use chain::LinkId;
 
-use super::FOLLOWING_MAX;
+use crate::transport::FOLLOWING_MAX;
 
 /// The queue group of those who serve a link: each request goes to one of them.
 pub const QUEUE_GROUP: &str = "runners";

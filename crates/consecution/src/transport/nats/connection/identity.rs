@@ -9,18 +9,14 @@ use std::fs;
 use async_nats::Auth;
 use tokio::task::spawn_blocking;
 
-use super::options::NatsError;
+use super::error::{NatsError, SEED_CHARACTERS, SEED_PREFIX};
 use crate::config::NatsIdentity;
-
-/// How long the seed of an NKey is, and what that of a user starts with.
-pub(super) const SEED_CHARACTERS: usize = 58;
-pub(super) const SEED_PREFIX: &str = "SU";
 
 /// What to say to a server that wants that signed.
 ///
 /// # Errors
 /// A file cannot be read, or has no secret of its kind in it.
-pub(super) async fn proof(identity: &NatsIdentity, nonce: &[u8]) -> Result<Auth, NatsError> {
+pub(crate) async fn proof(identity: &NatsIdentity, nonce: &[u8]) -> Result<Auth, NatsError> {
     let (identity, nonce) = (identity.clone(), nonce.to_vec());
     match spawn_blocking(move || read(&identity, &nonce)).await {
         Ok(proof) => proof,
@@ -33,7 +29,7 @@ pub(super) async fn proof(identity: &NatsIdentity, nonce: &[u8]) -> Result<Auth,
 ///
 /// # Errors
 /// As [`proof`].
-pub(super) fn check(identity: &NatsIdentity) -> Result<(), NatsError> {
+pub(crate) fn check(identity: &NatsIdentity) -> Result<(), NatsError> {
     read(identity, b"").map(drop)
 }
 

@@ -16,7 +16,7 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 const MESSAGES_MAX: usize = 2048;
 
 /// The inboxes of one connection.
-pub(super) struct Inbox {
+pub(crate) struct Inbox {
     /// Up to and with the last dot. Nobody can guess it.
     prefix: String,
     open: Arc<Mutex<Open>>,
@@ -32,7 +32,7 @@ struct Open {
 }
 
 /// What became of a message.
-pub(super) enum Delivery {
+pub(crate) enum Delivery {
     /// It waits for its call.
     Taken,
     /// No call has that inbox, or not any more.
@@ -42,7 +42,7 @@ pub(super) enum Delivery {
 }
 
 impl Inbox {
-    pub(super) fn new(prefix: &str) -> Inbox {
+    pub(crate) fn new(prefix: &str) -> Inbox {
         Inbox {
             prefix: format!("{prefix}.{}.", nuid::next()),
             open: Arc::default(),
@@ -50,12 +50,12 @@ impl Inbox {
     }
 
     /// The subject that all of them are in.
-    pub(super) fn wildcard(&self) -> Subject {
+    pub(crate) fn wildcard(&self) -> Subject {
         format!("{}*", self.prefix).into()
     }
 
     /// A new inbox, until it is dropped.
-    pub(super) fn open(&self) -> Mailbox {
+    pub(crate) fn open(&self) -> Mailbox {
         let (sender, messages) = mpsc::channel(MESSAGES_MAX);
         let mut open = lock(&self.open);
         let token = loop {
@@ -78,11 +78,11 @@ impl Inbox {
     }
 
     /// How many there are.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         lock(&self.open).by_token.len()
     }
 
-    pub(super) fn deliver(&self, message: Message) -> Delivery {
+    pub(crate) fn deliver(&self, message: Message) -> Delivery {
         let token = message.subject.strip_prefix(&self.prefix);
         let token = token.and_then(|token| u64::from_str_radix(token, 16).ok());
         let mut open = lock(&self.open);
@@ -101,18 +101,18 @@ impl Inbox {
     }
 
     /// Gives all that are open nothing more.
-    pub(super) fn clear(&self) {
+    pub(crate) fn clear(&self) {
         lock(&self.open).by_token.clear();
     }
 }
 
 /// One inbox.
-pub(super) struct Mailbox {
+pub(crate) struct Mailbox {
     /// Where to write to.
-    pub(super) subject: Subject,
+    pub(crate) subject: Subject,
     /// What comes; `None` when nothing will come any more, since the connection
     /// was lost or too much came.
-    pub(super) messages: mpsc::Receiver<Message>,
+    pub(crate) messages: mpsc::Receiver<Message>,
     _close: Close,
 }
 

@@ -1,8 +1,9 @@
 //! The calling side.
 //!
-//! A call is one message if its body ends soon and fits; the reply is one as
-//! well if the process is quick. Everything else goes on as frames.
+//! A call is one message if its body ends soon and fits; the reply is one as well if
+//! all of the output comes at once. Everything else goes on as frames.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,25 +11,30 @@ use async_nats::{Client, Message};
 use bytes::Bytes;
 use chain::LinkId;
 use futures_util::stream;
-use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
-use super::body::{self, Handed, Piece, Sink, Source, StderrSink};
+use super::connection::inbox::Mailbox;
 use super::connection::{Shared, publish};
-use super::exchange::{self, Broken, Event, Exchange, FRAME_BYTES_MAX};
-use super::frame::Frame;
-use super::head::{End, HEADERS_BYTES_MAX, Malformed, Offer, ReplyHead, RequestHead};
-use super::inbox::Mailbox;
-use super::line::{self, Line, Next};
-use super::look::{self, look};
-use super::silence::{Came, Silence};
-use super::strangers::{Kind, kind_to_caller};
-use crate::trace::Trace;
-use crate::transport::subject;
+use super::exchange::body::{self, Source, StderrSink};
+use super::exchange::caller::{self, ending_of};
+use super::exchange::credit::{FRAME_BYTES_MAX, window};
+use super::exchange::duplex::Duplex;
+use super::exchange::line::{self, Line};
+use super::exchange::state::{Broken, Event, Exchange};
+use super::wire::frame::Frame;
+use super::wire::header::{HEADERS_BYTES_MAX, Malformed};
+use super::wire::kind::{Kind, kind_to_caller};
+use super::wire::reply::{End, ReplyHead};
+use super::wire::request::{Offer, RequestHead};
+use super::wire::subject;
 use crate::transport::{
-    Body, Cut, Ending, Following, Outcome, PendingOutcome, Refusal, RefusalReason, Reply, Request,
-    Waiting,
+    Body, Cut, Ending, Outcome, PendingOutcome, Refusal, RefusalReason, Reply, Request,
 };
+use look::look;
+use silence::{Came, Silence};
+
+mod look;
+mod silence;
 
 /// How long to wait for the first bytes of a body before a runner is claimed
 /// for it without any: a process that is at work on nothing yet is better than
@@ -61,7 +67,7 @@ const SEND_WAIT_MAX: Duration = Duration::from_secs(2);
 const PROBE_CONNECTED_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// As [`crate::transport::Transport::probe`].
-pub(super) async fn probe(shared: &Shared, id: LinkId) -> Result<(), RefusalReason> {
+pub(crate) async fn probe(shared: &Shared, id: LinkId) -> Result<(), RefusalReason> {
     let patience = Instant::now() + PROBE_CONNECTED_WAIT_MAX;
     let client = shared.connected_client(Some(patience)).await;
     let client = client.map_err(RefusalReason::Unreachable)?;
@@ -72,7 +78,7 @@ pub(super) async fn probe(shared: &Shared, id: LinkId) -> Result<(), RefusalReas
 }
 
 /// As [`crate::transport::Transport::call`].
-pub(super) async fn call(
+pub(crate) async fn call(
     shared: &Arc<Shared>,
     id: LinkId,
     request: Request,
@@ -103,12 +109,8 @@ struct Call<'a> {
     shared: &'a Arc<Shared>,
     client: Arc<Client>,
     mailbox: Mailbox,
-    trace: Trace,
-    deadline: Option<Instant>,
-    stderr: Option<mpsc::Sender<Bytes>>,
-    following: Arc<[Following]>,
-    is_repeatable: bool,
-    waiting: Waiting,
+    /// All of it but its body.
+    request: Request,
     offer: Offer,
     /// What the first message carries of the body, until it is taken.
     first: Bytes,
@@ -117,23 +119,19 @@ struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    fn new(shared: &'a Arc<Shared>, client: Arc<Client>, request: Request) -> Call<'a> {
+    fn new(shared: &'a Arc<Shared>, client: Arc<Client>, mut request: Request) -> Call<'a> {
+        let body = mem::replace(&mut request.body, Body::empty());
         Call {
             shared,
             client,
             mailbox: shared.inbox.open(),
-            trace: request.trace,
-            deadline: request.deadline,
-            stderr: request.stderr,
-            following: request.following,
-            is_repeatable: request.is_repeatable,
-            waiting: request.waiting,
             offer: Offer {
                 is_whole: false,
-                credit: exchange::window(shared.inbox.count()),
+                credit: window(shared.inbox.count()),
             },
             first: Bytes::new(),
-            source: Source::new(request.body),
+            source: Source::new(body),
+            request,
         }
     }
 
@@ -154,13 +152,13 @@ impl<'a> Call<'a> {
 
     async fn send(&mut self, id: LinkId) -> Result<(), Arc<str>> {
         let head = RequestHead {
-            trace: self.trace.clone(),
-            deadline: self.deadline,
+            trace: self.request.trace.clone(),
+            deadline: self.request.deadline,
             stream: Some(self.offer),
-            live_stderr: self.stderr.is_some(),
+            live_stderr: self.request.stderr.is_some(),
             is_probe: false,
-            must_confirm: !self.is_repeatable,
-            following: Arc::clone(&self.following),
+            must_confirm: !self.request.is_repeatable,
+            following: Arc::clone(&self.request.following),
         };
         let headers = head.write(Instant::now());
         let (link, reply) = (subject::of_link(id).into(), self.mailbox.subject.clone());
@@ -170,14 +168,17 @@ impl<'a> Call<'a> {
 
     /// Waits until a runner has taken the call, or nobody has.
     async fn taken(mut self, id: LinkId) -> Result<Reply, Refusal> {
-        let give_up = self.deadline.map(|deadline| deadline + OVERDUE_GRACE);
+        let give_up = self
+            .request
+            .deadline
+            .map(|deadline| deadline + OVERDUE_GRACE);
         let mut exchange = Exchange::of_caller(Instant::now(), self.offer, give_up);
         let mut silence = Silence::new(self.shared, &self.client, id, give_up);
         loop {
             let message = match silence.next(&mut self.mailbox).await {
                 Came::Message(message) => message,
                 Came::Nobody => return Err(self.refused_by_nobody()),
-                Came::Ending(Ending::DeadlinePassed) if self.waiting.is_told() => {
+                Came::Ending(Ending::DeadlinePassed) if self.request.waiting.is_told() => {
                     return Err(self.refused(RefusalReason::Busy));
                 }
                 Came::Ending(ending) => return Ok(lost(ending)),
@@ -198,8 +199,8 @@ impl<'a> Call<'a> {
                     Ok(None) => {
                         silence.broken();
                         // The first asks whether we wait, where that must be confirmed.
-                        if self.is_repeatable || had_heard {
-                            self.waiting.tell();
+                        if self.request.is_repeatable || had_heard {
+                            self.request.waiting.tell();
                         }
                     }
                     Ok(Some(accepted)) => return Ok(self.accepted(exchange, &message, accepted)),
@@ -221,7 +222,9 @@ impl<'a> Call<'a> {
         };
         let is_alive = matches!(numbered.frame, Frame::Alive);
         match (exchange.receive(numbered, Instant::now())?, &message.reply) {
-            (Event::Accepted(runner, joined), Some(_)) if joined <= self.following.len() => {
+            (Event::Accepted(runner, joined), Some(_))
+                if joined <= self.request.following.len() =>
+            {
                 Ok(Some(Accepted { runner, joined }))
             }
             (Event::Nothing, Some(peer)) if is_alive => {
@@ -256,7 +259,7 @@ impl<'a> Call<'a> {
             Ok(ReplyHead {
                 runner,
                 end: End::Ran(outcome),
-            }) if outcome.joined.len() <= self.following.len() => Ok(Reply {
+            }) if outcome.joined.len() <= self.request.following.len() => Ok(Reply {
                 runner,
                 joined: outcome.joined.len(),
                 body: message.payload.clone().into(),
@@ -281,7 +284,7 @@ impl<'a> Call<'a> {
         let peer = message.reply.clone().unwrap_or_else(|| "".into());
         let (sink, body) = body::channel();
         let (tell, outcome) = PendingOutcome::channel();
-        let stream = Stream {
+        let duplex = Duplex {
             line: Line::new(
                 exchange,
                 Arc::clone(self.shared),
@@ -290,13 +293,12 @@ impl<'a> Call<'a> {
                 peer,
                 None,
             ),
-            source: goes_on.then_some(self.source),
-            sink,
-            stderr: StderrSink::new(self.stderr),
-            joined,
-            tell: Some(tell),
+            outgoing: goes_on.then_some(self.source),
+            incoming: sink,
+            stderr_outgoing: None,
+            stderr_incoming: StderrSink::new(self.request.stderr),
         };
-        tokio::spawn(stream.run());
+        tokio::spawn(caller::run(duplex, tell));
         Reply {
             runner,
             joined,
@@ -315,12 +317,7 @@ impl<'a> Call<'a> {
         self.source.put_back(self.first);
         let request = Request {
             body: self.source.into_body(),
-            trace: self.trace,
-            deadline: self.deadline,
-            stderr: self.stderr,
-            following: self.following,
-            is_repeatable: self.is_repeatable,
-            waiting: self.waiting,
+            ..self.request
         };
         Refusal { request, reason }
     }
@@ -349,132 +346,4 @@ fn known(outcome: Outcome) -> PendingOutcome {
     // The receiver is in `pending`.
     let _ = tell.send(outcome);
     pending
-}
-
-fn ending_of(broken: &Broken) -> Ending {
-    match broken {
-        Broken::Overdue => Ending::DeadlinePassed,
-        broken => Ending::Lost(broken.to_string().into()),
-    }
-}
-
-/// A call that goes on in frames.
-struct Stream {
-    line: Line,
-    /// The request's body; `None` when nothing more is sent of it.
-    source: Option<Source>,
-    /// The reply's body.
-    sink: Sink,
-    stderr: StderrSink,
-    /// How many links were taken with the one that was called.
-    joined: usize,
-    /// `None` when it has been told.
-    tell: Option<oneshot::Sender<Outcome>>,
-}
-
-impl Stream {
-    /// Until everything is said and handed over.
-    async fn run(mut self) {
-        let ended = loop {
-            match self.step().await {
-                Ok(None) => {}
-                Ok(Some(outcome)) => break Ok(outcome),
-                Err(broken) => break Err(broken),
-            }
-        };
-        // The body is dropped at once: nobody reads it any more.
-        drop(self.source.take());
-        let (outcome, cut) = match ended {
-            Ok(outcome) => (outcome, "its end was never said".into()),
-            Err(broken) => {
-                let outcome = Outcome::new(ending_of(&broken));
-                (outcome, broken.to_string().into())
-            }
-        };
-        self.sink.cut(cut);
-        if let Some(tell) = self.tell.take() {
-            // Nobody may wait for it any more.
-            let _ = tell.send(outcome);
-        }
-        let Stream {
-            line,
-            mut sink,
-            mut stderr,
-            ..
-        } = self;
-        drop(line);
-        while !sink.is_done() || !stderr.is_empty() {
-            tokio::select! {
-                biased;
-                _ = stderr.hand_over() => {}
-                _ = sink.hand_over() => {}
-            }
-        }
-    }
-
-    /// Waits for one thing and does what follows from it; gives the outcome when
-    /// it has come.
-    async fn step(&mut self) -> Result<Option<Outcome>, Broken> {
-        let room = self.line.room();
-        let Stream {
-            line,
-            source,
-            sink,
-            stderr,
-            ..
-        } = self;
-        let sending = async {
-            match source {
-                Some(source) => source.next(room).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            next = line.next() => return self.came(next).await,
-            bytes = stderr.hand_over() => {
-                let credit = line.exchange.stderr_consumed(bytes);
-                line.send_any(credit).await?;
-            }
-            handed = sink.hand_over() => {
-                let frame = match handed {
-                    Handed::Over(bytes) => line.exchange.consumed(bytes),
-                    Handed::Unread => line.exchange.close(),
-                };
-                line.send_any(frame).await?;
-            }
-            piece = sending => {
-                let frame = match piece {
-                    Piece::Data(bytes) => line.exchange.data(bytes),
-                    Piece::End => line.exchange.end(Ok(())),
-                    Piece::Cut(cut) => line.exchange.end(Err(cut.reason)),
-                };
-                line.send(frame).await?;
-                if line.exchange.has_sent_all() {
-                    *source = None;
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    async fn came(&mut self, next: Next) -> Result<Option<Outcome>, Broken> {
-        match self.line.handle(next).await? {
-            Event::Nothing => {}
-            Event::Accepted(..) => {
-                return Err(Broken::Violation("it took the call twice".to_owned()));
-            }
-            Event::Data(bytes) => self.sink.put(Piece::Data(bytes)),
-            Event::End => self.sink.put(Piece::End),
-            Event::Cut(reason) => self.sink.put(Piece::Cut(Cut { reason })),
-            Event::Stderr(bytes) => self.stderr.put(bytes),
-            Event::Closed => self.source = None,
-            Event::Outcome(outcome) if outcome.joined.len() != self.joined => {
-                let what = "it does not say how every link ended";
-                return Err(Broken::Violation(what.to_owned()));
-            }
-            Event::Outcome(outcome) => return Ok(Some(outcome)),
-        }
-        Ok(None)
-    }
 }

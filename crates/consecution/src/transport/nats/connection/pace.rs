@@ -8,8 +8,8 @@ use crate::backoff::Backoff;
 
 /// How long to wait between attempts to connect, at most; jittered. Short: a
 /// whole fleet waits for little else, and an attempt costs the server little.
-pub(super) const RECONNECT_WAIT_MAX: Duration = Duration::from_secs(2);
-pub(super) const RECONNECT_WAIT_MIN: Duration = Duration::from_millis(10);
+pub(crate) const RECONNECT_WAIT_MAX: Duration = Duration::from_secs(2);
+pub(crate) const RECONNECT_WAIT_MIN: Duration = Duration::from_millis(10);
 
 /// A connection that has lasted for so long was a good one.
 const GOOD_CONNECTION_MIN: Duration = Duration::from_secs(2);
@@ -17,14 +17,14 @@ const GOOD_CONNECTION_MIN: Duration = Duration::from_secs(2);
 /// When to come back after a connection was lost: at once where it was a good one,
 /// else later each time. What breaks each connection as soon as it is made, as a
 /// stranger's message may, must not keep us and the server busy with that.
-pub(super) struct Pace {
+pub(crate) struct Pace {
     backoff: Backoff,
     /// When we came back last.
     began: Option<Instant>,
 }
 
 impl Pace {
-    pub(super) fn new() -> Pace {
+    pub(crate) fn new() -> Pace {
         Pace {
             backoff: Backoff::new(RECONNECT_WAIT_MIN, RECONNECT_WAIT_MAX),
             began: None,
@@ -32,7 +32,7 @@ impl Pace {
     }
 
     /// How long to wait now.
-    pub(super) fn next(&mut self, now: Instant) -> Duration {
+    pub(crate) fn next(&mut self, now: Instant) -> Duration {
         let is_good = |began| now.saturating_duration_since(began) >= GOOD_CONNECTION_MIN;
         let wait = if self.began.is_none_or(is_good) {
             self.backoff.reset();

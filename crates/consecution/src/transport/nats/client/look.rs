@@ -16,12 +16,11 @@ use bytes::Bytes;
 use chain::LinkId;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::connection::{Shared, publish};
-use super::head;
-use super::inbox::Mailbox;
-use super::strangers::{Kind, kind};
 use crate::transport::RefusalReason;
-use crate::transport::subject;
+use crate::transport::nats::connection::inbox::Mailbox;
+use crate::transport::nats::connection::{Shared, publish};
+use crate::transport::nats::wire::kind::{Kind, kind};
+use crate::transport::nats::wire::{request, subject};
 
 /// How long the first probe is waited for before there are more. A runner answers
 /// as soon as it has read it.
@@ -39,7 +38,7 @@ const SEND_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// What is known of a link's runners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Found {
+pub(crate) enum Found {
     /// One has answered.
     Runner,
     /// The server says that nobody listens.
@@ -53,7 +52,7 @@ pub(super) enum Found {
 
 impl Found {
     /// Why a call would not be taken.
-    pub(super) fn refusal(self, shared: &Shared) -> Result<(), RefusalReason> {
+    pub(crate) fn refusal(self, shared: &Shared) -> Result<(), RefusalReason> {
         match self {
             Found::Runner => Ok(()),
             Found::Nobody | Found::OnlyOthers => Err(nobody(shared)),
@@ -63,8 +62,8 @@ impl Found {
 }
 
 /// No runner listens to the link's subject.
-pub(super) fn nobody(shared: &Shared) -> RefusalReason {
-    match shared.is_settling() {
+pub(crate) fn nobody(shared: &Shared) -> RefusalReason {
+    match shared.health.is_settling() {
         true => RefusalReason::Unreachable("runners may still be reconnecting to NATS".into()),
         false => RefusalReason::NoRunner,
     }
@@ -74,7 +73,7 @@ pub(super) fn nobody(shared: &Shared) -> RefusalReason {
 ///
 /// # Errors
 /// The connection was lost.
-pub(super) async fn look(shared: &Shared, client: &Client, id: LinkId) -> Result<Found, Arc<str>> {
+pub(crate) async fn look(shared: &Shared, client: &Client, id: LinkId) -> Result<Found, Arc<str>> {
     let link = Subject::from(subject::of_link(id));
     let mut probes = shared.inbox.open();
     probe(client, &link, &probes).await?;
@@ -124,7 +123,7 @@ async fn ask_for_a_pong(shared: &Shared, client: &Client) -> Result<(), Arc<str>
 
 async fn probe(client: &Client, link: &Subject, mailbox: &Mailbox) -> Result<(), Arc<str>> {
     let (link, reply) = (link.clone(), Some(mailbox.subject.clone()));
-    let (headers, payload) = (head::probe(), Bytes::new());
+    let (headers, payload) = (request::probe(), Bytes::new());
     publish(client, link, reply, headers, payload, SEND_WAIT_MAX).await
 }
 

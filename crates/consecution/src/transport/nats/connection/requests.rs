@@ -2,7 +2,7 @@
 //!
 //! Whoever may call a link can put any bytes into its requests, and the client
 //! library ends its connection over some of them. So it is not given any: this
-//! connection is read by [`super::wire`], which nothing in a message can trip.
+//! connection is read by [`server_line`](crate::transport::nats::wire::server_line), which nothing in a message can trip.
 //!
 //! Frames and answers go over the other one, but for those to plain clients: where
 //! a server lets a runner answer whoever asks it (`allow_responses`), it does so on
@@ -21,16 +21,16 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 
-use super::connection::{
-    CONNECT_WAIT_MAX, Connection, OUTGOING_MESSAGES_MAX, PING_EVERY, SUBSCRIPTION_MESSAGES_MAX,
-    Shared,
+use super::bounds::{
+    CONNECT_WAIT_MAX, OUTGOING_MESSAGES_MAX, PING_EVERY, SUBSCRIPTION_MESSAGES_MAX,
 };
 use super::dial::{Dial, Dialled};
-use super::header_block;
+use super::health::Health;
 use super::options::Target;
 use super::pace::Pace;
-use super::wire::{Message, Said};
-use crate::transport::subject;
+use crate::connection::Connection;
+use crate::transport::nats::wire::server_line::{Message, Said};
+use crate::transport::nats::wire::{header_block, subject};
 
 /// Signs of life that the server may owe us before it counts as gone.
 const UNANSWERED_PINGS_MAX: u64 = 2;
@@ -43,7 +43,7 @@ const WRITE_WAIT_MAX: Duration = Duration::from_secs(10);
 const SERVERS_MAX: usize = 256;
 
 /// The connection, for as long as this is held.
-pub(super) struct Requests {
+pub(crate) struct Requests {
     links: Arc<Links>,
     answers: mpsc::Sender<Answer>,
     keeping: JoinHandle<()>,
@@ -92,21 +92,21 @@ enum Phase {
 
 /// The requests of one link. The server sends them until this is dropped or
 /// [left](Subscription::leave).
-pub(super) struct Subscription {
+pub(crate) struct Subscription {
     links: Arc<Links>,
     number: u64,
     requests: mpsc::Receiver<Message>,
 }
 
 impl Requests {
-    /// Starts to connect, and to say to `shared` how it is with the connection.
-    pub(super) fn start(shared: Arc<Shared>, target: &Target) -> Requests {
+    /// Starts to connect, and to say to `health` how it is with the connection.
+    pub(crate) fn start(health: Arc<Health>, target: &Target) -> Requests {
         let links = Arc::<Links>::default();
         let (answers, to_send) = mpsc::channel(OUTGOING_MESSAGES_MAX);
         let keeping = Keeping {
             links: Arc::clone(&links),
             answers: to_send,
-            shared,
+            health,
             servers: target.servers.clone(),
             dial: target.for_requests.clone(),
         };
@@ -119,7 +119,7 @@ impl Requests {
 
     /// Asks for requests of that link, from now on and whenever there is a
     /// connection.
-    pub(super) fn subscribe(&self, id: LinkId) -> Subscription {
+    pub(crate) fn subscribe(&self, id: LinkId) -> Subscription {
         let (sender, requests) = mpsc::channel(SUBSCRIPTION_MESSAGES_MAX);
         let mut table = self.links.lock();
         table.last_number += 1;
@@ -144,7 +144,7 @@ impl Requests {
     ///
     /// # Errors
     /// It was not sent: there is no connection, or it is too large.
-    pub(super) async fn answer(
+    pub(crate) async fn answer(
         &self,
         reply: &Subject,
         headers: &HeaderMap,
@@ -165,7 +165,7 @@ impl Requests {
     }
 
     /// Closes the connection, for good.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.keeping.abort();
         self.links.lost();
         self.links.lock().by_number.clear();
@@ -180,12 +180,12 @@ impl Drop for Requests {
 
 impl Subscription {
     /// The next request; `None` when none will come any more.
-    pub(super) async fn next(&mut self) -> Option<Message> {
+    pub(crate) async fn next(&mut self) -> Option<Message> {
         self.requests.recv().await
     }
 
     /// Wants no more. What the server has sent before it knows that still comes.
-    pub(super) fn leave(&self) {
+    pub(crate) fn leave(&self) {
         self.links.leave(self.number);
     }
 }
@@ -288,12 +288,12 @@ const END_OF_LINE: &[u8] = b"\r\n";
 
 /// An answer that was not sent here.
 #[derive(Debug)]
-pub(super) struct Unsent;
+pub(crate) struct Unsent;
 
 /// Whoever keeps the connection.
 struct Keeping {
     links: Arc<Links>,
-    shared: Arc<Shared>,
+    health: Arc<Health>,
     servers: Vec<ServerAddr>,
     dial: Dial,
     answers: mpsc::Receiver<Answer>,
@@ -302,11 +302,11 @@ struct Keeping {
 impl Keeping {
     async fn run(mut self) {
         let mut pace = Pace::new();
-        while !self.shared.is_closed() {
+        while !self.health.is_closed() {
             sleep(pace.next(Instant::now())).await;
             if let Some(dialled) = self.dial().await {
                 self.links.connected();
-                self.shared.requests_are(Connection::Connected);
+                self.health.requests_are(Connection::Connected);
                 let why = self.serve(dialled).await;
                 self.links.lost();
                 self.waiting(&why);
@@ -316,7 +316,7 @@ impl Keeping {
 
     fn waiting(&self, why: &str) {
         let why = format!("the connection for requests: {why}");
-        self.shared.requests_are(Connection::Waiting(why.into()));
+        self.health.requests_are(Connection::Waiting(why.into()));
     }
 
     /// Tries each server once, in an order of chance.
@@ -399,7 +399,7 @@ impl Keeping {
                     Ok(Some(Said::Message(message))) => {
                         if !self.links.deliver(message) {
                             let why = "requests were dropped, since too many came at once";
-                            self.shared.complain("NATS", why);
+                            self.health.complain("NATS", why);
                         }
                     }
                     Ok(Some(Said::Ping)) => lines.push_str(PONG),
@@ -407,7 +407,7 @@ impl Keeping {
                         pongs += 1;
                         self.links.ponged(pongs);
                     }
-                    Ok(Some(Said::Error(error))) => self.shared.server_complains(&error),
+                    Ok(Some(Said::Error(error))) => self.health.server_complains(&error),
                     Ok(Some(Said::Info(_) | Said::Ok)) => {}
                     Err(why) => return why.to_string(),
                 }

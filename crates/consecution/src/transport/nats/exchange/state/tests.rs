@@ -7,6 +7,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::transport::Ending;
+use crate::transport::nats::exchange::credit::{
+    CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, FRAME_OVERHEAD_BYTES, WINDOW_BYTES, WINDOW_BYTES_MIN,
+    cost, window,
+};
 
 /// The bytes from that place of a body on; no piece looks like its neighbour.
 fn bytes_at(place: usize, length: usize) -> Bytes {
@@ -165,7 +169,7 @@ impl Pair {
             caller: Side::new(Exchange::of_caller(now, offer(false), None)),
             runner: Side::new(Exchange::of_runner(now, WINDOW_BYTES)),
         };
-        let accept = pair.runner.exchange.accept(WINDOW_BYTES, 0);
+        let accept = pair.runner.exchange.accept(WINDOW_BYTES, 0, now);
         pair.caller.inbox.push_back(accept);
         pair
     }
@@ -329,7 +333,7 @@ fn tiny_frames_are_bounded_too() {
 fn more_than_was_allowed_ends_the_exchange() {
     let now = Instant::now();
     let mut runner = Exchange::of_runner(now, 0);
-    runner.accept(WINDOW_BYTES, 0);
+    runner.accept(WINDOW_BYTES, 0, now);
     let mut violation = None;
     for number in 0..=WINDOW_BYTES / FRAME_BYTES_MAX as u64 {
         let frame = Frame::Data(vec![0; FRAME_BYTES_MAX].into());
@@ -341,10 +345,10 @@ fn more_than_was_allowed_ends_the_exchange() {
     assert!(matches!(violation, Some(Broken::Violation(_))));
     // To a request that is whole nothing may be added.
     let mut runner = Exchange::of_runner(now, 0);
-    runner.accept(0, 0);
+    runner.accept(0, 0, now);
     for frame in [Frame::End, Frame::Data("x".into())] {
         let mut runner = Exchange::of_runner(now, 0);
-        runner.accept(0, 0);
+        runner.accept(0, 0, now);
         assert!(runner.receive(Numbered { number: 0, frame }, now).is_err());
     }
     // Nor is a caller sent what it has given no credit for.
@@ -463,7 +467,7 @@ fn an_outcome_comes_through() {
     );
     let outcome = Outcome::lost("it fell over");
     let frames = [
-        runner.accept(0, 0),
+        runner.accept(0, 0, now),
         runner.end(Ok(())),
         runner.outcome(outcome),
     ];
@@ -472,4 +476,35 @@ fn an_outcome_comes_through() {
         panic!("{events:?}")
     };
     assert_eq!(outcome.ending, Ending::Lost("it fell over".into()));
+}
+
+#[test]
+fn each_side_is_sent_only_what_the_other_may_send() {
+    let now = Instant::now();
+    let accept = |joined| Frame::Accept {
+        credit: 0,
+        runner: None,
+        joined,
+    };
+    let outcome = || Frame::Outcome(Outcome::lost("gone"));
+    for frame in [accept(0), Frame::Stderr("x".into()), outcome()] {
+        let mut runner = Exchange::of_runner(now, 0);
+        let came = runner.receive(Numbered { number: 0, frame }, now);
+        assert!(matches!(came, Err(Broken::Violation(_))), "{came:?}");
+    }
+    // A call is taken once, ends after that, and then says how each of its links did.
+    for frames in [
+        vec![Frame::StderrCredit(1)],
+        vec![accept(0), accept(0)],
+        vec![outcome()],
+        vec![accept(1), outcome()],
+    ] {
+        let mut caller = Exchange::of_caller(now, offer(true), None);
+        let came = (0..).zip(frames).map(|(number, frame)| {
+            let came = caller.receive(Numbered { number, frame }, now);
+            came.map(drop)
+        });
+        let last = came.last().expect("a frame");
+        assert!(matches!(last, Err(Broken::Violation(_))), "{last:?}");
+    }
 }

@@ -14,11 +14,11 @@ use chain::LinkId;
 use futures_util::future::{BoxFuture, FutureExt, OptionFuture};
 use tokio::time::{Instant, sleep_until};
 
-use super::connection::Shared;
-use super::exchange::SILENCE_MAX;
-use super::inbox::Mailbox;
 use super::look::{Found, look};
 use crate::transport::Ending;
+use crate::transport::nats::connection::Shared;
+use crate::transport::nats::connection::inbox::Mailbox;
+use crate::transport::nats::exchange::state::SILENCE_MAX;
 
 /// How long a runner may take for its first sign of life. It takes a fifth of that
 /// at most, so a silence means that the request or the runner was lost.
@@ -29,7 +29,7 @@ const FIRST_SIGN_WAIT_MAX: Duration = Duration::from_secs(2);
 const LOOK_AFTER: Duration = Duration::from_millis(500);
 
 /// See the module.
-pub(super) struct Silence<'a> {
+pub(crate) struct Silence<'a> {
     shared: &'a Arc<Shared>,
     client: Arc<Client>,
     id: LinkId,
@@ -43,7 +43,7 @@ pub(super) struct Silence<'a> {
 }
 
 /// What was waited for.
-pub(super) enum Came {
+pub(crate) enum Came {
     Message(Message),
     /// No runner serves the link.
     Nobody,
@@ -53,7 +53,7 @@ pub(super) enum Came {
 
 impl<'a> Silence<'a> {
     /// A request that was sent just now.
-    pub(super) fn new(
+    pub(crate) fn new(
         shared: &'a Arc<Shared>,
         client: &Arc<Client>,
         id: LinkId,
@@ -72,14 +72,14 @@ impl<'a> Silence<'a> {
     }
 
     /// A runner has shown that it lives, and will again.
-    pub(super) fn broken(&mut self) {
+    pub(crate) fn broken(&mut self) {
         self.look_at = None;
         self.looking = None;
         self.patience = Instant::now() + SILENCE_MAX;
     }
 
     /// Waits for a message, or for the silence to mean something.
-    pub(super) async fn next(&mut self, mailbox: &mut Mailbox) -> Came {
+    pub(crate) async fn next(&mut self, mailbox: &mut Mailbox) -> Came {
         loop {
             let over = self.give_up.unwrap_or(self.patience).min(self.patience);
             let wake_at = self.look_at.unwrap_or(over).min(over);

@@ -6,15 +6,15 @@ use std::sync::Arc;
 
 use async_nats::HeaderMap;
 
-use super::head::{Malformed, bad, number};
-use crate::transport::subject::THEN;
+use super::header::{Malformed, bad, number};
+use super::subject::THEN;
 use crate::transport::{FOLLOWING_MAX, Following};
 
 /// How long the header is. It is a hint: what does not fit is left out.
 const THEN_BYTES_MAX: usize = 2 * 1024;
 
 /// Adds them: `0,1 <id>; 0 <id>`.
-pub(super) fn write(headers: &mut HeaderMap, following: &[Following]) {
+pub(crate) fn write(headers: &mut HeaderMap, following: &[Following]) {
     let mut text = String::new();
     for link in following {
         let length = text.len();
@@ -39,7 +39,7 @@ pub(super) fn write(headers: &mut HeaderMap, following: &[Following]) {
 
 /// # Errors
 /// Not all of it can be understood.
-pub(super) fn read(text: &str) -> Result<Arc<[Following]>, Malformed> {
+pub(crate) fn read(text: &str) -> Result<Arc<[Following]>, Malformed> {
     let links: Option<Vec<_>> = text.split("; ").map(read_link).collect();
     match links {
         Some(links) if links.len() <= FOLLOWING_MAX => Ok(links.into()),
@@ -66,7 +66,7 @@ fn read_link(text: &str) -> Option<Following> {
 mod tests {
     use super::*;
     use crate::transport::conformance::fake;
-    use crate::transport::nats::head::value;
+    use crate::transport::nats::wire::header::value;
 
     fn following(accepted: &[u8]) -> Following {
         Following {
