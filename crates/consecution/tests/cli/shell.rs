@@ -12,8 +12,10 @@
 mod commands;
 mod inputs;
 mod reference;
+mod served;
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use crate::support::chain::{self, Link};
 use crate::support::command::{self, Finished, PATIENCE, UNREAD_WAIT, file_with};
@@ -108,23 +110,26 @@ fn compare(case: &Case, go_alone: bool) -> TestCaseResult {
         pipeline.script()
     );
 
-    let links = pipeline.stages.iter().map(|stage| {
-        let accepted: Vec<_> = stage.accepted.iter().map(u8::to_string).collect();
-        let link: Link = chain::link(&stage.words);
-        let link = link.with("AcceptedExitCodes", format!("[{}]", accepted.join(", ")));
-        match go_alone {
-            // With a deadline of its own a link is a call of its own.
-            true => link.with("Deadline", "1h"),
-            false => link,
-        }
+    let links = links(&pipeline).map(|link| match go_alone {
+        // With a deadline of its own a link is a call of its own.
+        true => link.with("Deadline", "1h"),
+        false => link,
     });
     let found = run(&chain::chain(links), &input, case.from_file);
-    judge(&pipeline, &found).map_err(|problem| {
+    judge(&pipeline, found.code(), &found.stdout, found.elapsed).map_err(|problem| {
         TestCaseError::fail(format!(
             "{problem}\npipeline: {}\nstderr: {}",
             pipeline.script(),
             found.stderr
         ))
+    })
+}
+
+/// The links of a chain that is that pipeline.
+fn links(pipeline: &Pipeline) -> impl Iterator<Item = Link> {
+    pipeline.stages.iter().map(|stage| {
+        let accepted: Vec<_> = stage.accepted.iter().map(u8::to_string).collect();
+        chain::link(&stage.words).with("AcceptedExitCodes", format!("[{}]", accepted.join(", ")))
     })
 }
 
@@ -140,31 +145,29 @@ fn run(chain: &chain::ChainFile, input: &[u8], from_file: bool) -> Finished {
 }
 
 /// Whether that is one of the things that this pipeline may do.
-fn judge(pipeline: &Pipeline, found: &Finished) -> Result<(), String> {
-    let is_slow = found.elapsed >= UNREAD_WAIT;
+fn judge(pipeline: &Pipeline, code: i32, stdout: &[u8], elapsed: Duration) -> Result<(), String> {
+    let is_slow = elapsed >= UNREAD_WAIT;
     let allowed = pipeline.outcomes(is_slow);
-    let code = found.code();
     if !allowed.contains(&code) {
         return Err(format!(
-            "exit status {code} after {:?}, allowed is {allowed:?}",
-            found.elapsed
+            "exit status {code} after {elapsed:?}, allowed is {allowed:?}"
         ));
     }
     let wanted = pipeline.output();
     if code == 0 {
-        if found.stdout != wanted {
-            return Err(difference(&found.stdout, wanted));
+        if stdout != wanted {
+            return Err(difference(stdout, wanted));
         }
         return Ok(());
     }
-    if !wanted.starts_with(&found.stdout) {
+    if !wanted.starts_with(stdout) {
         return Err(format!(
             "no prefix of what the shell prints: {}",
-            difference(&found.stdout, wanted)
+            difference(stdout, wanted)
         ));
     }
-    if pipeline.is_silenced() && !found.stdout.is_empty() {
-        let output = found.stdout[..found.stdout.len().min(200)].escape_ascii();
+    if pipeline.is_silenced() && !stdout.is_empty() {
+        let output = stdout[..stdout.len().min(200)].escape_ascii();
         return Err(format!(
             "a link behind a failed one saw an end-of-file, and wrote \"{output}\""
         ));

@@ -12,4 +12,5 @@ mod images;
 mod joined;
 mod life;
 mod metrics;
+mod pipelines;
 mod zygote;

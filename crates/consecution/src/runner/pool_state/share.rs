@@ -1,19 +1,19 @@
-//! One link's pool: what it has, what it should have, and where that puts it
-//! among the others.
+//! One pool's share of the room: what it has, what it should have, and where that puts
+//! it among the others.
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::f64::consts::LOG2_E;
 use std::time::Duration;
 
-use super::orders::{Heat, Ranks, Spare};
+use super::orders::{Heat, Ranks};
 use super::{Config, Counts, Moment, Ticket};
 
 /// How much of the arrivals' past counts: after this long without any, the rate
 /// has fallen to 37 %.
 const ARRIVALS_WINDOW: Duration = Duration::from_secs(5);
 
-/// From how many calls a second on a link has a right to what is in reserve for
+/// From how many calls a second on a pool has a right to what is in reserve for
 /// those that are called far less: some eight calls in short order.
 const OFTEN_PER_SECOND: f64 = 1.5;
 
@@ -28,39 +28,37 @@ const START_TIME_WEIGHT: f64 = 0.2;
 pub(super) const REFILL_BACKOFF_MIN: Duration = Duration::from_millis(100);
 pub(super) const REFILL_BACKOFF_MAX: Duration = Duration::from_secs(30);
 
-/// How long the replacement of a process that was taken waits while another one
+/// How long the replacement of a pipeline that was taken waits while another one
 /// is in reserve: until the call is well on its way or over, as a short one is,
 /// which needs the processors just then, and may leave a place for the next one.
 pub(in super::super) const REFILL_PAUSE: Duration = Duration::from_millis(3);
 
-/// For how long what a link has used at a time, which is called again and again,
-/// is left to it: others would start what the next call would have to stop.
-pub(in super::super) const ROOM_KEPT: Duration = Duration::from_secs(1);
-
-/// How long a process waits for its request at most, until it is replaced: what it
+/// How long a pipeline waits for its request at most, until it is replaced: what it
 /// looked at when it started is getting old. Each one waits for a part of that at
-/// least, and not all equally long, since those of many links start together.
+/// least, and not all equally long, since those of many pools start together.
 pub(in super::super) const IDLE_MAX: Duration = Duration::from_secs(60);
 const IDLE_MIN_PART: f64 = 0.75;
 
-/// How long refilling rests after an idle process was spoiled: at first, and at
+/// How long refilling rests after an idle pipeline was spoiled: at first, and at
 /// most.
 pub(super) const SPOILED_REST_MIN: Duration = Duration::from_millis(100);
 pub(super) const SPOILED_REST_MAX: Duration = Duration::from_secs(30);
 
-/// For how long a link is cold whose idle process has ended or written by itself:
+/// For how long a pool is cold whose idle pipeline has ended or written by itself:
 /// at first, and at most.
 pub(in super::super) const COLD_MIN: Duration = Duration::from_secs(60);
 pub(super) const COLD_MAX: Duration = Duration::from_secs(3600);
 
-/// How long a link that was told busy and has nothing at all goes before others:
-/// long enough to come back.
+/// How long a pool that was told busy and has nothing at all goes before others: long
+/// enough for its caller to come back.
 const OWED_FOR: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
-pub(super) struct Link {
+pub(super) struct Share {
     pub(super) config: Config,
-    /// Idle processes, oldest first: when each is to be replaced.
+    /// Processes of each of its pipelines.
+    pub(super) weight: usize,
+    /// Idle pipelines, oldest first: when each is to be replaced.
     pub(super) idle: VecDeque<Moment>,
     pub(super) starting: usize,
     pub(super) in_use: usize,
@@ -72,19 +70,14 @@ pub(super) struct Link {
     /// Starts that failed since one succeeded.
     failures: u32,
     refill_at: Moment,
-    /// Idle processes that were spoiled since one was taken as good as new.
+    /// Idle pipelines that were spoiled since one was taken as good as new.
     spoiled: u32,
-    /// How often it turned cold since an idle process has waited its time.
+    /// How often it turned cold since an idle pipeline has waited its time.
     colds: u32,
-    /// Until when nothing is started in reserve, since idle processes were spoiled.
+    /// Until when nothing is started in reserve, since idle pipelines were spoiled.
     rests_until: Moment,
     /// Until when nothing is started that is not needed at once.
     paused_until: Option<Moment>,
-    /// As many processes as it has had at a time, until when that counts.
-    most: usize,
-    most_until: Moment,
-    /// Room that is left to it, beside what it has.
-    pub(super) promised: usize,
     /// Until when it goes before others.
     owed_until: Moment,
     /// Until it has rested, it has nothing in reserve.
@@ -101,10 +94,11 @@ pub(super) struct Waiting {
     since: Moment,
 }
 
-impl Link {
-    pub(super) fn new(config: Config) -> Link {
-        Link {
+impl Share {
+    pub(super) fn new(config: Config, weight: usize) -> Share {
+        Share {
             config,
+            weight,
             idle: VecDeque::new(),
             starting: 0,
             in_use: 0,
@@ -117,9 +111,6 @@ impl Link {
             colds: 0,
             rests_until: Moment::ZERO,
             paused_until: None,
-            most: 0,
-            most_until: Moment::ZERO,
-            promised: 0,
             owed_until: Moment::ZERO,
             is_cold: false,
             is_draining: false,
@@ -136,7 +127,8 @@ impl Link {
         }
     }
 
-    pub(super) fn processes(&self) -> usize {
+    /// Idle, starting and in use.
+    pub(super) fn pipelines(&self) -> usize {
         self.idle.len() + self.starting + self.in_use
     }
 
@@ -150,21 +142,28 @@ impl Link {
         self.idle.len() + self.starting.saturating_sub(self.waiting.len())
     }
 
-    /// How much reserve there should be where nothing is called.
-    pub(super) fn wanted_at_rest(&self) -> usize {
+    /// How much reserve there should be where nothing is called. One, if somebody was
+    /// told to come back for it.
+    pub(super) fn wanted_at_rest(&self, now: Moment) -> usize {
         if self.is_cold || self.is_draining || self.config.is_late {
             0
         } else {
-            self.config.floor
+            self.config.floor.max(usize::from(now < self.owed_until))
         }
     }
 
+    /// How many idle ones may be given up for others.
+    pub(super) fn spare(&self, now: Moment) -> usize {
+        let kept = usize::from(now < self.owed_until);
+        self.idle.len().saturating_sub(kept)
+    }
+
     /// How much reserve there should be: enough for the calls that come while
-    /// another process is started.
+    /// another pipeline is started.
     pub(super) fn wanted(&self, now: Moment) -> usize {
-        let floor = self.wanted_at_rest();
-        if floor == 0 {
-            return 0;
+        let floor = self.wanted_at_rest(now);
+        if floor == 0 || self.config.floor == 0 {
+            return floor;
         }
         let start_time = self.start_time.unwrap_or_default().as_secs_f64();
         let arrivals = self.arrivals.rate_per_second(now) * start_time;
@@ -173,7 +172,7 @@ impl Link {
         reserve.min(self.config.idle_max).max(floor)
     }
 
-    /// Somebody wants a process; true if an idle one is theirs.
+    /// Somebody wants a pipeline; true if an idle one is theirs.
     pub(super) fn arrive(&mut self, now: Moment) -> bool {
         self.arrivals.record(now);
         // The youngest: what it looked at when it started is most recent.
@@ -191,13 +190,13 @@ impl Link {
         true
     }
 
-    /// Somebody for whom there is no process waits for one.
+    /// Somebody for whom there is no pipeline waits for one.
     pub(super) fn wait(&mut self, ticket: Ticket, now: Moment) {
         self.waiting.push_back(Waiting { ticket, since: now });
     }
 
-    /// Who gets a process that was started at that time: whoever has waited longest.
-    /// Of a late link nobody who has come since then.
+    /// Who gets a pipeline that was started at that time: whoever has waited longest.
+    /// Of a late pool nobody who has come since then.
     pub(super) fn serve(&mut self, started_at: Moment) -> Option<Ticket> {
         let is_late = self.config.is_late;
         let first = (self.waiting.front()).filter(|first| !is_late || first.since <= started_at)?;
@@ -207,17 +206,23 @@ impl Link {
         Some(ticket)
     }
 
-    /// A process is taken.
+    /// A pipeline is taken.
     pub(super) fn take(&mut self) {
         self.in_use += 1;
         self.owed_until = Moment::ZERO;
     }
 
-    /// Somebody was told busy.
+    /// Somebody was told busy. What is owed is one process: who wants more has asked
+    /// for less before.
     pub(super) fn refuse(&mut self, now: Moment) {
-        if self.processes() == 0 {
+        if self.pipelines() == 0 && self.weight == 1 {
             self.owed_until = now + OWED_FOR;
         }
+    }
+
+    /// Until when one is kept for whoever was told busy, if it is.
+    pub(super) fn owed_until(&self) -> Moment {
+        self.owed_until
     }
 
     /// A start has succeeded and took that long.
@@ -236,7 +241,7 @@ impl Link {
         self.refill_at = now + backoff.min(REFILL_BACKOFF_MAX);
     }
 
-    /// An idle process was spoiled. Others are not started in its place at once: what
+    /// An idle pipeline was spoiled. Others are not started in its place at once: what
     /// has spoiled it may spoil them too.
     pub(super) fn rest(&mut self, now: Moment) {
         let rest = SPOILED_REST_MIN.saturating_mul(1 << self.spoiled.min(16));
@@ -257,13 +262,13 @@ impl Link {
         true
     }
 
-    /// An idle process has waited its time, and was as good as new.
+    /// An idle pipeline has waited its time, and was as good as new.
     pub(super) fn has_waited_well(&mut self) {
         self.spoiled = 0;
         self.colds = 0;
     }
 
-    /// Whether its oldest idle process is to be replaced now: one at a time, and none
+    /// Whether its oldest idle pipeline is to be replaced now: one at a time, and none
     /// where that may fail.
     pub(super) fn has_old(&self, now: Moment) -> bool {
         let is_old = self
@@ -273,7 +278,7 @@ impl Link {
         is_old && self.starting == 0 && self.refills_at() <= now
     }
 
-    /// When to look whether its oldest idle process is to be replaced.
+    /// When to look whether its oldest idle pipeline is to be replaced.
     pub(super) fn replaces_at(&self) -> Option<Moment> {
         let replace_at = self.idle.front()?;
         Some(self.refills_at().max(*replace_at))
@@ -287,6 +292,11 @@ impl Link {
     /// How much it is called, compared with others.
     pub(super) fn heat(&self) -> Heat {
         self.arrivals.heat()
+    }
+
+    /// Was it called since then?
+    pub(super) fn is_called_since(&self, since: Moment) -> bool {
+        self.arrivals.rate_per_second > 0.0 && self.arrivals.at >= since
     }
 
     /// Is it called again and again, and not now and then?
@@ -303,35 +313,10 @@ impl Link {
         }
     }
 
-    /// To be told after each change: a pause ends whose time has come, and room is
-    /// promised anew.
+    /// To be told after each change: what has an end ends whose time has come.
     pub(super) fn look_at(&mut self, now: Moment) {
         self.paused_until = self.paused_until.filter(|until| *until > now);
         self.is_cold &= now < self.rests_until;
-        if self.processes() >= self.most || now >= self.most_until {
-            self.most = self.processes();
-            self.most_until = now + ROOM_KEPT;
-        }
-        self.promised = self.promise(now);
-    }
-
-    /// Room for what it will start when its pause is over, or will need for its
-    /// next calls, as it has for the last ones.
-    fn promise(&self, now: Moment) -> usize {
-        let for_reserve = match self.paused_until {
-            Some(_) if self.reserve() > 0 => self.wanted_at_rest().saturating_sub(self.reserve()),
-            _ => 0,
-        };
-        let for_calls = match self.wanted_at_rest() > 0 && self.is_called_often(now) {
-            true => self.most.min(self.config.idle_max),
-            false => 0,
-        };
-        for_reserve.max(for_calls.saturating_sub(self.processes()))
-    }
-
-    /// Until when room is promised to it, if some is.
-    pub(super) fn promised_until(&self) -> Option<Moment> {
-        (self.promised > 0).then_some(self.most_until)
     }
 
     /// Whether it goes before others: it was told busy, and has nothing.
@@ -342,13 +327,9 @@ impl Link {
     /// Where it is to stand in the orders now.
     pub(super) fn ranked(&self, now: Moment) -> Ranks {
         let heat = self.heat();
-        let is_owed = now < self.owed_until;
         let reserve = self.reserve();
-        let spares = match self.idle.len() {
-            0 => None,
-            1 if is_owed => Some(Spare::Kept(self.owed_until)),
-            idle => Some(Spare::Free(heat, Reverse(idle))),
-        };
+        let spare = self.spare(now);
+        let spares = (spare > 0).then_some((heat, Reverse(spare)));
         let wants = self.refills_at() <= now && reserve < self.wanted(now);
         let wants = wants.then_some((Reverse(self.goes_first(now)), Reverse(heat), reserve));
         Ranks {
@@ -359,8 +340,8 @@ impl Link {
     }
 }
 
-/// How long the process that is the `number`th to wait does so before it is
-/// replaced: spread evenly, whatever numbers a link's have.
+/// How long the pipeline that is the `number`th to wait does so before it is
+/// replaced: spread evenly, whatever numbers a pool's have.
 pub(super) fn waits_for(number: u64) -> Duration {
     /// What the golden ratio has behind its point: its multiples are spread evenly.
     const GOLDEN: f64 = 0.618_033_988_749_895;
@@ -368,7 +349,7 @@ pub(super) fn waits_for(number: u64) -> Duration {
     IDLE_MAX.mul_f64(IDLE_MIN_PART + (1.0 - IDLE_MIN_PART) * part)
 }
 
-/// How often a link is called: an average that forgets.
+/// How often a pool is called: an average that forgets.
 #[derive(Debug, Default)]
 struct Arrivals {
     rate_per_second: f64,

@@ -21,7 +21,7 @@ use crate::transport::{Body, Chunks, Cut, MovedChunk};
 const UNREAD_BYTES_MAX: usize = 64 * 1024;
 
 /// And this is how long it may take to end by itself.
-const UNREAD_WAIT_MAX: Duration = Duration::from_millis(250);
+pub(super) const UNREAD_WAIT_MAX: Duration = Duration::from_millis(250);
 
 /// A process's output while somebody reads it. When that reader goes away
 /// before the end, the pipe goes to whoever looks after the process.
@@ -158,16 +158,22 @@ impl Unread {
         let Some(pipe) = &mut self.pipe else {
             return std::future::pending().await;
         };
-        let swallow = async {
-            let mut swallowed_bytes = 0;
-            while swallowed_bytes <= UNREAD_BYTES_MAX {
-                match pipe.chunk().await {
-                    Ok(Some(chunk)) => swallowed_bytes += chunk.len(),
-                    // It has closed its output, which says nothing of its end.
-                    Ok(None) | Err(_) => return std::future::pending().await,
-                }
-            }
-        };
-        let _ = tokio::time::timeout(UNREAD_WAIT_MAX, swallow).await;
+        swallow(pipe).await;
     }
+}
+
+/// Reads on in place of a reader that is gone, and resolves when the process that writes
+/// has had its chance to end by itself; not where it has closed its output, which says
+/// nothing of its end.
+pub(super) async fn swallow(pipe: &mut Reader) {
+    let swallow = async {
+        let mut swallowed_bytes = 0;
+        while swallowed_bytes <= UNREAD_BYTES_MAX {
+            match pipe.chunk().await {
+                Ok(Some(chunk)) => swallowed_bytes += chunk.len(),
+                Ok(None) | Err(_) => return std::future::pending().await,
+            }
+        }
+    };
+    let _ = tokio::time::timeout(UNREAD_WAIT_MAX, swallow).await;
 }
