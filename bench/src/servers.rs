@@ -84,6 +84,7 @@ impl Server {
 pub(crate) struct Nats {
     server: Server,
     url: String,
+    monitoring: SocketAddr,
 }
 
 /// How NATS trades memory for work, as docs/operations.md recommends.
@@ -91,20 +92,30 @@ pub(crate) const NATS_GOGC: &str = "400";
 
 impl Nats {
     pub(crate) fn start(place: &Place, name: &str) -> anyhow::Result<Nats> {
-        let address = free_address()?;
+        let (address, monitoring) = (free_address()?, free_address()?);
         let mut command = Command::new(find("nats-server")?);
         command.args(["--addr", "127.0.0.1", "--port", &address.port().to_string()]);
+        command.args(["--http_port", &monitoring.port().to_string()]);
         command.env("GOGC", NATS_GOGC);
         let server = Server::start(place, name, command)?;
         server.until(|| greets(address).then_some(()))?;
         Ok(Nats {
             server,
             url: format!("nats://{address}"),
+            monitoring,
         })
     }
 
     pub(crate) fn pid(&self) -> Pid {
         self.server.pid()
+    }
+
+    /// How many messages have been published since it started.
+    pub(crate) fn messages(&self) -> anyhow::Result<u64> {
+        let said = answer(self.monitoring, "/varz").context("NATS does not say how it is")?;
+        let said: serde_json::Value = serde_json::from_str(&said)?;
+        let messages = said["in_msgs"].as_u64();
+        messages.context("NATS does not say how many messages it has had")
     }
 }
 

@@ -10,6 +10,7 @@ use crate::words::{CHAIN, INPUT};
 
 mod alone;
 mod crowd;
+mod load;
 mod schedule;
 
 /// What ends first stands first.
@@ -88,6 +89,7 @@ pub(crate) fn measure(place: &Place) -> anyhow::Result<Findings> {
     let slowest = crowd.slowest();
     add(crowd.rows());
     add(schedule::measure(place, targets, slowest)?);
+    add(load::measure(place, &everything, targets)?);
     Ok(Findings {
         name: "latency",
         what: "cat | grep data | xargs -n 1, warm, over HTTP (time, less is better; at 16: calls \

@@ -14,7 +14,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::link_store::{Announcement, Change, LinkStore, RunnerState};
 use crate::log_batch::LogBatch;
-use crate::transport::Transport;
+use crate::transport::{FOLLOWING_MAX, Transport};
 use pool::Capacity;
 use pool_state::Counts;
 use prometheus_client::registry::Registry;
@@ -23,14 +23,15 @@ mod fit;
 mod hidden;
 pub mod http;
 mod images;
+mod local_links;
 mod metrics;
 mod name;
-mod neighbours;
+mod pipeline;
 pub mod pool;
 pub mod pool_state;
-mod process;
 mod reaper;
 mod sandboxing;
+mod sequences;
 mod service;
 mod starvation;
 mod states;
@@ -40,13 +41,13 @@ mod worker;
 pub use fit::processes_that_fit;
 use images::AgreedImages;
 pub use images::{FindRegistries, Images};
+use local_links::{LocalLinks, Making};
 use metrics::Metrics;
 pub use name::{RunnerName, RunnerNameError};
-use neighbours::Neighbours;
 use reaper::Reaper;
 pub use reaper::until_reaped;
 pub use sandboxing::Sandboxing;
-use service::Warm;
+use service::{Starts, Warm};
 use starvation::Starvation;
 use states::{LinkState, States, Teller};
 pub use worker::LoadError;
@@ -63,7 +64,7 @@ pub const WAITING_MAX_ALONE: usize = 64;
 /// much as it works.
 const REFILLING_PER_PROCESSOR_MAX: usize = 4;
 
-/// Processes started at a time, for each processor: more would only take turns on
+/// Pipelines started at a time, for each processor: more would only take turns on
 /// it, while those that are over by then leave their places to the next ones.
 const STARTS_PER_PROCESSOR_MAX: usize = 2;
 
@@ -78,7 +79,7 @@ pub struct Options {
     /// is to know of it: it is not announced, and says nothing in the log of
     /// links that cannot be loaded, which whoever asks for them is told.
     pub name: Option<RunnerName>,
-    /// The pool of each link.
+    /// The pool of each link, and of links in a row that are asked for together.
     pub pool: pool_state::Config,
     /// Processes over all links, idle ones included.
     pub processes_max: usize,
@@ -176,19 +177,32 @@ impl Runner {
         let reapers = ["reap-processes", "reap-zygotes"].map(Reaper::start);
         let [processes_reaper, zygotes_reaper] = reapers.clone();
         let agreed = AgreedImages::new(images, Arc::clone(&links), Arc::clone(&metrics));
-        let shared = Arc::new(Shared {
+        let starvation = Arc::new(Starvation::new(&states));
+        let links_max = match options.sandboxing.bounds().output_bytes_max {
+            // Only what passes us can be counted.
+            Some(_) => 1,
+            None => processes_max.clamp(1, FOLLOWING_MAX + 1),
+        };
+        let local = LocalLinks::new(Making {
             capacity: capacity.clone(),
-            pool: options.pool,
+            config: options.pool,
+            links_max,
+            starts: Starts {
+                turns: Arc::new(Semaphore::new(STARTS_PER_PROCESSOR_MAX * processors)),
+                metrics: Arc::clone(&metrics),
+                starvation: Arc::clone(&starvation),
+                reaper: processes_reaper,
+            },
+        });
+        let shared = Arc::new(Shared {
             transport,
             images: agreed,
-            neighbours: Neighbours::default(),
+            links: local,
             opens: Semaphore::new(OPENS_PER_PROCESSOR_MAX * processors),
-            starts: Arc::new(Semaphore::new(STARTS_PER_PROCESSOR_MAX * processors)),
             launcher,
             sandboxing: options.sandboxing,
             metrics: Arc::clone(&metrics),
-            starvation: Arc::new(Starvation::new(&states)),
-            processes_reaper,
+            starvation,
             zygotes_reaper,
             says_links,
             served: LogBatch::new(|batch| {
@@ -223,7 +237,7 @@ impl Runner {
             {
                 let known = states.borrow_and_update();
                 match known.get(id) {
-                    Some(LinkState::Serving(_)) => return Ok(()),
+                    Some(LinkState::Serving) => return Ok(()),
                     Some(LinkState::Broken(error)) => return Err(Arc::clone(error)),
                     None if known.is_draining => return Err(Arc::new(LoadError::Stopped)),
                     Some(LinkState::Loading) | None => {}
@@ -240,7 +254,7 @@ impl Runner {
         match self.states.borrow().get(id) {
             None => LinkStatus::Unknown,
             Some(LinkState::Loading) => LinkStatus::Loading,
-            Some(LinkState::Serving(pool)) => LinkStatus::Serving(pool.counts()),
+            Some(LinkState::Serving) => LinkStatus::Serving(self.capacity.counts_of(id)),
             Some(LinkState::Broken(error)) => LinkStatus::Broken(Arc::clone(error)),
         }
     }

@@ -29,7 +29,6 @@ pub mod conformance;
 mod gate;
 pub mod in_process;
 pub mod nats;
-pub mod subject;
 
 pub use body::{Body, Cut, Next};
 pub(crate) use body::{Chunks, MovedChunk};
@@ -39,8 +38,10 @@ pub(crate) use gate::{Judge, gate};
 pub trait Transport: Send + Sync {
     /// Runs link `id` once on `request`, on any runner that serves it.
     ///
-    /// Resolves as soon as a runner has taken the call: the request's body may
-    /// still be on its way, and the reply's has usually not begun.
+    /// Resolves when a runner has taken the call: the request's body may still be on
+    /// its way, and the reply's may not have begun. A runner that has all of the
+    /// request may wait half a second with that, or until there is output, since the
+    /// call may be over by then.
     ///
     /// # Errors
     /// A [`Refusal`] gives the request back untouched: nothing has been run, nor will

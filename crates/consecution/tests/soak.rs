@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
+#[macro_use]
 mod support;
 
 use std::path::Path;

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
-use rustix::fd::OwnedFd;
+use rustix::fd::{BorrowedFd, OwnedFd};
 
 use crate::spec::{Limits, PROCESSES_DEFAULT};
 
@@ -24,6 +24,7 @@ mod made;
 mod settings;
 
 use hierarchy::{CONTROLLERS, Hierarchies, new_name};
+pub(crate) use made::COUNTS_BYTES_MAX;
 use made::{Made, let_go_of_pages};
 use settings::settings;
 
@@ -119,6 +120,12 @@ impl Cgroup {
         self.made.ran_out_of_memory()
     }
 
+    /// The file in which the kernel counts what it has killed in it, for
+    /// [`counts_a_kill`]; `None` where its memory has no limit.
+    pub(crate) fn counts_file(&self) -> Option<BorrowedFd<'_>> {
+        self.made.counts_file()
+    }
+
     /// Sets what limit on memory there could not be before the command was executed.
     /// False where it needs more already.
     pub(crate) fn limit_memory(&self) -> bool {
@@ -160,6 +167,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex
         .lock()
         .unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Has the kernel killed a process, by what it counts of a cgroup's memory
+/// (`memory.events`, `memory.oom_control`)? Kernels before 4.13 do not say. In init as
+/// well, and so without a panic.
+pub(crate) fn counts_a_kill(counts: &[u8]) -> bool {
+    let mut lines = counts.split(|byte| *byte == b'\n');
+    let kills = lines.find_map(|line| line.strip_prefix(b"oom_kill "));
+    kills.is_some_and(|count| count != b"0")
 }
 
 /// Is there swap space, by `/proc/swaps`? One line says what the others are.
@@ -303,6 +319,26 @@ impl Cgroups {
 mod tests {
     use super::hierarchy::Hierarchy;
     use super::*;
+
+    #[test]
+    fn a_kill_is_what_the_kernel_counts_as_one() {
+        for (counts, is_one) in [
+            ("oom_kill_disable 0\nunder_oom 0\noom_kill 0\n", false),
+            ("oom_kill_disable 0\nunder_oom 1\noom_kill 3\n", true),
+            (
+                "low 0\nhigh 0\nmax 7\noom 2\noom_kill 0\noom_group_kill 0\n",
+                false,
+            ),
+            (
+                "low 0\nhigh 0\nmax 7\noom 2\noom_kill 1\noom_group_kill 0\n",
+                true,
+            ),
+            ("oom_kill_disable 0\nunder_oom 0\n", false),
+            ("", false),
+        ] {
+            assert_eq!(counts_a_kill(counts.as_bytes()), is_one, "{counts}");
+        }
+    }
 
     #[test]
     fn swap_space_is_what_more_than_one_line_tells_of() {

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 use rustix::fd::{AsRawFd, OwnedFd};
 
+use crate::completion::Completion;
 use crate::failure::Step;
 use crate::landlock::{self, Domain};
 use crate::mounts::Operation;
@@ -20,7 +21,7 @@ use crate::rlimits::{self, ProcessLimits};
 use crate::sys::{self, Errno, Knock, Life, Stack, StringArray, in_our_memory as call};
 use crate::traces::{self, Traces};
 use crate::user::Identity;
-use crate::wire::{CGROUPS_MAX, Found, Report, START, STDIO};
+use crate::wire::{CGROUPS_MAX, Found, Report, START_BYTES, STDIO, SUCCESSOR_DESCRIPTORS, Start};
 use crate::zygote::UMASK;
 
 /// What is the same for all processes of a link.
@@ -66,7 +67,9 @@ pub(crate) struct Slot {
     pub(crate) control: AtomicI32,
     /// What a process is handed, in init's own table: standard input, output and
     /// error, and the cgroups to join; -1 where there is none.
-    handed: [AtomicI32; HANDED_MAX],
+    handed: [AtomicI32; STDIO + CGROUPS_MAX],
+    /// What it is handed for who reads what the process writes.
+    completion: Completion,
     /// The rules of Landlock here, in init's own table; -1 where there are none.
     rules: AtomicI32,
     /// What kept the command's process from its exec: a step and an error.
@@ -74,8 +77,8 @@ pub(crate) struct Slot {
     failed_errno: AtomicI32,
 }
 
-/// Standard input, output, error, and the cgroups.
-const HANDED_MAX: usize = STDIO + CGROUPS_MAX;
+/// Standard input, output, error, what is for the successor, and the cgroups.
+const HANDED_MAX: usize = STDIO + SUCCESSOR_DESCRIPTORS + CGROUPS_MAX;
 
 impl Slot {
     pub(crate) fn new(plan: &'static Plan) -> Result<Slot, Errno> {
@@ -85,7 +88,8 @@ impl Slot {
             command_stack: Stack::new()?,
             init: AtomicI32::new(0),
             control: AtomicI32::new(-1),
-            handed: [const { AtomicI32::new(-1) }; HANDED_MAX],
+            handed: [const { AtomicI32::new(-1) }; STDIO + CGROUPS_MAX],
+            completion: Completion::new(),
             rules: AtomicI32::new(-1),
             failed_step: AtomicU32::new(0),
             failed_errno: AtomicI32::new(0),
@@ -102,12 +106,15 @@ impl Slot {
             && (init == 0 || !call::exists(init))
     }
 
-    /// What the next process is handed: standard input, output, error, and the
-    /// cgroups.
-    pub(crate) fn hand(&self, descriptors: impl Iterator<Item = i32>) {
-        let descriptors = descriptors.chain(std::iter::repeat(-1));
-        for (place, descriptor) in self.handed.iter().zip(descriptors) {
-            place.store(descriptor, Ordering::Relaxed);
+    /// What the next process is handed, in the order of a [`Start`].
+    pub(crate) fn hand(&self, asked: Start, mut descriptors: impl Iterator<Item = i32>) {
+        let (stdio, cgroups) = self.handed.split_at(STDIO);
+        for place in stdio {
+            place.store(descriptors.next().unwrap_or(-1), Ordering::Relaxed);
+        }
+        self.completion.hand(asked.successor, &mut descriptors);
+        for place in cgroups {
+            place.store(descriptors.next().unwrap_or(-1), Ordering::Relaxed);
         }
     }
 
@@ -166,9 +173,21 @@ fn run(slot: &'static Slot) -> Result<std::convert::Infallible, Failed> {
     }
     loop {
         let status = reap_until_gone(command);
+        let at = call::monotonic_time();
         let is_alone = call::is_childless();
-        let exited = Report::Exited { status, is_alone };
-        if tell(slot, exited, None).is_err() || !is_alone {
+        let completes = slot.completion.is_earned(status);
+        let exited = Report::Exited {
+            status,
+            is_alone,
+            completes,
+            at,
+        };
+        if tell(slot, exited, None).is_err() {
+            call::exit(0);
+        }
+        // Only now: whoever sees the end of its input finds the report.
+        slot.completion.settle(completes);
+        if !is_alone || slot.completion.drop_from(kept).is_err() {
             call::exit(0);
         }
         // The runner waits for that, and the kernel likes to wake it where we are.
@@ -179,7 +198,8 @@ fn run(slot: &'static Slot) -> Result<std::convert::Infallible, Failed> {
             call::exit(0);
         }
         command = start_command(slot)?;
-        if call::close_from(kept).is_err() || tell(slot, Report::Started, None).is_err() {
+        let let_go = slot.completion.keep_from(kept).and_then(call::close_from);
+        if let_go.is_err() || tell(slot, Report::Started, None).is_err() {
             call::exit(1);
         }
     }
@@ -204,10 +224,16 @@ const WATCHED_MAX: usize = FOLDERS + traces::FOLDERS_MAX;
 
 /// What init keeps open, by number: the control socket, the rules of Landlock, and from
 /// then on what it watches with. No number between is free: what is handed to the next
-/// command lies above, to be let go of with all that does.
+/// command lies above, to be let go of with all that does, but for what is for its
+/// successor: that lies next while the command runs.
 const CONTROL: i32 = 0;
 const RULES: i32 = 1;
 const FIRST_WATCHED: i32 = 2;
+
+/// So that what is for the successor is never moved up, over what is to be moved next: the
+/// zygote has the first four numbers, and hands out the control socket and standard input,
+/// output and error before it.
+const _: () = assert!(FIRST_WATCHED as usize + WATCHED_MAX <= 4 + 1 + STDIO);
 
 impl Watch {
     /// Each file that is opened has a higher number than the one before.
@@ -266,7 +292,7 @@ impl Watch {
 
 /// Waits until the runner wants another process here, or wants none any more.
 fn is_asked_again(slot: &Slot) -> Result<bool, Failed> {
-    let mut bytes = [0; START.len() + 1];
+    let mut bytes = [0; START_BYTES + 1];
     let mut descriptors = [-1; HANDED_MAX];
     let control = slot.control.load(Ordering::Relaxed);
     let received = loop {
@@ -283,8 +309,12 @@ fn is_asked_again(slot: &Slot) -> Result<bool, Failed> {
         return Err((Step::StartCommand, libc::EMFILE));
     }
     let count = received.descriptors;
-    slot.hand(descriptors.into_iter().take(count));
-    Ok(bytes.get(..received.length) == Some(START) && count >= STDIO)
+    let asked = bytes.get(..received.length).and_then(Start::from_bytes);
+    let Some(asked) = asked.filter(|asked| asked.comes_with(count)) else {
+        return Ok(false);
+    };
+    slot.hand(asked, descriptors.into_iter().take(count));
+    Ok(true)
 }
 
 fn tell(slot: &Slot, report: Report, passed: Option<i32>) -> Result<(), Errno> {
@@ -342,7 +372,7 @@ fn start_command(slot: &'static Slot) -> Result<i32, Failed> {
 
 /// Keeps nothing open but what it needs for the next command, and so nothing that the
 /// command has: else nobody upstream would notice when it closes its input. Gives a
-/// pidfd of init, and the first number that it does not keep.
+/// pidfd of init, and the first number that it does not keep for the next one.
 fn let_go(slot: &Slot, watch: &mut Option<Watch>) -> Result<(i32, u32), Errno> {
     call::duplicate_to(slot.control.load(Ordering::Relaxed), CONTROL)?;
     slot.control.store(CONTROL, Ordering::Relaxed);
@@ -357,7 +387,7 @@ fn let_go(slot: &Slot, watch: &mut Option<Watch>) -> Result<(i32, u32), Errno> {
         watch.move_down()?;
         kept += watch.count as u32;
     }
-    call::close_from(kept)?;
+    call::close_from(slot.completion.keep_from(kept)?)?;
     Ok((call::open_process(OWN_PID, slot.plan.knock)?, kept))
 }
 

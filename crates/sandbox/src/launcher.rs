@@ -16,11 +16,12 @@ use rustix::process::{
 
 use crate::cgroup::{Cgroup, CgroupError, Cgroups};
 use crate::failure::{Failure, Step};
+use crate::joint::{self, Successor};
 use crate::place::{Place, Places};
 use crate::process::{Process, Stdio};
 use crate::program::Program;
 use crate::spec::{Ids, Limits, Spec};
-use crate::wire::{Found, ORDER_BYTES_MAX, Opened, Order, START, receive, send};
+use crate::wire::{Found, ORDER_BYTES_MAX, Opened, Order, Start, StartSuccessor, receive, send};
 use crate::zygote;
 
 /// How long a zygote may take to enter its sandbox; it takes milliseconds.
@@ -267,6 +268,27 @@ impl Zygote {
     /// The zygote is gone, or has more to do than its socket holds; or there is
     /// no cgroup to be had.
     pub fn start(&self, stdio: Stdio) -> Result<Process, StartError> {
+        self.start_as(&stdio, None)
+    }
+
+    /// As [`start`](Zygote::start), for a process whose standard output is the input of
+    /// another one, which gets the end of it from the first one's init.
+    ///
+    /// # Errors
+    /// As those of [`start`](Zygote::start).
+    pub fn start_before(
+        &self,
+        stdio: Stdio,
+        successor: Successor<'_>,
+    ) -> Result<Process, StartError> {
+        self.start_as(&stdio, Some(successor))
+    }
+
+    fn start_as(
+        &self,
+        stdio: &Stdio,
+        successor: Option<Successor<'_>>,
+    ) -> Result<Process, StartError> {
         for pipe in [&stdio.stdin, &stdio.stdout, &stdio.stderr] {
             self.give(pipe);
         }
@@ -274,16 +296,27 @@ impl Zygote {
             Some(cgroups) => Some(Cgroups::create(cgroups, &self.limits)?),
             None => None,
         };
-        let joins = cgroup.as_ref().map_or(&[][..], Cgroup::join_files);
         let mut descriptors = vec![
             stdio.stdin.as_fd(),
             stdio.stdout.as_fd(),
             stdio.stderr.as_fd(),
         ];
+        let mut start = Start { successor: None };
+        if let Some(successor) = &successor {
+            let counts_file = cgroup.as_ref().and_then(Cgroup::counts_file);
+            start.successor = Some(StartSuccessor {
+                accepted: successor.accepted,
+                counts_kills: counts_file.is_some(),
+            });
+            descriptors.extend([successor.output.as_fd(), successor.alarm.as_fd()]);
+            descriptors.extend(counts_file);
+        }
+        let joins = cgroup.as_ref().map_or(&[][..], Cgroup::join_files);
         descriptors.extend(joins.iter().map(AsFd::as_fd));
+        let start = start.to_bytes();
         while let Some(place) = self.places.take() {
             // Where its init has been killed, there may be another.
-            if send(&place.control, START, &descriptors, SendFlags::DONTWAIT).is_ok() {
+            if send(&place.control, &start, &descriptors, SendFlags::DONTWAIT).is_ok() {
                 let Place { control, pidfd } = place;
                 return Ok(Process::new(control, Some(pidfd), &self.places, cgroup));
             }
@@ -292,7 +325,7 @@ impl Zygote {
         let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
         let (control, theirs) = pair.map_err(|error| StartError::Zygote(error.into()))?;
         descriptors.insert(0, theirs.as_fd());
-        send(self.socket(), START, &descriptors, SendFlags::DONTWAIT)
+        send(self.socket(), &start, &descriptors, SendFlags::DONTWAIT)
             .map_err(StartError::Zygote)?;
         Ok(Process::new(control, None, &self.places, cgroup))
     }
@@ -312,13 +345,16 @@ impl Zygote {
     }
 
     /// Gives a pipe to the user that the processes are, as Docker does: else
-    /// they could use it, but not open `/dev/stdin` or `/dev/stdout`.
+    /// they could use it, but not open `/dev/stdin` or `/dev/stdout`. One that lies
+    /// between two processes everybody may open, and it stays ours.
     fn give(&self, pipe: &OwnedFd) {
         let Some((user, group)) = self.owner else {
             return;
         };
         // Only where no name of the host leads.
-        if rustix::fs::fstatfs(pipe).is_ok_and(|found| found.f_type == PIPEFS_MAGIC) {
+        if rustix::fs::fstatfs(pipe).is_ok_and(|found| found.f_type == PIPEFS_MAGIC)
+            && !joint::is_for_all(pipe)
+        {
             let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
             let _ = rustix::fs::fchown(pipe, Some(user), Some(group));
         }

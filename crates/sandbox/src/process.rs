@@ -7,7 +7,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -46,6 +46,10 @@ pub struct Process {
     /// Where its place goes, which may turn out to be without a trace of it.
     places: Weak<Places>,
     is_over: bool,
+    /// Whether it has completed the input of its successor.
+    has_completed: bool,
+    /// When its command was gone, once that is known.
+    ended_at: Option<Instant>,
     /// Events that were received before anybody asked for them.
     early: VecDeque<Event>,
     /// Given back when the process is gone.
@@ -102,6 +106,8 @@ impl Process {
             pidfd,
             places: Arc::downgrade(places),
             is_over: false,
+            has_completed: false,
+            ended_at: None,
             early: VecDeque::new(),
             cgroup,
             killing: None,
@@ -115,6 +121,25 @@ impl Process {
     /// Is it gone, and has left nothing behind that still runs?
     pub fn is_over(&self) -> bool {
         self.is_over
+    }
+
+    /// Has its successor all of its input? Known with the event that says how it has
+    /// ended, and before the successor sees the end.
+    pub fn has_completed(&self) -> bool {
+        self.has_completed
+    }
+
+    /// When its command was gone, by what its init says; known with the event that
+    /// says how it has ended.
+    pub fn ended_at(&self) -> Option<Instant> {
+        self.ended_at
+    }
+
+    /// Of its init: readable when that is gone. `None` before the command was executed.
+    /// Whoever cares only for how its process has ended if its init did not say so need
+    /// not be woken by what it says.
+    pub fn lifeline(&self) -> Option<BorrowedFd<'_>> {
+        self.pidfd.as_ref().map(AsFd::as_fd)
     }
 
     /// The next event, or `None` if there is none yet: then its descriptor tells
@@ -152,8 +177,15 @@ impl Process {
                 Ok(Some(self.limit_memory()))
             }
             Some(Report::Failed(step, errno)) => Ok(Some(Event::Failed(step, errno))),
-            Some(Report::Exited { status, is_alone }) => {
+            Some(Report::Exited {
+                status,
+                is_alone,
+                completes,
+                at,
+            }) => {
                 self.is_over = is_alone;
+                self.has_completed = completes;
+                self.ended_at = Some(instant(at));
                 Ok(Some(Event::Exited(WaitStatus::from_raw(status))))
             }
             // It comes only after the last event.
@@ -245,6 +277,13 @@ impl Process {
             let _ = killing.join();
         }
     }
+}
+
+/// The moment that is so many nanoseconds of `CLOCK_MONOTONIC`, and not later than now.
+fn instant(nanoseconds: u64) -> Instant {
+    let ago = sys::in_our_memory::monotonic_time().saturating_sub(nanoseconds);
+    let (now, ago) = (Instant::now(), Duration::from_nanos(ago));
+    now.checked_sub(ago).unwrap_or(now)
 }
 
 fn wait_until_gone(pidfd: &OwnedFd) {

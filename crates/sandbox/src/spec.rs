@@ -54,7 +54,8 @@ pub enum Network {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ids {
     /// Ids 0 to 65535 inside are `base` to `base + 65535` outside, which belong
-    /// to nobody else. Needs privilege.
+    /// to nobody else; where a link runs as a higher one, that takes the place of
+    /// 65534, and 65534 is not there. Needs privilege.
     Shifted {
         /// What id 0 inside is outside.
         base: u32,

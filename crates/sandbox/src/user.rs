@@ -22,11 +22,26 @@ impl Identity {
     /// Which user and group of the host it is, unless the runner's own.
     pub(crate) fn outside(&self, ids: Ids) -> Option<(u32, u32)> {
         match ids {
-            Ids::Shifted { base } => {
-                Some((base.checked_add(self.uid)?, base.checked_add(self.gid)?))
-            }
+            Ids::Shifted { base } => Some((
+                base.checked_add(in_range(self.uid))?,
+                base.checked_add(in_range(self.gid))?,
+            )),
             Ids::Own => None,
         }
+    }
+}
+
+/// Whose owner an unpacked image gives to all files whose owner is above the range, and
+/// whose place an id above the range takes where a link runs as such a one: so those
+/// files are its own. Known as nobody.
+const ABOVE_RANGE: u32 = 65534;
+
+/// Which id of the range an id is outside.
+fn in_range(id: u32) -> u32 {
+    if id < SHIFTED_IDS_COUNT {
+        id
+    } else {
+        ABOVE_RANGE
     }
 }
 
@@ -46,24 +61,21 @@ pub(crate) fn resolve(root: &OwnedFd, spec: &Spec) -> Result<Identity, Failure> 
         .map_err(|reason| Failure::because(Step::ResolveUser, spec.user.as_str(), reason))
 }
 
-/// An id that stands for nothing outside cannot be had. And the kernel takes the
-/// highest one of all for "leave it as it is", which would be root.
+/// The kernel takes the highest id of all for "leave it as it is", which would be root.
+/// Groups that stand for nothing outside cannot be had, and are left out.
 fn check_mapped(mut identity: Identity, ids: Ids) -> Result<Identity, String> {
-    let end = match ids {
-        Ids::Shifted { .. } => SHIFTED_IDS_COUNT,
-        Ids::Own => u32::MAX,
-    };
-    for id in [identity.uid, identity.gid] {
-        if id >= end {
-            return Err(format!(
-                "the ids of a sandbox end with {}, and this is {id}; set User to one that is lower \
-                 (files with higher ids belong to 65534), or run it without root, where one id of any \
-                 number is mapped",
-                end - 1
-            ));
-        }
+    if identity.uid == u32::MAX || identity.gid == u32::MAX {
+        return Err(format!(
+            "{} is no id: the kernel has another use for that number; set User to a lower one",
+            u32::MAX
+        ));
     }
-    identity.groups.retain(|group| *group < end);
+    if let Ids::Shifted { .. } = ids {
+        let gid = identity.gid;
+        let is_taken = |group| gid >= SHIFTED_IDS_COUNT && group == ABOVE_RANGE;
+        (identity.groups)
+            .retain(|&group| group == gid || (group < SHIFTED_IDS_COUNT && !is_taken(group)));
+    }
     Ok(identity)
 }
 
@@ -178,7 +190,7 @@ pub(crate) fn map_range(process: i32, base: u32) -> Result<(), Failure> {
 pub(crate) fn map_ids(process: i32, ids: Ids, identity: &Identity) -> Result<(), Failure> {
     let (uids, gids) = match ids {
         // Those of the namespace around it are shifted already.
-        Ids::Shifted { .. } => return map_range(process, 0),
+        Ids::Shifted { .. } => (map_with(identity.uid), map_with(identity.gid)),
         Ids::Own => {
             // An unprivileged user may map groups only where they cannot be dropped.
             write_map(process, "setgroups", "deny")?;
@@ -191,6 +203,17 @@ pub(crate) fn map_ids(process: i32, ids: Ids, identity: &Identity) -> Result<(),
     };
     write_map(process, "uid_map", &uids)?;
     write_map(process, "gid_map", &gids)
+}
+
+/// The map of a link that runs as `id`: the range as it is, but for one above it, which
+/// takes the place of [`ABOVE_RANGE`].
+fn map_with(id: u32) -> String {
+    if id < SHIFTED_IDS_COUNT {
+        return format!("0 0 {SHIFTED_IDS_COUNT}\n");
+    }
+    let behind = ABOVE_RANGE + 1;
+    let left = SHIFTED_IDS_COUNT - behind;
+    format!("0 0 {ABOVE_RANGE}\n{behind} {behind} {left}\n{id} {ABOVE_RANGE} 1\n")
 }
 
 fn write_map(process: i32, file: &str, content: &str) -> Result<(), Failure> {
@@ -258,18 +281,44 @@ mod tests {
     }
 
     #[test]
-    fn ids_that_nobody_has_are_refused() {
-        let check = |user: &str, ids| {
-            identity(user, PASSWD, "high:x:70000:www\nlow:x:7:www\n")
-                .and_then(|identity| check_mapped(identity, ids))
+    fn groups_that_stand_for_nothing_are_left_out() {
+        let group = "high:x:70000:www\nlow:x:7:www\nnobody:x:65534:www\n";
+        let groups = |user: &str, passwd: &str| {
+            let found = identity(user, passwd, group).unwrap();
+            check_mapped(found, Ids::Shifted { base: 1 })
+                .unwrap()
+                .groups
         };
-        let shifted = Ids::Shifted { base: 1 };
-        assert_eq!(check("www", shifted).map(|found| found.groups), Ok(vec![7]));
-        assert_eq!(check("65535", shifted).map(|found| found.uid), Ok(65535));
-        assert!(check("65536", shifted).is_err());
-        assert!(check("1:65536", shifted).is_err());
-        assert_eq!(check("65536", Ids::Own).map(|found| found.uid), Ok(65536));
-        assert!(check("4294967295", Ids::Own).is_err());
+        assert_eq!(groups("www", PASSWD), [7, 65534]);
+        let high = "www:x:33:70000:www:/var/www:/bin/false\n";
+        assert_eq!(groups("www", high), [70000, 7]);
+    }
+
+    #[test]
+    fn an_id_above_the_range_takes_the_place_of_nobody() {
+        let (shifted, outside) = (Ids::Shifted { base: 100_000 }, 165_534);
+        for (user, uid, gid) in [
+            ("65535", 165_535, 100_000),
+            ("65536", outside, 100_000),
+            ("1:65536", 100_001, outside),
+            ("4294967294:4294967294", outside, outside),
+        ] {
+            let found = identity(user, PASSWD, GROUP).unwrap();
+            let found = check_mapped(found, shifted).unwrap();
+            assert_eq!(found.outside(shifted), Some((uid, gid)), "{user}");
+        }
+        assert_eq!(map_with(65535), "0 0 65536\n");
+        assert_eq!(map_with(70000), "0 0 65534\n65535 65535 1\n70000 65534 1\n");
+    }
+
+    #[test]
+    fn the_highest_number_is_no_id() {
+        for ids in [Ids::Own, Ids::Shifted { base: 1 }] {
+            for user in ["4294967295", "0:4294967295"] {
+                let found = identity(user, PASSWD, GROUP).unwrap();
+                assert!(check_mapped(found, ids).is_err(), "{user}");
+            }
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! message boundaries (`SOCK_SEQPACKET`).
 //!
 //! Runner and zygote share one socket: the spec goes one way, [`Opened`] the
-//! other, and then one [`START`] a process, with its descriptors. Everything
+//! other, and then one [`Start`] a process, with its descriptors. Everything
 //! about one process goes over that process's own control socket as [`Report`]s,
 //! from its init, or from the zygote where it could not make one.
 
@@ -17,23 +17,88 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Step};
+use crate::joint::ExitCodes;
 use crate::spec::Spec;
 
-/// The message that asks for a process. With it come, in this order: to the zygote
-/// the control socket, so that it is there for a word about the others; standard
-/// input, output, error, and a descriptor for each cgroup to join. An init that
-/// waits for the next process is asked over its control socket.
-pub(crate) const START: &[u8] = b"start";
+/// Asks for a process. With the message come, in this order: to the zygote the control
+/// socket, so that it is there for a word about the others; standard input, output,
+/// error; what it needs for its successor; and a descriptor for each cgroup to join. An
+/// init that waits for the next process is asked over its control socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Start {
+    /// Where the process's output is another one's input.
+    pub(crate) successor: Option<StartSuccessor>,
+}
 
-/// More cgroup descriptors than this do not come with a [`START`]: version 1
+/// What init is told of the successor. With it come the socket on which the writing end
+/// of the process's output is in flight, the alarm, and perhaps a file that counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StartSuccessor {
+    /// With which codes the successor's input is complete.
+    pub(crate) accepted: ExitCodes,
+    /// A file comes as well in which the kernel counts what it has killed in the
+    /// process's cgroup.
+    pub(crate) counts_kills: bool,
+}
+
+const START: &[u8; 5] = b"start";
+
+/// The length of a [`Start`].
+pub(crate) const START_BYTES: usize = START.len() + 1 + ExitCodes::BYTES;
+
+/// The socket, the alarm, and the file that counts.
+pub(crate) const SUCCESSOR_DESCRIPTORS: usize = 3;
+
+impl Start {
+    pub(crate) fn to_bytes(self) -> [u8; START_BYTES] {
+        let (kind, codes) = match self.successor {
+            None => (0, ExitCodes::default()),
+            Some(successor) => (1 + u8::from(successor.counts_kills), successor.accepted),
+        };
+        let mut bytes = [0; START_BYTES];
+        let all = START.iter().chain([&kind]).copied().chain(codes.bits());
+        for (place, byte) in bytes.iter_mut().zip(all) {
+            *place = byte;
+        }
+        bytes
+    }
+
+    /// Also in init, and so without a panic.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Start> {
+        let (kind, codes) = bytes.strip_prefix(START)?.split_first()?;
+        let accepted = ExitCodes::from_bits(codes.try_into().ok()?);
+        let successor = match kind {
+            0 => None,
+            1 | 2 => Some(StartSuccessor {
+                accepted,
+                counts_kills: *kind == 2,
+            }),
+            _ => return None,
+        };
+        Some(Start { successor })
+    }
+
+    /// How many descriptors come for the successor.
+    pub(crate) fn successor_descriptors(self) -> usize {
+        match self.successor {
+            None => 0,
+            Some(successor) => SUCCESSOR_DESCRIPTORS - usize::from(!successor.counts_kills),
+        }
+    }
+
+    /// Are so many as come with this, not counting the control socket?
+    pub(crate) fn comes_with(self, descriptors: usize) -> bool {
+        let least = STDIO + self.successor_descriptors();
+        (least..=least + CGROUPS_MAX).contains(&descriptors)
+    }
+}
+
+/// More cgroup descriptors than this do not come with a [`Start`]: version 1
 /// has one a controller, and three controllers matter.
 pub(crate) const CGROUPS_MAX: usize = 3;
 
 /// Standard input, output and error.
 pub(crate) const STDIO: usize = 3;
-
-/// The control socket, standard input, output and error.
-pub(crate) const START_DESCRIPTORS: usize = STDIO + 1;
 
 /// An order larger than this is refused: the kernel takes no more than 6 MiB of
 /// arguments and environment, and JSON may write a byte as six.
@@ -79,7 +144,7 @@ pub(crate) enum Opened {
     Failed(Failure),
 }
 
-/// What a process's control socket says: three native 32-bit words. Made also in
+/// What a process's control socket says: five native 32-bit words. Made also in
 /// init, and so without a panic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Report {
@@ -89,32 +154,56 @@ pub(crate) enum Report {
     Failed(Step, i32),
     /// The command is gone, with this wait status; alone, if nothing that it has
     /// started runs any more. Else init exits.
-    Exited { status: i32, is_alone: bool },
+    Exited {
+        status: i32,
+        is_alone: bool,
+        /// It has a successor, whose input is complete: init lets go of the message
+        /// that holds it open once this is said.
+        completes: bool,
+        /// When that was, in nanoseconds of the host's `CLOCK_MONOTONIC`: it may be read
+        /// much later.
+        at: u64,
+    },
     /// The command that was gone has left no trace, and init waits for the next
-    /// [`START`]. Where it has left one, init exits instead.
+    /// [`Start`]. Where it has left one, init exits instead.
     Traceless,
 }
 
 /// The length of a [`Report`].
-const REPORT_BYTES: usize = 12;
+const REPORT_BYTES: usize = 20;
 
 impl Report {
     pub(crate) fn to_bytes(self) -> [u8; REPORT_BYTES] {
         let words = match self {
-            Report::Started => [1, 0, 0],
-            Report::Failed(step, errno) => [2, step as u32, errno.cast_unsigned()],
-            Report::Exited { status, is_alone } => [3, status.cast_unsigned(), u32::from(is_alone)],
-            Report::Traceless => [4, 0, 0],
+            Report::Started => [1, 0, 0, 0, 0],
+            Report::Failed(step, errno) => [2, step as u32, errno.cast_unsigned(), 0, 0],
+            Report::Exited {
+                status,
+                is_alone,
+                completes,
+                at,
+            } => {
+                let flags = u32::from(is_alone) | u32::from(completes) << 1;
+                let (high, low) = ((at >> 32) as u32, at as u32);
+                [3, status.cast_unsigned(), flags, high, low]
+            }
+            Report::Traceless => [4, 0, 0, 0, 0],
         };
-        let [[a, b, c, d], [e, f, g, h], [i, j, k, l]] = words.map(u32::to_ne_bytes);
-        [a, b, c, d, e, f, g, h, i, j, k, l]
+        let mut bytes = [0; REPORT_BYTES];
+        for (place, byte) in bytes
+            .iter_mut()
+            .zip(words.iter().flat_map(|word| word.to_ne_bytes()))
+        {
+            *place = byte;
+        }
+        bytes
     }
 
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Report> {
         let (words, []) = bytes.as_chunks::<4>() else {
             return None;
         };
-        let [kind, first, second] = <[[u8; 4]; 3]>::try_from(words)
+        let [kind, first, second, high, low] = <[[u8; 4]; 5]>::try_from(words)
             .ok()?
             .map(u32::from_ne_bytes);
         match kind {
@@ -125,7 +214,9 @@ impl Report {
             )),
             3 => Some(Report::Exited {
                 status: first.cast_signed(),
-                is_alone: second != 0,
+                is_alone: second & 1 != 0,
+                completes: second & 2 != 0,
+                at: u64::from(high) << 32 | u64::from(low),
             }),
             4 => Some(Report::Traceless),
             _ => None,
@@ -142,7 +233,8 @@ pub(crate) struct Message {
     pub(crate) is_short: bool,
 }
 
-const DESCRIPTORS_MAX: usize = START_DESCRIPTORS + CGROUPS_MAX;
+/// As come with a [`Start`].
+pub(crate) const DESCRIPTORS_MAX: usize = 1 + STDIO + SUCCESSOR_DESCRIPTORS + CGROUPS_MAX;
 
 /// Sends a message, whole or not at all.
 pub(crate) fn send(
@@ -220,10 +312,14 @@ mod tests {
             Report::Exited {
                 status: 0x7f00,
                 is_alone: true,
+                completes: false,
+                at: u64::MAX - 1,
             },
             Report::Exited {
                 status: 9,
                 is_alone: false,
+                completes: true,
+                at: 1 << 32 | 5,
             },
             Report::Traceless,
         ] {
@@ -234,11 +330,45 @@ mod tests {
     #[test]
     fn what_is_no_report_is_refused() {
         assert_eq!(Report::from_bytes(&[]), None);
-        assert_eq!(Report::from_bytes(&[0; 11]), None);
-        assert_eq!(Report::from_bytes(&[0; 16]), None);
-        assert_eq!(Report::from_bytes(&[9; 12]), None);
+        assert_eq!(Report::from_bytes(&[0; REPORT_BYTES - 1]), None);
+        assert_eq!(Report::from_bytes(&[0; REPORT_BYTES + 4]), None);
+        assert_eq!(Report::from_bytes(&[9; REPORT_BYTES]), None);
         let mut unknown_step = Report::Failed(Step::Execute, 1).to_bytes();
         unknown_step[4] = 200;
         assert_eq!(Report::from_bytes(&unknown_step), None);
+    }
+
+    #[test]
+    fn what_is_asked_for_comes_as_it_went_with_what_belongs_to_it() {
+        let successor = |codes: &[u8], counts_kills| {
+            Some(StartSuccessor {
+                accepted: codes.iter().collect(),
+                counts_kills,
+            })
+        };
+        for (successor, descriptors) in [
+            (None, STDIO),
+            (successor(&[0], false), STDIO + 2),
+            (successor(&[3, 255], true), STDIO + 3),
+        ] {
+            let start = Start { successor };
+            assert_eq!(Start::from_bytes(&start.to_bytes()), Some(start));
+            for count in 0..=DESCRIPTORS_MAX + 1 {
+                let fits = (descriptors..=descriptors + CGROUPS_MAX).contains(&count);
+                assert_eq!(start.comes_with(count), fits, "{start:?} with {count}");
+            }
+        }
+        let start = Start { successor: None }.to_bytes();
+        let mut unknown_kind = start;
+        unknown_kind[START.len()] = 3;
+        for bytes in [
+            &[][..],
+            START,
+            &start[1..],
+            &start[..START_BYTES - 1],
+            &unknown_kind,
+        ] {
+            assert_eq!(Start::from_bytes(bytes), None);
+        }
     }
 }

@@ -16,10 +16,7 @@ use crate::failure::{Failure, Step};
 use crate::init::{Plan, Slot};
 use crate::network::Networks;
 use crate::sys;
-use crate::wire::{
-    CGROUPS_MAX, ORDER_BYTES_MAX, Opened, Order, Report, START, START_DESCRIPTORS, receive, send,
-    send_opened,
-};
+use crate::wire::{ORDER_BYTES_MAX, Opened, Order, Report, Start, receive, send, send_opened};
 
 /// What commands inherit.
 pub(crate) const UMASK: u32 = 0o022;
@@ -121,12 +118,14 @@ fn serve(socket: &OwnedFd, plan: &'static Plan, mut networks: Networks) -> ExitC
             return ExitCode::SUCCESS;
         };
         let descriptors = message.descriptors;
-        let expected = START_DESCRIPTORS..=START_DESCRIPTORS + CGROUPS_MAX;
-        let is_whole = message.is_short || expected.contains(&descriptors.len());
-        if message.bytes != START || !is_whole {
+        let asked = Start::from_bytes(&message.bytes).filter(|asked| {
+            let others = descriptors.len().checked_sub(1);
+            message.is_short || others.is_some_and(|others| asked.comes_with(others))
+        });
+        let Some(asked) = asked else {
             // Only the runner can write here, so this is not it any more.
             return ExitCode::FAILURE;
-        }
+        };
         // Where there is no room even for that, the runner sees it closed.
         let Some(control) = descriptors.first() else {
             continue;
@@ -134,7 +133,7 @@ fn serve(socket: &OwnedFd, plan: &'static Plan, mut networks: Networks) -> ExitC
         let started = match message.is_short {
             // What is missing may be a cgroup, and with it a limit.
             true => Err((Step::StartInit, libc::EMFILE)),
-            false => start(&mut slots, plan, &mut networks, &descriptors),
+            false => start(&mut slots, plan, &mut networks, asked, &descriptors),
         };
         if let Err((step, errno)) = started {
             let report = Report::Failed(step, errno).to_bytes();
@@ -150,6 +149,7 @@ fn start(
     slots: &mut Vec<&'static Slot>,
     plan: &'static Plan,
     networks: &mut Networks,
+    asked: Start,
     descriptors: &[OwnedFd],
 ) -> Result<(), (Step, sys::Errno)> {
     let number = match slots.iter().position(|slot| slot.is_free()) {
@@ -168,6 +168,6 @@ fn start(
         return Err((Step::StartInit, libc::EINVAL));
     };
     slot.control.store(control.as_raw_fd(), Ordering::Relaxed);
-    slot.hand(handed.iter().map(AsRawFd::as_raw_fd));
+    slot.hand(asked, handed.iter().map(AsRawFd::as_raw_fd));
     slot.start().map_err(|errno| (Step::StartInit, errno))
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use consecution::error::FailedTo;
 use consecution::http::{self, Drained, Listen, ListenError, Server};
 use consecution::portal::http as portal_http;
 
@@ -119,7 +120,7 @@ pub(crate) fn say_where(server: &Server) -> anyhow::Result<()> {
 
 /// An address cannot be had.
 pub(crate) fn cannot_listen(error: ListenError) -> anyhow::Error {
-    anyhow::anyhow!("failed to {error}")
+    FailedTo(error).into()
 }
 
 /// Serves until a signal comes, and then until everything in flight is

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use clap::Subcommand;
 use consecution::app;
+use consecution::error::FailedTo;
 use consecution::runner::Images;
 use image::{Entry, Image, Input, Limits, Progress, Reference, Registries, Store};
 
@@ -49,9 +50,9 @@ pub(crate) fn execute(global: &Global, command: Command) -> anyhow::Result<u8> {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
-            let registries = (images.registries)().map_err(failed_to)?;
+            let registries = (images.registries)().map_err(FailedTo)?;
             let pulling = images.store.pull(&name, &registries, &*images.progress);
-            let image = runtime.block_on(pulling).map_err(failed_to)?;
+            let image = runtime.block_on(pulling).map_err(FailedTo)?;
             print(&added(&image))?;
         }
         Command::Import { name, file } => {
@@ -64,14 +65,14 @@ pub(crate) fn execute(global: &Global, command: Command) -> anyhow::Result<u8> {
             let progress = progress::on_terminal();
             let image = store(global)?
                 .import(&name, input, &*progress)
-                .map_err(failed_to)?;
+                .map_err(FailedTo)?;
             print(&added(&image))?;
         }
-        Command::List => print(&table(&store(global)?.list().map_err(failed_to)?))?,
+        Command::List => print(&table(&store(global)?.list().map_err(FailedTo)?))?,
         Command::Remove { names } => {
             let store = store(global)?;
             for name in names {
-                store.remove(&reference(&name)?).map_err(failed_to)?;
+                store.remove(&reference(&name)?).map_err(FailedTo)?;
             }
         }
     }
@@ -117,16 +118,11 @@ fn store(global: &Global) -> anyhow::Result<Store> {
         image_bytes_max: global.image_max,
         ..Limits::default()
     };
-    app::open_store_for(&home, global.ids()?, limits).map_err(failed_to)
+    Ok(app::open_store_for(&home, global.ids()?, limits).map_err(FailedTo)?)
 }
 
 fn reference(name: &str) -> anyhow::Result<Reference> {
-    name.parse()
-        .map_err(|error: image::ReferenceError| failed_to(error))
-}
-
-fn failed_to(error: impl std::fmt::Display) -> anyhow::Error {
-    anyhow!("failed to {error}")
+    Ok(name.parse::<Reference>().map_err(FailedTo)?)
 }
 
 fn added(image: &Image) -> String {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use consecution::app;
+use consecution::error::FailedTo;
 use consecution::link_store::RunnerState;
 use consecution::text;
 
@@ -18,7 +19,7 @@ pub(crate) fn list(etcd: &servers::Etcd) -> anyhow::Result<u8> {
     let store = app::link_store(&etcd.options()?);
     runtime.block_on(async {
         let runners = store?.runners().await;
-        let runners = runners.map_err(|error| anyhow::anyhow!("failed to {error}"))?;
+        let runners = runners.map_err(FailedTo)?;
         print(&runners_table(&runners, SystemTime::now()))?;
         Ok(0)
     })

@@ -63,7 +63,7 @@ pub enum ListenAddressError {
 
 /// An address cannot be listened on. Its text reads well after "failed to".
 #[derive(Debug, thiserror::Error)]
-#[error("listen on {listen}: {source}")]
+#[error("listen on {listen}")]
 pub struct ListenError {
     /// The address.
     pub listen: Listen,
@@ -265,10 +265,7 @@ mod tests {
             connected.unwrap();
         }
         let nowhere: Listen = "no-such-host.invalid:0".parse().unwrap();
-        let error = nowhere.bind().await.unwrap_err().to_string();
-        assert!(
-            error.starts_with("listen on no-such-host.invalid:0: "),
-            "{error}"
-        );
+        let error = nowhere.bind().await.unwrap_err();
+        assert_eq!(error.to_string(), "listen on no-such-host.invalid:0");
     }
 }

@@ -1,13 +1,14 @@
-//! A link's pool of processes that are already started.
+//! A pool of pipelines that are already started, all of the same links in a row; often of
+//! one alone.
 //!
-//! Who takes one gets it at once where one is idle; its replacement starts
-//! after that, and nobody waits for it. A process leaves the pool for good when
+//! Taking returns at once if a pipeline is idle; its replacement starts
+//! after that, and nobody waits for it. A pipeline leaves the pool for good when
 //! it is taken. What is decided stands in [`pool_state`](super::pool_state);
 //! here it is done: starting, watching what is idle, telling who waits. It must
-//! not know what a process is given to do.
+//! not know what a pipeline is given to do.
 //!
 //! All pools that share a [`Capacity`] share one lock. Nothing under it waits,
-//! starts or drops a process.
+//! starts or drops a pipeline.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
@@ -32,38 +33,38 @@ mod tests;
 use approval::Approval;
 use shelved::{Condition, Shelved};
 
-/// Starts processes of one link.
+/// Starts the pipelines of one pool.
 pub trait Starter: Send + Sync + 'static {
     /// What it starts. Dropping one stops it.
-    type Process: Idle;
+    type Pipeline: Idle;
 
-    /// Starts a process, until it is ready for its request.
+    /// Starts a pipeline, until it is ready for its request.
     ///
     /// # Errors
     /// [`TakeError`], as whoever waits for it is told.
-    fn start(&self) -> impl Future<Output = Result<Self::Process, TakeError>> + Send;
+    fn start(&self) -> impl Future<Output = Result<Self::Pipeline, TakeError>> + Send;
 
     /// Nothing has been taken for a while: gives up what it keeps only to start
     /// the next ones faster. Does not wait.
     fn rest(&self);
 }
 
-/// A process without a request.
+/// A pipeline without a request.
 pub trait Idle: Send + Sync + 'static {
-    /// Resolves when the process is no longer as good as fresh: it has ended,
-    /// or has written something.
+    /// Resolves when it is no longer as good as fresh: one of its processes has ended, or
+    /// the last one has written something.
     fn spoiled(&self) -> impl Future<Output = ()> + Send;
 
     /// Who has spoiled it, once somebody has; not long after that.
     fn spoiled_by(&mut self) -> impl Future<Output = SpoiledBy> + Send;
 }
 
-/// Who has spoiled a process without a request.
+/// Who has spoiled a pipeline without a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpoiledBy {
-    /// The process, which has ended or written by itself, as the next one would.
+    /// A process of it, which has ended or written by itself, as the next one would.
     Itself,
-    /// Somebody who has killed it, as the kernel does where memory runs out.
+    /// Somebody who has killed one, as the kernel does where memory runs out.
     Others,
 }
 
@@ -83,7 +84,7 @@ impl<P> Clone for Capacity<P> {
     }
 }
 
-/// The pool of one link. Dropping it drains it.
+/// The pool of some links in a row. Dropping it drains it.
 pub struct Pool<P: Idle> {
     shared: Arc<Shared<P>>,
     member: Member,
@@ -91,23 +92,23 @@ pub struct Pool<P: Idle> {
     keeper: JoinHandle<()>,
 }
 
-/// A process that was taken, and its room.
+/// A pipeline that was taken, and its room.
 pub struct Taken<P: Idle> {
-    /// The process.
-    pub process: P,
-    /// To be dropped when the process is gone, and not before.
+    /// The pipeline.
+    pub pipeline: P,
+    /// To be dropped when the pipeline is gone, and not before.
     pub permit: Permit<P>,
     /// It was there already: nobody has waited for it to start.
     pub was_idle: bool,
 }
 
-/// Room for a process that is in use.
+/// Room for a pipeline that is in use.
 pub struct Permit<P: Idle> {
     shared: Arc<Shared<P>>,
     member: Member,
 }
 
-/// No process could be taken.
+/// No pipeline could be taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TakeError {
     /// All processes are in use, and enough wait for one.
@@ -117,7 +118,7 @@ pub enum TakeError {
     /// later; for this reason.
     #[error("{0}")]
     Starved(Arc<str>),
-    /// The link cannot be started, for this reason.
+    /// A link cannot be started, for this reason.
     #[error("{0}")]
     CannotStart(Arc<str>),
 }
@@ -139,14 +140,15 @@ struct Inner<P> {
 
 /// What one pool has.
 struct Shelf<P> {
-    id: LinkId,
+    /// The links of each pipeline.
+    ids: Arc<[LinkId]>,
     start: Start<P>,
     /// The oldest first.
     idle: VecDeque<Shelved<P>>,
     waiting: BTreeMap<Ticket, oneshot::Sender<Answer<P>>>,
     /// Wakes the keeper.
     changed: Arc<Notify>,
-    /// Tells that nobody has a process of it, or waits for one, and none is on its
+    /// Tells that nobody has a pipeline of it, or waits for one, and none is on its
     /// way.
     unused: Arc<Notify>,
     /// It was said that it is cold, as it may be again and again.
@@ -154,7 +156,7 @@ struct Shelf<P> {
 }
 
 type Start<P> = Arc<dyn Fn() -> BoxFuture<'static, Answer<P>> + Send + Sync>;
-/// What who waits is told. A process that was sent counts as in use.
+/// What who waits is told. A pipeline that was sent counts as in use.
 type Answer<P> = Result<P, TakeError>;
 
 impl<P: Idle> Capacity<P> {
@@ -178,14 +180,29 @@ impl<P: Idle> Capacity<P> {
         }
     }
 
-    /// How many processes and takers each link has; of links that have several
-    /// pools, all of them.
+    /// How many processes and takers each link has, over all pools: a pipeline has a
+    /// process of each of its links, and who waits for one waits for all of them.
     pub fn counts(&self) -> BTreeMap<LinkId, Counts> {
         self.shared.with(|inner, _| {
             let mut counts: BTreeMap<LinkId, Counts> = BTreeMap::new();
             for (member, shelf) in &inner.shelves {
-                let of_link = counts.entry(shelf.id).or_default();
-                of_link.add(inner.state.counts(*member));
+                for id in &*shelf.ids {
+                    let of_link = counts.entry(*id).or_default();
+                    of_link.add(inner.state.counts(*member));
+                }
+            }
+            counts
+        })
+    }
+
+    /// As [`counts`](Self::counts), of one link.
+    pub fn counts_of(&self, id: LinkId) -> Counts {
+        self.shared.with(|inner, _| {
+            let mut counts = Counts::default();
+            for (member, shelf) in &inner.shelves {
+                for _ in shelf.ids.iter().filter(|named| **named == id) {
+                    counts.add(inner.state.counts(*member));
+                }
             }
             counts
         })
@@ -193,11 +210,19 @@ impl<P: Idle> Capacity<P> {
 }
 
 impl<P: Idle> Pool<P> {
-    /// Opens the pool of link `id`, and starts what it is to have in reserve.
-    pub fn new<S>(id: LinkId, starter: S, config: &Config, capacity: &Capacity<P>) -> Pool<P>
+    /// Opens a pool of pipelines of those links, and starts what it is to have in
+    /// reserve.
+    pub fn new<S>(
+        ids: impl Into<Arc<[LinkId]>>,
+        starter: S,
+        config: &Config,
+        capacity: &Capacity<P>,
+    ) -> Pool<P>
     where
-        S: Starter<Process = P>,
+        S: Starter<Pipeline = P>,
     {
+        let ids = ids.into();
+        let weight = ids.len();
         let starter = Arc::new(starter);
         // The keeper may outlive the pool for a moment: nothing of it is to.
         let resting = Arc::downgrade(&starter);
@@ -207,7 +232,7 @@ impl<P: Idle> Pool<P> {
         });
         let (changed, unused) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let shelf = Shelf {
-            id,
+            ids,
             start,
             idle: VecDeque::new(),
             waiting: BTreeMap::new(),
@@ -217,7 +242,7 @@ impl<P: Idle> Pool<P> {
         };
         let shared = Arc::clone(&capacity.shared);
         let member = shared.with(|inner, now| {
-            let member = inner.state.add(config.clone(), now);
+            let member = inner.state.add(config.clone(), weight, now);
             inner.shelves.insert(member, shelf);
             member
         });
@@ -231,7 +256,18 @@ impl<P: Idle> Pool<P> {
         }
     }
 
-    /// Takes a process out of the pool: at once where one is idle, else when
+    /// Is to have that much in reserve from now on, also where nothing is called. What it
+    /// has beyond that is thrown away a little later.
+    pub fn set_floor(&self, floor: usize) {
+        self.shared.with(|inner, now| {
+            inner.state.set_floor(self.member, floor, now);
+            if let Some(shelf) = inner.shelves.get(&self.member) {
+                shelf.changed.notify_one();
+            }
+        });
+    }
+
+    /// Takes a pipeline out of the pool: at once where one is idle, else when
     /// one has been started.
     ///
     /// # Errors
@@ -240,8 +276,8 @@ impl<P: Idle> Pool<P> {
         self.take_as(PoolState::take).await
     }
 
-    /// As [`take`](Self::take), for somebody who has a process of another pool
-    /// already, and so must not wait for room.
+    /// As [`take`](Self::take), for somebody who has a pipeline of another pool already,
+    /// or would take a smaller one, and so must not wait for room.
     ///
     /// # Errors
     /// [`TakeError`]: at once where there is no room.
@@ -280,9 +316,9 @@ impl<P: Idle> Pool<P> {
             match step {
                 Step::Busy => return Err(TakeError::Busy),
                 Step::Wait(ticket, answered) => {
-                    let process = self.wait(ticket, answered).await?;
+                    let pipeline = self.wait(ticket, answered).await?;
                     return Ok(Taken {
-                        process,
+                        pipeline,
                         permit: self.permit(),
                         was_idle: false,
                     });
@@ -290,18 +326,18 @@ impl<P: Idle> Pool<P> {
                 Step::Idle(shelved) => {
                     let permit = self.permit();
                     match shelved.map(Shelved::take) {
-                        Some((process, Condition::Fresh)) => {
+                        Some((pipeline, Condition::Fresh)) => {
                             return Ok(Taken {
-                                process,
+                                pipeline,
                                 permit,
                                 was_idle: true,
                             });
                         }
                         // Just now; the next one may be as good as new.
-                        Some((process, Condition::Spoiled)) => {
+                        Some((pipeline, Condition::Spoiled)) => {
                             let (shared, member) = (&self.shared, self.member);
                             shared.with(|inner, now| inner.state.taken_spoiled(member, now));
-                            shared.find_out(member, process);
+                            shared.find_out(member, pipeline);
                         }
                         None => {}
                     }
@@ -323,7 +359,7 @@ impl<P: Idle> Pool<P> {
         });
     }
 
-    /// Waits, when it is drained, until nobody has a process of it, or waits for
+    /// Waits, when it is drained, until nobody has a pipeline of it, or waits for
     /// one, and none is on its way.
     pub async fn until_unused(&self) {
         loop {
@@ -336,13 +372,7 @@ impl<P: Idle> Pool<P> {
         }
     }
 
-    /// Does everybody who waits have a start under way, and nobody wait for room?
-    pub fn has_started_for_all(&self) -> bool {
-        let counts = self.counts();
-        counts.waiting <= counts.starting
-    }
-
-    /// How many processes and takers it has.
+    /// How many pipelines and takers it has.
     pub fn counts(&self) -> Counts {
         self.shared.with(|inner, _| inner.state.counts(self.member))
     }
@@ -391,9 +421,9 @@ impl<P: Idle> Drop for Waiting<'_, P> {
                 inner.tell_if_unused(*member);
             }
         });
-        // Answered, but not heard: the process goes, and gives its room back.
-        if let Ok(Ok(process)) = self.answered.try_recv() {
-            drop((process, self.pool.permit()));
+        // Answered, but not heard: the pipeline goes, and gives its room back.
+        if let Ok(Ok(pipeline)) = self.answered.try_recv() {
+            drop((pipeline, self.pool.permit()));
         }
     }
 }
@@ -451,12 +481,12 @@ impl<P: Idle> Shared<P> {
         result
     }
 
-    /// Finds out who has spoiled a process, and throws it away. It is no concern of
+    /// Finds out who has spoiled a pipeline, and throws it away. It is no concern of
     /// whoever wanted to have it.
-    fn find_out(self: &Arc<Self>, member: Member, mut process: P) {
+    fn find_out(self: &Arc<Self>, member: Member, mut pipeline: P) {
         let shared = Arc::clone(self);
         self.runtime.spawn(async move {
-            if process.spoiled_by().await == SpoiledBy::Itself {
+            if pipeline.spoiled_by().await == SpoiledBy::Itself {
                 shared.with(|inner, now| {
                     if inner.state.turn_cold(member, now) {
                         inner.say_cold(member);
@@ -475,9 +505,9 @@ impl<P: Idle> Shared<P> {
                 return spoiled;
             };
             for at in (0..shelf.idle.len()).rev() {
-                if let Poll::Ready(process) = shelf.idle[at].poll_spoiled(context) {
+                if let Poll::Ready(pipeline) = shelf.idle[at].poll_spoiled(context) {
                     drop(shelf.idle.remove(at));
-                    spoiled.push(process);
+                    spoiled.push(pipeline);
                     inner.state.spoiled(member, at, now);
                 }
             }
@@ -486,8 +516,8 @@ impl<P: Idle> Shared<P> {
         if spoiled.is_empty() {
             return Poll::Pending;
         }
-        for process in spoiled {
-            self.find_out(member, process);
+        for pipeline in spoiled {
+            self.find_out(member, pipeline);
         }
         Poll::Ready(())
     }
@@ -508,9 +538,10 @@ impl<P> Inner<P> {
             && !std::mem::replace(&mut shelf.said_cold, true)
         {
             tracing::warn!(
-                link_id = %shelf.id,
-                "a process of the link ended or wrote before it had its input: \
-                 for a while, they are started on demand (`Warm: false` always does that)"
+                link_id = names(&shelf.ids),
+                "a process of the link, or of those that follow, ended or wrote before it had \
+                 its input: for a while, they are started on demand (`Warm: false` always \
+                 does that)"
             );
         }
     }
@@ -521,7 +552,7 @@ async fn keep<P: Idle>(
     shared: Arc<Shared<P>>,
     member: Member,
     changed: Arc<Notify>,
-    starter: Weak<impl Starter<Process = P>>,
+    starter: Weak<impl Starter<Pipeline = P>>,
 ) {
     let mut rest_at = None;
     loop {
@@ -539,6 +570,12 @@ async fn keep<P: Idle>(
             }
         }
     }
+}
+
+/// The links of a pool, for the log.
+fn names(ids: &[LinkId]) -> String {
+    let ids: Vec<_> = ids.iter().map(LinkId::to_string).collect();
+    ids.join(" ")
 }
 
 async fn until(moment: Option<Instant>) {

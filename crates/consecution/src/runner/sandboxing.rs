@@ -2,7 +2,7 @@
 
 use sandbox::{Ids, SCRATCH_BYTES_DEFAULT};
 
-use super::process::Bounds;
+use super::pipeline::Bounds;
 
 /// What the links of a runner may have.
 #[derive(Debug, Clone)]

@@ -1,4 +1,5 @@
-//! Answers the calls of one link, each with a fresh process.
+//! Answers the calls of one link, each with a fresh process, and with one of each link
+//! that follows it here.
 //!
 //! A call is refused as busy where it would have run elsewhere, or later: also where
 //! this runner is starved, or the link's zygote is gone.
@@ -9,37 +10,38 @@ use std::time::Duration;
 
 use chain::LinkId;
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, join, join_all, maybe_done};
+use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::metrics::{LinkMetrics, Metrics};
-use super::neighbours::{Follower, Neighbours};
-use super::pool::{Idle, Pool, SpoiledBy, Starter, TakeError, Taken};
-use super::process::{Bounds, IdleProcess, StartError, Work};
+use super::local_links::{LocalLink, LocalLinks, Segment, Served};
+use super::metrics::Metrics;
+use super::pipeline::{Bounds, IdlePipeline, Stage, StartError, StartFailure, Work};
+use super::pool::{Idle, SpoiledBy, Starter, TakeError, Taken};
 use super::reaper::{Reaped, Reaper};
 use super::starvation::{Kind, Starvation};
-use super::worker::Held;
 use crate::trace::CallId;
 use crate::transport::{
     Body, Cut, Ending, Following, Judge, Outcome, PendingOutcome, Refusal, RefusalReason, Reply,
     Request, Service, Waiting, gate,
 };
 
-/// A process that waits for its request, and is counted.
+/// A pipeline that waits for its request, and the links that it is of.
 pub(super) struct Warm {
-    process: Reaped<IdleProcess>,
-    metrics: Arc<LinkMetrics>,
+    pipeline: Reaped<IdlePipeline>,
+    links: Arc<[Arc<LocalLink>]>,
 }
 
 impl Idle for Warm {
     async fn spoiled(&self) {
-        self.process.until_spoiled().await;
-        self.metrics.spoiled.inc();
+        self.pipeline.until_spoiled().await;
+        for link in &*self.links {
+            link.metrics.spoiled.inc();
+        }
     }
 
     async fn spoiled_by(&mut self) -> SpoiledBy {
-        self.process.spoiled_by().await
+        self.pipeline.spoiled_by().await
     }
 }
 
@@ -58,33 +60,46 @@ const GONE_WAIT_MAX: Duration = Duration::from_millis(100);
 /// not get more of them than others do since it is faster.
 const STARVED_PAUSE: Duration = Duration::from_millis(20);
 
-/// Starts processes of one link.
-pub(super) struct ZygoteStarter {
-    pub(super) held: Arc<Held>,
-    /// Turns, of which each start takes one.
-    pub(super) starts: Arc<Semaphore>,
-    pub(super) of_runner: Arc<Metrics>,
-    pub(super) of_link: Arc<LinkMetrics>,
+/// What all starts of a runner share. Clones are the same.
+#[derive(Clone)]
+pub(super) struct Starts {
+    /// Of which each takes one.
+    pub(super) turns: Arc<Semaphore>,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) starvation: Arc<Starvation>,
+    /// Ends pipelines that nobody wants.
     pub(super) reaper: Reaper,
 }
 
-impl ZygoteStarter {
-    /// What to tell whoever waits for a process that could not be started.
+/// Starts pipelines of links in a row.
+pub(super) struct PipelineStarter {
+    pub(super) links: Arc<[Arc<LocalLink>]>,
+    /// The exit codes of each link that complete the input of the next one.
+    pub(super) accepted: Vec<Vec<u8>>,
+    pub(super) starts: Starts,
+}
+
+impl PipelineStarter {
+    /// What to tell whoever waits for a pipeline that could not be started.
     async fn failed(&self, error: &StartError) -> TakeError {
-        self.of_link.start_failures.inc();
         let reason = format!("failed to {error}");
-        let kind = match error {
+        let Some(link) = self.links.get(error.stage) else {
+            return TakeError::CannotStart(reason.into());
+        };
+        link.metrics.start_failures.inc();
+        let kind = match &error.cause {
             // A zygote is gone a moment after all that it has started.
-            StartError::Killed if timeout(GONE_WAIT_MAX, self.held.until_gone()).await.is_ok() => {
+            StartFailure::Killed
+                if timeout(GONE_WAIT_MAX, link.held.until_gone()).await.is_ok() =>
+            {
                 Kind::ZygoteGone
             }
-            error => Kind::of(error),
+            cause => Kind::of(cause),
         };
         match kind {
             Kind::Starved(advice) => {
                 let reason = format!("{reason} ({advice})").into();
-                self.starvation.failed(&reason);
+                self.starts.starvation.failed(&reason);
                 TakeError::Starved(reason)
             }
             // Nothing that it starts would run, and the link will be served again.
@@ -94,15 +109,23 @@ impl ZygoteStarter {
     }
 }
 
-impl Starter for ZygoteStarter {
-    type Process = Warm;
+impl Starter for PipelineStarter {
+    type Pipeline = Warm;
 
     async fn start(&self) -> Result<Warm, TakeError> {
         // Else a runner might have more processes than it may have.
-        let _ = timeout(REAPED_WAIT_MAX, self.reaper.until_caught_up()).await;
-        let turn = self.starts.acquire().await;
+        let reaped = self.starts.reaper.until_caught_up();
+        let _ = timeout(REAPED_WAIT_MAX, reaped).await;
+        let turn = self.starts.turns.acquire().await;
         let began = Instant::now();
-        let mut start = pin!(IdleProcess::start(self.held.zygote()));
+        let stages = self.links.iter().zip(&self.accepted);
+        let stages: Vec<_> = stages
+            .map(|(link, accepted)| Stage {
+                zygote: link.held.zygote(),
+                accepted,
+            })
+            .collect();
+        let mut start = pin!(IdlePipeline::start(&stages));
         let started = match timeout(TURN_MAX, &mut start).await {
             Ok(started) => started,
             Err(_) => {
@@ -111,13 +134,13 @@ impl Starter for ZygoteStarter {
             }
         };
         match started {
-            Ok(process) => {
+            Ok(pipeline) => {
                 let took = began.elapsed();
-                self.of_runner.starts.observe(took.as_secs_f64());
-                self.starvation.succeeded();
+                self.starts.metrics.starts.observe(took.as_secs_f64());
+                self.starts.starvation.succeeded();
                 Ok(Warm {
-                    process: Reaped::new(process, &self.reaper),
-                    metrics: Arc::clone(&self.of_link),
+                    pipeline: Reaped::new(pipeline, &self.starts.reaper),
+                    links: Arc::clone(&self.links),
                 })
             }
             Err(error) => Err(self.failed(&error).await),
@@ -125,21 +148,21 @@ impl Starter for ZygoteStarter {
     }
 
     fn rest(&self) {
-        self.held.zygote().rest();
+        for link in &*self.links {
+            link.held.zygote().rest();
+        }
     }
 }
 
-/// Answers calls with the processes of a pool.
-pub(super) struct PoolService {
-    pub(super) id: LinkId,
-    pub(super) pool: Arc<Pool<Warm>>,
+/// Answers the calls of a link with pipelines that begin with it.
+pub(super) struct LinkService {
+    pub(super) served: Served,
+    pub(super) links: LocalLinks,
     pub(super) bounds: Bounds,
-    pub(super) metrics: Arc<LinkMetrics>,
-    pub(super) neighbours: Neighbours,
     pub(super) starvation: Arc<Starvation>,
 }
 
-impl Service for PoolService {
+impl Service for LinkService {
     fn call(&self, request: Request) -> BoxFuture<'_, Result<Reply, Refusal>> {
         async move {
             let Request {
@@ -149,7 +172,7 @@ impl Service for PoolService {
                 ..
             } = &request;
             match self.take_by(*deadline, waiting, following).await {
-                Ok((taken, following)) => Ok(self.serve_all(request, taken, following)),
+                Ok(segments) => Ok(self.serve_all(request, segments)),
                 Err(error) => {
                     let reason = self.refuse(&request.trace.call_id, error);
                     if self.starvation.is_on() {
@@ -163,16 +186,16 @@ impl Service for PoolService {
     }
 }
 
-impl PoolService {
-    /// As [`PoolService::take`], and not later than at the call's deadline: what
+impl LinkService {
+    /// As [`LocalLinks::take`], and not later than at the call's deadline: what
     /// has found no room by then has not been run, and is told so.
     async fn take_by(
         &self,
         deadline: Option<Instant>,
         waiting: &Waiting,
         following: &[Following],
-    ) -> Result<(Taken<Warm>, Vec<Follower>), TakeError> {
-        let mut taking = pin!(self.take(following));
+    ) -> Result<Vec<Segment>, TakeError> {
+        let mut taking = pin!(self.links.take(&self.served, following));
         if let Some(taken) = taking.as_mut().now_or_never() {
             return taken;
         }
@@ -184,29 +207,8 @@ impl PoolService {
         .unwrap_or(Err(TakeError::Busy))
     }
 
-    /// Takes a process for a call, and of the links that follow as many as there
-    /// are.
-    async fn take(
-        &self,
-        following: &[Following],
-    ) -> Result<(Taken<Warm>, Vec<Follower>), TakeError> {
-        let mut first = pin!(maybe_done(self.pool.take()));
-        let _ = first.as_mut().now_or_never();
-        if !self.pool.has_started_for_all() {
-            // It may wait for room, and must hold nothing meanwhile.
-            first.as_mut().await;
-        }
-        if let Some(Err(error)) = first.as_mut().output_mut() {
-            return Err(error.clone());
-        }
-        let ((), following) = join(first.as_mut(), self.neighbours.take(following)).await;
-        let taken = first.take_output().unwrap_or(Err(TakeError::Busy));
-        Ok((taken?, following))
-    }
-
-    /// Gives a call to processes of this link and of those that follow, each of
-    /// which reads what the one before it writes.
-    fn serve_all(&self, request: Request, taken: Taken<Warm>, following: Vec<Follower>) -> Reply {
+    /// Gives a call to pipelines, each of which reads what the one before it writes.
+    fn serve_all(&self, request: Request, segments: Vec<Segment>) -> Reply {
         let Request {
             body,
             trace,
@@ -214,23 +216,23 @@ impl PoolService {
             stderr,
             ..
         } = request;
-        let work = |input| Work {
-            input,
-            deadline,
-            stderr: stderr.clone(),
-        };
-        let (mut output, outcome) = self.serve(work(body), taken, &trace.call_id);
-        let joined = following.len();
-        let mut outcomes = vec![outcome];
-        for follower in following {
-            let Follower {
-                service,
-                taken,
-                accepted,
-            } = follower;
-            let before = outcomes[outcomes.len() - 1].clone();
-            let input = gate(output, before, Accepted(accepted));
-            let (next, outcome) = service.serve(work(input), taken, &trace.call_id);
+        let links = segments
+            .iter()
+            .map(|segment| segment.taken.pipeline.links.len());
+        let joined = links.sum::<usize>().saturating_sub(1);
+        let mut output = body;
+        let mut outcomes: Vec<PendingOutcome> = Vec::new();
+        for Segment { taken, accepted } in segments {
+            let input = match outcomes.last() {
+                Some(before) => gate(output, before.clone(), Accepted(accepted)),
+                None => output,
+            };
+            let work = Work {
+                input,
+                deadline,
+                stderr: stderr.clone(),
+            };
+            let (next, outcome) = self.serve(work, taken, &trace.call_id);
             output = next;
             outcomes.push(outcome);
         }
@@ -242,50 +244,59 @@ impl PoolService {
 
     fn serve(&self, work: Work, taken: Taken<Warm>, call_id: &CallId) -> (Body, PendingOutcome) {
         let Taken {
-            process: Warm { process, metrics },
+            pipeline: Warm { pipeline, links },
             permit,
             was_idle,
         } = taken;
-        if was_idle {
-            metrics.hits.inc();
-        } else {
-            metrics.misses.inc();
+        for link in &*links {
+            match was_idle {
+                true => link.metrics.hits.inc(),
+                false => link.metrics.misses.inc(),
+            };
         }
-        let (id, call_id) = (self.id, call_id.clone());
-        process
-            .into_inner()
-            .serve(work, self.bounds, permit, move |outcome| {
+        // Not the links: a runner that is dropped drops their zygotes, and so ends the call.
+        let links = links
+            .iter()
+            .map(|link| (link.id, Arc::clone(&link.metrics)));
+        let links: Vec<_> = links.collect();
+        let call_id = call_id.clone();
+        let pipeline = pipeline.into_inner();
+        pipeline.serve(work, self.bounds, permit, move |outcome| {
+            for ((id, metrics), outcome) in links.iter().zip(outcome.links()) {
                 metrics.end(outcome);
-                log_end(id, &call_id, outcome);
-            })
+                log_end(*id, &call_id, outcome);
+            }
+        })
     }
 
     fn refuse(&self, call_id: &CallId, error: TakeError) -> RefusalReason {
-        tracing::debug!(%call_id, link_id = %self.id, "a call was refused: {error}");
+        let LocalLink { id, metrics, .. } = &*self.served.link;
+        tracing::debug!(%call_id, link_id = %id, "a call was refused: {error}");
         match error {
             TakeError::Busy => {
-                self.metrics.busy.inc();
+                metrics.busy.inc();
                 RefusalReason::Busy
             }
             TakeError::Starved(_) => {
-                self.metrics.starved.inc();
+                metrics.starved.inc();
                 RefusalReason::Busy
             }
             TakeError::CannotStart(reason) => {
-                self.metrics.cannot_start.inc();
+                metrics.cannot_start.inc();
                 RefusalReason::CannotStart(reason)
             }
         }
     }
 }
 
-/// The codes with which a link succeeds, so that what it has written is complete.
+/// The codes with which the last link of a pipeline succeeds, so that what it has written is
+/// complete. One whose input was not is stopped, and has not exited.
 struct Accepted(Vec<u8>);
 
 impl Judge for Accepted {
     fn judge(&self, outcome: &Outcome) -> Result<(), Cut> {
-        match outcome.ending {
-            Ending::Exited(code) if self.0.contains(&code) => Ok(()),
+        match outcome.links().last().map(|last| &last.ending) {
+            Some(Ending::Exited(code)) if self.0.contains(code) => Ok(()),
             _ => Err(Cut::new("the link before it failed")),
         }
     }
@@ -300,6 +311,7 @@ fn all(mut outcomes: Vec<PendingOutcome>) -> PendingOutcome {
         1 => outcomes.remove(0),
         _ => PendingOutcome::new(async {
             let outcomes = join_all(outcomes).await;
+            let outcomes = outcomes.into_iter().flat_map(Outcome::into_links);
             // There is one at least.
             Outcome::of_links(outcomes).unwrap_or_else(|| Outcome::lost("nothing was run"))
         }),

@@ -14,7 +14,7 @@ use sandbox::{CgroupError, Step};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::process::StartError;
+use super::pipeline::StartFailure;
 use super::states::States;
 
 /// How long no start must have failed for that before it counts as over.
@@ -56,19 +56,19 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) fn of(error: &StartError) -> Kind {
+    pub(super) fn of(error: &StartFailure) -> Kind {
         let errno = match error {
-            StartError::Io(error) | StartError::Sandbox(sandbox::StartError::Zygote(error)) => {
+            StartFailure::Io(error) | StartFailure::Sandbox(sandbox::StartError::Zygote(error)) => {
                 errno(error)
             }
-            StartError::Sandbox(sandbox::StartError::Cgroup(CgroupError::Refused {
+            StartFailure::Sandbox(sandbox::StartError::Cgroup(CgroupError::Refused {
                 source,
                 ..
             })) => errno(source),
             // Of this there is as much as the link says.
-            StartError::Failed(failure) if failure.step == Step::LimitMemory => None,
-            StartError::Failed(failure) => Some(Errno::from_raw_os_error(failure.errno)),
-            StartError::Killed | StartError::TooSlow => {
+            StartFailure::Failed(failure) if failure.step == Step::LimitMemory => None,
+            StartFailure::Failed(failure) => Some(Errno::from_raw_os_error(failure.errno)),
+            StartFailure::Killed | StartFailure::TooSlow => {
                 return Kind::Starved("is memory short, or the processor?");
             }
             _ => None,
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn what_the_host_lacks_is_told_from_what_is_wrong_with_the_link() {
-        let io = |errno: Errno| StartError::Io(errno.into());
+        let io = |errno: Errno| StartFailure::Io(errno.into());
         for errno in [
             Errno::MFILE,
             Errno::NFILE,
@@ -174,17 +174,17 @@ mod tests {
             Errno::NOSPC,
         ] {
             assert!(matches!(Kind::of(&io(errno)), Kind::Starved(_)), "{errno}");
-            let asked = StartError::Sandbox(sandbox::StartError::Zygote(errno.into()));
+            let asked = StartFailure::Sandbox(sandbox::StartError::Zygote(errno.into()));
             assert!(matches!(Kind::of(&asked), Kind::Starved(_)), "{errno}");
             let cgroup = CgroupError::Refused {
                 what: "memory",
                 path: "/sys/fs/cgroup/x".into(),
                 source: errno.into(),
             };
-            let cgroup = StartError::Sandbox(sandbox::StartError::Cgroup(cgroup));
+            let cgroup = StartFailure::Sandbox(sandbox::StartError::Cgroup(cgroup));
             assert!(matches!(Kind::of(&cgroup), Kind::Starved(_)), "{errno}");
             let failed = |step| {
-                StartError::Failed(sandbox::Failure {
+                StartFailure::Failed(sandbox::Failure {
                     step,
                     subject: String::new(),
                     errno: errno.raw_os_error(),
@@ -197,7 +197,7 @@ mod tests {
         }
         assert_eq!(Kind::of(&io(Errno::NOENT)), Kind::OfLink);
         assert_eq!(Kind::of(&io(Errno::PIPE)), Kind::ZygoteGone);
-        assert!(matches!(Kind::of(&StartError::Killed), Kind::Starved(_)));
+        assert!(matches!(Kind::of(&StartFailure::Killed), Kind::Starved(_)));
     }
 
     #[tokio::test(start_paused = true)]

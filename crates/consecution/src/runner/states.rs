@@ -9,8 +9,6 @@ use chain::LinkId;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::pool::Pool;
-use super::service::Warm;
 use super::worker::LoadError;
 use crate::link_store::RunnerState;
 
@@ -48,8 +46,8 @@ type Key = u64;
 pub(super) enum LinkState {
     /// Its image is fetched, its zygote opened.
     Loading,
-    /// It answers calls, from this pool.
-    Serving(Arc<Pool<Warm>>),
+    /// It answers calls.
+    Serving,
     /// It could not be loaded, or its zygote is gone; it is tried again after a
     /// while.
     Broken(Arc<LoadError>),
@@ -80,10 +78,7 @@ impl States {
         let of = |is: fn(&LinkState) -> bool| states().filter(|state| is(state)).count();
         [
             ("loading", of(|state| matches!(state, LinkState::Loading))),
-            (
-                "serving",
-                of(|state| matches!(state, LinkState::Serving(_))),
-            ),
+            ("serving", of(|state| matches!(state, LinkState::Serving))),
             ("broken", of(|state| matches!(state, LinkState::Broken(_)))),
         ]
     }
@@ -103,7 +98,7 @@ impl States {
         };
         for (id, known) in &self.links {
             match &known.state {
-                LinkState::Serving(_) => summary.serving += 1,
+                LinkState::Serving => summary.serving += 1,
                 LinkState::Loading if summary.loading.len() < RunnerState::LINKS_LISTED_MAX => {
                     summary.loading.push(id.to_string());
                 }
@@ -147,36 +142,28 @@ impl Teller {
 
     /// Says how far it is; nobody hears it once the link has been forgotten.
     pub(super) fn tell(&self, state: LinkState) {
-        let mut before = None;
         self.states.send_if_modified(|states| {
             let known = states.links.get_mut(&self.id);
             let Some(known) = known.filter(|known| known.key == self.key) else {
                 return false;
             };
-            before = Some(std::mem::replace(&mut known.state, state));
+            known.state = state;
             true
         });
-        // Not under the lock, since it may be the last to hold a pool.
-        drop(before);
     }
 }
 
 /// The link is not known any more.
 pub(super) fn forget(states: &watch::Sender<States>, id: LinkId) {
-    let mut forgotten = None;
-    states.send_modify(|states| forgotten = states.links.remove(&id));
-    // Not under the lock, since it may be the last to hold a pool.
-    drop(forgotten);
+    states.send_modify(|states| drop(states.links.remove(&id)));
 }
 
 /// No more calls are taken, and no link is known any more.
 pub(super) fn drain(states: &watch::Sender<States>) {
-    let mut forgotten = BTreeMap::new();
     states.send_modify(|states| {
-        forgotten = std::mem::take(&mut states.links);
+        states.links.clear();
         states.is_draining = true;
     });
-    drop(forgotten);
 }
 
 /// Keeps `told` up to date, until nobody listens.

@@ -14,14 +14,12 @@ use tokio::time::{Instant, sleep_until};
 
 use super::hidden;
 use super::images::AgreedImages;
+use super::local_links::{LocalLink, LocalLinks, Membership};
 use super::metrics::{LinkMetrics, Metrics};
-use super::neighbours::{Entered, Neighbours};
-use super::pool::{Capacity, Pool};
-use super::pool_state;
-use super::process::watch;
+use super::pipeline::watch;
 use super::reaper::{Reaped, Reaper};
 use super::sandboxing::Sandboxing;
-use super::service::{PoolService, Warm, ZygoteStarter};
+use super::service::LinkService;
 use super::starvation::Starvation;
 use super::states::{LinkState, Teller};
 use crate::backoff::Backoff;
@@ -39,21 +37,15 @@ const HOSTNAME_CHARACTERS: usize = 12;
 
 /// What all workers of a runner share.
 pub(super) struct Shared {
-    pub(super) pool: pool_state::Config,
-    pub(super) capacity: Capacity<Warm>,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) images: AgreedImages,
-    pub(super) neighbours: Neighbours,
+    pub(super) links: LocalLinks,
     /// Turns for those who open zygotes.
     pub(super) opens: Semaphore,
-    /// Turns for starts of processes.
-    pub(super) starts: Arc<Semaphore>,
     pub(super) launcher: Launcher,
     pub(super) sandboxing: Sandboxing,
     pub(super) metrics: Arc<Metrics>,
     pub(super) starvation: Arc<Starvation>,
-    /// Ends processes that nobody wants.
-    pub(super) processes_reaper: Reaper,
     /// Ends zygotes, however long that takes.
     pub(super) zygotes_reaper: Reaper,
     /// Whether to say in the log which links are served, and which are broken.
@@ -139,7 +131,7 @@ pub(super) async fn work(
         };
         let metrics = metrics.get_or_insert_with(|| shared.metrics.of_link(id));
         let serving = Serving::begin(&shared, &link, &held, metrics);
-        teller.tell(LinkState::Serving(Arc::clone(&serving.pool)));
+        teller.tell(LinkState::Serving);
         if lives.begin() {
             tracing::info!(link_id = %id, image = link.image, "the link is served again");
         } else if shared.says_links {
@@ -153,7 +145,7 @@ pub(super) async fn work(
         };
         if !is_stopped {
             // Nothing that it starts would run.
-            serving.pool.drain();
+            serving.membership.served().alone.drain();
             let gone = LoadError::ZygoteGone;
             tracing::warn!(link_id = %id, image = link.image, "failed to {gone}");
             teller.tell(LinkState::Broken(Arc::new(gone)));
@@ -169,8 +161,7 @@ pub(super) async fn work(
 
 /// A link that takes calls.
 struct Serving {
-    pool: Arc<Pool<Warm>>,
-    entered: Entered,
+    membership: Membership,
     registration: Registration,
 }
 
@@ -182,46 +173,38 @@ impl Serving {
         metrics: &Arc<LinkMetrics>,
     ) -> Serving {
         let id = link.id();
-        let starter = ZygoteStarter {
-            held: Arc::clone(held),
-            starts: Arc::clone(&shared.starts),
-            of_runner: Arc::clone(&shared.metrics),
-            of_link: Arc::clone(metrics),
-            starvation: Arc::clone(&shared.starvation),
-            reaper: shared.processes_reaper.clone(),
-        };
-        let config = pool_state::Config {
-            is_late: link.late,
-            ..shared.pool.clone()
-        };
-        let pool = Pool::new(id, starter, &config, &shared.capacity);
-        let pool = Arc::new(pool);
-        let service = Arc::new(PoolService {
+        let membership = shared.links.enter(LocalLink {
             id,
-            pool: Arc::clone(&pool),
-            bounds: shared.sandboxing.bounds(),
+            held: Arc::clone(held),
             metrics: Arc::clone(metrics),
-            neighbours: shared.neighbours.clone(),
+            network: link.network,
+            is_late: link.late,
+        });
+        let service = Arc::new(LinkService {
+            served: membership.served().clone(),
+            links: shared.links.clone(),
+            bounds: shared.sandboxing.bounds(),
             starvation: Arc::clone(&shared.starvation),
         });
         Serving {
-            pool,
-            entered: shared.neighbours.enter(&service),
+            membership,
             registration: shared.transport.serve(id, service),
         }
     }
 
-    /// Takes no more calls from now on; resolves when those that it has are over.
+    /// Takes no more calls from now on; resolves when those that it has are over, also
+    /// those of other links that go on to it.
     fn end(self) -> impl Future<Output = ()> + Send {
         let Serving {
-            pool,
-            entered,
+            membership,
             registration,
         } = self;
-        drop(entered);
+        let pools = membership.leave();
         async move {
             registration.drain().await;
-            pool.until_unused().await;
+            for pool in pools {
+                pool.until_unused().await;
+            }
         }
     }
 }

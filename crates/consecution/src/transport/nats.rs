@@ -1,10 +1,19 @@
 //! The transport over NATS: a call goes to whichever runner of the link's queue
 //! group the server picks.
 //!
-//! A small call is one message each way. A large or a slow one goes on as
-//! numbered frames between two private inboxes, under credit, with signs of life
-//! from both sides. `docs/protocol.md` describes the wire. Nothing here knows
-//! what a chain is, or starts a process.
+//! A small call is one message each way. One that is large, or that writes and works
+//! on, goes on as numbered frames between two private inboxes, under credit, with
+//! signs of life from both sides. `docs/protocol.md` describes the wire. Nothing here
+//! knows what a chain is, or starts a process.
+//!
+//! Three layers, each of which knows those above it in this table only:
+//!
+//! | | |
+//! |---|---|
+//! | `wire` | what travels: pure, bytes and headers to plain data and back |
+//! | `connection` | how it travels: connections that are made again, inboxes, requests |
+//! | `exchange` | a call in frames: its state as plain data, and one duplex for both sides |
+//! | `client`, `server` | a call from its request on, made and answered |
 
 use std::sync::Arc;
 
@@ -12,54 +21,22 @@ use chain::LinkId;
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::watch;
 
-use super::{Refusal, RefusalReason, Registration, Reply, Request, Service, Transport, subject};
+use super::{Refusal, RefusalReason, Registration, Reply, Request, Service, Transport};
 use crate::config::NatsOptions;
+use connection::options;
 use connection::{Guard, Shared};
 
-mod answer;
-mod body;
-mod caller;
+mod client;
 mod connection;
-mod dial;
 mod exchange;
-mod following;
-mod frame;
-mod head;
-mod header_block;
-mod identity;
-mod inbox;
-mod line;
-mod look;
-mod options;
-mod outcome;
-mod pace;
-mod requests;
+mod role;
 mod server;
-mod silence;
-mod strangers;
 mod wire;
 
-pub use connection::Connection;
-pub use options::NatsError;
-
-/// Which end of calls a connection is for. It decides what its private inboxes
-/// start with, so that NATS permissions can tell them apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// Makes calls.
-    Portal,
-    /// Answers calls.
-    Runner,
-}
-
-impl Role {
-    fn inbox(self) -> &'static str {
-        match self {
-            Role::Portal => subject::PORTAL_INBOX,
-            Role::Runner => subject::RUNNER_INBOX,
-        }
-    }
-}
+pub use crate::connection::Connection;
+pub use connection::error::NatsError;
+pub use role::Role;
+pub use wire::subject;
 
 /// A connection to NATS that is made again whenever it is lost. Clones share it;
 /// calls that are under way when the last one is dropped are lost.
@@ -88,9 +65,9 @@ impl Nats {
         })
     }
 
-    /// How it is with the connection now, and whenever that changes.
+    /// State of the connection, now and whenever that changes.
     pub fn connection(&self) -> watch::Receiver<Connection> {
-        self.shared.connection()
+        self.shared.health.joint()
     }
 
     /// Sends what is still to be sent and closes the connection, for good. To be
@@ -102,7 +79,7 @@ impl Nats {
 
 impl Transport for Nats {
     fn call(&self, id: LinkId, request: Request) -> BoxFuture<'_, Result<Reply, Refusal>> {
-        caller::call(&self.shared, id, request).boxed()
+        client::call(&self.shared, id, request).boxed()
     }
 
     fn serve(&self, id: LinkId, service: Arc<dyn Service>) -> Registration {
@@ -110,6 +87,6 @@ impl Transport for Nats {
     }
 
     fn probe(&self, id: LinkId) -> BoxFuture<'_, Result<(), RefusalReason>> {
-        caller::probe(&self.shared, id).boxed()
+        client::probe(&self.shared, id).boxed()
     }
 }

@@ -1,7 +1,6 @@
 //! Whatever comes from outside: a clear answer to whoever sent it, a log line,
 //! nothing else disturbed.
 
-use crate::cannot_run_here;
 use crate::support::chain::{ChainFile, chain_with, file, link, shell};
 use crate::support::command::{PATIENCE, eventually, finish};
 use crate::support::http::Served;

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
-use crate::cannot_run_here;
 use crate::support::chain::{ChainFile, chain, chain_with, link, shell};
 use crate::support::command::eventually;
 use crate::support::http::{Client, Served, listen};

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use crate::cannot_run_here;
 use crate::support::chain::{chain_with, link, shell};
 use crate::support::leftovers::expect_gone_within;
 use crate::support::network::{AT_WORK, Servers, until_at_work, until_ready};

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::cannot_run_here;
 use crate::support::chain::{chain, link};
 use crate::support::command::{PATIENCE, PROGRAM, finish, finish_child};
 use crate::support::home;

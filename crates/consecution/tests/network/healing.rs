@@ -2,7 +2,6 @@
 
 use rustix::process::Signal;
 
-use crate::cannot_run_here;
 use crate::support::chain::{ChainFile, chain, chain_with, link};
 use crate::support::command::eventually;
 use crate::support::http::{Served, listen};

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::cannot_run_here;
 use crate::support::chain::{chain, chain_with, link, shell};
 use crate::support::command::{PATIENCE, eventually, finish};
 use crate::support::home;

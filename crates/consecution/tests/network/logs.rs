@@ -1,6 +1,5 @@
 //! A call can be followed through the logs.
 
-use crate::cannot_run_here;
 use crate::support::chain::{chain_with, link, shell};
 use crate::support::command::eventually;
 use crate::support::http::listen;

@@ -3,7 +3,6 @@
 
 use rustix::process::Signal;
 
-use crate::cannot_run_here;
 use crate::support::chain::{ChainFile, chain, link};
 use crate::support::command::{PATIENCE, finish};
 use crate::support::etcd::Etcd;

@@ -1,6 +1,5 @@
 //! Which portals are to get calls, and of which chains.
 
-use crate::cannot_run_here;
 use crate::support::chain::{chain_with, link};
 use crate::support::command::eventually;
 use crate::support::http::{Reply, Served};

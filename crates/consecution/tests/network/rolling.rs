@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::cannot_run_here;
 use crate::support::chain::{ChainFile, chain, link, shell};
 use crate::support::command::{PATIENCE, eventually};
 use crate::support::http::{Client, Served};

@@ -7,7 +7,6 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::cannot_run_here;
 use crate::support::chain::{ChainFile, chain, link};
 use crate::support::command::{Finished, PATIENCE, eventually, finish};
 use crate::support::etcd::{Certificates, Etcd};

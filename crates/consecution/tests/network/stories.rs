@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use consecution::portal::{FailureReason, Portal};
 
-use crate::cannot_run_here;
 use crate::support::chain::{ChainFile, chain_with, link, shell};
 use crate::support::command::{PATIENCE, finish};
 use crate::support::network::{Servers, until_ready};

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::cannot_run_here;
 use crate::support::chain::{chain, link, shell};
 use crate::support::command::{PATIENCE, eventually};
 use crate::support::etcd::Etcd;

@@ -1,6 +1,6 @@
 //! What the tests of the command share: a store with a busybox image in it,
 //! chain files, and running the real program with a bound on every wait.
-#![expect(dead_code, reason = "each test file uses its own part")]
+#![expect(dead_code, reason = "each of the tests uses its own part")]
 
 pub(crate) mod chain;
 pub(crate) mod command;

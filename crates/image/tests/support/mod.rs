@@ -16,6 +16,21 @@ use std::process::{Command, Stdio};
 
 use image::{Digest, Image, ImportError, Input, NoProgress, Reference, Store, StoreOptions};
 
+/// The name of the test `function` in the module with that path (`module_path!()`), for a
+/// test that runs its own program again with `--exact`.
+pub fn test_name(module: &str, function: &str) -> String {
+    let (_, module) = module.split_once("::").unwrap();
+    format!("{module}::{function}")
+}
+
+/// Checks that a program that was run so has run that test, and that it passed.
+pub fn expect_one_passed(output: &std::process::Output) {
+    let said = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    let (stdout, stderr) = (said(&output.stdout), said(&output.stderr));
+    let has_passed = output.status.success() && stdout.contains("1 passed");
+    assert!(has_passed, "{stdout}{stderr}");
+}
+
 /// A throw-away folder with a store in it.
 pub struct Home {
     pub folder: tempfile::TempDir,

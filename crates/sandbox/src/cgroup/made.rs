@@ -5,12 +5,15 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::hierarchy::Hierarchies;
 use super::settings::{self, File, Need, Setting};
-use super::{CgroupError, Version};
+use super::{CgroupError, Version, counts_a_kill};
 use crate::spec::Limits;
+
+/// More than what the kernel counts of a cgroup's memory takes.
+pub(crate) const COUNTS_BYTES_MAX: usize = 512;
 
 #[derive(Debug, Default)]
 pub(super) struct Made {
@@ -21,6 +24,8 @@ pub(super) struct Made {
     pub(super) join_files: Vec<OwnedFd>,
     /// The folder whose memory is limited.
     pub(super) memory: Option<(PathBuf, Version)>,
+    /// Where the kernel counts what it has killed there for want of memory.
+    pub(super) counts_file: Option<OwnedFd>,
     /// How many processes are in it: quicker to read than which.
     pub(super) count_file: Option<OwnedFd>,
 }
@@ -79,7 +84,14 @@ impl Made {
                 let count = fs::File::open(folder.join("pids.current"));
                 self.count_file = count.ok().map(OwnedFd::from);
             }
-            "memory" => self.memory = Some((folder, hierarchy.version)),
+            "memory" => {
+                let counts = fs::File::open(folder.join(match hierarchy.version {
+                    Version::One => "memory.oom_control",
+                    Version::Two => "memory.events",
+                }));
+                self.counts_file = counts.ok().map(OwnedFd::from);
+                self.memory = Some((folder, hierarchy.version));
+            }
             _ => {}
         }
         Ok(())
@@ -125,17 +137,14 @@ impl Made {
     /// Has the kernel killed a process in it because it had no memory left? How
     /// much it may have. The kernel counts before it kills.
     pub(super) fn ran_out_of_memory(&self) -> Option<u64> {
-        let (folder, version) = self.memory.as_ref()?;
-        let counts = fs::read_to_string(folder.join(match version {
-            Version::One => "memory.oom_control",
-            Version::Two => "memory.events",
-        }));
-        let counts = counts.unwrap_or_default();
-        let mut kills = counts
-            .lines()
-            .filter_map(|line| line.strip_prefix("oom_kill "));
-        let is_killed = kills.any(|count| count != "0");
+        let mut counts = [0; COUNTS_BYTES_MAX];
+        let length = rustix::io::pread(self.counts_file()?, &mut counts, 0).ok()?;
+        let is_killed = counts_a_kill(&counts[..length]);
         self.limits.memory_bytes.filter(|_| is_killed)
+    }
+
+    pub(super) fn counts_file(&self) -> Option<BorrowedFd<'_>> {
+        self.counts_file.as_ref().map(AsFd::as_fd)
     }
 }
 

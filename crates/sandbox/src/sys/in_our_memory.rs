@@ -209,7 +209,9 @@ pub(crate) fn receive<const DESCRIPTORS_MAX: usize>(
         parts: part.as_ptr() as usize,
         parts_length: 1,
         control: (&raw mut control) as usize,
-        control_length: size_of_val(&control),
+        // Without what may be behind them for the sake of alignment.
+        control_length: mem::offset_of!(ControlMessage<DESCRIPTORS_MAX>, descriptors)
+            + size_of_val(&control.descriptors),
         flags: 0,
     };
     let flags = libc::MSG_CMSG_CLOEXEC as usize;
@@ -346,6 +348,43 @@ pub(crate) fn write(file: i32, bytes: &[u8]) -> Result<(), Errno> {
     let arguments = [file as usize, bytes.as_ptr() as usize, bytes.len(), 0, 0, 0];
     // SAFETY: reads bytes that live across the call.
     unsafe { syscall(libc::SYS_pwrite64, arguments) }.map(drop)
+}
+
+/// Adds one to an eventfd. Where that cannot be waited for it is as good as done: whoever
+/// reads it is awake.
+pub(crate) fn raise(event: i32) -> Result<(), Errno> {
+    let one = 1u64;
+    let (bytes, length) = (ptr::from_ref(&one) as usize, size_of::<u64>());
+    // SAFETY: reads a number that lives across the call.
+    unsafe { syscall(libc::SYS_write, [event as usize, bytes, length, 0, 0, 0]) }.map(drop)
+}
+
+/// Lets go of the next message of a socket, and of what came with it: without room for
+/// a descriptor the kernel closes that.
+pub(crate) fn discard_message(socket: i32) -> Result<(), Errno> {
+    let flags = libc::MSG_DONTWAIT as usize;
+    // SAFETY: with no bytes to write and no address it touches no memory.
+    unsafe { syscall(libc::SYS_recvfrom, [socket as usize, 0, 0, flags, 0, 0]) }.map(drop)
+}
+
+/// Nanoseconds of the clock that only goes on.
+pub(crate) fn monotonic_time() -> u64 {
+    let mut time = [0u64; 2];
+    let arguments = [
+        libc::CLOCK_MONOTONIC as usize,
+        time.as_mut_ptr() as usize,
+        0,
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: room for the kernel's `struct timespec` of 64-bit systems: seconds, and
+    // nanoseconds. It never fails.
+    let _ = unsafe { syscall(libc::SYS_clock_gettime, arguments) };
+    let [seconds, nanoseconds] = time;
+    seconds
+        .saturating_mul(1_000_000_000)
+        .saturating_add(nanoseconds)
 }
 
 /// Opens a file for reading.

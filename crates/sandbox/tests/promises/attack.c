@@ -24,6 +24,10 @@
 //                                     it could
 //   attack trace KIND [and-wait]      leaves one where the next process is, undone
 //                                     as far as that goes, and says "left"
+//   attack joint first | second       on one side of a pipe that two processes share:
+//                                     what it finds there, and what it can change; on
+//                                     standard error, the second one up to "done". The
+//                                     first one goes on when it has input
 //   attack place                      says which place it is in
 //   attack cached FILE                whether its first page is in the page cache: on the
 //                                     host, not in a sandbox
@@ -41,6 +45,7 @@
 #include <netinet/in.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -1045,6 +1050,62 @@ static int without_landlock(char **program) {
   return 1;
 }
 
+static volatile sig_atomic_t signals;
+
+static void count_signal(int number) {
+  (void)number;
+  signals++;
+}
+
+#ifndef F_SETSIG
+#define F_SETSIG 10
+#define F_GETSIG 11
+#endif
+
+// What two processes can tell each other by the pipe between them, or leave on it for those that come later.
+static void joint(int is_first) {
+  int other = -1, pipe = dup(is_first ? 1 : 0), flags = fcntl(pipe, F_GETFL);
+  uint64_t hint = 2 /* RWH_WRITE_LIFE_SHORT */;
+  char path[64], byte;
+  struct stat found;
+  snprintf(path, sizeof path, "/proc/self/fd/%d", pipe);
+  dup2(2, 1);
+  signal(SIGIO, count_signal);
+  // What others have left, of whom nobody may be the one on the other side.
+  TRY("owner-is-left", fcntl(pipe, F_GETOWN) != 0 || fcntl(pipe, F_GETSIG) != 0);
+  TRY("flags-are-left", flags & (O_ASYNC | O_NONBLOCK));
+  if (is_first) {
+    TRY("size-is-left", fcntl(pipe, F_GETPIPE_SZ) != 65536);
+    TRY("lock-is-left", flock(pipe, LOCK_EX | LOCK_NB) != 0);
+    TRY("mode-is-left", fstat(pipe, &found) != 0 || (found.st_mode & 0777) != 0666);
+  }
+  TRY("hint-on-the-pipe", fcntl(pipe, 1036 /* F_SET_RW_HINT */, &hint) == 0 || fcntl(pipe, 1038, &hint) == 0);
+  TRY("lease-on-the-pipe", fcntl(pipe, F_SETLEASE, F_WRLCK) == 0);
+  TRY("attribute-of-the-pipe", fsetxattr(pipe, "user.it", "it", 2, 0) == 0);
+  TRY("mode-of-the-pipe", fchmod(pipe, 0600) == 0 && fchmod(pipe, 0666) == 0);
+  // Whatever is read or written from now on would kill init, which is what holds the two apart.
+  TRY("signal-init-by-the-pipe", fcntl(pipe, F_SETSIG, SIGKILL) || fcntl(pipe, F_SETOWN, 1) ||
+                                     fcntl(pipe, F_SETFL, flags | O_ASYNC));
+  if (is_first) {
+    if (fcntl(pipe, F_SETPIPE_SZ, 4096) != 4096 || write(pipe, "x", 1) != 1) exit(3);
+    wait_for_input();
+    other = open(path, O_RDONLY | O_NONBLOCK);
+    TRY("read-backwards", other >= 0 && read(other, &byte, 1) == 1);
+  } else {
+    if (read(pipe, &byte, 1) != 1) exit(3);
+    TRY("size-of-the-pipe", fcntl(pipe, F_GETPIPE_SZ) != 65536);
+    TRY("lock-on-the-pipe", flock(pipe, LOCK_EX | LOCK_NB) != 0);
+    other = open(path, O_WRONLY | O_NONBLOCK);
+    TRY("write-backwards", other >= 0 && write(other, "y", 1) == 1);
+    close(other);
+    puts("done");
+    // The byte is for the other one. When that has ended, so has this.
+    struct pollfd ended = {pipe, 0, 0};
+    if (poll(&ended, 1, -1) != 1) exit(3);
+  }
+  TRY("signal-from-another", signals);
+}
+
 int main(int count, char **arguments) {
   const char *what = count > 1 ? arguments[1] : "";
   setvbuf(stdout, NULL, _IOLBF, 0);
@@ -1078,6 +1139,8 @@ int main(int count, char **arguments) {
     void *page = mmap(NULL, 4096, PROT_READ, MAP_SHARED, file, 0);
     if (page == MAP_FAILED || mincore(page, 4096, &there) != 0) return 1;
     puts(there & 1 ? "yes" : "no");
+  } else if (!strcmp(what, "joint") && count == 3) {
+    joint(!strcmp(arguments[2], "first"));
   } else if (!strcmp(what, "place")) {
     struct stat found;
     if (stat("/tmp", &found) != 0) return 1;

@@ -1,6 +1,9 @@
 //! A process is who its image says: user, groups, home, host name, environment,
 //! folder.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+
 use sandbox::{Ids, Spec};
 
 use crate::support::{Setup, descendants, own_id, promises};
@@ -22,6 +25,9 @@ promises! {
             ("www:staff", "33 33 33 50 50 50", "/var/www"),
             ("1000:1001", "1000 1000 1000 1001 1001 1001", "/"),
             ("1000", "1000 1000 1000 0 0 0", "/"),
+            ("70000", "70000 70000 70000 0 0 0", "/"),
+            ("33:70000", "33 33 33 70000 70000 70000", "/var/www"),
+            ("2000000000:65536", "2000000000 2000000000 2000000000 65536 65536 65536", "/"),
         ] {
             let spec = with_user(setup, user, "probe ids; echo $HOME");
             assert_eq!(setup.run(&spec, b"").success(), format!("{ids}\n{home}\n"), "{user:?}");
@@ -35,6 +41,22 @@ promises! {
             // Where groups can be neither set nor dropped, its own is left.
             Ids::Own => assert!(groups.starts_with("34"), "{groups}"),
         }
+    }
+
+    // What was unpacked for them belongs to whom all ids above the range are outside.
+    fn files_of_a_user_above_the_range_are_its_own(setup) {
+        let file = setup.root.join("etc/secret");
+        std::fs::write(&file, "mine\n").unwrap();
+        std::fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+        setup.give_to_sandbox();
+        if let Ids::Shifted { base } = Ids::detect() {
+            let owner = Some(base + 65534);
+            std::os::unix::fs::lchown(&file, owner, owner).unwrap();
+        }
+        let script = "stat -c %u:%g /etc/secret; cat /etc/secret /dev/stdin > /tmp/new; cat /tmp/new > /dev/stdout; \
+                      stat -c %u:%g /tmp/new";
+        let output = setup.run(&with_user(setup, "70000:80000", script), b"input\n");
+        assert_eq!(output.success(), "70000:80000\nmine\ninput\n70000:80000\n");
     }
 
     fn outside_it_is_nobodys_or_the_runners_own(setup) {
@@ -60,7 +82,7 @@ promises! {
             "find the user \"www:ghosts\": the image's /etc/group does not have this group; use a number, or a name that it has"
         );
         let error = setup.open_error(&with_user(setup, "4294967295", "true"));
-        assert!(error.starts_with("find the user \"4294967295\": the ids of a sandbox end with"), "{error}");
+        assert!(error.starts_with("find the user \"4294967295\": 4294967295 is no id"), "{error}");
     }
 
     fn the_environment_is_the_links_and_dockers_defaults(setup) {

@@ -18,6 +18,7 @@ mod end_of_life;
 mod files;
 mod identity;
 mod init;
+mod joined;
 mod limits;
 mod many;
 mod namespaces;

@@ -403,8 +403,18 @@ impl Running {
             stdout: stdout_theirs.into(),
             stderr: stderr_theirs.into(),
         };
+        Running::of(zygote.start(stdio).unwrap(), stdin, stdout, stderr)
+    }
+
+    /// A process with these for our ends of its pipes.
+    pub(crate) fn of(
+        process: Process,
+        stdin: std::io::PipeWriter,
+        stdout: std::io::PipeReader,
+        stderr: std::io::PipeReader,
+    ) -> Running {
         Running {
-            process: zygote.start(stdio).unwrap(),
+            process,
             stdin: Some(stdin),
             stdout,
             stderr,
@@ -442,19 +452,12 @@ impl Running {
 
     /// Waits for a line of its output.
     pub(crate) fn line(&mut self) -> String {
-        let mut line = Vec::new();
-        loop {
-            assert!(
-                readable(&self.stdout, Instant::now() + PATIENCE),
-                "no line came"
-            );
-            let mut byte = [0];
-            match self.stdout.read(&mut byte).unwrap() {
-                0 => panic!("output ended with {:?}", String::from_utf8_lossy(&line)),
-                _ if byte == *b"\n" => return String::from_utf8(line).unwrap(),
-                _ => line.extend(byte),
-            }
-        }
+        read_line(&self.stdout)
+    }
+
+    /// Waits for a line of what it writes to standard error.
+    pub(crate) fn stderr_line(&mut self) -> String {
+        read_line(&self.stderr)
     }
 
     /// Gives the process its input and sees it through to its end.
@@ -479,6 +482,19 @@ impl Running {
     pub(crate) fn wait_until_looked_through(&self) {
         let deadline = Instant::now() + PATIENCE;
         assert!(readable(&self.process, deadline), "init said nothing");
+    }
+}
+
+fn read_line(mut pipe: &std::io::PipeReader) -> String {
+    let mut line = Vec::new();
+    loop {
+        assert!(readable(pipe, Instant::now() + PATIENCE), "no line came");
+        let mut byte = [0];
+        match pipe.read(&mut byte).unwrap() {
+            0 => panic!("output ended with {:?}", String::from_utf8_lossy(&line)),
+            _ if byte == *b"\n" => return String::from_utf8(line).unwrap(),
+            _ => line.extend(byte),
+        }
     }
 }
 

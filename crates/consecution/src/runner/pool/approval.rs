@@ -1,4 +1,4 @@
-//! One start, from its approval to whoever gets the process, or is told that there is
+//! One start, from its approval to whoever gets the pipeline, or is told that there is
 //! none.
 
 use std::sync::Arc;
@@ -6,9 +6,9 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::super::pool_state::{Member, Started};
-use super::{Idle, Shared, Shelved, Start, TakeError};
+use super::{Idle, Shared, Shelved, Start, TakeError, names};
 
-/// Leave to start one process. It is either used, or given back.
+/// Leave to start one pipeline. It is either used, or given back.
 pub(super) struct Approval<P: Idle> {
     shared: Arc<Shared<P>>,
     member: Member,
@@ -27,34 +27,34 @@ impl<P: Idle> Approval<P> {
     pub(super) async fn start(mut self, start: Start<P>) {
         let began = Instant::now();
         let result = start().await;
-        // Of a pool that is gone it keeps all that processes are started with.
+        // Of a pool that is gone it keeps all that pipelines are started with.
         drop(start);
         self.is_used = true;
         match result {
-            Ok(process) => self.succeeded(process, began),
+            Ok(pipeline) => self.succeeded(pipeline, began),
             Err(error) => self.failed(error),
         }
     }
 
-    fn succeeded(&self, process: P, began: Instant) {
+    fn succeeded(&self, pipeline: P, began: Instant) {
         let member = self.member;
         self.shared.with(|inner, now| {
             let started = inner.state.started(member, began.elapsed(), now);
             let Some(shelf) = inner.shelves.get_mut(&member) else {
-                return inner.discarded.push(process);
+                return inner.discarded.push(pipeline);
             };
             match started {
-                Started::Surplus => inner.discarded.push(process),
+                Started::Surplus => inner.discarded.push(pipeline),
                 Started::Idle => {
-                    shelf.idle.push_back(Shelved::new(process));
+                    shelf.idle.push_back(Shelved::new(pipeline));
                     shelf.changed.notify_one();
                 }
                 Started::For(ticket) => {
                     // Whoever waits takes itself off the list before it goes.
                     let answer = shelf.waiting.remove(&ticket);
-                    let unheard = answer.map(|answer| answer.send(Ok(process)));
-                    if let Some(Err(Ok(process))) = unheard {
-                        inner.discarded.push(process);
+                    let unheard = answer.map(|answer| answer.send(Ok(pipeline)));
+                    if let Some(Err(Ok(pipeline))) = unheard {
+                        inner.discarded.push(pipeline);
                         inner.state.released(member, now);
                     }
                 }
@@ -82,9 +82,12 @@ impl<P: Idle> Approval<P> {
                 // Who has gone already does not need to be told.
                 Some(answer) => drop(answer.send(Err(error))),
                 None => {
-                    // Of all others whoever starts processes says so, for all links.
+                    // Of all others whoever starts pipelines says so, for all links.
                     if let TakeError::CannotStart(reason) = error {
-                        tracing::warn!(link_id = %shelf.id, "failed to refill the pool: {reason}");
+                        tracing::warn!(
+                            link_id = names(&shelf.ids),
+                            "failed to refill the pool: {reason}"
+                        );
                     }
                 }
             }

@@ -1,8 +1,8 @@
-//! An idle process on its shelf.
+//! An idle pipeline on its shelf.
 //!
-//! The future that watches a process borrows it, so both live in one future,
-//! which gives the process back when it has been spoiled, or is wanted. No task
-//! stands between a process and its taker.
+//! The future that watches a pipeline borrows it, so both live in one future,
+//! which gives the pipeline back when it has been spoiled, or is wanted. No task
+//! stands between a pipeline and its taker.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -12,13 +12,13 @@ use std::task::{Context, Poll, Waker};
 
 use super::Idle;
 
-/// An idle process that is watched, and can be had back at any time.
+/// An idle pipeline that is watched, and can be had back at any time.
 pub(super) struct Shelved<P> {
     watch: Pin<Box<dyn Future<Output = (P, Condition)> + Send>>,
     wanted: Arc<AtomicBool>,
 }
 
-/// What a process is like when it leaves the shelf.
+/// What a pipeline is like when it leaves the shelf.
 pub(super) enum Condition {
     /// As good as just started.
     Fresh,
@@ -27,12 +27,12 @@ pub(super) enum Condition {
 }
 
 impl<P: Idle> Shelved<P> {
-    pub(super) fn new(process: P) -> Shelved<P> {
+    pub(super) fn new(pipeline: P) -> Shelved<P> {
         let wanted = Arc::new(AtomicBool::new(false));
         let is_wanted = Arc::clone(&wanted);
         let watch = Box::pin(async move {
             let condition = {
-                let mut spoiled = pin!(process.spoiled());
+                let mut spoiled = pin!(pipeline.spoiled());
                 poll_fn(|context| match spoiled.as_mut().poll(context) {
                     Poll::Ready(()) => Poll::Ready(Condition::Spoiled),
                     Poll::Pending if is_wanted.load(Ordering::Relaxed) => {
@@ -42,22 +42,22 @@ impl<P: Idle> Shelved<P> {
                 })
                 .await
             };
-            (process, condition)
+            (pipeline, condition)
         });
         Shelved { watch, wanted }
     }
 }
 
 impl<P> Shelved<P> {
-    /// The process, if it has been spoiled; else wakes `context` when it is.
+    /// The pipeline, if it has been spoiled; else wakes `context` when it is.
     pub(super) fn poll_spoiled(&mut self, context: &mut Context<'_>) -> Poll<P> {
         self.watch
             .as_mut()
             .poll(context)
-            .map(|(process, _)| process)
+            .map(|(pipeline, _)| pipeline)
     }
 
-    /// The process, at once, and whether it is still fresh.
+    /// The pipeline, at once, and whether it is still fresh.
     pub(super) fn take(mut self) -> (P, Condition) {
         self.wanted.store(true, Ordering::Relaxed);
         match self
@@ -66,7 +66,7 @@ impl<P> Shelved<P> {
             .poll(&mut Context::from_waker(Waker::noop()))
         {
             Poll::Ready(taken) => taken,
-            Poll::Pending => unreachable!("a watch ends when its process is wanted"),
+            Poll::Pending => unreachable!("a watch ends when its pipeline is wanted"),
         }
     }
 }

@@ -71,7 +71,7 @@ impl Bench {
             floor,
             ..Config::default()
         };
-        Pool::new(fake::link_id(), self.clone(), &config, capacity)
+        Pool::new([fake::link_id()], self.clone(), &config, capacity)
     }
 }
 
@@ -84,7 +84,7 @@ struct Fake {
 }
 
 impl Starter for Bench {
-    type Process = Fake;
+    type Pipeline = Fake;
 
     async fn start(&self) -> Result<Fake, TakeError> {
         sleep(START_TIME).await;
@@ -208,9 +208,9 @@ async fn room_comes_back_with_the_permit_and_not_with_the_process() {
     let bench = Bench::new();
     let pool = bench.pool(0, &room(1));
     let Taken {
-        process, permit, ..
+        pipeline, permit, ..
     } = pool.take().await.unwrap();
-    drop(process);
+    drop(pipeline);
     assert!(timeout(Duration::from_secs(1), pool.take()).await.is_err());
     drop(permit);
     pool.take().await.unwrap();
@@ -293,7 +293,7 @@ async fn a_start_that_fails_is_told_and_tried_again_later() {
 async fn a_start_that_panics_gives_its_room_back() {
     struct Panicking;
     impl Starter for Panicking {
-        type Process = Fake;
+        type Pipeline = Fake;
         async fn start(&self) -> Result<Fake, TakeError> {
             panic!("on purpose");
         }
@@ -304,7 +304,7 @@ async fn a_start_that_panics_gives_its_room_back() {
         floor: 0,
         ..Config::default()
     };
-    let pool = Pool::new(fake::link_id(), Panicking, &config, &room(1));
+    let pool = Pool::new([fake::link_id()], Panicking, &config, &room(1));
     for _ in 0..3 {
         assert_eq!(pool.take().await.err(), Some(TakeError::Busy));
     }
@@ -352,7 +352,7 @@ async fn the_youngest_is_taken_and_none_waits_for_longer_than_it_may() {
         sleep(IDLE_MAX / 4).await;
         let newest = bench.started();
         let taken = pool.take().await.unwrap();
-        assert_eq!(taken.process.number, newest);
+        assert_eq!(taken.pipeline.number, newest);
         assert!(newest > last);
         last = newest;
         drop(taken);
@@ -483,9 +483,9 @@ async fn many_takers_at_once_each_get_a_process_of_their_own() {
             assert!(bench.alive() <= 8);
             tokio::task::yield_now().await;
             let Taken {
-                process, permit, ..
+                pipeline, permit, ..
             } = taken;
-            drop(process);
+            drop(pipeline);
             drop(permit);
         })
     });

@@ -1,43 +1,37 @@
-//! Who is first in what, among all links of a runner: kept with every change of
-//! a link, so that a look costs little however many links there are.
+//! Who is first in what, among all pools of a runner: kept with every change of a
+//! pool, so that a look costs little however many there are.
 //!
-//! Some ranks change with time alone. They only get worse by that, so whoever
-//! looks asks the link again whether it is still so.
+//! What a pool wants falls with time alone, so whoever looks asks it again whether it
+//! is still so.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-use super::{Member, Moment, Ticket};
+use super::{Member, Ticket};
 
-/// How much a link is called; more is more.
+/// How much a pool is called; more is more.
 pub(super) type Heat = i64;
 
-/// Where a link stands; the least is first.
+/// Where a pool stands; the least is first.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Ranks {
     /// Its first taker without a start under way, if it has any.
     pub(super) needs: Option<Ticket>,
-    /// Whether its idle processes can be had for another link.
+    /// Whether its idle pipelines can be had for another pool.
     pub(super) spares: Option<Spare>,
     /// Whether it wants more in reserve.
     pub(super) wants: Option<Want>,
 }
 
-/// Who gives up an idle process: the link that is called least; among those, the
-/// one that has most.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Spare {
-    /// How much it is called, and what it has.
-    Free(Heat, Reverse<usize>),
-    /// Not before then: it was told busy, and this is what it is to come back for.
-    Kept(Moment),
-}
+/// Who gives up an idle pipeline: the pool that is called least; among those, the one
+/// that has most to give.
+pub(super) type Spare = (Heat, Reverse<usize>);
 
-/// Who gets a process in reserve: a link that was told busy and has nothing; then
-/// the one that is called most; among those, the one that has least.
+/// Who gets a pipeline in reserve: a pool that was told busy and has nothing; then the
+/// one that is called most; among those, the one that has least.
 pub(super) type Want = (Reverse<bool>, Reverse<Heat>, usize);
 
-/// All links, by their ranks.
+/// All pools, by their ranks.
 #[derive(Debug, Default)]
 pub(super) struct Orders {
     needs: BTreeSet<(Ticket, Member)>,
@@ -46,7 +40,7 @@ pub(super) struct Orders {
 }
 
 impl Orders {
-    /// Moves a link from where it stands to where it is to stand.
+    /// Moves a pool from where it stands to where it is to stand.
     pub(super) fn rank(&mut self, member: Member, ranks: &mut Ranks, new: Ranks) {
         move_rank(&mut self.needs, member, &ranks.needs, &new.needs);
         move_rank(&mut self.spares, member, &ranks.spares, &new.spares);
@@ -64,12 +58,12 @@ impl Orders {
         self.needs.iter().map(|(_, member)| *member)
     }
 
-    /// Who gives up an idle process first.
-    pub(super) fn richest(&self) -> Option<Member> {
-        self.spares.first().map(|(_, member)| *member)
+    /// Everybody with idle pipelines to give up, whoever does so first before others.
+    pub(super) fn rich(&self) -> impl Iterator<Item = Member> {
+        self.spares.iter().map(|(_, member)| *member)
     }
 
-    /// Who gets a process in reserve first.
+    /// Who gets a pipeline in reserve first.
     pub(super) fn wanting(&self) -> Option<Member> {
         self.wants.first().map(|(_, member)| *member)
     }

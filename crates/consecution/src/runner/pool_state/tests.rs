@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use super::link::{
-    COLD_MAX, COLD_MIN, IDLE_MAX, REFILL_BACKOFF_MAX, REFILL_BACKOFF_MIN, REFILL_PAUSE, ROOM_KEPT,
+use super::share::{
+    COLD_MAX, COLD_MIN, IDLE_MAX, REFILL_BACKOFF_MAX, REFILL_BACKOFF_MIN, REFILL_PAUSE,
     SPOILED_REST_MAX, SPOILED_REST_MIN,
 };
 use super::starved::{STARVED_MAX, STARVED_MIN};
@@ -49,7 +49,7 @@ fn settle(state: &mut PoolState, now: Moment) {
 #[test]
 fn who_has_a_process_already_waits_for_a_start_and_never_for_room() {
     let mut state = pools(2);
-    let (one, two) = (state.add(config(0), MS), state.add(config(0), MS));
+    let (one, two) = (state.add(config(0), 1, MS), state.add(config(0), 1, MS));
     assert!(matches!(state.take(one, MS), Take::Wait(_)));
     settle(&mut state, MS);
     // There is room for one more, which is started for them.
@@ -64,7 +64,7 @@ fn who_has_a_process_already_waits_for_a_start_and_never_for_room() {
     // What is in reserve elsewhere gives way.
     state.released(two, 3 * MS);
     state.released(two, 3 * MS);
-    let rich = state.add(config(2), 3 * MS);
+    let rich = state.add(config(2), 1, 3 * MS);
     settle(&mut state, 3 * MS);
     assert_eq!(state.counts(rich).idle, 2);
     assert!(matches!(state.take_beside(two, 4 * MS), Take::Wait(_)));
@@ -74,7 +74,7 @@ fn who_has_a_process_already_waits_for_a_start_and_never_for_room() {
 #[test]
 fn a_pool_starts_with_its_floor_and_refills_soon_after_a_take() {
     let mut state = pools(10);
-    let link = state.add(config(2), MS);
+    let link = state.add(config(2), 1, MS);
     assert_eq!(state.actions(), [Action::Start(link), Action::Start(link)]);
     state.started(link, MS, MS);
     state.started(link, MS, MS);
@@ -98,7 +98,7 @@ fn a_pool_starts_with_its_floor_and_refills_soon_after_a_take() {
 #[test]
 fn where_nothing_is_left_in_reserve_a_refill_starts_at_once() {
     let mut state = pools(10);
-    let link = state.add(config(2), MS);
+    let link = state.add(config(2), 1, MS);
     settle(&mut state, MS);
     assert_eq!(state.take(link, MS), Take::Idle);
     assert_eq!(state.take(link, 2 * MS), Take::Idle);
@@ -111,7 +111,7 @@ fn where_nothing_is_left_in_reserve_a_refill_starts_at_once() {
 #[test]
 fn without_a_floor_processes_are_started_on_demand_only() {
     let mut state = pools(10);
-    let link = state.add(config(0), MS);
+    let link = state.add(config(0), 1, MS);
     assert!(state.actions().is_empty());
     let Take::Wait(ticket) = state.take(link, MS) else {
         panic!("nothing is idle")
@@ -126,7 +126,7 @@ fn without_a_floor_processes_are_started_on_demand_only() {
 #[test]
 fn the_reserve_follows_the_rate_and_falls_back_to_the_floor() {
     let mut state = pools(100);
-    let link = state.add(config(2), MS);
+    let link = state.add(config(2), 1, MS);
     settle(&mut state, MS);
     let mut now = MS;
     // About 170 a second, at 5 ms a start: less than one while another starts.
@@ -170,7 +170,7 @@ fn the_reserve_follows_the_rate_and_falls_back_to_the_floor() {
 #[test]
 fn a_failed_start_is_told_to_who_waits_and_delays_refills_only() {
     let mut state = pools(10);
-    let link = state.add(config(1), MS);
+    let link = state.add(config(1), 1, MS);
     state.actions();
     assert_eq!(state.start_failed(link, MS), None);
     assert!(state.actions().is_empty(), "refilling rests");
@@ -194,7 +194,7 @@ fn a_failed_start_is_told_to_who_waits_and_delays_refills_only() {
 #[test]
 fn refills_that_keep_failing_are_tried_rarely_but_for_ever() {
     let mut state = pools(10);
-    let link = state.add(config(1), MS);
+    let link = state.add(config(1), 1, MS);
     let mut now = MS;
     for _ in 0..100 {
         assert_eq!(state.actions(), [Action::Start(link)]);
@@ -222,7 +222,7 @@ fn let_pass(state: &mut PoolState, link: Member, from: Moment, until: Moment) {
 #[test]
 fn a_process_that_spoils_itself_makes_its_link_cold_and_says_so_once() {
     let mut state = pools(10);
-    let link = state.add(config(3), MS);
+    let link = state.add(config(3), 1, MS);
     settle(&mut state, MS);
     state.spoiled(link, 1, MS);
     assert!(state.turn_cold(link, MS));
@@ -237,7 +237,7 @@ fn a_process_that_spoils_itself_makes_its_link_cold_and_says_so_once() {
 #[test]
 fn a_cold_link_is_tried_warm_again_later_each_time() {
     let mut state = pools(10);
-    let link = state.add(config(1), MS);
+    let link = state.add(config(1), 1, MS);
     let (mut now, mut rest) = (MS, COLD_MIN);
     for _ in 0..10 {
         settle(&mut state, now);
@@ -262,7 +262,7 @@ fn a_cold_link_is_tried_warm_again_later_each_time() {
 #[test]
 fn a_process_that_others_spoil_is_replaced_later_each_time() {
     let mut state = pools(10);
-    let link = state.add(config(2), MS);
+    let link = state.add(config(2), 1, MS);
     settle(&mut state, MS);
     let (mut now, mut rest) = (MS, SPOILED_REST_MIN);
     for _ in 0..12 {
@@ -287,7 +287,7 @@ fn a_process_that_others_spoil_is_replaced_later_each_time() {
 #[test]
 fn idle_processes_are_replaced_in_time_and_one_after_the_other() {
     let mut state = pools(100);
-    let links: Vec<Member> = (0..10).map(|_| state.add(config(3), MS)).collect();
+    let links: Vec<Member> = (0..10).map(|_| state.add(config(3), 1, MS)).collect();
     settle(&mut state, MS);
     let (mut now, mut replaced, mut most_at_once) = (MS, 0, 0);
     while now < MS + IDLE_MAX {
@@ -304,7 +304,7 @@ fn idle_processes_are_replaced_in_time_and_one_after_the_other() {
                 at_once += 1;
                 state.started(*link, 5 * MS, now);
             }
-            assert!(state.links[link].idle[0] > now, "none is too old");
+            assert!(state.shares[link].idle[0] > now, "none is too old");
         }
         replaced += at_once;
         most_at_once = most_at_once.max(at_once);
@@ -316,7 +316,7 @@ fn idle_processes_are_replaced_in_time_and_one_after_the_other() {
 #[test]
 fn where_there_is_no_room_for_another_one_the_only_one_is_replaced_as_well() {
     let mut state = pools(1);
-    let link = state.add(config(2), MS);
+    let link = state.add(config(2), 1, MS);
     settle(&mut state, MS);
     state.tick(link, MS + IDLE_MAX);
     assert_eq!(
@@ -329,7 +329,7 @@ fn where_there_is_no_room_for_another_one_the_only_one_is_replaced_as_well() {
 #[test]
 fn an_old_process_is_kept_where_starts_fail() {
     let mut state = pools(10);
-    let link = state.add(config(2), MS);
+    let link = state.add(config(2), 1, MS);
     settle(&mut state, MS);
     let mut now = MS + IDLE_MAX;
     state.tick(link, now);
@@ -352,7 +352,7 @@ fn a_late_link_has_nothing_in_reserve_and_starts_for_who_waits_already() {
         ..config(2)
     };
     let mut state = pools(10);
-    let link = state.add(late, MS);
+    let link = state.add(late, 1, MS);
     assert_eq!(state.actions(), []);
     let Take::Wait(first) = state.take(link, 10 * MS) else {
         panic!("nothing is idle")
@@ -375,7 +375,7 @@ fn a_late_link_has_nothing_in_reserve_and_starts_for_who_waits_already() {
 #[test]
 fn a_starved_runner_has_room_for_what_it_has_and_tries_again_later_each_time() {
     let mut state = pools(100);
-    let link = state.add(config(2), MS);
+    let link = state.add(config(2), 1, MS);
     settle(&mut state, MS);
     let mut now = MS;
     assert_eq!(state.take(link, now), Take::Idle);
@@ -407,7 +407,7 @@ fn a_starved_runner_has_room_for_what_it_has_and_tries_again_later_each_time() {
     for _ in 0..state.actions().len() {
         state.start_starved(link, now);
     }
-    let other = state.add(config(0), now);
+    let other = state.add(config(0), 1, now);
     assert!(matches!(state.take(other, now), Take::Wait(_)));
     assert_eq!(state.actions(), []);
     state.released(link, now);
@@ -417,9 +417,9 @@ fn a_starved_runner_has_room_for_what_it_has_and_tries_again_later_each_time() {
 #[test]
 fn a_taker_without_room_takes_the_room_of_what_is_idle_elsewhere() {
     let mut state = pools(4);
-    let rich = state.add(config(4), MS);
+    let rich = state.add(config(4), 1, MS);
     settle(&mut state, MS);
-    let poor = state.add(config(2), MS);
+    let poor = state.add(config(2), 1, MS);
     assert!(
         state.actions().is_empty(),
         "a reserve is no reason to stop another's"
@@ -433,9 +433,9 @@ fn a_taker_without_room_takes_the_room_of_what_is_idle_elsewhere() {
 #[test]
 fn a_link_that_is_called_often_has_its_reserve_whoever_else_wants_one() {
     let mut state = pools(4);
-    let idle = state.add(config(4), MS);
+    let idle = state.add(config(4), 1, MS);
     settle(&mut state, MS);
-    let called = state.add(config(2), MS);
+    let called = state.add(config(2), 1, MS);
     let mut now = MS;
     for _ in 0..10 {
         now += 100 * MS;
@@ -465,8 +465,8 @@ fn a_link_that_is_called_often_has_its_reserve_whoever_else_wants_one() {
 #[test]
 fn a_link_that_is_called_often_keeps_the_room_that_its_calls_need() {
     let mut state = pools(8);
-    let idle: Vec<_> = (0..4).map(|_| state.add(config(2), MS)).collect();
-    let called = state.add(config(2), MS);
+    let idle: Vec<_> = (0..4).map(|_| state.add(config(2), 1, MS)).collect();
+    let called = state.add(config(2), 1, MS);
     settle(&mut state, MS);
     let mut now = MS;
     // Calls that overlap, so that both of its reserve are used, and replaced.
@@ -501,10 +501,11 @@ fn a_link_that_is_called_often_keeps_the_room_that_its_calls_need() {
     };
     let before = others(&state);
     // When the calls are over, the others get what is not needed any more.
-    let over = state.next_tick(called, now).unwrap();
-    assert!(over <= now + ROOM_KEPT);
-    state.tick(called, now + ROOM_KEPT);
-    settle(&mut state, now + ROOM_KEPT);
+    let over = idle.iter().filter_map(|link| state.next_tick(*link, now));
+    let over = over.min().unwrap();
+    assert!(over <= now + CALM);
+    state.tick(idle[0], over);
+    settle(&mut state, over);
     assert_eq!(state.totals.processes, 8);
     assert!(others(&state) > before);
 }
@@ -512,8 +513,8 @@ fn a_link_that_is_called_often_keeps_the_room_that_its_calls_need() {
 #[test]
 fn room_goes_to_who_has_waited_longest_whatever_its_link() {
     let mut state = pools(1);
-    let busy = state.add(config(0), MS);
-    let other = state.add(config(0), MS);
+    let busy = state.add(config(0), 1, MS);
+    let other = state.add(config(0), 1, MS);
     let Take::Wait(_) = state.take(busy, MS) else {
         panic!("nothing is idle")
     };
@@ -531,7 +532,7 @@ fn room_goes_to_who_has_waited_longest_whatever_its_link() {
 #[test]
 fn waiting_is_bounded() {
     let mut state = pools(1);
-    let link = state.add(config(0), MS);
+    let link = state.add(config(0), 1, MS);
     for _ in 0..4 {
         assert!(matches!(state.take(link, MS), Take::Wait(_)));
     }
@@ -546,7 +547,7 @@ fn waiting_is_bounded() {
 #[test]
 fn draining_gives_everything_back_and_takes_nothing_on() {
     let mut state = pools(3);
-    let link = state.add(config(2), MS);
+    let link = state.add(config(2), 1, MS);
     settle(&mut state, MS);
     assert_eq!(state.take(link, MS), Take::Idle);
     state.tick(link, MS + REFILL_PAUSE);
@@ -555,7 +556,7 @@ fn draining_gives_everything_back_and_takes_nothing_on() {
     assert_eq!(state.take(link, MS), Take::Busy);
     assert_eq!(state.started(link, MS, MS), Started::Surplus);
     state.released(link, MS);
-    assert!(state.links.is_empty());
+    assert!(state.shares.is_empty());
     assert_eq!(state.totals.processes, 0);
 }
 
@@ -566,7 +567,7 @@ fn where_nobody_may_wait_only_those_do_for_whom_a_start_is_under_way() {
         waiting_max: 0,
         refilling_max: 2,
     });
-    let link = state.add(config(0), MS);
+    let link = state.add(config(0), 1, MS);
     assert!(matches!(state.take(link, MS), Take::Wait(_)));
     assert!(matches!(state.take(link, MS), Take::Wait(_)));
     assert_eq!(state.take(link, MS), Take::Busy);
@@ -579,8 +580,8 @@ fn where_nobody_may_wait_only_those_do_for_whom_a_start_is_under_way() {
 #[test]
 fn room_to_wait_goes_to_the_link_with_fewer_who_do() {
     let mut state = pools(1);
-    let crowd = state.add(config(0), MS);
-    let other = state.add(config(0), MS);
+    let crowd = state.add(config(0), 1, MS);
+    let other = state.add(config(0), 1, MS);
     let tickets: Vec<_> = (0..4).map(|_| state.take(crowd, MS)).collect();
     let Take::Wait(last) = tickets[3] else {
         panic!("there is room to wait")
@@ -601,11 +602,11 @@ fn a_link_that_was_told_busy_and_has_nothing_gets_the_next_room() {
         waiting_max: 0,
         refilling_max: 2,
     });
-    let hungry = state.add(config(2), MS);
+    let hungry = state.add(config(2), 1, MS);
     settle(&mut state, MS);
     assert_eq!(state.take(hungry, MS), Take::Idle);
     assert_eq!(state.take(hungry, MS), Take::Idle);
-    let poor = state.add(config(2), MS);
+    let poor = state.add(config(2), 1, MS);
     for _ in 0..2 {
         let now = 2 * MS;
         assert_eq!(state.take(poor, now), Take::Busy);
@@ -629,7 +630,7 @@ fn a_link_that_was_told_busy_and_has_nothing_gets_the_next_room() {
     settle(&mut state, now);
     assert_eq!(state.take(hungry, now), Take::Busy);
     let mut later = now;
-    for _ in ["room for its calls", "what it was told to come back for"] {
+    for _ in ["its pause", "what it was told to come back for"] {
         later = state.next_tick(poor, later).unwrap();
         state.tick(poor, later);
     }
@@ -640,7 +641,7 @@ fn a_link_that_was_told_busy_and_has_nothing_gets_the_next_room() {
 #[test]
 fn of_more_links_than_there_is_room_for_those_in_use_are_warm() {
     let mut state = pools(16);
-    let links: Vec<Member> = (0..100).map(|_| state.add(config(2), MS)).collect();
+    let links: Vec<Member> = (0..100).map(|_| state.add(config(2), 1, MS)).collect();
     settle(&mut state, MS);
     let mut now = MS;
     let mut misses = 0;
@@ -677,7 +678,7 @@ fn refills_begin_a_few_at_a_time_and_calls_do_not_wait_for_them() {
         waiting_max: 0,
         refilling_max: 3,
     });
-    let links: Vec<Member> = (0..10).map(|_| state.add(config(2), MS)).collect();
+    let links: Vec<Member> = (0..10).map(|_| state.add(config(2), 1, MS)).collect();
     assert_eq!(state.actions().len(), 3);
     let last = links[9];
     assert!(matches!(state.take(last, MS), Take::Wait(_)));
@@ -687,6 +688,96 @@ fn refills_begin_a_few_at_a_time_and_calls_do_not_wait_for_them() {
     assert!(state.actions().is_empty(), "there are still three");
     state.started(links[0], MS, MS);
     assert_eq!(state.actions().len(), 1);
+}
+
+#[test]
+fn a_pipeline_gets_all_of_its_room_at_once_or_none_of_it() {
+    let mut state = pools(4);
+    let short = state.add(config(2), 1, MS);
+    let long = state.add(config(0), 3, MS);
+    settle(&mut state, MS);
+    assert_eq!(state.take(short, MS), Take::Idle);
+    settle(&mut state, MS);
+    // Two are free, and so only one is given up.
+    assert!(matches!(state.take(long, MS), Take::Wait(_)));
+    assert_eq!(state.actions(), [Action::Stop(short), Action::Start(long)]);
+    state.started(long, MS, MS);
+    assert_eq!(state.totals.processes, 4);
+    // There is no room for two of them, whatever is given up.
+    state.released(short, MS);
+    settle(&mut state, MS);
+    assert_eq!(state.take_beside(long, 2 * MS), Take::Busy);
+    assert!(state.actions().is_empty());
+    // Nor ever for more than there may be.
+    let longer = state.add(config(1), 5, MS);
+    assert_eq!(state.take(longer, 2 * MS), Take::Busy);
+    assert!(state.actions().is_empty());
+}
+
+#[test]
+fn a_long_pipeline_is_not_overtaken_by_short_ones_for_ever() {
+    let mut state = pools(4);
+    let short = state.add(config(2), 1, MS);
+    let long = state.add(config(0), 3, MS);
+    settle(&mut state, MS);
+    for _ in 0..4 {
+        assert_ne!(state.take(short, MS), Take::Busy);
+        settle(&mut state, MS);
+    }
+    assert!(matches!(state.take(long, MS), Take::Wait(_)));
+    let mut now = MS;
+    for ended in 1..=3 {
+        // Others come all the time, and wait behind it.
+        now += MS;
+        assert!(matches!(state.take(short, now), Take::Wait(_)));
+        assert_eq!(state.take_beside(short, now), Take::Busy);
+        state.released(short, now);
+        let started = state.actions().contains(&Action::Start(long));
+        assert_eq!(started, ended == 3);
+        if !started {
+            // Two wait, of whom one goes again.
+            let Some(last) = state.shares[&short].waiting.back() else {
+                panic!("somebody waits")
+            };
+            let ticket = last.ticket;
+            state.gave_up(short, ticket, now);
+        }
+    }
+}
+
+#[test]
+fn a_pool_whose_floor_falls_gives_up_what_it_had_a_little_later() {
+    let mut state = pools(10);
+    let link = state.add(config(2), 1, MS);
+    settle(&mut state, MS);
+    state.set_floor(link, 0, MS);
+    assert_eq!(state.take(link, MS), Take::Idle, "it is still there");
+    state.released(link, MS);
+    assert!(state.actions().is_empty());
+    let later = state.next_tick(link, MS).unwrap();
+    assert_eq!(later, MS + SURPLUS_LOOK);
+    state.tick(link, later);
+    assert_eq!(state.actions(), [Action::Stop(link)]);
+    state.set_floor(link, 1, later);
+    assert_eq!(state.actions(), [Action::Start(link)]);
+}
+
+#[test]
+fn who_was_told_busy_has_one_to_come_back_for_though_none_is_kept_at_rest() {
+    let mut state = PoolState::new(Limits {
+        processes_max: 1,
+        waiting_max: 0,
+        refilling_max: 2,
+    });
+    let (hungry, poor) = (state.add(config(1), 1, MS), state.add(config(0), 1, MS));
+    settle(&mut state, MS);
+    assert_eq!(state.take(hungry, MS), Take::Idle);
+    assert_eq!(state.take(poor, MS), Take::Busy);
+    assert_eq!(state.take(hungry, MS), Take::Busy);
+    state.released(hungry, MS);
+    settle(&mut state, MS);
+    assert_eq!(state.take(hungry, MS), Take::Busy);
+    assert_eq!(state.take(poor, MS), Take::Idle);
 }
 
 /// What may happen, with numbers that choose among what there is.
@@ -701,6 +792,7 @@ enum Event {
     GiveUp(usize),
     Release(usize),
     Wait(u64),
+    SetFloor(usize),
     Drain(usize),
 }
 
@@ -716,6 +808,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => which.prop_map(Event::GiveUp),
         6 => which.prop_map(Event::Release),
         4 => (0..3_000_u64).prop_map(Event::Wait),
+        1 => which.prop_map(Event::SetFloor),
         1 => (0..40_usize).prop_map(Event::Drain),
     ]
 }
@@ -732,33 +825,35 @@ struct Model {
     waiting: Vec<(Member, Ticket)>,
     answered: BTreeSet<Ticket>,
     configs: BTreeMap<Member, Config>,
+    weights: BTreeMap<Member, usize>,
     drained: BTreeSet<Member>,
 }
 
-/// Some links are late.
+/// Some pools are late.
 fn of_model(floor: usize) -> Config {
     Config {
-        is_late: floor == 0,
+        is_late: floor == 3,
         ..config(floor)
     }
 }
 
 impl Model {
-    fn new(limits: Limits, floors: &[usize]) -> Model {
+    /// Pools of those floors and weights.
+    fn new(limits: Limits, pools: &[(usize, usize)]) -> Model {
         let mut state = PoolState::new(limits.clone());
-        let members: Vec<Member> = floors
+        let members: Vec<Member> = pools
             .iter()
-            .map(|floor| state.add(of_model(*floor), Moment::ZERO))
+            .map(|(floor, weight)| state.add(of_model(*floor), *weight, Moment::ZERO))
             .collect();
-        let configs = members
-            .iter()
-            .copied()
-            .zip(floors.iter().map(|floor| of_model(*floor)));
+        let floors = pools.iter().map(|(floor, _)| of_model(*floor));
+        let configs = members.iter().copied().zip(floors);
+        let weights = members.iter().copied().zip(pools.iter().map(|pool| pool.1));
         Model {
             state,
             limits,
             now: Moment::ZERO,
             configs: configs.collect(),
+            weights: weights.collect(),
             members,
             starting: Vec::new(),
             idle: Vec::new(),
@@ -823,6 +918,12 @@ impl Model {
                     self.state.tick(*member, self.now);
                 }
             }
+            Event::SetFloor(which) => {
+                let member = self.members[which % self.members.len()];
+                let config = self.configs.get_mut(&member).unwrap();
+                config.floor = which % 3;
+                self.state.set_floor(member, which % 3, self.now);
+            }
             Event::Drain(which) => {
                 if let Some(member) = self.members.get(which) {
                     self.drained.insert(*member);
@@ -867,9 +968,15 @@ impl Model {
         assert!(self.answered.insert(answered), "answered twice");
     }
 
+    fn weight(&self, of: &[Member]) -> usize {
+        of.iter().map(|member| self.weights[member]).sum()
+    }
+
     fn check(&self) {
-        let processes = self.starting.len() + self.idle.len() + self.in_use.len();
+        let processes = [&self.starting, &self.idle, &self.in_use].map(|of| self.weight(of));
+        let processes = processes.iter().sum::<usize>();
         assert_eq!(self.state.totals.processes, processes);
+        assert_eq!(self.state.totals.starting, self.weight(&self.starting));
         assert!(processes <= self.limits.processes_max, "over the cap");
         let mut uncovered = 0;
         for member in &self.members {
@@ -882,31 +989,39 @@ impl Model {
             };
             let counts = self.state.counts(*member);
             assert_eq!(counts, expected);
-            let config = &self.configs[member];
             assert!(
                 counts.idle == 0 || counts.waiting == 0,
                 "idle while somebody waits"
             );
-            assert!(counts.idle <= config.idle_max.max(config.floor));
-            if config.floor == 0 || self.drained.contains(member) {
+            assert!(counts.idle <= self.configs[member].idle_max);
+            if self.configs[member].is_late || self.drained.contains(member) {
                 assert_eq!(counts.idle, 0);
             }
             uncovered += counts.waiting.saturating_sub(counts.starting);
         }
         assert!(uncovered <= self.limits.waiting_max, "more wait than may");
-        if uncovered > 0 {
+        if let Some(first) = self.state.orders.neediest() {
             let all = self.state.starved.room(self.limits.processes_max, self.now);
-            assert!(processes >= all, "there is room for who waits");
+            let room = (all + self.spare()).saturating_sub(processes);
             assert!(
-                self.idle.iter().all(|member| self.is_kept(*member)),
-                "somebody waits for what is idle elsewhere"
+                room < self.weights[&first],
+                "there is room for who has waited longest, or there would be"
             );
         }
     }
 
-    fn is_kept(&self, member: Member) -> bool {
-        let ranks = &self.state.links[&member].ranks;
-        matches!(ranks.spares, Some(Spare::Kept(_)))
+    /// How much could be made of what is idle.
+    fn spare(&self) -> usize {
+        let shares = self.state.shares.values();
+        shares
+            .map(|share| share.spare(self.now) * share.weight)
+            .sum()
+    }
+
+    /// At most this much is kept at rest.
+    fn floor(&self, member: Member) -> usize {
+        let config = &self.configs[&member];
+        if config.is_late { 0 } else { config.floor }
     }
 }
 
@@ -922,11 +1037,11 @@ proptest! {
         processes_max in 1..12_usize,
         waiting_max in 0..5_usize,
         refilling_max in 1..5_usize,
-        floors in prop::collection::vec(0..4_usize, 1..4),
+        pools in prop::collection::vec((0..4_usize, 1..5_usize), 1..5),
         events in prop::collection::vec(event(), 0..300),
     ) {
         let limits = Limits { processes_max, waiting_max, refilling_max };
-        let mut model = Model::new(limits, &floors);
+        let mut model = Model::new(limits, &pools);
         for event in events {
             model.apply(event);
             model.check();
@@ -939,9 +1054,12 @@ proptest! {
             model.apply(Event::Wait(1_000));
             model.check();
         }
-        model.apply(Event::Wait(600_000));
+        // Who was told to come back has had time to, and then it is given up again.
+        for _ in 0..2 {
+            model.apply(Event::Wait(600_000));
+        }
         for member in &model.members {
-            prop_assert!(model.state.counts(*member).idle <= model.configs[member].floor);
+            prop_assert!(model.state.counts(*member).idle <= model.floor(*member));
         }
         while !model.starting.is_empty() {
             model.apply(Event::StartSucceeds(0));
@@ -954,7 +1072,7 @@ proptest! {
             model.check();
         }
         prop_assert_eq!(model.state.totals.processes, 0);
-        prop_assert!(model.state.links.is_empty());
+        prop_assert!(model.state.shares.is_empty());
         prop_assert!(model.idle.is_empty() && model.waiting.is_empty());
     }
 }

@@ -3,22 +3,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Client, HeaderMap, Subject};
+use async_nats::Subject;
 use bytes::Bytes;
 use chain::LinkId;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
-use super::answer::Answer;
-use super::connection::{Shared, publish};
-use super::head::{self, Fault, RequestHead};
-use super::header_block;
-use super::requests::Unsent;
-use super::wire::Message;
-use crate::transport::{Registration, Service, subject};
+use super::connection::Shared;
+use super::wire::header_block;
+use super::wire::reply::{self, Fault};
+use super::wire::request::RequestHead;
+use super::wire::server_line::Message;
+use crate::transport::{Registration, Service};
+use answer::Answer;
+use replying::{Replying, SEND_WAIT_MAX};
 
-/// How long an answer may wait to be sent.
-pub(super) const SEND_WAIT_MAX: Duration = Duration::from_secs(10);
+mod answer;
+mod replying;
 
 /// How long to wait for what the server had sent us before it knew that we want
 /// no more.
@@ -29,7 +30,7 @@ const LAST_REQUESTS_WAIT_MAX: Duration = Duration::from_secs(2);
 const REPLY_BYTES_MAX: usize = 1024;
 
 /// As [`crate::transport::Transport::serve`].
-pub(super) fn serve(shared: Arc<Shared>, id: LinkId, service: Arc<dyn Service>) -> Registration {
+pub(crate) fn serve(shared: Arc<Shared>, id: LinkId, service: Arc<dyn Service>) -> Registration {
     let (withdraw, withdrawn) = oneshot::channel::<()>();
     let serving = Serving {
         shared,
@@ -107,14 +108,14 @@ impl Serving {
                     return;
                 }
             };
-            let replying = Replying {
+            let to = Replying {
                 shared,
                 client,
                 reply,
             };
-            if let Err(fault) = replying.answer(&service, request, received, permit).await {
+            if let Err(fault) = answer(&to, &service, request, received, permit).await {
                 tracing::debug!(link_id = %id, "answered with a fault: {fault:?}");
-                replying.fault(&fault).await;
+                to.send_fault(&fault).await;
             }
             drop((answering, refusal));
         });
@@ -142,66 +143,26 @@ fn answerable(reply: &[u8]) -> Option<Subject> {
 /// that nobody can guess.)
 const NEVER_A_CALLERS: [&str; 2] = ["consecution.", "$"];
 
-/// Whom to answer, and how.
-pub(super) struct Replying {
-    pub(super) shared: Arc<Shared>,
-    pub(super) client: Arc<Client>,
-    pub(super) reply: Subject,
-}
-
-impl Replying {
-    async fn answer(
-        &self,
-        service: &Arc<dyn Service>,
-        request: Message,
-        received: Instant,
-        permit: Option<OwnedSemaphorePermit>,
-    ) -> Result<(), Fault> {
-        let headers = request.headers.as_deref().map(header_block::read);
-        let headers = headers.transpose().map_err(Fault::Malformed)?;
-        let head = RequestHead::read(headers.as_ref(), received);
-        let head = head.map_err(Fault::Malformed)?;
-        if head.is_probe {
-            let name = &self.shared.name;
-            let headers = head::about(&head.trace.call_id, name);
-            self.send(headers, Bytes::new()).await;
-            return Ok(());
-        }
-        let _permit = permit.ok_or(Fault::Busy)?;
-        let answer = Answer {
-            to: self,
-            head,
-            received,
-        };
-        answer.run(service, request.payload).await
+/// Answers a request, or says what to answer instead.
+async fn answer(
+    to: &Replying,
+    service: &Arc<dyn Service>,
+    request: Message,
+    received: Instant,
+    permit: Option<OwnedSemaphorePermit>,
+) -> Result<(), Fault> {
+    let headers = request.headers.as_deref().map(header_block::read);
+    let headers = headers.transpose().map_err(Fault::Malformed)?;
+    let head = RequestHead::read(headers.as_ref(), received);
+    let head = head.map_err(Fault::Malformed)?;
+    if head.is_probe {
+        let headers = reply::about(&head.trace.call_id, &to.shared.name);
+        to.send(headers, Bytes::new()).await;
+        return Ok(());
     }
-
-    /// Sends an answer in one message.
-    pub(super) async fn send(&self, headers: HeaderMap, payload: Bytes) {
-        let (client, reply) = (&self.client, self.reply.clone());
-        if !reply.starts_with(subject::PORTAL_INBOX) {
-            let (requests, bytes_max) = (self.shared.requests(), client.max_payload());
-            let sent = requests.answer(&reply, &headers, &payload, bytes_max);
-            match timeout(SEND_WAIT_MAX, sent).await {
-                Ok(Ok(())) => return,
-                // Where answers need no leave of their own, this may do.
-                Ok(Err(Unsent)) => {}
-                Err(_) => {
-                    tracing::warn!("failed to answer a call: NATS took no message in time");
-                    return;
-                }
-            }
-        }
-        let sent = publish(client, reply, None, headers, payload, SEND_WAIT_MAX).await;
-        if let Err(why) = sent {
-            tracing::warn!("failed to answer a call: {why}");
-        }
-    }
-
-    async fn fault(&self, fault: &Fault) {
-        let headers = head::fault(fault, &self.shared.name);
-        self.send(headers, Bytes::new()).await;
-    }
+    let _permit = permit.ok_or(Fault::Busy)?;
+    let answer = Answer { to, head, received };
+    answer.run(service, request.payload).await
 }
 
 #[cfg(test)]

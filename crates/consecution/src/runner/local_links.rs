@@ -1,0 +1,404 @@
+//! The links that a runner serves, and the pools of their pipelines: of each link by
+//! itself, and of links in a row that are asked for together.
+//!
+//! It takes what a call needs out of the pools. Which links are warm together is decided
+//! in [`sequences`](super::sequences); here it is done. It must not know what a pipeline
+//! is given to do.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use chain::{LinkId, Network};
+use tokio::time::{Instant, interval, timeout};
+
+use super::metrics::LinkMetrics;
+use super::pool::{Capacity, Pool, TakeError};
+use super::pool_state::{self, Moment};
+use super::sequences::{Change, Sequence, Sequences, Step, cut};
+use super::service::{PipelineStarter, Starts, Warm};
+use super::worker::Held;
+use crate::transport::{FOLLOWING_MAX, Following};
+use taking::{Planned, take, take_beside};
+
+mod taking;
+
+pub(super) use taking::Segment;
+
+/// How often to look for what is not asked for any more.
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
+
+/// How many pools of several links there may be that are not warm, for calls that find
+/// none that is: beyond that their links are run by themselves.
+const COLD_POOLS_MAX: usize = 64;
+
+/// How long a call waits for the room of its whole pipeline. After that it takes the room
+/// of its first link, as soon as there is some: those that hold what it waits for may
+/// themselves wait for a link that would have to wait behind it.
+const WHOLE_WAIT_MAX: Duration = Duration::from_millis(100);
+
+/// A link that is served here.
+pub(super) struct LocalLink {
+    pub(super) id: LinkId,
+    pub(super) held: Arc<Held>,
+    pub(super) metrics: Arc<LinkMetrics>,
+    pub(super) network: Network,
+    /// Its processes are started with their requests.
+    pub(super) is_late: bool,
+}
+
+/// How pools are made.
+pub(super) struct Making {
+    pub(super) capacity: Capacity<Warm>,
+    pub(super) config: pool_state::Config,
+    /// How many links may be one pipeline; there is room for so many processes.
+    pub(super) links_max: usize,
+    pub(super) starts: Starts,
+}
+
+/// All links that a runner serves. Clones are the same.
+#[derive(Clone)]
+pub(super) struct LocalLinks(Arc<Shared>);
+
+struct Shared {
+    making: Making,
+    began: Instant,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    links: HashMap<LinkId, Served>,
+    /// Those of several links in a row.
+    pools: HashMap<Sequence, Arc<Pool<Warm>>>,
+    sequences: Sequences,
+    /// What is to be dropped once the lock is free.
+    gone: Vec<Arc<Pool<Warm>>>,
+}
+
+/// A link, and the pool of pipelines of it by itself. Clones are the same.
+#[derive(Clone)]
+pub(super) struct Served {
+    pub(super) link: Arc<LocalLink>,
+    pub(super) alone: Arc<Pool<Warm>>,
+}
+
+/// How the links of a call may be taken.
+struct Plan {
+    /// Each of them, as far as they are here.
+    links: Vec<(Served, Step)>,
+    /// In as few pipelines as is best now.
+    joined: Vec<Planned>,
+}
+
+impl Plan {
+    /// Each link by itself.
+    fn alone(&self) -> Vec<Planned> {
+        let links = self.links.iter();
+        links
+            .map(|(served, step)| Planned::new(&served.alone, step))
+            .collect()
+    }
+}
+
+impl LocalLinks {
+    /// None yet.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub(super) fn new(making: Making) -> LocalLinks {
+        let shared = Arc::new(Shared {
+            making,
+            began: Instant::now(),
+            state: Mutex::default(),
+        });
+        tokio::spawn(sweep(Arc::downgrade(&shared)));
+        LocalLinks(shared)
+    }
+
+    /// Serves a link, by itself and with others, until the result is gone.
+    pub(super) fn enter(&self, link: LocalLink) -> Membership {
+        let id = link.id;
+        let link = Arc::new(link);
+        let sequence = Sequence::of_one(id);
+        let alone = self.0.making.pool(vec![Arc::clone(&link)], &sequence);
+        let served = Served {
+            link,
+            alone: Arc::new(alone),
+        };
+        self.0.change(|state, _| {
+            // One that comes back may be here before the last one has gone.
+            let mut changes = state.leave(id).0;
+            state.links.insert(id, served.clone());
+            changes.extend(state.sequences.enter(id));
+            ((), changes)
+        });
+        Membership {
+            links: self.clone(),
+            served,
+        }
+    }
+
+    /// Takes pipelines for a call of a link and those that follow, as far as they are here
+    /// and there is room. Nobody waits for room while holding others.
+    ///
+    /// # Errors
+    /// There is none for the first link.
+    pub(super) async fn take(
+        &self,
+        first: &Served,
+        following: &[Following],
+    ) -> Result<Vec<Segment>, TakeError> {
+        let plan = self.0.plan(first, following);
+        let error = match take_beside(&plan.joined).await {
+            Ok(taken) => return Ok(taken),
+            Err(error) => error,
+        };
+        // What is short here is short for a part of it as well; and where the first link
+        // was to come by itself, there is no part of it.
+        let is_short = matches!(error, TakeError::Starved(_));
+        let has_parts = plan.joined.len() < plan.links.len();
+        if is_short || !(has_parts || error == TakeError::Busy) {
+            return Err(error);
+        }
+        let alone = plan.alone();
+        if has_parts {
+            match take_beside(&alone).await {
+                Err(TakeError::Busy) => {}
+                taken => return taken,
+            }
+            if error == TakeError::Busy
+                && let Ok(Ok(taken)) = timeout(WHOLE_WAIT_MAX, take(&plan.joined)).await
+            {
+                return Ok(taken);
+            }
+        }
+        take(&alone).await
+    }
+}
+
+impl Shared {
+    fn plan(&self, first: &Served, following: &[Following]) -> Plan {
+        self.change(|state, now| {
+            let mut links = vec![(first.clone(), Step::new(first.link.id, &[]))];
+            let here = state.links.get(&first.link.id);
+            // A link that is leaving is run by itself.
+            if here.is_some_and(|here| Arc::ptr_eq(&here.link, &first.link)) {
+                links.extend(following.iter().take(FOLLOWING_MAX).map_while(|next| {
+                    let served = state.links.get(&next.id)?.clone();
+                    Some((served, Step::new(next.id, &next.accepted)))
+                }));
+            }
+            let networks: Vec<_> = links
+                .iter()
+                .map(|(served, _)| served.link.network)
+                .collect();
+            let (mut joined, mut changes) = (Vec::new(), Vec::new());
+            for piece in cut(&networks, self.making.links_max) {
+                let links = &links[piece];
+                let steps = links.iter().map(|(_, step)| step.clone()).collect();
+                let sequence = Sequence::new(steps);
+                changes.extend(state.sequences.asked(&sequence, now));
+                match self.pool_for(state, &sequence, links) {
+                    Some(pool) => joined.push(Planned::new(&pool, &links[0].1)),
+                    None => {
+                        joined.extend(links.iter().map(|(of, step)| Planned::new(&of.alone, step)))
+                    }
+                }
+            }
+            (Plan { links, joined }, changes)
+        })
+    }
+
+    /// Where links in a row had better come from as one pipeline; `None` if each by itself.
+    fn pool_for(
+        &self,
+        state: &mut State,
+        sequence: &Sequence,
+        links: &[(Served, Step)],
+    ) -> Option<Arc<Pool<Warm>>> {
+        if let [(alone, _)] = links {
+            return Some(Arc::clone(&alone.alone));
+        }
+        let pool = state.pools.get(sequence);
+        let has_idle = |pool: &Arc<Pool<Warm>>| pool.counts().idle > 0;
+        if !pool.is_some_and(has_idle) && links.iter().all(|(of, _)| has_idle(&of.alone)) {
+            // Joined by us, they are still sooner there than others that are started.
+            return None;
+        }
+        if pool.is_none() && state.pools.len() >= state.sequences.kept() + COLD_POOLS_MAX {
+            state.remove_unused();
+            if state.pools.len() >= state.sequences.kept() + COLD_POOLS_MAX {
+                return None;
+            }
+        }
+        let links = links.iter().map(|(of, _)| Arc::clone(&of.link)).collect();
+        Some(self.open(state, sequence, links))
+    }
+
+    /// The pool of a sequence of several links, which is made if there is none.
+    fn open(
+        &self,
+        state: &mut State,
+        sequence: &Sequence,
+        links: Vec<Arc<LocalLink>>,
+    ) -> Arc<Pool<Warm>> {
+        let pool = (state.pools.entry(sequence.clone()))
+            .or_insert_with(|| Arc::new(self.making.pool(links, sequence)));
+        Arc::clone(pool)
+    }
+
+    /// Changes the state, and does what follows.
+    fn change<T>(&self, change: impl FnOnce(&mut State, Moment) -> (T, Vec<Change>)) -> T {
+        let mut state = self.lock();
+        let (result, changes) = change(&mut state, self.began.elapsed());
+        for Change { sequence, is_warm } in changes {
+            self.set_warm(&mut state, &sequence, is_warm);
+        }
+        let gone = std::mem::take(&mut state.gone);
+        drop(state);
+        drop(gone);
+        result
+    }
+
+    fn set_warm(&self, state: &mut State, sequence: &Sequence, is_warm: bool) {
+        let floor = self.making.config.floor;
+        if floor == 0 {
+            return;
+        }
+        let floor = if is_warm { floor } else { 0 };
+        if let [alone] = sequence.steps() {
+            if let Some(served) = state.links.get(&alone.id) {
+                served.alone.set_floor(floor);
+            }
+            return;
+        }
+        let links = sequence
+            .ids()
+            .map(|id| Some(Arc::clone(&state.links.get(&id)?.link)));
+        match links.collect::<Option<Vec<_>>>() {
+            Some(links) if is_warm => self.open(state, sequence, links).set_floor(floor),
+            _ => {
+                if let Some(pool) = state.pools.get(sequence) {
+                    pool.set_floor(0);
+                }
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing that runs under the lock can leave it half-changed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// A link is not served any more. The pools of pipelines that it is a part of are
+    /// drained.
+    fn leave(&mut self, id: LinkId) -> (Vec<Change>, Vec<Arc<Pool<Warm>>>) {
+        if self.links.remove(&id).is_none() {
+            return (Vec::new(), Vec::new());
+        }
+        let changes = self.sequences.leave(id);
+        let is_in =
+            |sequence: &Sequence, _: &mut Arc<Pool<Warm>>| sequence.ids().any(|of| of == id);
+        let pools: Vec<_> = self.pools.extract_if(is_in).map(|(_, pool)| pool).collect();
+        for pool in &pools {
+            pool.drain();
+        }
+        self.gone.extend(pools.iter().cloned());
+        (changes, pools)
+    }
+
+    /// Removes the pools that are not warm and that nobody uses.
+    fn remove_unused(&mut self) {
+        let State {
+            pools, sequences, ..
+        } = self;
+        let is_unused = |sequence: &Sequence, pool: &mut Arc<Pool<Warm>>| {
+            // Whoever is about to take of one has it, too.
+            let is_held = Arc::strong_count(pool) > 1;
+            !sequences.is_warm(sequence) && !is_held && pool.counts().is_unused()
+        };
+        let removed = pools.extract_if(is_unused).map(|(_, pool)| pool);
+        self.gone.extend(removed);
+    }
+}
+
+impl Making {
+    /// A pool of those links in a row, with nothing in reserve yet.
+    fn pool(&self, links: Vec<Arc<LocalLink>>, sequence: &Sequence) -> Pool<Warm> {
+        let config = pool_state::Config {
+            floor: 0,
+            is_late: links.iter().any(|link| link.is_late),
+            ..self.config.clone()
+        };
+        let ids: Vec<_> = sequence.ids().collect();
+        let accepted = sequence
+            .steps()
+            .iter()
+            .skip(1)
+            .map(|step| step.accepted.clone());
+        let starter = PipelineStarter {
+            links: links.into(),
+            accepted: accepted.chain([Vec::new()]).collect(),
+            starts: self.starts.clone(),
+        };
+        Pool::new(ids, starter, &config, &self.capacity)
+    }
+}
+
+/// Forgets now and then what is not asked for any more.
+async fn sweep(shared: Weak<Shared>) {
+    let mut interval = interval(SWEEP_EVERY);
+    loop {
+        interval.tick().await;
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        shared.change(|state, now| {
+            let changes = state.sequences.sweep(now);
+            state.remove_unused();
+            ((), changes)
+        });
+    }
+}
+
+/// A link is served until this is gone.
+pub(super) struct Membership {
+    links: LocalLinks,
+    served: Served,
+}
+
+impl Membership {
+    pub(super) fn served(&self) -> &Served {
+        &self.served
+    }
+
+    /// No call goes on to the link any more, and nothing that is idle is kept of pipelines
+    /// that it is a part of. Gives all pools of it, in which calls may still be.
+    pub(super) fn leave(self) -> Vec<Arc<Pool<Warm>>> {
+        let mut pools = self.take_leave();
+        pools.push(Arc::clone(&self.served.alone));
+        pools
+    }
+
+    fn take_leave(&self) -> Vec<Arc<Pool<Warm>>> {
+        let link = &self.served.link;
+        self.links.0.change(|state, _| {
+            // The link may have come back meanwhile.
+            let here = state.links.get(&link.id);
+            if !here.is_some_and(|here| Arc::ptr_eq(&here.link, link)) {
+                return (Vec::new(), Vec::new());
+            }
+            let (changes, pools) = state.leave(link.id);
+            (pools, changes)
+        })
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        drop(self.take_leave());
+    }
+}

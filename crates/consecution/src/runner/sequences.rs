@@ -1,0 +1,294 @@
+//! Which links are to be warm together, as plain data.
+//!
+//! A *sequence* is links in a row, each with the exit codes after which the output of
+//! the one before it is complete. Requests name sequences; one that is asked for again
+//! soon is kept warm as a whole, and its links need nothing warm of their own then. A
+//! link of no such sequence is warm by itself, which is a sequence of one.
+//!
+//! Whoever may send requests may name any sequence, so all of this is bounded: as many
+//! sequences as links are warm, one that is asked for once is none of them, and none that
+//! was asked for in the last minute gives way to another one.
+//!
+//! It starts nothing and reads no clock: what follows from what happens comes out as
+//! [`Change`]s.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chain::{LinkId, Network};
+
+use super::pool_state::Moment;
+
+#[cfg(test)]
+mod tests;
+
+/// Asked for again within that time, a sequence is warm; not asked for in as long, it is
+/// not any more.
+const LATELY: Duration = Duration::from_secs(300);
+
+/// One that was asked for that recently does not give way to another one.
+const SETTLED: Duration = Duration::from_secs(60);
+
+/// How many sequences are remembered that were asked for once.
+const ONCE_MAX: usize = 1024;
+
+/// Links in a row; there is one at least. Clones are the same.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Sequence(Arc<[Step]>);
+
+/// One link of a sequence.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Step {
+    pub(super) id: LinkId,
+    /// The codes of the link before it that complete its input, in order; none for the
+    /// first.
+    pub(super) accepted: Vec<u8>,
+}
+
+impl Step {
+    pub(super) fn new(id: LinkId, accepted: &[u8]) -> Step {
+        let mut accepted = accepted.to_vec();
+        accepted.sort_unstable();
+        accepted.dedup();
+        Step { id, accepted }
+    }
+}
+
+impl Sequence {
+    /// Those links; what completes the input of the first one is nothing to the others.
+    pub(super) fn new(mut steps: Vec<Step>) -> Sequence {
+        if let Some(first) = steps.first_mut() {
+            first.accepted = Vec::new();
+        }
+        Sequence(steps.into())
+    }
+
+    /// A link by itself.
+    pub(super) fn of_one(id: LinkId) -> Sequence {
+        Sequence::new(vec![Step::new(id, &[])])
+    }
+
+    pub(super) fn steps(&self) -> &[Step] {
+        &self.0
+    }
+
+    pub(super) fn ids(&self) -> impl Iterator<Item = LinkId> {
+        self.0.iter().map(|step| step.id)
+    }
+
+    fn is_of_several(&self) -> bool {
+        self.0.len() > 1
+    }
+}
+
+/// Where links in a row, with those networks, are cut into sequences of which each can be
+/// one pipeline. Two links of one pipeline share a pipe, through which they can tell each
+/// other a little, also backwards: none may reach further by that than by itself.
+pub(super) fn cut(networks: &[Network], links_max: usize) -> Vec<Range<usize>> {
+    let mut pieces: Vec<Range<usize>> = Vec::new();
+    for (at, network) in networks.iter().enumerate() {
+        match pieces.last_mut() {
+            Some(piece) if piece.len() < links_max && networks[piece.start] == *network => {
+                piece.end = at + 1;
+            }
+            _ => pieces.push(at..at + 1),
+        }
+    }
+    pieces
+}
+
+/// A sequence is to be warm from now on, or not any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Change {
+    pub(super) sequence: Sequence,
+    pub(super) is_warm: bool,
+}
+
+/// What is known of the sequences of a runner.
+#[derive(Debug, Default)]
+pub(super) struct Sequences {
+    /// The links that are served: in how many warm sequences of several links each is.
+    links: HashMap<LinkId, usize>,
+    /// Those that were asked for again, also while one of their links is not served.
+    kept: HashMap<Sequence, Kept>,
+    /// Those that were asked for once, and when.
+    once: HashMap<Sequence, Moment>,
+    /// Until when none of those that are kept gives way.
+    settled_until: Moment,
+}
+
+#[derive(Debug)]
+struct Kept {
+    asked: Moment,
+    /// All of its links are served.
+    is_whole: bool,
+}
+
+impl Sequences {
+    /// A link is served from now on.
+    pub(super) fn enter(&mut self, id: LinkId) -> Vec<Change> {
+        self.links.insert(id, 0);
+        let mut changes = vec![self.alone(id)];
+        for sequence in self.naming(id) {
+            self.make_whole(&sequence, &mut changes);
+        }
+        changes
+    }
+
+    /// A link is not served any more.
+    pub(super) fn leave(&mut self, id: LinkId) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for sequence in self.naming(id) {
+            self.break_up(&sequence, &mut changes);
+        }
+        self.links.remove(&id);
+        changes.retain(|change| change.sequence != Sequence::of_one(id));
+        changes
+    }
+
+    /// A sequence was asked for, by a request that names it.
+    pub(super) fn asked(&mut self, sequence: &Sequence, now: Moment) -> Vec<Change> {
+        if let Some(kept) = self.kept.get_mut(sequence) {
+            kept.asked = now;
+            return Vec::new();
+        }
+        let before = self.once.get(sequence);
+        if before.is_some_and(|before| now.saturating_sub(*before) <= LATELY) {
+            return self.keep(sequence, now);
+        }
+        if self.once.len() >= ONCE_MAX {
+            self.once.clear();
+        }
+        self.once.insert(sequence.clone(), now);
+        Vec::new()
+    }
+
+    /// Time has passed: forgets what was not asked for lately.
+    pub(super) fn sweep(&mut self, now: Moment) -> Vec<Change> {
+        let is_old = |asked: Moment| now.saturating_sub(asked) > LATELY;
+        self.once.retain(|_, asked| !is_old(*asked));
+        let mut changes = Vec::new();
+        let kept = self.kept.iter();
+        let old: Vec<_> = kept
+            .filter(|(_, kept)| is_old(kept.asked))
+            .map(|(sequence, _)| sequence.clone())
+            .collect();
+        for sequence in old {
+            self.forget(&sequence, &mut changes);
+        }
+        while self.kept.len() > self.links.len()
+            && let Some((oldest, _)) = self.oldest()
+        {
+            self.forget(&oldest, &mut changes);
+        }
+        changes
+    }
+
+    /// How many are kept.
+    pub(super) fn kept(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// Whether it is to be warm.
+    pub(super) fn is_warm(&self, sequence: &Sequence) -> bool {
+        let is_kept = self.kept.get(sequence).is_some_and(|kept| kept.is_whole);
+        match sequence.steps() {
+            [alone] => is_kept || self.links.get(&alone.id) == Some(&0),
+            _ => is_kept,
+        }
+    }
+
+    /// Keeps one, if there is room or another one gives way.
+    fn keep(&mut self, sequence: &Sequence, now: Moment) -> Vec<Change> {
+        let mut changes = Vec::new();
+        if self.kept.len() >= self.links.len() {
+            if now < self.settled_until {
+                return changes;
+            }
+            let Some((oldest, asked)) = self.oldest() else {
+                return changes;
+            };
+            if now.saturating_sub(asked) < SETTLED {
+                self.settled_until = asked + SETTLED;
+                return changes;
+            }
+            self.forget(&oldest, &mut changes);
+        }
+        self.once.remove(sequence);
+        let kept = Kept {
+            asked: now,
+            is_whole: false,
+        };
+        self.kept.insert(sequence.clone(), kept);
+        self.make_whole(sequence, &mut changes);
+        changes
+    }
+
+    /// The one that has not been asked for for longest, and when it was.
+    fn oldest(&self) -> Option<(Sequence, Moment)> {
+        let kept = self
+            .kept
+            .iter()
+            .map(|(sequence, kept)| (kept.asked, sequence));
+        kept.min()
+            .map(|(asked, sequence)| (sequence.clone(), asked))
+    }
+
+    fn naming(&self, id: LinkId) -> Vec<Sequence> {
+        let kept = self.kept.keys();
+        kept.filter(|sequence| sequence.ids().any(|named| named == id))
+            .cloned()
+            .collect()
+    }
+
+    /// A sequence that is kept becomes warm, if all of its links are served.
+    fn make_whole(&mut self, sequence: &Sequence, changes: &mut Vec<Change>) {
+        let is_served = sequence.ids().all(|id| self.links.contains_key(&id));
+        match self.kept.get_mut(sequence) {
+            Some(kept) if is_served && !kept.is_whole => kept.is_whole = true,
+            _ => return,
+        }
+        changes.push(Change {
+            sequence: sequence.clone(),
+            is_warm: true,
+        });
+        if sequence.is_of_several() {
+            for id in sequence.ids() {
+                self.links.entry(id).and_modify(|count| *count += 1);
+                changes.push(self.alone(id));
+            }
+        }
+    }
+
+    /// A sequence that is kept is not warm any more.
+    fn break_up(&mut self, sequence: &Sequence, changes: &mut Vec<Change>) {
+        match self.kept.get_mut(sequence) {
+            Some(kept) if kept.is_whole => kept.is_whole = false,
+            _ => return,
+        }
+        if sequence.is_of_several() {
+            for id in sequence.ids() {
+                self.links.entry(id).and_modify(|count| *count -= 1);
+                changes.push(self.alone(id));
+            }
+        }
+        changes.push(Change {
+            sequence: sequence.clone(),
+            is_warm: self.is_warm(sequence),
+        });
+    }
+
+    fn forget(&mut self, sequence: &Sequence, changes: &mut Vec<Change>) {
+        self.break_up(sequence, changes);
+        self.kept.remove(sequence);
+    }
+
+    /// Whether a link is to be warm by itself.
+    fn alone(&self, id: LinkId) -> Change {
+        let sequence = Sequence::of_one(id);
+        let is_warm = self.is_warm(&sequence);
+        Change { sequence, is_warm }
+    }
+}

@@ -1,0 +1,154 @@
+//! Who we are to NATS servers: proved to each of them anew, with what stands in the
+//! files at that moment. So a secret that was changed is used from the next
+//! connection on.
+//!
+//! No secret gets into an error.
+
+use std::fs;
+
+use async_nats::Auth;
+use tokio::task::spawn_blocking;
+
+use super::error::{NatsError, SEED_CHARACTERS, SEED_PREFIX};
+use crate::config::NatsIdentity;
+
+/// What to say to a server that wants that signed.
+///
+/// # Errors
+/// A file cannot be read, or has no secret of its kind in it.
+pub(crate) async fn proof(identity: &NatsIdentity, nonce: &[u8]) -> Result<Auth, NatsError> {
+    let (identity, nonce) = (identity.clone(), nonce.to_vec());
+    match spawn_blocking(move || read(&identity, &nonce)).await {
+        Ok(proof) => proof,
+        // It does not panic, so the runtime is about to end.
+        Err(_) => Ok(Auth::new()),
+    }
+}
+
+/// Whether all that it takes is there now.
+///
+/// # Errors
+/// As [`proof`].
+pub(crate) fn check(identity: &NatsIdentity) -> Result<(), NatsError> {
+    read(identity, b"").map(drop)
+}
+
+/// May have to wait for files.
+fn read(identity: &NatsIdentity, nonce: &[u8]) -> Result<Auth, NatsError> {
+    let mut proof = Auth::new();
+    match identity {
+        NatsIdentity::Anonymous => {}
+        NatsIdentity::Password { user, password } => {
+            proof.username = Some(user.clone());
+            proof.password = Some(password.read()?);
+        }
+        NatsIdentity::Token(token) => proof.token = Some(token.read()?),
+        NatsIdentity::NKey(seed) => {
+            let seed = seed.read()?;
+            let (public, signature) = sign(seed.trim(), nonce).ok_or(NatsError::Seed)?;
+            proof.nkey = Some(public);
+            proof.signature = Some(signature);
+        }
+        NatsIdentity::Credentials(path) => {
+            let error = |reason: std::io::Error| NatsError::Credentials {
+                path: path.clone(),
+                reason,
+            };
+            let text = fs::read_to_string(path).map_err(error)?;
+            let signed = in_credentials(&text)
+                .and_then(|(jwt, seed)| Some((jwt, sign(seed, nonce)?)))
+                .ok_or_else(|| {
+                    let reason = "there is no JWT with the seed of a user's NKey in it";
+                    error(std::io::Error::other(reason))
+                })?;
+            let (jwt, (_, signature)) = signed;
+            proof.jwt = Some(jwt.to_owned());
+            proof.signature = Some(signature);
+        }
+    }
+    Ok(proof)
+}
+
+/// The public key of a user's seed, and its signature; `None` where it is none.
+fn sign(seed: &str, nonce: &[u8]) -> Option<(String, Vec<u8>)> {
+    let is_base32 = |byte: u8| matches!(byte, b'A'..=b'Z' | b'2'..=b'7');
+    if seed.len() != SEED_CHARACTERS
+        || !seed.starts_with(SEED_PREFIX)
+        || !seed.bytes().all(is_base32)
+    {
+        return None;
+    }
+    let keys = nkeys::KeyPair::from_seed(seed).ok()?;
+    Some((keys.public_key(), keys.sign(nonce).ok()?))
+}
+
+/// The JWT and the seed in a credentials file: the first two lines that stand
+/// between lines of dashes.
+fn in_credentials(text: &str) -> Option<(&str, &str)> {
+    let is_fence = |line: &str| line.starts_with("---");
+    let mut lines = text.lines().map(str::trim).peekable();
+    let mut next = || {
+        while let Some(line) = lines.next() {
+            let Some(inner) = lines.peek() else { continue };
+            if is_fence(line) && !inner.is_empty() && !is_fence(inner) {
+                return lines.next();
+            }
+        }
+        None
+    };
+    Some((next()?, next()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Secret;
+
+    #[test]
+    fn jwt_and_seed_are_found_in_credentials() {
+        let text = "-----BEGIN NATS USER JWT-----\r\neyJ0.abc-_\r\n------END NATS USER JWT------\r\n\
+            \r\n************* IMPORTANT *************\nKeep it.\n\n\
+            -----BEGIN USER NKEY SEED-----\nSUAB\n------END USER NKEY SEED------\n";
+        assert_eq!(in_credentials(text), Some(("eyJ0.abc-_", "SUAB")));
+        for text in [
+            "",
+            "-----BEGIN-----\nonly one\n-----END-----",
+            "-----BEGIN-----",
+        ] {
+            assert_eq!(in_credentials(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn whatever_a_file_holds_is_refused_without_showing_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        let fenced = |seed: &str| format!("---\nhidden\n---\n---\n{seed}\n---\n");
+        for text in [
+            String::new(),
+            "hidden".to_owned(),
+            fenced("SUhidden"),
+            fenced(&format!("SU{}", "A".repeat(SEED_CHARACTERS - 2))),
+            "\u{feff}hidden\n".repeat(100),
+        ] {
+            fs::write(&path, &text).unwrap();
+            for identity in [
+                NatsIdentity::NKey(Secret::in_file(&path)),
+                NatsIdentity::Credentials(path.clone()),
+            ] {
+                let Err(error) = check(&identity) else {
+                    panic!("{text:?} should be refused");
+                };
+                let error = error.to_string();
+                assert!(!error.contains("hidden"), "{error}");
+            }
+        }
+        fs::write(&path, b"\xff").unwrap();
+        for identity in [
+            NatsIdentity::Token(Secret::in_file(&path)),
+            NatsIdentity::Credentials(path.clone()),
+        ] {
+            assert!(check(&identity).is_err());
+        }
+    }
+}

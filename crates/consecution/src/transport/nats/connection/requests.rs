@@ -1,0 +1,427 @@
+//! The connection that requests come in on: one subscription a link.
+//!
+//! Whoever may call a link can put any bytes into its requests, and the client
+//! library ends its connection over some of them. So it is not given any: this
+//! connection is read by [`server_line`](crate::transport::nats::wire::server_line), which nothing in a message can trip.
+//!
+//! Frames and answers go over the other one, but for those to plain clients: where
+//! a server lets a runner answer whoever asks it (`allow_responses`), it does so on
+//! the connection that the request came in on.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_nats::{HeaderMap, ServerAddr, Subject};
+use bytes::Bytes;
+use chain::LinkId;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
+
+use super::bounds::{
+    CONNECT_WAIT_MAX, OUTGOING_MESSAGES_MAX, PING_EVERY, SUBSCRIPTION_MESSAGES_MAX,
+};
+use super::dial::{Dial, Dialled};
+use super::health::Health;
+use super::options::Target;
+use super::pace::Pace;
+use crate::connection::Connection;
+use crate::transport::nats::wire::server_line::{Message, Said};
+use crate::transport::nats::wire::{header_block, subject};
+
+/// Signs of life that the server may owe us before it counts as gone.
+const UNANSWERED_PINGS_MAX: u64 = 2;
+
+/// How long a few lines to the server may wait to be sent.
+const WRITE_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// How many servers are tried, at most: those that we were told of, and those that
+/// they tell us of.
+const SERVERS_MAX: usize = 256;
+
+/// The connection, for as long as this is held.
+pub(crate) struct Requests {
+    links: Arc<Links>,
+    answers: mpsc::Sender<Answer>,
+    keeping: JoinHandle<()>,
+}
+
+/// A message to be sent, as it is written.
+struct Answer {
+    bytes: Vec<u8>,
+    /// Told when it is sent, dropped when it is not.
+    sent: oneshot::Sender<()>,
+}
+
+/// The links whose requests are wanted.
+#[derive(Default)]
+struct Links {
+    table: Mutex<Table>,
+    /// Something in the table must be said to the server.
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Table {
+    by_number: HashMap<u64, Link>,
+    last_number: u64,
+    is_connected: bool,
+}
+
+struct Link {
+    id: LinkId,
+    requests: mpsc::Sender<Message>,
+    phase: Phase,
+}
+
+/// What the server knows of a subscription.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Nothing yet.
+    New,
+    Subscribed,
+    /// It is not wanted any more, which the server does not know.
+    Unwanted,
+    /// The server was told that. What it had sent before has come when it has
+    /// answered so many pings.
+    Leaving(u64),
+}
+
+/// The requests of one link. The server sends them until this is dropped or
+/// [left](Subscription::leave).
+pub(crate) struct Subscription {
+    links: Arc<Links>,
+    number: u64,
+    requests: mpsc::Receiver<Message>,
+}
+
+impl Requests {
+    /// Starts to connect, and to say to `health` how it is with the connection.
+    pub(crate) fn start(health: Arc<Health>, target: &Target) -> Requests {
+        let links = Arc::<Links>::default();
+        let (answers, to_send) = mpsc::channel(OUTGOING_MESSAGES_MAX);
+        let keeping = Keeping {
+            links: Arc::clone(&links),
+            answers: to_send,
+            health,
+            servers: target.servers.clone(),
+            dial: target.for_requests.clone(),
+        };
+        Requests {
+            links,
+            answers,
+            keeping: tokio::spawn(keeping.run()),
+        }
+    }
+
+    /// Asks for requests of that link, from now on and whenever there is a
+    /// connection.
+    pub(crate) fn subscribe(&self, id: LinkId) -> Subscription {
+        let (sender, requests) = mpsc::channel(SUBSCRIPTION_MESSAGES_MAX);
+        let mut table = self.links.lock();
+        table.last_number += 1;
+        let number = table.last_number;
+        let link = Link {
+            id,
+            requests: sender,
+            phase: Phase::New,
+        };
+        table.by_number.insert(number, link);
+        drop(table);
+        self.links.changed.notify_one();
+        Subscription {
+            links: Arc::clone(&self.links),
+            number,
+            requests,
+        }
+    }
+
+    /// Sends an answer to a request, if the server takes one so large, and waits
+    /// until that is done.
+    ///
+    /// # Errors
+    /// It was not sent: there is no connection, or it is too large.
+    pub(crate) async fn answer(
+        &self,
+        reply: &Subject,
+        headers: &HeaderMap,
+        payload: &Bytes,
+        bytes_max: usize,
+    ) -> Result<(), Unsent> {
+        let headers = header_block::write(headers);
+        let (of_headers, total) = (headers.len(), headers.len() + payload.len());
+        if total > bytes_max || !self.links.lock().is_connected {
+            return Err(Unsent);
+        }
+        let line = format!("HPUB {reply} {of_headers} {total}\r\n");
+        let bytes = [line.as_bytes(), &headers, payload, END_OF_LINE].concat();
+        let (sent, is_sent) = oneshot::channel();
+        let answer = Answer { bytes, sent };
+        self.answers.send(answer).await.map_err(|_| Unsent)?;
+        is_sent.await.map_err(|_| Unsent)
+    }
+
+    /// Closes the connection, for good.
+    pub(crate) fn close(&self) {
+        self.keeping.abort();
+        self.links.lost();
+        self.links.lock().by_number.clear();
+    }
+}
+
+impl Drop for Requests {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Subscription {
+    /// The next request; `None` when none will come any more.
+    pub(crate) async fn next(&mut self) -> Option<Message> {
+        self.requests.recv().await
+    }
+
+    /// Wants no more. What the server has sent before it knows that still comes.
+    pub(crate) fn leave(&self) {
+        self.links.leave(self.number);
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+impl Links {
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        // Nothing that runs under the lock can leave it half-changed.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn leave(&self, number: u64) {
+        let mut table = self.lock();
+        let is_connected = table.is_connected;
+        let Some(link) = table.by_number.get_mut(&number) else {
+            return;
+        };
+        match link.phase {
+            Phase::Subscribed if is_connected => link.phase = Phase::Unwanted,
+            Phase::Unwanted | Phase::Leaving(_) => return,
+            // The server does not know of it.
+            Phase::New | Phase::Subscribed => drop(table.by_number.remove(&number)),
+        }
+        drop(table);
+        self.changed.notify_one();
+    }
+
+    /// A new connection knows nothing.
+    fn connected(&self) {
+        let mut table = self.lock();
+        table.is_connected = true;
+        for link in table.by_number.values_mut() {
+            link.phase = Phase::New;
+        }
+    }
+
+    /// Nothing more comes on the connection that there was.
+    fn lost(&self) {
+        let mut table = self.lock();
+        table.is_connected = false;
+        let is_wanted = |link: &Link| matches!(link.phase, Phase::New | Phase::Subscribed);
+        table.by_number.retain(|_, link| is_wanted(link));
+    }
+
+    /// Lines that say to the server what it does not know yet. With a ping behind
+    /// them where something is to be left; `pings` have been sent before.
+    fn news(&self, pings: &mut u64) -> String {
+        let (mut lines, mut has_left) = (String::new(), false);
+        for (number, link) in &mut self.lock().by_number {
+            // Writing to a string does not fail.
+            let _ = match link.phase {
+                Phase::New => {
+                    link.phase = Phase::Subscribed;
+                    let (subject, group) = (subject::of_link(link.id), subject::QUEUE_GROUP);
+                    write!(lines, "SUB {subject} {group} {number}\r\n")
+                }
+                Phase::Unwanted => {
+                    link.phase = Phase::Leaving(*pings + 1);
+                    has_left = true;
+                    write!(lines, "UNSUB {number}\r\n")
+                }
+                Phase::Subscribed | Phase::Leaving(_) => Ok(()),
+            };
+        }
+        if has_left {
+            *pings += 1;
+            lines.push_str(PING);
+        }
+        lines
+    }
+
+    /// The server has answered so many pings.
+    fn ponged(&self, pongs: u64) {
+        let is_over = |link: &Link| matches!(link.phase, Phase::Leaving(ping) if ping <= pongs);
+        self.lock().by_number.retain(|_, link| !is_over(link));
+    }
+
+    /// Hands a request over, without waiting; `false` where there is no room.
+    fn deliver(&self, message: Message) -> bool {
+        let table = self.lock();
+        match table.by_number.get(&message.subscription) {
+            // Dropped where nobody waits for it any more.
+            Some(link) => !matches!(
+                link.requests.try_send(message),
+                Err(mpsc::error::TrySendError::Full(_))
+            ),
+            None => true,
+        }
+    }
+}
+
+const PING: &str = "PING\r\n";
+const PONG: &str = "PONG\r\n";
+const END_OF_LINE: &[u8] = b"\r\n";
+
+/// An answer that was not sent here.
+#[derive(Debug)]
+pub(crate) struct Unsent;
+
+/// Whoever keeps the connection.
+struct Keeping {
+    links: Arc<Links>,
+    health: Arc<Health>,
+    servers: Vec<ServerAddr>,
+    dial: Dial,
+    answers: mpsc::Receiver<Answer>,
+}
+
+impl Keeping {
+    async fn run(mut self) {
+        let mut pace = Pace::new();
+        while !self.health.is_closed() {
+            sleep(pace.next(Instant::now())).await;
+            if let Some(dialled) = self.dial().await {
+                self.links.connected();
+                self.health.requests_are(Connection::Connected);
+                let why = self.serve(dialled).await;
+                self.links.lost();
+                self.waiting(&why);
+            }
+        }
+    }
+
+    fn waiting(&self, why: &str) {
+        let why = format!("the connection for requests: {why}");
+        self.health.requests_are(Connection::Waiting(why.into()));
+    }
+
+    /// Tries each server once, in an order of chance.
+    async fn dial(&mut self) -> Option<Dialled> {
+        let chance: RandomState = RandomState::new();
+        let mut servers = self.servers.clone();
+        servers.sort_by_cached_key(|server| chance.hash_one(server.as_url_str()));
+        for server in servers {
+            let dialled = timeout(CONNECT_WAIT_MAX, self.dial.connect(&server)).await;
+            let why = match dialled {
+                Ok(Ok((dialled, info))) => {
+                    // Said before the connection was encrypted: by anybody.
+                    if !self.dial.wants_tls {
+                        self.learn(&info.connect_urls);
+                    }
+                    return Some(dialled);
+                }
+                Ok(Err(why)) => why.to_string(),
+                Err(_) => "it does not answer in time".to_owned(),
+            };
+            self.waiting(&format!("{}:{}: {why}", server.host(), server.port()));
+        }
+        None
+    }
+
+    /// Servers of the cluster that we were not told of.
+    fn learn(&mut self, urls: &[String]) {
+        for server in urls.iter().filter_map(|url| url.parse::<ServerAddr>().ok()) {
+            let place = |server: &ServerAddr| (server.host().to_owned(), server.port());
+            let is_known = self
+                .servers
+                .iter()
+                .any(|known| place(known) == place(&server));
+            if !is_known && self.servers.len() < SERVERS_MAX {
+                self.servers.push(server);
+            }
+        }
+    }
+
+    /// Until the connection is lost: says why.
+    async fn serve(&mut self, mut dialled: Dialled) -> String {
+        let (mut pings, mut pongs) = (0_u64, 0);
+        let mut ticks = interval_at(Instant::now() + PING_EVERY, PING_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut lines = self.links.news(&mut pings);
+        loop {
+            if !lines.is_empty() {
+                if let Err(why) = write(&mut dialled, lines.as_bytes()).await {
+                    return why;
+                }
+                lines.clear();
+            }
+            let mut said = tokio::select! {
+                () = self.links.changed.notified() => {
+                    lines = self.links.news(&mut pings);
+                    continue;
+                }
+                _ = ticks.tick() => {
+                    if pings.saturating_sub(pongs) >= UNANSWERED_PINGS_MAX {
+                        return "it is silent".to_owned();
+                    }
+                    pings += 1;
+                    lines.push_str(PING);
+                    continue;
+                }
+                Some(Answer { bytes, sent }) = self.answers.recv() => {
+                    if let Err(why) = write(&mut dialled, &bytes).await {
+                        return why;
+                    }
+                    // Nobody may wait for that any more.
+                    let _ = sent.send(());
+                    continue;
+                }
+                said = dialled.said() => said.map(Some),
+            };
+            // And all that has come with it.
+            loop {
+                match said {
+                    Ok(None) => break,
+                    Ok(Some(Said::Message(message))) => {
+                        if !self.links.deliver(message) {
+                            let why = "requests were dropped, since too many came at once";
+                            self.health.complain("NATS", why);
+                        }
+                    }
+                    Ok(Some(Said::Ping)) => lines.push_str(PONG),
+                    Ok(Some(Said::Pong)) => {
+                        pongs += 1;
+                        self.links.ponged(pongs);
+                    }
+                    Ok(Some(Said::Error(error))) => self.health.server_complains(&error),
+                    Ok(Some(Said::Info(_) | Said::Ok)) => {}
+                    Err(why) => return why.to_string(),
+                }
+                said = dialled.said_already();
+            }
+        }
+    }
+}
+
+/// Writes it, or says why that cannot be done.
+async fn write(dialled: &mut Dialled, bytes: &[u8]) -> Result<(), String> {
+    match timeout(WRITE_WAIT_MAX, dialled.write(bytes)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("it takes nothing any more".to_owned()),
+    }
+}

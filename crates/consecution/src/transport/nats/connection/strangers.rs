@@ -1,0 +1,100 @@
+//! Answers from whoever listens to links' subjects and is no runner: a stream of
+//! JetStream that keeps requests, a responder on a wildcard, a bridge.
+//!
+//! They say nothing about a call, so they are passed over wherever a runner may
+//! still answer, and logged once, since plain NATS clients take them for replies.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
+use async_nats::Message;
+use serde::Deserialize;
+
+use crate::transport::nats::wire::header;
+
+/// How many streams are named in the log, at most.
+const STREAMS_MAX: usize = 16;
+
+/// How much of a stream's name, and of another answer, is logged.
+const SHOWN_BYTES_MAX: usize = 128;
+
+/// The largest acknowledgement that is looked at.
+const ACKNOWLEDGEMENT_BYTES_MAX: usize = 4096;
+
+/// Which strangers have been logged.
+#[derive(Debug, Default)]
+pub(crate) struct Strangers(Mutex<BTreeSet<String>>);
+
+impl Strangers {
+    /// Logs a stranger's answer to a request, unless that was done before.
+    pub(crate) fn passed_over(&self, message: &Message) {
+        let stream = stream_of(message);
+        // Others all count as one: what they answer may differ each time.
+        let key = stream.clone().unwrap_or_default();
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.len() >= STREAMS_MAX || !said.insert(key) {
+            return;
+        }
+        drop(said);
+        match stream {
+            Some(stream) => tracing::warn!(
+                "JetStream's stream '{stream}' keeps requests and acknowledges them to whoever \
+                 calls: that is passed over, but plain NATS clients take it for a reply; create \
+                 it without acknowledgements (no_ack), or without consecution.> in its subjects"
+            ),
+            None => {
+                let text = String::from_utf8_lossy(&message.payload);
+                let begins = header::line(&text, SHOWN_BYTES_MAX);
+                tracing::warn!(
+                    "somebody who is no runner answers requests ('{begins}'): that is passed \
+                     over, but plain NATS clients take it for a reply; nobody but runners should \
+                     answer on consecution.link.*"
+                );
+            }
+        }
+    }
+}
+
+/// The stream that acknowledges a message with this one.
+fn stream_of(message: &Message) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Acknowledgement {
+        stream: String,
+    }
+    if message.payload.len() > ACKNOWLEDGEMENT_BYTES_MAX {
+        return None;
+    }
+    let acknowledgement = serde_json::from_slice::<Acknowledgement>(&message.payload).ok()?;
+    let stream = header::line(&acknowledgement.stream, SHOWN_BYTES_MAX);
+    (!stream.is_empty()).then_some(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(payload: &'static str) -> Message {
+        Message {
+            subject: "x".into(),
+            reply: None,
+            payload: payload.into(),
+            headers: None,
+            status: None,
+            description: None,
+            length: 0,
+        }
+    }
+
+    #[test]
+    fn a_streams_acknowledgement_names_it_and_nothing_else_does() {
+        let stream = |payload| stream_of(&message(payload));
+        let name = |name: &str| Some(name.to_owned());
+        assert_eq!(stream(r#"{"stream":"audit", "seq":3}"#), name("audit"));
+        let failed = r#"{"error":{"code":503},"stream":"audit","seq":0}"#;
+        assert_eq!(stream(failed), name("audit"));
+        assert_eq!(stream("{\"stream\":\"a\\u001b[2J\"}"), name("a [2J"));
+        for other in ["", "+OK", "{}", "[]", r#"{"stream":""}"#, r#"{"stream":7}"#] {
+            assert_eq!(stream(other), None, "{other}");
+        }
+    }
+}

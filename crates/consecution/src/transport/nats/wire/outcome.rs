@@ -1,0 +1,219 @@
+//! How a call ended, as headers of a reply or of the last frame say it: once for
+//! the link that was called, and once for each that was taken with it.
+
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+
+use super::header::{
+    Malformed, REASON_BYTES_MAX, bad, escape_end, line, number, shortened, text_of, unescape, value,
+};
+use super::subject::{ENDING, ERROR, ERROR_CODE, OF_LINKS, OfLink};
+use crate::transport::{Ending, Outcome, STDERR_TAIL_BYTES_MAX};
+
+/// How long the one line about a failure is.
+const ERROR_BYTES_MAX: usize = 1024;
+
+/// How much of a line of standard error stands in the one line about a failure.
+const LINE_BYTES_MAX: usize = 200;
+
+/// How much of a reason is sent of a link that was joined, since there may be
+/// many.
+const JOINED_REASON_BYTES_MAX: usize = 64;
+
+/// Reads how a call ended.
+///
+/// # Errors
+/// The headers do not say so.
+pub(crate) fn read(headers: &HeaderMap) -> Result<Outcome, Malformed> {
+    let mut links = Vec::new();
+    for of_link in OF_LINKS.iter() {
+        match value(headers, &of_link.ending) {
+            Some(ending) => links.push(read_link(headers, of_link, ending)?),
+            None => break,
+        }
+    }
+    let mut links = links.into_iter();
+    let first = links.next();
+    let mut outcome = first.ok_or_else(|| bad(&ENDING, "", "no such ending"))?;
+    outcome.joined = links.collect();
+    Ok(outcome)
+}
+
+fn read_link(headers: &HeaderMap, of_link: &OfLink, ending: &str) -> Result<Outcome, Malformed> {
+    let ending = ending_of(ending).ok_or_else(|| bad(&ENDING, ending, "no such ending"))?;
+    let elapsed = value(headers, &of_link.elapsed_us).and_then(number);
+    let elapsed = elapsed.unwrap_or(0);
+    let mut stderr = unescape(value(headers, &of_link.stderr).unwrap_or_default());
+    let surplus = stderr.len().saturating_sub(STDERR_TAIL_BYTES_MAX);
+    stderr.drain(..surplus);
+    Ok(Outcome {
+        stderr: stderr.into(),
+        elapsed: Duration::from_micros(elapsed),
+        ..Outcome::new(ending)
+    })
+}
+
+fn ending_of(text: &str) -> Option<Ending> {
+    let (word, detail) = text.split_once(' ').unwrap_or((text, ""));
+    Some(match word {
+        "exited" => Ending::Exited(u8::try_from(number(detail)?).ok()?),
+        "signalled" => Ending::Signalled(i32::try_from(number(detail)?).ok()?),
+        "unread" => Ending::Unread,
+        "cut" => Ending::Cut,
+        "deadline" => Ending::DeadlinePassed,
+        "lost" => Ending::Lost(text_of(detail)),
+        _ => return None,
+    })
+}
+
+/// Adds how a call ended. Of standard error the end, no more than `room` bytes
+/// over all links as written.
+pub(crate) fn write(headers: &mut HeaderMap, outcome: &Outcome, runner: &str, room: usize) {
+    let share = room / (1 + outcome.joined.len());
+    for (at, (link, of_link)) in outcome.links().zip(OF_LINKS.iter()).enumerate() {
+        let reason_bytes_max = match at {
+            0 => REASON_BYTES_MAX,
+            _ => JOINED_REASON_BYTES_MAX,
+        };
+        write_link(headers, of_link, link, reason_bytes_max, share);
+    }
+    // The first one that failed is to blame for what the others did.
+    let mut links = outcome.links().enumerate();
+    let failed = links.find(|(_, link)| link.ending != Ending::Exited(0));
+    if let Some((at, link)) = failed {
+        let who = match at {
+            0 => "the link".to_owned(),
+            _ => format!("the link in place {}", at + 1),
+        };
+        write_failure(headers, &who, link, runner);
+    }
+}
+
+fn write_link(
+    headers: &mut HeaderMap,
+    of_link: &OfLink,
+    link: &Outcome,
+    reason_bytes_max: usize,
+    room: usize,
+) {
+    let ending = match &link.ending {
+        Ending::Exited(code) => format!("exited {code}"),
+        Ending::Signalled(signal) => format!("signalled {signal}"),
+        Ending::Unread => "unread".to_owned(),
+        Ending::Cut => "cut".to_owned(),
+        Ending::DeadlinePassed => "deadline".to_owned(),
+        Ending::Lost(reason) => format!("lost {}", shortened(reason, reason_bytes_max)),
+    };
+    headers.insert(of_link.ending.clone(), ending);
+    let elapsed = u64::try_from(link.elapsed.as_micros()).unwrap_or(u64::MAX);
+    headers.insert(of_link.elapsed_us.clone(), elapsed.to_string());
+    if !link.stderr.is_empty() {
+        headers.insert(of_link.stderr.clone(), escape_end(&link.stderr, room));
+    }
+}
+
+fn write_failure(headers: &mut HeaderMap, who: &str, link: &Outcome, runner: &str) {
+    let (code, what) = match &link.ending {
+        Ending::Exited(code) => (502, format!("{who} exited with code {code}")),
+        Ending::Signalled(signal) => (502, format!("signal {signal} ended {who}")),
+        Ending::Unread => (502, format!("{who} was stopped: nobody read its output")),
+        Ending::Cut => (502, format!("{who} was stopped: its input was cut off")),
+        Ending::DeadlinePassed => (504, format!("{who} was stopped at its deadline")),
+        Ending::Lost(reason) => (502, format!("{who} was lost: {reason}")),
+    };
+    let said = said(&link.stderr);
+    write_error(headers, code, &format!("{what}{said}, on runner {runner}"));
+}
+
+/// Says what went wrong, as a number and a line for people.
+pub(crate) fn write_error(headers: &mut HeaderMap, code: u16, error: &str) {
+    headers.insert(ERROR_CODE.clone(), code.to_string());
+    headers.insert(ERROR.clone(), line(error, ERROR_BYTES_MAX));
+}
+
+/// The first and the last line of standard error, for people.
+fn said(stderr: &[u8]) -> String {
+    let text = String::from_utf8_lossy(stderr);
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    match (lines.next(), lines.next_back()) {
+        (None, _) => String::new(),
+        (Some(only), None) => format!(": {}", line(only, LINE_BYTES_MAX)),
+        (Some(first), Some(last)) => format!(
+            ": {} … {}",
+            line(first, LINE_BYTES_MAX),
+            line(last, LINE_BYTES_MAX)
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::FOLLOWING_MAX;
+    use crate::transport::nats::wire::{header, subject};
+
+    fn exited(code: u8, stderr: &'static str) -> Outcome {
+        Outcome {
+            stderr: stderr.into(),
+            elapsed: Duration::from_micros(u64::from(code) + 7),
+            ..Outcome::new(Ending::Exited(code))
+        }
+    }
+
+    fn written(outcome: &Outcome, room: usize) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        write(&mut headers, outcome, "runner", room);
+        headers
+    }
+
+    #[test]
+    fn the_outcomes_of_several_links_read_back_as_written() {
+        let several = Outcome {
+            joined: vec![
+                exited(3, "second"),
+                Outcome::new(Ending::Cut),
+                Outcome::new(Ending::Lost("gone".into())),
+            ],
+            ..exited(0, "first")
+        };
+        assert_eq!(read(&written(&several, 1000)), Ok(several.clone()));
+        let alone = exited(1, "");
+        assert_eq!(read(&written(&alone, 1000)), Ok(alone.clone()));
+    }
+
+    #[test]
+    fn the_first_link_that_failed_is_named() {
+        let several = Outcome {
+            joined: vec![exited(3, "no such thing"), Outcome::new(Ending::Cut)],
+            ..exited(0, "")
+        };
+        let headers = written(&several, 1000);
+        let error = value(&headers, &subject::ERROR);
+        assert_eq!(
+            error,
+            Some("the link in place 2 exited with code 3: no such thing, on runner runner")
+        );
+        let headers = written(&exited(0, "says something"), 1000);
+        assert_eq!(value(&headers, &subject::ERROR), None);
+    }
+
+    #[test]
+    fn headers_stay_within_their_bound() {
+        let lost = Outcome::new(Ending::Lost("\n".repeat(2000).into()));
+        let several = Outcome {
+            joined: vec![lost.clone(); FOLLOWING_MAX],
+            ..lost
+        };
+        let headers = written(&several, 0);
+        let lines = headers.iter().map(|(name, values)| {
+            let name: &str = name.as_ref();
+            let values = values
+                .iter()
+                .map(|value| value.as_str().len() + name.len() + 4);
+            values.sum::<usize>()
+        });
+        let bytes: usize = lines.sum();
+        assert!(bytes < header::HEADERS_BYTES_MAX, "{bytes} bytes");
+    }
+}

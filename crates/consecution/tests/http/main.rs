@@ -1,0 +1,14 @@
+//! `serve` as clients and proxies of HTTP have it.
+
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+#[macro_use]
+#[path = "../support/mod.rs"]
+mod support;
+
+mod calls;
+mod clients;
+mod connections;
+mod spool;
+mod stall;
+mod streams;

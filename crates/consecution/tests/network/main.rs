@@ -1,0 +1,27 @@
+//! Portals and runners as processes of their own, as their users have them.
+
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+#[macro_use]
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bad_input;
+mod capacity;
+mod deadlines;
+mod examples;
+mod faults;
+mod faults_cut;
+mod healing;
+mod links;
+mod logs;
+mod losses;
+mod many;
+mod order;
+mod readiness;
+mod rolling;
+mod secured;
+mod seed;
+mod stories;
+mod strangers;
+mod streams;

@@ -1,0 +1,16 @@
+//! A runner in this process, with real sandboxes.
+
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+#[macro_use]
+#[path = "../support/mod.rs"]
+mod support;
+
+mod calls;
+mod capacity;
+mod images;
+mod joined;
+mod life;
+mod metrics;
+mod pipelines;
+mod zygote;

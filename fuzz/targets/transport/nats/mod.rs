@@ -1,0 +1,3 @@
+//! See [`super`].
+
+pub(crate) mod wire;
