@@ -58,7 +58,7 @@ fn kill(served: &Served, link: usize, killed: Killed) {
 }
 
 #[test]
-fn a_call_is_made_again_whichever_of_its_inits_or_zygotes_is_killed() {
+fn a_call_is_made_again_or_cut_off_whichever_of_its_inits_or_zygotes_is_killed() {
     let served = three();
     for link in 0..3 {
         for killed in [Killed::Inits, Killed::Zygote] {
@@ -71,10 +71,17 @@ fn a_call_is_made_again_whichever_of_its_inits_or_zygotes_is_killed() {
             call.send_chunk(b"late\n");
             call.end_chunks();
             let mut rest = Vec::new();
-            while let Some(chunk) = call.chunk().filter(|chunk| !chunk.is_empty()) {
-                rest.extend(chunk);
+            let mut chunk = call.chunk();
+            while let Some(bytes) = chunk.take_if(|bytes| !bytes.is_empty()) {
+                rest.extend(bytes);
+                chunk = call.chunk();
             }
-            assert_eq!(rest, b"late\nend\n", "{link} {killed:?}");
+            // One that is made again may find nobody while the zygote is replaced, and is
+            // cut off then.
+            let is_complete = chunk.is_some();
+            let is_given_up = matches!(killed, Killed::Zygote) && !is_complete;
+            let is_answered = is_complete && rest == b"late\nend\n";
+            assert!(is_answered || is_given_up, "{link} {killed:?}: {rest:?}");
             if let Killed::Zygote = killed {
                 served.await_line("is served again");
             }
