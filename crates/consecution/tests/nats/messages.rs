@@ -240,6 +240,7 @@ async fn a_call_that_had_to_wait_for_room_may_still_be_answered_in_one_message()
     caller.request().await;
     let (kind, alive) = caller.next_frame().await;
     assert_eq!(kind, "alive");
+    assert_eq!(header(&alive, "Consecution-Runner"), Some("tester"));
     let runner = alive.reply.unwrap();
     let frame = ("Consecution-Frame", "alive 0");
     caller.send(&runner, frame, "").await;

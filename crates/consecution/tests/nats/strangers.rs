@@ -397,13 +397,17 @@ async fn a_runner_that_has_shown_itself_and_is_gone_may_have_run_the_call() {
     let mut requests = by_hand(&client, id).await;
     let showing = async {
         let request = next(&mut requests).await;
-        let head = headers([("Consecution-Frame", "alive 0")]);
+        let head = headers([
+            ("Consecution-Frame", "alive 0"),
+            ("Consecution-Runner", "north"),
+        ]);
         let (to, nobodys) = (request.reply.unwrap(), "_INBOX.runner.nobody");
         let sent = client.publish_with_reply_and_headers(to, nobodys, head, Bytes::new());
         sent.await.unwrap();
     };
     let called = async {
         let reply: Reply = portal.call(id, Request::new("hello")).await.unwrap();
+        assert_eq!(reply.runner.as_deref(), Some("north"));
         reply.outcome.await.ending
     };
     let (ending, ()) = tokio::join!(called, showing);

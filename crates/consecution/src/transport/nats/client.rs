@@ -19,12 +19,11 @@ use super::exchange::body::{self, Source, StderrSink};
 use super::exchange::caller::{self, ending_of};
 use super::exchange::credit::{FRAME_BYTES_MAX, window};
 use super::exchange::duplex::Duplex;
-use super::exchange::line::{self, Line};
+use super::exchange::line::{Line, Next};
 use super::exchange::state::{Broken, Event, Exchange};
-use super::wire::frame::Frame;
 use super::wire::header::{HEADERS_BYTES_MAX, Malformed};
 use super::wire::kind::{Kind, kind_to_caller};
-use super::wire::reply::{End, ReplyHead};
+use super::wire::reply::{self, End, ReplyHead};
 use super::wire::request::{Offer, RequestHead};
 use super::wire::subject;
 use crate::transport::{
@@ -91,24 +90,23 @@ pub(crate) async fn call(
         }
     };
     let room = client.max_payload().min(WHOLE_BYTES_MAX);
-    let mut call = Call::new(shared, client, request);
+    let (mut call, mailbox) = (Call::new(shared, client, request), shared.inbox.open());
     call.gather(room.saturating_sub(HEADERS_BYTES_MAX)).await;
-    if call.mailbox.messages.is_closed() {
+    if mailbox.messages.is_closed() {
         // It would be run when the connection is back, for nobody.
         let why = "the connection to NATS was lost".into();
         return Err(call.refused(RefusalReason::Unreachable(why)));
     }
-    if let Err(why) = call.send(id).await {
+    if let Err(why) = call.send(id, &mailbox).await {
         return Err(call.refused(RefusalReason::Unreachable(why)));
     }
-    call.taken(id).await
+    call.taken(id, mailbox).await
 }
 
 /// A call that no runner has taken yet.
 struct Call<'a> {
     shared: &'a Arc<Shared>,
     client: Arc<Client>,
-    mailbox: Mailbox,
     /// All of it but its body.
     request: Request,
     offer: Offer,
@@ -124,7 +122,6 @@ impl<'a> Call<'a> {
         Call {
             shared,
             client,
-            mailbox: shared.inbox.open(),
             offer: Offer {
                 is_whole: false,
                 credit: window(shared.inbox.count()),
@@ -150,7 +147,7 @@ impl<'a> Call<'a> {
         };
     }
 
-    async fn send(&mut self, id: LinkId) -> Result<(), Arc<str>> {
+    async fn send(&mut self, id: LinkId, mailbox: &Mailbox) -> Result<(), Arc<str>> {
         let head = RequestHead {
             trace: self.request.trace.clone(),
             deadline: self.request.deadline,
@@ -161,21 +158,19 @@ impl<'a> Call<'a> {
             following: Arc::clone(&self.request.following),
         };
         let headers = head.write(Instant::now());
-        let (link, reply) = (subject::of_link(id).into(), self.mailbox.subject.clone());
+        let (link, reply) = (subject::of_link(id).into(), mailbox.subject.clone());
         let (client, first) = (&self.client, self.first.clone());
         publish(client, link, Some(reply), headers, first, SEND_WAIT_MAX).await
     }
 
-    /// Waits until a runner has taken the call, or nobody has.
-    async fn taken(mut self, id: LinkId) -> Result<Reply, Refusal> {
-        let give_up = self
-            .request
-            .deadline
-            .map(|deadline| deadline + OVERDUE_GRACE);
-        let mut exchange = Exchange::of_caller(Instant::now(), self.offer, give_up);
+    /// Waits until a runner shows itself, or it is known that nobody does.
+    async fn taken(self, id: LinkId, mut mailbox: Mailbox) -> Result<Reply, Refusal> {
+        let deadline = self.request.deadline;
+        let give_up = deadline.map(|deadline| deadline + OVERDUE_GRACE);
+        let exchange = Exchange::of_caller(Instant::now(), self.offer, give_up);
         let mut silence = Silence::new(self.shared, &self.client, id, give_up);
         loop {
-            let message = match silence.next(&mut self.mailbox).await {
+            let message = match silence.next(&mut mailbox).await {
                 Came::Message(message) => message,
                 Came::Nobody => return Err(self.refused_by_nobody()),
                 Came::Ending(Ending::DeadlinePassed) if self.request.waiting.is_told() => {
@@ -183,70 +178,85 @@ impl<'a> Call<'a> {
                 }
                 Came::Ending(ending) => return Ok(lost(ending)),
             };
-            let had_heard = exchange.has_heard();
-            match kind_to_caller(&message) {
-                // A runner has shown itself, and is gone; or nobody was ever there.
-                Kind::NoResponders | Kind::Gone if had_heard => {
-                    return Ok(lost(ending_of(&Broken::Gone)));
-                }
-                Kind::NoResponders => return Err(self.refused_by_nobody()),
-                Kind::Gone | Kind::Stranger => self.shared.strangers.passed_over(&message),
-                Kind::Reply => {
+            match (kind_to_caller(&message), &message.reply) {
+                (Kind::NoResponders, _) => return Err(self.refused_by_nobody()),
+                (Kind::Gone | Kind::Stranger, _) => self.shared.strangers.passed_over(&message),
+                (Kind::Reply, _) => {
                     let answered = self.answered(&message);
                     return answered.map_err(|reason| self.refused(reason));
                 }
-                Kind::Frame => match self.framed(&mut exchange, &message).await {
-                    Ok(None) => {
-                        silence.broken();
-                        // The first asks whether we wait, where that must be confirmed.
-                        if self.request.is_repeatable || had_heard {
-                            self.request.waiting.tell();
-                        }
-                    }
-                    Ok(Some(accepted)) => return Ok(self.accepted(exchange, &message, accepted)),
-                    Err(broken) => return Ok(lost(ending_of(&broken))),
-                },
+                (Kind::Frame, None) => {
+                    let what = "a frame that says not where to answer it";
+                    return Ok(lost(ending_of(&Broken::Violation(what.to_owned()))));
+                }
+                (Kind::Frame, Some(runner)) => {
+                    let (shared, client) = (Arc::clone(self.shared), Arc::clone(&self.client));
+                    let runner = runner.clone();
+                    let line = Line::new(exchange, shared, client, mailbox, runner, None);
+                    return self.shown(line, message).await;
+                }
             }
         }
     }
 
-    /// A frame has come: the runner that took the call, or a sign of life of one
-    /// that is about to.
-    async fn framed(
-        &mut self,
-        exchange: &mut Exchange,
-        message: &Message,
-    ) -> Result<Option<Accepted>, Broken> {
-        let Some(numbered) = line::read(message, Kind::Frame)? else {
-            return Ok(None);
-        };
-        let is_alive = matches!(numbered.frame, Frame::Alive);
-        match (exchange.receive(numbered, Instant::now())?, &message.reply) {
-            (Event::Accepted(runner, joined), Some(_))
-                if joined <= self.request.following.len() =>
-            {
-                Ok(Some(Accepted { runner, joined }))
+    /// A runner has shown itself by a first frame: waits until it has taken the call,
+    /// or answered it.
+    async fn shown(mut self, mut line: Line, first: Message) -> Result<Reply, Refusal> {
+        let mut runner = None;
+        let mut next = Next::Message(Some(first));
+        loop {
+            if let Next::Message(Some(message)) = &next {
+                let kind = line.kind(message);
+                if kind == Kind::Reply {
+                    let answered = self.answered(message);
+                    return answered.map_err(|reason| self.refused(reason));
+                }
+                if kind == Kind::Frame {
+                    let headers = message.headers.as_ref();
+                    runner = headers.and_then(reply::runner).or(runner);
+                }
             }
-            (Event::Nothing, Some(peer)) if is_alive => {
-                // It learns that we live whenever we learn that it does.
-                let (headers, payload) = exchange.alive().write("", 0);
-                let ours = Some(self.mailbox.subject.clone());
-                publish(
-                    &self.client,
-                    peer.clone(),
-                    ours,
-                    headers,
-                    payload,
-                    SEND_WAIT_MAX,
-                )
-                .await
-                .map_err(Broken::Connection)?;
-                Ok(None)
+            match self.came(&mut line, next).await {
+                Ok(None) => next = line.next().await,
+                Ok(Some(joined)) => return Ok(self.accepted(line, runner, joined)),
+                Err(Broken::Overdue) if self.request.waiting.is_told() => {
+                    return Err(self.refused(RefusalReason::Busy));
+                }
+                Err(broken) => {
+                    let lost = lost(ending_of(&broken));
+                    return Ok(Reply { runner, ..lost });
+                }
             }
-            _ => Err(Broken::Violation(
-                "a frame that cannot be the first".to_owned(),
-            )),
         }
+    }
+
+    /// What follows from a message, or from that time has passed. Once the call is
+    /// taken it says how many of the links that follow are as well.
+    async fn came(&mut self, line: &mut Line, next: Next) -> Result<Option<usize>, Broken> {
+        let had_heard = line.exchange.has_heard();
+        let is_frame = |message| line.kind(message) == Kind::Frame;
+        let is_frame = matches!(&next, Next::Message(Some(message)) if is_frame(message));
+        match line.handle(next).await? {
+            Event::Accepted(joined) if joined <= self.request.following.len() => {
+                return Ok(Some(joined));
+            }
+            Event::Nothing if is_frame => {}
+            Event::Nothing => return Ok(None),
+            _ => {
+                let what = "a frame before it has taken the call";
+                return Err(Broken::Violation(what.to_owned()));
+            }
+        }
+        if !had_heard {
+            // It may wait for that, and learns where we are.
+            let alive = line.exchange.alive(Instant::now());
+            line.send(alive).await?;
+        }
+        // The first asks whether we wait, where that must be confirmed.
+        if self.request.is_repeatable || had_heard {
+            self.request.waiting.tell();
+        }
+        Ok(None)
     }
 
     /// A reply in one message has come.
@@ -278,21 +288,12 @@ impl<'a> Call<'a> {
     }
 
     /// A runner goes on with the call in frames.
-    fn accepted(self, exchange: Exchange, message: &Message, accepted: Accepted) -> Reply {
-        let Accepted { runner, joined } = accepted;
+    fn accepted(self, line: Line, runner: Option<Arc<str>>, joined: usize) -> Reply {
         let goes_on = !self.offer.is_whole;
-        let peer = message.reply.clone().unwrap_or_else(|| "".into());
         let (sink, body) = body::channel();
         let (tell, outcome) = PendingOutcome::channel();
         let duplex = Duplex {
-            line: Line::new(
-                exchange,
-                Arc::clone(self.shared),
-                self.client,
-                self.mailbox,
-                peer,
-                None,
-            ),
+            line,
             outgoing: goes_on.then_some(self.source),
             incoming: sink,
             stderr_outgoing: None,
@@ -321,12 +322,6 @@ impl<'a> Call<'a> {
         };
         Refusal { request, reason }
     }
-}
-
-/// What a runner has taken.
-struct Accepted {
-    runner: Option<Arc<str>>,
-    joined: usize,
 }
 
 /// The reply of a call that may have been run, and of which nothing is known.

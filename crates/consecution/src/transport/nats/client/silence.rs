@@ -18,7 +18,6 @@ use super::look::{Found, look};
 use crate::transport::Ending;
 use crate::transport::nats::connection::Shared;
 use crate::transport::nats::connection::inbox::Mailbox;
-use crate::transport::nats::exchange::state::SILENCE_MAX;
 
 /// How long a runner may take for its first sign of life. It takes a fifth of that
 /// at most, so a silence means that the request or the runner was lost.
@@ -69,13 +68,6 @@ impl<'a> Silence<'a> {
             patience: sent + FIRST_SIGN_WAIT_MAX,
             give_up,
         }
-    }
-
-    /// A runner has shown that it lives, and will again.
-    pub(crate) fn broken(&mut self) {
-        self.look_at = None;
-        self.looking = None;
-        self.patience = Instant::now() + SILENCE_MAX;
     }
 
     /// Waits for a message, or for the silence to mean something.

@@ -108,7 +108,8 @@ impl Line {
         }
     }
 
-    fn kind(&self, message: &Message) -> Kind {
+    /// What a message is to this side.
+    pub(crate) fn kind(&self, message: &Message) -> Kind {
         match self.runner {
             Some(_) => kind(message),
             None => kind_to_caller(message),
@@ -132,7 +133,7 @@ impl Line {
             },
             Next::Tick => {
                 if self.exchange.tick(now)? {
-                    let alive = self.exchange.alive();
+                    let alive = self.exchange.alive(now);
                     self.send(alive).await?;
                 }
                 self.timer.as_mut().reset(self.exchange.due());
@@ -146,7 +147,7 @@ impl Line {
 ///
 /// # Errors
 /// It cannot be read, or says that the other side is gone.
-pub(crate) fn read(message: &Message, kind: Kind) -> Result<Option<Numbered>, Broken> {
+fn read(message: &Message, kind: Kind) -> Result<Option<Numbered>, Broken> {
     match kind {
         Kind::NoResponders | Kind::Gone => Err(Broken::Gone),
         Kind::Stranger => Ok(None),

@@ -57,7 +57,7 @@ pub(crate) enum Event {
     /// Nothing that anybody but the exchange must know.
     Nothing,
     /// The runner took the call, and so many links that follow.
-    Accepted(Option<Arc<str>>, usize),
+    Accepted(usize),
     /// The next piece of the body.
     Data(Bytes),
     /// The body is complete.
@@ -148,12 +148,7 @@ impl Exchange {
         self.alive_due = now + ALIVE_EVERY;
         self.incoming = Incoming::new(credit);
         self.incoming.is_over = credit == 0;
-        let runner = None;
-        self.number(Frame::Accept {
-            credit,
-            runner,
-            joined,
-        })
+        self.number(Frame::Accept { credit, joined })
     }
 
     /// How much of the body one frame may carry now; 0: none may be sent.
@@ -219,7 +214,8 @@ impl Exchange {
     }
 
     /// A sign of life.
-    pub(crate) fn alive(&mut self) -> Numbered {
+    pub(crate) fn alive(&mut self, now: Instant) -> Numbered {
+        self.alive_due = now + ALIVE_EVERY;
         self.number(Frame::Alive)
     }
 
@@ -273,13 +269,9 @@ impl Exchange {
         self.check_side(&received.frame)?;
         Ok(match received.frame {
             Frame::Alive => Event::Nothing,
-            Frame::Accept {
-                credit,
-                runner,
-                joined,
-            } => {
+            Frame::Accept { credit, joined } => {
                 self.outgoing.grant(credit);
-                Event::Accepted(runner, joined)
+                Event::Accepted(joined)
             }
             Frame::Data(bytes) => {
                 self.incoming.take(bytes.len()).map_err(violation)?;

@@ -202,7 +202,7 @@ impl Answer<'_> {
     /// or the way to it, stands still.
     async fn confirmed(&mut self, offer: Offer) -> Result<Line, Broken> {
         let mut line = self.line(offer);
-        let alive = line.exchange.alive();
+        let alive = line.exchange.alive(Instant::now());
         line.send(alive).await?;
         while !line.exchange.has_heard() {
             let next = line.next().await;
@@ -225,7 +225,7 @@ impl Answer<'_> {
             return Ok((result, line));
         }
         let mut line = line.unwrap_or_else(|| self.line(offer));
-        let alive = line.exchange.alive();
+        let alive = line.exchange.alive(Instant::now());
         line.send(alive).await?;
         loop {
             tokio::select! {

@@ -9,8 +9,8 @@ use async_nats::{HeaderMap, Message};
 use bytes::Bytes;
 
 use super::header::{self, Malformed};
+use super::outcome;
 use super::subject::{FRAME, JOINED, RUNNER};
-use super::{outcome, reply};
 use crate::transport::Outcome;
 
 /// How much a reason in a frame may be.
@@ -23,8 +23,6 @@ pub(crate) enum Frame {
     Accept {
         /// What the caller may send of its body before it is given more.
         credit: u64,
-        /// Who took it.
-        runner: Option<Arc<str>>,
         /// How many of the links that follow it took as well.
         joined: usize,
     },
@@ -115,11 +113,13 @@ impl Numbered {
                 outcome::write(&mut headers, &outcome, runner, room);
                 Bytes::new()
             }
-            Frame::End
-            | Frame::Credit(_)
-            | Frame::StderrCredit(_)
-            | Frame::Close
-            | Frame::Alive => Bytes::new(),
+            Frame::Alive => {
+                if !runner.is_empty() {
+                    headers.insert(RUNNER.clone(), runner);
+                }
+                Bytes::new()
+            }
+            Frame::End | Frame::Credit(_) | Frame::StderrCredit(_) | Frame::Close => Bytes::new(),
         };
         (headers, payload)
     }
@@ -148,7 +148,6 @@ fn read(header: &str, headers: &HeaderMap, payload: &Bytes) -> Option<Numbered> 
     let frame = match kind {
         "accept" => Frame::Accept {
             credit: credit()?,
-            runner: reply::runner(headers),
             joined: match header::value(headers, &JOINED) {
                 Some(joined) => usize::try_from(header::number(joined)?).ok()?,
                 None => 0,
@@ -176,7 +175,7 @@ fn read(header: &str, headers: &HeaderMap, payload: &Bytes) -> Option<Numbered> 
 mod tests {
     use super::*;
     use crate::transport::Ending;
-    use crate::transport::nats::wire::{request, subject};
+    use crate::transport::nats::wire::{reply, request, subject};
     use proptest::prelude::*;
     use std::time::Duration;
 
@@ -205,7 +204,6 @@ mod tests {
         let frames = [
             Frame::Accept {
                 credit: 7,
-                runner: Some("runner".into()),
                 joined: 2,
             },
             Frame::Data("bytes\r\n".into()),

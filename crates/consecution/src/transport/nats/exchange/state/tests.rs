@@ -481,11 +481,7 @@ fn an_outcome_comes_through() {
 #[test]
 fn each_side_is_sent_only_what_the_other_may_send() {
     let now = Instant::now();
-    let accept = |joined| Frame::Accept {
-        credit: 0,
-        runner: None,
-        joined,
-    };
+    let accept = |joined| Frame::Accept { credit: 0, joined };
     let outcome = || Frame::Outcome(Outcome::lost("gone"));
     for frame in [accept(0), Frame::Stderr("x".into()), outcome()] {
         let mut runner = Exchange::of_runner(now, 0);
