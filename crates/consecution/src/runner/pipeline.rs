@@ -118,9 +118,9 @@ impl IdlePipeline {
     /// any says on standard error is no result, and is kept for its request.
     pub(super) async fn until_spoiled(&self) {
         let until_one_ends = poll_fn(|context| {
-            let ended = (self.links.links.iter()).fold(false, |ended, link| {
-                link.poll_report(context).is_ready() || ended
-            });
+            // Where there is one, nobody needs to hear of the others.
+            let mut links = self.links.links.iter();
+            let ended = links.any(|link| link.poll_report(context).is_ready());
             if ended {
                 Poll::Ready(())
             } else {

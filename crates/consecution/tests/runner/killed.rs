@@ -16,6 +16,10 @@ fn three() -> Served {
     let scripts = ["cat; : link-0", "cat; : link-1", "cat; echo end; : link-2"];
     let served = serve(&[&chain(scripts.map(shell))]);
     until_ready(&served);
+    // Links that are called together again share pipes.
+    for _ in 0..2 {
+        served.post("/", b"").expect(200);
+    }
     served
 }
 

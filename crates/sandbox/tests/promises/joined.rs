@@ -71,9 +71,9 @@ impl Joined {
     /// Waits until the process has said its last, or is known to say nothing any more.
     fn last_event(&mut self) -> Event {
         loop {
-            match self.running.event() {
-                event @ (Event::Exited(_) | Event::Gone) => return event,
-                _ => {}
+            let event = self.running.event();
+            if matches!(event, Event::Exited(_) | Event::Gone) {
+                return event;
             }
         }
     }
