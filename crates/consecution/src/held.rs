@@ -99,31 +99,6 @@ impl Held {
         }
     }
 
-    /// What stands there, in as large a piece as there is.
-    pub(crate) fn get(&mut self, mut at: usize) -> Option<Bytes> {
-        if at >= self.bytes {
-            // Asked often: what is being filled must not end for it.
-            return None;
-        }
-        self.seal();
-        for chunk in &self.chunks {
-            if at < chunk.len() {
-                return Some(chunk.slice(at..));
-            }
-            at -= chunk.len();
-        }
-        None
-    }
-
-    /// Lets the first bytes go.
-    pub(crate) fn forget(&mut self, mut bytes: usize) {
-        while bytes > 0
-            && let Some(gone) = self.pop(bytes)
-        {
-            bytes -= gone.len();
-        }
-    }
-
     /// The same bytes once more; they share their memory.
     pub(crate) fn chunks(&mut self) -> VecDeque<Bytes> {
         self.seal();
@@ -214,8 +189,6 @@ mod tests {
         Push(usize),
         Pop(usize),
         PutBack(usize),
-        Forget(usize),
-        Get(usize),
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -223,9 +196,7 @@ mod tests {
         let step = prop_oneof![
             3 => length.clone().prop_map(Step::Push),
             1 => length.clone().prop_map(Step::Pop),
-            1 => length.clone().prop_map(Step::PutBack),
-            1 => length.clone().prop_map(Step::Forget),
-            1 => length.prop_map(Step::Get),
+            1 => length.prop_map(Step::PutBack),
         ];
         prop::collection::vec(step, 0..40)
     }
@@ -251,17 +222,6 @@ mod tests {
                         let chunk = held.pop(room).unwrap_or_default();
                         held.put_back(chunk);
                     }
-                    Step::Forget(bytes) => {
-                        held.forget(bytes);
-                        wanted.drain(..bytes.min(wanted.len()));
-                    }
-                    Step::Get(at) => match held.get(at) {
-                        Some(chunk) => {
-                            let there = wanted.iter().skip(at).take(chunk.len());
-                            prop_assert!(chunk.iter().eq(there));
-                        }
-                        None => prop_assert!(at >= wanted.len()),
-                    },
                 }
                 prop_assert_eq!(held.bytes(), wanted.len());
             }

@@ -36,7 +36,7 @@ use prometheus_client::registry::Registry;
 use serde::Serialize;
 
 pub(crate) use answer::{Answer, Broken};
-pub(crate) use client::{Client, Reset, Run};
+pub(crate) use client::{Client, Reset};
 pub use listen::{Listen, ListenAddressError, ListenError};
 pub use server::{Drained, Server};
 

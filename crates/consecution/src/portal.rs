@@ -6,34 +6,33 @@
 //! how a call travels, nor what runs it.
 //!
 //! A chain is strict, and that is what this module adds to a pipe: between two
-//! links stands a gate that gives an end-of-file only once the link before it is
+//! links stands an adapter that gives an end-of-file only once the link before it is
 //! known to have succeeded, and cuts the stream off otherwise.
 //!
 //! | module | for |
 //! |---|---|
-//! | `walk` | one run of a chain: makes the calls, waits for what becomes of them |
+//! | `run` | one run of a chain, a task: makes the calls, and decides what becomes of them |
+//! | `verdict` | what is known of a run, and what follows from it, as plain data |
+//! | `attempt` | one attempt at a call: asked for until somebody takes it |
+//! | `link_output` | the stream between two calls: holds back its end, drops what is written again, keeps its beginning |
+//! | `kept` | the beginning of a stream, for a call that is made again |
 //! | `plan` | which links may be taken together, as one call |
-//! | `trail` | what is known of a run, and what follows from it, as plain data |
-//! | `retry` | the call of one link: asked for, and made again where its runner is lost |
-//! | `replay` | the input of a call that may have to be made again |
-//! | `repeat` | the output of a call that was made again, held against the first one |
-//! | `gate` | the streams between the links, and behind the last one |
 //! | `failure` | reports and errors, and how they read |
 //! | `publish`, `publisher` | makes a chain's links known; those of all chains of a portal |
 //! | [`http`] | chains over HTTP |
 
+mod attempt;
 mod failure;
-mod gate;
 pub mod http;
+mod kept;
+mod link_output;
 mod plan;
 mod publish;
 mod publisher;
-mod repeat;
-mod replay;
-mod retry;
-mod trail;
-mod walk;
+mod run;
+mod verdict;
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::Pin;
@@ -53,7 +52,6 @@ use crate::link_store::{LinkStore, LinkStoreError};
 use crate::trace::Trace;
 use crate::transport::{Body, Following, Transport};
 use publish::Publishing;
-use walk::Walk;
 
 /// One chain on a transport. Clones are cheap, and are the same portal.
 #[derive(Clone)]
@@ -187,12 +185,10 @@ impl Portal {
         received.map_err(|cut| ChainError::cut_off(&self.chain, report, &cut))
     }
 
-    /// Sends a stream through the chain.
-    ///
-    /// Nothing is run before the reply's body or report is asked for; the
-    /// chain's deadline counts from now, as for [`send`](Self::send).
+    /// Sends a stream through the chain. To be called within a runtime of tokio: the run
+    /// is a task, and begins now, as does the chain's deadline.
     pub fn stream(&self, request: ChainRequest) -> ChainReply {
-        Walk::start(self.clone(), request)
+        run::start(self.clone(), request)
     }
 }
 
@@ -205,6 +201,8 @@ pub struct ChainRequest {
     pub trace: Trace,
     /// Gets what all links write to standard error while they run.
     pub stderr: Option<mpsc::Sender<Bytes>>,
+    /// Dropped when the run is over.
+    pub guard: Option<Box<dyn Any + Send>>,
 }
 
 impl ChainRequest {
@@ -214,6 +212,7 @@ impl ChainRequest {
             body: body.into(),
             trace: Trace::default(),
             stderr: None,
+            guard: None,
         }
     }
 }

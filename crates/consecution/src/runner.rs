@@ -68,6 +68,10 @@ const REFILLING_PER_PROCESSOR_MAX: usize = 4;
 /// it, while those that are over by then leave their places to the next ones.
 const STARTS_PER_PROCESSOR_MAX: usize = 2;
 
+/// Zygotes opened at a time, for each processor: one waits for the kernel, and for those
+/// that it comes of, as much as it works.
+const OPENS_PER_PROCESSOR_MAX: usize = 2;
+
 /// How a runner keeps its processes, and what it is called.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -194,8 +198,7 @@ impl Runner {
             transport,
             images: agreed,
             links: local,
-            // Work for a processor each.
-            opens: Semaphore::new(processors),
+            opens: Semaphore::new(OPENS_PER_PROCESSOR_MAX * processors),
             launcher,
             sandboxing: options.sandboxing,
             metrics: Arc::clone(&metrics),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use chain::{Chain, ChainLink};
 
-use super::retry::retries_max;
+use super::attempt::retries_max;
 use crate::transport::{FOLLOWING_MAX, Following};
 
 /// For each link of a chain, those behind it that may be taken with it.

@@ -35,7 +35,7 @@ const COLD_POOLS_MAX: usize = 64;
 /// How long a call waits for the room of its whole pipeline. After that it takes the room
 /// of its first link, as soon as there is some: those that hold what it waits for may
 /// themselves wait for a link that would have to wait behind it.
-const WHOLE_WAIT_MAX: Duration = Duration::from_millis(100);
+const WHOLE_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// A link that is served here.
 pub(super) struct LocalLink {
@@ -226,9 +226,9 @@ impl Shared {
             // Joined by us, they are still sooner there than others that are started.
             return None;
         }
-        if pool.is_none() && state.pools.len() >= state.sequences.kept() + COLD_POOLS_MAX {
+        if pool.is_none() && state.pools.len() >= state.sequences.joined() + COLD_POOLS_MAX {
             state.remove_unused();
-            if state.pools.len() >= state.sequences.kept() + COLD_POOLS_MAX {
+            if state.pools.len() >= state.sequences.joined() + COLD_POOLS_MAX {
                 return None;
             }
         }

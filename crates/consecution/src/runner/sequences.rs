@@ -6,8 +6,8 @@
 //! link of no such sequence is warm by itself, which is a sequence of one.
 //!
 //! Whoever may send requests may name any sequence, so all of this is bounded: as many
-//! sequences as links are warm, one that is asked for once is none of them, and none that
-//! was asked for in the last minute gives way to another one.
+//! sequences of several links are warm as there are links, one that is asked for once is
+//! none of them, and none that was asked for in the last minute gives way to another one.
 //!
 //! It starts nothing and reads no clock: what follows from what happens comes out as
 //! [`Change`]s.
@@ -113,6 +113,8 @@ pub(super) struct Sequences {
     links: HashMap<LinkId, usize>,
     /// Those that were asked for again, also while one of their links is not served.
     kept: HashMap<Sequence, Kept>,
+    /// How many of these are of several links.
+    joined: usize,
     /// Those that were asked for once, and when.
     once: HashMap<Sequence, Moment>,
     /// Until when none of those that are kept gives way.
@@ -178,7 +180,7 @@ impl Sequences {
         for sequence in old {
             self.forget(&sequence, &mut changes);
         }
-        while self.kept.len() > self.links.len()
+        while self.joined > self.links.len()
             && let Some((oldest, _)) = self.oldest()
         {
             self.forget(&oldest, &mut changes);
@@ -186,9 +188,9 @@ impl Sequences {
         changes
     }
 
-    /// How many are kept.
-    pub(super) fn kept(&self) -> usize {
-        self.kept.len()
+    /// How many of several links are kept.
+    pub(super) fn joined(&self) -> usize {
+        self.joined
     }
 
     /// Whether it is to be warm.
@@ -203,7 +205,7 @@ impl Sequences {
     /// Keeps one, if there is room or another one gives way.
     fn keep(&mut self, sequence: &Sequence, now: Moment) -> Vec<Change> {
         let mut changes = Vec::new();
-        if self.kept.len() >= self.links.len() {
+        if sequence.is_of_several() && self.joined >= self.links.len() {
             if now < self.settled_until {
                 return changes;
             }
@@ -222,15 +224,18 @@ impl Sequences {
             is_whole: false,
         };
         self.kept.insert(sequence.clone(), kept);
+        self.joined += usize::from(sequence.is_of_several());
         self.make_whole(sequence, &mut changes);
         changes
     }
 
-    /// The one that has not been asked for for longest, and when it was.
+    /// Of those of several links the one that has not been asked for for longest, and when
+    /// it was.
     fn oldest(&self) -> Option<(Sequence, Moment)> {
         let kept = self
             .kept
             .iter()
+            .filter(|(sequence, _)| sequence.is_of_several())
             .map(|(sequence, kept)| (kept.asked, sequence));
         kept.min()
             .map(|(asked, sequence)| (sequence.clone(), asked))
@@ -282,7 +287,9 @@ impl Sequences {
 
     fn forget(&mut self, sequence: &Sequence, changes: &mut Vec<Change>) {
         self.break_up(sequence, changes);
-        self.kept.remove(sequence);
+        if self.kept.remove(sequence).is_some() {
+            self.joined -= usize::from(sequence.is_of_several());
+        }
     }
 
     /// Whether a link is to be warm by itself.

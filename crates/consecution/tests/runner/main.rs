@@ -10,6 +10,7 @@ mod calls;
 mod capacity;
 mod images;
 mod joined;
+mod killed;
 mod life;
 mod metrics;
 mod pipelines;

@@ -127,6 +127,8 @@ pub(crate) fn losing(
             for word in writes {
                 let _ = stdout.send(Ok(Bytes::from(*word))).await;
             }
+            // What it has written is read by then.
+            let _ = stdout.reserve().await;
             match manner {
                 Manner::Cut => {
                     let _ = stdout.send(Err(Cut::new("the wire broke"))).await;

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use super::metrics::Tracked;
 use super::spool::{self, End, Mode, Next, Reader, Room, Unread, Writer};
 use super::{log, story};
-use crate::http::{self, Broken, Reset};
+use crate::http::{Broken, Reset};
 use crate::portal::{ChainError, PendingReport, Report};
 use crate::trace::CallId;
 use crate::transport;
@@ -33,17 +33,13 @@ impl Run {
         first: VecDeque<Bytes>,
         body: transport::Body,
         report: PendingReport,
-        held: Option<http::Run>,
         room: &Arc<Room>,
         mode: Mode,
     ) -> Run {
         let (writer, output) = spool::pipe(room, mode);
         let mut task = JoinSet::new();
         task.spawn(async move {
-            let end = run(first, body, report, &writer).await;
-            // From here on a client may listen without sending.
-            drop(held);
-            if let Ok(end) = end {
+            if let Ok(end) = run(first, body, report, &writer).await {
                 writer.end(end);
             }
         });

@@ -73,7 +73,7 @@ pub(super) async fn call(
     call_id: &CallId,
     client: &Client,
 ) -> Response<Answer> {
-    let tracked = Tracked::begin(&chain.metrics, client.run());
+    let tracked = Tracked::begin(&chain.metrics);
     let (head, incoming) = request.into_parts();
     let is_closed_to_end = head.version < Version::HTTP_11;
     let is_held_back = head.headers.contains_key(EXPECT);
@@ -97,6 +97,8 @@ pub(super) async fn call(
     }
     let reply = chain.portal.stream(ChainRequest {
         trace,
+        // While it is held, the client may give the call up.
+        guard: Some(Box::new(client.run())),
         ..ChainRequest::new(Body::new(upload))
     });
     if wants_duplex || !site.room.is_there() {
@@ -139,8 +141,7 @@ impl Call<'_> {
                     true => Mode::Direct,
                     false => Mode::Spooling,
                 };
-                let held = self.tracked.as_mut().and_then(Tracked::take_run);
-                let run = Run::go_on(first, body, report, held, &self.site.room, mode);
+                let run = Run::go_on(first, body, report, &self.site.room, mode);
                 match is_now {
                     true => self.open(run),
                     false => self.settle(run, at).await,

@@ -13,7 +13,6 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Metric, Registry, Unit};
 use tokio::time::Instant;
 
-use crate::http::Run;
 use crate::portal::{ChainError, FailureReason, Report};
 
 type Labels = Vec<(&'static str, String)>;
@@ -142,26 +141,18 @@ fn register<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, he
 pub(super) struct Tracked {
     chain: Arc<ChainMetrics>,
     began: Instant,
-    /// While it is held, the client may give the call up.
-    run: Option<Run>,
     is_over: bool,
 }
 
 impl Tracked {
-    pub(super) fn begin(chain: &Arc<ChainMetrics>, run: Run) -> Tracked {
+    pub(super) fn begin(chain: &Arc<ChainMetrics>) -> Tracked {
         chain.calls.inc();
         chain.in_flight.inc();
         Tracked {
             chain: Arc::clone(chain),
             began: Instant::now(),
-            run: Some(run),
             is_over: false,
         }
-    }
-
-    /// For whoever sees the run through to its end.
-    pub(super) fn take_run(&mut self) -> Option<Run> {
-        self.run.take()
     }
 
     /// The run has ended.
@@ -178,7 +169,7 @@ impl Tracked {
                 duration.observe(link.elapsed.as_secs_f64());
             }
         }
-        self.over();
+        self.is_over = true;
     }
 
     /// There will be no run, or no end of it.
@@ -188,13 +179,7 @@ impl Tracked {
         {
             self.chain.failures[at].inc();
         }
-        self.over();
-    }
-
-    /// What there is to say is said, whatever the client does.
-    fn over(&mut self) {
         self.is_over = true;
-        self.run = None;
     }
 }
 

@@ -72,10 +72,10 @@ impl Call {
             .collect();
         {
             let Links { links, stdin } = &mut links;
-            let mut winding = Winding {
+            let mut progress = Progress {
                 links,
                 alarm,
-                is_down: false,
+                is_winding_down: false,
             };
             // Dropped as soon as the first process is gone: that tells upstream.
             let mut feeding = pin!(Some(feed(work.input, stdin)));
@@ -83,36 +83,36 @@ impl Call {
             let mut unread = pin!(unread.over());
             let mut excess = pin!(excess.fuse());
             let mut deadline = pin!(until(work.deadline));
-            while !winding.is_over() {
+            while !progress.is_over() {
                 tokio::select! {
                     biased;
-                    () = winding.until_more() => {}
-                    () = &mut deadline => winding.stop_all(&Ending::DeadlinePassed),
-                    Ok(()) = &mut excess, if !winding.last().has_ended() => {
-                        winding.last().stop(too_much("its output"));
+                    () = progress.until_more() => {}
+                    () = &mut deadline => progress.stop_all(&Ending::DeadlinePassed),
+                    Ok(()) = &mut excess, if !progress.last().has_ended() => {
+                        progress.last().stop(too_much("its output"));
                     }
-                    () = &mut unread, if !winding.last().has_ended() => {
-                        winding.last().stop(Ending::Unread.into());
+                    () = &mut unread, if !progress.last().has_ended() => {
+                        progress.last().stop(Ending::Unread.into());
                     }
-                    Some(at) = swallowing.next() => winding.stop(at, Ending::Unread.into()),
+                    Some(at) = swallowing.next() => progress.stop(at, Ending::Unread.into()),
                     fed = fed(feeding.as_mut()) => {
                         feeding.set(None);
                         if fed.is_err() {
-                            winding.stop(0, Ending::Cut.into());
+                            progress.stop(0, Ending::Cut.into());
                         }
                     }
                     Some((at, within)) = listening.next() => if within.is_err() {
-                        winding.stop(at, too_much("standard error"));
+                        progress.stop(at, too_much("standard error"));
                     }
                 }
-                winding.end_behind_failures();
-                if winding.last().has_ended() {
-                    winding.wind_down();
+                progress.end_behind_failures();
+                if progress.last().has_ended() {
+                    progress.wind_down();
                 }
-                if winding.links[0].has_ended() {
+                if progress.links[0].has_ended() {
                     feeding.set(None);
                 }
-                swallowing.extend(winding.who_lost_its_reader());
+                swallowing.extend(progress.who_lost_its_reader());
             }
         }
         let ends = links
@@ -156,15 +156,15 @@ async fn say(remark: &str, tail: &mut Tail, listener: Option<&mpsc::Sender<Bytes
 }
 
 /// What is known of the links, and what follows from it.
-struct Winding<'a> {
+struct Progress<'a> {
     /// At least one.
     links: &'a mut Vec<Link>,
     alarm: Option<AsyncFd<Alarm>>,
     /// One has ended, so that all others are listened to.
-    is_down: bool,
+    is_winding_down: bool,
 }
 
-impl Winding<'_> {
+impl Progress<'_> {
     fn is_over(&self) -> bool {
         self.links.iter().all(Link::has_ended)
     }
@@ -188,7 +188,7 @@ impl Winding<'_> {
                 more = Poll::Ready(());
             }
         }
-        if !self.is_down
+        if !self.is_winding_down
             && let Some(alarm) = &self.alarm
             && alarm.poll_read_ready(context).is_ready()
         {
@@ -199,7 +199,7 @@ impl Winding<'_> {
     }
 
     fn wind_down(&mut self) {
-        if !std::mem::replace(&mut self.is_down, true) {
+        if !std::mem::replace(&mut self.is_winding_down, true) {
             self.links.iter_mut().for_each(Link::watch_reports);
         }
     }

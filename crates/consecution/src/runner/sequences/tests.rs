@@ -142,6 +142,18 @@ fn made_up_sequences_do_not_take_the_place_of_one_that_is_in_use() {
 }
 
 #[test]
+fn a_link_is_warm_by_itself_however_many_sequences_it_is_in() {
+    let mut sequences = serving(2);
+    let all = [&[0, 1][..], &[1, 0], &[0], &[1]].map(sequence);
+    for _ in 0..2 {
+        for asked in &all {
+            sequences.asked(asked, SECOND);
+        }
+    }
+    assert!(all.iter().all(|asked| sequences.is_warm(asked)));
+}
+
+#[test]
 fn one_off_sequences_are_remembered_within_a_bound_and_change_nothing() {
     let mut sequences = serving(2);
     for number in 0..10 * u32::try_from(ONCE_MAX).unwrap() {
@@ -228,7 +240,9 @@ proptest! {
                     prop_assert!(asked.last().is_some_and(|last| now - *last <= LATELY));
                 }
             }
-            prop_assert!(sequences.kept.len() <= 5);
+            prop_assert!(sequences.joined <= 5);
+            let kept = sequences.kept.keys().filter(|kept| kept.is_of_several());
+            prop_assert_eq!(kept.count(), sequences.joined);
         }
         for link in served {
             sequences.leave(id(link));

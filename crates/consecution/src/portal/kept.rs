@@ -1,0 +1,161 @@
+//! The beginning of what a link has written, kept while a call may have to be made
+//! again: the link behind it can read it once more, and what the link itself writes
+//! once more is compared with it.
+//!
+//! That a link has no network does not mean that it writes the same twice: it may ask
+//! for the time, or for chance. So what it writes again is believed only if it is the
+//! same so far.
+//!
+//! It is a copy. A chunk is usually a slice of the buffer that it was read into, and
+//! keeps all of that: one byte from a pipe may hold 64 KiB. Pure.
+
+use bytes::{Buf, Bytes};
+
+/// How much memory is kept for a stream, at most.
+pub(super) const KEPT_BYTES_MAX: usize = 1024 * 1024;
+
+/// How much is given of it at a time.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// The first bytes of a stream.
+#[derive(Debug, Default)]
+pub(super) struct Kept(Vec<u8>);
+
+/// A call that was made again has written something else.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Differs;
+
+impl Kept {
+    /// Adds a chunk. False, and it is left out, where there is no room for all of it.
+    #[must_use]
+    pub(super) fn push(&mut self, chunk: &[u8]) -> bool {
+        let needed = self.0.len() + chunk.len();
+        if needed > KEPT_BYTES_MAX {
+            return false;
+        }
+        if needed > self.0.capacity() {
+            // Doubled, so that of many small chunks none is moved often.
+            let capacity = (2 * self.0.capacity()).clamp(needed, KEPT_BYTES_MAX);
+            self.0.reserve_exact(capacity - self.0.len());
+        }
+        self.0.extend_from_slice(chunk);
+        true
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.0.len()
+    }
+
+    /// How much memory it takes.
+    #[cfg(test)]
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.0.capacity()
+    }
+
+    /// What stands there and behind, as far as it is given at a time.
+    pub(super) fn get(&self, at: usize) -> Option<Bytes> {
+        let rest = self.0.get(at..).filter(|rest| !rest.is_empty())?;
+        let piece = &rest[..rest.len().min(PIECE_BYTES)];
+        Some(Bytes::copy_from_slice(piece))
+    }
+
+    /// What of a chunk is new, that was written behind the first `at` bytes of what is
+    /// kept; moves that place on.
+    pub(super) fn pass(&self, at: &mut usize, mut chunk: Bytes) -> Result<Bytes, Differs> {
+        let wanted = self.0.get(*at..).unwrap_or_default();
+        let length = wanted.len().min(chunk.len());
+        if wanted[..length] != chunk[..length] {
+            return Err(Differs);
+        }
+        chunk.advance(length);
+        *at += length;
+        Ok(chunk)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// What is pushed in chunks of those lengths, cut from larger buffers.
+    fn pushed(lengths: &[usize]) -> (Kept, Vec<u8>) {
+        let (mut kept, mut all) = (Kept::default(), Vec::new());
+        for (number, length) in lengths.iter().enumerate() {
+            let buffer = Bytes::from(vec![number as u8; length + 64 * 1024]);
+            let chunk = buffer.slice(..*length);
+            if kept.push(&chunk) {
+                all.extend_from_slice(&chunk);
+            }
+        }
+        (kept, all)
+    }
+
+    fn lengths() -> impl Strategy<Value = Vec<usize>> {
+        let length = prop_oneof![4 => 1..100_usize, 2 => 1..100_000_usize, 1 => 1..KEPT_BYTES_MAX];
+        prop::collection::vec(length, 0..40)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        #[test]
+        fn it_holds_no_more_memory_than_its_bound(lengths in lengths()) {
+            let (kept, all) = pushed(&lengths);
+            prop_assert_eq!(kept.bytes(), all.len());
+            prop_assert!(kept.memory_bytes() <= KEPT_BYTES_MAX);
+            // And little more than it needs.
+            prop_assert!(kept.memory_bytes() <= 2 * all.len());
+        }
+
+        #[test]
+        fn it_gives_what_it_was_given(lengths in lengths(), at in 0..KEPT_BYTES_MAX) {
+            let (kept, all) = pushed(&lengths);
+            let mut at = at.min(all.len());
+            while let Some(piece) = kept.get(at) {
+                prop_assert!(!piece.is_empty());
+                prop_assert_eq!(&piece[..], &all[at..at + piece.len()]);
+                at += piece.len();
+            }
+            prop_assert_eq!(at, all.len());
+        }
+
+        #[test]
+        fn what_is_written_again_is_passed_over_however_it_is_cut(
+            lengths in lengths(),
+            cuts in prop::collection::vec(1..50_000_usize, 1..10),
+            more in 0..1000_usize,
+        ) {
+            let (kept, all) = pushed(&lengths);
+            let again = Bytes::from([&all[..], &vec![b'!'; more]].concat());
+            let (mut at, mut read, mut new) = (0, 0, Vec::new());
+            for cut in cuts.iter().cycle() {
+                if read == again.len() { break; }
+                let end = again.len().min(read + cut);
+                new.extend(kept.pass(&mut at, again.slice(read..end)).unwrap());
+                read = end;
+            }
+            prop_assert_eq!(at, all.len());
+            prop_assert_eq!(new, vec![b'!'; more]);
+        }
+
+        #[test]
+        fn what_differs_is_not_believed(lengths in lengths(), place in any::<prop::sample::Index>()) {
+            let (kept, mut all) = pushed(&lengths);
+            prop_assume!(!all.is_empty());
+            let place = place.index(all.len());
+            all[place] ^= 1;
+            prop_assert_eq!(kept.pass(&mut 0, all.into()), Err(Differs));
+        }
+    }
+
+    #[test]
+    fn what_has_no_room_is_left_out() {
+        for (length, number) in [(KEPT_BYTES_MAX / 4, 4), (1, KEPT_BYTES_MAX)] {
+            let chunk = vec![0; length];
+            let mut kept = Kept::default();
+            assert!((0..number).all(|_| kept.push(&chunk)));
+            assert!(!kept.push(&chunk));
+            assert_eq!(kept.bytes(), KEPT_BYTES_MAX);
+        }
+    }
+}

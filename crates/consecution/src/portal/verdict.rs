@@ -1,0 +1,321 @@
+//! What is known of one run of a chain, and what follows from it.
+//!
+//! Plain data: it makes no calls, waits for nothing and reads no clock. The run
+//! fails with the first link in chain order that failed, so nothing is decided
+//! while a link before a failed one may still turn out to have failed too.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use chain::Chain;
+
+use super::failure::{ChainError, FailureReason, LinkReport, Report};
+use crate::transport::{Cut, Ending, Outcome, Waiting};
+
+/// What is known of a run.
+pub(super) struct RunState {
+    chain: Arc<Chain>,
+    links: Vec<LinkState>,
+    /// Why the body that the caller gave broke off, if it did.
+    input_cut: Option<Arc<str>>,
+    /// The reply's body has been read to its end, or is not read any more.
+    pub(super) drained: bool,
+    /// Links before a failed one have had their time to end.
+    pub(super) patience_over: bool,
+    /// The chain's deadline is well over.
+    pub(super) overdue: bool,
+}
+
+/// What is known of a link.
+#[derive(Default)]
+struct LinkState {
+    asked: Asked,
+    end: Option<LinkEnd>,
+    /// The runner that took it last, if it has a name.
+    runner: Option<Arc<str>>,
+    /// It was taken together with the link before it.
+    is_joined: bool,
+    /// Why what it wrote broke off, if it did.
+    output_cut: Option<Arc<str>>,
+}
+
+/// What became of the call of one link.
+enum LinkEnd {
+    /// It was taken, and ended like that.
+    Ended(Outcome),
+    /// It was never taken.
+    Refused(FailureReason),
+}
+
+/// Whether somebody is being asked to take the call of a link, for whoever asks to note
+/// down. Clones are the same.
+#[derive(Clone, Default)]
+pub(super) struct Asked(Arc<Mutex<Untaken>>);
+
+#[derive(Default)]
+struct Untaken {
+    /// Why nobody has taken it yet.
+    reason: Option<FailureReason>,
+    /// Whether whoever was asked last has to wait for room.
+    waiting: Waiting,
+}
+
+impl Asked {
+    /// Somebody is asked, who may tell there that it has to wait.
+    pub(super) fn begin(&self, waiting: &Waiting) {
+        self.lock().waiting = waiting.clone();
+    }
+
+    /// Nobody has taken it so far, for this reason.
+    pub(super) fn refused(&self, reason: &FailureReason) {
+        self.lock().reason = Some(reason.clone());
+    }
+
+    /// Why nobody has taken it, if it is asked for and that is known.
+    fn why_untaken(&self) -> Option<FailureReason> {
+        let untaken = self.lock();
+        let is_waiting = untaken.waiting.is_told();
+        let reason = untaken.reason.clone();
+        reason.or(is_waiting.then_some(FailureReason::Busy))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Untaken> {
+        // Nothing that runs under the lock can leave it half-changed.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl RunState {
+    pub(super) fn new(chain: Arc<Chain>) -> RunState {
+        RunState {
+            links: chain.links.iter().map(|_| LinkState::default()).collect(),
+            chain,
+            input_cut: None,
+            drained: false,
+            patience_over: false,
+            overdue: false,
+        }
+    }
+
+    /// Where whoever asks for that link notes down what comes of it.
+    pub(super) fn asked(&self, index: usize) -> Asked {
+        self.links[index].asked.clone()
+    }
+
+    /// A runner has taken the call of that link, and so many behind it.
+    pub(super) fn taken(&mut self, index: usize, joined: usize, runner: Option<&Arc<str>>) {
+        for (at, link) in self.links[index..=index + joined].iter_mut().enumerate() {
+            link.runner = runner.cloned();
+            link.is_joined = at > 0;
+            *link.asked.lock() = Untaken::default();
+        }
+    }
+
+    /// The runner that has the call of that link, if it has a name.
+    pub(super) fn runner(&self, index: usize) -> Option<&Arc<str>> {
+        self.links[index].runner.as_ref()
+    }
+
+    /// This link was never taken.
+    pub(super) fn refused(&mut self, index: usize, reason: FailureReason) {
+        self.links[index].end = Some(LinkEnd::Refused(reason));
+    }
+
+    /// The call of this link, and of so many behind it, has ended like that.
+    pub(super) fn ended(&mut self, index: usize, joined: usize, outcome: Outcome) {
+        // Where nothing is known of the others, what ended the first did it.
+        let unknown = Outcome::new(outcome.ending.clone());
+        let mut outcomes = outcome.into_links();
+        for link in &mut self.links[index..=index + joined] {
+            let outcome = outcomes.next().unwrap_or_else(|| unknown.clone());
+            link.end = Some(LinkEnd::Ended(outcome));
+        }
+    }
+
+    /// What the caller gives has broken off.
+    pub(super) fn input_broke(&mut self, cut: Cut) {
+        self.input_cut = Some(cut.reason);
+    }
+
+    /// What that link wrote has broken off.
+    pub(super) fn output_broke(&mut self, index: usize, cut: Cut) {
+        self.links[index].output_cut = Some(cut.reason);
+    }
+
+    /// Whether a link is known to have failed, wherever it stands.
+    pub(super) fn has_failure(&self) -> bool {
+        self.first_failure().is_some()
+    }
+
+    /// How the run ended, once that is certain.
+    pub(super) fn verdict(&self) -> Option<Result<Report, ChainError>> {
+        let last = self.links.len() - 1;
+        if let Some((index, reason)) = self.first_failure() {
+            let certain =
+                self.patience_over || self.links[..index].iter().all(|link| link.end.is_some());
+            // What a failed last link has written is still the caller's, unless
+            // its time is over, and so the caller's to read it.
+            let refused = matches!(self.links[index].end, Some(LinkEnd::Refused(_)) | None);
+            let late = self.overdue || reason == FailureReason::DeadlinePassed;
+            let read = index < last || refused || self.drained || late;
+            return (certain && read).then(|| Err(self.error(index, reason)));
+        }
+        if self.links.iter().any(|link| link.end.is_none()) {
+            return None;
+        }
+        if let Some(index) = self.links.iter().position(is_cut) {
+            // It was stopped for a cut that nobody has made.
+            let reason = FailureReason::Lost("its input was cut off".into());
+            return Some(Err(self.error(index, reason)));
+        }
+        match (self.drained, self.overdue) {
+            (true, _) => Some(Ok(self.report())),
+            (false, true) => Some(Err(self.error(last, FailureReason::DeadlinePassed))),
+            (false, false) => None,
+        }
+    }
+
+    fn first_failure(&self) -> Option<(usize, FailureReason)> {
+        let mut links = 0..self.links.len();
+        let (index, reason) = links.find_map(|index| Some((index, self.failure_of(index)?)))?;
+        if reason != FailureReason::DeadlinePassed {
+            return Some((index, reason));
+        }
+        // A link whose time runs out while one behind it finds nobody to take it
+        // has only been waiting for that one.
+        let mut links = index..self.links.len();
+        let untaken = links.find_map(|at| Some((at, self.links[at].asked.why_untaken()?)));
+        Some(untaken.unwrap_or((index, reason)))
+    }
+
+    fn failure_of(&self, index: usize) -> Option<FailureReason> {
+        let link = &self.links[index];
+        let outcome = match link.end.as_ref()? {
+            LinkEnd::Refused(reason) => return Some(reason.clone()),
+            LinkEnd::Ended(outcome) => outcome,
+        };
+        let broken = || link.output_cut.clone().map(FailureReason::Lost);
+        match &outcome.ending {
+            Ending::Exited(code) if self.chain.links[index].accepts(*code) => broken(),
+            Ending::Exited(code) => Some(FailureReason::Exited(*code)),
+            Ending::Signalled(signal) => Some(FailureReason::Signalled(*signal)),
+            Ending::DeadlinePassed => Some(FailureReason::DeadlinePassed),
+            Ending::Lost(reason) => Some(FailureReason::Lost(Arc::clone(reason))),
+            Ending::Unread => broken(),
+            // Whoever is before it is to blame; before the first is the caller.
+            Ending::Cut if index == 0 => self.input_cut.clone().map(FailureReason::InputCut),
+            Ending::Cut => None,
+        }
+    }
+
+    fn error(&self, index: usize, reason: FailureReason) -> ChainError {
+        let stderr = match &self.links[index].end {
+            Some(LinkEnd::Ended(outcome)) => outcome.stderr.clone(),
+            _ => Bytes::new(),
+        };
+        ChainError::new(&self.chain, index, reason, stderr, self.report())
+    }
+
+    fn report(&self) -> Report {
+        let links = self.chain.links.iter().zip(&self.links);
+        let links = links.map(|(link, state)| {
+            let outcome = match &state.end {
+                Some(LinkEnd::Ended(outcome)) => Some(outcome),
+                _ => None,
+            };
+            LinkReport {
+                name: link.name.clone(),
+                ending: outcome.map(|outcome| outcome.ending.clone()),
+                elapsed: outcome.map_or(Duration::ZERO, |outcome| outcome.elapsed),
+                runner: state.runner.clone(),
+                is_joined: state.is_joined,
+            }
+        });
+        Report {
+            links: links.collect(),
+        }
+    }
+}
+
+fn is_cut(link: &LinkState) -> bool {
+    matches!(&link.end, Some(LinkEnd::Ended(outcome)) if outcome.ending == Ending::Cut)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use chain::{ChainLink, Deadline, Link};
+    use proptest::prelude::*;
+
+    fn state(links: usize) -> RunState {
+        let links = (0..links).map(|_| ChainLink::new(Link::default()));
+        RunState::new(Arc::new(Chain {
+            name: "test".to_owned(),
+            deadline: Deadline::None,
+            links: links.collect(),
+        }))
+    }
+
+    fn endings() -> impl Strategy<Value = Vec<Ending>> {
+        let ending = prop_oneof![
+            3 => Just(Ending::Exited(0)),
+            1 => (1..4_u8).prop_map(Ending::Exited),
+            1 => Just(Ending::Signalled(9)),
+            1 => Just(Ending::Unread),
+            1 => Just(Ending::DeadlinePassed),
+            1 => Just(Ending::Lost("it was killed".into())),
+        ];
+        prop::collection::vec(ending, 1..6)
+    }
+
+    fn is_failure(ending: &Ending) -> bool {
+        !matches!(ending, Ending::Exited(0) | Ending::Unread)
+    }
+
+    proptest! {
+        /// In whatever order links end, the first that failed in chain order is named, and
+        /// not before that is certain.
+        #[test]
+        fn the_first_failure_in_chain_order_is_the_run_s(
+            endings in endings(),
+            order in any::<[u8; 6]>(),
+        ) {
+            let mut state = state(endings.len());
+            state.drained = true;
+            let mut order: Vec<_> = order[..endings.len()].iter().zip(0..).collect();
+            order.sort();
+            let first = endings.iter().position(is_failure);
+            let mut ended = vec![false; endings.len()];
+            for (_, at) in order {
+                prop_assert!(state.verdict().is_none() || first.is_some_and(|first| ended[first]));
+                state.ended(at, 0, Outcome::new(endings[at].clone()));
+                ended[at] = true;
+                let is_certain = match first {
+                    Some(first) => ended[..=first].iter().all(|ended| *ended),
+                    None => ended.iter().all(|ended| *ended),
+                };
+                prop_assert_eq!(state.verdict().is_some(), is_certain);
+            }
+            match (state.verdict().unwrap(), first) {
+                (Ok(report), None) => prop_assert_eq!(report.links.len(), endings.len()),
+                (Err(error), Some(first)) => prop_assert_eq!(error.index, first),
+                (verdict, first) => prop_assert!(false, "{:?} {:?}", verdict, first),
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_last_link_wrote_is_still_the_caller_s_to_read() {
+        for ending in [Ending::Exited(0), Ending::Exited(1)] {
+            let mut state = state(1);
+            state.ended(0, 0, Outcome::new(ending));
+            assert!(state.verdict().is_none());
+            state.drained = true;
+            assert!(state.verdict().is_some());
+            state.drained = false;
+            state.overdue = true;
+            assert!(state.verdict().unwrap().is_err());
+        }
+    }
+}

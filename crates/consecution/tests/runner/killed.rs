@@ -1,0 +1,137 @@
+//! Links that share pipes, of which something is killed from outside in the middle of a
+//! call: what comes of it is what comes of links that are called one by one.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use crate::support::chain::{chain, shell};
+use crate::support::http::{Served, serve};
+use crate::support::leftovers::{Seen, descendants};
+use crate::support::network::until_ready;
+
+/// A chain of three, of which each link can be told by its command line, and the last one
+/// says that it has seen an end.
+fn three() -> Served {
+    let scripts = ["cat; : link-0", "cat; : link-1", "cat; echo end; : link-2"];
+    let served = serve(&[&chain(scripts.map(shell))]);
+    until_ready(&served);
+    served
+}
+
+/// What is killed of a link: all that it has, at work or in reserve.
+#[derive(Debug, Clone, Copy)]
+enum Killed {
+    Commands,
+    Inits,
+    Zygote,
+}
+
+fn parent(process: &Seen) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{}/status", process.id)).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+    line.trim().parse().ok()
+}
+
+fn kill(served: &Served, link: usize, killed: Killed) {
+    let all = descendants(served.process());
+    let by_id = |id: Option<u32>| all.iter().find(|process| Some(process.id) == id);
+    let marker = format!("link-{link}");
+    let commands = all
+        .iter()
+        .filter(|process| process.command.contains(&marker));
+    for command in commands {
+        let init = by_id(parent(command));
+        let killed = match killed {
+            Killed::Commands => Some(command),
+            Killed::Inits => init,
+            Killed::Zygote => init.and_then(|init| by_id(parent(init))),
+        };
+        if let Some(killed) = killed {
+            killed.kill();
+        }
+    }
+}
+
+#[test]
+fn a_call_is_made_again_whichever_of_its_inits_or_zygotes_is_killed() {
+    let served = three();
+    for link in 0..3 {
+        for killed in [Killed::Inits, Killed::Zygote] {
+            let mut call = served.begin("/");
+            call.send_chunk(b"early, ");
+            call.head();
+            // All of them are at work, and something is given on already.
+            assert_eq!(call.chunk().unwrap(), b"early, ", "{link} {killed:?}");
+            kill(&served, link, killed);
+            call.send_chunk(b"late\n");
+            call.end_chunks();
+            let mut rest = Vec::new();
+            while let Some(chunk) = call.chunk().filter(|chunk| !chunk.is_empty()) {
+                rest.extend(chunk);
+            }
+            assert_eq!(rest, b"late\nend\n", "{link} {killed:?}");
+            if let Killed::Zygote = killed {
+                served.await_line("is served again");
+            }
+            until_ready(&served);
+        }
+    }
+}
+
+#[test]
+fn a_call_fails_whichever_of_its_commands_is_killed() {
+    let served = three();
+    for link in 0..3 {
+        let mut call = served.begin("/");
+        call.send_chunk(b"some\n");
+        call.head();
+        assert_eq!(call.chunk().unwrap(), b"some\n", "{link}");
+        kill(&served, link, Killed::Commands);
+        // Cut off, and nothing of what the last link would have said.
+        assert_eq!(call.chunk(), None, "{link}");
+    }
+    assert_eq!(
+        served.post("/", b"some\n").expect(200).text(),
+        "some\nend\n"
+    );
+}
+
+#[test]
+fn no_answer_is_short_whatever_is_killed_when() {
+    let served = three();
+    let input = b"0123456789abcde\n".repeat(20_000);
+    let output = [&input[..], b"end\n"].concat();
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let killing = scope.spawn(|| {
+            let mut turn = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                let killed = [Killed::Commands, Killed::Inits][turn / 3 % 2];
+                kill(&served, turn % 3, killed);
+                turn += 1;
+            }
+        });
+        let mut whole = 0;
+        for _ in 0..60 {
+            let reply = served.post("/", &input);
+            match reply.status {
+                200 if reply.is_complete => {
+                    assert!(reply.body == output, "{} bytes", reply.body.len());
+                    whole += 1;
+                }
+                // It had begun; or it failed, was lost too often, or found nobody.
+                200 | 502 | 503 => {}
+                status => panic!("{status}: {}", reply.text()),
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+        killing.join().unwrap();
+        eprintln!("{whole} of 60 calls were answered");
+    });
+    until_ready(&served);
+    assert_eq!(
+        served.post("/", b"some\n").expect(200).text(),
+        "some\nend\n"
+    );
+}
