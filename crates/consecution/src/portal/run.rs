@@ -183,7 +183,18 @@ impl Run {
             Event::Ended(index, outcome) => self.ended(index, outcome),
             Event::GivenUp => {}
             Event::PatienceOver => self.state.patience_over = true,
-            Event::Overdue => self.state.overdue = true,
+            Event::Overdue => self.overdue(),
+        }
+    }
+
+    /// Whoever still runs a link has had the time to say so.
+    fn overdue(&mut self) {
+        self.state.overdue = true;
+        let taken = |call: &Call| matches!(call.stage, Stage::Taken);
+        let late = self.calls.iter().filter(|(_, call)| taken(call));
+        let late: Vec<_> = late.map(|(index, call)| (*index, call.began)).collect();
+        for (index, began) in late {
+            self.over(index, late_since(began));
         }
     }
 
@@ -270,7 +281,9 @@ impl Run {
         };
         call.joined = joined;
         call.stage = Stage::Taken;
-        let ended = ended(outcome, call.deadline, call.began);
+        // At the chain's deadline all calls are over.
+        let own = call.deadline.filter(|own| Some(*own) != self.deadline);
+        let ended = ended(outcome, own, call.deadline, call.began);
         if let Some(output) = &self.streams[next] {
             output.write(body, self.streams[index].as_ref());
         }
@@ -470,13 +483,15 @@ fn lost_since(mut outcome: Outcome, why: &str) -> Outcome {
     outcome
 }
 
-/// Waits for a call to end, and not much longer than it may take.
-async fn ended(outcome: PendingOutcome, deadline: Option<Instant>, began: Instant) -> Outcome {
-    let outcome = before(deadline.map(|deadline| deadline + DEADLINE_GRACE), outcome).await;
-    let mut outcome = outcome.unwrap_or_else(|| Outcome {
-        elapsed: began.elapsed(),
-        ..Outcome::new(Ending::DeadlinePassed)
-    });
+/// Waits for a call to end, and not much longer than until the link's `own` deadline.
+async fn ended(
+    outcome: PendingOutcome,
+    own: Option<Instant>,
+    deadline: Option<Instant>,
+    began: Instant,
+) -> Outcome {
+    let outcome = before(own.map(|own| own + DEADLINE_GRACE), outcome).await;
+    let mut outcome = outcome.unwrap_or_else(|| late_since(began));
     // Whoever reads a link may have been stopped at the deadline before it: the
     // link was still running then, whichever came first.
     let is_late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
@@ -485,4 +500,12 @@ async fn ended(outcome: PendingOutcome, deadline: Option<Instant>, began: Instan
         *ending = Ending::DeadlinePassed;
     }
     outcome
+}
+
+/// The outcome of a call of whose end nothing is heard at its deadline.
+fn late_since(began: Instant) -> Outcome {
+    Outcome {
+        elapsed: began.elapsed(),
+        ..Outcome::new(Ending::DeadlinePassed)
+    }
 }

@@ -247,7 +247,7 @@ impl PoolState {
     /// Somebody wants a pipeline.
     pub fn take(&mut self, member: Member, now: Moment) -> Take {
         match self.arrive(member, now) {
-            Take::Wait(ticket) if !self.has_room_to_wait(member, ticket, now) => Take::Busy,
+            Take::Wait(ticket) if !self.bound_waiting(Some((member, ticket)), now) => Take::Busy,
             taken => taken,
         }
     }
@@ -305,6 +305,9 @@ impl PoolState {
             }
         });
         self.plan(now);
+        // Where it was started before those came who wait, nothing is under way for one of
+        // them any more, and others may come first.
+        self.bound_waiting(None, now);
         self.replace_old(member, now);
         started.unwrap_or(Started::Surplus)
     }
@@ -520,23 +523,24 @@ impl PoolState {
         true
     }
 
-    /// Whether a taker may wait, when it has come and all that can be started has
-    /// been. Where there is no room, the last one of the pool with most goes,
-    /// which may be this one.
-    fn has_room_to_wait(&mut self, member: Member, ticket: Ticket, now: Moment) -> bool {
+    /// Sends away who is too many to wait, once all is started that can be: the last ones
+    /// of the pool with most who do. Whether `newcomer`, who has just come, is none of them.
+    fn bound_waiting(&mut self, newcomer: Option<(Member, Ticket)>, now: Moment) -> bool {
         while self.totals.uncovered > self.limits.waiting_max {
             let uncovered = |of: &Member| self.shares.get(of).map(Share::uncovered);
+            let has_come = |of: &Member| newcomer.is_some_and(|(member, _)| member == *of);
             let most = self.orders.needy();
-            let most = most.max_by_key(|of| (uncovered(of), *of == member));
+            let most = most.max_by_key(|of| (uncovered(of), has_come(of)));
             let Some(most) = most else { break };
             let last = self.change(most, now, |share| share.waiting.pop_back());
-            let last = last.map(|last| last.map(|waiting| waiting.ticket));
-            if last == Some(Some(ticket)) {
-                self.change(member, now, |share| share.refuse(now));
+            let Some(last) = last.flatten().map(|last| (most, last.ticket)) else {
+                break;
+            };
+            if newcomer == Some(last) {
+                self.change(most, now, |share| share.refuse(now));
                 return false;
             }
-            let sent_away = last.flatten().map(|last| Action::SendAway(most, last));
-            self.actions.extend(sent_away);
+            self.actions.push(Action::SendAway(last.0, last.1));
             // Who waited behind it may have room now.
             self.plan(now);
         }

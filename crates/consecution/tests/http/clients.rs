@@ -48,7 +48,7 @@ impl Ways {
 
 fn source(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/http_clients")
+        .join("tests/http/clients")
         .join(name)
 }
 

@@ -488,3 +488,21 @@ async fn whoever_is_out_of_reach_is_asked_again_for_a_while() {
         assert_eq!(before.elapsed().as_secs(), waited);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_run_goes_on_and_ends_though_nobody_asks_for_its_reply() {
+    let (service, calls) = in_turn([losing(1, &[], Manner::Told), fake::echo()]);
+    let deadline = Deadline::After(Duration::from_secs(5));
+    let chain = open_with([service], |chain| chain.deadline = deadline).await;
+    let (running, mut over) = mpsc::channel::<()>(1);
+    let reply = chain.portal.stream(ChainRequest {
+        guard: Some(Box::new(running)),
+        ..ChainRequest::new("some")
+    });
+    let over = timeout(Duration::from_secs(6), over.recv()).await;
+    assert!(over.unwrap().is_none());
+    assert_eq!(calls.load(Ordering::SeqCst), 2);
+    assert!(reply.body.collect().await.is_err());
+    let error = reply.report.await.unwrap_err();
+    assert_eq!(error.reason, FailureReason::DeadlinePassed);
+}

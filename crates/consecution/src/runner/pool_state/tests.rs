@@ -373,6 +373,35 @@ fn a_late_link_has_nothing_in_reserve_and_starts_for_who_waits_already() {
 }
 
 #[test]
+fn who_waits_without_a_start_after_all_counts_among_those_who_wait() {
+    let mut state = PoolState::new(Limits {
+        processes_max: 3,
+        waiting_max: 1,
+        refilling_max: 2,
+    });
+    let late = Config {
+        is_late: true,
+        ..config(2)
+    };
+    let (other, long) = (state.add(config(0), 1, MS), state.add(config(0), 3, MS));
+    let late = state.add(late, 1, MS);
+    assert!(matches!(state.take(other, MS), Take::Wait(_)));
+    settle(&mut state, MS);
+    let Take::Wait(first) = state.take(late, 2 * MS) else {
+        panic!("there is room")
+    };
+    assert!(matches!(state.take(long, 3 * MS), Take::Wait(_)));
+    state.gave_up(late, first, 4 * MS);
+    assert!(matches!(state.take(late, 5 * MS), Take::Wait(_)));
+    state.actions();
+    // Too early for the second one, who is behind the long one now.
+    assert_eq!(state.started(late, 4 * MS, 6 * MS), Started::Surplus);
+    assert_eq!(state.totals.uncovered, 1);
+    let sent_away = |action: &Action| matches!(action, Action::SendAway(..));
+    assert_eq!(state.actions().iter().filter(|of| sent_away(of)).count(), 1);
+}
+
+#[test]
 fn a_starved_runner_has_room_for_what_it_has_and_tries_again_later_each_time() {
     let mut state = pools(100);
     let link = state.add(config(2), 1, MS);

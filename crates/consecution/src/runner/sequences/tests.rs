@@ -34,12 +34,17 @@ fn serving(count: usize) -> Sequences {
 #[test]
 fn rows_of_links_are_cut_where_they_cannot_be_one_pipeline() {
     let (none, host) = (Network::None, Network::Host);
-    assert_eq!(cut(&[none; 5], 16), [0..5]);
-    assert_eq!(cut(&[none; 5], 2), [0..2, 2..4, 4..5]);
-    assert_eq!(cut(&[none; 3], 1), [0..1, 1..2, 2..3]);
-    let mixed = [none, none, host, host, none];
-    assert_eq!(cut(&mixed, 16), [0..2, 2..4, 4..5]);
-    assert!(cut(&[], 16).is_empty());
+    let lengths = |networks: &[Network], links_max| -> Vec<usize> {
+        let pieces = cut(networks, links_max);
+        let links: Vec<_> = pieces.iter().cloned().flatten().collect();
+        assert!(links.iter().copied().eq(0..networks.len()), "{pieces:?}");
+        pieces.iter().map(ExactSizeIterator::len).collect()
+    };
+    assert_eq!(lengths(&[none; 5], 16), [5]);
+    assert_eq!(lengths(&[none; 5], 2), [2, 2, 1]);
+    assert_eq!(lengths(&[none; 3], 1), [1, 1, 1]);
+    assert_eq!(lengths(&[none, none, host, host, none], 16), [2, 2, 1]);
+    assert_eq!(lengths(&[], 16), [0; 0]);
 }
 
 #[test]
