@@ -45,6 +45,16 @@ const LINKS: usize = 5;
 /// Files of the cgroups that a runner keeps for its next processes.
 const KEPT_FILES_MAX: usize = 64;
 
+/// Links of the pipelines that a runner keeps warm for the chains of several links: two
+/// of three and two of two.
+const LEARNT_LINKS: usize = 10;
+
+/// A command and its init.
+const PROCESSES_A_LINK: usize = 2;
+
+/// Files of the runner for each process, as it counts them itself, and some to spare.
+const FILES_A_LINK: usize = 9;
+
 /// How much memory a process may gain: what its allocator does not give back.
 const GAIN_BYTES_MAX: u64 = 24 * 1024 * 1024;
 
@@ -197,11 +207,13 @@ impl Usage {
         }
     }
 
-    /// It uses no more than that, memory and what a runner keeps for later apart.
+    /// It uses no more than that, memory and what a runner keeps for later apart, such as
+    /// the pipelines of chains that were not called before.
     fn is_within(&self, other: &Usage) -> bool {
         self.portal_files <= other.portal_files
-            && self.runner_files <= other.runner_files + KEPT_FILES_MAX
-            && self.processes <= other.processes
+            && self.runner_files
+                <= other.runner_files + KEPT_FILES_MAX + LEARNT_LINKS * FILES_A_LINK
+            && self.processes <= other.processes + LEARNT_LINKS * PROCESSES_A_LINK
     }
 }
 

@@ -52,6 +52,7 @@ fn json_lines_of_a_portal_have_the_id_of_the_call() {
         (&fields["status"], &fields["exit_code"], &line["level"]),
         (&502.into(), &3.into(), &"WARN".into())
     );
-    assert!(fields["elapsed_ms"].as_f64() > Some(0.0), "{line}");
+    // Nothing, where the process had ended by itself before it was given its call.
+    assert!(fields["elapsed_ms"].as_f64() >= Some(0.0), "{line}");
     assert!(line["timestamp"].is_string(), "{line}");
 }
