@@ -1,7 +1,7 @@
 //! A run in a task of its own, and the body of its reply.
 
 use std::collections::VecDeque;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -70,18 +70,21 @@ async fn run(
             }
         }
     };
-    let (result, cut) = {
-        let mut passing = pin!(passing);
-        tokio::select! {
-            biased;
-            passed = &mut passing => (None, passed?),
-            result = &mut report => (Some(result), None),
+    let mut passing = Box::pin(passing);
+    let (result, cut) = tokio::select! {
+        biased;
+        passed = &mut passing => {
+            let cut = passed?;
+            // Nothing more is read: that tells upstream.
+            drop(passing);
+            drop(body);
+            (report.await, cut)
         }
-    };
-    drop(body);
-    let result = match result {
-        Some(result) => result,
-        None => report.await,
+        result = &mut report => match result {
+            // What has been read may not have been passed on yet.
+            Ok(report) => (Ok(report), passing.await?),
+            Err(error) => (Err(error), None),
+        },
     };
     Ok(match (result, cut) {
         (Err(error), _) => End::Failed(error),
@@ -214,6 +217,44 @@ impl Drop for Running {
     fn drop(&mut self) {
         if let Some(end @ End::Failed(_)) = self.run.output.end() {
             self.end(end);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{poll_fn, ready};
+
+    use futures_util::FutureExt;
+    use futures_util::stream;
+
+    use super::*;
+    use crate::portal::http::spool::SpoolOptions;
+
+    // The run may be over before what was read of it at first has been passed on.
+    #[tokio::test]
+    async fn all_that_a_good_run_has_written_is_passed_on_however_late_it_is_read() {
+        for mode in [Mode::Direct, Mode::Spooling] {
+            let room = Arc::new(Room::open(SpoolOptions::default()));
+            let first = [b"this\n".as_slice(), b"is\n"].map(Bytes::from_static);
+            let body = stream::iter([Ok(Bytes::from_static(b"raw\n"))]);
+            let report = ready(Ok(Report { links: Vec::new() }));
+            let mut run = Run::go_on(
+                first.into(),
+                transport::Body::new(body),
+                PendingReport::new(report.boxed()),
+                &room,
+                mode,
+            );
+            let mut bytes = Vec::new();
+            let end = loop {
+                match poll_fn(|context| run.output.poll_next(context)).await {
+                    Next::Chunk(chunk) => bytes.extend_from_slice(&chunk),
+                    Next::End(end) => break end,
+                }
+            };
+            assert!(matches!(end, End::Succeeded(_)), "{mode:?}");
+            assert_eq!(bytes, b"this\nis\nraw\n", "{mode:?}");
         }
     }
 }
