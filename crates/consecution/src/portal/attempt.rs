@@ -96,7 +96,7 @@ impl Attempt {
         };
         let id = portal.chain.links[index].id;
         let busy_until = deadline.unwrap_or(Instant::now() + BUSY_WAIT_MAX);
-        // Whoever has the call at its deadline knows best what it has come to.
+        // A runner that has the call at its deadline still tells how it ended.
         let answered_until = match deadline {
             Some(deadline) => deadline + DEADLINE_GRACE,
             None => busy_until,

@@ -26,7 +26,8 @@ pub(super) struct Kept(Vec<u8>);
 pub(super) struct Differs;
 
 impl Kept {
-    /// Adds a chunk. False, and it is left out, where there is no room for all of it.
+    /// Adds a chunk whole, and returns true; where there is no room for all of it, adds
+    /// nothing and returns false.
     #[must_use]
     pub(super) fn push(&mut self, chunk: &[u8]) -> bool {
         let needed = self.0.len() + chunk.len();

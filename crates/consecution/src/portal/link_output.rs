@@ -8,8 +8,8 @@
 //! - A call that is made again reads from the beginning.
 //!
 //! The last two need the beginning of the stream, of which one copy is [`Kept`] for both,
-//! as long as it is small and there may be another call. Whoever reads does all of that,
-//! chunk by chunk: there is no task here, and no other buffer.
+//! as long as it is small and there may be another call. The reader does all of that when
+//! it asks for the next chunk: there is no task here, and no other buffer.
 //!
 //! A stream polls what writes it while it is locked, and asks the stream before that one.
 //! Nothing here ever asks a stream behind it, so no two wait for each other.
@@ -357,7 +357,7 @@ impl State {
     }
 }
 
-/// What whoever writes a stream is told that has no reader.
+/// What the writer of a stream is told when the stream has no reader.
 const UNREAD: &str = "nobody reads it any more";
 
 /// Stops a run when it is dropped.

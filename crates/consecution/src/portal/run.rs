@@ -2,7 +2,7 @@
 //!
 //! A run is a task. It makes the calls, and decides: which are made again, which streams
 //! have ended, and when it is over; after each event it asks its [`RunState`] whether that
-//! is so. The bytes pass it by: whoever reads a stream moves them (see [`LinkOutput`]). So
+//! is so. It does not move bytes: the reader of each stream does (see [`LinkOutput`]). So
 //! deadlines hold, and calls that were lost are made again, whatever the caller does.
 //! When the caller has dropped all of the reply, the task is ended.
 //!
@@ -131,7 +131,7 @@ pub(super) fn start(portal: Portal, request: ChainRequest) -> ChainReply {
         match task.await {
             Ok(result) => result,
             Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
-            // The runtime ends, and whoever waits here with it.
+            // The task was aborted or the runtime ends: nobody is left to wait here.
             Err(_) => std::future::pending().await,
         }
     };
@@ -187,7 +187,8 @@ impl Run {
         }
     }
 
-    /// Whoever still runs a link has had the time to say so.
+    /// The runners that still have calls did not report their ends in time: those calls
+    /// count as having passed their deadline.
     fn overdue(&mut self) {
         self.state.overdue = true;
         let taken = |call: &Call| matches!(call.stage, Stage::Taken);
@@ -492,8 +493,8 @@ async fn ended(
 ) -> Outcome {
     let outcome = before(own.map(|own| own + DEADLINE_GRACE), outcome).await;
     let mut outcome = outcome.unwrap_or_else(|| late_since(began));
-    // Whoever reads a link may have been stopped at the deadline before it: the
-    // link was still running then, whichever came first.
+    // At the deadline the reader of this link may have been stopped before the link
+    // itself, which then counts as unread; it was still running all the same.
     let is_late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
     let unread = |ending: &&mut Ending| is_late && **ending == Ending::Unread;
     for ending in outcome.endings_mut().filter(unread) {

@@ -48,8 +48,8 @@ enum LinkEnd {
     Refused(FailureReason),
 }
 
-/// Whether somebody is being asked to take the call of a link, for whoever asks to note
-/// down. Clones are the same.
+/// Whether somebody is being asked to take the call of a link; the attempt that asks
+/// writes it here. Clones are the same.
 #[derive(Clone, Default)]
 pub(super) struct Asked(Arc<Mutex<Untaken>>);
 
@@ -57,7 +57,7 @@ pub(super) struct Asked(Arc<Mutex<Untaken>>);
 struct Untaken {
     /// Why nobody has taken it yet.
     reason: Option<FailureReason>,
-    /// Whether whoever was asked last has to wait for room.
+    /// Whether the call has to wait for room where it was offered last.
     waiting: Waiting,
 }
 
@@ -98,7 +98,7 @@ impl RunState {
         }
     }
 
-    /// Where whoever asks for that link notes down what comes of it.
+    /// Where the attempt that asks for that link writes what comes of it.
     pub(super) fn asked(&self, index: usize) -> Asked {
         self.links[index].asked.clone()
     }
@@ -203,7 +203,7 @@ impl RunState {
             Ending::DeadlinePassed => Some(FailureReason::DeadlinePassed),
             Ending::Lost(reason) => Some(FailureReason::Lost(Arc::clone(reason))),
             Ending::Unread => broken(),
-            // Whoever is before it is to blame; before the first is the caller.
+            // The link before it is to blame; for the first link, the caller.
             Ending::Cut if index == 0 => self.input_cut.clone().map(FailureReason::InputCut),
             Ending::Cut => None,
         }
