@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
@@ -41,9 +42,11 @@ struct Ticks {
 }
 
 impl Ticks {
-    fn start() -> Ticks {
+    async fn start() -> Ticks {
         let is_over = Arc::new(AtomicBool::new(false));
-        let ticking = tokio::spawn(tick(Arc::clone(&is_over)));
+        let (told, has_begun) = oneshot::channel();
+        let ticking = tokio::spawn(tick(told, Arc::clone(&is_over)));
+        has_begun.await.unwrap();
         Ticks { is_over, ticking }
     }
 
@@ -54,9 +57,10 @@ impl Ticks {
     }
 }
 
-async fn tick(is_over: Arc<AtomicBool>) -> Duration {
+async fn tick(begun: oneshot::Sender<()>, is_over: Arc<AtomicBool>) -> Duration {
     let mut longest = Duration::ZERO;
     let mut last = (Instant::now(), waited());
+    begun.send(()).unwrap();
     while !is_over.load(Ordering::Relaxed) {
         sleep(Duration::from_millis(1)).await;
         let now = (Instant::now(), waited());
@@ -142,7 +146,7 @@ fn fifty_idle_processes_are_thrown_away_elsewhere() {
     expect_no_gap(|| async {
         let world = start(50);
         serve(&world, "cat; : fifty", 50).await;
-        let ticks = Ticks::start();
+        let ticks = Ticks::start().await;
         drop(world);
         until_gone("fifty").await;
         ticks.longest().await
@@ -155,7 +159,7 @@ fn a_link_of_thirty_processes_is_removed_elsewhere() {
     expect_no_gap(|| async {
         let world = start(30);
         let link = serve(&world, "cat; : thirty", 30).await;
-        let ticks = Ticks::start();
+        let ticks = Ticks::start().await;
         assert!(world.links.remove(link.id()).await.unwrap());
         until_gone("thirty").await;
         soon(world.runner.drain()).await;
@@ -174,17 +178,17 @@ fn parent(process: u32) -> u32 {
 fn what_a_killed_zygote_leaves_is_cleared_away_elsewhere() {
     let _ = home::shared();
     expect_no_gap(|| async {
-        let world = start(10);
-        let link = serve(&world, "cat; : orphaned", 10).await;
+        let world = start(50);
+        let link = serve(&world, "cat; : orphaned", 50).await;
         let old = processes("orphaned");
         let zygote = parent(parent(old[0].id));
         let all = descendants(std::process::id());
         let zygote = all.into_iter().find(|process| process.id == zygote);
-        let ticks = Ticks::start();
+        let ticks = Ticks::start().await;
         zygote.unwrap().kill();
         let is_served_again = || {
             let counts = world.runner.counts(link.id());
-            counts.is_some_and(|counts| counts.idle == 10)
+            counts.is_some_and(|counts| counts.idle == 50)
         };
         let looking = tokio::task::spawn_blocking(move || expect_gone(&old));
         looking.await.unwrap();
@@ -248,7 +252,7 @@ fn the_tree_of_a_pull_that_fails_half_way_is_deleted_elsewhere() {
             let world = World::start_with(Options::default(), images);
             let link = Link::new(format!("{registry}/many"));
             world.links.put(Arc::new(link.clone())).await.unwrap();
-            let ticks = Ticks::start();
+            let ticks = Ticks::start().await;
             let error = world.runner.ready(link.id()).await.unwrap_err();
             let error = error.to_string();
             assert!(error.contains("404"), "{error}");
