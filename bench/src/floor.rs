@@ -4,10 +4,11 @@
 //! It does not go through [`Process`](crate::process::Process), whose care is no
 //! part of that floor. What is started here ends with its input.
 
-use std::io::{Read, Write, pipe};
-use std::process::{Child, Command, Stdio};
+use std::io::{self, PipeReader, PipeWriter, Read, Write, pipe};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
 
-use anyhow::ensure;
+use anyhow::{anyhow, ensure};
 
 use crate::place::Place;
 
@@ -39,4 +40,58 @@ pub(crate) fn run(
         ensure!(status.success(), "a command of busybox ended with {status}");
     }
     Ok(())
+}
+
+/// A pipeline of busybox' commands that were started ahead and wait for their input. The
+/// least that keeps what Consecution promises: each stage gets its end of input only when
+/// the one before it has exited with 0, from somebody who waits for that.
+pub(crate) struct Warm {
+    input: PipeWriter,
+    output: PipeReader,
+    waiting: Vec<JoinHandle<io::Result<ExitStatus>>>,
+}
+
+impl Warm {
+    /// Starts all of it.
+    pub(crate) fn start(place: &Place, stages: &[&str]) -> anyhow::Result<Warm> {
+        let (mut reader, input) = pipe()?;
+        let mut waiting = Vec::with_capacity(stages.len());
+        for stage in stages {
+            let (after, writer) = pipe()?;
+            let kept = writer.try_clone()?;
+            let mut command = Command::new(&place.busybox);
+            command.args(stage.split(' '));
+            command
+                .stdin(reader)
+                .stdout(writer)
+                .stderr(Stdio::inherit());
+            let mut child = command.spawn()?;
+            waiting.push(std::thread::spawn(move || {
+                let status = child.wait();
+                if status.as_ref().is_ok_and(ExitStatus::success) {
+                    drop(kept);
+                }
+                status
+            }));
+            reader = after;
+        }
+        Ok(Warm {
+            input,
+            output: reader,
+            waiting,
+        })
+    }
+
+    /// Feeds it, reads what it writes into `output`, and reaps all of it.
+    pub(crate) fn run(mut self, input: &[u8], output: &mut Vec<u8>) -> anyhow::Result<()> {
+        self.input.write_all(input)?;
+        drop(self.input);
+        output.clear();
+        self.output.read_to_end(output)?;
+        for waiting in self.waiting {
+            let status = waiting.join().map_err(|_| anyhow!("nobody waited"))??;
+            ensure!(status.success(), "a command of busybox ended with {status}");
+        }
+        Ok(())
+    }
 }

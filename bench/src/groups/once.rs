@@ -37,7 +37,7 @@ pub(crate) fn measure(place: &Place) -> anyhow::Result<Findings> {
         }
     }
     let by_shell = |what, times: &Samples| Row::new(what, Unit::Ratio, &times.by(&shells));
-    let mut rows = vec![by_shell("consecution run ÷ shell", &runs)];
+    let mut rows = vec![by_shell("consecution run ÷ shell", &runs).asked(6.0, 4.0)];
     let mut absolute = vec![
         Row::new("shell", Unit::Milliseconds, &shells),
         Row::new("consecution run", Unit::Milliseconds, &runs),

@@ -22,13 +22,13 @@ pub(crate) fn measure(place: &Place) -> anyhow::Result<Findings> {
     let through = throughput::measure(place, &network, &payload)?;
     let by_shell = |samples: &Samples| samples.by(&through.shell);
     rows.extend([
-        Row::new("run ÷ shell", Unit::Ratio, &by_shell(&through.run)).asked(0.5, 0.9),
+        Row::new("run ÷ shell", Unit::Ratio, &by_shell(&through.run)).asked(0.9, 1.0),
         Row::new(
             "portal, NATS, 1 runner ÷ shell",
             Unit::Ratio,
             &by_shell(&through.one),
         )
-        .asked(0.12, 0.25),
+        .asked(0.15, 0.25),
         Row::new(
             "portal, NATS, 3 runners ÷ shell",
             Unit::Ratio,

@@ -245,7 +245,7 @@ fn execute(arguments: Arguments) -> ExitCode {
 /// is left behind then the next runner removes.
 const REAPED_WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// As many open files as we may have: each process takes seven, each connection
+/// As many open files as we may have: each process takes nine, each connection
 /// one, and the usual soft limit is there for programs that use `select`.
 fn raise_open_files() {
     let maximum = getrlimit(Resource::Nofile).maximum;

@@ -4,6 +4,7 @@
 //! change their owner, and are not copied. That is how a lot goes from link to
 //! link at the speed of a local pipe.
 
+use std::cell::Cell;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
@@ -33,6 +34,28 @@ const WIDE_AFTER_BYTES: usize = 256 * 1024;
 
 /// How much is moved at a time, so that others get their turn.
 const MOVED_BYTES_MAX: usize = 1024 * 1024;
+
+thread_local! {
+    /// Room for the next chunk that is read on this thread. A small chunk is copied out of
+    /// it: that costs less than room of its own, of which it would hold far more than it is.
+    static ROOM: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Reads once, at most so much. Empty at the end.
+fn read_chunk(pipe: impl AsFd, bytes_max: usize) -> io::Result<Bytes> {
+    let mut room = ROOM.take();
+    room.reserve_exact(bytes_max);
+    let read = rustix::io::read(pipe, rustix::buffer::spare_capacity(&mut room));
+    let is_small = room.len() <= room.capacity() / 2;
+    let chunk = match is_small {
+        true => Bytes::copy_from_slice(&room),
+        false => Bytes::from(std::mem::take(&mut room)),
+    };
+    room.clear();
+    ROOM.set(room);
+    read?;
+    Ok(chunk)
+}
 
 /// The reading end of a pipe.
 #[derive(Debug)]
@@ -129,16 +152,23 @@ impl Reader {
         };
         loop {
             let mut ready = ready!(self.0.descriptor.poll_read_ready(context))?;
-            let mut chunk = Vec::with_capacity(bytes_max);
-            let read = ready.try_io(|pipe| {
-                let spare = rustix::buffer::spare_capacity(&mut chunk);
-                Ok(rustix::io::read(pipe, spare)?)
-            });
-            if let Ok(read) = read {
-                let bytes = read?;
-                self.0.count(bytes);
-                return Poll::Ready(Ok((bytes > 0).then(|| chunk.into())));
+            if let Ok(read) = ready.try_io(|pipe| read_chunk(pipe, bytes_max)) {
+                let chunk = read?;
+                self.0.count(chunk.len());
+                return Poll::Ready(Ok((!chunk.is_empty()).then_some(chunk)));
             }
+        }
+    }
+
+    /// What is in the pipe, if there is something: for whoever knows that nobody writes
+    /// any more.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn rest(&mut self) -> io::Result<Option<Bytes>> {
+        match read_chunk(self.0.descriptor.get_ref(), CHUNK_BYTES) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            read => read.map(|chunk| (!chunk.is_empty()).then_some(chunk)),
         }
     }
 

@@ -9,6 +9,7 @@
 
 use std::ffi::CString;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::time::Duration;
 
 use rustix::fd::{AsRawFd, OwnedFd};
 
@@ -21,7 +22,9 @@ use crate::rlimits::{self, ProcessLimits};
 use crate::sys::{self, Errno, Knock, Life, Stack, StringArray, in_our_memory as call};
 use crate::traces::{self, Traces};
 use crate::user::Identity;
-use crate::wire::{CGROUPS_MAX, Found, Report, START_BYTES, STDIO, SUCCESSOR_DESCRIPTORS, Start};
+use crate::wire::{
+    CGROUPS_MAX, Found, LET_GO, Report, START_BYTES, STDIO, SUCCESSOR_DESCRIPTORS, Start,
+};
 use crate::zygote::UMASK;
 
 /// What is the same for all processes of a link.
@@ -190,10 +193,10 @@ fn run(slot: &'static Slot) -> Result<std::convert::Infallible, Failed> {
         if !is_alone || slot.completion.drop_from(kept).is_err() {
             call::exit(0);
         }
-        // The runner waits for that, and the kernel likes to wake it where we are.
-        call::yield_processor();
-        let is_as_before = (watch.as_mut())
-            .is_some_and(|watch| watch.finds_no_trace() && watch.takes_back(slot.plan.knock));
+        let is_as_before = watch.as_mut().is_some_and(|watch| {
+            wait_until_let_go(slot);
+            watch.finds_no_trace() && watch.takes_back(slot.plan.knock)
+        });
         if !is_as_before || tell(slot, Report::Traceless, None).is_err() || !is_asked_again(slot)? {
             call::exit(0);
         }
@@ -290,6 +293,17 @@ impl Watch {
     }
 }
 
+/// How long a command's traces may lie where they are while its call goes on without it.
+const LET_GO_WAIT_MAX: Duration = Duration::from_millis(100);
+
+/// Waits, but not for ever, until the runner has no more interest in the last process. To
+/// look for what that has left takes some 100 us of a processor, and those who wait for
+/// its end would wait behind that: the next link, and then the caller. (To yield is of no
+/// use: the kernel shares processors out to sessions, and only within those to processes.)
+fn wait_until_let_go(slot: &Slot) {
+    call::wait_for_message(slot.control.load(Ordering::Relaxed), LET_GO_WAIT_MAX);
+}
+
 /// Waits until the runner wants another process here, or wants none any more.
 fn is_asked_again(slot: &Slot) -> Result<bool, Failed> {
     let mut bytes = [0; START_BYTES + 1];
@@ -298,6 +312,7 @@ fn is_asked_again(slot: &Slot) -> Result<bool, Failed> {
     let received = loop {
         match call::receive(control, &mut bytes, &mut descriptors) {
             Err(libc::EINTR) => {}
+            Ok(received) if bytes.get(..received.length) == Some(LET_GO) => {}
             received => break received,
         }
     };

@@ -5,9 +5,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
-use rustix::net::RecvFlags;
+use rustix::net::{RecvFlags, SendFlags};
 
-use crate::wire::{Report, receive};
+use crate::wire::{LET_GO, Report, receive, send};
 
 /// How many places of a link wait for a process; each keeps an init and its
 /// namespaces, some 100 KiB of the kernel's memory. Where processes come and go,
@@ -44,6 +44,13 @@ enum Finding {
 }
 
 impl Place {
+    /// That of a process that is over, in which nobody is interested any more.
+    pub(crate) fn let_go(control: OwnedFd, pidfd: OwnedFd) -> Place {
+        // If that does not get there, init waits a little longer.
+        let _ = send(&control, LET_GO, &[], SendFlags::DONTWAIT);
+        Place { control, pidfd }
+    }
+
     fn finding_within(&self, wait: Timespec) -> Finding {
         let mut wanted = [PollFd::new(&self.control, PollFlags::IN)];
         // Where it cannot be waited for, it is not there yet.

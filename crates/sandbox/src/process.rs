@@ -315,7 +315,7 @@ impl Drop for Process {
             && let Some(places) = self.places.upgrade()
             && let (Some(control), Some(pidfd)) = (self.control.take(), self.pidfd.take())
         {
-            places.give_back(Place { control, pidfd });
+            places.give_back(Place::let_go(control, pidfd));
         }
     }
 }

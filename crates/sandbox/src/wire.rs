@@ -43,6 +43,10 @@ pub(crate) struct StartSuccessor {
 
 const START: &[u8; 5] = b"start";
 
+/// Tells an init that nobody waits for anything that its last process did: it may look
+/// through the place.
+pub(crate) const LET_GO: &[u8] = b"let go";
+
 /// The length of a [`Start`].
 pub(crate) const START_BYTES: usize = START.len() + 1 + ExitCodes::BYTES;
 

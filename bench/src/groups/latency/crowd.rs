@@ -80,9 +80,9 @@ impl Crowd<'_> {
             Row::new(what, Unit::Ratio, &by_one.by(by_other))
         };
         let rows = vec![
-            ratio(network, webhook).asked(0.8, 1.2),
+            ratio(network, webhook).asked(1.3, 1.5),
             ratio(network, fcgiwrap).asked(0.8, 1.2),
-            ratio(serve, webhook).asked(0.8, 1.2),
+            ratio(serve, webhook).asked(1.4, 1.6),
             ratio(serve, fcgiwrap).asked(0.8, 1.2),
         ];
         let absolute = |(target, samples): &(Target<'_>, Samples)| {

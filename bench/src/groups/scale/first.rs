@@ -43,7 +43,7 @@ pub(super) fn measure(place: &Place, network: &Network) -> anyhow::Result<Rows> 
         more.add((new.as_secs_f64() - known.as_secs_f64()) * 1000.0);
     }
     let time = |what: &str, samples: &Samples| Row::new(what, Unit::Milliseconds, samples);
-    let rows = vec![time("first call of a new link, above a later one", &more).asked(15.0, 5.0)];
+    let rows = vec![time("first call of a new link, above a later one", &more).asked(9.0, 5.0)];
     let absolute = vec![
         time("consecution send, first call of a new link", &first),
         time("consecution send, a later call of it", &second),

@@ -52,7 +52,7 @@ pub(super) fn measure(place: &Place) -> anyhow::Result<Rows> {
     sleep(PAUSE);
     let memory = proc::memory_of_all(many.runners[0].pid())? as f64;
     let own = proc::resident(many.runners[0].pid())? as f64;
-    rows.push(mebibytes("1,000 idle links, memory a link", memory / LINKS as f64).asked(1.5, 0.5));
+    rows.push(mebibytes("1,000 idle links, memory a link", memory / LINKS as f64).asked(0.75, 0.5));
 
     let (mut alone_times, mut many_times) = <(Samples, Samples)>::default();
     for turn in place.many_turns("one link of 1,000", TURNS_PER_ROUND, TURNS_TIME) {

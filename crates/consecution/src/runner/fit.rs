@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rustix::process::{Resource, geteuid, getrlimit};
 
 /// How many open files a process of a link takes of its runner's, at most.
-const FILES_A_PROCESS: u64 = 8;
+const FILES_A_PROCESS: u64 = 9;
 
 /// How many the runner has beside those: connections, and some links' zygotes.
 const FILES_APART: u64 = 64;

@@ -25,7 +25,7 @@ use allowance::Allowance;
 use call::{Call, LAST_WORDS_WAIT_MAX};
 use ending::SIGKILL;
 use link::{Joint, Link, Links};
-use output::{Output, Unread};
+use output::Output;
 
 mod allowance;
 mod call;
@@ -60,8 +60,17 @@ pub(super) struct IdlePipeline {
     /// Of the last link.
     stdout: Reader,
     stderrs: Vec<Reader>,
-    /// The writing ends of those, but for the last.
-    kept: Vec<PipeWriter>,
+    kept: Kept,
+}
+
+/// The writing ends of what is read here. As long as we have them, that a process has
+/// closed its own says nothing: all of them are closed just before init says how it has
+/// ended, and to be woken for each would cost more than the rest of the call.
+#[derive(Debug, Default)]
+struct Kept {
+    /// Of the last link.
+    stdout: Option<PipeWriter>,
+    stderrs: Vec<PipeWriter>,
 }
 
 /// A pipeline could not be started, because of one of its links.
@@ -106,16 +115,16 @@ impl IdlePipeline {
                 kept: starting.kept,
             }),
             Err(error) => {
-                starting.links.end().await;
+                drop(starting.links.end().await);
                 Err(error)
             }
         }
     }
 
     /// Resolves when the pipeline can no longer serve as a fresh one: one of its processes
-    /// has ended, or the last one has written output or closed it before there was any
-    /// input. What inner ones write meanwhile the next one reads, which nobody sees; what
-    /// any says on standard error is no result, and is kept for its request.
+    /// has ended, or the last one has written output before there was any input. What inner
+    /// ones write meanwhile the next one reads, which nobody sees; what any says on standard
+    /// error is no result, and is kept for its request.
     pub(super) async fn until_spoiled(&self) {
         let until_one_ends = poll_fn(|context| {
             // Where there is one, nobody needs to hear of the others.
@@ -152,37 +161,38 @@ impl IdlePipeline {
         }
     }
 
-    /// Gives the pipeline its work. When all of it is gone, `over` is told how it ended,
-    /// then whoever waits for the outcome, and then `held` is dropped. The outcome is that
+    /// Gives the pipeline its work. When nothing of it runs any more, `over` is told how it
+    /// ended, then whoever waits for the outcome, and then `held` is dropped. The outcome is that
     /// of the first link, with those of the others in `joined`.
     pub(super) fn serve(
-        mut self,
+        self,
         work: Work,
         bounds: Bounds,
         held: impl Send + 'static,
         over: impl FnOnce(&Outcome) + Send + 'static,
     ) -> (Body, PendingOutcome) {
         let (allowance, excess) = Allowance::new(bounds.output_bytes_max);
-        let mut unread = Unread::default();
-        let output = Output::body(self.stdout, &mut unread, allowance);
+        let (output, end) = Output::body(self.stdout, allowance);
         let (tell, outcome) = PendingOutcome::channel();
-        self.links.links.iter_mut().for_each(Link::ignore_reports);
         let call = Call {
             links: self.links,
             alarm: self.alarm,
             stderrs: self.stderrs,
             kept: self.kept,
-            unread,
+            output: end,
             excess,
             stderr_bytes_max: bounds.stderr_bytes_max,
         };
         tokio::spawn(async move {
-            let outcomes = call.run(work).await;
+            let (outcomes, remains) = call.run(work).await;
             // There is one at least.
             let outcome = Outcome::of_links(outcomes);
             let outcome = outcome.unwrap_or_else(|| Outcome::lost("nothing was run"));
             over(&outcome);
             let _ = tell.send(outcome);
+            // To close all that takes longer than to answer, which goes first.
+            tokio::task::yield_now().await;
+            drop(remains);
             drop(held);
         });
         (output, outcome)
@@ -194,7 +204,7 @@ impl IdlePipeline {
 struct Starting {
     links: Links,
     stderrs: Vec<Reader>,
-    kept: Vec<PipeWriter>,
+    kept: Kept,
 }
 
 impl Starting {
@@ -261,15 +271,18 @@ impl Starting {
         let (output, output_theirs) = io::pipe()?;
         let (stderr, stderr_theirs) = io::pipe()?;
         self.stderrs.push(Reader::new(stderr)?);
+        self.kept.stderrs.push(stderr_theirs.try_clone()?);
         let mut joint = None;
         let process = match alarm {
-            None => stage.zygote.start(Stdio {
-                stdin: input,
-                stdout: output_theirs.into(),
-                stderr: stderr_theirs.into(),
-            })?,
+            None => {
+                self.kept.stdout = Some(output_theirs.try_clone()?);
+                stage.zygote.start(Stdio {
+                    stdin: input,
+                    stdout: output_theirs.into(),
+                    stderr: stderr_theirs.into(),
+                })?
+            }
             Some(alarm) => {
-                self.kept.push(stderr_theirs.try_clone()?);
                 let reading = output.try_clone()?;
                 let in_flight = InFlight::send(&output_theirs)?;
                 let accepted = stage.accepted.iter().collect();

@@ -1,5 +1,7 @@
 //! Calls for init and the command's process: no allocation, no `errno`.
 
+use std::time::Duration;
+
 use super::*;
 
 pub(crate) fn mount(
@@ -476,10 +478,18 @@ pub(crate) fn close(descriptor: i32) -> Result<(), Errno> {
     unsafe { syscall(libc::SYS_close, [descriptor as usize, 0, 0, 0, 0, 0]) }.map(drop)
 }
 
-/// Lets others run on this processor first.
-pub(crate) fn yield_processor() {
-    // SAFETY: changes no memory. It never fails.
-    let _ = unsafe { syscall(libc::SYS_sched_yield, [0; 6]) };
+/// Waits until a socket has a message, or will have none any more; not longer than that.
+pub(crate) fn wait_for_message(socket: i32, wait_max: Duration) {
+    let mut wanted = libc::pollfd {
+        fd: socket,
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    let mut wait = [wait_max.as_secs(), u64::from(wait_max.subsec_nanos())];
+    let (wanted, wait) = (&raw mut wanted as usize, wait.as_mut_ptr() as usize);
+    // SAFETY: the kernel writes to the one entry, and to a `struct timespec` of 64-bit
+    // systems, during the call. Why it returns is of no interest.
+    let _ = unsafe { syscall(libc::SYS_ppoll, [wanted, 1, wait, 0, 0, 0]) };
 }
 
 pub(crate) fn new_session() -> Result<(), Errno> {

@@ -96,10 +96,11 @@ pub(super) async fn call(
         return call.refuse_size();
     }
     let reply = chain.portal.stream(ChainRequest {
+        body: Body::new(upload),
         trace,
+        stderr: None,
         // While it is held, the client may give the call up.
         guard: Some(Box::new(client.run())),
-        ..ChainRequest::new(Body::new(upload))
     });
     if wants_duplex || !site.room.is_there() {
         let mut response = call.reply(reply, true).await;

@@ -6,25 +6,24 @@
 //! whoever has lost its reader.
 
 use std::future::poll_fn;
-use std::io::PipeWriter;
+use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::FutureExt;
+use futures_util::future::join_all;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use sandbox::Alarm;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::Work;
-use super::allowance::{Allowance, Excess};
+use super::allowance::Excess;
 use super::ending::{End, too_much};
 use super::link::{Link, Links};
-use super::output::{UNREAD_WAIT_MAX, Unread, swallow};
-use super::stderr::{Tail, listen};
+use super::output::{OutputEnd, UNREAD_WAIT_MAX, swallow};
+use super::stderr::Said;
+use super::{Kept, Work};
 use crate::pipe::{Reader, Writer};
 use crate::transport::{Body, Cut, Ending, Next, Outcome};
 
@@ -37,50 +36,66 @@ pub(super) struct Call {
     /// Raised by the init of an inner link that has not ended as it should.
     pub(super) alarm: Option<AsyncFd<Alarm>>,
     pub(super) stderrs: Vec<Reader>,
-    /// The writing ends of what inner links say on standard error, until all is over: that
-    /// one has ended is to wake nobody.
-    pub(super) kept: Vec<PipeWriter>,
-    /// Of the last link's output.
-    pub(super) unread: Unread,
+    pub(super) kept: Kept,
+    /// Of the last link.
+    pub(super) output: OutputEnd,
     /// Told when that is more than is allowed.
     pub(super) excess: Excess,
     pub(super) stderr_bytes_max: Option<u64>,
 }
 
+/// What is left of a pipeline that is over: files that are to be closed.
+#[expect(dead_code, reason = "all that it is for is to be dropped")]
+pub(super) struct Remains {
+    links: Option<Links>,
+    alarm: Option<AsyncFd<Alarm>>,
+    said: Vec<Said>,
+    kept: Kept,
+}
+
 impl Call {
     /// Sees all processes through to their ends, whichever those are, and leaves none
     /// of them behind. The outcomes are in chain order.
-    pub(super) async fn run(self, work: Work) -> Vec<Outcome> {
+    pub(super) async fn run(self, work: Work) -> (Vec<Outcome>, Remains) {
         let started = Instant::now();
         let Call {
             mut links,
             alarm,
-            mut stderrs,
-            kept,
-            mut unread,
+            stderrs,
+            mut kept,
+            output,
             excess,
             stderr_bytes_max,
         } = self;
-        let mut tails: Vec<Tail> = stderrs.iter().map(|_| Tail::default()).collect();
-        let last_words = work.stderr.clone();
-        let mut listening: FuturesUnordered<_> = (stderrs.iter_mut().zip(&mut tails).enumerate())
-            .map(|(at, (stderr, tail))| {
-                let (allowance, _) = Allowance::new(stderr_bytes_max);
-                let listening = listen(stderr, allowance, tail, work.stderr.clone());
-                async move { (at, listening.await) }
-            })
-            .collect();
+        let OutputEnd {
+            is_over,
+            handed_back,
+        } = output;
+        let said = |stderr| Said::new(stderr, stderr_bytes_max, work.stderr.clone());
+        let mut said: Vec<_> = stderrs.into_iter().map(said).collect();
         {
             let Links { links, stdin } = &mut links;
+            let last = links.len().saturating_sub(1);
             let mut progress = Progress {
                 links,
-                alarm,
+                alarm: alarm.as_ref(),
                 is_winding_down: false,
             };
             // Dropped as soon as the first process is gone: that tells upstream.
             let mut feeding = pin!(Some(feed(work.input, stdin)));
+            // What is here already goes in first: the links work while we do the rest.
+            let fed_at_once = fed(feeding.as_mut()).now_or_never();
+            progress.links.iter_mut().for_each(Link::ignore_reports);
+            if let Some(fed) = fed_at_once {
+                feeding.set(None);
+                progress.fed(&fed);
+            }
+            let listening = said.iter_mut().enumerate();
+            let mut listening: FuturesUnordered<_> = listening
+                .map(|(at, said)| async move { (at, said.listen().await) })
+                .collect();
             let mut swallowing = FuturesUnordered::new();
-            let mut unread = pin!(unread.over());
+            let mut handed_back = pin!(handed_back.fuse());
             let mut excess = pin!(excess.fuse());
             let mut deadline = pin!(until(work.deadline));
             while !progress.is_over() {
@@ -88,70 +103,62 @@ impl Call {
                     biased;
                     () = progress.until_more() => {}
                     () = &mut deadline => progress.stop_all(&Ending::DeadlinePassed),
-                    Ok(()) = &mut excess, if !progress.last().has_ended() => {
-                        progress.last().stop(too_much("its output"));
-                    }
-                    () = &mut unread, if !progress.last().has_ended() => {
-                        progress.last().stop(Ending::Unread.into());
+                    Ok(()) = &mut excess => progress.stop(last, too_much("its output")),
+                    Ok(output) = &mut handed_back => {
+                        kept.stdout = None;
+                        swallowing.push(lost_reader(last, Ok(output)));
                     }
                     Some(at) = swallowing.next() => progress.stop(at, Ending::Unread.into()),
                     fed = fed(feeding.as_mut()) => {
                         feeding.set(None);
-                        if fed.is_err() {
-                            progress.stop(0, Ending::Cut.into());
-                        }
+                        progress.fed(&fed);
                     }
                     Some((at, within)) = listening.next() => if within.is_err() {
                         progress.stop(at, too_much("standard error"));
                     }
                 }
                 progress.end_behind_failures();
-                if progress.last().has_ended() {
+                if progress.links[last].has_ended() {
                     progress.wind_down();
                 }
                 if progress.links[0].has_ended() {
                     feeding.set(None);
                 }
-                swallowing.extend(progress.who_lost_its_reader());
+                let lost = progress.take_unread().into_iter();
+                swallowing.extend(lost.map(|(at, output)| lost_reader(at, output)));
             }
         }
-        let ends = links
-            .links
-            .iter_mut()
-            .map(|link| (link.end.take(), link.ended_at()));
-        let ends: Vec<_> = ends.collect();
-        links.end().await;
-        drop(kept);
-        // All writers are gone or being killed, so this ends.
-        let all = async { while listening.next().await.is_some() {} };
-        let _ = tokio::time::timeout(LAST_WORDS_WAIT_MAX, all).await;
-        drop(listening);
+        let ends: Vec<_> = (links.links.iter_mut())
+            .map(|link| (link.end.take(), link.ended_at()))
+            .collect();
+        let links = links.end().await;
+        drop(is_over);
+        let rest = join_all(said.iter_mut().map(Said::listen_to_rest));
+        // Whoever does not keep up finds its end in the outcome.
+        let _ = tokio::time::timeout(LAST_WORDS_WAIT_MAX, rest).await;
         let mut outcomes = Vec::with_capacity(ends.len());
-        for ((end, ended_at), mut tail) in ends.into_iter().zip(tails) {
+        for ((end, ended_at), said) in ends.into_iter().zip(&mut said) {
             let Some(end) = end else { continue };
             if let Some(remark) = end.remark {
-                say(&remark, &mut tail, last_words.as_ref()).await;
+                let _ = tokio::time::timeout(LAST_WORDS_WAIT_MAX, said.remark(&remark)).await;
             }
             let elapsed = match ended_at {
                 Some(ended) => ended.saturating_duration_since(started.into_std()),
                 None => started.elapsed(),
             };
             outcomes.push(Outcome {
-                stderr: tail.into_bytes(),
+                stderr: said.take_tail(),
                 elapsed,
                 ..Outcome::new(end.ending)
             });
         }
-        outcomes
-    }
-}
-
-/// Adds a remark of ours to what a link has said.
-async fn say(remark: &str, tail: &mut Tail, listener: Option<&mpsc::Sender<Bytes>>) {
-    let line = Bytes::from(tail.line(&format!("consecution: {remark}\n")));
-    if let Some(listener) = listener {
-        // Whoever does not keep up finds it in the outcome.
-        let _ = tokio::time::timeout(LAST_WORDS_WAIT_MAX, listener.send(line)).await;
+        let remains = Remains {
+            links,
+            alarm,
+            said,
+            kept,
+        };
+        (outcomes, remains)
     }
 }
 
@@ -159,7 +166,7 @@ async fn say(remark: &str, tail: &mut Tail, listener: Option<&mpsc::Sender<Bytes
 struct Progress<'a> {
     /// At least one.
     links: &'a mut Vec<Link>,
-    alarm: Option<AsyncFd<Alarm>>,
+    alarm: Option<&'a AsyncFd<Alarm>>,
     /// One has ended, so that all others are listened to.
     is_winding_down: bool,
 }
@@ -169,9 +176,11 @@ impl Progress<'_> {
         self.links.iter().all(Link::has_ended)
     }
 
-    fn last(&mut self) -> &mut Link {
-        let last = self.links.len() - 1;
-        &mut self.links[last]
+    /// The input is complete, or never will be.
+    fn fed(&mut self, fed: &Result<(), Cut>) {
+        if fed.is_err() {
+            self.stop(0, Ending::Cut.into());
+        }
     }
 
     /// Resolves when more is known than before.
@@ -189,7 +198,7 @@ impl Progress<'_> {
             }
         }
         if !self.is_winding_down
-            && let Some(alarm) = &self.alarm
+            && let Some(alarm) = self.alarm
             && alarm.poll_read_ready(context).is_ready()
         {
             self.wind_down();
@@ -235,29 +244,28 @@ impl Progress<'_> {
         }
     }
 
-    /// Reads on for each link that nobody reads any more; resolves, with which one, when
-    /// it has had its chance to end by itself.
-    fn who_lost_its_reader(&mut self) -> Vec<impl Future<Output = usize> + use<>> {
-        let mut lost = Vec::new();
+    /// What links write whose reader is gone, once.
+    fn take_unread(&mut self) -> Vec<(usize, io::Result<Reader>)> {
+        let mut unread = Vec::new();
         for at in 1..self.links.len() {
             if self.links[at].has_ended() && !self.links[at - 1].has_ended() {
-                lost.extend(
-                    self.links[at - 1]
-                        .take_output()
-                        .map(|output| (at - 1, output)),
-                );
+                let output = self.links[at - 1].take_output();
+                unread.extend(output.map(|output| (at - 1, output)));
             }
         }
-        let swallowed = lost.into_iter().map(|(at, output)| async move {
-            match output {
-                Ok(mut output) => swallow(&mut output).await,
-                // It can still end by itself, if it has little left to write.
-                Err(_) => tokio::time::sleep(UNREAD_WAIT_MAX).await,
-            }
-            at
-        });
-        swallowed.collect()
+        unread
     }
+}
+
+/// Reads on for a link that nobody reads any more; resolves, with which one, when it has
+/// had its chance to end by itself.
+async fn lost_reader(at: usize, output: io::Result<Reader>) -> usize {
+    match output {
+        Ok(mut output) => swallow(&mut output).await,
+        // It can still end by itself, if it has little left to write.
+        Err(_) => tokio::time::sleep(UNREAD_WAIT_MAX).await,
+    }
+    at
 }
 
 /// Resolves at the deadline, if there is one.

@@ -31,15 +31,17 @@ pub(super) struct Links {
 }
 
 impl Links {
-    /// Kills what is left, and waits for it where something is.
-    pub(super) async fn end(mut self) {
+    /// Kills what is left, and waits for it where something is. Where nothing was, gives
+    /// what is still open.
+    pub(super) async fn end(mut self) -> Option<Links> {
         if self.links.iter().all(Link::is_gone) {
-            return;
+            return Some(self);
         }
         self.kill();
         // Elsewhere, since it blocks; if there is no elsewhere any more, the runtime
         // drops it here.
         let _ = tokio::task::spawn_blocking(move || drop(self)).await;
+        None
     }
 
     fn kill(&mut self) {

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{FutureExt, Stream};
 use tokio::sync::oneshot;
 
 use super::allowance::Allowance;
@@ -28,9 +28,36 @@ pub(super) const UNREAD_WAIT_MAX: Duration = Duration::from_millis(250);
 pub(super) struct Output {
     /// `None` when it has ended.
     pipe: Option<Reader>,
+    /// Told when nobody writes any more, of which the pipe itself may not know yet.
+    is_over: Over,
     hand_back: Option<oneshot::Sender<Reader>>,
     allowance: Allowance,
     excess: Excess,
+}
+
+/// Whether nobody writes any more.
+struct Over {
+    told: oneshot::Receiver<()>,
+    is_known: bool,
+}
+
+impl Over {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        // The other end is dropped, and never says a word.
+        self.is_known = self.is_known || self.told.poll_unpin(context).is_ready();
+        match self.is_known {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }
+}
+
+/// What whoever looks after the process has to do with its output.
+pub(super) struct OutputEnd {
+    /// To be dropped when nobody writes any more.
+    pub(super) is_over: oneshot::Sender<()>,
+    /// Gives it back when nobody reads it any more, before its end.
+    pub(super) handed_back: oneshot::Receiver<Reader>,
 }
 
 /// Whether it was more than is allowed. The pipe stays open then, since the
@@ -43,14 +70,39 @@ enum Excess {
 }
 
 impl Output {
-    /// As a body, which leaves it to `unread` when it is dropped.
-    pub(super) fn body(pipe: Reader, unread: &mut Unread, allowance: Allowance) -> Body {
-        Body::of(Output {
+    /// As a body.
+    pub(super) fn body(pipe: Reader, allowance: Allowance) -> (Body, OutputEnd) {
+        let (tell, is_over) = oneshot::channel();
+        let (hand_back, handed_back) = oneshot::channel();
+        let body = Body::of(Output {
             pipe: Some(pipe),
-            hand_back: Some(unread.hand_back()),
+            is_over: Over {
+                told: is_over,
+                is_known: false,
+            },
+            hand_back: Some(hand_back),
             allowance,
             excess: Excess::None,
-        })
+        });
+        let end = OutputEnd {
+            is_over: tell,
+            handed_back,
+        };
+        (body, end)
+    }
+
+    /// What comes next out of the pipe; where nobody writes any more, what is left in it.
+    fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+        let Some(pipe) = &mut self.pipe else {
+            return Poll::Ready(Ok(None));
+        };
+        if !self.is_over.is_known
+            && let Poll::Ready(chunk) = pipe.poll_chunk(context)
+        {
+            return Poll::Ready(chunk);
+        }
+        ready!(self.is_over.poll(context));
+        Poll::Ready(pipe.rest())
     }
 
     /// So much was read.
@@ -79,10 +131,7 @@ impl Stream for Output {
         if self.excess != Excess::None {
             return Poll::Ready(self.say_excess());
         }
-        let Some(pipe) = &mut self.pipe else {
-            return Poll::Ready(None);
-        };
-        Poll::Ready(match ready!(pipe.poll_chunk(context)) {
+        Poll::Ready(match ready!(self.poll_chunk(context)) {
             Ok(Some(chunk)) => {
                 self.took(chunk.len());
                 match self.excess {
@@ -111,7 +160,13 @@ impl Chunks for Output {
         let Some(pipe) = &mut self.pipe else {
             return Poll::Ready(MovedChunk::NotHere);
         };
-        Poll::Ready(match ready!(pipe.poll_move(to, context)) {
+        let moved = pipe.poll_move(to, context);
+        if moved.is_pending() {
+            ready!(self.is_over.poll(context));
+            // What is left is read.
+            return Poll::Ready(MovedChunk::NotHere);
+        }
+        Poll::Ready(match ready!(moved) {
             Ok(Moved::Bytes(bytes)) => {
                 self.took(bytes);
                 MovedChunk::Moved
@@ -129,36 +184,6 @@ impl Drop for Output {
             // Refused only when the process is gone already.
             let _ = hand_back.send(pipe);
         }
-    }
-}
-
-/// A process's output once nobody reads it any more.
-#[derive(Debug, Default)]
-pub(super) struct Unread {
-    handed_back: Option<oneshot::Receiver<Reader>>,
-    pipe: Option<Reader>,
-}
-
-impl Unread {
-    /// Where whoever reads the output is to leave it.
-    fn hand_back(&mut self) -> oneshot::Sender<Reader> {
-        let (hand_back, handed_back) = oneshot::channel();
-        self.handed_back = Some(handed_back);
-        hand_back
-    }
-
-    /// Resolves when nobody reads the output any more and the process has had
-    /// its chance to end by itself.
-    pub(super) async fn over(&mut self) {
-        if let Some(handed_back) = &mut self.handed_back {
-            self.pipe = handed_back.await.ok();
-            self.handed_back = None;
-        }
-        // Without a word: the output was read to its end.
-        let Some(pipe) = &mut self.pipe else {
-            return std::future::pending().await;
-        };
-        swallow(pipe).await;
     }
 }
 

@@ -1,6 +1,8 @@
 //! What a process writes to standard error: passed on as it comes, and its end kept.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::task::Poll;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -9,29 +11,85 @@ use super::allowance::{Allowance, Exceeded};
 use crate::pipe::Reader;
 use crate::transport::STDERR_TAIL_BYTES_MAX;
 
-/// Reads what the process writes to standard error until that is closed: keeps
-/// the end of it, and passes it on to `listener`. Stops where it is too much.
-pub(super) async fn listen(
-    stderr: &mut Reader,
-    mut allowance: Allowance,
-    tail: &mut Tail,
-    mut listener: Option<mpsc::Sender<Bytes>>,
-) -> Result<(), Exceeded> {
-    while let Ok(Some(chunk)) = stderr.chunk().await {
-        allowance.take(chunk.len())?;
-        tail.push(&chunk);
-        if let Some(open) = &listener
-            && open.send(chunk).await.is_err()
-        {
-            listener = None;
+/// What a process says on standard error.
+pub(super) struct Said {
+    stderr: Reader,
+    allowance: Allowance,
+    tail: Tail,
+    listener: Option<mpsc::Sender<Bytes>>,
+}
+
+impl Said {
+    /// Nothing yet. All of it is passed on to `listener`.
+    pub(super) fn new(
+        stderr: Reader,
+        bytes_max: Option<u64>,
+        listener: Option<mpsc::Sender<Bytes>>,
+    ) -> Said {
+        Said {
+            stderr,
+            allowance: Allowance::new(bytes_max).0,
+            tail: Tail::default(),
+            listener,
         }
     }
-    Ok(())
+
+    /// Takes what is said until that is closed, or too much. Nothing is lost when it is
+    /// given up.
+    pub(super) async fn listen(&mut self) -> Result<(), Exceeded> {
+        loop {
+            self.stderr.until_readable().await;
+            let room = match &self.listener {
+                Some(listener) => listener.reserve().await.ok(),
+                None => None,
+            };
+            let next = poll_fn(|context| Poll::Ready(self.stderr.poll_chunk(context))).await;
+            let chunk = match next {
+                Poll::Ready(Ok(Some(chunk))) => chunk,
+                Poll::Ready(Ok(None) | Err(_)) => return Ok(()),
+                Poll::Pending => continue,
+            };
+            self.allowance.take(chunk.len())?;
+            self.tail.push(&chunk);
+            if let Some(room) = room {
+                room.send(chunk);
+            }
+        }
+    }
+
+    /// Takes what is left, once nobody is there to say more.
+    pub(super) async fn listen_to_rest(&mut self) {
+        while let Ok(Some(chunk)) = self.stderr.rest() {
+            if self.allowance.take(chunk.len()).is_err() {
+                return;
+            }
+            self.tail.push(&chunk);
+            self.pass_on(chunk).await;
+        }
+    }
+
+    /// Adds a line of ours, behind a line break if there is none.
+    pub(super) async fn remark(&mut self, remark: &str) {
+        let line = self.tail.line(&format!("consecution: {remark}\n"));
+        self.pass_on(line.into()).await;
+    }
+
+    async fn pass_on(&mut self, chunk: Bytes) {
+        if let Some(listener) = &self.listener {
+            // Whoever has gone does not want it.
+            let _ = listener.send(chunk).await;
+        }
+    }
+
+    /// The end of what was said.
+    pub(super) fn take_tail(&mut self) -> Bytes {
+        std::mem::take(&mut self.tail).into_bytes()
+    }
 }
 
 /// The last [`STDERR_TAIL_BYTES_MAX`] bytes of what was pushed.
 #[derive(Debug, Default)]
-pub(super) struct Tail(VecDeque<u8>);
+struct Tail(VecDeque<u8>);
 
 impl Tail {
     fn push(&mut self, bytes: &[u8]) {
@@ -43,14 +101,14 @@ impl Tail {
 
     /// Adds a line of ours, behind a line break if there is none; gives what was
     /// added.
-    pub(super) fn line(&mut self, line: &str) -> String {
+    fn line(&mut self, line: &str) -> String {
         let breaks = self.0.back().is_some_and(|last| *last != b'\n');
         let added = format!("{}{line}", if breaks { "\n" } else { "" });
         self.push(added.as_bytes());
         added
     }
 
-    pub(super) fn into_bytes(self) -> Bytes {
+    fn into_bytes(self) -> Bytes {
         Vec::from(self.0).into()
     }
 }
