@@ -264,6 +264,10 @@ fn raise_open_files() {
 /// them, and a call on two processors takes a tenth longer with two.
 const PROCESSORS_PER_WORKER: usize = 2;
 
+/// How long to wait for what still runs when what serves others ends: as a rule for no
+/// longer than it takes to drop it, and with that to hand over what is to be reaped.
+const SHUT_DOWN_WAIT_MAX: Duration = Duration::from_secs(1);
+
 /// Runs what serves others, until it ends, and leaves what still blocks behind,
 /// such as an image that is being unpacked.
 fn serving<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
@@ -273,7 +277,7 @@ fn serving<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result
         .enable_all()
         .build()?;
     let result = runtime.block_on(future);
-    runtime.shutdown_background();
+    runtime.shutdown_timeout(SHUT_DOWN_WAIT_MAX);
     result
 }
 

@@ -29,10 +29,12 @@ fn runners_table(runners: &BTreeMap<String, RunnerState>, now: SystemTime) -> St
     let row = |(name, state): (&String, &RunnerState)| {
         [
             text::line(name).into_owned(),
-            match state.draining {
-                true => "draining".to_owned(),
-                false => "up".to_owned(),
-            },
+            match (state.draining, &state.starved) {
+                (true, _) => "draining",
+                (false, Some(_)) => "starved",
+                (false, None) => "up",
+            }
+            .to_owned(),
             age(state.started, now),
             state.serving.to_string(),
             at_least(state.loading.len()),
@@ -107,6 +109,13 @@ mod tests {
                     ..RunnerState::default()
                 },
             ),
+            (
+                "south".to_owned(),
+                RunnerState {
+                    starved: Some("too many open files".to_owned()),
+                    ..RunnerState::default()
+                },
+            ),
         ]);
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
         let text = runners_table(&runners, now);
@@ -141,6 +150,7 @@ mod tests {
                     "256",
                     "1.2.3"
                 ],
+                vec!["south", "starved", "-", "0", "0", "0", "0"],
             ]
         );
     }

@@ -107,7 +107,10 @@ impl Attempt {
         loop {
             let called = portal.transport.call(id, request);
             let refusal = match before(Some(answered_until), called).await {
-                Some(Ok(reply)) => return Ok(reply),
+                Some(Ok(reply)) => {
+                    portal.publishing.note_served(index..=index + reply.joined);
+                    return Ok(reply);
+                }
                 Some(Err(refusal)) => refusal,
                 None if deadline.is_some() && !waiting.is_told() => {
                     return Err(FailureReason::DeadlinePassed);
@@ -130,10 +133,11 @@ impl Attempt {
                     (FailureReason::Busy, busy_until)
                 }
                 RefusalReason::NoRunner => {
-                    portal.publishing.miss();
                     // Who was there a moment ago is only restarted, or the
-                    // network is, and everybody comes back to it.
-                    let Some(since) = away_since else {
+                    // network is, and everybody comes back to it; and where links
+                    // were lost, runners serve them again that hear of them again.
+                    let healed = before(deadline, portal.publishing.heal(index)).await;
+                    let Some(since) = away_since.max(healed.flatten()) else {
                         return Err(FailureReason::NoRunner);
                     };
                     (FailureReason::NoRunner, since + AWAY_WAIT_MAX)

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chain::{Chain, ChainLink};
-use futures_util::future::FutureExt;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::{Notify, watch};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::backoff::Backoff;
 use crate::link_store::{LinkStore, LinkStoreError, MISSING_MAX};
@@ -22,8 +23,13 @@ const PUTS_MAX: usize = 16;
 const RETRY_BACKOFF_MIN: Duration = Duration::from_millis(100);
 const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(5);
 
-/// How long a chain that nobody serves is left alone once it was published again.
-const AGAIN_WAIT: Duration = Duration::from_secs(10);
+/// How long to rest between two looks for links that the store has lost: at first, and at
+/// most, where they are missed again and again though nothing is lost.
+const LOOK_REST_MIN: Duration = Duration::from_millis(100);
+const LOOK_REST_MAX: Duration = Duration::from_secs(10);
+
+/// How long a call that has found no runner waits for what a look finds.
+const LOOK_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// Whether a chain's links have been made known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +46,22 @@ pub(super) struct Publishing {
     state: watch::Sender<Publication>,
     /// Somebody has found a link missing.
     missed: Notify,
+    looks: watch::Sender<Looks>,
+    /// Which links somebody has served since they were last missed.
+    served: Box<[AtomicBool]>,
+    /// One of those is missed: what the last look has found is out of date.
+    outdated: Notify,
+}
+
+/// Looks for links that the store has lost.
+#[derive(Debug, Clone, Copy, Default)]
+struct Looks {
+    begun: u64,
+    done: u64,
+    /// There is one as soon as a link is missed.
+    is_ready: bool,
+    /// When links were last put again.
+    put_at: Option<Instant>,
 }
 
 impl Publishing {
@@ -48,6 +70,9 @@ impl Publishing {
         Publishing {
             state: watch::Sender::new(waiting),
             missed: Notify::new(),
+            looks: watch::Sender::default(),
+            served: chain.links.iter().map(|_| AtomicBool::new(false)).collect(),
+            outdated: Notify::new(),
             chain,
         }
     }
@@ -69,6 +94,38 @@ impl Publishing {
         self.missed.notify_one();
     }
 
+    /// Somebody serves these links of the chain.
+    pub(super) fn note_served(&self, links: RangeInclusive<usize>) {
+        for served in self.served.get(links).into_iter().flatten() {
+            served.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// As [`miss`](Self::miss), for a call that has found no runner for that link. Gives
+    /// when links were last put again that the store had lost: runners are about to serve
+    /// them. Waits for a look, unless there was one since the link was last served.
+    pub(super) async fn heal(&self, link: usize) -> Option<Instant> {
+        let now = Instant::now();
+        let was_served = |served: &AtomicBool| served.swap(false, Ordering::Relaxed);
+        let is_outdated = self.served.get(link).is_some_and(was_served);
+        let mut looks = self.looks.subscribe();
+        let wanted = {
+            let looks = looks.borrow();
+            (looks.is_ready || is_outdated).then_some(looks.begun + 1)
+        };
+        self.miss();
+        if is_outdated {
+            self.looks.send_modify(|looks| looks.is_ready = true);
+            self.outdated.notify_one();
+        }
+        if let Some(wanted) = wanted {
+            let looked = looks.wait_for(|looks| looks.done >= wanted || looks.put_at >= Some(now));
+            // Whether it was over in time or not, the state says what is known.
+            drop(timeout(LOOK_WAIT_MAX, looked).await);
+        }
+        self.looks.borrow().put_at
+    }
+
     /// Puts all links until that has worked, and those that are missing when one
     /// is missed, for as long as it is polled.
     pub(super) async fn keep(
@@ -84,11 +141,22 @@ impl Publishing {
         }
         tracing::info!(chain = name, "the links of chain '{name}' are published");
         let mut said = String::new();
+        let mut rest = Backoff::new(LOOK_REST_MIN, LOOK_REST_MAX);
         loop {
+            self.looks.send_modify(|looks| looks.is_ready = true);
+            let quiet_since = Instant::now();
             self.missed.notified().await;
+            if quiet_since.elapsed() >= LOOK_REST_MAX {
+                rest.reset();
+            }
+            self.looks.send_modify(|looks| looks.begun += 1);
             let put = self.put_missing(store).await;
-            // What was missed until now has been seen to.
-            self.missed.notified().now_or_never();
+            let has_put = put.as_ref().is_ok_and(|put| !put.is_empty());
+            self.looks.send_modify(|looks| {
+                looks.done = looks.begun;
+                looks.is_ready = false;
+                looks.put_at = has_put.then(Instant::now).or(looks.put_at);
+            });
             match put {
                 Ok(put) => {
                     said.clear();
@@ -109,7 +177,13 @@ impl Publishing {
                     self.miss();
                 }
             }
-            sleep(AGAIN_WAIT).await;
+            let outdated = async {
+                sleep(LOOK_REST_MIN).await;
+                self.outdated.notified().await;
+            };
+            if timeout(rest.next(), outdated).await.is_ok() {
+                rest.reset();
+            }
         }
     }
 

@@ -135,7 +135,12 @@ impl AgreedImages {
             registries,
             progress,
         } = &self.images;
-        let registries = registries().map_err(LoadError::Credentials)?;
+        let registries = Arc::clone(registries);
+        // Elsewhere, since files are read.
+        let found = tokio::task::spawn_blocking(move || registries()).await;
+        // Where there is none, the runtime ends, and this with it.
+        let registries = found.map_err(|_| LoadError::Stopped)?;
+        let registries = registries.map_err(LoadError::Credentials)?;
         self.metrics.pulls.inc();
         let began = Instant::now();
         let watched = Watched::new(turn, &**progress);

@@ -11,6 +11,7 @@
 
 mod commands;
 mod inputs;
+mod killed;
 mod reference;
 mod served;
 
@@ -67,15 +68,16 @@ fn a_chain_is_a_pipeline_4() {
     differential(4);
 }
 
+/// A number that the environment has.
+fn from_environment(name: &str) -> Option<u64> {
+    let value = std::env::var(name).ok()?;
+    Some(value.parse().unwrap())
+}
+
 /// Every other part is of links that go alone: those whose bytes the runner does
 /// not hand over by itself.
 fn differential(part: u64) {
     let go_alone = part.is_multiple_of(2);
-    let from_environment = |name| {
-        std::env::var(name)
-            .ok()
-            .map(|value| value.parse::<u64>().unwrap())
-    };
     let seed = from_environment("CONSECUTION_TEST_SEED").unwrap_or(20_261_123);
     let cases = from_environment("CONSECUTION_TEST_CASES")
         .map_or(CASES, |cases| u32::try_from(cases).unwrap());

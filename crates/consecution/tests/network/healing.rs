@@ -1,5 +1,8 @@
 //! Links that etcd loses come back, whether anybody calls or not.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
 use rustix::process::Signal;
 
 use crate::support::chain::{ChainFile, chain, chain_with, link};
@@ -79,30 +82,39 @@ fn readiness_publishes_what_it_finds_missing() {
 }
 
 #[test]
-fn a_call_that_misses_a_link_heals_the_chain_as_a_whole() {
+fn no_call_is_lost_where_links_are_deleted_and_runners_are_restarted_after_that() {
     let Some(servers) = Servers::start() else {
         cannot_run_here!("nats-server, etcd or etcdctl is missing");
     };
-    let (portal, _runner) = ready(&servers);
-    servers.etcd.ctl(["del", "--prefix", "/consecution/links/"]);
-    let mut lost = 0;
-    eventually("a call to succeed again", || {
-        let reply = portal.post("/", b"a b");
-        match reply.status {
-            200 => (lost > 0 || portal.said().contains(AGAIN)).then_some(()),
-            status => {
-                assert_eq!(status, 503, "{}", reply.text());
-                lost += 1;
-                None
+    let (portal, one) = ready(&servers);
+    let two = servers.runner("two");
+    servers.until_serving("two", 3);
+    let is_over = AtomicBool::new(false);
+    let calls = thread::scope(|scope| {
+        let calling = scope.spawn(|| {
+            let mut calls = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                let reply = portal.post("/", b"a b").expect(200);
+                assert_eq!(reply.text(), "A\nB\n");
+                calls += 1;
             }
+            calls
+        });
+        servers.etcd.ctl(["del", "--prefix", "/consecution/"]);
+        let mut new = Vec::new();
+        for (name, old) in [("one", one), ("two", two)] {
+            old.signal(Signal::TERM);
+            old.end().expect_success();
+            new.push(servers.runner(name));
+            servers.until_serving(name, 3);
         }
+        is_over.store(true, Ordering::Relaxed);
+        calling.join().unwrap()
     });
-    // All three at once, and nothing is lost after that.
+    assert!(calls > 0);
+    // All three at once.
     portal.until_said(AGAIN);
     assert_eq!(portal.said().matches(" again, which").count(), 1);
-    for _ in 0..50 {
-        portal.post("/", b"a b").expect(200);
-    }
 }
 
 #[test]

@@ -21,6 +21,7 @@ pub(crate) mod proxy;
 pub(crate) mod registry;
 pub(crate) mod runner;
 pub(crate) mod running;
+pub(crate) mod slow_registry;
 
 /// The tests cannot do what they are for on this machine. By hand that is a
 /// visible skip, where CI is set it is a failure.

@@ -61,7 +61,11 @@ impl Cases {
     }
 }
 
-fn judge_reply(pipeline: &Pipeline, reply: &Reply, elapsed: Duration) -> Result<(), String> {
+pub(super) fn judge_reply(
+    pipeline: &Pipeline,
+    reply: &Reply,
+    elapsed: Duration,
+) -> Result<(), String> {
     match reply.status {
         200 if reply.is_complete => judge(pipeline, 0, &reply.body, elapsed),
         // It failed after its first byte, and how is not said any more.

@@ -55,13 +55,17 @@ impl Endpoint {
     ) -> Result<Vec<Self>, RegistryError> {
         let mut endpoints = Vec::new();
         for mirror in options.mirrors.get(registry).into_iter().flatten() {
-            endpoints.push(Self::mirror(mirror, registry, options)?);
+            endpoints.push(Self::mirror(mirror, registry, options).await?);
         }
         endpoints.push(Self::registry(registry, options).await?);
         Ok(endpoints)
     }
 
-    fn mirror(url: &str, registry: &str, options: &Registries) -> Result<Self, RegistryError> {
+    async fn mirror(
+        url: &str,
+        registry: &str,
+        options: &Registries,
+    ) -> Result<Self, RegistryError> {
         let bad = |problem: String| RegistryError::Protocol {
             what: "images".to_owned(),
             address: url.to_owned(),
@@ -84,7 +88,7 @@ impl Endpoint {
             ));
         }
         let api = Api::of_mirror(&url, registry);
-        Self::new(api, &authority, &url, options)
+        Self::new(api, &authority, &url, options).await
     }
 
     async fn registry(registry: &str, options: &Registries) -> Result<Self, RegistryError> {
@@ -92,16 +96,16 @@ impl Endpoint {
             "docker.io" => "registry-1.docker.io",
             other => other,
         };
-        let secure = Self::at("https", host, registry, options)?;
+        let secure = Self::at("https", host, registry, options).await?;
         if !is_plain_allowed(registry, options) {
             return Ok(secure);
         }
         // Whether it speaks plain HTTP is asked without any credentials.
-        let plain = Self::at("http", host, registry, options)?;
+        let plain = Self::at("http", host, registry, options).await?;
         // Whoever is to be left alone has answered before.
         for endpoint in [&plain, &secure] {
             if retry_after::left_alone(endpoint.reach.own()).is_some() {
-                return Self::at(endpoint.reach.own().scheme(), host, registry, options);
+                return Self::at(endpoint.reach.own().scheme(), host, registry, options).await;
             }
         }
         let ping = plain
@@ -117,7 +121,7 @@ impl Endpoint {
         }
     }
 
-    fn at(
+    async fn at(
         scheme: &str,
         host: &str,
         registry: &str,
@@ -129,27 +133,27 @@ impl Endpoint {
             address: host.to_owned(),
             problem: format!("its name is no address, {cause}"),
         })?;
-        Self::new(Api::at(&base), registry, &url, options)
+        Self::new(Api::at(&base), registry, &url, options).await
     }
 
-    fn new(
+    async fn new(
         api: Api,
         credentials_key: &str,
         url: &Url,
         options: &Registries,
     ) -> Result<Self, RegistryError> {
         let reach = Arc::new(Reach::of(url, options));
-        Self::with_reach(api, credentials_key, url, options, reach)
+        Self::with_reach(api, credentials_key, url, options, reach).await
     }
 
     /// As if it were on another machine.
     #[cfg(test)]
-    pub(super) fn elsewhere(url: &Url, options: &Registries) -> Result<Self, RegistryError> {
+    pub(super) async fn elsewhere(url: &Url, options: &Registries) -> Result<Self, RegistryError> {
         let reach = Arc::new(Reach::elsewhere(url));
-        Self::with_reach(Api::at(url.as_str()), "x", url, options, reach)
+        Self::with_reach(Api::at(url.as_str()), "x", url, options, reach).await
     }
 
-    fn with_reach(
+    async fn with_reach(
         api: Api,
         credentials_key: &str,
         url: &Url,
@@ -157,16 +161,24 @@ impl Endpoint {
         reach: Arc<Reach>,
     ) -> Result<Self, RegistryError> {
         let address = shown_address(url, url);
-        let client = |led_to| {
-            client(url, options, led_to).map_err(|cause| RegistryError::Unreachable {
-                address: address.clone(),
-                cause: format!(
-                    "no TLS client can be made, {}; are the ca-certificates installed?",
-                    super::session::innermost(&cause)
-                ),
-            })
+        let (at, timeouts) = (url.clone(), options.timeouts.clone());
+        let led = Arc::clone(&reach);
+        // Elsewhere, since root certificates are read for each.
+        let made = tokio::task::spawn_blocking(move || {
+            let own = client(&at, &timeouts, None)?;
+            Ok((own, client(&at, &timeouts, Some(&led))?))
+        });
+        let fail = |cause| RegistryError::Unreachable {
+            address: address.clone(),
+            cause,
         };
-        let (own, led_to) = (client(None)?, client(Some(&reach))?);
+        let made = made.await.map_err(|cause| fail(cause.to_string()))?;
+        let (own, led_to) = made.map_err(|cause: reqwest::Error| {
+            fail(format!(
+                "no TLS client can be made, {}; are the ca-certificates installed?",
+                super::session::innermost(&cause)
+            ))
+        })?;
         Ok(Self {
             api,
             address,
@@ -283,12 +295,12 @@ fn warn_once(error: &str) {
     }
 }
 
-fn client(url: &Url, options: &Registries, led_to: Option<&Arc<Reach>>) -> reqwest::Result<Client> {
+fn client(url: &Url, timeouts: &Timeouts, led_to: Option<&Arc<Reach>>) -> reqwest::Result<Client> {
     // An error says that another part of the program was first: just as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    match client_builder(url, options, led_to).build() {
+    match client_builder(url, timeouts, led_to).build() {
         // Without TLS, missing root certificates are no obstacle.
-        Err(_) if url.scheme() == "http" => client_builder(url, options, led_to)
+        Err(_) if url.scheme() == "http" => client_builder(url, timeouts, led_to)
             .tls_certs_only([])
             .build(),
         built => built,
@@ -297,11 +309,11 @@ fn client(url: &Url, options: &Registries, led_to: Option<&Arc<Reach>>) -> reqwe
 
 /// Redirects are followed by [`send`](super::redirects::send), which asks where
 /// they may lead; the address of a page that led elsewhere is told to nobody.
-fn client_builder(url: &Url, options: &Registries, led_to: Option<&Arc<Reach>>) -> ClientBuilder {
+fn client_builder(url: &Url, timeouts: &Timeouts, led_to: Option<&Arc<Reach>>) -> ClientBuilder {
     let mut builder = Client::builder()
         .user_agent(concat!("consecution/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(options.timeouts.connect)
-        .read_timeout(options.timeouts.stall)
+        .connect_timeout(timeouts.connect)
+        .read_timeout(timeouts.stall)
         .referer(false)
         .redirect(Policy::none());
     if let Some(reach) = led_to {

@@ -136,7 +136,9 @@ mod tests {
             ("https", "localhost"),
         ] {
             let url = redirecting(format!("{scheme}://{host}:{port}/"));
-            let endpoint = Endpoint::elsewhere(&url, &Registries::default()).unwrap();
+            let endpoint = Endpoint::elsewhere(&url, &Registries::default())
+                .await
+                .unwrap();
             let request = endpoint.client.get(url);
             let sent = send(&endpoint, "it", request, Follow::Anywhere).await;
             let error = sent.unwrap_err().into_error().to_string();
@@ -162,7 +164,9 @@ mod tests {
         other
             .set_port(Some(here.local_addr().unwrap().port()))
             .unwrap();
-        let endpoint = Endpoint::elsewhere(&own, &Registries::default()).unwrap();
+        let endpoint = Endpoint::elsewhere(&own, &Registries::default())
+            .await
+            .unwrap();
         endpoint.reach.watch("localhost").unwrap();
         let ask = async |url: &Url| endpoint.client_for(url).get(url.clone()).send().await;
         assert_eq!(ask(&own).await.unwrap().status(), 307);
