@@ -13,8 +13,9 @@ use crate::support::command::{eventually, finish};
 use crate::support::http::{Client, Served, serve};
 use crate::support::proxy::{self, Proxy};
 
-/// What a debug build and a busy machine may take for all bodies of a client.
-const PATIENCE: Duration = Duration::from_secs(150);
+/// What a debug build and a busy machine may take for all bodies of a client: a
+/// little less than any test may take.
+const PATIENCE: Duration = Duration::from_secs(170);
 
 /// In bytes: one that is a single packet, one that pipes hold, and two that
 /// nothing between a client and a link holds.
