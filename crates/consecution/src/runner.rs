@@ -20,6 +20,7 @@ use pool_state::Counts;
 use prometheus_client::registry::Registry;
 
 mod fit;
+mod gate;
 mod hidden;
 pub mod http;
 mod images;

@@ -26,13 +26,11 @@ use crate::trace::Trace;
 
 mod body;
 pub mod conformance;
-mod gate;
 pub mod in_process;
 pub mod nats;
 
 pub use body::{Body, Cut, Next};
 pub(crate) use body::{Chunks, MovedChunk};
-pub(crate) use gate::{Judge, gate};
 
 /// Carries calls from whoever needs a link run to whoever serves that link.
 pub trait Transport: Send + Sync {

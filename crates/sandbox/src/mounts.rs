@@ -67,8 +67,6 @@ pub(crate) fn gather(spec: &Spec, own_devices: Option<OwnedFd>) -> Result<Outsid
         MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
     )
     .map_err(failure(Step::CloneRoot, &spec.root))?;
-    let root = clone_root(spec)?;
-
     let devices = match own_devices {
         Some(own) => Devices::Own(own),
         None => devices::of_the_host()?,
@@ -77,19 +75,20 @@ pub(crate) fn gather(spec: &Spec, own_devices: Option<OwnedFd>) -> Result<Outsid
     let proc = make_proc().map_err(failure(Step::MountProc, Path::new("/proc")))?;
     // Last, since it covers what the others come from. A writable root is an
     // overlay anyway.
-    let veiled = if spec.writable {
-        None
-    } else {
-        // A root of its own, which is gone with it where it fails.
-        veil::cover(&clone_root(spec)?).ok()
+    let (root, is_veiled) = match spec.writable {
+        true => (clone_root(spec)?, true),
+        false => match veil::cover(&clone_root(spec)?) {
+            Ok(veiled) => (veiled, true),
+            Err(_) => (clone_root(spec)?, false),
+        },
     };
     Ok(Outside {
         found: Found {
-            is_veiled: spec.writable || veiled.is_some(),
+            is_veiled,
             has_own_devices: devices.are_own(),
             is_bounded: false,
         },
-        root: veiled.unwrap_or(root),
+        root,
         devices,
         files,
         is_writable: spec.writable,

@@ -382,7 +382,8 @@ impl PoolState {
         self.replace_old(member, now);
     }
 
-    /// When to call [`tick`](Self::tick), if nothing else happens to the pool.
+    /// When to call [`tick`](Self::tick), if nothing else happens to the pool; a moment
+    /// that is past where something has come due since it was last looked at.
     pub fn next_tick(&self, member: Member, now: Moment) -> Option<Moment> {
         let share = self.shares.get(&member)?;
         let wants = share.reserve() < share.wanted(now);
@@ -396,7 +397,8 @@ impl PoolState {
             share.replaces_at(),
             share.cold_until(),
         ];
-        moments.into_iter().flatten().filter(|at| *at > now).min()
+        let is_due = |at: &Moment| *at > share.seen_at;
+        moments.into_iter().flatten().filter(is_due).min()
     }
 
     /// Takes a pool out of service: it gets no more pipelines and gives up what

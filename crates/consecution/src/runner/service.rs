@@ -14,6 +14,7 @@ use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::gate::gate;
 use super::local_links::{LocalLink, LocalLinks, Segment, Served};
 use super::metrics::Metrics;
 use super::pipeline::{Bounds, IdlePipeline, Stage, StartError, StartFailure, Work};
@@ -22,8 +23,8 @@ use super::reaper::{Reaped, Reaper};
 use super::starvation::{Kind, Starvation};
 use crate::trace::CallId;
 use crate::transport::{
-    Body, Cut, Ending, Following, Judge, Outcome, PendingOutcome, Refusal, RefusalReason, Reply,
-    Request, Service, Waiting, gate,
+    Body, Ending, Following, Outcome, PendingOutcome, Refusal, RefusalReason, Reply, Request,
+    Service, Waiting,
 };
 
 /// A pipeline that waits for its request, and the links that it is of.
@@ -224,7 +225,7 @@ impl LinkService {
         let mut outcomes: Vec<PendingOutcome> = Vec::new();
         for Segment { taken, accepted } in segments {
             let input = match outcomes.last() {
-                Some(before) => gate(output, before.clone(), Accepted(accepted)),
+                Some(before) => gate(output, before.clone(), accepted),
                 None => output,
             };
             let work = Work {
@@ -287,22 +288,6 @@ impl LinkService {
             }
         }
     }
-}
-
-/// The codes with which the last link of a pipeline succeeds, so that what it has written is
-/// complete. One whose input was not is stopped, and has not exited.
-struct Accepted(Vec<u8>);
-
-impl Judge for Accepted {
-    fn judge(&self, outcome: &Outcome) -> Result<(), Cut> {
-        match outcome.links().last().map(|last| &last.ending) {
-            Some(Ending::Exited(code)) if self.0.contains(code) => Ok(()),
-            _ => Err(Cut::new("the link before it failed")),
-        }
-    }
-
-    /// Whoever reads it is stopped, and that is what is told.
-    fn broke(&self, _: &Cut) {}
 }
 
 /// How all links of a call ended, once all have.

@@ -74,11 +74,12 @@ impl Finished {
 
     #[track_caller]
     pub(crate) fn expect_output(self, stdout: impl AsRef<[u8]>) -> Finished {
-        let (found, wanted) = (self.stdout.escape_ascii(), stdout.as_ref().escape_ascii());
-        assert_eq!(
-            found.to_string(),
-            wanted.to_string(),
-            "stderr: {}",
+        let (found, wanted) = (&self.stdout[..], stdout.as_ref());
+        assert!(
+            found == wanted,
+            "\"{}\" instead of \"{}\"; stderr: {}",
+            found.escape_ascii(),
+            wanted.escape_ascii(),
             self.stderr
         );
         self
@@ -186,17 +187,25 @@ pub(crate) fn is_readable_within(fd: &impl rustix::fd::AsFd, patience: Duration)
     }
 }
 
+/// How long [`eventually`] rests between two attempts, at least and at most.
+const REST_MIN: Duration = Duration::from_millis(1);
+const REST_MAX: Duration = Duration::from_millis(50);
+
 /// Tries again until it gives something, for as long as is bearable. For states
 /// that nothing announces.
+///
+/// Between two attempts it rests for a tenth of the time that it has waited so
+/// far: without that it would take the processor from what it waits for.
 #[track_caller]
 pub(crate) fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+    let begun = Instant::now();
     loop {
         if let Some(found) = attempt() {
             return found;
         }
-        assert!(Instant::now() < deadline, "waited {PATIENCE:?} for {what}");
-        std::thread::yield_now();
+        let waited = begun.elapsed();
+        assert!(waited < PATIENCE, "waited {PATIENCE:?} for {what}");
+        std::thread::sleep((waited / 10).clamp(REST_MIN, REST_MAX));
     }
 }
 

@@ -23,6 +23,10 @@ use super::{command, home};
 /// How long anything may take that is expected to take a moment.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How often it is looked whether something has come true: between two looks the
+/// processor is left to what is waited for.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+
 /// A link store and a transport, and a runner that is joined to both.
 pub(crate) struct World {
     pub(crate) links: Arc<dyn LinkStore>,
@@ -116,7 +120,7 @@ pub(crate) fn metrics(runner: &Runner) -> String {
 pub(crate) async fn is_soon(wanted: impl Fn() -> bool) -> bool {
     let waiting = async {
         while !wanted() {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(LOOK_EVERY).await;
         }
     };
     tokio::time::timeout(PATIENCE, waiting).await.is_ok()

@@ -314,7 +314,7 @@ impl Registry {
                 std::time::Instant::now() < deadline,
                 "docker-registry does not listen"
             );
-            std::thread::yield_now();
+            std::thread::sleep(std::time::Duration::from_millis(5));
         }
     }
 

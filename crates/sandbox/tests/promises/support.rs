@@ -583,11 +583,12 @@ pub(crate) fn own_id() -> i32 {
     i32::try_from(std::process::id()).unwrap()
 }
 
-/// Waits until something is so, of which nothing tells us.
+/// Waits until something is so, of which nothing tells us. It rests between two
+/// looks, so as not to take the processor from what it waits for.
 pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {
         assert!(Instant::now() < deadline, "never: {what}");
-        thread::yield_now();
+        thread::sleep(Duration::from_millis(1));
     }
 }

@@ -82,6 +82,8 @@ pub(super) struct Share {
     owed_until: Moment,
     /// Until it has rested, it has nothing in reserve.
     is_cold: bool,
+    /// When it was last looked at: what has come due since then is still to be done.
+    pub(super) seen_at: Moment,
     pub(super) is_draining: bool,
     /// Where it stands in the orders.
     pub(super) ranks: Ranks,
@@ -113,6 +115,7 @@ impl Share {
             paused_until: None,
             owed_until: Moment::ZERO,
             is_cold: false,
+            seen_at: Moment::ZERO,
             is_draining: false,
             ranks: Ranks::default(),
         }
@@ -317,6 +320,7 @@ impl Share {
     pub(super) fn look_at(&mut self, now: Moment) {
         self.paused_until = self.paused_until.filter(|until| *until > now);
         self.is_cold &= now < self.rests_until;
+        self.seen_at = now;
     }
 
     /// Whether it goes before others: it was told busy, and has nothing.

@@ -96,6 +96,22 @@ fn a_pool_starts_with_its_floor_and_refills_soon_after_a_take() {
 }
 
 #[test]
+fn what_has_come_due_before_anybody_asked_is_still_done() {
+    let mut state = pools(2);
+    let link = state.add(config(2), 1, MS);
+    settle(&mut state, MS);
+    assert_eq!(state.take(link, MS), Take::Idle);
+    state.released(link, 2 * MS);
+    assert_eq!(state.actions(), []);
+    // Whoever is to tick it was too busy to ask in time.
+    let due = MS + REFILL_PAUSE;
+    assert_eq!(state.next_tick(link, due + MS), Some(due));
+    state.tick(link, due + MS);
+    assert_eq!(state.actions(), [Action::Start(link)]);
+    assert!(state.next_tick(link, due + MS) > Some(due + MS));
+}
+
+#[test]
 fn where_nothing_is_left_in_reserve_a_refill_starts_at_once() {
     let mut state = pools(10);
     let link = state.add(config(2), 1, MS);

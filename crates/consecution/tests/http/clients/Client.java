@@ -7,17 +7,22 @@ import java.net.http.HttpResponse;
 import java.util.Arrays;
 import java.util.Random;
 
-/** Posts bodies of the given sizes to a URL, and looks whether they come back. */
+/**
+ * Posts bodies of the given sizes to URLs, and looks whether they come back. Its
+ * arguments: the sizes, with commas between them, and the URLs.
+ */
 class Client {
     public static void main(String[] arguments) throws Exception {
-        URI url = URI.create(arguments[0]);
-        for (int at = 1; at < arguments.length; at++) {
-            byte[] body = new byte[Integer.parseInt(arguments[at])];
+        for (String size : arguments[0].split(",")) {
+            byte[] body = new byte[Integer.parseInt(size)];
             new Random(body.length).nextBytes(body);
-            compare("HttpURLConnection", body, connection(url, body, Mode.BUFFERED));
-            compare("with a fixed length", body, connection(url, body, Mode.FIXED));
-            compare("in chunks", body, connection(url, body, Mode.CHUNKED));
-            compare("HttpClient", body, client(url, body));
+            for (int at = 1; at < arguments.length; at++) {
+                URI url = URI.create(arguments[at]);
+                compare(url, "HttpURLConnection", body, connection(url, body, Mode.BUFFERED));
+                compare(url, "with a fixed length", body, connection(url, body, Mode.FIXED));
+                compare(url, "in chunks", body, connection(url, body, Mode.CHUNKED));
+                compare(url, "HttpClient", body, client(url, body));
+            }
         }
     }
 
@@ -51,11 +56,11 @@ class Client {
         return reply.body();
     }
 
-    static void compare(String name, byte[] sent, byte[] got) {
+    static void compare(URI url, String name, byte[] sent, byte[] got) {
         if (!Arrays.equals(sent, got)) {
             throw new IllegalStateException(
-                name + ": " + got.length + " bytes of " + sent.length + " came back");
+                url + ", " + name + ": " + got.length + " bytes of " + sent.length + " came back");
         }
-        System.out.println(name + ": " + sent.length + " bytes");
+        System.out.println(url + " " + sent.length + " " + name);
     }
 }

@@ -1,6 +1,6 @@
-"""Posts bodies of the given sizes to a URL, and looks whether they come back.
+"""Posts bodies of the given sizes to URLs, and looks whether they come back.
 
-As most programs do it: all of the body is sent before a byte is read.
+Its arguments: the sizes, with commas between them, and the URLs. As most programs do it: all of the body is sent before a byte is read.
 """
 
 import http.client
@@ -28,19 +28,24 @@ def by_urllib(url, body):
         return reply.status, reply.read()
 
 
-def main(url, sizes):
-    for size in map(int, sizes):
+def there_and_back(url, body):
+    tries = [
+        ("http.client", by_http_client, body),
+        ("http.client in chunks", by_http_client, in_chunks(body)),
+        ("urllib", by_urllib, body),
+    ]
+    for name, post, sent in tries:
+        status, got = post(url, sent)
+        assert status == 200, f"{url}, {name}: {status} {got[:500]}"
+        assert got == body, f"{url}, {name}: {len(got)} bytes of {len(body)} came back"
+        print(f"{url} {len(body)} {name}")
+
+
+def main(sizes, urls):
+    for size in map(int, sizes.split(",")):
         body = os.urandom(size)
-        tries = [
-            ("http.client", by_http_client, body),
-            ("http.client in chunks", by_http_client, in_chunks(body)),
-            ("urllib", by_urllib, body),
-        ]
-        for name, post, sent in tries:
-            status, got = post(url, sent)
-            assert status == 200, f"{name}: {status} {got[:500]}"
-            assert got == body, f"{name}: {len(got)} bytes of {size} came back"
-            print(f"{name}: {size} bytes")
+        for url in urls:
+            there_and_back(url, body)
 
 
 main(sys.argv[1], sys.argv[2:])

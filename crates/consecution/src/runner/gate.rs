@@ -1,5 +1,5 @@
-//! Between a link and whoever reads it: bytes pass as they come, and the end is
-//! held back until it is known to be one.
+//! Between two pipelines of a call: bytes pass as they come, and the end is held back
+//! until it is known to be one.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -8,34 +8,24 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::stream::{Stream, StreamExt};
 
-use super::{Body, Chunks, Cut, MovedChunk, Outcome, PendingOutcome};
 use crate::pipe::Writer;
+use crate::transport::{Body, Chunks, Cut, Ending, MovedChunk, Outcome, PendingOutcome};
 
-/// Says whether what a link has written is complete.
-pub(crate) trait Judge: Send + Unpin + 'static {
-    /// All bytes have passed, and this is how the link ended.
-    ///
-    /// # Errors
-    /// Why there should have been more.
-    fn judge(&self, outcome: &Outcome) -> Result<(), Cut>;
-
-    /// What it wrote broke off.
-    fn broke(&self, cut: &Cut);
-}
-
-/// What a link writes, up to an end that `judge` has approved.
-pub(crate) fn gate(body: Body, outcome: PendingOutcome, judge: impl Judge) -> Body {
+/// What a pipeline writes. It ends where the last link has exited with a code that is
+/// accepted, and is cut off otherwise.
+pub(super) fn gate(body: Body, outcome: PendingOutcome, accepted: Vec<u8>) -> Body {
     Body::of(Gate {
         state: State::Open(body),
         outcome,
-        judge,
+        accepted,
     })
 }
 
-struct Gate<J> {
+struct Gate {
     state: State,
     outcome: PendingOutcome,
-    judge: J,
+    /// One whose own input was not complete is stopped, and has not exited.
+    accepted: Vec<u8>,
 }
 
 enum State {
@@ -45,7 +35,16 @@ enum State {
     Over,
 }
 
-impl<J: Judge> Stream for Gate<J> {
+impl Gate {
+    fn judge(&self, outcome: &Outcome) -> Option<Cut> {
+        match outcome.links().last().map(|last| &last.ending) {
+            Some(Ending::Exited(code)) if self.accepted.contains(code) => None,
+            _ => Some(Cut::new("the link before it failed")),
+        }
+    }
+}
+
+impl Stream for Gate {
     type Item = Result<Bytes, Cut>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -53,8 +52,8 @@ impl<J: Judge> Stream for Gate<J> {
         if let State::Open(body) = &mut gate.state {
             match ready!(body.poll_next_unpin(context)) {
                 Some(Ok(chunk)) => return Poll::Ready(Some(Ok(chunk))),
+                // Whoever reads it is stopped, and that is what is told.
                 Some(Err(cut)) => {
-                    gate.judge.broke(&cut);
                     gate.state = State::Over;
                     return Poll::Ready(Some(Err(cut)));
                 }
@@ -64,13 +63,13 @@ impl<J: Judge> Stream for Gate<J> {
         if let State::Held = gate.state {
             let outcome = ready!(gate.outcome.poll_unpin(context));
             gate.state = State::Over;
-            return Poll::Ready(gate.judge.judge(&outcome).err().map(Err));
+            return Poll::Ready(gate.judge(&outcome).map(Err));
         }
         Poll::Ready(None)
     }
 }
 
-impl<J: Judge> Chunks for Gate<J> {
+impl Chunks for Gate {
     fn poll_move(
         mut self: Pin<&mut Self>,
         to: &Writer,
