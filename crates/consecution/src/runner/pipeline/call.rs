@@ -95,6 +95,7 @@ impl Call {
                 .map(|(at, said)| async move { (at, said.listen().await) })
                 .collect();
             let mut swallowing = FuturesUnordered::new();
+            let mut swallowed = Vec::new();
             let mut handed_back = pin!(handed_back.fuse());
             let mut excess = pin!(excess.fuse());
             let mut deadline = pin!(until(work.deadline));
@@ -108,7 +109,11 @@ impl Call {
                         kept.stdout = None;
                         swallowing.push(lost_reader(last, Ok(output)));
                     }
-                    Some(at) = swallowing.next() => progress.stop(at, Ending::Unread.into()),
+                    Some((at, output)) = swallowing.next() => {
+                        progress.stop(at, Ending::Unread.into());
+                        // Not closed before all are gone: that would be a SIGPIPE.
+                        swallowed.push(output);
+                    }
                     fed = fed(feeding.as_mut()) => {
                         feeding.set(None);
                         progress.fed(&fed);
@@ -257,15 +262,15 @@ impl Progress<'_> {
     }
 }
 
-/// Reads on for a link that nobody reads any more; resolves, with which one, when it has
-/// had its chance to end by itself.
-async fn lost_reader(at: usize, output: io::Result<Reader>) -> usize {
-    match output {
-        Ok(mut output) => swallow(&mut output).await,
+/// Reads on for a link that nobody reads any more; resolves, with which one and what it
+/// writes to, when it has had its chance to end by itself.
+async fn lost_reader(at: usize, mut output: io::Result<Reader>) -> (usize, io::Result<Reader>) {
+    match &mut output {
+        Ok(output) => swallow(output).await,
         // It can still end by itself, if it has little left to write.
         Err(_) => tokio::time::sleep(UNREAD_WAIT_MAX).await,
     }
-    at
+    (at, output)
 }
 
 /// Resolves at the deadline, if there is one.

@@ -241,7 +241,7 @@ fn kill_some(served: &Served, chain: usize, random: &mut Random) {
     let Some((_, of_link)) = of_chain.get(random.below(of_chain.len())) else {
         return;
     };
-    let all = random.next() % 2 == 0;
+    let all = random.below(2) == 0;
     let one = random.below(of_link.len());
     for (at, command) in of_link.iter().enumerate() {
         if all || at == one {
