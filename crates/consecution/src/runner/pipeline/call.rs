@@ -99,7 +99,20 @@ impl Call {
             let mut handed_back = pin!(handed_back.fuse());
             let mut excess = pin!(excess.fuse());
             let mut deadline = pin!(until(work.deadline));
-            while !progress.is_over() {
+            loop {
+                // Also of what was fed at once, before anything is waited for.
+                progress.end_behind_failures();
+                if progress.links[last].has_ended() {
+                    progress.wind_down();
+                }
+                if progress.links[0].has_ended() {
+                    feeding.set(None);
+                }
+                let lost = progress.take_unread().into_iter();
+                swallowing.extend(lost.map(|(at, output)| lost_reader(at, output)));
+                if progress.is_over() {
+                    break;
+                }
                 tokio::select! {
                     biased;
                     () = progress.until_more() => {}
@@ -122,15 +135,6 @@ impl Call {
                         progress.stop(at, too_much("standard error"));
                     }
                 }
-                progress.end_behind_failures();
-                if progress.links[last].has_ended() {
-                    progress.wind_down();
-                }
-                if progress.links[0].has_ended() {
-                    feeding.set(None);
-                }
-                let lost = progress.take_unread().into_iter();
-                swallowing.extend(lost.map(|(at, output)| lost_reader(at, output)));
             }
         }
         let ends: Vec<_> = (links.links.iter_mut())

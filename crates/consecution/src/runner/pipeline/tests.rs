@@ -352,6 +352,11 @@ async fn an_input_that_is_cut_off_and_a_deadline_end_all_that_runs() {
         answer.expect_endings(wanted);
         assert_eq!(answer.output, "");
     }
+    // Also where that is known before anything is waited for.
+    let cut = futures_util::stream::iter([Err(Cut::new("on purpose"))]);
+    let pipeline = chain.start().await.unwrap();
+    let answer = Answer::of(serve(pipeline, Body::new(cut), None)).await;
+    answer.expect_endings("cut cut cut");
     // What has ended by then has.
     let chain = world.chain(&["cat", "cat >/dev/null; sleep 1000", LATE]);
     let pipeline = chain.start().await.unwrap();

@@ -48,8 +48,10 @@ const REST_MAX: Duration = Duration::from_millis(100);
 /// Of an input below that, all of the output may be sent before any is read.
 const EARLY_BYTES_MAX: usize = 16 * 1024;
 
-/// Files that a runner keeps for its next processes, and of each in reserve.
-const KEPT_FILES_MAX: usize = 128;
+/// Files that a runner keeps for its next processes: of cgroups, and of the places of each
+/// link; and of each process in reserve.
+const KEPT_FILES_MAX: usize = 64;
+const KEPT_FILES_A_LINK_MAX: usize = 32;
 const FILES_A_PROCESS: usize = 9;
 
 /// How the links of a chain are called.
@@ -397,8 +399,13 @@ fn spend_day(seed: u64, number: usize, calls: usize) -> Tally {
     let (files_before, idle_before) = until_quiet(&day.served, &day.cases);
     let tally = day.spend(calls);
     let (files, idle) = until_quiet(&day.served, &day.cases);
-    let files_max =
-        files_before + idle.saturating_sub(idle_before) * FILES_A_PROCESS + KEPT_FILES_MAX;
+    let links: usize = (day.cases.iter())
+        .map(|case| case.pipeline.stages.len())
+        .sum();
+    let files_max = files_before
+        + idle.saturating_sub(idle_before) * FILES_A_PROCESS
+        + links * KEPT_FILES_A_LINK_MAX
+        + KEPT_FILES_MAX;
     assert!(
         files <= files_max,
         "CONSECUTION_TEST_SEED={seed}, day {number}: {files_before} files and {idle_before} idle \
