@@ -23,9 +23,9 @@ const READY_MAX: Duration = Duration::from_secs(60);
 /// takes less than half of it.
 const IDLE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
-/// And how many of the runner's descriptors: six for each of two processes, one
+/// And how many of the runner's descriptors: eight for each of two processes, one
 /// of them for the cgroup that bounds it, and its zygote's.
-const IDLE_FILES_MAX: usize = 14;
+const IDLE_FILES_MAX: usize = 18;
 
 /// How long it is measured what an idle runner does.
 const MEASURE_TIME: Duration = Duration::from_secs(3);
