@@ -160,8 +160,8 @@ impl Reader {
         }
     }
 
-    /// What is in the pipe, if there is something: for whoever knows that nobody writes
-    /// any more.
+    /// What is in the pipe, or `None` where it is empty; does not wait. To be used when all
+    /// writers are known to be gone, though the pipe may not have said so yet.
     ///
     /// # Errors
     /// It cannot be read.

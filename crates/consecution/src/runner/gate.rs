@@ -52,7 +52,7 @@ impl Stream for Gate {
         if let State::Open(body) = &mut gate.state {
             match ready!(body.poll_next_unpin(context)) {
                 Some(Ok(chunk)) => return Poll::Ready(Some(Ok(chunk))),
-                // Whoever reads it is stopped, and that is what is told.
+                // The pipeline that reads this is stopped because of it.
                 Some(Err(cut)) => {
                     gate.state = State::Over;
                     return Poll::Ready(Some(Err(cut)));

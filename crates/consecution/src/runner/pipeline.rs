@@ -162,7 +162,7 @@ impl IdlePipeline {
     }
 
     /// Gives the pipeline its work. When nothing of it runs any more, `over` is told how it
-    /// ended, then whoever waits for the outcome, and then `held` is dropped. The outcome is that
+    /// ended, the outcome resolves, and then `held` is dropped. The outcome is that
     /// of the first link, with those of the others in `joined`.
     pub(super) fn serve(
         self,

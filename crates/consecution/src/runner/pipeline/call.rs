@@ -143,7 +143,7 @@ impl Call {
         let links = links.end().await;
         drop(is_over);
         let rest = join_all(said.iter_mut().map(Said::listen_to_rest));
-        // Whoever does not keep up finds its end in the outcome.
+        // A listener that is too slow for all of it gets the end with the outcome.
         let _ = tokio::time::timeout(LAST_WORDS_WAIT_MAX, rest).await;
         let mut outcomes = Vec::with_capacity(ends.len());
         for ((end, ended_at), said) in ends.into_iter().zip(&mut said) {

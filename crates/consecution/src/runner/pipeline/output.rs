@@ -52,7 +52,7 @@ impl Over {
     }
 }
 
-/// What whoever looks after the process has to do with its output.
+/// The other side of an [`Output`], for the task that follows the process.
 pub(super) struct OutputEnd {
     /// To be dropped when nobody writes any more.
     pub(super) is_over: oneshot::Sender<()>,

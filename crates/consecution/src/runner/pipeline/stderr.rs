@@ -76,7 +76,7 @@ impl Said {
 
     async fn pass_on(&mut self, chunk: Bytes) {
         if let Some(listener) = &self.listener {
-            // Whoever has gone does not want it.
+            // It fails only if the listener is gone.
             let _ = listener.send(chunk).await;
         }
     }

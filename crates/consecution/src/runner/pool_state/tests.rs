@@ -103,7 +103,7 @@ fn what_has_come_due_before_anybody_asked_is_still_done() {
     assert_eq!(state.take(link, MS), Take::Idle);
     state.released(link, 2 * MS);
     assert_eq!(state.actions(), []);
-    // Whoever is to tick it was too busy to ask in time.
+    // The pool's task was late: it asks when the moment has passed.
     let due = MS + REFILL_PAUSE;
     assert_eq!(state.next_tick(link, due + MS), Some(due));
     state.tick(link, due + MS);
