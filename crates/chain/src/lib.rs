@@ -11,6 +11,7 @@
 //! | [`link`](Link) | what a link runs |
 //! | [`link_id`](LinkId) | the name of what a link runs |
 //! | `file` | YAML to chain and back, and errors that show the line |
+//! | [`limits`] | how much a chain file may hold |
 //! | [`text`] | what of a stranger's text may be shown as it is |
 //! | [`units`] | amounts of memory, time and CPU as users write them |
 //!
@@ -25,13 +26,14 @@
 
 mod chain;
 mod file;
+pub mod limits;
 mod link;
 mod link_id;
 pub mod text;
 pub mod units;
 
 pub use crate::chain::{Chain, ChainLink, DEFAULT_DEADLINE, Deadline};
-pub use crate::file::{Diagnostic, FileError, Suggestion, limits};
+pub use crate::file::{Diagnostic, FileError, Suggestion};
 pub use crate::link::{Constraints, Link, Network};
 pub use crate::link_id::{LinkId, LinkIdError};
 pub use crate::units::CpuLimit;
