@@ -25,8 +25,8 @@ pub(crate) struct Sandbox {
         value_parser = FalseyValueParser::new()
     )]
     allow_unenforced_limits: bool,
-    /// Size of each process's `/tmp`, and the same again for its `/var/tmp`; both are
-    /// in memory: `512M`, `2G`. A bare number is in MiB.
+    /// Most that a process may store in `/tmp`, and the same again in `/var/tmp`; both
+    /// are in memory: `512M`, `2G`. A bare number is in MiB.
     #[arg(
         long,
         env = "CONSECUTION_SCRATCH_MAX",
