@@ -2,7 +2,7 @@
 //! all runners to serve all links: ways to choose, tried on made-up chains.
 //!
 //! It starts nothing and measures nothing: it computes, from a seed, the table
-//! that `docs/performance.md` shows.
+//! that `docs/decisions/0041-a-plan-for-10000-runners.md` shows.
 //!
 //! `cargo run --release -p bench --example placement`; `-- --help` says what can
 //! be changed.

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 mod changes;
+#[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod etcd;
 pub mod memory;

@@ -22,8 +22,8 @@ use crate::support::leftovers::{Seen, descendants, expect_gone, memory};
 use crate::support::runner::{World, images, is_soon, shell, soon};
 use crate::support::{home, slow_registry};
 use chain::Link;
-use consecution::app;
-use consecution::runner::pool_state::Config;
+use consecution::open_store;
+use consecution::runner::PoolConfig;
 use consecution::runner::{Images, Options};
 
 /// How long a runtime's thread may be kept from its other work.
@@ -103,10 +103,10 @@ where
 
 /// A runner that has that many processes of each of its links in reserve.
 fn start(processes: usize) -> World {
-    let pool = Config {
+    let pool = PoolConfig {
         floor: processes,
         idle_max: processes,
-        ..Config::default()
+        ..PoolConfig::default()
     };
     World::start(Options {
         pool,
@@ -263,7 +263,7 @@ fn the_tree_of_a_pull_that_fails_half_way_is_deleted_elsewhere() {
         };
         let registry = slow_registry::start(tar.clone(), half_way);
         let images = Images {
-            store: app::open_store(home.path()).unwrap(),
+            store: open_store(home.path()).unwrap(),
             ..images()
         };
         async move {
