@@ -1,8 +1,9 @@
 //! Where a registry, or a mirror of it, answers.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use reqwest::header::HeaderValue;
 use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder, StatusCode, Url};
@@ -223,7 +224,7 @@ impl Endpoint {
                 (Login::Failed(error), None)
             }
         };
-        *self.login.lock().unwrap_or_else(PoisonError::into_inner) = login;
+        *self.login.lock() = login;
         credential
     }
 
@@ -235,8 +236,7 @@ impl Endpoint {
     }
 
     fn login(&self) -> Login {
-        let login = self.login.lock();
-        login.unwrap_or_else(PoisonError::into_inner).clone()
+        self.login.lock().clone()
     }
 
     /// What to do about a 401 or 403.
@@ -291,7 +291,7 @@ fn shown_address(url: &Url, own: &Url) -> String {
 
 fn warn_once(error: &str) {
     static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
-    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut told = TOLD.lock();
     if told.len() < WARNINGS_MAX && told.insert(error.to_owned()) {
         tracing::warn!("going on without credentials: failed to {error}");
     }
