@@ -13,6 +13,7 @@ mod held;
 pub mod http;
 pub mod link_store;
 mod log_batch;
+mod log_on_change;
 mod name;
 pub mod pipe;
 pub mod portal;
