@@ -8,14 +8,14 @@
 use std::error::Error;
 use std::path::PathBuf;
 
-use consecution::app::{self, Network};
+use consecution::Network;
 use consecution::config::{EtcdOptions, NatsOptions};
 use consecution::runner::{Options, RunnerName};
 use consecution::transport::nats::Role;
 
 fn main() -> Result<(), Box<dyn Error>> {
     // First: this program is also started as the zygotes of its links.
-    app::run_zygote_if_asked();
+    consecution::run_zygote_if_asked();
     let home = std::env::args().nth(1).ok_or("usage: embedded HOME")?;
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(run(home.into()))
@@ -36,7 +36,7 @@ async fn run(home: PathBuf) -> Result<(), Box<dyn Error>> {
         name: Some(name),
         ..Options::default()
     };
-    let runner = network.runner(options, app::images(&home)?);
+    let runner = network.runner(options, consecution::images(&home)?);
 
     tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink()))
         .await??;

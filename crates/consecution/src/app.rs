@@ -28,7 +28,9 @@ use crate::runner::{
 use crate::transport::Transport;
 use crate::transport::in_process::InProcess;
 
-pub use network::{ConnectError, Network, link_store};
+#[cfg(feature = "cli")]
+pub(crate) use network::link_store;
+pub use network::{ConnectError, Network};
 /// To be called first in `main` of every program that has a runner in it: the
 /// program is also its own zygote, and does not return from here then.
 pub use sandbox::{Finding, Ids, State, run_zygote_if_asked};

@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use crate::app::Ids;
+use crate::chain_file::ChainFileError;
+use crate::text;
 use clap::{Args, Parser, Subcommand};
-use consecution::app::Ids;
-use consecution::chain_file::ChainFileError;
-use consecution::text;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 mod check;
@@ -179,7 +179,10 @@ enum Command {
     Link(link::Command),
 }
 
-pub(crate) fn main() -> ExitCode {
+/// The `consecution` command, with the arguments of this process: all that its `main`
+/// does but for [`run_zygote_if_asked`](crate::run_zygote_if_asked), which comes first.
+/// Prints, and gives the exit status.
+pub fn command_line() -> ExitCode {
     match Arguments::try_parse() {
         Ok(arguments) => execute(arguments),
         Err(error) => explain(error),
@@ -234,7 +237,7 @@ fn execute(arguments: Arguments) -> ExitCode {
         Command::Image(command) => images::execute(&global, command),
         Command::Link(command) => link::execute(command),
     };
-    consecution::runner::until_reaped(REAPED_WAIT_MAX);
+    crate::runner::until_reaped(REAPED_WAIT_MAX);
     ExitCode::from(code.unwrap_or_else(|error| {
         report(&error);
         EXIT_OWN_FAILURE

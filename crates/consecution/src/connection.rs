@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 /// The target of log lines that say why there is no connection. Commands that run once
 /// filter it out, since their error says the same once.
-pub const TROUBLE: &str = "consecution::connection::trouble";
+pub(crate) const TROUBLE: &str = "consecution::connection::trouble";
 
 /// State of the connection to a server, for readiness and for logs.
 #[derive(Debug, Clone, PartialEq, Eq)]

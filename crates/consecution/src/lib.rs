@@ -1,13 +1,151 @@
-//! Consecution: Unix pipelines whose every stage is a container.
+//! Unix pipelines whose every stage is a container.
+//!
+//! This is the library below the `consecution` command, for programs that call chains, or
+//! run links, themselves.
+//!
+//! # What a chain is
+//!
+//! A *chain* is a row of *links*. Each link is a command in a container image; what it
+//! writes is what the next one reads, as in `cat | grep data | xargs -n 1`:
+//!
+//! ```
+//! use consecution::chain::Chain;
+//!
+//! let text = r"
+//! Name: words
+//! Chain:
+//! - {Image: busybox, Command: cat}
+//! - {Image: busybox, Command: grep, Arguments: [data]}
+//! - {Image: busybox, Command: xargs, Arguments: [-n, '1']}
+//! ";
+//! let chain = Chain::parse(text, "words.yaml", "words")?;
+//! assert_eq!(chain.links.len(), 3);
+//! # Ok::<(), consecution::chain::FileError>(())
+//! ```
+//!
+//! [`chain_file::read`] reads one from a file. Every call of a chain runs each of its links
+//! in a fresh process, which has no network and no lasting storage unless the link says
+//! otherwise. A link never sees the end of an input that is not complete: if a link
+//! fails, those behind it are cut off, and the call fails.
+//!
+//! A [`Portal`] walks a chain. A [`Runner`](runner::Runner) keeps processes of links ready,
+//! and runs them. They meet over a [`Transport`](transport::Transport), and a portal makes
+//! its links known to runners in a [`LinkStore`](link_store::LinkStore): NATS and etcd, or
+//! nothing but memory where both are in one process.
+//!
+//! # A portal against running servers
+//!
+//! Runners elsewhere (`consecution runner`) run the links:
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use consecution::Portal;
+//!
+//! let portal =
+//!     Portal::connect("words.yaml", "nats://127.0.0.1:4222", ["http://127.0.0.1:2379"]).await?;
+//! let reply = portal.send("this is raw data").await?;
+//! assert_eq!(reply, "this\nis\nraw\ndata\n");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! For TLS and credentials, and for a runner in the program, see [`Network`].
+//!
+//! # A portal and a runner in one process
+//!
+//! It needs no server. The program must begin with [`run_zygote_if_asked`]: it is started
+//! again as the parent of each link's processes, and must not do anything else then.
+//!
+//! ```no_run
+//! use consecution::runner::{PROCESSES_MAX_DEFAULT, Sandboxing};
+//! use consecution::{Serve, chain_file, images};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     consecution::run_zygote_if_asked();
+//!     let chain = chain_file::read("words.yaml".as_ref())?;
+//!     let images = images("/var/lib/words".as_ref())?;
+//!     let (most, rules) = (PROCESSES_MAX_DEFAULT, Sandboxing::default());
+//!     tokio::runtime::Runtime::new()?.block_on(async {
+//!         let serve = Serve::start(vec![chain.clone()], images, most, rules).await?;
+//!         // Images that are missing are pulled, and all links opened.
+//!         serve.ready(&chain).await?;
+//!         let reply = serve.portals()[0].send("this is raw data").await?;
+//!         assert_eq!(reply, "this\nis\nraw\ndata\n");
+//!         Ok(())
+//!     })
+//! }
+//! ```
+//!
+//! [`portal::http::bind`] offers chains over HTTP, as `consecution serve` does.
+//!
+//! # Streaming
+//!
+//! [`Portal::send`] holds the reply in memory. [`Portal::stream`] takes and gives bodies of
+//! any size, with an account of each link at the end:
+//!
+//! ```no_run
+//! # async fn example(portal: consecution::Portal) -> Result<(), Box<dyn std::error::Error>> {
+//! use bytes::Bytes;
+//! use consecution::transport::Body;
+//! use consecution::{ChainReply, ChainRequest};
+//! use futures_util::{StreamExt, stream};
+//!
+//! let lines = stream::iter(1..=1_000_000).map(|n| Ok(Bytes::from(format!("data {n}\n"))));
+//! let ChainReply { mut body, report } = portal.stream(ChainRequest::new(Body::new(lines)));
+//! while let Some(chunk) = body.next().await {
+//!     // An error: the run has failed, and what came is not all.
+//!     println!("{} bytes", chunk?.len());
+//! }
+//! for link in report.await?.links {
+//!     println!("{}: {:?}", link.name, link.ending);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The body is read before the report is awaited: a run does not end while nobody reads
+//! what it writes. Dropping the body stops the links, as a closed pipe does in a shell.
+//!
+//! # Errors
+//!
+//! A call that fails says which link did, and why, in a [`ChainError`]: what can be done
+//! about it is in the type, not in the text.
+//!
+//! ```no_run
+//! # async fn example(portal: consecution::Portal) {
+//! use consecution::portal::FailureReason;
+//!
+//! match portal.send("this is raw data").await {
+//!     Ok(reply) => println!("{} bytes", reply.len()),
+//!     Err(error) => match &error.reason {
+//!         FailureReason::Busy | FailureReason::NoRunner => println!("try again later: {error}"),
+//!         FailureReason::Exited(code) => println!("{} exited with {code}", error.name),
+//!         _ => println!("{error}"),
+//!     },
+//! }
+//! # }
+//! ```
+//!
+//! The text of an error does not repeat those of its [sources](std::error::Error::source);
+//! [`error::with_causes`] prints all of them.
+//!
+//! # Features
+//!
+//! | feature | |
+//! |---|---|
+//! | `cli` (default) | the command line, which `main.rs` calls; a program that embeds a portal or a runner does without it, by `default-features = false` |
+//! | `conformance` | a suite of checks for each of the traits [`Transport`](transport::Transport) and [`LinkStore`](link_store::LinkStore), which every backend must pass: for those who write another one |
 #![forbid(unsafe_code)]
 
-pub mod app;
+mod app;
 mod backoff;
 pub mod chain_file;
+#[cfg(feature = "cli")]
+mod cli;
 pub mod config;
-#[doc(hidden)]
-pub mod conformance;
-pub mod connection;
+#[cfg(any(test, feature = "conformance"))]
+mod conformance;
+mod connection;
 pub mod error;
 mod held;
 pub mod http;
@@ -15,9 +153,24 @@ pub mod link_store;
 mod log_batch;
 mod log_on_change;
 mod name;
-pub mod pipe;
+mod pipe;
 pub mod portal;
 pub mod runner;
-pub mod text;
+#[cfg(feature = "cli")]
+mod text;
 pub mod trace;
 pub mod transport;
+
+/// Chain files and links as data.
+pub use chain;
+/// Images: references, registries and the store.
+pub use image;
+
+pub use app::{
+    ConnectError, Finding, Ids, Network, OneShot, Serve, StartError, State, check_sandbox,
+    default_home, images, open_store, open_store_for, run_zygote_if_asked,
+};
+#[cfg(feature = "cli")]
+pub use cli::command_line;
+pub use connection::Connection;
+pub use portal::{ChainError, ChainReply, ChainRequest, Portal};

@@ -4,7 +4,7 @@
 //! A link belongs to no one: whoever uses it puts it, many times over if need
 //! be, and nobody removes it on leaving. A store must not know what is done
 //! with a link. What every store promises is written down as tests in
-//! [`conformance`].
+//! `conformance` (behind the feature of that name).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 mod changes;
+#[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod etcd;
 pub mod memory;

@@ -3,11 +3,9 @@
 
 use std::process::ExitCode;
 
-mod cli;
-
 fn main() -> ExitCode {
     // Before anything that could start a thread: this program is also its own
     // zygote.
-    sandbox::run_zygote_if_asked();
-    cli::main()
+    consecution::run_zygote_if_asked();
+    consecution::command_line()
 }

@@ -59,15 +59,15 @@ fn read_chunk(pipe: impl AsFd, bytes_max: usize) -> io::Result<Bytes> {
 
 /// The reading end of a pipe.
 #[derive(Debug)]
-pub struct Reader(End);
+pub(crate) struct Reader(End);
 
 /// The writing end of a pipe.
 #[derive(Debug)]
-pub struct Writer(End);
+pub(crate) struct Writer(End);
 
 /// What came of moving bytes from pipe to pipe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Moved {
+pub(crate) enum Moved {
     /// So many were moved.
     Bytes(usize),
     /// There will be no more.
@@ -120,7 +120,7 @@ fn watch(descriptor: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>
 }
 
 /// Makes a pipe wide, if it is one and may be.
-pub fn widen(pipe: impl AsFd) {
+pub(crate) fn widen(pipe: impl AsFd) {
     if fcntl_getpipe_size(&pipe).is_ok_and(|size| size < WIDE_BYTES) {
         let _ = fcntl_setpipe_size(&pipe, WIDE_BYTES);
     }
@@ -131,7 +131,7 @@ impl Reader {
     ///
     /// # Errors
     /// The descriptor cannot be waited for.
-    pub fn new(pipe: impl Into<OwnedFd>) -> io::Result<Reader> {
+    pub(crate) fn new(pipe: impl Into<OwnedFd>) -> io::Result<Reader> {
         End::new(pipe.into(), Interest::READABLE).map(Reader)
     }
 
@@ -140,12 +140,15 @@ impl Reader {
     ///
     /// # Errors
     /// It cannot be read.
-    pub async fn chunk(&mut self) -> io::Result<Option<Bytes>> {
+    pub(crate) async fn chunk(&mut self) -> io::Result<Option<Bytes>> {
         poll_fn(|context| self.poll_chunk(context)).await
     }
 
     /// As [`Reader::chunk`].
-    pub fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+    pub(crate) fn poll_chunk(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<Option<Bytes>>> {
         let bytes_max = match self.0.is_wide() {
             true => WIDE_CHUNK_BYTES,
             false => CHUNK_BYTES,
@@ -165,7 +168,7 @@ impl Reader {
     ///
     /// # Errors
     /// It cannot be read.
-    pub fn rest(&mut self) -> io::Result<Option<Bytes>> {
+    pub(crate) fn rest(&mut self) -> io::Result<Option<Bytes>> {
         match read_chunk(self.0.descriptor.get_ref(), CHUNK_BYTES) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             read => read.map(|chunk| (!chunk.is_empty()).then_some(chunk)),
@@ -173,13 +176,13 @@ impl Reader {
     }
 
     /// Resolves when there is something to read, if only an end.
-    pub async fn until_readable(&self) {
+    pub(crate) async fn until_readable(&self) {
         // Where it cannot be waited for, reading will say so.
         let _ = self.0.descriptor.readable().await;
     }
 
     /// Is there something in it to be read, and not only an end?
-    pub fn holds_bytes(&self) -> bool {
+    pub(crate) fn holds_bytes(&self) -> bool {
         rustix::io::ioctl_fionread(self.0.descriptor.get_ref()).is_ok_and(|bytes| bytes > 0)
     }
 
@@ -188,7 +191,11 @@ impl Reader {
     ///
     /// # Errors
     /// It cannot be read.
-    pub fn poll_move(&mut self, to: &Writer, context: &mut Context<'_>) -> Poll<io::Result<Moved>> {
+    pub(crate) fn poll_move(
+        &mut self,
+        to: &Writer,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<Moved>> {
         loop {
             let mut ready = ready!(self.0.descriptor.poll_read_ready(context))?;
             // "Try again" does not say which of the two has to be waited for.
@@ -228,13 +235,13 @@ impl Writer {
     ///
     /// # Errors
     /// The descriptor cannot be waited for.
-    pub fn new(pipe: impl Into<OwnedFd>) -> io::Result<Writer> {
+    pub(crate) fn new(pipe: impl Into<OwnedFd>) -> io::Result<Writer> {
         End::new(pipe.into(), Interest::WRITABLE).map(Writer)
     }
 
     /// # Errors
     /// Nobody reads it any more.
-    pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+    pub(crate) async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let written = self.0.descriptor.async_io(Interest::WRITABLE, |pipe| {
                 Ok(rustix::io::retry_on_intr(|| {
@@ -249,7 +256,7 @@ impl Writer {
     }
 
     /// Resolves when nobody reads it any more.
-    pub async fn until_unread(&self) {
+    pub(crate) async fn until_unread(&self) {
         if self.0.descriptor.ready(Interest::ERROR).await.is_err() {
             std::future::pending().await
         }

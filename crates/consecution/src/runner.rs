@@ -17,7 +17,6 @@ use crate::link_store::{Announcement, Change, LinkStore, RunnerState};
 use crate::log_batch::LogBatch;
 use crate::transport::{FOLLOWING_MAX, Transport};
 use pool::Capacity;
-use pool_state::Counts;
 use prometheus_client::registry::Registry;
 
 mod fit;
@@ -29,8 +28,8 @@ mod local_links;
 mod metrics;
 mod name;
 mod pipeline;
-pub mod pool;
-pub mod pool_state;
+mod pool;
+mod pool_state;
 mod reaper;
 mod sandboxing;
 mod sequences;
@@ -46,6 +45,8 @@ pub use images::{FindRegistries, Images};
 use local_links::{LocalLinks, Making};
 use metrics::Metrics;
 pub use name::{RunnerName, RunnerNameError};
+/// How many processes a link, or links in a row, have ready.
+pub use pool_state::{Config as PoolConfig, Counts};
 use reaper::Reaper;
 pub use reaper::until_reaped;
 pub use sandboxing::Sandboxing;
@@ -82,7 +83,7 @@ pub struct Options {
     /// links that cannot be loaded, which whoever asks for them is told.
     pub name: Option<RunnerName>,
     /// The pool of each link, and of links in a row that are asked for together.
-    pub pool: pool_state::Config,
+    pub pool: PoolConfig,
     /// Processes over all links, idle ones included.
     pub processes_max: usize,
     /// Calls over all links that may wait while all processes are in use; the
@@ -97,9 +98,9 @@ impl Options {
     /// For one run: nothing is kept warm, since nothing comes after it, and
     /// nobody is told of it.
     pub fn one_shot() -> Options {
-        let pool = pool_state::Config {
+        let pool = PoolConfig {
             floor: 0,
-            ..pool_state::Config::default()
+            ..PoolConfig::default()
         };
         Options {
             name: None,
@@ -114,7 +115,7 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             name: Some(RunnerName::default()),
-            pool: pool_state::Config::default(),
+            pool: PoolConfig::default(),
             processes_max: PROCESSES_MAX_DEFAULT,
             waiting_max: 0,
             sandboxing: Sandboxing::default(),

@@ -12,17 +12,17 @@ use chain::text::is_printable;
 
 /// On one line: what is not printable is written as JSON has it, `\n` or
 /// `\u001b`. So a line of JSON stays one that means the same.
-pub fn line(text: &str) -> Cow<'_, str> {
+pub(crate) fn line(text: &str) -> Cow<'_, str> {
     escape(text, &[])
 }
 
 /// The same for text that has lines of our own.
-pub fn lines(text: &str) -> Cow<'_, str> {
+pub(crate) fn lines(text: &str) -> Cow<'_, str> {
     escape(text, &['\n'])
 }
 
 /// The same for text that we have coloured; strangers' escapes must be out of it.
-pub fn styled_lines(text: &str) -> Cow<'_, str> {
+pub(crate) fn styled_lines(text: &str) -> Cow<'_, str> {
     escape(text, &['\n', '\u{1b}'])
 }
 

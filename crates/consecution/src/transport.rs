@@ -7,7 +7,7 @@
 //! calls is the portal's work.
 //!
 //! What every transport promises is written down as tests in
-//! [`conformance`].
+//! `conformance` (behind the feature of that name).
 
 use std::fmt;
 use std::pin::Pin;
@@ -25,11 +25,13 @@ use tokio::time::Instant;
 use crate::trace::Trace;
 
 mod body;
+#[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod in_process;
 pub mod nats;
 
-pub use body::{Body, Cut, Next};
+pub(crate) use body::Next;
+pub use body::{Body, Cut};
 pub(crate) use body::{Chunks, MovedChunk};
 
 /// Carries calls from whoever needs a link run to whoever serves that link.

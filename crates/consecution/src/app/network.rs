@@ -364,7 +364,8 @@ impl Links for LinksThere {
 ///
 /// # Errors
 /// An address, a certificate or a secret is not one.
-pub fn link_store(etcd: &EtcdOptions) -> Result<Arc<dyn LinkStore>, ConnectError> {
+#[cfg(feature = "cli")]
+pub(crate) fn link_store(etcd: &EtcdOptions) -> Result<Arc<dyn LinkStore>, ConnectError> {
     Ok(Arc::new(Etcd::new(etcd).map_err(FailedTo)?))
 }
 

@@ -3,9 +3,9 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use crate::{chain_file, text};
 use chain::units::format_duration;
 use chain::{Chain, ChainLink, DEFAULT_DEADLINE, Deadline};
-use consecution::{chain_file, text};
 
 use super::quote::quote;
 use super::{print, report, stdio};

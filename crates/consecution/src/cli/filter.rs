@@ -4,14 +4,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::chain_file::{self, ChainFileError};
 use anyhow::Context;
 use chain::units::format_duration;
 use chain::{Chain, Deadline};
 use clap::builder::{PathBufValueParser, TypedValueParser};
-use consecution::chain_file::{self, ChainFileError};
 
-use consecution::portal::{ChainError, ChainReply, ChainRequest, FailureReason, Portal};
-use consecution::transport::Next;
+use crate::portal::{ChainError, ChainReply, ChainRequest, FailureReason, Portal};
+use crate::transport::Next;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::stdio::{self, Errors, Output};

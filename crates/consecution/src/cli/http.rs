@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use consecution::error::FailedTo;
-use consecution::http::{self, Drained, Listen, ListenError, Server};
-use consecution::portal::http as portal_http;
+use crate::error::FailedTo;
+use crate::http::{self, Drained, Listen, ListenError, Server};
+use crate::portal::http as portal_http;
 
 use super::signals::Signals;
 

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::app;
+use crate::error::FailedTo;
+use crate::runner::Images;
 use anyhow::Context;
 use clap::Subcommand;
-use consecution::app;
-use consecution::error::FailedTo;
-use consecution::runner::Images;
 use image::{Entry, Image, Input, Limits, Progress, Reference, Registries, Store};
 
 use super::{Global, print, progress, stdio};

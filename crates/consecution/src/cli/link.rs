@@ -7,13 +7,13 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::app;
+use crate::error::FailedTo;
+use crate::link_store::{LinkStore, Pruned, RunnerState, prune};
+use crate::text;
 use anyhow::anyhow;
 use chain::units::{UnitError, parse_duration};
 use chain::{Link, LinkId};
-use consecution::app;
-use consecution::error::FailedTo;
-use consecution::link_store::{LinkStore, Pruned, RunnerState, prune};
-use consecution::text;
 
 use super::table::table;
 use super::{complain, print, servers};

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::str::FromStr;
 
-use consecution::connection::TROUBLE;
-use consecution::text;
+use crate::connection::TROUBLE;
+use crate::text;
 use tracing::Level;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
@@ -33,7 +33,7 @@ pub(crate) struct Filter {
 impl FromStr for Filter {
     type Err = String;
 
-    /// `debug`, `warn,consecution::transport=trace`.
+    /// `debug`, `warn,crate::transport=trace`.
     fn from_str(text: &str) -> Result<Filter, String> {
         let mut filter = Filter::default();
         let parts = text.split(',').map(str::trim);
@@ -60,7 +60,7 @@ fn level(text: &str) -> Result<LevelFilter, String> {
     level.ok_or_else(|| format!("'{text}' is no level; {SYNTAX}"))
 }
 
-/// Whether there could be a module of that name: `consecution::transport`.
+/// Whether there could be a module of that name: `crate::transport`.
 fn is_module(text: &str) -> bool {
     let is_name = |part: &str| {
         part.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
@@ -155,14 +155,14 @@ mod tests {
 
     #[test]
     fn a_module_may_have_a_level_of_its_own_and_silences_nothing_else() {
-        let shown = directives("consecution::transport=trace,async_nats=debug");
+        let shown = directives("crate::transport=trace,async_nats=debug");
         let wanted = "off,consecution=info,image=info,sandbox=info,\
-                      consecution::transport=trace,async_nats=debug";
+                      crate::transport=trace,async_nats=debug";
         assert_eq!(shown, wanted);
         let both = directives("consecution=debug");
         assert!(both.ends_with("sandbox=info,consecution=debug"), "{both}");
         let once = Filter::default().directives(Unasked::Once);
-        assert!(once.ends_with("sandbox=warn,consecution::connection::trouble=error"));
+        assert!(once.ends_with("sandbox=warn,crate::connection::trouble=error"));
     }
 
     #[test]

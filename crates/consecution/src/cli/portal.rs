@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::app::Network;
+use crate::chain_file;
+use crate::error::{FailedTo, with_causes};
+use crate::portal::Portal;
+use crate::portal::http as portal_http;
+use crate::transport::nats::Role;
 use chain::Chain;
-use consecution::app::Network;
-use consecution::chain_file;
-use consecution::error::{FailedTo, with_causes};
-use consecution::portal::Portal;
-use consecution::portal::http as portal_http;
-use consecution::transport::nats::Role;
 use tokio::time::timeout;
 
 use super::signals::{HangUps, Signals};
@@ -59,7 +59,7 @@ async fn run(arguments: Arguments, chains: Vec<Chain>) -> anyhow::Result<()> {
     let mut portals = offered.map_err(FailedTo)?;
     let mut publisher = network.publisher(&portals);
     let (options, links) = (http.options(None), network.served());
-    let registry = consecution::http::registry();
+    let registry = crate::http::registry();
     let bound = portal_http::bind(&http.listen, options, portals.clone(), links, registry).await;
     let (server, offer) = bound.map_err(http::cannot_listen)?;
     http::say_where(&server)?;

@@ -6,8 +6,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::chain_file::{self, ChainFileError};
 use chain::Chain;
-use consecution::chain_file::{self, ChainFileError};
 
 use super::signals::HangUps;
 

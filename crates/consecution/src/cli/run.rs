@@ -1,8 +1,8 @@
 //! `consecution run`: one chain, here, as a filter.
 
+use crate::app::OneShot;
+use crate::runner::{Images, Sandboxing};
 use chain::Chain;
-use consecution::app::OneShot;
-use consecution::runner::{Images, Sandboxing};
 
 use super::filter::{Call, filter, unless_stopped};
 use super::{Global, progress, sandboxing, stdio};

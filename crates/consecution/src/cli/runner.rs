@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use consecution::app::Network;
-use consecution::http::{Drained, Listen, Options};
-use consecution::runner::{
+use crate::app::Network;
+use crate::http::{Drained, Listen, Options};
+use crate::runner::{
     Images, Options as RunnerOptions, PROCESSES_MAX_DEFAULT, Runner, RunnerName, Sandboxing,
     http as runner_http, processes_that_fit,
 };
-use consecution::transport::nats::Role;
+use crate::transport::nats::Role;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -140,7 +140,7 @@ async fn offer(
     network: &Network,
     runner: &Runner,
 ) -> anyhow::Result<JoinSet<Drained>> {
-    let mut registry = consecution::http::registry();
+    let mut registry = crate::http::registry();
     runner.register(&mut registry);
     let (options, connections) = (Options::default(), network.connections_of(runner));
     let server = runner_http::bind(listen, options, runner, connections, registry).await;

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use consecution::app;
-use consecution::error::FailedTo;
-use consecution::link_store::RunnerState;
-use consecution::text;
+use crate::app;
+use crate::error::FailedTo;
+use crate::link_store::RunnerState;
+use crate::text;
 
 use super::table::table;
 use super::{print, servers};

@@ -1,7 +1,7 @@
 //! `consecution sandbox check`: what this host can enforce.
 
+use crate::app::{self, Finding, State};
 use clap::Subcommand;
-use consecution::app::{self, Finding, State};
 
 use super::{Global, print};
 

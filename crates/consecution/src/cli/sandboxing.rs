@@ -1,7 +1,7 @@
 //! What links may have at most, as options of those who run them.
 
+use crate::runner::Sandboxing;
 use clap::builder::FalseyValueParser;
-use consecution::runner::Sandboxing;
 
 use super::Global;
 

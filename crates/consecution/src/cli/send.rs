@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use consecution::app::Network;
-use consecution::transport::nats::Role;
+use crate::app::Network;
+use crate::transport::nats::Role;
 
 use super::filter::{Call, filter, unless_stopped};
 use super::{servers, stdio};

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::app::Serve;
+use crate::chain_file;
+use crate::error::with_causes;
+use crate::portal::Portal;
+use crate::portal::http as portal_http;
+use crate::runner::{Images, PROCESSES_MAX_DEFAULT, Sandboxing, processes_that_fit};
 use chain::Chain;
-use consecution::app::Serve;
-use consecution::chain_file;
-use consecution::error::with_causes;
-use consecution::portal::Portal;
-use consecution::portal::http as portal_http;
-use consecution::runner::{Images, PROCESSES_MAX_DEFAULT, Sandboxing, processes_that_fit};
 
 use futures_util::future::join_all;
 use tokio::sync::mpsc;

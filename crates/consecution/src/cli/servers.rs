@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::config::{EtcdOptions, NatsIdentity, NatsOptions, Secret, Tls};
 use anyhow::bail;
-use consecution::config::{EtcdOptions, NatsIdentity, NatsOptions, Secret, Tls};
 
 /// NATS, which carries the calls.
 #[derive(Debug, clap::Args)]

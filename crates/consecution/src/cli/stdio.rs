@@ -9,10 +9,10 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
+use crate::pipe::{Writer, widen};
+use crate::transport::{Body, Cut};
 use anyhow::{Context, ensure};
 use bytes::Bytes;
-use consecution::pipe::{Reader, Writer, widen};
-use consecution::transport::{Body, Cut};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{FileType, Stat, fstat};
@@ -92,7 +92,7 @@ pub(crate) fn input() -> anyhow::Result<Body> {
         Some(error) => Err(Cut::new(format!("read standard input: {error}"))),
         None => Ok(()),
     };
-    Ok(Body::of_pipe(Reader::new(ours)?, judge))
+    Ok(Body::of_pipe(ours, judge)?)
 }
 
 /// Standard output, written as it has room.

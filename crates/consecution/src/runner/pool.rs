@@ -35,7 +35,7 @@ use approval::Approval;
 use shelved::{Condition, Shelved};
 
 /// Starts the pipelines of one pool.
-pub trait Starter: Send + Sync + 'static {
+pub(super) trait Starter: Send + Sync + 'static {
     /// What it starts. Dropping one stops it.
     type Pipeline: Idle;
 
@@ -51,7 +51,7 @@ pub trait Starter: Send + Sync + 'static {
 }
 
 /// A pipeline without a request.
-pub trait Idle: Send + Sync + 'static {
+pub(super) trait Idle: Send + Sync + 'static {
     /// Resolves when it is no longer as good as fresh: one of its processes has ended, or
     /// the last one has written something.
     fn spoiled(&self) -> impl Future<Output = ()> + Send;
@@ -62,7 +62,7 @@ pub trait Idle: Send + Sync + 'static {
 
 /// Who has spoiled a pipeline without a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SpoiledBy {
+pub(super) enum SpoiledBy {
     /// A process of it, which has ended or written by itself, as the next one would.
     Itself,
     /// Somebody who has killed one, as the kernel does where memory runs out.
@@ -73,7 +73,7 @@ pub enum SpoiledBy {
 const REST_AFTER: Duration = Duration::from_secs(10);
 
 /// The room for processes that all pools of a runner share. Clones are the same.
-pub struct Capacity<P> {
+pub(super) struct Capacity<P> {
     shared: Arc<Shared<P>>,
 }
 
@@ -86,7 +86,7 @@ impl<P> Clone for Capacity<P> {
 }
 
 /// The pool of some links in a row. Dropping it drains it.
-pub struct Pool<P: Idle> {
+pub(super) struct Pool<P: Idle> {
     shared: Arc<Shared<P>>,
     member: Member,
     unused: Arc<Notify>,
@@ -94,7 +94,7 @@ pub struct Pool<P: Idle> {
 }
 
 /// A pipeline that was taken, and its room.
-pub struct Taken<P: Idle> {
+pub(super) struct Taken<P: Idle> {
     /// The pipeline.
     pub pipeline: P,
     /// To be dropped when the pipeline is gone, and not before.
@@ -104,14 +104,14 @@ pub struct Taken<P: Idle> {
 }
 
 /// Room for a pipeline that is in use.
-pub struct Permit<P: Idle> {
+pub(super) struct Permit<P: Idle> {
     shared: Arc<Shared<P>>,
     member: Member,
 }
 
 /// No pipeline could be taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum TakeError {
+pub(super) enum TakeError {
     /// All processes are in use, and enough wait for one.
     #[error("all processes are in use")]
     Busy,
@@ -165,7 +165,7 @@ impl<P: Idle> Capacity<P> {
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub fn new(limits: Limits) -> Capacity<P> {
+    pub(super) fn new(limits: Limits) -> Capacity<P> {
         let inner = Inner {
             state: PoolState::new(limits),
             shelves: BTreeMap::new(),
@@ -183,7 +183,7 @@ impl<P: Idle> Capacity<P> {
 
     /// How many processes and takers each link has, over all pools: a pipeline has a
     /// process of each of its links, and who waits for one waits for all of them.
-    pub fn counts(&self) -> BTreeMap<LinkId, Counts> {
+    pub(super) fn counts(&self) -> BTreeMap<LinkId, Counts> {
         self.shared.with(|inner, _| {
             let mut counts: BTreeMap<LinkId, Counts> = BTreeMap::new();
             for (member, shelf) in &inner.shelves {
@@ -197,7 +197,7 @@ impl<P: Idle> Capacity<P> {
     }
 
     /// As [`counts`](Self::counts), of one link.
-    pub fn counts_of(&self, id: LinkId) -> Counts {
+    pub(super) fn counts_of(&self, id: LinkId) -> Counts {
         self.shared.with(|inner, _| {
             let mut counts = Counts::default();
             for (member, shelf) in &inner.shelves {
@@ -213,7 +213,7 @@ impl<P: Idle> Capacity<P> {
 impl<P: Idle> Pool<P> {
     /// Opens a pool of pipelines of those links, and starts what it is to have in
     /// reserve.
-    pub fn new<S>(
+    pub(super) fn new<S>(
         ids: impl Into<Arc<[LinkId]>>,
         starter: S,
         config: &Config,
@@ -259,7 +259,7 @@ impl<P: Idle> Pool<P> {
 
     /// Is to have that much in reserve from now on, also where nothing is called. What it
     /// has beyond that is thrown away a little later.
-    pub fn set_floor(&self, floor: usize) {
+    pub(super) fn set_floor(&self, floor: usize) {
         self.shared.with(|inner, now| {
             inner.state.set_floor(self.member, floor, now);
             if let Some(shelf) = inner.shelves.get(&self.member) {
@@ -273,7 +273,7 @@ impl<P: Idle> Pool<P> {
     ///
     /// # Errors
     /// [`TakeError`]: at once where there is no room to wait.
-    pub async fn take(&self) -> Result<Taken<P>, TakeError> {
+    pub(super) async fn take(&self) -> Result<Taken<P>, TakeError> {
         self.take_as(PoolState::take).await
     }
 
@@ -282,7 +282,7 @@ impl<P: Idle> Pool<P> {
     ///
     /// # Errors
     /// [`TakeError`]: at once where there is no room.
-    pub async fn take_beside(&self) -> Result<Taken<P>, TakeError> {
+    pub(super) async fn take_beside(&self) -> Result<Taken<P>, TakeError> {
         self.take_as(PoolState::take_beside).await
     }
 
@@ -349,7 +349,7 @@ impl<P: Idle> Pool<P> {
 
     /// Stops refilling, throws away what is idle and sends away who waits. What
     /// is in use is left alone.
-    pub fn drain(&self) {
+    pub(super) fn drain(&self) {
         self.shared.with(|inner, now| {
             inner.state.drain(self.member, now);
             if let Some(shelf) = inner.shelves.get_mut(&self.member) {
@@ -362,7 +362,7 @@ impl<P: Idle> Pool<P> {
 
     /// Waits, when it is drained, until nobody has a pipeline of it, or waits for
     /// one, and none is on its way.
-    pub async fn until_unused(&self) {
+    pub(super) async fn until_unused(&self) {
         loop {
             // Hears of what happens from here on, also before it is awaited.
             let unused = self.unused.notified();
@@ -374,7 +374,7 @@ impl<P: Idle> Pool<P> {
     }
 
     /// How many pipelines and takers it has.
-    pub fn counts(&self) -> Counts {
+    pub(super) fn counts(&self) -> Counts {
         self.shared.with(|inner, _| inner.state.counts(self.member))
     }
 

@@ -44,7 +44,7 @@ pub(super) use share::{COLD_MIN, IDLE_MAX, REFILL_PAUSE};
 use starved::Starved;
 
 /// A time, as what has passed since the pools were made.
-pub type Moment = Duration;
+pub(super) type Moment = Duration;
 
 /// How long to wait before looking again whether there is too much in reserve.
 const SURPLUS_LOOK: Duration = Duration::from_secs(1);
@@ -82,7 +82,7 @@ impl Default for Config {
 
 /// What all pools of a runner may have together.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
+pub(super) struct Limits {
     /// Processes: idle, starting and in use.
     pub processes_max: usize,
     /// Takers that wait without a start under way for them.
@@ -93,15 +93,15 @@ pub struct Limits {
 
 /// One pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Member(u64);
+pub(super) struct Member(u64);
 
 /// The place of one taker who waits. Earlier ones are less.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Ticket(u64);
+pub(super) struct Ticket(u64);
 
 /// What is to be done; it counts as done from now on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
+pub(super) enum Action {
     /// Start a pipeline, and report it with [`PoolState::started`] or
     /// [`PoolState::start_failed`].
     Start(Member),
@@ -113,7 +113,7 @@ pub enum Action {
 
 /// What becomes of who wants a pipeline.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Take {
+pub(super) enum Take {
     /// An idle pipeline is theirs; report its end with [`PoolState::released`].
     Idle,
     /// They are told when there is one.
@@ -124,7 +124,7 @@ pub enum Take {
 
 /// What becomes of a pipeline that was started.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Started {
+pub(super) enum Started {
     /// It belongs to who waits; report its end with [`PoolState::released`].
     For(Ticket),
     /// It is kept in reserve.
@@ -163,7 +163,7 @@ impl Counts {
 
 /// All pools of a runner.
 #[derive(Debug)]
-pub struct PoolState {
+pub(super) struct PoolState {
     limits: Limits,
     shares: BTreeMap<Member, Share>,
     orders: Orders,
@@ -207,7 +207,7 @@ impl Totals {
 
 impl PoolState {
     /// Pools that keep these limits together.
-    pub fn new(limits: Limits) -> PoolState {
+    pub(super) fn new(limits: Limits) -> PoolState {
         PoolState {
             limits,
             shares: BTreeMap::new(),
@@ -223,7 +223,7 @@ impl PoolState {
     }
 
     /// Adds a pool of pipelines of that weight.
-    pub fn add(&mut self, config: Config, weight: usize, now: Moment) -> Member {
+    pub(super) fn add(&mut self, config: Config, weight: usize, now: Moment) -> Member {
         self.members += 1;
         let member = Member(self.members);
         let floor = config.floor;
@@ -235,7 +235,7 @@ impl PoolState {
 
     /// A pool is to have that much in reserve even where nothing is called. What it has
     /// beyond that goes with the next tick.
-    pub fn set_floor(&mut self, member: Member, floor: usize, now: Moment) {
+    pub(super) fn set_floor(&mut self, member: Member, floor: usize, now: Moment) {
         let processes_max = self.limits.processes_max;
         self.change(member, now, |share| {
             let fits = share.weight <= processes_max;
@@ -245,7 +245,7 @@ impl PoolState {
     }
 
     /// Somebody wants a pipeline.
-    pub fn take(&mut self, member: Member, now: Moment) -> Take {
+    pub(super) fn take(&mut self, member: Member, now: Moment) -> Take {
         match self.arrive(member, now) {
             Take::Wait(ticket) if !self.bound_waiting(Some((member, ticket)), now) => Take::Busy,
             taken => taken,
@@ -255,7 +255,7 @@ impl PoolState {
     /// Somebody wants a pipeline who has others already, or would take a smaller one.
     /// They may wait for a start under way, and never for room: those who did, each with
     /// what the other needs, could wait for ever.
-    pub fn take_beside(&mut self, member: Member, now: Moment) -> Take {
+    pub(super) fn take_beside(&mut self, member: Member, now: Moment) -> Take {
         let taken = self.arrive(member, now);
         // They came last, so it is they for whom no start is under way.
         let has_uncovered = |share: &Share| share.uncovered() > 0;
@@ -289,7 +289,7 @@ impl PoolState {
     }
 
     /// A start succeeded, and took that long.
-    pub fn started(&mut self, member: Member, took: Duration, now: Moment) -> Started {
+    pub(super) fn started(&mut self, member: Member, took: Duration, now: Moment) -> Started {
         self.waited += 1;
         let replace_at = now + share::waits_for(self.waited);
         let started = self.change(member, now, |share| {
@@ -313,7 +313,7 @@ impl PoolState {
     }
 
     /// A start failed; gives who is to be told.
-    pub fn start_failed(&mut self, member: Member, now: Moment) -> Option<Ticket> {
+    pub(super) fn start_failed(&mut self, member: Member, now: Moment) -> Option<Ticket> {
         let told = self.change(member, now, |share| {
             share.starting -= 1;
             share.learn_failure(now);
@@ -327,7 +327,7 @@ impl PoolState {
     /// A start failed for want of something that other runners may have, and this one
     /// again later; gives who is to be told. Until it is tried again there is room for
     /// as many processes as there are, whatever pools they are of.
-    pub fn start_starved(&mut self, member: Member, now: Moment) -> Option<Ticket> {
+    pub(super) fn start_starved(&mut self, member: Member, now: Moment) -> Option<Ticket> {
         let weight = self.shares.get(&member).map_or(0, |share| share.weight);
         let left = self.totals.processes.saturating_sub(weight);
         self.starved.failed(left, now);
@@ -336,7 +336,7 @@ impl PoolState {
 
     /// An idle pipeline was spoiled, and is thrown away: that of those that are idle
     /// which is `at` behind the oldest.
-    pub fn spoiled(&mut self, member: Member, at: usize, now: Moment) {
+    pub(super) fn spoiled(&mut self, member: Member, at: usize, now: Moment) {
         self.change(member, now, |share| {
             // One that is to be stopped may have been counted off already.
             let _ = share.idle.remove(at).or_else(|| share.idle.pop_back());
@@ -346,14 +346,14 @@ impl PoolState {
     }
 
     /// A pipeline was found spoiled when it was taken.
-    pub fn taken_spoiled(&mut self, member: Member, now: Moment) {
+    pub(super) fn taken_spoiled(&mut self, member: Member, now: Moment) {
         self.change(member, now, |share| share.rest(now));
         self.plan(now);
     }
 
     /// A pipeline was spoiled by what it did itself. Those of its pool are started on
     /// demand for a while. True when that is new.
-    pub fn turn_cold(&mut self, member: Member, now: Moment) -> bool {
+    pub(super) fn turn_cold(&mut self, member: Member, now: Moment) -> bool {
         let is_new = self.change(member, now, |share| share.turn_cold(now));
         self.stop_surplus(member, now);
         self.plan(now);
@@ -361,7 +361,7 @@ impl PoolState {
     }
 
     /// Who waited does not any more.
-    pub fn gave_up(&mut self, member: Member, ticket: Ticket, now: Moment) {
+    pub(super) fn gave_up(&mut self, member: Member, ticket: Ticket, now: Moment) {
         self.change(member, now, |share| {
             share.waiting.retain(|waiting| waiting.ticket != ticket);
         });
@@ -369,13 +369,13 @@ impl PoolState {
     }
 
     /// A pipeline that was in use is gone.
-    pub fn released(&mut self, member: Member, now: Moment) {
+    pub(super) fn released(&mut self, member: Member, now: Moment) {
         self.change(member, now, |share| share.in_use -= 1);
         self.plan(now);
     }
 
     /// Time has passed; see [`next_tick`](Self::next_tick).
-    pub fn tick(&mut self, member: Member, now: Moment) {
+    pub(super) fn tick(&mut self, member: Member, now: Moment) {
         self.stop_surplus(member, now);
         self.change(member, now, |_| {});
         self.plan(now);
@@ -384,7 +384,7 @@ impl PoolState {
 
     /// When to call [`tick`](Self::tick), if nothing else happens to the pool; a moment
     /// that is past where something has come due since it was last looked at.
-    pub fn next_tick(&self, member: Member, now: Moment) -> Option<Moment> {
+    pub(super) fn next_tick(&self, member: Member, now: Moment) -> Option<Moment> {
         let share = self.shares.get(&member)?;
         let wants = share.reserve() < share.wanted(now);
         let has_surplus = share.idle.len() > share.wanted_at_rest(now);
@@ -404,7 +404,7 @@ impl PoolState {
     /// Takes a pool out of service: it gets no more pipelines and gives up what
     /// is idle, and is forgotten when the last one in use is gone. Gives those
     /// who wait, and are to be sent elsewhere.
-    pub fn drain(&mut self, member: Member, now: Moment) -> Vec<Ticket> {
+    pub(super) fn drain(&mut self, member: Member, now: Moment) -> Vec<Ticket> {
         // First, since a pool is forgotten as soon as it is drained.
         let sent_away = self.change(member, now, |share| {
             share
@@ -420,12 +420,12 @@ impl PoolState {
     }
 
     /// What is to be done since this was last asked.
-    pub fn actions(&mut self) -> Vec<Action> {
+    pub(super) fn actions(&mut self) -> Vec<Action> {
         std::mem::take(&mut self.actions)
     }
 
     /// How many pipelines and takers a pool has.
-    pub fn counts(&self, member: Member) -> Counts {
+    pub(super) fn counts(&self, member: Member) -> Counts {
         self.shares
             .get(&member)
             .map(Share::counts)

@@ -1,6 +1,8 @@
 //! Streams of bytes that either end or are cut off.
 
 use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -57,7 +59,7 @@ pub(crate) enum MovedChunk {
 
 /// The next thing of a body, for whoever writes it to a pipe.
 #[derive(Debug)]
-pub enum Next {
+pub(crate) enum Next {
     /// It is in the pipe already.
     Moved,
     /// It is still to be written.
@@ -81,15 +83,22 @@ impl Body {
         Body(Box::pin(chunks))
     }
 
-    /// What comes through a pipe; at its end, `judge` says whether it is complete.
+    /// What comes through a pipe, which is moved to a process here within the kernel. At
+    /// its end, `judge` says whether it is complete. The pipe becomes non-blocking, for
+    /// everybody who has it.
+    ///
+    /// To be called within a runtime of tokio.
+    ///
+    /// # Errors
+    /// It is not a pipe that can be waited for.
     pub fn of_pipe(
-        pipe: Reader,
+        pipe: impl Into<OwnedFd>,
         judge: impl FnOnce() -> Result<(), Cut> + Send + Unpin + 'static,
-    ) -> Body {
-        Body::of(Piped {
-            pipe,
+    ) -> io::Result<Body> {
+        Ok(Body::of(Piped {
+            pipe: Reader::new(pipe)?,
             judge: Some(judge),
-        })
+        }))
     }
 
     /// A body that is complete and has nothing in it.
@@ -102,7 +111,7 @@ impl Body {
     ///
     /// # Errors
     /// It was cut off.
-    pub async fn next_for(&mut self, pipe: &Writer) -> Result<Next, Cut> {
+    pub(crate) async fn next_for(&mut self, pipe: &Writer) -> Result<Next, Cut> {
         poll_fn(|context| {
             Poll::Ready(match ready!(self.poll_move(pipe, context)) {
                 MovedChunk::Moved => Ok(Next::Moved),

@@ -27,8 +27,13 @@ use crate::trace::Trace;
 
 pub mod fake;
 
-/// How much of a body that nobody reads a transport may have under way.
-const UNREAD_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// How much of a body that nobody reads a transport may have pulled. Over NATS that is one
+/// message, since it takes as much to know that a body does not fit into one, and the chunk
+/// that made it too much; of what does not fit, half as much is on its way at a time.
+const UNREAD_BYTES_MAX: usize = 1024 * 1024 + COUNTED_CHUNK_BYTES;
+
+/// The size of the chunks of a body that is [`counted`].
+const COUNTED_CHUNK_BYTES: usize = 64 * 1024;
 
 /// How long to wait before looking again at what takes time to be true.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -716,7 +721,7 @@ fn bytes_of(size: usize) -> Bytes {
 
 /// A body without end, and how many of its bytes have been pulled.
 fn counted() -> (Body, Arc<AtomicUsize>) {
-    let chunk = Bytes::from(vec![b'x'; 64 * 1024]);
+    let chunk = Bytes::from(vec![b'x'; COUNTED_CHUNK_BYTES]);
     let pulled = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&pulled);
     let chunks = stream::repeat_with(move || {

@@ -11,11 +11,11 @@ use crate::support::home;
 use crate::support::registry::Registry;
 use crate::support::runner::{join, metrics, soon};
 use chain::{Link, LinkId};
-use consecution::app;
 use consecution::link_store::memory::Memory;
 use consecution::link_store::{
     Announcement, Change, LinkStore, LinkStoreError, PortalState, RunnerState,
 };
+use consecution::open_store;
 use consecution::runner::{Images, Options, Runner};
 use consecution::transport::Transport;
 use consecution::transport::in_process::InProcess;
@@ -36,7 +36,7 @@ impl Machine {
     fn new() -> Machine {
         let home = home::empty();
         let images = Images {
-            store: app::open_store(home.path()).unwrap(),
+            store: open_store(home.path()).unwrap(),
             registries: Arc::new(|| Ok(image::Registries::default())),
             progress: Arc::new(NoProgress),
         };

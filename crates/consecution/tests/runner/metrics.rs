@@ -7,7 +7,7 @@ use crate::support::chain::{chain, link as chain_link};
 use crate::support::http::serve;
 use crate::support::runner::{Call, World, is_soon, metrics, shell, soon};
 use chain::Link;
-use consecution::connection::Connection;
+use consecution::Connection;
 use consecution::http::{self, Options as HttpOptions};
 use consecution::runner::http::{Connections, bind};
 use consecution::runner::{Options, Runner};

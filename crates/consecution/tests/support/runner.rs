@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chain::{Chain, ChainLink, Deadline, Link};
-use consecution::app;
 use consecution::link_store::LinkStore;
 use consecution::link_store::memory::Memory;
+use consecution::open_store;
 use consecution::portal::{ChainReply, ChainRequest, Portal};
-use consecution::runner::pool_state::Counts;
+use consecution::runner::Counts;
 use consecution::runner::{Images, Options, Runner};
 use consecution::transport::conformance::fake;
 use consecution::transport::in_process::InProcess;
@@ -37,7 +37,7 @@ pub(crate) struct World {
 /// Images of the store that all tests share; nothing is pulled.
 pub(crate) fn images() -> Images {
     Images {
-        store: app::open_store(home::shared()).unwrap(),
+        store: open_store(home::shared()).unwrap(),
         registries: Arc::new(|| Ok(image::Registries::default())),
         progress: Arc::new(image::NoProgress),
     }

@@ -16,7 +16,7 @@ use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use super::Registries;
-use super::endpoint::{authority, authority_with_port, may_be_plain};
+use super::address::{address_of, authority, authority_with_port, is_loopback, may_be_plain};
 
 /// Hosts that one endpoint may lead us to.
 const HOSTS_MAX: usize = 256;
@@ -131,20 +131,6 @@ impl Resolve for LedTo {
             Ok(Box::new(allowed.into_iter()) as Addrs)
         })
     }
-}
-
-/// Whether a URL is of this machine by its looks.
-pub(super) fn is_loopback(url: &Url) -> bool {
-    url.domain() == Some("localhost")
-        || address_of(url).is_some_and(|address| address.is_loopback())
-}
-
-fn address_of(url: &Url) -> Option<IpAddr> {
-    let host = url.host_str()?;
-    host.trim_start_matches('[')
-        .trim_end_matches(']')
-        .parse()
-        .ok()
 }
 
 /// Whether an address means another machine to each: loopback, which the
