@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::{Entry, Store, StoreError, durable, files};
+use crate::causes::with_causes;
 use crate::digest::Digest;
 use crate::reference::Reference;
 
@@ -57,7 +58,7 @@ impl Record {
 fn parse(path: &Path, text: &[u8]) -> Result<Record, StoreError> {
     serde_json::from_slice(text).map_err(|cause| StoreError::Damaged {
         path: path.to_owned(),
-        problem: cause.to_string(),
+        problem: cause.into(),
     })
 }
 
@@ -175,6 +176,7 @@ impl Store {
         let told = self.inner.told.lock();
         let mut told = told.unwrap_or_else(PoisonError::into_inner);
         if told.len() < TOLD_MAX && told.insert(path) {
+            let error = with_causes(error);
             tracing::warn!("a name in the image store is left out: failed to {error}");
         }
     }
