@@ -1,4 +1,4 @@
-//! Streams of bytes that either end or are cut off.
+//! Bodies: streams of bytes that either end, and are then complete, or are cut off.
 
 use std::fmt;
 use std::io;
@@ -16,21 +16,21 @@ use crate::pipe::{Moved, Reader, Writer};
 /// A stream of bytes that either ends, which means that it is complete, or is
 /// cut off, which must never be mistaken for an end.
 ///
-/// It is pulled: nothing moves unless the reader asks for the next chunk, so
-/// back-pressure needs no further mechanism. Chunks are never empty.
-/// Dropping it tells the writer that nobody reads any more.
+/// The reader pulls: nothing moves unless it asks for the next chunk, so back-pressure
+/// needs no further mechanism. Chunks are never empty. Dropping the body tells the writer
+/// that nobody reads any more.
 pub struct Body(Pin<Box<dyn Chunks>>);
 
 /// A body broke off before its end.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("the stream was cut off: {reason}")]
 pub struct Cut {
-    /// Why, as a lower-case fragment.
+    /// Why the body broke off, as a lower-case fragment.
     pub reason: Arc<str>,
 }
 
 impl Cut {
-    /// A cut for that reason, a lower-case fragment.
+    /// A cut with this reason, a lower-case fragment.
     pub fn new(reason: impl Into<Arc<str>>) -> Cut {
         Cut {
             reason: reason.into(),
@@ -38,31 +38,31 @@ impl Cut {
     }
 }
 
-/// What a body is made of.
+/// The source of a body's chunks.
 pub(crate) trait Chunks: Stream<Item = Result<Bytes, Cut>> + Send {
-    /// Moves what comes next into a pipe, where it lies in a pipe itself and
-    /// nobody on the way has to see it. A matter of speed: it may always say that
-    /// it does not.
+    /// Moves the next bytes into the pipe `to` within the kernel, if they are in a pipe too
+    /// and no code on the way must see them. This is an optimization: an implementation may
+    /// always return [`MovedChunk::NotHere`].
     fn poll_move(self: Pin<&mut Self>, to: &Writer, context: &mut Context<'_>) -> Poll<MovedChunk>;
 }
 
-/// What came of moving the next chunk of a body.
+/// The result of moving the next chunk of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MovedChunk {
-    /// It was moved.
+    /// Bytes were moved.
     Moved,
     /// Nobody reads the pipe any more.
     Unread,
-    /// The next thing, a chunk or an end, has to be taken as it is.
+    /// Nothing can be moved: poll the stream for the next chunk, or the end.
     NotHere,
 }
 
-/// The next thing of a body, for whoever writes it to a pipe.
+/// The next item of a body that is written to a pipe.
 #[derive(Debug)]
 pub(crate) enum Next {
-    /// It is in the pipe already.
+    /// Bytes were moved into the pipe.
     Moved,
-    /// It is still to be written.
+    /// A chunk that the caller must write to the pipe.
     Chunk(Bytes),
     /// Nobody reads the pipe any more.
     Unread,
@@ -71,26 +71,26 @@ pub(crate) enum Next {
 }
 
 impl Body {
-    /// A body that gives what `chunks` gives; empty chunks are left out.
+    /// A body of these chunks; empty chunks are left out.
     pub fn new(chunks: impl Stream<Item = Result<Bytes, Cut>> + Send + 'static) -> Body {
         let chunks = chunks
             .filter(|chunk| std::future::ready(!matches!(chunk, Ok(bytes) if bytes.is_empty())));
         Body::of(Plain(Box::pin(chunks)))
     }
 
-    /// A body made of that, which gives no empty chunks.
+    /// A body of these chunks, none of which may be empty.
     pub(crate) fn of(chunks: impl Chunks + 'static) -> Body {
         Body(Box::pin(chunks))
     }
 
-    /// What comes through a pipe, which is moved to a process here within the kernel. At
-    /// its end, `judge` says whether it is complete. The pipe becomes non-blocking, for
-    /// everybody who has it.
+    /// A body that is read from a pipe. Its bytes can be moved within the kernel. At the
+    /// end of the pipe, `judge` decides whether the body is complete. The pipe becomes
+    /// non-blocking for everyone who shares it.
     ///
-    /// To be called within a runtime of tokio.
+    /// Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// It is not a pipe that can be waited for.
+    /// The descriptor is not a pipe that can be waited for.
     pub fn of_pipe(
         pipe: impl Into<OwnedFd>,
         judge: impl FnOnce() -> Result<(), Cut> + Send + Unpin + 'static,
@@ -101,16 +101,16 @@ impl Body {
         }))
     }
 
-    /// A body that is complete and has nothing in it.
+    /// A complete body without bytes.
     pub fn empty() -> Body {
         Body::of(Whole(None))
     }
 
-    /// The next thing of it, for whoever writes it to that pipe. Nothing is lost
-    /// when it is given up.
+    /// The next item, for writing the body to `pipe`. Cancel-safe: nothing is lost if the
+    /// future is dropped.
     ///
     /// # Errors
-    /// It was cut off.
+    /// The body was cut off.
     pub(crate) async fn next_for(&mut self, pipe: &Writer) -> Result<Next, Cut> {
         poll_fn(|context| {
             Poll::Ready(match ready!(self.poll_move(pipe, context)) {
@@ -125,16 +125,15 @@ impl Body {
         .await
     }
 
-    /// As [`Chunks::poll_move`].
+    /// See [`Chunks::poll_move`].
     pub(crate) fn poll_move(&mut self, to: &Writer, context: &mut Context<'_>) -> Poll<MovedChunk> {
         self.0.as_mut().poll_move(to, context)
     }
 
-    /// All of it in one piece.
+    /// Collects the whole body in memory. Use this only for bodies whose size is bounded.
     ///
     /// # Errors
-    /// The stream was cut off. The memory used is as large as the body: for
-    /// bodies whose size is bounded elsewhere.
+    /// The body was cut off.
     pub async fn collect(mut self) -> Result<Bytes, Cut> {
         let Some(first) = self.next().await.transpose()? else {
             return Ok(Bytes::new());
@@ -189,7 +188,7 @@ impl Chunks for Whole {
     }
 }
 
-/// Chunks that lie in no pipe.
+/// Chunks that do not come from a pipe.
 struct Plain<S>(Pin<Box<S>>);
 
 impl<S: Stream<Item = Result<Bytes, Cut>> + Send> Stream for Plain<S> {
@@ -209,7 +208,7 @@ impl<S: Stream<Item = Result<Bytes, Cut>> + Send> Chunks for Plain<S> {
 /// See [`Body::of_pipe`].
 struct Piped<J> {
     pipe: Reader,
-    /// `None` when it has been asked.
+    /// `None` after it was called.
     judge: Option<J>,
 }
 
@@ -240,7 +239,7 @@ impl<J: FnOnce() -> Result<(), Cut> + Send + Unpin> Chunks for Piped<J> {
         Poll::Ready(match ready!(self.pipe.poll_move(to, context)) {
             Ok(Moved::Bytes(_)) => MovedChunk::Moved,
             Ok(Moved::Unread) => MovedChunk::Unread,
-            // Reading it says so once more.
+            // The next read returns the same end or error.
             Ok(Moved::End) | Err(_) => MovedChunk::NotHere,
         })
     }

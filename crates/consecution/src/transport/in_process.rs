@@ -1,7 +1,7 @@
-//! The transport that stays in this process: a call is a function call.
+//! The transport within one process: a call is a function call.
 //!
-//! It hands a request's body and a reply's body on as they are, so there is
-//! nothing that it could buffer, copy or get wrong. It must not look into them.
+//! It passes the bodies of requests and replies on unchanged, without buffering or copying
+//! them. It must not look into them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,18 +18,18 @@ pub struct InProcess {
     offers: Arc<Mutex<Offers>>,
 }
 
-/// Who serves what.
+/// The services of each link.
 #[derive(Default)]
 struct Offers {
     by_link: BTreeMap<LinkId, Offer>,
     last_key: u64,
 }
 
-/// The services of one link; never without one.
+/// The services of one link; at least one.
 #[derive(Default)]
 struct Offer {
     services: Vec<(Key, Arc<dyn Service>)>,
-    /// Where the next call starts to look, so that all get their share.
+    /// The service that the next call asks first. It advances, so that all get their share.
     turn: usize,
 }
 
@@ -37,7 +37,7 @@ struct Offer {
 type Key = u64;
 
 impl InProcess {
-    /// A transport that nobody serves yet.
+    /// A transport without services.
     pub fn new() -> InProcess {
         InProcess::default()
     }
@@ -89,7 +89,7 @@ impl Transport for InProcess {
             id,
             key,
         };
-        // A call is handed over whole: nothing is ever on its way.
+        // A call is handed over at once, so none is ever on its way.
         Registration::new(withdraw, std::future::ready(()))
     }
 
@@ -100,7 +100,7 @@ impl Transport for InProcess {
     }
 }
 
-/// Takes a service off offer when it is dropped.
+/// Removes a service when it is dropped.
 struct Withdraw {
     transport: InProcess,
     id: LinkId,
@@ -119,7 +119,7 @@ impl Drop for Withdraw {
             offers.by_link.remove(&self.id);
         }
         drop(offers);
-        // Last, since dropping a service may run anything.
+        // After the lock is released, because dropping a service may run any code.
         drop(service);
     }
 }

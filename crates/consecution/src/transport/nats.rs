@@ -1,19 +1,20 @@
-//! The transport over NATS: a call goes to whichever runner of the link's queue
-//! group the server picks.
+//! The transport over NATS: the server delivers each call to one runner of the link's
+//! queue group.
 //!
-//! A small call is one message each way. One that is large, or that writes and works
-//! on, goes on as numbered frames between two private inboxes, under credit, with
-//! signs of life from both sides. `docs/protocol.md` describes the wire. Nothing here
-//! knows what a chain is, or starts a process.
+//! A small call is one message in each direction. A call with a large body, or one that
+//! goes on after its first output, continues as numbered frames between two private
+//! inboxes, with credit for flow control and signs of life from both sides.
+//! `docs/protocol.md` describes the wire format. Nothing here knows what a chain is, or
+//! starts a process.
 //!
-//! Three layers, each of which knows those above it in this table only:
+//! The layers; each may use only those above it in this table:
 //!
 //! | | |
 //! |---|---|
-//! | `wire` | what travels: pure, bytes and headers to plain data and back |
-//! | `connection` | how it travels: connections that are made again, inboxes, requests |
+//! | `wire` | subjects, headers and frames: converts between bytes and plain data; pure |
+//! | `connection` | connections that reconnect, inboxes, incoming requests |
 //! | `exchange` | a call in frames: its state as plain data, and one duplex for both sides |
-//! | `client`, `server` | a call from its request on, made and answered |
+//! | `client`, `server` | the two sides of a call, from its request on |
 
 use std::sync::Arc;
 
@@ -38,8 +39,8 @@ pub use connection::error::NatsError;
 pub use role::Role;
 pub use wire::subject;
 
-/// A connection to NATS that is made again whenever it is lost. Clones share it;
-/// calls that are under way when the last one is dropped are lost.
+/// A connection to NATS that reconnects whenever it is lost. Clones share it. Calls that
+/// are in flight when the last clone is dropped are lost.
 #[derive(Clone)]
 pub struct Nats {
     shared: Arc<Shared>,
@@ -47,15 +48,14 @@ pub struct Nats {
 }
 
 impl Nats {
-    /// Starts to connect in the background, for ever and with backoff; calls wait
-    /// for it a while. Must be called within a tokio runtime.
+    /// Connects in the background, retrying with backoff for ever. Calls wait a while for
+    /// the connection. Must be called within a tokio runtime.
     ///
-    /// `name` is the portal's or the runner's: the servers know the connection by
-    /// it, and a runner's replies carry it.
+    /// `name` is the name of the portal or the runner. It becomes the connection's name at
+    /// the servers, and a runner's replies carry it.
     ///
     /// # Errors
-    /// Something in `options` cannot be right, whatever the servers say. No text
-    /// has a secret in it.
+    /// `options` are invalid, whatever the servers say. No error's text contains a secret.
     pub fn new(options: &NatsOptions, role: Role, name: &str) -> Result<Nats, NatsError> {
         let target = options::target(options, role, name)?;
         let (shared, guard) = connection::start(target, role, name);
@@ -70,8 +70,8 @@ impl Nats {
         self.shared.health.joint()
     }
 
-    /// Sends what is still to be sent and closes the connection, for good. To be
-    /// called last on leaving, when the registrations are drained.
+    /// Sends all pending messages and closes the connection for good. Call this last on
+    /// shutdown, after the registrations were drained.
     pub async fn close(&self) {
         self.shared.close().await;
     }

@@ -1,7 +1,7 @@
-//! The calling side.
+//! The calling side of a call.
 //!
-//! A call is one message if its body ends soon and fits; the reply is one as well if
-//! all of the output comes at once. Everything else goes on as frames.
+//! A request is one message if its body ends soon and fits. The reply is one message if
+//! all of the output comes at once. All other calls continue as frames.
 
 use std::mem;
 use std::sync::Arc;
@@ -35,37 +35,36 @@ use silence::{Came, Silence};
 mod look;
 mod silence;
 
-/// How long to wait for the first bytes of a body before a runner is claimed
-/// for it without any: a process that is at work on nothing yet is better than
-/// a reader that waits.
+/// How long to wait for the first bytes of a body before the request is sent without any.
+/// The link may write before it reads, so its reader should not have to wait for input.
 const FIRST_BYTES_WAIT: Duration = Duration::from_millis(20);
 
 /// How long after the first bytes to wait for the rest, so that a body in a few
 /// pieces travels as one message.
 const REST_WAIT: Duration = Duration::from_millis(1);
 
-/// A body that begins with less than this, and does not end at once, is a line
-/// that somebody has sent and waits for, more likely than a file in pieces: it
-/// goes on its way.
+/// A body that begins with fewer bytes than this and does not end at once is probably a
+/// line whose sender waits for an answer, not a file in pieces. So it is sent at once.
 const BEGINNING_BYTES_MIN: usize = 4 * 1024;
 
-/// How often others get their turn, within which its end may come.
+/// How often other tasks may run before the request is sent; the body's end may come
+/// meanwhile.
 const YIELDS: usize = 8;
 
 /// The largest body that travels in one message, whatever the server allows.
 const WHOLE_BYTES_MAX: usize = 1024 * 1024;
 
-/// How long after its deadline a call's runner may take to say how it ended.
+/// How long after a call's deadline its runner may take to report how it ended.
 const OVERDUE_GRACE: Duration = Duration::from_secs(1);
 
 /// How long a request may wait to be sent.
 const SEND_WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// How long a probe waits for a connection: less than whoever asks waits for the
-/// probe, so that it can say what is missing.
+/// How long a probe waits for a connection: less than the caller waits for the probe, so
+/// that the probe can still report that the connection is missing.
 const PROBE_CONNECTED_WAIT_MAX: Duration = Duration::from_millis(500);
 
-/// As [`crate::transport::Transport::probe`].
+/// See [`crate::transport::Transport::probe`].
 pub(crate) async fn probe(shared: &Shared, id: LinkId) -> Result<(), RefusalReason> {
     let patience = Instant::now() + PROBE_CONNECTED_WAIT_MAX;
     let client = shared.connected_client(Some(patience)).await;
@@ -76,7 +75,7 @@ pub(crate) async fn probe(shared: &Shared, id: LinkId) -> Result<(), RefusalReas
     }
 }
 
-/// As [`crate::transport::Transport::call`].
+/// See [`crate::transport::Transport::call`].
 pub(crate) async fn call(
     shared: &Arc<Shared>,
     id: LinkId,
@@ -93,7 +92,8 @@ pub(crate) async fn call(
     let (mut call, mailbox) = (Call::new(shared, client, request), shared.inbox.open());
     call.gather(room.saturating_sub(HEADERS_BYTES_MAX)).await;
     if mailbox.messages.is_closed() {
-        // It would be run when the connection is back, for nobody.
+        // The client would send the request once the connection is back, though nobody
+        // waits for it any more.
         let why = "the connection to NATS was lost".into();
         return Err(call.refused(RefusalReason::Unreachable(why)));
     }
@@ -103,16 +103,16 @@ pub(crate) async fn call(
     call.taken(id, mailbox).await
 }
 
-/// A call that no runner has taken yet.
+/// A call that no runner has accepted yet.
 struct Call<'a> {
     shared: &'a Arc<Shared>,
     client: Arc<Client>,
-    /// All of it but its body.
+    /// The request without its body.
     request: Request,
     offer: Offer,
-    /// What the first message carries of the body, until it is taken.
+    /// The part of the body that is sent in the first message, until the call is accepted.
     first: Bytes,
-    /// And what it does not.
+    /// The rest of the body.
     source: Source,
 }
 
@@ -132,7 +132,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Pulls the first of the body, or all of it.
+    /// Reads the beginning of the body, or all of it, for the first message.
     async fn gather(&mut self, room: usize) {
         let _ = timeout(FIRST_BYTES_WAIT, self.source.begin()).await;
         if self.source.held_bytes() < BEGINNING_BYTES_MIN {
@@ -163,7 +163,7 @@ impl<'a> Call<'a> {
         publish(client, link, Some(reply), headers, first, SEND_WAIT_MAX).await
     }
 
-    /// Waits until a runner shows itself, or it is known that nobody does.
+    /// Waits until a runner sends a first sign, or until it is known that none will.
     async fn taken(self, id: LinkId, mut mailbox: Mailbox) -> Result<Reply, Refusal> {
         let deadline = self.request.deadline;
         let give_up = deadline.map(|deadline| deadline + OVERDUE_GRACE);
@@ -199,8 +199,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// A runner has shown itself by a first frame: waits until it has taken the call,
-    /// or answered it.
+    /// A runner has sent a first frame: waits until it has accepted or answered the call.
     async fn shown(mut self, mut line: Line, first: Message) -> Result<Reply, Refusal> {
         let mut runner = None;
         let mut next = Next::Message(Some(first));
@@ -230,8 +229,8 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// What follows from a message, or from that time has passed. Once the call is
-    /// taken it says how many of the links that follow are as well.
+    /// Handles a message, or that time has passed. Once the call is accepted, returns how
+    /// many of the following links the runner runs too.
     async fn came(&mut self, line: &mut Line, next: Next) -> Result<Option<usize>, Broken> {
         let had_heard = line.exchange.has_heard();
         let is_frame = |message| line.kind(message) == Kind::Frame;
@@ -248,18 +247,19 @@ impl<'a> Call<'a> {
             }
         }
         if !had_heard {
-            // It may wait for that, and learns where we are.
+            // The runner may wait for our first frame, and learns our inbox from it.
             let alive = line.exchange.alive(Instant::now());
             line.send(alive).await?;
         }
-        // The first asks whether we wait, where that must be confirmed.
+        // If the call must be confirmed, the runner's first frame only asks whether we
+        // still wait.
         if self.request.is_repeatable || had_heard {
             self.request.waiting.tell();
         }
         Ok(None)
     }
 
-    /// A reply in one message has come.
+    /// Handles a reply in one message.
     fn answered(&self, message: &Message) -> Result<Reply, RefusalReason> {
         let head = match &message.headers {
             Some(headers) => ReplyHead::read(headers),
@@ -287,7 +287,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// A runner goes on with the call in frames.
+    /// A runner has accepted the call and continues it in frames.
     fn accepted(self, line: Line, runner: Option<Arc<str>>, joined: usize) -> Reply {
         let goes_on = !self.offer.is_whole;
         let (sink, body) = body::channel();
@@ -313,7 +313,7 @@ impl<'a> Call<'a> {
         self.refused(reason)
     }
 
-    /// Gives the request back as it was.
+    /// Returns the request unchanged.
     fn refused(mut self, reason: RefusalReason) -> Refusal {
         self.source.put_back(self.first);
         let request = Request {
@@ -324,7 +324,7 @@ impl<'a> Call<'a> {
     }
 }
 
-/// The reply of a call that may have been run, and of which nothing is known.
+/// The reply of a call that may have been run, but of which nothing is known.
 fn lost(ending: Ending) -> Reply {
     let reason: Arc<str> = match &ending {
         Ending::Lost(reason) => Arc::clone(reason),
@@ -338,7 +338,7 @@ fn lost(ending: Ending) -> Reply {
 
 fn known(outcome: Outcome) -> PendingOutcome {
     let (tell, pending) = PendingOutcome::channel();
-    // The receiver is in `pending`.
+    // This cannot fail: `pending` holds the receiver.
     let _ = tell.send(outcome);
     pending
 }

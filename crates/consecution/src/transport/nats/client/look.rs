@@ -1,11 +1,12 @@
-//! Whether a runner serves a link, found out by asking for signs of life.
+//! Finds out whether a runner serves a link, by sending probes.
 //!
-//! The server says at once where nobody listens to a subject. But whoever listens
-//! to a wildcard over it (an audit, a bridge, a leaf node) hides that, and then
-//! silence is all that there is. Of one request it proves nothing: the queue group
-//! may have given it to a runner that hangs. So several are sent, and one to a
-//! subject that no runner ever listens to: where that is not answered by the server
-//! either, though it lives, somebody hides that nobody is there.
+//! If nobody subscribes to a subject, the server answers "no responders" at once. But a
+//! subscriber to a wildcard over the subject (an audit, a bridge, a leaf node) suppresses
+//! that answer, and then there is only silence. Silence after one probe proves nothing:
+//! the queue group may have delivered it to a runner that hangs. So several probes are
+//! sent, and one to a subject that no runner ever subscribes to. If the server is alive and
+//! sends no "no responders" for that subject either, a wildcard subscriber hides that there
+//! is no runner.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,36 +23,35 @@ use crate::transport::nats::connection::{Shared, publish};
 use crate::transport::nats::wire::kind::{Kind, kind};
 use crate::transport::nats::wire::{request, subject};
 
-/// How long the first probe is waited for before there are more. A runner answers
-/// as soon as it has read it.
+/// How long to wait for an answer to the first probe before more are sent. A runner answers
+/// as soon as it has read the probe.
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 
-/// How many more there are: each goes to a runner of chance, and one of two may
-/// hang.
+/// How many more probes are sent: each goes to a random runner, and one of two may hang.
 const MORE_PROBES: usize = 7;
 
-/// How long these are waited for.
+/// How long to wait for answers to these.
 const MORE_WAIT: Duration = Duration::from_millis(750);
 
 /// How long a probe may wait to be sent.
 const SEND_WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// What is known of a link's runners.
+/// The result of looking for a link's runners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Found {
-    /// One has answered.
+    /// A runner has answered.
     Runner,
-    /// The server says that nobody listens.
+    /// The server says that nobody subscribes.
     Nobody,
-    /// Others listen, and no runner answers.
+    /// Only wildcard subscribers exist, and no runner answers.
     OnlyOthers,
-    /// Somebody listens to the subject of this link, and does not answer: a runner
-    /// that hangs, or whose network was cut. Or ours was.
+    /// Somebody subscribes to this link's own subject, but does not answer: a runner that
+    /// hangs, or whose network was cut. Or our own network was cut.
     Silence,
 }
 
 impl Found {
-    /// Why a call would not be taken.
+    /// Why no runner would accept a call, if so.
     pub(crate) fn refusal(self, shared: &Shared) -> Result<(), RefusalReason> {
         match self {
             Found::Runner => Ok(()),
@@ -61,7 +61,7 @@ impl Found {
     }
 }
 
-/// No runner listens to the link's subject.
+/// The refusal if no runner subscribes to the link's subject.
 pub(crate) fn nobody(shared: &Shared) -> RefusalReason {
     match shared.health.is_settling() {
         true => RefusalReason::Unreachable("runners may still be reconnecting to NATS".into()),
@@ -69,7 +69,7 @@ pub(crate) fn nobody(shared: &Shared) -> RefusalReason {
     }
 }
 
-/// Looks for a runner of that link, for a second at most.
+/// Looks for a runner of this link, for a second at most.
 ///
 /// # Errors
 /// The connection was lost.
@@ -92,9 +92,9 @@ pub(crate) async fn look(shared: &Shared, client: &Client, id: LinkId) -> Result
     if let Some(found) = first(shared, &mut probes, until).await? {
         return Ok(found);
     }
-    // What has come there waits already.
+    // If an answer has come for the other subject, it is already in this mailbox.
     let is_hidden = first(shared, &mut elsewhere, until).await? != Some(Found::Nobody);
-    // Nothing at all comes where it is our own connection that stands still.
+    // If nothing at all has come, our own connection is interrupted.
     let does_server_live = received_bytes(client) != bytes_before;
     Ok(match is_hidden && does_server_live {
         true => Found::OnlyOthers,
@@ -106,9 +106,8 @@ fn received_bytes(client: &Client) -> u64 {
     client.statistics().in_bytes.load(Ordering::Relaxed)
 }
 
-/// Has the server say something once it has read all that we have sent. The client
-/// library sends a ping by itself every 2 s, and with each subscription that is
-/// drained.
+/// Makes the server answer once it has read everything that we have sent: draining a
+/// subscription makes the client library send a ping. (It also sends one every 2 s.)
 async fn ask_for_a_pong(shared: &Shared, client: &Client) -> Result<(), Arc<str>> {
     let nobodys = shared.inbox.open().subject;
     let asked = async {
@@ -127,7 +126,7 @@ async fn probe(client: &Client, link: &Subject, mailbox: &Mailbox) -> Result<(),
     publish(client, link, reply, headers, payload, SEND_WAIT_MAX).await
 }
 
-/// What the first answer says that counts; `None` where there is none in time.
+/// The meaning of the first answer that counts; `None` if none comes in time.
 async fn first(
     shared: &Shared,
     mailbox: &mut Mailbox,

@@ -1,10 +1,9 @@
-//! How long the first signs of a call's runner are waited for, and what it means
-//! that there are none.
+//! How long to wait for the first sign of a call's runner, and what it means if none comes.
 //!
-//! A call that nobody serves is over at once where the server says so. Where somebody
-//! listens to a wildcard the server does not, so that is asked when a runner should
-//! have shown itself: nobody is known to be there after a second and a half. A runner
-//! that is there and silent is waited for longer, and counts as lost then.
+//! If no runner serves the link, the server usually says so at once. If a wildcard
+//! subscriber prevents that, this module looks for runners (see `look`) once a runner
+//! should have answered; after a second and a half it is known if there is none. A runner
+//! that exists but is silent gets more time, and then counts as lost.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,20 +18,20 @@ use crate::transport::Ending;
 use crate::transport::nats::connection::Shared;
 use crate::transport::nats::connection::inbox::Mailbox;
 
-/// How long a runner may take for its first sign of life. It takes a fifth of that
-/// at most, so a silence means that the request or the runner was lost.
+/// How long to wait for a runner's first sign of life. A runner takes at most a fifth of
+/// this, so silence means that the request or the runner was lost.
 const FIRST_SIGN_WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// How long to wait for that before it is asked whether there is a runner at all:
-/// longer than a runner takes.
+/// How long to wait before looking whether there is a runner at all: longer than a runner
+/// takes for its first sign.
 const LOOK_AFTER: Duration = Duration::from_millis(500);
 
-/// See the module.
+/// Waits for the first message of a call's runner; see the module.
 pub(crate) struct Silence<'a> {
     shared: &'a Arc<Shared>,
     client: Arc<Client>,
     id: LinkId,
-    /// When to look for runners, until that is done or one has shown itself.
+    /// When to look for runners; `None` after that, or once a runner has sent a sign.
     look_at: Option<Instant>,
     looking: Option<BoxFuture<'static, Result<Found, Arc<str>>>>,
     /// When a runner that is silent counts as lost.
@@ -41,17 +40,17 @@ pub(crate) struct Silence<'a> {
     give_up: Option<Instant>,
 }
 
-/// What was waited for.
+/// The result of waiting.
 pub(crate) enum Came {
     Message(Message),
     /// No runner serves the link.
     Nobody,
-    /// The call is over, in this way.
+    /// The call is over, with this ending.
     Ending(Ending),
 }
 
 impl<'a> Silence<'a> {
-    /// A request that was sent just now.
+    /// Starts to wait for the answer to a request that was just sent.
     pub(crate) fn new(
         shared: &'a Arc<Shared>,
         client: &Arc<Client>,
@@ -70,7 +69,7 @@ impl<'a> Silence<'a> {
         }
     }
 
-    /// Waits for a message, or for the silence to mean something.
+    /// Waits for a message, or until the silence is conclusive.
     pub(crate) async fn next(&mut self, mailbox: &mut Mailbox) -> Came {
         loop {
             let over = self.give_up.unwrap_or(self.patience).min(self.patience);

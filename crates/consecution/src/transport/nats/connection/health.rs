@@ -1,5 +1,4 @@
-//! State of a portal's or a runner's connections to NATS: what others are told of
-//! it, and what is logged.
+//! The state of a portal's or a runner's connections to NATS, for readiness and for the log.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,35 +11,35 @@ use tokio::time::Instant;
 use crate::connection::{Connection, TROUBLE};
 use crate::log_on_change::LogOnChange;
 
-/// How long after a lost connection is back runners may still be on their way
-/// back too, so that nobody being there means nothing.
+/// How long after a reconnect "no responders" means little, because runners may still be
+/// reconnecting too.
 const SETTLE_TIME: Duration = Duration::from_secs(2);
 
 /// How often the same trouble is logged, at most.
 const LOG_EVERY: Duration = Duration::from_secs(30);
 
-/// How many complaints of servers are logged in that time. They name the subject,
-/// which may be another one for each request, as its sender likes.
+/// How many errors from servers are logged in that time. They contain a subject, which a
+/// client can choose anew for each request.
 const COMPLAINTS_MAX: u32 = 10;
 
-/// See the module.
+/// The state of the connections; see the module.
 pub(crate) struct Health {
-    /// State of the connection that calls travel on.
+    /// State of the connection for calls.
     calls: watch::Sender<Connection>,
-    /// State of the one that requests come in on; connected where there is none.
+    /// State of the connection for requests; `Connected` if there is none.
     requests: watch::Sender<Connection>,
-    /// Whether both are there.
+    /// State of both together.
     joint: watch::Sender<Connection>,
     trouble: Mutex<Trouble>,
     is_closed: AtomicBool,
 }
 
-/// What went wrong lately, so that it is logged, but not over and over.
+/// What went wrong lately, so that it is not logged over and over.
 struct Trouble {
     log: LogOnChange,
-    /// Since when servers' complaints are counted, and how many there were.
+    /// Since when servers' errors are counted, and how many there were.
     complaints: Option<(Instant, u32)>,
-    /// Until when absent runners may just be late.
+    /// Until when missing runners may still be reconnecting.
     unsettled_until: Option<Instant>,
 }
 
@@ -65,7 +64,7 @@ impl Health {
         self.joint.subscribe()
     }
 
-    /// State of the connection that calls travel on.
+    /// State of the connection for calls.
     pub(crate) fn calls(&self) -> watch::Receiver<Connection> {
         self.calls.subscribe()
     }
@@ -74,7 +73,7 @@ impl Health {
         *self.calls.borrow() == Connection::Connected
     }
 
-    /// Why there is no connection for calls, for whoever waits for one.
+    /// Why there is no connection for calls.
     pub(crate) fn why_not(&self) -> Arc<str> {
         match &*self.calls.borrow() {
             Connection::Waiting(why) => format!("waiting for NATS: {why}").into(),
@@ -82,7 +81,7 @@ impl Health {
         }
     }
 
-    /// The connection for calls is there.
+    /// Records that the connection for calls is up.
     pub(crate) fn connected(&self) {
         let mut trouble = self.trouble.lock();
         if trouble.log.forget() {
@@ -94,7 +93,7 @@ impl Health {
         tracing::info!("connected to NATS");
     }
 
-    /// The connection for calls is not there; says whether it was until now.
+    /// Records that the connection for calls is down; returns whether it was up until now.
     pub(crate) fn waiting(&self, why: &str) -> bool {
         if self.is_closed() {
             return false;
@@ -105,19 +104,19 @@ impl Health {
         before == Connection::Connected
     }
 
-    /// There is to be a connection for requests.
+    /// Records that there will be a connection for requests.
     pub(crate) fn expect_requests(&self) {
         let state = Connection::Waiting("no answer yet for requests".into());
         self.requests.send_replace(state);
         self.join_states();
     }
 
-    /// State of the connection for requests.
+    /// Records the state of the connection for requests.
     pub(crate) fn requests_are(&self, state: Connection) {
         if self.is_closed() {
             return;
         }
-        // Where both are away, what is said of the other one is enough.
+        // If both are down, the message about the connection for calls is enough.
         if let Connection::Waiting(why) = &state
             && self.is_connected()
         {
@@ -128,7 +127,7 @@ impl Health {
     }
 
     fn join_states(&self) {
-        // One at a time, so that the last one to come sees what all have said.
+        // Hold a lock, so that the last of several updates sees the results of all.
         let _trouble = self.trouble.lock();
         let joint = match &*self.calls.borrow() {
             Connection::Connected => self.requests.borrow().clone(),
@@ -141,7 +140,7 @@ impl Health {
         });
     }
 
-    /// Nobody wants a connection any more: what becomes of it is not said.
+    /// The program is shutting down: do not log what becomes of the connections.
     pub(crate) fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
     }
@@ -157,14 +156,14 @@ impl Health {
         self.join_states();
     }
 
-    /// Logs it unless it has been logged a moment ago.
+    /// Logs a trouble unless the same one was logged in the last [`LOG_EVERY`].
     pub(crate) fn complain(&self, what: &str, why: &str) {
         if self.trouble.lock().log.lets(why) {
             tracing::warn!(target: TROUBLE, "{what}: {why}");
         }
     }
 
-    /// Logs what a server is not content with, but not more of it than anybody reads.
+    /// Logs an error from a server, at most [`COMPLAINTS_MAX`] of them in [`LOG_EVERY`].
     pub(crate) fn server_complains(&self, error: &str) {
         let mut trouble = self.trouble.lock();
         let now = Instant::now();
@@ -181,7 +180,7 @@ impl Health {
         }
     }
 
-    /// Whether runners that are not there may just be late.
+    /// Whether missing runners may still be reconnecting.
     pub(crate) fn is_settling(&self) -> bool {
         let unsettled_until = self.trouble.lock().unsettled_until;
         unsettled_until.is_some_and(|until| Instant::now() < until)

@@ -1,8 +1,7 @@
-//! Who we are to NATS servers: proved to each of them anew, with what stands in the
-//! files at that moment. So a secret that was changed is used from the next
-//! connection on.
+//! Credentials for NATS servers. The files with secrets are read anew for each connection,
+//! so a changed secret is used from the next connection on.
 //!
-//! No secret gets into an error.
+//! Secrets must not get into errors.
 
 use std::fs;
 
@@ -12,28 +11,29 @@ use tokio::task::spawn_blocking;
 use super::error::{NatsError, SEED_CHARACTERS, SEED_PREFIX};
 use crate::config::NatsIdentity;
 
-/// What to say to a server that wants that signed.
+/// The credentials to send to a server, with a signature of its `nonce` if the identity has
+/// a key.
 ///
 /// # Errors
-/// A file cannot be read, or has no secret of its kind in it.
+/// A file cannot be read, or contains no secret of the expected kind.
 pub(crate) async fn proof(identity: &NatsIdentity, nonce: &[u8]) -> Result<Auth, NatsError> {
     let (identity, nonce) = (identity.clone(), nonce.to_vec());
     match spawn_blocking(move || read(&identity, &nonce)).await {
         Ok(proof) => proof,
-        // It does not panic, so the runtime is about to end.
+        // `read` does not panic, so the runtime is shutting down.
         Err(_) => Ok(Auth::new()),
     }
 }
 
-/// Whether all that it takes is there now.
+/// Checks that all files can be read now.
 ///
 /// # Errors
-/// As [`proof`].
+/// See [`proof`].
 pub(crate) fn check(identity: &NatsIdentity) -> Result<(), NatsError> {
     read(identity, b"").map(drop)
 }
 
-/// May have to wait for files.
+/// Like [`proof`]; blocks while it reads files.
 fn read(identity: &NatsIdentity, nonce: &[u8]) -> Result<Auth, NatsError> {
     let mut proof = Auth::new();
     match identity {
@@ -69,7 +69,7 @@ fn read(identity: &NatsIdentity, nonce: &[u8]) -> Result<Auth, NatsError> {
     Ok(proof)
 }
 
-/// The public key of a user's seed, and its signature; `None` where it is none.
+/// The public key of a user's seed, and the nonce signed with it; `None` if it is no seed.
 fn sign(seed: &str, nonce: &[u8]) -> Option<(String, Vec<u8>)> {
     let is_base32 = |byte: u8| matches!(byte, b'A'..=b'Z' | b'2'..=b'7');
     if seed.len() != SEED_CHARACTERS
@@ -82,8 +82,7 @@ fn sign(seed: &str, nonce: &[u8]) -> Option<(String, Vec<u8>)> {
     Some((keys.public_key(), keys.sign(nonce).ok()?))
 }
 
-/// The JWT and the seed in a credentials file: the first two lines that stand
-/// between lines of dashes.
+/// The JWT and the seed in a credentials file: the first two lines between lines of dashes.
 fn in_credentials(text: &str) -> Option<(&str, &str)> {
     let is_fence = |line: &str| line.starts_with("---");
     let mut lines = text.lines().map(str::trim).peekable();

@@ -1,8 +1,7 @@
-//! Private inboxes: one subscription for all calls of a connection, taken apart
-//! by the last token of the subject.
+//! Private inboxes for calls. All inboxes of a connection share one subscription; the last
+//! token of the subject names the call.
 //!
-//! Handing a message out must never wait: a slow reader of one call must not
-//! hold up another.
+//! Delivering a message must never wait: a slow reader of one call must not delay others.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -12,13 +11,13 @@ use async_nats::{Message, Subject};
 use parking_lot::Mutex;
 use tokio::sync::mpsc::{self, error::TrySendError};
 
-/// How many messages may wait for one call. Credit lets no more frames than
-/// this come, so one that goes beyond it is not keeping to the protocol.
+/// How many messages may wait for one call. Credit allows fewer frames than this, so a
+/// sender that exceeds it violates the protocol.
 const MESSAGES_MAX: usize = 2048;
 
 /// The inboxes of one connection.
 pub(crate) struct Inbox {
-    /// Up to and with the last dot. Nobody can guess it.
+    /// The subject up to and including the last dot. It cannot be guessed.
     prefix: String,
     open: Arc<Mutex<Open>>,
 }
@@ -27,18 +26,18 @@ pub(crate) struct Inbox {
 struct Open {
     by_token: HashMap<u64, mpsc::Sender<Message>>,
     opened: u64,
-    /// Secret, so that nobody can tell one token from another: who calls a link learns
-    /// the prefix and his own token, and could have us write to others.
+    /// Makes tokens unguessable. A client that calls a link learns the prefix and its own
+    /// token; if it could derive others, it could send messages to other calls.
     secret: RandomState,
 }
 
-/// What became of a message.
+/// The result of delivering a message.
 pub(crate) enum Delivery {
-    /// It waits for its call.
+    /// The message waits in the call's inbox.
     Taken,
-    /// No call has that inbox, or not any more.
+    /// No call has this inbox, or no longer.
     Unknown(Message),
-    /// Too many wait already: its call is given no more, so that it fails.
+    /// Too many messages wait already. The inbox is closed, so that its call fails.
     Overflow,
 }
 
@@ -50,12 +49,12 @@ impl Inbox {
         }
     }
 
-    /// The subject that all of them are in.
+    /// The wildcard subject of all inboxes.
     pub(crate) fn wildcard(&self) -> Subject {
         format!("{}*", self.prefix).into()
     }
 
-    /// A new inbox, until it is dropped.
+    /// Opens a new inbox. It is closed when it is dropped.
     pub(crate) fn open(&self) -> Mailbox {
         let (sender, messages) = mpsc::channel(MESSAGES_MAX);
         let mut open = self.open.lock();
@@ -78,7 +77,7 @@ impl Inbox {
         }
     }
 
-    /// How many there are.
+    /// How many inboxes are open.
     pub(crate) fn count(&self) -> usize {
         self.open.lock().by_token.len()
     }
@@ -101,7 +100,7 @@ impl Inbox {
         }
     }
 
-    /// Gives all that are open nothing more.
+    /// Closes all inboxes.
     pub(crate) fn clear(&self) {
         self.open.lock().by_token.clear();
     }
@@ -109,15 +108,14 @@ impl Inbox {
 
 /// One inbox.
 pub(crate) struct Mailbox {
-    /// Where to write to.
+    /// The subject to send messages to.
     pub(crate) subject: Subject,
-    /// What comes; `None` when nothing will come any more, since the connection
-    /// was lost or too much came.
+    /// The messages that arrive. It ends when the connection is lost or too many wait.
     pub(crate) messages: mpsc::Receiver<Message>,
     _close: Close,
 }
 
-/// Takes an inbox away when it is dropped.
+/// Removes an inbox when it is dropped.
 struct Close {
     token: u64,
     open: Arc<Mutex<Open>>,

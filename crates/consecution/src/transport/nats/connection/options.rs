@@ -1,8 +1,7 @@
-//! From our options to the client's, with every mistake that can be seen without
-//! a server named at once.
+//! Converts our options to those of the client library. Reports at once every mistake that
+//! can be found without a server.
 //!
-//! A secret must not get into an error, nor into an address, since the client
-//! library writes addresses to the log.
+//! A secret must not get into an error or an address: the client library logs addresses.
 
 use std::path::Path;
 
@@ -17,14 +16,14 @@ use crate::config::{NatsIdentity, NatsOptions, Secret, Tls};
 use crate::transport::nats::role::Role;
 use crate::transport::nats::wire::header;
 
-/// Where NATS is if nobody says otherwise.
+/// The NATS server to use if no option names one.
 const SERVER_DEFAULT: &str = "nats://127.0.0.1:4222";
 
-/// What to connect to, and how.
+/// The servers to connect to, and how.
 pub(crate) struct Target {
     pub(crate) servers: Vec<ServerAddr>,
     pub(crate) options: ConnectOptions,
-    /// The same for the connection that requests come in on.
+    /// The same for the connection for requests.
     pub(crate) for_requests: Dial,
 }
 
@@ -59,8 +58,9 @@ pub(crate) fn target(options: &NatsOptions, role: Role, name: &str) -> Result<Ta
         .custom_inbox_prefix(role.inbox())
         .retry_on_initial_connect();
     if wants_tls {
-        // What a server says of others of its cluster it says before the connection is
-        // encrypted: whoever stands between could send us, and our password, anywhere.
+        // A server announces other servers of its cluster before the connection is
+        // encrypted. An attacker in between could announce a server of their own, and we
+        // would send it our password.
         connect = connect.require_tls(true).ignore_discovered_servers();
     }
     Ok(Target {
@@ -70,7 +70,7 @@ pub(crate) fn target(options: &NatsOptions, role: Role, name: &str) -> Result<Ta
     })
 }
 
-/// The addresses without the users in them, and that user if there is one.
+/// The addresses without users, and the user that they contain, if any.
 fn servers(urls: &[String]) -> Result<(Vec<ServerAddr>, Option<NatsIdentity>), NatsError> {
     let default = [SERVER_DEFAULT.to_owned()];
     let urls = if urls.is_empty() { &default } else { urls };
@@ -108,7 +108,8 @@ fn without_user(url: &str) -> (String, Option<&str>) {
     }
 }
 
-/// As NATS clients read an address: a user without a password is a token.
+/// The identity in an address. As in other NATS clients, a user without password is a
+/// token.
 fn identity_of(user: &str) -> NatsIdentity {
     match user.split_once(':') {
         Some((user, password)) => NatsIdentity::Password {
@@ -123,7 +124,7 @@ fn unescaped(text: &str) -> String {
     String::from_utf8_lossy(&header::unescape(text)).into_owned()
 }
 
-/// Who gives files for encryption does not want to go without it; see [`target`].
+/// Adds files for TLS. If any is given, TLS is required; see [`target`].
 fn encrypt(mut connect: ConnectOptions, tls: &Tls) -> Result<ConnectOptions, NatsError> {
     if let Some(ca_file) = &tls.ca_file {
         has_certificates("the certificates of who vouches", ca_file)?;

@@ -1,4 +1,4 @@
-//! How soon a connection that was lost is made again.
+//! Decides how soon to reconnect after a connection was lost.
 
 use std::time::Duration;
 
@@ -6,20 +6,20 @@ use tokio::time::Instant;
 
 use crate::backoff::Backoff;
 
-/// How long to wait between attempts to connect, at most; jittered. Short: a
-/// whole fleet waits for little else, and an attempt costs the server little.
+/// The longest wait between attempts to connect; jittered. It is short, because calls of
+/// the whole fleet wait for the connection, and an attempt costs the server little.
 pub(crate) const RECONNECT_WAIT_MAX: Duration = Duration::from_secs(2);
 pub(crate) const RECONNECT_WAIT_MIN: Duration = Duration::from_millis(10);
 
-/// A connection that has lasted for so long was a good one.
+/// A connection that has lasted at least this long was a good one.
 const GOOD_CONNECTION_MIN: Duration = Duration::from_secs(2);
 
-/// When to come back after a connection was lost: at once where it was a good one,
-/// else later each time. What breaks each connection as soon as it is made, as a
-/// stranger's message may, must not keep us and the server busy with that.
+/// Decides when to reconnect: at once after a good connection, else later each time. If
+/// something breaks each connection at once, such as a malformed message from outside, we
+/// must not keep ourselves and the server busy with reconnecting.
 pub(crate) struct Pace {
     backoff: Backoff,
-    /// When we came back last.
+    /// When the last connection began.
     began: Option<Instant>,
 }
 
@@ -31,7 +31,7 @@ impl Pace {
         }
     }
 
-    /// How long to wait now.
+    /// How long to wait before the next attempt.
     pub(crate) fn next(&mut self, now: Instant) -> Duration {
         let is_good = |began| now.saturating_duration_since(began) >= GOOD_CONNECTION_MIN;
         let wait = if self.began.is_none_or(is_good) {

@@ -1,12 +1,12 @@
-//! The connection that requests come in on: one subscription a link.
+//! The connection on which requests arrive, with one subscription per link.
 //!
-//! Whoever may call a link can put any bytes into its requests, and the client
-//! library ends its connection over some of them. So it is not given any: this
-//! connection is read by [`server_line`](crate::transport::nats::wire::server_line), which nothing in a message can trip.
+//! A client that may call a link can put any bytes into its requests, and the client
+//! library closes its connection on some of them. So requests do not go through the
+//! library: this connection is read by [`server_line`](crate::transport::nats::wire::server_line), which nothing in a message can trip.
 //!
-//! Frames and answers go over the other one, but for those to plain clients: where
-//! a server lets a runner answer whoever asks it (`allow_responses`), it does so on
-//! the connection that the request came in on.
+//! Frames and answers go over the other connection, except answers to plain clients. With
+//! `allow_responses`, a server lets a runner answer a request only on the connection on
+//! which the request arrived.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -33,35 +33,34 @@ use crate::connection::Connection;
 use crate::transport::nats::wire::server_line::{Message, Said};
 use crate::transport::nats::wire::{header_block, subject};
 
-/// Signs of life that the server may owe us before it counts as gone.
+/// How many pings may be unanswered before the server counts as gone.
 const UNANSWERED_PINGS_MAX: u64 = 2;
 
 /// How long a few lines to the server may wait to be sent.
 const WRITE_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// How many servers are tried, at most: those that we were told of, and those that
-/// they tell us of.
+/// The most servers to try: the configured ones, and those that they announce.
 const SERVERS_MAX: usize = 256;
 
-/// The connection, for as long as this is held.
+/// The connection for requests. It lasts until this is dropped.
 pub(crate) struct Requests {
     links: Arc<Links>,
     answers: mpsc::Sender<Answer>,
     keeping: JoinHandle<()>,
 }
 
-/// A message to be sent, as it is written.
+/// A message to send, in wire format.
 struct Answer {
     bytes: Vec<u8>,
-    /// Told when it is sent, dropped when it is not.
+    /// Notified when the message is sent; dropped if it is not.
     sent: oneshot::Sender<()>,
 }
 
-/// The links whose requests are wanted.
+/// The subscribed links.
 #[derive(Default)]
 struct Links {
     table: Mutex<Table>,
-    /// Something in the table must be said to the server.
+    /// Notified when the server must be told of a change in the table.
     changed: Notify,
 }
 
@@ -78,16 +77,16 @@ struct Link {
     phase: Phase,
 }
 
-/// What the server knows of a subscription.
+/// What the server knows about a subscription.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// Nothing yet.
     New,
     Subscribed,
-    /// It is not wanted any more, which the server does not know.
+    /// The subscription has ended, but the server does not know that yet.
     Unwanted,
-    /// The server was told that. What it had sent before has come when it has
-    /// answered so many pings.
+    /// The server was told that the subscription has ended. All requests that it sent
+    /// before have arrived once it has answered this many pings.
     Leaving(u64),
 }
 
@@ -100,7 +99,7 @@ pub(crate) struct Subscription {
 }
 
 impl Requests {
-    /// Starts to connect, and to say to `health` how it is with the connection.
+    /// Starts to connect, and reports the state of the connection to `health`.
     pub(crate) fn start(health: Arc<Health>, target: &Target) -> Requests {
         let links = Arc::<Links>::default();
         let (answers, to_send) = mpsc::channel(OUTGOING_MESSAGES_MAX);
@@ -118,8 +117,7 @@ impl Requests {
         }
     }
 
-    /// Asks for requests of that link, from now on and whenever there is a
-    /// connection.
+    /// Subscribes to requests of this link, now and again after each reconnect.
     pub(crate) fn subscribe(&self, id: LinkId) -> Subscription {
         let (sender, requests) = mpsc::channel(SUBSCRIPTION_MESSAGES_MAX);
         let mut table = self.links.table.lock();
@@ -140,11 +138,10 @@ impl Requests {
         }
     }
 
-    /// Sends an answer to a request, if the server takes one so large, and waits
-    /// until that is done.
+    /// Sends an answer to a request, and waits until it is sent.
     ///
     /// # Errors
-    /// It was not sent: there is no connection, or it is too large.
+    /// There is no connection, or the answer is too large for the server.
     pub(crate) async fn answer(
         &self,
         reply: &Subject,
@@ -180,12 +177,13 @@ impl Drop for Requests {
 }
 
 impl Subscription {
-    /// The next request; `None` when none will come any more.
+    /// The next request; `None` if no more will come.
     pub(crate) async fn next(&mut self) -> Option<Message> {
         self.requests.recv().await
     }
 
-    /// Wants no more. What the server has sent before it knows that still comes.
+    /// Ends the subscription. Requests that the server sends before it knows this still
+    /// arrive.
     pub(crate) fn leave(&self) {
         self.links.leave(self.number);
     }
@@ -207,14 +205,14 @@ impl Links {
         match link.phase {
             Phase::Subscribed if is_connected => link.phase = Phase::Unwanted,
             Phase::Unwanted | Phase::Leaving(_) => return,
-            // The server does not know of it.
+            // The server does not know the subscription.
             Phase::New | Phase::Subscribed => drop(table.by_number.remove(&number)),
         }
         drop(table);
         self.changed.notify_one();
     }
 
-    /// A new connection knows nothing.
+    /// A new connection is made: its server knows no subscription yet.
     fn connected(&self) {
         let mut table = self.table.lock();
         table.is_connected = true;
@@ -223,7 +221,7 @@ impl Links {
         }
     }
 
-    /// Nothing more comes on the connection that there was.
+    /// The connection is lost: nothing more arrives on it.
     fn lost(&self) {
         let mut table = self.table.lock();
         table.is_connected = false;
@@ -231,8 +229,8 @@ impl Links {
         table.by_number.retain(|_, link| is_wanted(link));
     }
 
-    /// Lines that say to the server what it does not know yet. With a ping behind
-    /// them where something is to be left; `pings` have been sent before.
+    /// The protocol lines that tell the server of changes. If a subscription ends, a ping
+    /// follows them; `pings` counts the pings sent so far.
     fn news(&self, pings: &mut u64) -> String {
         let (mut lines, mut has_left) = (String::new(), false);
         for (number, link) in &mut self.table.lock().by_number {
@@ -258,17 +256,17 @@ impl Links {
         lines
     }
 
-    /// The server has answered so many pings.
+    /// The server has answered `pongs` pings so far.
     fn ponged(&self, pongs: u64) {
         let is_over = |link: &Link| matches!(link.phase, Phase::Leaving(ping) if ping <= pongs);
         self.table.lock().by_number.retain(|_, link| !is_over(link));
     }
 
-    /// Hands a request over, without waiting; `false` where there is no room.
+    /// Hands a request over without waiting; `false` if there is no room.
     fn deliver(&self, message: Message) -> bool {
         let table = self.table.lock();
         match table.by_number.get(&message.subscription) {
-            // Dropped where nobody waits for it any more.
+            // The request is dropped if nobody waits for it any more.
             Some(link) => !matches!(
                 link.requests.try_send(message),
                 Err(mpsc::error::TrySendError::Full(_))
@@ -282,11 +280,11 @@ const PING: &str = "PING\r\n";
 const PONG: &str = "PONG\r\n";
 const END_OF_LINE: &[u8] = b"\r\n";
 
-/// An answer that was not sent here.
+/// An answer could not be sent on this connection.
 #[derive(Debug)]
 pub(crate) struct Unsent;
 
-/// Whoever keeps the connection.
+/// The task that keeps the connection.
 struct Keeping {
     links: Arc<Links>,
     health: Arc<Health>,
@@ -315,7 +313,7 @@ impl Keeping {
         self.health.requests_are(Connection::Waiting(why.into()));
     }
 
-    /// Tries each server once, in an order of chance.
+    /// Tries each server once, in random order.
     async fn dial(&mut self) -> Option<Dialled> {
         let chance: RandomState = RandomState::new();
         let mut servers = self.servers.clone();
@@ -324,7 +322,8 @@ impl Keeping {
             let dialled = timeout(CONNECT_WAIT_MAX, self.dial.connect(&server)).await;
             let why = match dialled {
                 Ok(Ok((dialled, info))) => {
-                    // Said before the connection was encrypted: by anybody.
+                    // With TLS, ignore servers announced before the connection was
+                    // encrypted: an attacker may have announced them.
                     if !self.dial.wants_tls {
                         self.learn(&info.connect_urls);
                     }
@@ -338,7 +337,7 @@ impl Keeping {
         None
     }
 
-    /// Servers of the cluster that we were not told of.
+    /// Adds servers of the cluster that are not configured.
     fn learn(&mut self, urls: &[String]) {
         for server in urls.iter().filter_map(|url| url.parse::<ServerAddr>().ok()) {
             let place = |server: &ServerAddr| (server.host().to_owned(), server.port());
@@ -352,7 +351,7 @@ impl Keeping {
         }
     }
 
-    /// Until the connection is lost: says why.
+    /// Serves the connection until it is lost; returns why.
     async fn serve(&mut self, mut dialled: Dialled) -> String {
         let (mut pings, mut pongs) = (0_u64, 0);
         let mut ticks = interval_at(Instant::now() + PING_EVERY, PING_EVERY);
@@ -382,13 +381,13 @@ impl Keeping {
                     if let Err(why) = write(&mut dialled, &bytes).await {
                         return why;
                     }
-                    // Nobody may wait for that any more.
+                    // Fails if nobody waits for it any more.
                     let _ = sent.send(());
                     continue;
                 }
                 said = dialled.said() => said.map(Some),
             };
-            // And all that has come with it.
+            // Handle everything that was read together with it.
             loop {
                 match said {
                     Ok(None) => break,
@@ -413,7 +412,7 @@ impl Keeping {
     }
 }
 
-/// Writes it, or says why that cannot be done.
+/// Writes the bytes. The error says why that failed.
 async fn write(dialled: &mut Dialled, bytes: &[u8]) -> Result<(), String> {
     match timeout(WRITE_WAIT_MAX, dialled.write(bytes)).await {
         Ok(Ok(())) => Ok(()),

@@ -1,8 +1,8 @@
-//! Answers from whoever listens to links' subjects and is no runner: a stream of
-//! JetStream that keeps requests, a responder on a wildcard, a bridge.
+//! Answers from subscribers to links' subjects that are no runners: a JetStream stream
+//! that stores requests, a responder on a wildcard, a bridge.
 //!
-//! They say nothing about a call, so they are passed over wherever a runner may
-//! still answer, and logged once, since plain NATS clients take them for replies.
+//! Such answers say nothing about a call. They are ignored as long as a runner may still
+//! answer, and logged once, because plain NATS clients take them for replies.
 
 use std::collections::BTreeSet;
 
@@ -12,24 +12,24 @@ use serde::Deserialize;
 
 use crate::transport::nats::wire::header;
 
-/// How many streams are named in the log, at most.
+/// The most streams that are named in the log.
 const STREAMS_MAX: usize = 16;
 
-/// How much of a stream's name, and of another answer, is logged.
+/// How many bytes of a stream's name, or of another answer, are logged.
 const SHOWN_BYTES_MAX: usize = 128;
 
-/// The largest acknowledgement that is looked at.
+/// The largest message that is checked for being an acknowledgement.
 const ACKNOWLEDGEMENT_BYTES_MAX: usize = 4096;
 
-/// Which strangers have been logged.
+/// The answers from others that have been logged.
 #[derive(Debug, Default)]
 pub(crate) struct Strangers(Mutex<BTreeSet<String>>);
 
 impl Strangers {
-    /// Logs a stranger's answer to a request, unless that was done before.
+    /// Logs an answer from somebody who is no runner, unless its sender was logged before.
     pub(crate) fn passed_over(&self, message: &Message) {
         let stream = stream_of(message);
-        // Others all count as one: what they answer may differ each time.
+        // All senders other than streams count as one: their answers may differ each time.
         let key = stream.clone().unwrap_or_default();
         let mut said = self.0.lock();
         if said.len() >= STREAMS_MAX || !said.insert(key) {
@@ -55,7 +55,7 @@ impl Strangers {
     }
 }
 
-/// The stream that acknowledges a message with this one.
+/// The name of the stream, if this message is a stream's acknowledgement.
 fn stream_of(message: &Message) -> Option<String> {
     #[derive(Deserialize)]
     struct Acknowledgement {
