@@ -1,7 +1,7 @@
-//! What init does for the process that reads what its command writes: it gives that the
-//! end of its input, or wakes the runner (`joint.rs` says how).
+//! When a command has ended, its init gives the process that reads the command's output an
+//! end-of-file, or wakes the runner (see `joint.rs`).
 //!
-//! In the zygote's memory, by the rules of `sys.rs`.
+//! This code runs in the zygote's memory, by the rules of `sys.rs`.
 
 use std::sync::atomic::{AtomicI32, AtomicU8, Ordering};
 
@@ -12,9 +12,9 @@ use crate::wire::{SUCCESSOR_DESCRIPTORS, StartSuccessor};
 
 /// How init completes the input of its command's successor.
 pub(crate) struct Completion {
-    /// In init's own table, -1 where there is none: the socket on which the writing end of
-    /// the command's output is in flight, the alarm, and the file in which the kernel
-    /// counts what it has killed.
+    /// Descriptors in init's own table, or -1: the socket on which the writing end of the
+    /// command's output is in flight, the alarm, and the file in which the kernel counts
+    /// the processes that it has killed for lack of memory.
     descriptors: [AtomicI32; SUCCESSOR_DESCRIPTORS],
     accepted: [AtomicU8; ExitCodes::BYTES],
 }
@@ -24,7 +24,7 @@ const ALARM: usize = 1;
 const KILLS: usize = 2;
 
 impl Completion {
-    /// None.
+    /// No descriptors: the command has no successor.
     pub(crate) fn new() -> Completion {
         Completion {
             descriptors: [const { AtomicI32::new(-1) }; SUCCESSOR_DESCRIPTORS],
@@ -32,7 +32,7 @@ impl Completion {
         }
     }
 
-    /// Takes what is handed for the next command, if that has a successor.
+    /// Takes the descriptors for the next command, if it has a successor.
     pub(crate) fn hand(
         &self,
         successor: Option<StartSuccessor>,
@@ -51,8 +51,8 @@ impl Completion {
         }
     }
 
-    /// Moves what there is to numbers from `first` on, of which none may be above that
-    /// of what goes there. Gives the first number that it does not need.
+    /// Moves the descriptors down to numbers from `first` on. Each must have a number that
+    /// is not below its new one. Returns the first number that is not used.
     pub(crate) fn keep_from(&self, first: u32) -> Result<u32, Errno> {
         let mut goal = first;
         for place in &self.descriptors {
@@ -69,14 +69,14 @@ impl Completion {
         Ok(goal)
     }
 
-    /// Has a command with that wait status completed the input of its successor?
+    /// Whether a command with this wait status has completed the input of its successor.
     pub(crate) fn is_earned(&self, status: i32) -> bool {
         self.get(IN_FLIGHT).is_some() && self.accepts(status) && !self.counts_a_kill()
     }
 
-    /// Gives the successor the end of its input, if that is earned; else, if there is
-    /// one, wakes the runner. What fails here leaves the message in flight, and so is
-    /// the runner's to deal with.
+    /// Gives the successor the end of its input if `is_earned`; otherwise, if there is a
+    /// successor, wakes the runner. If something fails here, the message stays in flight,
+    /// and the runner handles it.
     pub(crate) fn settle(&self, is_earned: bool) {
         let (Some(socket), Some(alarm)) = (self.get(IN_FLIGHT), self.get(ALARM)) else {
             return;
@@ -86,7 +86,7 @@ impl Completion {
         }
     }
 
-    /// Lets go of what there is, by having all closed from `first` on.
+    /// Closes all descriptors from `first` on, the successor's included.
     pub(crate) fn drop_from(&self, first: u32) -> Result<(), Errno> {
         if self.get(IN_FLIGHT).is_none() {
             return Ok(());
@@ -102,7 +102,7 @@ impl Completion {
         (descriptor >= 0).then_some(descriptor)
     }
 
-    /// Is that an exit with an accepted code?
+    /// Whether this wait status is an exit with an accepted code.
     fn accepts(&self, status: i32) -> bool {
         let [signal, code, ..] = status.to_le_bytes();
         let mut bits = [0; ExitCodes::BYTES];
@@ -112,7 +112,7 @@ impl Completion {
         signal == 0 && ExitCodes::from_bits(bits).contains(code)
     }
 
-    /// Has the kernel killed a part of it for want of memory, or may it have?
+    /// Whether the kernel has, or may have, killed a part of the command for lack of memory.
     fn counts_a_kill(&self) -> bool {
         let Some(file) = self.get(KILLS) else {
             return false;

@@ -1,11 +1,11 @@
-//! What happens for each process: init, PID 1 of the process's own namespaces,
-//! makes its private mounts and the command's process, and then does what an
-//! init does: it waits, reaps what the command leaves behind, and exits when the
-//! command does, whereupon the kernel kills all the rest. Only where the command
-//! has left no trace, init waits for the next one.
+//! The steps for each process. Init, PID 1 of the process's own namespaces, makes the
+//! private mounts and starts the command's process. Then it waits, and reaps processes that
+//! the command leaves behind. It exits when the command does, and the kernel then kills all
+//! processes that are left. Only if the command has left no trace, init stays and waits for
+//! the next command.
 //!
-//! Init lives in the zygote's memory while the zygote goes on, so everything
-//! here keeps to the rules of `sys.rs`: no allocation, no `errno`, no panic.
+//! Init shares the zygote's memory while the zygote runs on, so everything here keeps to
+//! the rules of `sys.rs`: no allocation, no `errno`, no panic.
 
 use std::ffi::CString;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
@@ -27,33 +27,33 @@ use crate::wire::{
 };
 use crate::zygote::UMASK;
 
-/// What is the same for all processes of a link.
+/// The settings that are the same for all processes of a link.
 pub(crate) struct Plan {
     pub(crate) program: CString,
     pub(crate) arguments: StringArray,
     pub(crate) environment: StringArray,
     pub(crate) working_directory: CString,
     pub(crate) identity: Identity,
-    /// Where one id is mapped only, groups can neither be set nor dropped.
+    /// Whether groups can be set. They cannot be set or dropped if only one id is mapped.
     pub(crate) set_groups: bool,
     pub(crate) limits: ProcessLimits,
     pub(crate) mounts: Vec<Operation>,
-    /// How a place is used again; `None` where none is.
+    /// How places are reused; `None` if they are not.
     pub(crate) reuse: Option<Reuse>,
     pub(crate) found: Found,
-    /// `None` where the kernel has no Landlock.
+    /// `None` if the kernel has no Landlock.
     pub(crate) domain: Option<Domain>,
     pub(crate) knock: Knock,
 }
 
-/// How the places of a link are used again.
+/// How the places of a link are reused.
 pub(crate) struct Reuse {
-    /// Where a process may leave something.
+    /// The folders in which a process may leave something.
     pub(crate) changeable: Vec<CString>,
-    /// The file in which the kernel keeps the last process id given away in a
-    /// namespace, of whoever writes it. In the zygote's table.
+    /// The file for the last process id that the kernel has assigned in the PID namespace of
+    /// the process that accesses the file. A descriptor in the zygote's table.
     pub(crate) last_process: OwnedFd,
-    /// Lets go of what the kernel remembers of who looked for what in `/proc`.
+    /// Makes the kernel forget which names were looked up in `/proc`.
     pub(crate) forget: Operation,
 }
 
@@ -61,26 +61,27 @@ pub(crate) struct Reuse {
 pub(crate) struct Slot {
     pub(crate) plan: &'static Plan,
     init_stack: Stack,
-    /// Of the command's process until its exec. Not init's: when init is killed
-    /// the kernel lets go of init's stack before it kills the other.
+    /// The stack of the command's process until its exec. It cannot use init's: if init is
+    /// killed, the kernel releases init's stack before it kills the command's process.
     command_stack: Stack,
-    /// The last init here; 0 before the first.
+    /// The process id of the last init here; 0 before the first.
     init: AtomicI32,
-    /// The control socket, in init's own table.
+    /// The control socket, a descriptor in init's own table.
     pub(crate) control: AtomicI32,
-    /// What a process is handed, in init's own table: standard input, output and
-    /// error, and the cgroups to join; -1 where there is none.
+    /// The descriptors for a process, in init's own table: standard input, output and
+    /// error, and the cgroups to join; -1 if there is none.
     handed: [AtomicI32; STDIO + CGROUPS_MAX],
-    /// What it is handed for who reads what the process writes.
+    /// The descriptors for the process that reads this process's output.
     completion: Completion,
-    /// The rules of Landlock here, in init's own table; -1 where there are none.
+    /// The Landlock rules of this place, a descriptor in init's own table; -1 if none.
     rules: AtomicI32,
-    /// What kept the command's process from its exec: a step and an error.
+    /// Why the command's process could not be executed: a step and an error.
     failed_step: AtomicU32,
     failed_errno: AtomicI32,
 }
 
-/// Standard input, output, error, what is for the successor, and the cgroups.
+/// The most descriptors for a process: standard input, output and error, those for the
+/// successor, and the cgroups.
 const HANDED_MAX: usize = STDIO + SUCCESSOR_DESCRIPTORS + CGROUPS_MAX;
 
 impl Slot {
@@ -99,9 +100,9 @@ impl Slot {
         })
     }
 
-    /// Is nobody here any more? Init first: it is init that starts the other. And
-    /// the kernel lets init go only when all that it leaves behind is gone, so
-    /// that the next one here does not share a network with it.
+    /// Whether no process uses the slot any more. Checks init first, because init starts the
+    /// command's process. The kernel removes init only when all processes of its namespace
+    /// are gone, so the next process here does not share a network with them.
     pub(crate) fn is_free(&self) -> bool {
         let init = self.init.load(Ordering::Relaxed);
         !self.init_stack.is_busy()
@@ -109,7 +110,7 @@ impl Slot {
             && (init == 0 || !call::exists(init))
     }
 
-    /// What the next process is handed, in the order of a [`Start`].
+    /// Stores the descriptors for the next process, in the order of a [`Start`].
     pub(crate) fn hand(&self, asked: Start, mut descriptors: impl Iterator<Item = i32>) {
         let (stdio, cgroups) = self.handed.split_at(STDIO);
         for place in stdio {
@@ -121,7 +122,7 @@ impl Slot {
         }
     }
 
-    /// Starts an init here, and does not wait for it.
+    /// Starts an init in this slot, without waiting for it.
     pub(crate) fn start(&'static self) -> Result<(), Errno> {
         let init = sys::spawn::<Init>(self, &self.init_stack, NAMESPACES, self.plan.knock)?;
         self.init.store(init, Ordering::Relaxed);
@@ -129,10 +130,10 @@ impl Slot {
     }
 }
 
-/// The namespaces that each process has for itself.
+/// The namespaces that each process has of its own.
 const NAMESPACES: i32 = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC;
 
-/// As what init sees itself in its own namespace.
+/// The process id of init in its own namespace.
 const OWN_PID: i32 = 1;
 const OWN_PID_AS_TEXT: &[u8] = b"1";
 
@@ -145,16 +146,16 @@ impl Life for Init {
 
     fn live(slot: &'static Slot) -> ! {
         let Err((step, errno)) = run(slot);
-        // If the runner has gone away, it does not care.
+        // This fails only if the runner is gone; then nobody needs the report.
         let _ = tell(slot, Report::Failed(step, errno), None);
         call::exit(1)
     }
 }
 
-/// Sees a process through, from its private mounts to the command's end; and the
-/// next ones, as long as none has left a trace.
+/// Runs a process, from its private mounts to the command's end; and further commands, as
+/// long as none has left a trace.
 fn run(slot: &'static Slot) -> Result<std::convert::Infallible, Failed> {
-    // The zygote ignores it, so as not to have to reap; init has to.
+    // The zygote ignores SIGCHLD so that it need not reap; init must reap.
     sys::set_signal_action(libc::SIGCHLD, false);
     for operation in &slot.plan.mounts {
         mount(operation, slot.plan.knock)?;
@@ -165,12 +166,12 @@ fn run(slot: &'static Slot) -> Result<std::convert::Infallible, Failed> {
     };
     let rules = rules.map_err(|errno| (Step::EnterDomain, errno))?;
     slot.rules.store(rules, Ordering::Relaxed);
-    // Without an answer there is nothing to compare with, and the place is not used again.
+    // If this fails, there is no state to compare with, and the place is not reused.
     let mut watch = (slot.plan.reuse.as_ref()).and_then(|reuse| Watch::open(reuse).ok());
     let mut command = start_command(slot)?;
     let (pidfd, kept) = let_go(slot, &mut watch).map_err(|errno| (Step::StartCommand, errno))?;
-    // The runner kills us by our pidfd. If it has gone away before it got that,
-    // nobody else will.
+    // The runner kills us through our pidfd. If it is gone before it got that, nobody else
+    // would kill us.
     if tell(slot, Report::Started, Some(pidfd)).is_err() || call::close(pidfd).is_err() {
         call::exit(1);
     }
@@ -188,7 +189,8 @@ fn run(slot: &'static Slot) -> Result<std::convert::Infallible, Failed> {
         if tell(slot, exited, None).is_err() {
             call::exit(0);
         }
-        // Only now: whoever sees the end of its input finds the report.
+        // Only after the report: when the next process sees its end of input, the runner can
+        // find the report.
         slot.completion.settle(completes);
         if !is_alone || slot.completion.drop_from(kept).is_err() {
             call::exit(0);
@@ -208,14 +210,14 @@ fn run(slot: &'static Slot) -> Result<std::convert::Infallible, Failed> {
     }
 }
 
-/// What init watches its place with.
+/// The files by which init notices traces in its place.
 struct Watch {
     reuse: &'static Reuse,
-    /// In init's own table: the file with the last process id, the one that says how many
-    /// sockets there are, and the folders.
+    /// Descriptors in init's own table: the file with the last process id, the file with
+    /// the number of sockets, and the folders.
     files: [i32; WATCHED_MAX],
     count: usize,
-    /// What was found last.
+    /// The state found last.
     traces: Traces,
 }
 
@@ -269,8 +271,8 @@ impl Watch {
         Ok(())
     }
 
-    /// Is everything here as it was before the last command began? To be asked when
-    /// nobody is left who might change something yet.
+    /// Whether everything is as it was before the last command began. Call this only when no
+    /// process is left that could still change something.
     fn finds_no_trace(&mut self) -> bool {
         if !network::has_no_sockets(self.files[SOCKETS]) {
             return false;
@@ -284,27 +286,28 @@ impl Watch {
         is_traceless
     }
 
-    /// Takes back what the last command has moved on: the next process gets the number
-    /// that it had, and nothing in `/proc` has been looked for, which would show in the
-    /// times and numbers of its files.
+    /// Resets what every command changes: the next process gets the id that the last command
+    /// had, and the kernel forgets which names were looked up in `/proc`, which would show
+    /// in the times and numbers of its files.
     fn takes_back(&self, knock: Knock) -> bool {
         call::write(self.files[LAST_PROCESS], OWN_PID_AS_TEXT).is_ok()
             && mount(&self.reuse.forget, knock).is_ok()
     }
 }
 
-/// How long a command's traces may lie where they are while its call goes on without it.
+/// How long init waits before it checks for traces while the call continues without the
+/// command.
 const LET_GO_WAIT_MAX: Duration = Duration::from_millis(100);
 
-/// Waits, but not for ever, until the runner has no more interest in the last process. To
-/// look for what that has left takes some 100 us of a processor, and those who wait for
-/// its end would wait behind that: the next link, and then the caller. (To yield is of no
-/// use: the kernel shares processors out to sessions, and only within those to processes.)
+/// Waits, for a bounded time, until the runner has dropped the last process. Checking for
+/// traces takes about 100 µs of a processor, and would delay those that wait for the
+/// command's end: the next link, and then the caller. (Yielding does not help: the kernel
+/// divides processors among sessions first, and only within these among processes.)
 fn wait_until_let_go(slot: &Slot) {
     call::wait_for_message(slot.control.load(Ordering::Relaxed), LET_GO_WAIT_MAX);
 }
 
-/// Waits until the runner wants another process here, or wants none any more.
+/// Waits for the runner's next order. False if it wants no more processes here.
 fn is_asked_again(slot: &Slot) -> Result<bool, Failed> {
     let mut bytes = [0; START_BYTES + 1];
     let mut descriptors = [-1; HANDED_MAX];
@@ -320,7 +323,7 @@ fn is_asked_again(slot: &Slot) -> Result<bool, Failed> {
         return Ok(false);
     };
     if received.is_short {
-        // What is missing may be a cgroup, and with it a limit.
+        // The missing descriptor may be a cgroup's, and with it a limit.
         return Err((Step::StartCommand, libc::EMFILE));
     }
     let count = received.descriptors;
@@ -349,7 +352,7 @@ fn mount(operation: &Operation, knock: Knock) -> Result<(), Failed> {
         )
         .map_err(|errno| (mount.step, errno)),
         Operation::MakeFolder { path, mode, step } => match call::make_folder(path, *mode) {
-            // What the zygote's umask has taken away.
+            // Restore the bits that the zygote's umask has removed.
             Ok(()) if mode & UMASK != 0 => call::change_mode(path, *mode),
             Ok(()) => Ok(()),
             Err(libc::EEXIST) => Ok(()),
@@ -362,7 +365,7 @@ fn mount(operation: &Operation, knock: Knock) -> Result<(), Failed> {
     }
 }
 
-/// The old root comes to lie on the new one, and goes.
+/// Changes the root: stacks the old root on the new one, then unmounts it.
 fn change_root(path: &CString, knock: Knock) -> Result<(), Errno> {
     call::change_folder(path)?;
     call::pivot_root(c".", c".", knock)?;
@@ -385,14 +388,14 @@ fn start_command(slot: &'static Slot) -> Result<i32, Failed> {
     }
 }
 
-/// Keeps nothing open but what it needs for the next command, and so nothing that the
-/// command has: else nobody upstream would notice when it closes its input. Gives a
-/// pidfd of init, and the first number that it does not keep for the next one.
+/// Closes everything except the descriptors for the next command. In particular it closes
+/// the command's own: otherwise the sender would not notice when the command closes its
+/// input. Returns a pidfd of init, and the first number that is not kept.
 fn let_go(slot: &Slot, watch: &mut Option<Watch>) -> Result<(i32, u32), Errno> {
     call::duplicate_to(slot.control.load(Ordering::Relaxed), CONTROL)?;
     slot.control.store(CONTROL, Ordering::Relaxed);
     let rules = slot.rules.load(Ordering::Relaxed);
-    // Else it stays what it was in the zygote: /dev/null.
+    // Without rules, this number stays /dev/null, as in the zygote.
     if rules >= 0 {
         call::duplicate_to(rules, RULES)?;
         slot.rules.store(RULES, Ordering::Relaxed);
@@ -406,14 +409,14 @@ fn let_go(slot: &Slot, watch: &mut Option<Watch>) -> Result<(i32, u32), Errno> {
     Ok((call::open_process(OWN_PID, slot.plan.knock)?, kept))
 }
 
-/// Waits for the command, reaping whatever else dies meanwhile.
+/// Waits for the command, and reaps other processes that end meanwhile.
 fn reap_until_gone(command: i32) -> i32 {
     loop {
         match call::wait_for_any() {
             Ok((process, status)) if process == command => return status,
             Ok(_) | Err(libc::EINTR) => {}
-            // There is none left, though none was the command: cannot be, and
-            // must not become an endless loop.
+            // No process is left, but none was the command. This cannot happen, and must
+            // not become an endless loop.
             Err(_) => return libc::SIGKILL,
         }
     }
@@ -449,30 +452,30 @@ fn execute(slot: &Slot) -> Result<std::convert::Infallible, Failed> {
     Err((Step::Execute, errno))
 }
 
-/// Says that nothing is open but standard input, output and error.
+/// Proof that nothing is open except standard input, output and error.
 struct AllElseIsClosed;
 
-/// Goes where the image says: not before all else is closed, since a path may lead
-/// over `/proc/self/fd`.
+/// Enters the working directory. All other descriptors must be closed before, because a
+/// path may lead through `/proc/self/fd`.
 fn enter_working_directory(plan: &Plan, _: AllElseIsClosed) -> Result<(), Errno> {
     call::change_folder(&plan.working_directory)
 }
 
-/// The command joins its cgroups, and init does not: where memory runs out, the
-/// kernel kills a process there with all that share its memory, which for init
-/// would be the zygote and the inits of all others.
+/// The command joins its cgroups; init does not. If memory runs out in a cgroup, the kernel
+/// kills a process together with all that share its memory: with init, these would be the
+/// zygote and all other inits.
 fn join_cgroups(slot: &Slot) -> Result<(), Errno> {
     let mut joined = false;
     for cgroup in slot.handed.iter().skip(STDIO) {
         let file = cgroup.load(Ordering::Relaxed);
         if file >= 0 {
-            // "0" is whoever writes.
+            // "0" means the writing process.
             call::write(file, b"0")?;
             joined = true;
         }
     }
     if joined {
-        // Else /proc/self/cgroup would show which runner it is under.
+        // Otherwise /proc/self/cgroup would show the runner's cgroup.
         call::new_cgroup_namespace(slot.plan.knock)?;
     }
     Ok(())
@@ -481,7 +484,7 @@ fn join_cgroups(slot: &Slot) -> Result<(), Errno> {
 fn take_stdio(slot: &Slot) -> Result<AllElseIsClosed, Errno> {
     // A session of its own: a signal to its process group stays within.
     call::new_session()?;
-    // In this order: an init that was asked again has them one further up.
+    // In ascending order: an init that is reused has them one number higher.
     for (from, to) in slot.handed.iter().take(STDIO).zip(0..) {
         call::duplicate_to(from.load(Ordering::Relaxed), to)?;
     }
@@ -495,8 +498,8 @@ fn take_identity(plan: &Plan) -> Result<(), Errno> {
     }
     call::set_group(plan.identity.gid)?;
     call::set_user(plan.identity.uid)?;
-    // A change of user may have made this memory, which is the zygote's and holds
-    // the knock, as inspectable as fs.suid_dumpable of the host says. What is
-    // executed has memory of its own, which is inspectable as ever.
+    // A change of user may make this memory inspectable, depending on the host's
+    // fs.suid_dumpable. It is the zygote's memory and holds the knock. The executed program
+    // gets memory of its own, which is inspectable as usual.
     call::set_not_dumpable()
 }

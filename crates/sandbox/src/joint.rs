@@ -1,13 +1,13 @@
-//! The joint between two processes, of which one reads what the other writes: one pipe of
-//! the kernel's, with nobody between. What makes it strict is that the reader's end of
-//! input hangs on a message and not on a process.
+//! Connects two processes by a kernel pipe, so that the reader gets an end-of-file only if
+//! the writer has succeeded.
 //!
-//! The writing end lies *in flight*: in a message that nobody has received yet, on a socket
-//! that both the runner and the writer's init have. As long as it lies there the pipe has a
-//! writer, whoever dies. Where the command ends as it should, init takes the message
-//! without its descriptor, and the kernel closes that: the reader's end of input, without
-//! the runner. Any other ending is the runner's to deal with: it ends the reader first,
-//! and then lets the message go.
+//! A pipe ends when its last writing end is closed, and a process's writing end is closed
+//! however the process dies. So one more writing end is kept *in flight*: in a message that
+//! nobody has received yet, on a socket that the runner and the writer's init hold. While
+//! it is there the pipe has a writer, whichever process dies. If the command succeeds, init
+//! takes the message without receiving its descriptor; the kernel then closes that
+//! descriptor, and the reader gets its end-of-file without the runner's help. For any other
+//! ending the runner first kills the reader, and then drops the message.
 
 use std::io;
 
@@ -18,21 +18,21 @@ use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, socketpair}
 
 use crate::wire::send;
 
-/// Whoever the two commands are: each may open the pipe that it has by its name in
-/// `/dev` or `/proc`.
+/// The pipe's mode: both commands may open the pipe by its name in `/dev` or `/proc`,
+/// whichever users they run as.
 const MODE: Mode = Mode::from_raw_mode(0o666);
 
-/// The writing end of a pipe in flight. When it is dropped, and no init has it, the pipe
-/// has one writer less.
+/// The writing end of a pipe in flight. When this is dropped and no init holds it either,
+/// the pipe has one writer less.
 #[derive(Debug)]
 pub struct InFlight(OwnedFd);
 
 impl InFlight {
-    /// Sends off a copy of the writing end of a pipe, and lets everybody who has one of
-    /// its ends open it.
+    /// Sends a copy of a pipe's writing end into flight, and sets the pipe's mode so that
+    /// every user that has one of its ends may open it.
     ///
     /// # Errors
-    /// The host is out of sockets, or of descriptors that may be in flight.
+    /// The host has no more sockets, or no more descriptors may be in flight.
     pub fn send(writer: impl AsFd) -> io::Result<InFlight> {
         rustix::fs::fchmod(&writer, MODE)?;
         let flags = SocketFlags::CLOEXEC;
@@ -43,29 +43,29 @@ impl InFlight {
     }
 }
 
-/// Is that a pipe whose writing end was [sent off](InFlight::send)?
+/// Whether this is a pipe whose writing end was [sent into flight](InFlight::send).
 pub(crate) fn is_for_all(pipe: &OwnedFd) -> bool {
     let mode = rustix::fs::fstat(pipe).map(|found| Mode::from_raw_mode(found.st_mode));
     mode.is_ok_and(|mode| mode.contains(MODE))
 }
 
-/// The socket on which it lies.
+/// The socket that holds the message.
 impl AsFd for InFlight {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }
 
-/// Wakes the runner when one of a pipeline's processes, but for the last, has not ended
-/// as it should: readable from then on. Of those that have, nobody is told.
+/// Wakes the runner when a process of a pipeline, except the last, has failed: becomes
+/// readable then. Processes that succeed do not wake the runner.
 #[derive(Debug)]
 pub struct Alarm(OwnedFd);
 
 impl Alarm {
-    /// One for all processes of a pipeline.
+    /// A new alarm, which all processes of a pipeline share.
     ///
     /// # Errors
-    /// The host is out of descriptors.
+    /// The host has no more descriptors.
     pub fn new() -> io::Result<Alarm> {
         Ok(Alarm(eventfd(
             0,
@@ -80,22 +80,22 @@ impl AsFd for Alarm {
     }
 }
 
-/// For those who wait for descriptors by their number.
+/// For event loops that wait for descriptors by number.
 impl AsRawFd for Alarm {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
     }
 }
 
-/// What stands behind a process whose output is another one's input.
+/// Describes the process that reads a process's output.
 #[derive(Debug, Clone, Copy)]
 pub struct Successor<'a> {
-    /// The exit codes with which that input is complete. With any other, or where the
-    /// kernel has killed a part of the process for want of memory, it is not.
+    /// The exit codes with which the reader's input is complete. It is not complete with
+    /// any other code, or if the kernel has killed a part of the writer for lack of memory.
     pub accepted: ExitCodes,
     /// The writing end of the process's output.
     pub output: &'a InFlight,
-    /// What init wakes the runner with where the input is not complete.
+    /// The alarm by which init wakes the runner if the input is not complete.
     pub alarm: &'a Alarm,
 }
 
@@ -104,7 +104,7 @@ pub struct Successor<'a> {
 pub struct ExitCodes([u8; ExitCodes::BYTES]);
 
 impl ExitCodes {
-    /// A bit for each code.
+    /// The size of the set: one bit for each code.
     pub(crate) const BYTES: usize = 32;
 
     pub(crate) fn from_bits(bits: [u8; ExitCodes::BYTES]) -> ExitCodes {
@@ -115,7 +115,7 @@ impl ExitCodes {
         self.0
     }
 
-    /// Is that code one of them? For init as well, and so without a panic.
+    /// Whether the set contains `code`. Init calls this too, so it must not panic.
     pub fn contains(self, code: u8) -> bool {
         let byte = self.0.get(usize::from(code / 8));
         byte.is_some_and(|byte| byte & 1 << (code % 8) != 0)

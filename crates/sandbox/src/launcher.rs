@@ -1,4 +1,4 @@
-//! The runner's end: opening a zygote, and asking it for processes.
+//! The runner's side: opens zygotes and asks them for processes.
 
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
@@ -27,13 +27,13 @@ use crate::zygote;
 /// How long a zygote may take to enter its sandbox; it takes milliseconds.
 const OPEN_WAIT_MAX: Duration = Duration::from_secs(20);
 
-/// How long to wait for another thread's child to let go of the program, which
-/// takes it microseconds.
+/// How long to retry while a child of another thread still has the program open for
+/// writing. That usually takes microseconds.
 const BUSY_WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// How many processes and threads a link may have where no cgroup counts those of
-/// each process by itself: so that a fork bomb there hurts its own link, and does
-/// not take all that the host has.
+/// The most processes and threads of a link if no cgroup counts those of each process
+/// separately. So a fork bomb hurts only its own link, and does not use up the host's
+/// processes.
 const LINK_PROCESSES_MAX: u64 = 4096;
 
 /// The file system of pipes without a name, from linux/magic.h.
@@ -47,13 +47,13 @@ pub struct Launcher {
 }
 
 impl Launcher {
-    /// A launcher whose zygotes are this very program, which must call
+    /// A launcher whose zygotes execute this same program, which must call
     /// [`run_zygote_if_asked`](crate::run_zygote_if_asked) first thing in `main`.
     pub fn new() -> Launcher {
         Launcher::with_program("/proc/self/exe")
     }
 
-    /// A launcher whose zygotes are that program.
+    /// A launcher whose zygotes execute `program`.
     pub fn with_program(program: impl Into<PathBuf>) -> Launcher {
         Launcher {
             program: Arc::new(Program::new(program.into())),
@@ -61,7 +61,7 @@ impl Launcher {
         }
     }
 
-    /// Can memory be limited here? Tries it.
+    /// Checks, by trying, whether memory can be limited here.
     pub(crate) fn limits_memory(&self) -> Result<(), CgroupError> {
         let some = Limits {
             memory_bytes: Some(1 << 30),
@@ -70,8 +70,8 @@ impl Launcher {
         Cgroups::keepable(&self.cgroups, &some).map(drop)
     }
 
-    /// Where cgroups are made for the processes of links, if that is outside of our
-    /// own, whose limits then do not limit them. Looks for cgroups, if nobody has yet.
+    /// The folder of the links' cgroups, if it is outside our own cgroup: then our cgroup's
+    /// limits do not apply to links. Looks for cgroups if that was not done before.
     pub fn cgroup_outside_of_own(&self) -> Option<PathBuf> {
         let places = self.cgroups.controllers().into_iter();
         let mut places = places.filter_map(|(_, place)| place);

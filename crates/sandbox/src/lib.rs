@@ -1,10 +1,10 @@
 //! Natively sandboxed processes, started by a zygote per link.
 //!
-//! A [`Spec`] says, as plain data, what is run in which root folder and what it may
-//! have. From that a [`Launcher`] opens a [`Zygote`]: this same program, executed
-//! afresh, that enters the sandbox once and from then on makes one process per
-//! request, with as little as possible left to do. A [`Process`] reads and writes the
-//! pipes that it was given, and tells by [`Event`]s how it gets on.
+//! A [`Spec`] describes, as plain data, which command is run in which root folder, and
+//! what it is allowed. From it a [`Launcher`] opens a [`Zygote`]: this same program,
+//! executed anew, which enters the sandbox once and then starts one process per request,
+//! with as little as possible left to do. A [`Process`] reads and writes the pipes that it
+//! was given, and reports its start and end as [`Event`]s.
 //!
 //! ```no_run
 //! use std::io::{Read as _, Write as _};
@@ -46,8 +46,8 @@
 //! }
 //! ```
 //!
-//! `examples/start.rs` also waits for the process's end. What is enforced depends on
-//! the host: [`check`] says what it can, and why not.
+//! `examples/start.rs` also waits for the process's end. The host determines how much is
+//! enforced: [`check`] reports what it supports, and why not the rest.
 //!
 //! Everything here is synchronous and knows nothing of images, chains or networks of
 //! runners. All `unsafe` code is in one module.

@@ -1,9 +1,8 @@
-//! The connection that calls travel on: made, watched, logged, and made again. A
-//! runner has another one for requests, see [`requests`].
+//! The connection for calls: connects, reconnects, and logs the state of the connection. A
+//! runner has a second connection for requests, see [`requests`].
 //!
-//! The client library reconnects by itself, and takes its subscriptions with it.
-//! Should it stop for good, which a message that it cannot bear may do to it, a
-//! new client takes its place.
+//! The client library reconnects by itself and subscribes again. If the client stops for
+//! good, as a message that it cannot handle may cause, this module starts a new one.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, OnceLock, Weak};
@@ -47,33 +46,33 @@ const CONNECTED_WAIT_MAX: Duration = Duration::from_secs(1);
 /// lower; this one keeps a flood of requests from taking all memory.
 pub(crate) const CALLS_IN_FLIGHT_MAX: usize = 1024;
 
-/// How many more are told at a time that there are too many. Others hear nothing, and
-/// ask elsewhere when they have waited for a sign of life.
+/// How many further calls are refused at a time. Calls beyond these get no answer; their
+/// callers ask another runner when no sign of life comes.
 const REFUSALS_MAX: usize = 1024;
 
-/// How long leaving may take.
+/// The longest time for closing the connection.
 const CLOSE_WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// What everything on one connection shares.
+/// The state that everything on one connection shares.
 pub(crate) struct Shared {
-    /// The portal's or runner's name, as it may stand in a header.
+    /// The portal's or runner's name, encoded for a header.
     pub(crate) name: Arc<str>,
     pub(crate) inbox: Inbox,
-    /// Room for calls to be answered.
+    /// Limits the calls that are answered at a time.
     pub(crate) in_flight: Arc<Semaphore>,
-    /// Room for requests to be told that there is none.
+    /// Limits the refusals that are sent at a time.
     pub(crate) refused: Arc<Semaphore>,
     pub(crate) strangers: Strangers,
     /// `None` before the first client, between two, and after the last.
     client: watch::Sender<Option<Arc<Client>>>,
     target: Target,
-    /// From the moment that something is served.
+    /// Set as soon as a link is served.
     requests: OnceLock<Requests>,
     pub(crate) health: Arc<Health>,
     pace: Mutex<Pace>,
 }
 
-/// Ends the connection when it is dropped.
+/// Closes the connection when it is dropped.
 pub(crate) struct Guard {
     shared: Arc<Shared>,
     keeping: JoinHandle<()>,
@@ -91,7 +90,7 @@ impl Drop for Guard {
     }
 }
 
-/// Starts to connect, for as long as the guard is held.
+/// Starts to connect. The connection lasts until the guard is dropped.
 pub(crate) fn start(target: Target, role: Role, name: &str) -> (Arc<Shared>, Guard) {
     let shared = Arc::new(Shared {
         name: header::name(name).into(),
@@ -116,12 +115,12 @@ pub(crate) fn start(target: Target, role: Role, name: &str) -> (Arc<Shared>, Gua
     (shared, guard)
 }
 
-/// Keeps a client, and hands out what comes to its inboxes.
+/// Keeps a client running, and delivers messages to its inboxes.
 async fn keep(shared: Arc<Shared>) {
     let servers = &shared.target.servers;
     let options = follow(shared.target.options.clone(), &shared);
     while !shared.health.is_closed() {
-        // It does not wait for a server, and the addresses have been parsed.
+        // This does not wait for a server, and the addresses have been parsed before.
         match options.clone().connect(&servers[..]).await {
             Ok(client) => hand_out(&shared, Arc::new(client)).await,
             Err(error) => shared.waiting(&error.to_string()),
@@ -132,12 +131,13 @@ async fn keep(shared: Arc<Shared>) {
     }
 }
 
-/// Until the client stops for good.
+/// Delivers messages until the client stops for good.
 async fn hand_out(shared: &Arc<Shared>, client: Arc<Client>) {
     let Ok(mut messages) = client.subscribe(shared.inbox.wildcard()).await else {
         return;
     };
-    // Only now, so that no request goes out before its answer could come in.
+    // Only after the subscription, so that no request is sent before its answer could
+    // arrive.
     shared.client.send_replace(Some(Arc::clone(&client)));
     while let Some(message) = messages.next().await {
         match shared.inbox.deliver(message) {
@@ -147,12 +147,12 @@ async fn hand_out(shared: &Arc<Shared>, client: Arc<Client>) {
             }
             Delivery::Unknown(message) => {
                 if kind(&message) == Kind::Stranger {
-                    // Its call was over sooner.
+                    // The answer of another subscriber, whose call is already over.
                     shared.strangers.passed_over(&message);
                 }
                 let Some(to) = message.reply else { continue };
                 tracing::debug!(subject = %message.subject, "a message for nobody");
-                // Without waiting: nobody's messages must hold up anybody's.
+                // Without waiting: messages of one call must not delay those of others.
                 let (headers, payload) = (reply::gone(), Bytes::new());
                 let answer = client.publish_with_headers(to, headers, payload);
                 let _ = answer.now_or_never();
@@ -161,7 +161,7 @@ async fn hand_out(shared: &Arc<Shared>, client: Arc<Client>) {
     }
 }
 
-/// Has the client tell us how it is with its connection.
+/// Makes the client report the state of its connection to us.
 fn follow(options: async_nats::ConnectOptions, shared: &Arc<Shared>) -> async_nats::ConnectOptions {
     let (of_events, of_attempts, of_delays) = (
         Arc::downgrade(shared),
@@ -174,8 +174,8 @@ fn follow(options: async_nats::ConnectOptions, shared: &Arc<Shared>) -> async_na
         .subscription_capacity(SUBSCRIPTION_MESSAGES_MAX)
         .client_capacity(OUTGOING_MESSAGES_MAX)
         .reconnect_delay_callback(move |attempts| delay(&of_delays, attempts))
-        // Asked before each round of attempts: the only place to learn why the
-        // one before has failed.
+        // The client calls this before each round of attempts; only here can we learn why
+        // the round before has failed.
         .reconnect_to_server_callback(move |servers, _| {
             let failed = servers.iter().find_map(|server| {
                 let error = server.last_error.as_ref()?;
@@ -195,9 +195,9 @@ fn follow(options: async_nats::ConnectOptions, shared: &Arc<Shared>) -> async_na
         })
 }
 
-/// How long to wait before that attempt.
+/// How long to wait before an attempt to connect.
 fn delay(shared: &Weak<Shared>, attempts: usize) -> Duration {
-    /// The client goes on trying when nobody needs it any more, but slowly.
+    /// The client cannot be stopped: when nobody needs it any more, it tries this rarely.
     const UNWANTED: Duration = Duration::from_secs(3600);
     let Some(shared) = shared.upgrade().filter(|shared| !shared.health.is_closed()) else {
         return UNWANTED;
@@ -208,14 +208,13 @@ fn delay(shared: &Weak<Shared>, attempts: usize) -> Duration {
     }
     let doublings = u32::try_from(attempts - 2).unwrap_or(u32::MAX).min(16);
     let wait = (RECONNECT_WAIT_MIN * 2_u32.pow(doublings)).min(RECONNECT_WAIT_MAX);
-    // Who lost the same server must not come back at the same moment.
+    // Jitter, so that clients that lost the same server do not reconnect at the same moment.
     let random = RandomState::new().hash_one(()) as u32;
     wait / 2 + wait.mul_f64(f64::from(random) / f64::from(u32::MAX)) / 2
 }
 
 impl Shared {
-    /// The connection that requests come in on, which is started with the first
-    /// that asks.
+    /// The connection for requests; started with the first call of this function.
     pub(crate) fn requests(&self) -> &Requests {
         self.requests.get_or_init(|| {
             self.health.expect_requests();
@@ -243,18 +242,18 @@ impl Shared {
         }
     }
 
-    /// Whatever was under way on the connection ends: what was sent while there
-    /// was none is missing. Whoever hears first that it is lost comes here.
+    /// Ends all calls on the connection, because messages that were sent while it was down
+    /// are missing. The first code that notices the loss calls this.
     fn waiting(&self, why: &str) {
         if self.health.waiting(why) {
             self.inbox.clear();
         }
     }
 
-    /// The client, once it is connected.
+    /// Waits for the connection, and returns the client.
     ///
     /// # Errors
-    /// Why it is not, after a bounded wait.
+    /// There is no connection after a bounded wait, for this reason.
     pub(crate) async fn connected_client(
         &self,
         deadline: Option<Instant>,
@@ -305,10 +304,10 @@ impl Shared {
     }
 }
 
-/// Publishes one message, and waits for room no longer than that.
+/// Publishes one message. Waits a bounded time for room in the client's queue.
 ///
 /// # Errors
-/// It cannot be sent; nothing of it was.
+/// The message cannot be sent; no part of it was sent.
 pub(crate) async fn publish(
     client: &Client,
     subject: Subject,

@@ -1,4 +1,4 @@
-//! The answering side: one subscription a link, and a task a call.
+//! The answering side of calls: one subscription per link, one task per call.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,15 +21,15 @@ use replying::{Replying, SEND_WAIT_MAX};
 mod answer;
 mod replying;
 
-/// How long to wait for what the server had sent us before it knew that we want
-/// no more.
+/// How long to wait for requests that the server sent before it knew that the subscription
+/// has ended.
 const LAST_REQUESTS_WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// The longest reply subject that is answered. The server ends the connection of
-/// whoever sends it a line of more than 4 KiB, and ours has more than that subject.
+/// The longest reply subject that is answered. The server closes a connection that sends a
+/// line of more than 4 KiB, and our line contains more than the reply subject.
 const REPLY_BYTES_MAX: usize = 1024;
 
-/// As [`crate::transport::Transport::serve`].
+/// See [`crate::transport::Transport::serve`].
 pub(crate) fn serve(shared: Arc<Shared>, id: LinkId, service: Arc<dyn Service>) -> Registration {
     let (withdraw, withdrawn) = oneshot::channel::<()>();
     let serving = Serving {
@@ -39,7 +39,7 @@ pub(crate) fn serve(shared: Arc<Shared>, id: LinkId, service: Arc<dyn Service>) 
     };
     let over = tokio::spawn(serving.run(withdrawn));
     Registration::new(withdraw, async {
-        // It does not panic, and ends with the runtime at the latest.
+        // The task does not panic, and ends with the runtime at the latest.
         let _ = over.await;
     })
 }
@@ -52,9 +52,9 @@ struct Serving {
 }
 
 impl Serving {
-    /// Until the registration is dropped and what came before is answered.
+    /// Serves until the registration is dropped and all earlier requests are answered.
     async fn run(self, mut withdrawn: oneshot::Receiver<()>) {
-        // Every call holds a clone until it is answered.
+        // Each call holds a clone of the sender until it is answered.
         let (answering, mut answered) = mpsc::channel::<()>(1);
         let mut requests = self.shared.requests().subscribe(self.id);
         loop {
@@ -89,7 +89,7 @@ impl Serving {
         };
         let shared = Arc::clone(&self.shared);
         let permit = Arc::clone(&self.shared.in_flight).try_acquire_owned().ok();
-        // To say that there is no room takes some, too.
+        // Refusing a call takes some memory too, so refusals are bounded as well.
         let refusal = match &permit {
             Some(_) => None,
             None => match Arc::clone(&self.shared.refused).try_acquire_owned() {
@@ -100,7 +100,8 @@ impl Serving {
         let (service, answering) = (Arc::clone(&self.service), answering.clone());
         let id = self.id;
         tokio::spawn(async move {
-            // It may be on its way back where the one for requests is already.
+            // The connection for calls may still be reconnecting although the connection
+            // for requests is back.
             let client = match shared.connected_client(None).await {
                 Ok(client) => client,
                 Err(why) => {
@@ -122,10 +123,10 @@ impl Serving {
     }
 }
 
-/// The reply subject of a request, if a message can be sent to it: whoever made the
-/// request may have made it of anything but white space. And if one should be: whoever
-/// may call a link must not have a runner write for him where he may not himself, to
-/// links or to the servers.
+/// The reply subject of a request, if an answer may be sent to it. The client can have
+/// chosen any bytes without white space, so the subject may be invalid. It may also be one
+/// that the client must not publish to itself, such as a link's or a server's: a runner must
+/// not do that for it.
 fn answerable(reply: &[u8]) -> Option<Subject> {
     let reply = str::from_utf8(reply).ok()?;
     let is_plain = |token: &str| !token.is_empty() && token != "*" && token != ">";
@@ -139,11 +140,11 @@ fn answerable(reply: &[u8]) -> Option<Subject> {
     is_subject.then(|| reply.into())
 }
 
-/// What no caller's inbox begins with. (Those of other callers and of runners have names
-/// that nobody can guess.)
+/// Prefixes that no caller's inbox has. (The inboxes of other callers and of runners cannot
+/// be guessed.)
 const NEVER_A_CALLERS: [&str; 2] = ["consecution.", "$"];
 
-/// Answers a request, or says what to answer instead.
+/// Answers a request. The error says what to answer instead.
 async fn answer(
     to: &Replying,
     service: &Arc<dyn Service>,

@@ -1,8 +1,8 @@
-//! From a server's address to a connection on which it knows who we are, for the
-//! connection that we read ourselves. What may be asked for is what
-//! [`super::options`] lets through for the other one.
+//! Connects to a server, with TLS and credentials, for the connection that we read
+//! ourselves. It supports the same options that [`super::options`] accepts for the client
+//! library's connection.
 //!
-//! Files are read anew for each connection. No secret gets into an error.
+//! Files are read anew for each connection. Secrets must not get into errors.
 
 use std::io;
 use std::sync::Arc;
@@ -23,23 +23,22 @@ use super::identity;
 use crate::config::{NatsIdentity, Tls};
 use crate::transport::nats::wire::server_line::{self, Said};
 
-/// How much is read at a time, at least, and how much memory is taken for that: for
-/// many small messages at once.
+/// The least room for one read, so that many small messages are read at once.
 const READ_BYTES_MIN: usize = 4 * 1024;
 const READ_BYTES: usize = 64 * 1024;
 
-/// How to become known to a server.
+/// How to connect to a server.
 #[derive(Debug, Clone)]
 pub(crate) struct Dial {
-    /// What the server calls the connection.
+    /// The connection's name at the server.
     pub(crate) name: String,
     pub(crate) identity: NatsIdentity,
     pub(crate) tls: Tls,
-    /// Nobody is to be told who we are without encryption, whatever a server says.
+    /// Send no credentials without TLS, whatever the server says.
     pub(crate) wants_tls: bool,
 }
 
-/// Either kind of connection, encrypted or not.
+/// A connection with or without TLS.
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
@@ -54,11 +53,11 @@ pub(crate) struct Dialled {
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 impl Dial {
-    /// Connects, encrypts where either side wants that, says who we are, and waits
-    /// until the server lets us in. Also gives what the server says about itself.
+    /// Connects, starts TLS if either side requires it, sends the credentials, and waits
+    /// until the server accepts them. Also returns the server's information on itself.
     ///
     /// # Errors
-    /// Why not, without the server's name.
+    /// The connection failed, for this reason, which does not contain the server's name.
     pub(crate) async fn connect(
         &self,
         server: &ServerAddr,
@@ -88,7 +87,7 @@ impl Dial {
         }
     }
 
-    /// Who we are, and how we want to be spoken to.
+    /// The `CONNECT` message, with our credentials and settings.
     async fn introduction(&self, info: &ServerInfo, tls_required: bool) -> Result<Value, Failure> {
         let mut connect = json!({
             "verbose": false,
@@ -121,7 +120,7 @@ impl Dial {
 }
 
 impl Dialled {
-    /// The next thing that the server says. May be given up at any time.
+    /// The server's next message. Cancel-safe.
     ///
     /// # Errors
     /// The connection is lost.
@@ -139,7 +138,7 @@ impl Dialled {
         }
     }
 
-    /// As [`Dialled::said`], if that has come with what was read before.
+    /// Like [`Dialled::said`], but only if the message was read already; does not wait.
     pub(crate) fn said_already(&mut self) -> Result<Option<Said>, Failure> {
         Ok(server_line::take(&mut self.came)?)
     }
@@ -151,7 +150,7 @@ impl Dialled {
 
     async fn encrypted(self, tls: &Tls, server: &ServerAddr) -> Result<Dialled, Failure> {
         if !self.came.is_empty() {
-            // It was not encrypted, so anybody may have said it.
+            // Bytes before TLS are not authentic: an attacker may have inserted them.
             return Err("it goes on talking before the connection is encrypted".into());
         }
         let tls = tls.clone();
@@ -172,7 +171,7 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(read).await?
 }
 
-/// Whom we trust, and our certificate where there is one.
+/// The TLS settings: trusted CAs, and our certificate if there is one.
 fn encryption(tls: &Tls) -> io::Result<ClientConfig> {
     let mut trusted = RootCertStore::empty();
     match &tls.ca_file {

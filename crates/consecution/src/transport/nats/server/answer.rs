@@ -1,5 +1,5 @@
-//! One call, answered: in one message if all of its output comes at once and fits,
-//! else in frames if the caller understands them.
+//! Answers one call: in one message if all of its output comes at once and fits, else in
+//! frames if the caller understands them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,20 +24,20 @@ use crate::transport::{
     Body, Outcome, PendingOutcome, Refusal, RefusalReason, Reply, Request, Service, Waiting,
 };
 
-/// How long output may wait for the end of its call before the call becomes a stream.
-/// It counts from the first byte and not from the request: how long a call takes until
-/// then depends on how busy the runner is, and a busy one must not send more messages
-/// a call than an idle one.
+/// How long output may wait for the end of its call before the call becomes a stream. The
+/// time counts from the first byte of output, not from the request: the time until the
+/// first byte depends on how busy the runner is, and a busy runner must not send more
+/// messages per call than an idle one.
 const OUTPUT_WAIT: Duration = Duration::from_millis(20);
 
 /// The largest output that travels in one message, whatever the server allows.
 const WHOLE_BYTES_MAX: usize = 1024 * 1024;
 
-/// How many bytes one byte of standard error may take in a header.
+/// The most bytes that one byte of standard error takes in a header.
 const ESCAPED_MAX: usize = 3;
 
-/// The deadline of a caller who names none and shows no sign of life, so that
-/// nobody could tell whether it still waits.
+/// The deadline of a plain call without one: a plain caller sends no signs of life, so the
+/// runner cannot know whether it still waits.
 const PLAIN_DEADLINE: Duration = Duration::from_secs(30);
 
 /// A call to be answered.
@@ -47,17 +47,17 @@ pub(crate) struct Answer<'a> {
     pub(crate) received: Instant,
 }
 
-/// A call that a service has taken.
+/// A call that a service has accepted.
 struct Taken {
     output: Source,
     outcome: PendingOutcome,
-    /// Standard error while it is written, where the caller wants it.
+    /// Standard error while it is written, if the caller wants it.
     stderr: Option<Source>,
 }
 
 impl Answer<'_> {
     /// # Errors
-    /// What to answer instead of an outcome.
+    /// The fault to answer with instead of an outcome.
     pub(crate) async fn run(
         mut self,
         service: &Arc<dyn Service>,
@@ -87,7 +87,7 @@ impl Answer<'_> {
         room.saturating_sub(HEADERS_BYTES_MAX)
     }
 
-    /// Answers in one message, whenever that is.
+    /// Answers in one message, however long the call takes.
     async fn plain(&mut self, service: &Arc<dyn Service>, payload: Bytes) -> Result<(), Fault> {
         let deadline = self.received + PLAIN_DEADLINE;
         self.head.deadline.get_or_insert(deadline);
@@ -115,7 +115,7 @@ impl Answer<'_> {
         self.to.send(headers, stdout).await;
     }
 
-    /// Answers a caller who understands frames.
+    /// Answers a caller that understands frames.
     async fn framed(
         &mut self,
         service: &Arc<dyn Service>,
@@ -144,7 +144,7 @@ impl Answer<'_> {
         let mut calling = service.call(self.request(body, stderr));
         let (result, line) = match self.called(&mut calling, asked, offer).await {
             Ok(called) => called,
-            // The call was not taken yet, and is dropped with that.
+            // The call was not accepted yet, and is dropped.
             Err(broken) => {
                 tracing::debug!("dropped a call before it was taken: {broken}");
                 return Ok(());
@@ -197,9 +197,9 @@ impl Answer<'_> {
         Line::new(exchange, shared, client, mailbox, reply.clone(), Some(name))
     }
 
-    /// Asks the caller whether it still waits, and waits until it says so. It may have
-    /// taken silence for an answer long ago: a request can lie unread while a runner,
-    /// or the way to it, stands still.
+    /// Asks the caller whether it still waits, and waits for its answer. The caller may
+    /// have given up long ago: a request can stay unread while a runner, or the network,
+    /// hangs.
     async fn confirmed(&mut self, offer: Offer) -> Result<Line, Broken> {
         let mut line = self.line(offer);
         let alive = line.exchange.alive(Instant::now());
@@ -212,8 +212,8 @@ impl Answer<'_> {
         Ok(line)
     }
 
-    /// Waits until the service has taken the call or refused it; where that takes
-    /// its time, the caller is shown that we live, and we learn whether it does.
+    /// Waits until the service has accepted or refused the call. If that takes long, both
+    /// sides exchange signs of life meanwhile.
     async fn called(
         &self,
         calling: &mut BoxFuture<'_, Result<Reply, Refusal>>,
@@ -241,9 +241,9 @@ impl Answer<'_> {
 }
 
 impl Taken {
-    /// How the call ended, if one message can say it all: its output fits, and ends
-    /// within [`OUTPUT_WAIT`] of its first byte. A call without output is waited for
-    /// until a sign of life is due, which is that it has been taken.
+    /// How the call ended, if its answer fits into one message: its output is small enough,
+    /// and ends within [`OUTPUT_WAIT`] of its first byte. For a call without output, waits
+    /// until a sign of life is due; the frame `accept` is then that sign.
     async fn completed(&mut self, alive_due: Instant, room: usize) -> Option<Outcome> {
         let Taken {
             output,
@@ -264,7 +264,7 @@ impl Taken {
                 None
             }
         };
-        // What goes to whoever listens while it is written has no place in one message.
+        // Standard error that the caller wants live cannot be sent in one message.
         let outcome = tokio::select! {
             biased;
             outcome = ended => outcome?,
@@ -280,7 +280,7 @@ impl Taken {
     }
 }
 
-/// Waits for the first bytes of standard error, where somebody listens to it.
+/// Waits for the first bytes of standard error, if the caller wants it live.
 async fn says_something(stderr: Option<&mut Source>) {
     if let Some(stderr) = stderr {
         stderr.begin().await;
@@ -291,7 +291,7 @@ async fn says_something(stderr: Option<&mut Source>) {
     std::future::pending().await
 }
 
-/// Where a process is to write its standard error, and what comes of it.
+/// A channel for a process's standard error: the sending and the receiving end.
 fn listen() -> (mpsc::Sender<Bytes>, Source) {
     let (sender, receiver) = mpsc::channel(1);
     let chunks = stream::unfold(receiver, async |mut receiver| {
