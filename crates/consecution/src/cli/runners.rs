@@ -54,7 +54,7 @@ fn runners_table(runners: &BTreeMap<String, RunnerState>, now: SystemTime) -> St
         "PROCESSES",
         "VERSION",
     ];
-    table(heading, &rows)
+    table(heading, rows)
 }
 
 /// How long ago that was; runners of earlier versions do not say when they were
