@@ -153,10 +153,11 @@ pub mod link_store;
 mod log_batch;
 mod log_on_change;
 mod name;
+mod pending;
 mod pipe;
 pub mod portal;
+mod registration;
 pub mod runner;
-#[cfg(feature = "cli")]
 mod text;
 pub mod trace;
 pub mod transport;

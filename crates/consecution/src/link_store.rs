@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use chain::{Link, LinkId};
-use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -23,6 +23,7 @@ pub mod etcd;
 pub mod memory;
 mod prune;
 
+pub use crate::registration::Registration;
 pub use prune::{PruneError, Pruned, prune};
 
 /// How many links a store is asked about at a time.
@@ -62,15 +63,15 @@ pub trait LinkStore: Send + Sync {
     ) -> BoxFuture<'_, Result<Option<Arc<str>>, LinkStoreError>>;
 
     /// Makes a runner known, with what it says of itself whenever that changes,
-    /// for as long as the announcement is held. A store that cannot be reached
-    /// is told later.
-    fn announce(&self, runner: &str, state: watch::Receiver<RunnerState>) -> Announcement;
+    /// for as long as the registration is held. A store that cannot be reached
+    /// is told later. Withdrawing it takes some seconds at most.
+    fn announce(&self, runner: &str, state: watch::Receiver<RunnerState>) -> Registration;
 
     /// The runners that are known, by name.
     fn runners(&self) -> BoxFuture<'_, Result<BTreeMap<String, RunnerState>, LinkStoreError>>;
 
     /// Makes a portal known, as a runner is; runners hear nothing of it.
-    fn announce_portal(&self, portal: &str, state: watch::Receiver<PortalState>) -> Announcement;
+    fn announce_portal(&self, portal: &str, state: watch::Receiver<PortalState>) -> Registration;
 
     /// The portals that are known, by name.
     fn portals(&self) -> BoxFuture<'_, Result<BTreeMap<String, PortalState>, LinkStoreError>>;
@@ -91,33 +92,6 @@ pub trait LinkStore: Send + Sync {
     /// as long as the stream is held. A link that was put and removed between
     /// two looks may not be seen at all; what is seen last is what is true.
     fn watch(&self) -> BoxStream<'static, Change>;
-}
-
-/// Keeps a runner or a portal known; some time after it is dropped, it is
-/// forgotten.
-pub struct Announcement {
-    withdraw: Box<dyn Send + Sync>,
-    over: BoxFuture<'static, ()>,
-}
-
-impl Announcement {
-    /// An announcement that ends when `withdraw` is dropped; `over` resolves some
-    /// time after that, when that is forgotten, or soon will be.
-    pub fn new(
-        withdraw: impl Send + Sync + 'static,
-        over: impl Future<Output = ()> + Send + 'static,
-    ) -> Announcement {
-        Announcement {
-            withdraw: Box::new(withdraw),
-            over: over.boxed(),
-        }
-    }
-
-    /// Waits until it is forgotten, for some seconds at most.
-    pub async fn withdraw(self) {
-        drop(self.withdraw);
-        self.over.await;
-    }
 }
 
 /// What a runner says of itself, for whoever looks after it. Written as JSON,

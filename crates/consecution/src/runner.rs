@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::link_store::{Announcement, Change, LinkStore, RunnerState};
+use crate::link_store::{Change, LinkStore, Registration, RunnerState};
 use crate::log_batch::LogBatch;
 use crate::transport::{FOLLOWING_MAX, Transport};
 use pool::Capacity;
@@ -134,7 +134,7 @@ pub struct Runner {
     metrics: Arc<Metrics>,
     reapers: [Reaper; 2],
     /// `None` where nobody is to know of it, or not any more.
-    announcement: Mutex<Option<Announcement>>,
+    announcement: Mutex<Option<Registration>>,
 }
 
 /// How far a runner is with a link.

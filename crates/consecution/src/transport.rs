@@ -9,16 +9,13 @@
 //! What every transport promises is written down as tests in
 //! `conformance` (behind the feature of that name).
 
-use std::fmt;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use chain::LinkId;
-use futures_util::future::{BoxFuture, FutureExt, Shared};
+use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -30,6 +27,8 @@ pub mod conformance;
 pub mod in_process;
 pub mod nats;
 
+pub use crate::pending::Pending;
+pub use crate::registration::Registration;
 pub(crate) use body::Next;
 pub use body::{Body, Cut};
 pub(crate) use body::{Chunks, MovedChunk};
@@ -49,7 +48,9 @@ pub trait Transport: Send + Sync {
     fn call(&self, id: LinkId, request: Request) -> BoxFuture<'_, Result<Reply, Refusal>>;
 
     /// Offers `service` for the calls of link `id` until the registration is
-    /// dropped. Several services may be offered for the same link.
+    /// dropped; calls in flight are left alone then. Withdrawing it waits until every
+    /// call that was on its way here is answered to the last byte, however long that
+    /// takes. Several services may be offered for the same link.
     fn serve(&self, id: LinkId, service: Arc<dyn Service>) -> Registration;
 
     /// Whether a call of link `id` would find somebody to take it, as far as can
@@ -64,35 +65,6 @@ pub trait Transport: Send + Sync {
 pub trait Service: Send + Sync {
     /// As [`Transport::call`], once a call has found its way here.
     fn call(&self, request: Request) -> BoxFuture<'_, Result<Reply, Refusal>>;
-}
-
-/// Keeps a service on offer; dropping it takes no more calls, and leaves those
-/// in flight alone.
-pub struct Registration {
-    withdraw: Box<dyn Send + Sync>,
-    over: BoxFuture<'static, ()>,
-}
-
-impl Registration {
-    /// A registration that ends when `withdraw` is dropped; `over` resolves some
-    /// time after that, when every call that was on its way to the service has
-    /// been answered as far as the transport has a part in it.
-    pub fn new(
-        withdraw: impl Send + Sync + 'static,
-        over: impl Future<Output = ()> + Send + 'static,
-    ) -> Registration {
-        Registration {
-            withdraw: Box::new(withdraw),
-            over: over.boxed(),
-        }
-    }
-
-    /// Takes no more calls, and waits until those that had been sent here
-    /// already are answered to the last byte. How long that takes is up to them.
-    pub async fn drain(self) {
-        drop(self.withdraw);
-        self.over.await;
-    }
 }
 
 /// What a link is to work on.
@@ -224,17 +196,10 @@ pub enum RefusalReason {
     CannotStart(Arc<str>),
 }
 
-/// How a call ended, for whoever waits for it; may be waited for in several
-/// places.
-#[derive(Clone)]
-pub struct PendingOutcome(Shared<BoxFuture<'static, Outcome>>);
+/// How a call ended, once that is known.
+pub type PendingOutcome = Pending<Outcome>;
 
 impl PendingOutcome {
-    /// The outcome that `outcome` will give.
-    pub fn new(outcome: impl Future<Output = Outcome> + Send + 'static) -> PendingOutcome {
-        PendingOutcome(outcome.boxed().shared())
-    }
-
     /// The outcome that `sender`'s other end will get. A sender that is dropped
     /// without a word means that the runner was lost.
     pub fn channel() -> (oneshot::Sender<Outcome>, PendingOutcome) {
@@ -244,24 +209,7 @@ impl PendingOutcome {
                 .await
                 .unwrap_or_else(|_| Outcome::lost("it went away in mid-call"))
         };
-        (sender, PendingOutcome::new(outcome))
-    }
-}
-
-impl Future for PendingOutcome {
-    type Output = Outcome;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
-        self.0.poll_unpin(context)
-    }
-}
-
-impl fmt::Debug for PendingOutcome {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_tuple("PendingOutcome")
-            .field(&self.0.peek())
-            .finish()
+        (sender, Pending::new(outcome))
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::time::sleep;
 use super::Portal;
 use super::publish::Publication;
 use crate::backoff::Backoff;
-use crate::link_store::{Announcement, LinkStore, MISSING_MAX, OfferedLink, PortalState};
+use crate::link_store::{LinkStore, MISSING_MAX, OfferedLink, PortalState, Registration};
 use crate::log_batch::LogBatch;
 
 /// How often to ask which links are missing, at most; jittered.
@@ -36,7 +36,7 @@ pub struct Publisher {
     republished: Arc<LogBatch>,
     offered: watch::Sender<Arc<[Portal]>>,
     state: watch::Sender<PortalState>,
-    announcement: Announcement,
+    announcement: Registration,
     _looking: JoinSet<Infallible>,
 }
 

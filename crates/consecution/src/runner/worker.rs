@@ -202,7 +202,7 @@ impl Serving {
         } = self;
         let pools = membership.leave();
         async move {
-            registration.drain().await;
+            registration.withdraw().await;
             for pool in pools {
                 pool.until_unused().await;
             }
