@@ -140,6 +140,7 @@
 mod app;
 mod backoff;
 pub mod chain_file;
+mod chunk_queue;
 #[cfg(feature = "cli")]
 mod cli;
 pub mod config;
@@ -147,7 +148,6 @@ pub mod config;
 mod conformance;
 mod connection;
 pub mod error;
-mod held;
 pub mod http;
 pub mod link_store;
 mod log_batch;

@@ -7,24 +7,24 @@ use futures_util::future::{join_all, maybe_done};
 
 use super::super::pool::{Pool, TakeError, Taken};
 use super::super::sequences::Step;
-use super::super::service::Warm;
+use super::super::service::WarmPipeline;
 
 /// A pipeline that was taken for a call: for all of its links, or for some in a row.
 pub(in crate::runner) struct Segment {
-    pub(in crate::runner) taken: Taken<Warm>,
+    pub(in crate::runner) taken: Taken<WarmPipeline>,
     /// The codes of the link before it that complete its input.
     pub(in crate::runner) accepted: Vec<u8>,
 }
 
 /// Where a segment of a call is to come from.
 pub(super) struct Planned {
-    pub(super) pool: Arc<Pool<Warm>>,
+    pub(super) pool: Arc<Pool<WarmPipeline>>,
     pub(super) accepted: Vec<u8>,
 }
 
 impl Planned {
     /// From that pool, with this as its first link.
-    pub(super) fn new(pool: &Arc<Pool<Warm>>, first: &Step) -> Planned {
+    pub(super) fn new(pool: &Arc<Pool<WarmPipeline>>, first: &Step) -> Planned {
         Planned {
             pool: Arc::clone(pool),
             accepted: first.accepted.clone(),
