@@ -23,6 +23,7 @@ use super::service::LinkService;
 use super::starvation::Starvation;
 use super::states::{LinkState, StatusReporter};
 use crate::backoff::Backoff;
+use crate::error::with_causes;
 use crate::link_store::LinkStoreError;
 use crate::log_batch::LogBatch;
 use crate::log_on_change::LogOnChange;
@@ -64,35 +65,37 @@ pub enum LoadError {
     Store(image::StoreError),
     #[error(transparent)]
     Credentials(image::CredentialsError),
-    #[error("pull the image, which is not in the store: failed to {0}")]
-    Pull(Box<image::PullError>),
+    #[error("pull the image, which is not in the store")]
+    Pull(#[source] Box<image::PullError>),
     #[error(transparent)]
     LinkStore(#[from] LinkStoreError),
     #[error(
-        "use '{pin}', to which image {} is pinned: failed to {cause}; \
-         remove /consecution/images/{reference} from etcd",
+        "use '{pin}', to which image {} is pinned \
+         (remove /consecution/images/{reference} from etcd)",
         reference.familiar()
     )]
     BadPin {
         reference: Reference,
         pin: Arc<str>,
+        #[source]
         cause: image::DigestError,
     },
     #[error(
-        "get {digest}, to which image {} is pinned: failed to {cause}; \
-         import the same image here, \
-         or remove /consecution/images/{reference} from etcd to pin another",
+        "get {digest}, to which image {} is pinned \
+         (import the same image here, \
+         or remove /consecution/images/{reference} from etcd to pin another)",
         reference.familiar()
     )]
     Pinned {
         reference: Reference,
         digest: Digest,
+        #[source]
         cause: Box<LoadError>,
     },
     #[error(transparent)]
     Open(#[from] sandbox::OpenError),
-    #[error("watch its zygote: {0}")]
-    Watch(std::io::Error),
+    #[error("watch its zygote")]
+    Watch(#[source] std::io::Error),
     #[error(
         "keep its zygote: it was killed, or has crashed (has the host run out of memory?); \
          another one is started"
@@ -259,7 +262,7 @@ async fn load_until_it_works(
             }
             Err(error) => error,
         };
-        let what = error.to_string();
+        let what = with_causes(&error);
         reporter.report(LinkState::Broken(Arc::new(error)));
         if shared.says_links && log.lets(&what) {
             tracing::warn!(link_id = %id, image, "the link is broken, and tried again: failed to {what}");
