@@ -26,6 +26,7 @@ use crate::backoff::Backoff;
 use crate::error::with_causes;
 use crate::link_store::LinkStoreError;
 use crate::log_batch::LogBatch;
+use crate::log_on_change::LogOnChange;
 use crate::transport::{Registration, Transport};
 
 /// How long a broken link rests before it is tried again: at first, and at most;
@@ -245,11 +246,11 @@ impl Lives {
 async fn load_until_it_works(shared: &Shared, id: LinkId, link: &Link, teller: &Teller) -> Held {
     let image = &link.image;
     let mut backoff = Backoff::new(RETRY_WAIT_MIN, RETRY_WAIT_MAX);
-    let mut said = String::new();
+    let mut log = LogOnChange::default();
     loop {
         let error = match load(shared, id, link).await {
             Ok(held) => {
-                if !said.is_empty() {
+                if log.forget() {
                     tracing::info!(link_id = %id, image, "the link can be loaded now");
                 }
                 return held;
@@ -258,10 +259,8 @@ async fn load_until_it_works(shared: &Shared, id: LinkId, link: &Link, teller: &
         };
         let what = with_causes(&error);
         teller.tell(LinkState::Broken(Arc::new(error)));
-        // As long as nothing changes, there is nothing more to say.
-        if shared.says_links && what != said {
+        if shared.says_links && log.lets(&what) {
             tracing::warn!(link_id = %id, image, "the link is broken, and tried again: failed to {what}");
-            said = what;
         }
         tokio::time::sleep(backoff.next()).await;
     }

@@ -1,8 +1,9 @@
 //! Where a registry, or a mirror of it, answers.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use reqwest::header::HeaderValue;
 use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder, Url};
@@ -224,7 +225,7 @@ impl Endpoint {
                 (Login::Failed(Arc::new(error)), None)
             }
         };
-        *self.login.lock().unwrap_or_else(PoisonError::into_inner) = login;
+        *self.login.lock() = login;
         credential
     }
 
@@ -236,8 +237,7 @@ impl Endpoint {
     }
 
     fn login(&self) -> Login {
-        let login = self.login.lock();
-        login.unwrap_or_else(PoisonError::into_inner).clone()
+        self.login.lock().clone()
     }
 
     /// Whether it is shown credentials.
@@ -277,7 +277,7 @@ fn shown_address(url: &Url, own: &Url) -> String {
 
 fn warn_once(error: &CredentialsError) {
     static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
-    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut told = TOLD.lock();
     let error = with_causes(error);
     if told.len() < WARNINGS_MAX && told.insert(error.clone()) {
         tracing::warn!("going on without credentials: failed to {error}");
