@@ -4,6 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use rustix::fd::OwnedFd;
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::{PATIENCE, is_readable_within};
@@ -21,8 +22,15 @@ pub struct HostProcess {
 
 impl HostProcess {
     /// The process with that id; `None` where there is none.
+    ///
+    /// # Panics
+    /// It cannot be held, as where too many descriptors are open.
     pub fn new(id: u32) -> Option<HostProcess> {
-        let pidfd = pidfd_open(Pid::from_raw(id.cast_signed())?, PidfdFlags::empty()).ok()?;
+        let pidfd = match pidfd_open(Pid::from_raw(id.cast_signed())?, PidfdFlags::empty()) {
+            Ok(pidfd) => pidfd,
+            Err(Errno::SRCH) => return None,
+            Err(error) => panic!("hold process {id}: {error}"),
+        };
         let command = fs::read(format!("/proc/{id}/cmdline")).ok()?;
         let command = String::from_utf8_lossy(&command).replace('\0', " ");
         Some(HostProcess { id, command, pidfd })

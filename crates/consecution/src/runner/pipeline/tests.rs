@@ -176,8 +176,7 @@ fn open_input() -> (mpsc::Sender<Result<Bytes, Cut>>, Body) {
 
 /// The process that has this in its command line, which must be one of a kind.
 fn find(marker: &str) -> Option<HostProcess> {
-    // Of the kernel, since what loses its parent is this program's no more.
-    let mut all = descendants(0).into_iter();
+    let mut all = descendants(std::process::id()).into_iter();
     all.find(|process| process.command.starts_with("sh ") && process.command.contains(marker))
 }
 
