@@ -7,15 +7,16 @@ mod network;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use chain::{Chain, LinkId};
 use futures_util::future::BoxFuture;
 use image::{Limits, MountPoint, NoProgress, Owners, Registries, Store, StoreError, StoreOptions};
+use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use sandbox::Launcher;
 
-use crate::error::FailedTo;
+use crate::error::{FailedTo, with_causes};
 use crate::http;
 use crate::link_store::LinkStore;
 use crate::link_store::memory::Memory;
@@ -46,7 +47,7 @@ pub struct OneShot {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A link cannot be run here.
-    #[error("link {} '{name}' ({image}): failed to {error}", index + 1)]
+    #[error("link {} '{name}' ({image}): failed to {}", index + 1, with_causes(error))]
     Link {
         /// Which link, counted from 0.
         index: usize,
@@ -150,7 +151,7 @@ impl Serve {
         for portal in portals.iter().filter(|portal| !is_of(&before, portal)) {
             self.used.begin(portal).await.map_err(FailedTo)?;
         }
-        self.locked().clone_from(&portals);
+        self.portals.lock().clone_from(&portals);
         for portal in before.into_iter().filter(|portal| !is_of(&portals, portal)) {
             tokio::spawn(Arc::clone(&self.used).end(portal));
         }
@@ -159,12 +160,7 @@ impl Serve {
 
     /// Where to send payloads, in the order of the chains.
     pub fn portals(&self) -> Vec<Portal> {
-        self.locked().clone()
-    }
-
-    fn locked(&self) -> MutexGuard<'_, Vec<Portal>> {
-        // Nothing that runs under the lock can leave it half-changed.
-        self.portals.lock().unwrap_or_else(PoisonError::into_inner)
+        self.portals.lock().clone()
     }
 
     /// Knows which links can be called.
@@ -235,7 +231,9 @@ impl Links for LinksHere {
     fn state(&self, id: LinkId) -> BoxFuture<'_, LinkState> {
         let state = match self.0.status(id) {
             LinkStatus::Serving(_) => LinkState::Served,
-            LinkStatus::Broken(error) => LinkState::Broken(format!("failed to {error}")),
+            LinkStatus::Broken(error) => {
+                LinkState::Broken(format!("failed to {}", with_causes(&*error)))
+            }
             LinkStatus::Loading | LinkStatus::Unknown => {
                 LinkState::Missing("it is being loaded".to_owned())
             }

@@ -145,7 +145,7 @@ impl Import<'_> {
                 let (reader, found) = Hashing::new(reader, descriptor.digest.hasher());
                 let unpacked = staging.unpack(&unpacked, Box::new(reader));
                 // A wrong digest is the better answer, whatever came of it.
-                let found = found.lock().ok().and_then(|found| found.clone());
+                let found = found.lock().clone();
                 match found {
                     Some(found) if found != descriptor.digest => {
                         let wanted = descriptor.digest.clone();

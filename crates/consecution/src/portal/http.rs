@@ -33,13 +33,14 @@ mod spool;
 mod story;
 mod upload;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Request, Response, StatusCode};
+use parking_lot::RwLock;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -116,7 +117,7 @@ impl Offer {
             ..
         } = &*self.0;
         let chains = Chains::new(chains, metrics);
-        let mut now = now.write().unwrap_or_else(PoisonError::into_inner);
+        let mut now = now.write();
         let chains = Arc::new(chains.taking_over_from(&now));
         let before = std::mem::replace(&mut *now, chains);
         drop(now);
@@ -183,7 +184,7 @@ impl Site {
     /// The chains that are offered now.
     fn chains(&self) -> Arc<Chains> {
         // Nothing that runs under the lock can leave it half-changed.
-        let now = self.chains.read().unwrap_or_else(PoisonError::into_inner);
+        let now = self.chains.read();
         Arc::clone(&now)
     }
 

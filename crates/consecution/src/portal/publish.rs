@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::backoff::Backoff;
 use crate::link_store::{LinkStore, LinkStoreError, MISSING_MAX};
 use crate::log_batch::LogBatch;
+use crate::log_on_change::LogOnChange;
 
 /// How many links are put at a time.
 const PUTS_MAX: usize = 16;
@@ -140,7 +141,7 @@ impl Publishing {
             sleep(backoff.next()).await;
         }
         tracing::info!(chain = name, "the links of chain '{name}' are published");
-        let mut said = String::new();
+        let mut log = LogOnChange::default();
         let mut rest = Backoff::new(LOOK_REST_MIN, LOOK_REST_MAX);
         loop {
             self.looks.send_modify(|looks| looks.is_ready = true);
@@ -159,20 +160,17 @@ impl Publishing {
             });
             match put {
                 Ok(put) => {
-                    said.clear();
+                    log.forget();
                     for link in put {
                         republished.add(format!("{name}/{}", link.name));
                     }
                 }
                 Err(error) => {
-                    // As long as nothing changes, there is nothing more to say.
-                    let error = error.to_string();
-                    if said != error {
+                    if log.lets(&error.to_string()) {
                         tracing::warn!(
                             chain = name,
                             "failed to publish links of chain '{name}' again: failed to {error}"
                         );
-                        said = error;
                     }
                     self.miss();
                 }

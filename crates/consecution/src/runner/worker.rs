@@ -23,8 +23,10 @@ use super::service::LinkService;
 use super::starvation::Starvation;
 use super::states::{LinkState, Teller};
 use crate::backoff::Backoff;
+use crate::error::with_causes;
 use crate::link_store::LinkStoreError;
 use crate::log_batch::LogBatch;
+use crate::log_on_change::LogOnChange;
 use crate::transport::{Registration, Transport};
 
 /// How long a broken link rests before it is tried again: at first, and at most;
@@ -63,35 +65,37 @@ pub enum LoadError {
     Store(image::StoreError),
     #[error(transparent)]
     Credentials(image::CredentialsError),
-    #[error("pull the image, which is not in the store: failed to {0}")]
-    Pull(Box<image::PullError>),
+    #[error("pull the image, which is not in the store")]
+    Pull(#[source] Box<image::PullError>),
     #[error(transparent)]
     LinkStore(#[from] LinkStoreError),
     #[error(
-        "use '{pin}', to which image {} is pinned: failed to {cause}; \
-         remove /consecution/images/{reference} from etcd",
+        "use '{pin}', to which image {} is pinned \
+         (remove /consecution/images/{reference} from etcd)",
         reference.familiar()
     )]
     BadPin {
         reference: Reference,
         pin: Arc<str>,
+        #[source]
         cause: image::DigestError,
     },
     #[error(
-        "get {digest}, to which image {} is pinned: failed to {cause}; \
-         import the same image here, \
-         or remove /consecution/images/{reference} from etcd to pin another",
+        "get {digest}, to which image {} is pinned \
+         (import the same image here, \
+         or remove /consecution/images/{reference} from etcd to pin another)",
         reference.familiar()
     )]
     Pinned {
         reference: Reference,
         digest: Digest,
+        #[source]
         cause: Box<LoadError>,
     },
     #[error(transparent)]
     Open(#[from] sandbox::OpenError),
-    #[error("watch its zygote: {0}")]
-    Watch(std::io::Error),
+    #[error("watch its zygote")]
+    Watch(#[source] std::io::Error),
     #[error(
         "keep its zygote: it was killed, or has crashed (has the host run out of memory?); \
          another one is started"
@@ -242,23 +246,21 @@ impl Lives {
 async fn load_until_it_works(shared: &Shared, id: LinkId, link: &Link, teller: &Teller) -> Held {
     let image = &link.image;
     let mut backoff = Backoff::new(RETRY_WAIT_MIN, RETRY_WAIT_MAX);
-    let mut said = String::new();
+    let mut log = LogOnChange::default();
     loop {
         let error = match load(shared, id, link).await {
             Ok(held) => {
-                if !said.is_empty() {
+                if log.forget() {
                     tracing::info!(link_id = %id, image, "the link can be loaded now");
                 }
                 return held;
             }
             Err(error) => error,
         };
-        let what = error.to_string();
+        let what = with_causes(&error);
         teller.tell(LinkState::Broken(Arc::new(error)));
-        // As long as nothing changes, there is nothing more to say.
-        if shared.says_links && what != said {
+        if shared.says_links && log.lets(&what) {
             tracing::warn!(link_id = %id, image, "the link is broken, and tried again: failed to {what}");
-            said = what;
         }
         tokio::time::sleep(backoff.next()).await;
     }

@@ -6,19 +6,19 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions, Error};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
 
 use super::failure::{Failure, FailureKind};
 use super::options::{self, EtcdError};
-use super::quiet::Quiet;
 use crate::config::EtcdOptions;
 use crate::connection::Connection;
+use crate::log_on_change::LogOnChange;
 
 /// How long an answer may take, however many servers are asked for it.
 const CALL_SECONDS_MAX: u64 = 5;
@@ -36,11 +36,10 @@ pub(super) struct Session {
 }
 
 /// What has gone wrong since etcd has answered last.
-#[derive(Default)]
 struct Trouble {
     /// By endpoint, whoever asked there, so that it always reads the same.
     reasons: BTreeMap<String, String>,
-    said: Quiet,
+    log: LogOnChange,
 }
 
 /// The server that is asked now.
@@ -81,7 +80,10 @@ impl Session {
             endpoints,
             server: tokio::sync::Mutex::new(server),
             connection: watch::Sender::new(waiting),
-            trouble: Mutex::default(),
+            trouble: Mutex::new(Trouble {
+                reasons: BTreeMap::new(),
+                log: super::log_on_change(),
+            }),
         })
     }
 
@@ -120,12 +122,12 @@ impl Session {
                 }
                 return Err(failure);
             }
-            self.trouble().reasons.insert(endpoint, failure.reason);
+            self.trouble.lock().reasons.insert(endpoint, failure.reason);
             if Instant::now() >= deadline {
                 break;
             }
         }
-        let failure = Failure::unreachable(self.trouble().to_string());
+        let failure = Failure::unreachable(self.trouble.lock().to_string());
         self.say_waiting(&failure.reason);
         Err(failure)
     }
@@ -216,14 +218,14 @@ impl Session {
     }
 
     fn say_connected(&self) {
-        let mut trouble = self.trouble();
+        let mut trouble = self.trouble.lock();
         trouble.reasons.clear();
         let is_new = self.connection.send_if_modified(|connection| {
             let is_new = *connection != Connection::Connected;
             *connection = Connection::Connected;
             is_new
         });
-        if is_new && trouble.said.lets_all_is_well(Instant::now()) {
+        if is_new && trouble.log.lets_all_is_well() {
             tracing::info!("connected to etcd at {}", self.endpoints.join(", "));
         }
     }
@@ -235,14 +237,9 @@ impl Session {
             *connection = waiting;
             is_new
         });
-        if self.trouble().said.lets(reason, Instant::now()) {
+        if self.trouble.lock().log.lets(reason) {
             tracing::warn!(target: crate::connection::TROUBLE, "waiting: {reason}");
         }
-    }
-
-    fn trouble(&self) -> MutexGuard<'_, Trouble> {
-        // Nothing that runs under the lock can leave it half-changed.
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

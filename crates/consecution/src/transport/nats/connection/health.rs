@@ -1,14 +1,16 @@
 //! State of a portal's or a runner's connections to NATS: what others are told of
 //! it, and what is logged.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::connection::{Connection, TROUBLE};
+use crate::log_on_change::LogOnChange;
 
 /// How long after a lost connection is back runners may still be on their way
 /// back too, so that nobody being there means nothing.
@@ -34,9 +36,8 @@ pub(crate) struct Health {
 }
 
 /// What went wrong lately, so that it is logged, but not over and over.
-#[derive(Default)]
 struct Trouble {
-    last: Option<(Arc<str>, Instant)>,
+    log: LogOnChange,
     /// Since when servers' complaints are counted, and how many there were.
     complaints: Option<(Instant, u32)>,
     /// Until when absent runners may just be late.
@@ -50,7 +51,11 @@ impl Health {
             calls: watch::Sender::new(none_yet.clone()),
             requests: watch::Sender::new(Connection::Connected),
             joint: watch::Sender::new(none_yet),
-            trouble: Mutex::default(),
+            trouble: Mutex::new(Trouble {
+                log: LogOnChange::again_after(LOG_EVERY),
+                complaints: None,
+                unsettled_until: None,
+            }),
             is_closed: AtomicBool::new(false),
         }
     }
@@ -79,8 +84,8 @@ impl Health {
 
     /// The connection for calls is there.
     pub(crate) fn connected(&self) {
-        let mut trouble = self.trouble();
-        if trouble.last.take().is_some() {
+        let mut trouble = self.trouble.lock();
+        if trouble.log.forget() {
             trouble.unsettled_until = Some(Instant::now() + SETTLE_TIME);
         }
         drop(trouble);
@@ -124,7 +129,7 @@ impl Health {
 
     fn join_states(&self) {
         // One at a time, so that the last one to come sees what all have said.
-        let _trouble = self.trouble();
+        let _trouble = self.trouble.lock();
         let joint = match &*self.calls.borrow() {
             Connection::Connected => self.requests.borrow().clone(),
             waiting => waiting.clone(),
@@ -154,20 +159,14 @@ impl Health {
 
     /// Logs it unless it has been logged a moment ago.
     pub(crate) fn complain(&self, what: &str, why: &str) {
-        let mut trouble = self.trouble();
-        let now = Instant::now();
-        let is_known = trouble.last.as_ref().is_some_and(|(last, logged)| {
-            last.as_ref() == why && now.duration_since(*logged) < LOG_EVERY
-        });
-        if !is_known {
+        if self.trouble.lock().log.lets(why) {
             tracing::warn!(target: TROUBLE, "{what}: {why}");
-            trouble.last = Some((why.into(), now));
         }
     }
 
     /// Logs what a server is not content with, but not more of it than anybody reads.
     pub(crate) fn server_complains(&self, error: &str) {
-        let mut trouble = self.trouble();
+        let mut trouble = self.trouble.lock();
         let now = Instant::now();
         let (since, count) = trouble
             .complaints
@@ -184,12 +183,7 @@ impl Health {
 
     /// Whether runners that are not there may just be late.
     pub(crate) fn is_settling(&self) -> bool {
-        let unsettled_until = self.trouble().unsettled_until;
+        let unsettled_until = self.trouble.lock().unsettled_until;
         unsettled_until.is_some_and(|until| Instant::now() < until)
-    }
-
-    fn trouble(&self) -> MutexGuard<'_, Trouble> {
-        // Nothing that runs under the lock can leave it half-changed.
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
