@@ -1,9 +1,10 @@
 //! Chains over HTTP: what a request gets for a reply.
 
 use crate::support::chain::{ChainFile, Link, chain, chain_with, file, link, shell};
-use crate::support::command::{PATIENCE, eventually, finish};
+use crate::support::command::finish;
 use crate::support::home;
 use crate::support::http::{Client, Reply, listen, serve, serve_with, serving};
+use test_support::{PATIENCE, eventually};
 
 /// A chain of that name.
 fn named(name: &str, links: impl IntoIterator<Item = Link>) -> ChainFile {

@@ -13,6 +13,7 @@ use consecution::runner::http::{Connections, bind};
 use consecution::runner::{Options, Runner};
 use consecution::transport::{RefusalReason, Request};
 use futures_util::FutureExt;
+use test_support::processes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -214,10 +215,9 @@ async fn there_is_nothing_else_at_a_runner_s_address() {
     // Whoever looks does not keep its processes.
     let link = shell("cat");
     world.portal(&link).await;
-    let seen = crate::support::leftovers::descendants(std::process::id());
+    let seen = processes::descendants(std::process::id());
     drop(world.runner);
-    let waiting =
-        tokio::task::spawn_blocking(move || crate::support::leftovers::expect_gone(&seen));
+    let waiting = tokio::task::spawn_blocking(move || processes::expect_gone(&seen));
     waiting.await.unwrap();
     assert_eq!(offered.ask("GET", "/readyz").await.0, 503);
 }

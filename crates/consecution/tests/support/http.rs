@@ -8,8 +8,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::chain::ChainFile;
-use super::command::{Finished, PATIENCE, consecution};
+use super::command::{Finished, consecution};
 use super::running::Running;
+use test_support::PATIENCE;
 
 /// `consecution serve` or `consecution portal`, running.
 pub(crate) struct Served {
