@@ -9,6 +9,7 @@ mod support;
 mod calls;
 mod clients;
 mod connections;
+mod routes;
 mod spool;
 mod stall;
 mod streams;
