@@ -29,12 +29,13 @@ test-asan: ## the unit tests of the sandbox with AddressSanitizer
 
 # The documentation's targets one by one, examples among them: with those, dependencies
 # have the features that clippy has checked them with, and are not checked again.
-check: ## formatting, lints, documentation
+check: ## formatting, lints, documentation, packages
 	@scripts/setup check
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked \
 		--lib --examples --bin sandbox-zygote --bin bench
+	cargo package --no-verify --allow-dirty --locked --offline --quiet
 
 fuzz: ## fuzz what reads strangers' input, FUZZ_SECONDS=180 each, FUZZ_TARGETS= all
 	@scripts/setup fuzz

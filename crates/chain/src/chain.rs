@@ -1,13 +1,13 @@
 //! A chain, and how it uses its links.
 //!
-//! What a link runs stands in [`Link`]; how a file is read and written stands
-//! in `file`. Nothing here may change a link's id.
+//! What a link runs is said by [`Link`]. Nothing here may change a link's id, and
+//! nothing here knows of files: `file` reads and writes chains.
 
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::file::{self, FileError, limits};
+use crate::limits;
 use crate::link::Link;
 use crate::link_id::LinkId;
 use crate::units::{UnitError, parse_duration};
@@ -72,40 +72,6 @@ pub struct ChainLink {
     pub accepted_exit_codes: Vec<u8>,
 }
 
-impl Chain {
-    /// Reads a chain file.
-    ///
-    /// `label` is what messages call the file. `default_name` is the chain's
-    /// name where the file does not give one, usually the file's stem;
-    /// characters that no chain name may have become `-`.
-    pub fn parse(
-        text: impl AsRef<[u8]>,
-        label: &str,
-        default_name: &str,
-    ) -> Result<Self, FileError> {
-        file::read_chain(text.as_ref(), label, &chain_name_from(default_name), None)
-    }
-
-    /// As [`parse`](Self::parse), but the names of images have to pass a test
-    /// as well: `image_problem` says what is wrong with one, as a fragment such
-    /// as `it is too long`. Which names there can be is not known here.
-    pub fn parse_with(
-        text: impl AsRef<[u8]>,
-        label: &str,
-        default_name: &str,
-        image_problem: fn(&str) -> Option<String>,
-    ) -> Result<Self, FileError> {
-        let default_name = chain_name_from(default_name);
-        file::read_chain(text.as_ref(), label, &default_name, Some(image_problem))
-    }
-
-    /// The chain as a chain file: only what differs from the defaults. It
-    /// reads back as this very chain.
-    pub fn to_yaml(&self) -> String {
-        file::write_chain(self)
-    }
-}
-
 impl FromStr for Deadline {
     type Err = UnitError;
 
@@ -130,12 +96,6 @@ impl ChainLink {
             retries: None,
             accepted_exit_codes: DEFAULT_ACCEPTED_EXIT_CODES.to_vec(),
         }
-    }
-
-    /// What there is to say beside image, command, arguments and name, as lines of a
-    /// chain file: only what differs from the defaults.
-    pub fn settings_yaml(&self) -> String {
-        file::write_settings(self)
     }
 
     /// Whether a process that ends with this exit code has succeeded.
@@ -186,7 +146,7 @@ fn is_chain_name_char(c: char) -> bool {
 }
 
 /// The chain name nearest to a file's stem.
-fn chain_name_from(stem: &str) -> String {
+pub(crate) fn chain_name_from(stem: &str) -> String {
     let name: String = stem
         .chars()
         .map(|c| if is_chain_name_char(c) { c } else { '-' })

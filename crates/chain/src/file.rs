@@ -1,55 +1,106 @@
 //! Chain files: YAML to chain and back, and errors that show the line.
 //!
-//! Nothing here opens a file: text comes in, and goes out. In order:
-//! `tree` turns YAML into nodes that know where they stand, `fields` checks
-//! the keys of a mapping, `value` the scalars and lists behind them, `read`
-//! puts a chain together, and `write` goes back. They report what they find to
-//! a [`Problems`], so that one pass finds all independent errors.
+//! Opens no file: text comes in, and goes out. In order: `tree` turns YAML into
+//! nodes that know where they stand, `fields` checks the keys of a mapping, `value`
+//! the scalars and lists behind them, `read` puts a chain together, and `write` goes
+//! back. They report what they find to a [`Problems`], so that one pass finds all
+//! independent errors.
+//!
+//! Chains and links know nothing of this module: what they can do with files is
+//! added to them here.
 
 mod diagnostic;
+mod faults;
 mod fields;
-pub mod limits;
 mod read;
 mod suggest;
 mod tree;
 mod value;
 mod write;
 
-pub(crate) use diagnostic::ImageProblem;
 pub use diagnostic::{Diagnostic, FileError, Suggestion};
-pub(crate) use write::{write_chain, write_link, write_settings};
 
-use crate::chain::Chain;
+use crate::chain::{Chain, ChainLink, chain_name_from};
+use crate::limits::{MAX_FILE_BYTES, MAX_LINK_FILE_BYTES};
 use crate::link::Link;
-use diagnostic::Problems;
+use diagnostic::{ImageProblem, Problems};
 
-/// Reads a chain file; `default_name` is the chain's name where it has none.
-pub(crate) fn read_chain(
+impl Chain {
+    /// Reads a chain file.
+    ///
+    /// `label` is what messages call the file. `default_name` is the chain's
+    /// name where the file does not give one, usually the file's stem;
+    /// characters that no chain name may have become `-`.
+    ///
+    /// # Errors
+    /// When the file cannot be used, with all that is wrong with it.
+    pub fn parse(
+        text: impl AsRef<[u8]>,
+        label: &str,
+        default_name: &str,
+    ) -> Result<Self, FileError> {
+        read_chain(text.as_ref(), label, default_name, None)
+    }
+
+    /// As [`parse`](Self::parse), but the names of images have to pass a test
+    /// as well: `image_problem` says what is wrong with one, as a fragment such
+    /// as `it is too long`. Which names there can be is not known here.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse).
+    pub fn parse_with(
+        text: impl AsRef<[u8]>,
+        label: &str,
+        default_name: &str,
+        image_problem: fn(&str) -> Option<String>,
+    ) -> Result<Self, FileError> {
+        read_chain(text.as_ref(), label, default_name, Some(image_problem))
+    }
+
+    /// The chain as a chain file: only what differs from the defaults. It
+    /// reads back as this very chain.
+    pub fn to_yaml(&self) -> String {
+        write::chain(self)
+    }
+}
+
+impl ChainLink {
+    /// What there is to say beside image, command, arguments and name, as lines of a
+    /// chain file: only what differs from the defaults.
+    pub fn settings_yaml(&self) -> String {
+        write::settings(self)
+    }
+}
+
+impl Link {
+    /// The link as YAML: only what differs from the defaults. It reads back,
+    /// with [`Link::from_yaml`], as this very link.
+    pub fn to_yaml(&self) -> String {
+        write::link(self)
+    }
+
+    /// Reads a link from the YAML that [`Link::to_yaml`] writes. `label` names
+    /// the source in messages.
+    ///
+    /// # Errors
+    /// When it cannot be used, with all that is wrong with it.
+    pub fn from_yaml(text: impl AsRef<[u8]>, label: &str) -> Result<Self, FileError> {
+        let (text, problems) = (text.as_ref(), Problems::default());
+        read_text(text, label, MAX_LINK_FILE_BYTES, problems, read::link)
+    }
+}
+
+fn read_chain(
     text: &[u8],
     label: &str,
     default_name: &str,
     image_problem: Option<ImageProblem>,
 ) -> Result<Chain, FileError> {
+    let default_name = chain_name_from(default_name);
     let problems = Problems::new(image_problem);
-    read_text(
-        text,
-        label,
-        limits::MAX_FILE_BYTES,
-        problems,
-        |root, problems| read::chain(root, default_name, problems),
-    )
-}
-
-/// Reads a link that stands by itself.
-pub(crate) fn read_link(text: &[u8], label: &str) -> Result<Link, FileError> {
-    let problems = Problems::default();
-    read_text(
-        text,
-        label,
-        limits::MAX_LINK_FILE_BYTES,
-        problems,
-        read::link,
-    )
+    read_text(text, label, MAX_FILE_BYTES, problems, |root, problems| {
+        read::chain(root, &default_name, problems)
+    })
 }
 
 /// Decodes and parses the text, reads it, and makes an error of any problem.

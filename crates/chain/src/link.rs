@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::file::{self, FileError};
 use crate::link_id::LinkId;
 use crate::units::CpuLimit;
 
@@ -78,18 +77,6 @@ impl Link {
     /// may safely be made again.
     pub fn is_pure(&self) -> bool {
         self.network == Network::None
-    }
-
-    /// The link as YAML: only what differs from the defaults. It reads back,
-    /// with [`Link::from_yaml`], as this very link.
-    pub fn to_yaml(&self) -> String {
-        file::write_link(self)
-    }
-
-    /// Reads a link from the YAML that [`Link::to_yaml`] writes. `label` names
-    /// the source in messages.
-    pub fn from_yaml(text: impl AsRef<[u8]>, label: &str) -> Result<Self, FileError> {
-        file::read_link(text.as_ref(), label)
     }
 
     /// The JSON that the id is made from: `[Image, Command, Argument, …]`.

@@ -7,11 +7,12 @@ mod network;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use chain::{Chain, LinkId};
 use futures_util::future::BoxFuture;
 use image::{Limits, MountPoint, NoProgress, Owners, Registries, Store, StoreError, StoreOptions};
+use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use sandbox::Launcher;
 
@@ -150,7 +151,7 @@ impl Serve {
         for portal in portals.iter().filter(|portal| !is_of(&before, portal)) {
             self.used.begin(portal).await.map_err(FailedTo)?;
         }
-        self.locked().clone_from(&portals);
+        self.portals.lock().clone_from(&portals);
         for portal in before.into_iter().filter(|portal| !is_of(&portals, portal)) {
             tokio::spawn(Arc::clone(&self.used).end(portal));
         }
@@ -159,12 +160,7 @@ impl Serve {
 
     /// Where to send payloads, in the order of the chains.
     pub fn portals(&self) -> Vec<Portal> {
-        self.locked().clone()
-    }
-
-    fn locked(&self) -> MutexGuard<'_, Vec<Portal>> {
-        // Nothing that runs under the lock can leave it half-changed.
-        self.portals.lock().unwrap_or_else(PoisonError::into_inner)
+        self.portals.lock().clone()
     }
 
     /// Knows which links can be called.

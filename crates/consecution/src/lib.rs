@@ -62,13 +62,12 @@
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     consecution::run_zygote_if_asked();
+//!     let chain = chain_file::read("words.yaml".as_ref())?;
+//!     let images = images("/var/lib/words".as_ref())?;
+//!     let (most, rules) = (PROCESSES_MAX_DEFAULT, Sandboxing::default());
 //!     tokio::runtime::Runtime::new()?.block_on(async {
-//!         let chain = chain_file::read("words.yaml".as_ref())?;
-//!         let images = images("/var/lib/words".as_ref())?;
-//!         let sandboxing = Sandboxing::default();
-//!         let serve =
-//!             Serve::start(vec![chain.clone()], images, PROCESSES_MAX_DEFAULT, sandboxing).await?;
-//!         // Pulls images that are missing, and starts the links.
+//!         let serve = Serve::start(vec![chain.clone()], images, most, rules).await?;
+//!         // Images that are missing are pulled, and all links opened.
 //!         serve.ready(&chain).await?;
 //!         let reply = serve.portals()[0].send("this is raw data").await?;
 //!         assert_eq!(reply, "this\nis\nraw\ndata\n");

@@ -4,7 +4,7 @@
 //! A link belongs to no one: whoever uses it puts it, many times over if need
 //! be, and nobody removes it on leaving. A store must not know what is done
 //! with a link. What every store promises is written down as tests in
-//! [`conformance`].
+//! `conformance` (behind the feature of that name).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

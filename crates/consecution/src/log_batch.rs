@@ -1,9 +1,10 @@
 //! Things that happen many at a time, as one log line.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::sleep;
 
 /// How long to let more gather, once something has happened.
@@ -37,7 +38,7 @@ impl LogBatch {
     /// It has happened to `name`. Needs a tokio runtime.
     pub(crate) fn add(self: &Arc<Self>, name: String) {
         let is_first = {
-            let mut gathered = self.locked();
+            let mut gathered = self.gathered.lock();
             gathered.add(name);
             gathered.count == 1
         };
@@ -45,15 +46,10 @@ impl LogBatch {
             let batch = Arc::clone(self);
             tokio::spawn(async move {
                 sleep(PAUSE).await;
-                let gathered = std::mem::take(&mut *batch.locked());
+                let gathered = std::mem::take(&mut *batch.gathered.lock());
                 (batch.say)(&gathered);
             });
         }
-    }
-
-    fn locked(&self) -> MutexGuard<'_, Batch> {
-        // Nothing that runs under the lock can leave it half-changed.
-        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -94,7 +90,7 @@ mod tests {
     async fn what_happens_together_is_one_line_of_a_bounded_length() {
         let batch = LogBatch::new(|batch| {
             let line = format!("{}: {batch}", batch.links());
-            SAID.lock().unwrap().push(line);
+            SAID.lock().push(line);
         });
         for number in 0..1_000 {
             batch.add(number.to_string());
@@ -103,7 +99,7 @@ mod tests {
         batch.add("one".to_owned());
         sleep(2 * PAUSE).await;
         assert_eq!(
-            *SAID.lock().unwrap(),
+            *SAID.lock(),
             ["1000 links: 0, 1, 2, 3, 4 and 995 more", "1 link: one"]
         );
     }

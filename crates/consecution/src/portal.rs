@@ -36,12 +36,13 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use chain::Chain;
 use futures_util::future::{BoxFuture, FutureExt, Shared};
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 pub use failure::{ChainError, ChainFailure, FailureReason, LinkReport, Report};

@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZero;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use chain::LinkId;
 use futures_util::stream::{self, BoxStream, StreamExt};
+use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -297,8 +298,7 @@ impl Runner {
             reaper.until_caught_up().await;
         }
         let announcement = {
-            // Nothing that runs under the lock can leave it half-changed.
-            let mut held = (self.announcement.lock()).unwrap_or_else(PoisonError::into_inner);
+            let mut held = self.announcement.lock();
             held.take()
         };
         if let Some(announcement) = announcement {

@@ -7,7 +7,7 @@
 //! calls is the portal's work.
 //!
 //! What every transport promises is written down as tests in
-//! [`conformance`].
+//! `conformance` (behind the feature of that name).
 
 use std::fmt;
 use std::pin::Pin;

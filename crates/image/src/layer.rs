@@ -15,7 +15,9 @@
 use std::io;
 
 mod apply;
+mod budget;
 mod decompress;
+mod entry;
 mod mount_points;
 mod opaque;
 mod pax;
@@ -28,13 +30,15 @@ mod tar_stream;
 mod trash;
 mod unpack;
 
+pub(crate) use budget::Budget;
 pub(crate) use decompress::{Compression, SNIFFED_BYTES, decompress, sniff};
+pub(crate) use entry::Kind;
 pub(crate) use pipes::remove_pipes;
 pub(crate) use root::Root;
 pub(crate) use steps::Steps;
-pub(crate) use tar_stream::{BLOCK_BYTES, Kind, Source, TarStream};
+pub(crate) use tar_stream::{BLOCK_BYTES, Source, TarStream};
 pub(crate) use trash::delete_tree;
-pub(crate) use unpack::{Budget, Layer, unpack};
+pub(crate) use unpack::{Layer, unpack};
 
 /// To whom the files of an image belong on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -206,6 +210,10 @@ impl LayerProblem {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { path },
             _ => Self::Io { step, path, cause },
         }
+    }
+
+    pub(crate) fn damaged(problem: impl Into<String>) -> Self {
+        Self::Damaged(problem.into())
     }
 
     pub(crate) fn bad_entry(path: &[u8], problem: impl Into<String>) -> Self {

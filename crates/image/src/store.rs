@@ -1,5 +1,7 @@
 //! The store: images by name, one root folder per image, shared by processes.
 //!
+//! It knows nothing of where images come from: `pull` and `import` fill it.
+//!
 //! On disk, below `<home>/images`, which only its owner may enter:
 //!
 //! | | |
@@ -24,9 +26,12 @@
 //! and serve only images that share a layer and are pulled later.
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::SystemTime;
+
+use parking_lot::Mutex;
 
 mod adopt;
 mod blob_file;
@@ -34,9 +39,7 @@ mod durable;
 mod error;
 mod files;
 mod image;
-mod import;
 mod lock;
-mod pull;
 mod records;
 mod staging;
 mod sweep;
@@ -44,13 +47,11 @@ mod sweep;
 pub(crate) use blob_file::BlobFile;
 pub use error::StoreError;
 pub use image::Image;
+pub(crate) use staging::Staging;
 
 use crate::digest::Digest;
 use crate::layer::{Limits, MountPoint, Owners};
 use crate::reference::Reference;
-use crate::source::Progress;
-use crate::source::archive::{ImportError, Input};
-use crate::source::registry::{PullError, Registries};
 
 /// How a store keeps its images.
 #[derive(Debug, Clone)]
@@ -90,7 +91,7 @@ const OF_CONFIG: &str = "config-";
 
 /// Of what a digest that names a root is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum NamedBy {
+pub(crate) enum NamedBy {
     Manifest,
     Config,
     /// Of either, to be found out.
@@ -177,45 +178,6 @@ impl Store {
         Ok(())
     }
 
-    /// Reads an image from an archive, a folder or a stream, told apart by
-    /// content, and gives it this name.
-    ///
-    /// # Errors
-    /// When the input is no image, or cannot be unpacked.
-    pub fn import(
-        &self,
-        reference: &Reference,
-        input: Input,
-        progress: &dyn Progress,
-    ) -> Result<Image, ImportError> {
-        import::import(self, reference, input, progress)
-    }
-
-    /// Gets an image from its registry and gives it its name.
-    ///
-    /// Needs a tokio runtime with time and I/O. May be dropped at any point;
-    /// what was downloaded is resumed by the next pull.
-    ///
-    /// # Errors
-    /// When the registry does not give it, or not within
-    /// [`Timeouts::pull`](crate::Timeouts::pull), or it cannot be unpacked.
-    pub async fn pull(
-        &self,
-        reference: &Reference,
-        registries: &Registries,
-        progress: &dyn Progress,
-    ) -> Result<Image, PullError> {
-        let within = registries.timeouts.pull;
-        let pull = pull::pull(self, reference, registries, progress);
-        let Ok(pulled) = tokio::time::timeout(within, pull).await else {
-            return Err(PullError::TooLong {
-                reference: reference.clone(),
-                within,
-            });
-        };
-        pulled
-    }
-
     fn not_found(&self, reference: &Reference) -> StoreError {
         let known = self.records().map(|records| records.read);
         let known = known.unwrap_or_default();
@@ -232,9 +194,33 @@ impl Store {
         path
     }
 
-    /// The lock of whoever gets an image from somewhere. Whoever gets the same from
-    /// elsewhere has another: how long a registry takes is for it to say, and
-    /// nobody who asks another is to wait for that.
+    /// A path that no one else uses, for what is being made.
+    pub(crate) fn unused(&self) -> PathBuf {
+        files::unused(&self.inner.folder.join("tmp"))
+    }
+
+    /// What an image may make us do.
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.inner.options.limits
+    }
+
+    /// Waits until nobody else gets this image from there, in any process, and keeps
+    /// others from it. Whoever gets the same from elsewhere has another lock: how
+    /// long a registry takes is for it to say, and nobody who asks another is to wait
+    /// for that.
+    pub(crate) async fn lock(&self, digest: &Digest, from: &str) -> Result<File, StoreError> {
+        let path = self.lock_path(digest, from);
+        let locked = lock::lock_file(&path).await;
+        locked.map_err(|cause| StoreError::io("lock", &path, cause))
+    }
+
+    /// As [`lock`](Self::lock), outside of a runtime.
+    pub(crate) fn lock_blocking(&self, digest: &Digest, from: &str) -> Result<File, StoreError> {
+        let path = self.lock_path(digest, from);
+        let locked = lock::lock_file_blocking(&path);
+        locked.map_err(|cause| StoreError::io("lock", &path, cause))
+    }
+
     fn lock_path(&self, digest: &Digest, from: &str) -> PathBuf {
         let both = Digest::of(format!("{digest} {from}").as_bytes());
         self.path(["locks", &both.file_name()])

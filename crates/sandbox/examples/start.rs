@@ -2,7 +2,7 @@
 //! reading it to reaping it. Prints microseconds a process: the median of rounds
 //! of 100, and the lowest.
 //!
-//! `cargo run --release -p sandbox --example start -- ROOT [ROUNDS] [COMMAND…]`,
+//! `cargo run --release -p consecution-sandbox --example start -- ROOT [ROUNDS] [COMMAND…]`,
 //! where `ROOT` is an image's root folder. To compare two builds, run them in
 //! turns, and compare their ratio: one run alone says more of the machine.
 #![forbid(unsafe_code)]

@@ -12,8 +12,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, OnceLock};
 
+use parking_lot::Mutex;
 use rustix::fd::{BorrowedFd, OwnedFd};
 
 use crate::spec::{Limits, PROCESSES_DEFAULT};
@@ -139,7 +140,7 @@ impl Drop for Cgroup {
         // One with a memory limit would go on counting what its process has left
         // in the kernel, and whether it was killed.
         if made.limits.memory_bytes.is_none() && made.count_file.is_some() {
-            let mut resting = lock(&self.of.resting);
+            let mut resting = self.of.resting.lock();
             if resting.len() < RESTING_MAX {
                 resting.push_back(made);
                 return;
@@ -151,8 +152,8 @@ impl Drop for Cgroup {
 
 impl Drop for Cgroups {
     fn drop(&mut self) {
-        for made in lock(&self.resting).drain(..) {
-            lock(&self.retired).extend(made.folders);
+        for made in self.resting.lock().drain(..) {
+            self.retired.lock().extend(made.folders);
         }
         self.remove_retired();
         let hierarchies = self.hierarchies.get().into_iter();
@@ -160,13 +161,6 @@ impl Drop for Cgroups {
             let _ = fs::remove_dir(hierarchy.folder.join(&self.name));
         }
     }
-}
-
-/// What a lock protects here stays whole also where its holder panics.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 /// Has the kernel killed a process, by what it counts of a cgroup's memory
@@ -202,14 +196,14 @@ impl Cgroups {
 
     /// Removes a cgroup, now or later.
     fn retire(&self, made: Made) {
-        lock(&self.retired).extend(made.folders);
+        self.retired.lock().extend(made.folders);
         self.try_retired(RETIRED_TRIED_MAX);
     }
 
     /// Tries to remove so many; those that cannot be removed yet go to the end.
     fn try_retired(&self, tried_max: usize) {
         let mut tried: Vec<PathBuf> = {
-            let mut retired = lock(&self.retired);
+            let mut retired = self.retired.lock();
             let count = tried_max.min(retired.len());
             retired.drain(..count).collect()
         };
@@ -218,7 +212,7 @@ impl Cgroups {
             let removed = fs::remove_dir(folder);
             removed.is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy)
         });
-        lock(&self.retired).extend(tried);
+        self.retired.lock().extend(tried);
     }
 
     /// Which of the [`CONTROLLERS`] we have here, each with where that is.
@@ -288,7 +282,7 @@ impl Cgroups {
     }
 
     fn take_resting(&self, limits: &Limits) -> Option<Made> {
-        let mut resting = lock(&self.resting);
+        let mut resting = self.resting.lock();
         let at = resting
             .iter()
             .enumerate()
@@ -419,6 +413,6 @@ mod tests {
         assert_eq!(left(), RETIRED_TRIED_MAX);
         cgroups.retire(Made::default());
         assert_eq!(left(), 0);
-        assert_eq!(lock(&cgroups.retired).len(), 2 * RETIRED_TRIED_MAX);
+        assert_eq!(cgroups.retired.lock().len(), 2 * RETIRED_TRIED_MAX);
     }
 }

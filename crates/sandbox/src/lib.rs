@@ -1,13 +1,56 @@
 //! Natively sandboxed processes, started by a zygote per link.
 //!
-//! The runner holds a [`Launcher`]. From a [`Spec`], which is plain data, it
-//! opens a [`Zygote`]: this same program, executed afresh, that enters the
-//! sandbox once ([`enter`](self) is one screen) and from then on makes one
-//! process per request with as little as possible left to do. Everything here
-//! is synchronous and knows nothing of images, chains or networks of runners.
+//! A [`Spec`] says, as plain data, what is run in which root folder and what it may
+//! have. From that a [`Launcher`] opens a [`Zygote`]: this same program, executed
+//! afresh, that enters the sandbox once and from then on makes one process per
+//! request, with as little as possible left to do. A [`Process`] reads and writes the
+//! pipes that it was given, and tells by [`Event`]s how it gets on.
 //!
-//! A program that uses this crate must call [`run_zygote_if_asked`] first thing
-//! in `main`, before it starts a thread.
+//! ```no_run
+//! use std::io::{Read as _, Write as _};
+//!
+//! use sandbox::{Ids, Launcher, Limits, Network, Spec, Stdio};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     // First of all: a zygote is this same program.
+//!     sandbox::run_zygote_if_asked();
+//!     let spec = Spec {
+//!         // With the folders of `sandbox::MOUNT_POINT_FOLDERS` in it.
+//!         root: "/srv/busybox".into(),
+//!         command: vec!["grep".into(), "data".into()],
+//!         environment: Vec::new(),
+//!         working_directory: "/".into(),
+//!         user: "nobody".into(),
+//!         writable: false,
+//!         scratch_bytes: sandbox::SCRATCH_BYTES_DEFAULT,
+//!         network: Network::None,
+//!         hostname: "example".into(),
+//!         ids: Ids::detect(),
+//!     };
+//!     let zygote = Launcher::new().open(&spec, Limits::default())?;
+//!
+//!     let (stdin, mut input) = std::io::pipe()?;
+//!     let (mut output, stdout) = std::io::pipe()?;
+//!     let (_errors, stderr) = std::io::pipe()?;
+//!     let _process = zygote.start(Stdio {
+//!         stdin: stdin.into(),
+//!         stdout: stdout.into(),
+//!         stderr: stderr.into(),
+//!     })?;
+//!     input.write_all(b"raw data\n")?;
+//!     drop(input);
+//!     let mut lines = String::new();
+//!     output.read_to_string(&mut lines)?;
+//!     println!("{lines}");
+//!     Ok(())
+//! }
+//! ```
+//!
+//! `examples/start.rs` also waits for the process's end. What is enforced depends on
+//! the host: [`check`] says what it can, and why not.
+//!
+//! Everything here is synchronous and knows nothing of images, chains or networks of
+//! runners. All `unsafe` code is in one module.
 #![deny(unsafe_code)]
 
 mod capabilities;

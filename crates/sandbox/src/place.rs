@@ -1,8 +1,7 @@
 //! Places whose last process is over, for the next processes, if it has left no
 //! trace there.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
+use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use rustix::net::{RecvFlags, SendFlags};
@@ -75,7 +74,7 @@ impl Places {
     /// at hand. Waits a moment for one that is still looked through, where that is
     /// all there is: making another one takes longer. Places with a trace go.
     pub(crate) fn take(&self) -> Option<Place> {
-        let mut waiting = self.lock();
+        let mut waiting = self.0.lock();
         for at in (0..waiting.len()).rev() {
             match waiting[at].finding() {
                 Finding::NotYet => {}
@@ -96,7 +95,7 @@ impl Places {
 
     /// Keeps the place of a process that is over, unless there are enough.
     pub(crate) fn give_back(&self, place: Place) {
-        let mut waiting = self.lock();
+        let mut waiting = self.0.lock();
         if waiting.len() < WAITING_MAX {
             waiting.push(place);
         }
@@ -104,12 +103,7 @@ impl Places {
 
     /// Lets go of all, whose inits exit.
     pub(crate) fn clear(&self) {
-        let waiting = std::mem::take(&mut *self.lock());
+        let waiting = std::mem::take(&mut *self.0.lock());
         drop(waiting);
-    }
-
-    /// What it protects stays whole also where its holder panics.
-    fn lock(&self) -> MutexGuard<'_, Vec<Place>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

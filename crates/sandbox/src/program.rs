@@ -14,8 +14,8 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
+use parking_lot::Mutex;
 use rustix::fd::{AsFd, AsRawFd};
 use rustix::fs::{CWD, MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
@@ -57,7 +57,7 @@ impl Program {
         kept: &Mutex<Option<File>>,
         make: fn(&Path) -> io::Result<File>,
     ) -> io::Result<PathBuf> {
-        let mut kept = kept.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut kept = kept.lock();
         let file = match &mut *kept {
             Some(file) => file,
             none => none.insert(make(&self.original)?),

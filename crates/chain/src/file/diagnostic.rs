@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet, normalize_untrusted_str};
 
-use super::limits::MAX_REPORTED_ERRORS;
+use crate::limits::MAX_REPORTED_ERRORS;
 
 /// Bytes of a line that are given to the renderer behind the place of an error.
 const SHOWN_LINE_BYTES: usize = 2000;
@@ -97,7 +97,7 @@ pub(super) struct Problems {
 }
 
 /// Says what is wrong with an image's name, as a fragment, if something is.
-pub(crate) type ImageProblem = fn(&str) -> Option<String>;
+pub(super) type ImageProblem = fn(&str) -> Option<String>;
 
 impl Problems {
     pub(super) fn new(image_problem: Option<ImageProblem>) -> Self {

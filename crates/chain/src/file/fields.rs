@@ -3,9 +3,9 @@
 //! What stands behind a key is no business of this module.
 
 use super::diagnostic::{Diagnostic, Problems};
+use super::faults::{duplicate, merge_key, wrong_type};
 use super::suggest::nearest;
 use super::tree::{Node, Value};
-use super::value;
 use crate::units::quoted;
 
 /// A kind of mapping.
@@ -96,7 +96,7 @@ impl<'n> Fields<'n> {
             Value::Map(entries) => entries,
             Value::Null => return Some(fields),
             _ => {
-                value::wrong_type(node, section.what, "a mapping", section.example, problems);
+                wrong_type(node, section.what, "a mapping", section.example, problems);
                 return None;
             }
         };
@@ -176,21 +176,4 @@ impl<'n> Fields<'n> {
         };
         problems.push(problem);
     }
-}
-
-/// A key that stands twice in a mapping.
-pub(super) fn duplicate(word: &str, first: &Node, second: &Node) -> Diagnostic {
-    Diagnostic::new(
-        second.span.clone(),
-        format!("duplicate key {}", quoted(word)),
-    )
-    .label("given again")
-    .related(first.span.clone(), "first given here")
-}
-
-/// A merge key: an addition to YAML that YAML 1.2 does not have.
-pub(super) fn merge_key(key: &Node) -> Diagnostic {
-    Diagnostic::new(key.span.clone(), "merge keys (`<<`) are not supported")
-        .label("a merge key")
-        .help("use an alias for a whole value, as in `Environment: *name`, or repeat the keys")
 }

@@ -5,11 +5,12 @@
 //! if there was any.
 
 use super::diagnostic::{Diagnostic, Problems};
+use super::faults::wrong_type;
 use super::fields::{CHAIN_LINK, CONSTRAINTS, Fields, LINK, Section, TOP};
-use super::limits::{MAX_ARGUMENTS, MAX_LINKS, MAX_NAME_BYTES};
 use super::tree::{Node, Value};
 use super::value;
 use crate::chain::{Chain, ChainLink, Deadline, is_chain_name};
+use crate::limits::{MAX_ARGUMENTS, MAX_LINKS, MAX_NAME_BYTES};
 use crate::link::{Constraints, Link, Network};
 use crate::units::{parse_memory, quoted};
 
@@ -199,7 +200,7 @@ fn command(node: &Node, problems: &mut Problems) -> Option<String> {
     let help = "leave `Command` out to run the image's own command";
     if let Value::List(_) = &*node.value {
         let help = "put the program behind `Command`, the rest in a list under `Arguments`";
-        value::wrong_type(node, "`Command`", "text", help, problems);
+        wrong_type(node, "`Command`", "text", help, problems);
         return None;
     }
     let test = |command: &str| {

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError, Span, Tag, options};
 
 use super::diagnostic::{Diagnostic, Problems};
-use super::limits::MAX_NESTING_LEVELS;
+use crate::limits::MAX_NESTING_LEVELS;
 use crate::units::quoted;
 
 /// A value and where it stands; for an alias, where the alias stands.

@@ -11,35 +11,13 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use super::diagnostic::{Diagnostic, Problems};
-use super::fields::{duplicate, merge_key};
-use super::limits::{
-    MAX_ARGUMENT_BYTES, MAX_ENVIRONMENT_NAME_BYTES, MAX_ENVIRONMENT_VARIABLES, MAX_NAME_BYTES,
-};
+use super::faults::{duplicate, merge_key, wrong_type};
 use super::suggest::nearest;
 use super::tree::{Node, Value};
+use crate::limits::{
+    MAX_ARGUMENT_BYTES, MAX_ENVIRONMENT_NAME_BYTES, MAX_ENVIRONMENT_VARIABLES, MAX_NAME_BYTES,
+};
 use crate::units::quoted;
-
-/// Reports that something is not what it must be. `what` names it.
-pub(super) fn wrong_type(
-    node: &Node,
-    what: &str,
-    expected: &str,
-    help: &str,
-    problems: &mut Problems,
-) {
-    let message = match &*node.value {
-        Value::Invalid => return,
-        Value::Null => format!("{what} is empty"),
-        Value::Scalar(_) => format!("{what} must be {expected}, not text"),
-        Value::List(_) => format!("{what} must be {expected}, not a list"),
-        Value::Map(_) => format!("{what} must be {expected}, not a mapping"),
-    };
-    problems.push(
-        Diagnostic::new(node.span.clone(), message)
-            .label(format!("expected {expected}"))
-            .help(help),
-    );
-}
 
 /// Text of any kind.
 pub(super) fn text<'n>(

@@ -1,14 +1,13 @@
 //! A chain as YAML that a person can read: only what differs from the
 //! defaults, and in quotes only what YAML could take for something else.
 
-use crate::chain::default_link_name;
-use crate::chain::{Chain, ChainLink, DEFAULT_ACCEPTED_EXIT_CODES, Deadline};
+use crate::chain::{Chain, ChainLink, DEFAULT_ACCEPTED_EXIT_CODES, Deadline, default_link_name};
 use crate::link::{Constraints, Link, Network};
 use crate::text::is_printable;
 use crate::units::{format_duration, format_memory};
 
 /// Writes a chain file.
-pub(crate) fn write_chain(chain: &Chain) -> String {
+pub(super) fn chain(chain: &Chain) -> String {
     let mut lines = Lines::default();
     lines.entry("Name", &scalar(&chain.name));
     match chain.deadline {
@@ -24,7 +23,7 @@ pub(crate) fn write_chain(chain: &Chain) -> String {
 }
 
 /// Writes a link that stands by itself.
-pub(crate) fn write_link(link: &Link) -> String {
+pub(super) fn link(link: &Link) -> String {
     let mut lines = Lines::default();
     write_what_runs(link, &mut lines);
     lines.text
@@ -39,7 +38,7 @@ fn write_chain_link(link: &ChainLink, lines: &mut Lines) {
 }
 
 /// Writes what a link has beside what stands in its command line.
-pub(crate) fn write_settings(link: &ChainLink) -> String {
+pub(super) fn settings(link: &ChainLink) -> String {
     let mut lines = Lines::default();
     write_sandbox(&link.link, &mut lines);
     write_use(link, &mut lines);

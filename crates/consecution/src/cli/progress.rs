@@ -3,10 +3,11 @@
 
 use std::collections::HashMap;
 use std::io::IsTerminal;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use image::{Digest, NoProgress, Progress};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use parking_lot::Mutex;
 
 /// How many characters of a digest tell layers apart, as Docker shows them.
 const DIGEST_CHARACTERS: usize = 12;
@@ -30,7 +31,7 @@ struct Bars {
 
 impl Progress for Bars {
     fn layer(&self, layer: &Digest, total_bytes: u64) {
-        let mut bars = self.by_layer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bars = self.by_layer.lock();
         // A pull that was called back begins again.
         if let Some(bar) = bars.get(layer) {
             bar.set_length(total_bytes);
@@ -53,14 +54,14 @@ impl Progress for Bars {
     }
 
     fn advanced(&self, layer: &Digest, bytes: u64) {
-        let bars = self.by_layer.lock().unwrap_or_else(PoisonError::into_inner);
+        let bars = self.by_layer.lock();
         if let Some(bar) = bars.get(layer) {
             bar.set_position(bytes);
         }
     }
 
     fn done(&self, layer: &Digest) {
-        let bars = self.by_layer.lock().unwrap_or_else(PoisonError::into_inner);
+        let bars = self.by_layer.lock();
         if let Some(bar) = bars.get(layer) {
             bar.finish();
         }

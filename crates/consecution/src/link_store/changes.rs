@@ -7,10 +7,11 @@
 //! however slow it is, what it is told last is true.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use chain::{Link, LinkId};
 use futures_util::stream::{self, BoxStream, StreamExt};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::Change;
@@ -77,17 +78,17 @@ impl State {
 impl Known {
     /// The link is known; true if it was not before.
     pub(super) fn put(&self, id: LinkId, link: Arc<Link>) -> bool {
-        self.locked().put(id, link)
+        self.0.lock().put(id, link)
     }
 
     /// The link is not known any more; false if it was not before.
     pub(super) fn remove(&self, id: LinkId) -> bool {
-        self.locked().remove(id)
+        self.0.lock().remove(id)
     }
 
     /// Exactly these are known. Compares them all, so it is for lists.
     pub(super) fn replace(&self, links: &Links) {
-        let mut state = self.locked();
+        let mut state = self.0.lock();
         let gone: Vec<_> = (state.links.keys().copied())
             .filter(|id| !links.contains_key(id))
             .collect();
@@ -101,12 +102,12 @@ impl Known {
 
     /// Whether the link is known.
     pub(super) fn contains(&self, id: LinkId) -> bool {
-        self.locked().links.contains_key(&id)
+        self.0.lock().links.contains_key(&id)
     }
 
     /// All of them, by id.
     pub(super) fn list(&self) -> Vec<Arc<Link>> {
-        self.locked().links.values().cloned().collect()
+        self.0.lock().links.values().cloned().collect()
     }
 
     /// What is known, and then what changes. `source`, which keeps it up to date,
@@ -120,11 +121,6 @@ impl Known {
         .flatten()
         .boxed()
     }
-
-    fn locked(&self) -> MutexGuard<'_, State> {
-        // Nothing that runs under the lock can leave it half-changed.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// One stream of changes.
@@ -137,7 +133,7 @@ struct Watcher {
 impl Watcher {
     fn new(known: Known) -> Watcher {
         let wake = Arc::default();
-        let mut state = known.locked();
+        let mut state = known.0.lock();
         state.last_key += 1;
         let key = state.last_key;
         let told = Told {
@@ -164,7 +160,7 @@ impl Watcher {
 
     /// What was not told yet, which is told with this.
     fn untold(&self) -> Vec<Change> {
-        let mut state = self.known.locked();
+        let mut state = self.known.0.lock();
         let State {
             links, watchers, ..
         } = &mut *state;
@@ -191,7 +187,7 @@ impl Watcher {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        let told = self.known.locked().watchers.remove(&self.key);
+        let told = self.known.0.lock().watchers.remove(&self.key);
         // Not under the lock, since it may be large.
         drop(told);
     }
@@ -207,7 +203,7 @@ mod tests {
     }
 
     fn outdated(known: &Known) -> usize {
-        let state = known.locked();
+        let state = known.0.lock();
         state
             .watchers
             .values()
@@ -232,7 +228,7 @@ mod tests {
             [Change::Put(Arc::clone(&links[0]))]
         );
         drop(watcher);
-        assert!(known.locked().watchers.is_empty());
+        assert!(known.0.lock().watchers.is_empty());
     }
 
     #[tokio::test]

@@ -1,12 +1,13 @@
 //! The link store that stays in this process.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use chain::{Link, LinkId};
 use futures_util::future::{BoxFuture, ready};
 use futures_util::stream::BoxStream;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::changes::Known;
@@ -71,7 +72,7 @@ impl LinkStore for Memory {
     }
 
     fn remove(&self, id: LinkId) -> BoxFuture<'_, Result<bool, LinkStoreError>> {
-        locked(&self.unnamed).remove(&id);
+        self.unnamed.lock().remove(&id);
         Box::pin(ready(Ok(self.links.remove(id))))
     }
 
@@ -80,7 +81,7 @@ impl LinkStore for Memory {
         reference: &str,
         digest: &str,
     ) -> BoxFuture<'_, Result<Arc<str>, LinkStoreError>> {
-        let mut images = locked(&self.images);
+        let mut images = self.images.lock();
         let pinned = images
             .entry(reference.to_owned())
             .or_insert_with(|| digest.into());
@@ -91,7 +92,7 @@ impl LinkStore for Memory {
         &self,
         reference: &str,
     ) -> BoxFuture<'_, Result<Option<Arc<str>>, LinkStoreError>> {
-        let pinned = locked(&self.images).get(reference).cloned();
+        let pinned = self.images.lock().get(reference).cloned();
         Box::pin(ready(Ok(pinned)))
     }
 
@@ -100,7 +101,7 @@ impl LinkStore for Memory {
     }
 
     fn runners(&self) -> BoxFuture<'_, Result<BTreeMap<String, RunnerState>, LinkStoreError>> {
-        Box::pin(ready(Ok(locked(&self.runners).states())))
+        Box::pin(ready(Ok(self.runners.lock().states())))
     }
 
     fn announce_portal(&self, portal: &str, state: watch::Receiver<PortalState>) -> Announcement {
@@ -108,7 +109,7 @@ impl LinkStore for Memory {
     }
 
     fn portals(&self) -> BoxFuture<'_, Result<BTreeMap<String, PortalState>, LinkStoreError>> {
-        Box::pin(ready(Ok(locked(&self.portals).states())))
+        Box::pin(ready(Ok(self.portals.lock().states())))
     }
 
     fn note_unnamed(
@@ -116,7 +117,7 @@ impl LinkStore for Memory {
         id: LinkId,
         since: Option<SystemTime>,
     ) -> BoxFuture<'_, Result<(), LinkStoreError>> {
-        let mut unnamed = locked(&self.unnamed);
+        let mut unnamed = self.unnamed.lock();
         match since {
             Some(since) => unnamed.insert(id, since),
             None => unnamed.remove(&id),
@@ -125,7 +126,7 @@ impl LinkStore for Memory {
     }
 
     fn unnamed(&self) -> BoxFuture<'_, Result<BTreeMap<LinkId, SystemTime>, LinkStoreError>> {
-        Box::pin(ready(Ok(locked(&self.unnamed).clone())))
+        Box::pin(ready(Ok(self.unnamed.lock().clone())))
     }
 
     fn watch(&self) -> BoxStream<'static, Change> {
@@ -138,7 +139,7 @@ fn announce<S: Send + Sync + 'static>(
     name: &str,
     state: watch::Receiver<S>,
 ) -> Announcement {
-    let mut all = locked(announced);
+    let mut all = announced.lock();
     all.last_key += 1;
     let key = all.last_key;
     all.by_name.insert(name.to_owned(), (key, state));
@@ -159,7 +160,7 @@ struct Withdraw<S> {
 
 impl<S> Drop for Withdraw<S> {
     fn drop(&mut self) {
-        let by_name = &mut locked(&self.announced).by_name;
+        let by_name = &mut self.announced.lock().by_name;
         if by_name
             .get(&self.name)
             .is_some_and(|(key, _)| *key == self.key)
@@ -167,11 +168,6 @@ impl<S> Drop for Withdraw<S> {
             by_name.remove(&self.name);
         }
     }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing that runs under the lock can leave it half-changed.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

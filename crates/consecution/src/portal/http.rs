@@ -31,9 +31,10 @@ mod routes;
 mod spool;
 mod upload;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
@@ -108,7 +109,7 @@ impl Offer {
             ..
         } = &*self.0;
         let chains = Chains::new(chains, metrics);
-        let mut now = now.write().unwrap_or_else(PoisonError::into_inner);
+        let mut now = now.write();
         let chains = Arc::new(chains.taking_over_from(&now));
         let before = std::mem::replace(&mut *now, chains);
         drop(now);
@@ -170,7 +171,7 @@ impl Site {
     /// The chains that are offered now.
     fn chains(&self) -> Arc<Chains> {
         // Nothing that runs under the lock can leave it half-changed.
-        let now = self.chains.read().unwrap_or_else(PoisonError::into_inner);
+        let now = self.chains.read();
         Arc::clone(&now)
     }
 

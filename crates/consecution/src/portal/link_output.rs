@@ -16,11 +16,12 @@
 
 use std::mem;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use futures_util::stream::{Stream, StreamExt};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
@@ -120,7 +121,7 @@ impl LinkOutput {
     /// A call has been taken that writes that, from the beginning. It may be made again
     /// while `input`, which it reads, can be read again.
     pub(super) fn write(&self, body: Body, input: Option<&LinkOutput>) {
-        let state = &mut *self.lock();
+        let state = &mut *self.0.lock();
         let is_wanted = !state.is_unread || state.is_for_reader;
         if !is_wanted || matches!(state.source, Source::Over(_)) {
             return;
@@ -134,7 +135,7 @@ impl LinkOutput {
     /// The call that writes it was lost, and is made again: of what it has written,
     /// nothing more is given on.
     pub(super) fn await_writer(&self) {
-        let state = &mut *self.lock();
+        let state = &mut *self.0.lock();
         if !matches!(state.source, Source::Over(_)) {
             state.source = Source::Awaited;
         }
@@ -152,7 +153,7 @@ impl LinkOutput {
     }
 
     fn reader_with(&self, of_caller: Option<Arc<Stop>>) -> Reader {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         state.turn += 1;
         state.given = 0;
         state.is_unread = false;
@@ -167,54 +168,54 @@ impl LinkOutput {
 
     /// Whether it can be read from the beginning once more.
     pub(super) fn can_be_read_again(&self) -> bool {
-        self.lock().is_for_reader
+        self.0.lock().is_for_reader
     }
 
     /// Whether it is known to be incomplete, so that reading it again is of no use.
     pub(super) fn is_cut(&self) -> bool {
-        matches!(self.lock().source, Source::Over(Err(_)))
+        matches!(self.0.lock().source, Source::Over(Err(_)))
     }
 
     /// Whether too much has been given on for the call that writes it to be made again.
     pub(super) fn is_too_large(&self) -> bool {
-        self.lock().is_too_large
+        self.0.lock().is_too_large
     }
 
     /// Whether a call that was made again has written something else.
     pub(super) fn differs(&self) -> bool {
-        self.lock().differs
+        self.0.lock().differs
     }
 
     /// Why it broke off, if it did.
     pub(super) fn broken(&self) -> Option<Cut> {
-        self.lock().broken.clone()
+        self.0.lock().broken.clone()
     }
 
     /// Whether its reader is gone, and no other one will come.
     pub(super) fn is_unread(&self) -> bool {
-        let state = self.lock();
+        let state = self.0.lock();
         state.is_unread && !state.is_for_reader
     }
 
     /// Whether nothing more of what is written now will be read.
     pub(super) fn is_drained(&self) -> bool {
-        let state = self.lock();
+        let state = self.0.lock();
         state.is_unread || matches!(state.source, Source::Held(_) | Source::Over(_))
     }
 
     /// The call that reads it will not be made again.
     pub(super) fn settle_reader(&self) {
-        self.lock().settle_reader();
+        self.0.lock().settle_reader();
     }
 
     /// The call that writes it will not be made again.
     pub(super) fn settle_writer(&self) {
-        self.lock().settle_writer();
+        self.0.lock().settle_writer();
     }
 
     /// The end of what is written now is that of the stream.
     pub(super) fn end(&self, end: End) {
-        let state = &mut *self.lock();
+        let state = &mut *self.0.lock();
         state.end.get_or_insert(end);
         state.settle_writer();
     }
@@ -222,12 +223,7 @@ impl LinkOutput {
     /// Nobody needs it any more, whatever a reader does: who writes it is told, and who
     /// reads it sees no end.
     pub(super) fn close(&self, cut: Cut) {
-        self.lock().close(cut);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing that panics under the lock leaves it half-changed.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().close(cut);
     }
 }
 
@@ -386,7 +382,7 @@ impl Stream for Reader {
         if reader.is_over {
             return Poll::Ready(None);
         }
-        let mut state = reader.output.lock();
+        let mut state = reader.output.0.lock();
         if state.turn != reader.turn {
             return Poll::Ready(Some(Err(Cut::new("the call was made again"))));
         }
@@ -399,7 +395,7 @@ impl Stream for Reader {
 impl Chunks for Reader {
     /// Only what is kept, or compared, must be seen.
     fn poll_move(self: Pin<&mut Self>, to: &Writer, context: &mut Context<'_>) -> Poll<MovedChunk> {
-        let state = &mut *self.output.lock();
+        let state = &mut *self.output.0.lock();
         let is_kept = state.is_for_reader || state.is_for_writer() || state.kept.bytes() > 0;
         let Source::Writing(body) = &mut state.source else {
             return Poll::Ready(MovedChunk::NotHere);
@@ -417,7 +413,7 @@ impl Chunks for Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        let mut state = self.output.lock();
+        let mut state = self.output.0.lock();
         if state.turn != self.turn {
             return;
         }

@@ -4,11 +4,12 @@
 //! fails with the first link in chain order that failed, so nothing is decided
 //! while a link before a failed one may still turn out to have failed too.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use chain::Chain;
+use parking_lot::Mutex;
 
 use super::failure::{ChainError, FailureReason, LinkReport, Report};
 use crate::transport::{Cut, Ending, Outcome, Waiting};
@@ -64,25 +65,20 @@ struct Untaken {
 impl Asked {
     /// Somebody is asked, who may tell there that it has to wait.
     pub(super) fn begin(&self, waiting: &Waiting) {
-        self.lock().waiting = waiting.clone();
+        self.0.lock().waiting = waiting.clone();
     }
 
     /// Nobody has taken it so far, for this reason.
     pub(super) fn refused(&self, reason: &FailureReason) {
-        self.lock().reason = Some(reason.clone());
+        self.0.lock().reason = Some(reason.clone());
     }
 
     /// Why nobody has taken it, if it is asked for and that is known.
     fn why_untaken(&self) -> Option<FailureReason> {
-        let untaken = self.lock();
+        let untaken = self.0.lock();
         let is_waiting = untaken.waiting.is_told();
         let reason = untaken.reason.clone();
         reason.or(is_waiting.then_some(FailureReason::Busy))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Untaken> {
-        // Nothing that runs under the lock can leave it half-changed.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -108,7 +104,7 @@ impl RunState {
         for (at, link) in self.links[index..=index + joined].iter_mut().enumerate() {
             link.runner = runner.cloned();
             link.is_joined = at > 0;
-            *link.asked.lock() = Untaken::default();
+            *link.asked.0.lock() = Untaken::default();
         }
     }
 

@@ -6,10 +6,11 @@
 //! is given to do.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use chain::{LinkId, Network};
+use parking_lot::Mutex;
 use tokio::time::{Instant, interval, timeout};
 
 use super::metrics::LinkMetrics;
@@ -250,7 +251,7 @@ impl Shared {
 
     /// Changes the state, and does what follows.
     fn change<T>(&self, change: impl FnOnce(&mut State, Moment) -> (T, Vec<Change>)) -> T {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let (result, changes) = change(&mut state, self.began.elapsed());
         for Change { sequence, is_warm } in changes {
             self.set_warm(&mut state, &sequence, is_warm);
@@ -284,11 +285,6 @@ impl Shared {
                 }
             }
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing that runs under the lock can leave it half-changed.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use chain::LinkId;
+use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -121,8 +122,7 @@ impl Metrics {
 
     /// Those of a link, which are new unless somebody still holds them.
     pub(super) fn of_link(&self, id: LinkId) -> Arc<LinkMetrics> {
-        // Nothing that runs under the lock can leave it half-changed.
-        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut links = self.links.lock();
         links.retain(|_, metrics| metrics.strong_count() > 0);
         if let Some(metrics) = links.get(&id).and_then(Weak::upgrade) {
             return metrics;
@@ -133,7 +133,7 @@ impl Metrics {
     }
 
     fn links(&self) -> Vec<(String, Arc<LinkMetrics>)> {
-        let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let links = self.links.lock();
         let links = links.iter();
         links
             .filter_map(|(id, metrics)| Some((id.to_string(), metrics.upgrade()?)))

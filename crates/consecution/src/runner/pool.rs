@@ -12,12 +12,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use chain::LinkId;
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
@@ -442,7 +443,7 @@ impl<P: Idle> Shared<P> {
     fn with<T>(self: &Arc<Self>, change: impl FnOnce(&mut Inner<P>, Moment) -> T) -> T {
         // A panic under the lock is a fault of ours, and fails one call; the
         // counts are still what they were.
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.inner.lock();
         let result = change(&mut inner, self.began.elapsed());
         let mut starts = Vec::new();
         for action in inner.state.actions() {

@@ -7,11 +7,12 @@
 
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
 
 /// How much all reapers of this program have been handed and not dropped yet.
@@ -21,14 +22,9 @@ static FEWER_PENDING: Condvar = Condvar::new();
 /// Waits until all that was handed over is gone, but not longer than `limit`: for a
 /// program that ends, so that it leaves nothing behind. Blocks.
 pub fn until_reaped(limit: Duration) {
-    let pending = pending();
+    let mut pending = PENDING.lock();
     // Whether it took longer or not, there is nothing more to do about it.
-    drop(FEWER_PENDING.wait_timeout_while(pending, limit, |pending| *pending > 0));
-}
-
-fn pending() -> MutexGuard<'static, u64> {
-    // Nothing that runs under the lock can leave it half-changed.
-    PENDING.lock().unwrap_or_else(PoisonError::into_inner)
+    let _ = FEWER_PENDING.wait_while_for(&mut pending, |pending| *pending > 0, limit);
 }
 
 /// One thing that is handed over, as long as it is not gone.
@@ -36,14 +32,14 @@ struct Pending;
 
 impl Pending {
     fn begin() -> Pending {
-        *pending() += 1;
+        *PENDING.lock() += 1;
         Pending
     }
 }
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        *pending() -= 1;
+        *PENDING.lock() -= 1;
         FEWER_PENDING.notify_all();
     }
 }
@@ -166,7 +162,7 @@ mod tests {
     impl Drop for Slow {
         fn drop(&mut self) {
             self.go.recv().unwrap();
-            *self.dropped_on.lock().unwrap() = Some(std::thread::current().id());
+            *self.dropped_on.lock() = Some(std::thread::current().id());
         }
     }
 
@@ -194,7 +190,7 @@ mod tests {
         assert!((&mut waiting).now_or_never().is_none());
         may_go.send(()).unwrap();
         waiting.await;
-        let on = dropped_on.lock().unwrap().unwrap();
+        let on = dropped_on.lock().unwrap();
         assert_ne!(on, std::thread::current().id());
     }
 }

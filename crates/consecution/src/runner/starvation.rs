@@ -5,10 +5,11 @@
 //! It says so, once, and once more when it is over. It must not decide what is started.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustix::io::Errno;
 use sandbox::{CgroupError, Step};
 use tokio::sync::watch;
@@ -121,8 +122,7 @@ impl Starvation {
     /// A start has failed for that reason, which lies in what the runner has.
     pub(super) fn failed(&self, reason: &Arc<str>) {
         let count = {
-            // Nothing that runs under the lock can leave it half-changed.
-            let mut failures = (self.failures.lock()).unwrap_or_else(PoisonError::into_inner);
+            let mut failures = self.failures.lock();
             let count = failures.map_or(0, |failures| failures.count) + 1;
             let last = Instant::now();
             *failures = Some(Failures { count, last });
@@ -144,7 +144,7 @@ impl Starvation {
             return;
         }
         let over = {
-            let mut failures = (self.failures.lock()).unwrap_or_else(PoisonError::into_inner);
+            let mut failures = self.failures.lock();
             failures.take_if(|failures| failures.last.elapsed() >= OVER_AFTER)
         };
         if let Some(Failures { count, .. }) = over {

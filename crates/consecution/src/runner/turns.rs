@@ -9,10 +9,11 @@
 //! so it is called back much later, and each time after twice as long as before.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use image::{Digest, Progress};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
@@ -103,7 +104,7 @@ impl Turns {
     pub(super) async fn take(&self, registry: &str, called_back_before: u32) -> Turn<'_> {
         let told = Arc::new(Notify::new());
         let turn = {
-            let mut state = self.state();
+            let mut state = self.state.lock();
             let id = state.next;
             state.next += 1;
             let place = state
@@ -126,16 +127,12 @@ impl Turns {
             }
         };
         loop {
-            self.state().admit(&self.bounds, Instant::now());
+            self.state.lock().admit(&self.bounds, Instant::now());
             let look_again = self.bounds.turn / LOOKS;
             if timeout(look_again, turn.told.notified()).await.is_ok() {
                 return turn;
             }
         }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -148,7 +145,7 @@ impl Turn<'_> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        let mut state = self.turns.state();
+        let mut state = self.turns.state.lock();
         state.waiting.retain(|pull| pull.id != self.id);
         state.running.retain(|pull| pull.id != self.id);
         state.admit(&self.turns.bounds, Instant::now());
@@ -206,10 +203,10 @@ impl<'t> Watched<'t> {
     }
 
     fn note(&self, layer: &Digest, note: impl FnOnce(&mut (u64, u64))) {
-        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut left = self.left.lock();
         note(left.entry(layer.clone()).or_default());
         let downloaded = left.values().all(|(_, left)| *left == 0);
-        let mut state = self.turn.turns.state();
+        let mut state = self.turn.turns.state.lock();
         let mut running = state.running.iter_mut();
         if let Some(pull) = running.find(|pull| pull.id == self.turn.id) {
             pull.downloaded = downloaded;

@@ -39,7 +39,7 @@ async fn there_are_so_many_in_all_and_so_many_for_one_registry() {
     let _four = at_once(turns.take("c", 0)).unwrap();
     assert!(at_once(turns.take("a", 0)).is_none());
     // Those who do not wait any more are in nobody's way.
-    assert_eq!(turns.state().waiting.len(), 0);
+    assert_eq!(turns.state.lock().waiting.len(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -101,7 +101,7 @@ async fn what_is_downloaded_is_not_called_back_as_soon() {
     watched.layer(&layer, 10);
     watched.layer(&other, 5);
     watched.advanced(&other, 5);
-    let downloaded = || turns.state().running[0].downloaded;
+    let downloaded = || turns.state.lock().running[0].downloaded;
     assert!(!downloaded());
     watched.advanced(&layer, 10);
     assert!(downloaded());

@@ -4,10 +4,11 @@
 //! nothing that it could buffer, copy or get wrong. It must not look into them.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use chain::LinkId;
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 
 use super::{Refusal, RefusalReason, Registration, Reply, Request, Service, Transport};
 
@@ -41,14 +42,9 @@ impl InProcess {
         InProcess::default()
     }
 
-    fn offers(&self) -> MutexGuard<'_, Offers> {
-        // Nothing that runs under the lock can leave it half-changed.
-        self.offers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The services of a link, in the order in which to ask them.
     fn services(&self, id: LinkId) -> Vec<Arc<dyn Service>> {
-        let mut offers = self.offers();
+        let mut offers = self.offers.lock();
         let Some(offer) = offers.by_link.get_mut(&id) else {
             return Vec::new();
         };
@@ -83,7 +79,7 @@ impl Transport for InProcess {
     }
 
     fn serve(&self, id: LinkId, service: Arc<dyn Service>) -> Registration {
-        let mut offers = self.offers();
+        let mut offers = self.offers.lock();
         offers.last_key += 1;
         let key = offers.last_key;
         let offer = offers.by_link.entry(id).or_default();
@@ -98,7 +94,7 @@ impl Transport for InProcess {
     }
 
     fn probe(&self, id: LinkId) -> BoxFuture<'_, Result<(), RefusalReason>> {
-        let is_served = self.offers().by_link.contains_key(&id);
+        let is_served = self.offers.lock().by_link.contains_key(&id);
         let served = is_served.then_some(()).ok_or(RefusalReason::NoRunner);
         Box::pin(std::future::ready(served))
     }
@@ -113,7 +109,7 @@ struct Withdraw {
 
 impl Drop for Withdraw {
     fn drop(&mut self) {
-        let mut offers = self.transport.offers();
+        let mut offers = self.transport.offers.lock();
         let Some(offer) = offers.by_link.get_mut(&self.id) else {
             return;
         };
@@ -161,8 +157,8 @@ mod tests {
         let transport = InProcess::new();
         let id = fake::link_id();
         let registration = transport.serve(id, fake::echo());
-        assert_eq!(transport.offers().by_link.len(), 1);
+        assert_eq!(transport.offers.lock().by_link.len(), 1);
         drop(registration);
-        assert_eq!(transport.offers().by_link.len(), 0);
+        assert_eq!(transport.offers.lock().by_link.len(), 0);
     }
 }

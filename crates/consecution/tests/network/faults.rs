@@ -4,6 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use serde_json::Value;
 
 use crate::support::chain::{chain, chain_with, link, shell};
 use crate::support::command::eventually;
@@ -96,14 +97,21 @@ fn a_link_with_a_network_is_called_again_only_where_its_chain_says_so() {
     let portal = servers.portal(&[&never, &once]);
     let mut runners = runners(&servers, &["one", "two", "three"], 1);
     until_ready(&portal);
+    let begun = Instant::now();
     let reply = meanwhile(&portal, "/chains/never", || kill_at_work(&mut runners));
     let problem = reply.problem(502);
     assert_eq!(problem["title"], "a link was lost", "{problem}");
     let why = "not called again, since it has a network";
     assert!(
-        problem["detail"].as_str().unwrap().contains(why),
+        problem["detail"].as_str().unwrap().ends_with(why),
         "{problem}"
     );
+    assert!(
+        ["one", "two", "three"]
+            .map(Value::from)
+            .contains(&problem["runner"])
+    );
+    assert!(begun.elapsed() < FAILOVER_MAX, "{:?}", begun.elapsed());
     let reply = meanwhile(&portal, "/chains/once", || {
         kill_at_work(&mut runners);
         let_finish(&runners);

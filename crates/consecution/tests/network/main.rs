@@ -15,7 +15,6 @@ mod faults_cut;
 mod healing;
 mod links;
 mod logs;
-mod losses;
 mod many;
 mod order;
 mod readiness;

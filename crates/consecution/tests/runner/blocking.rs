@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use crate::support::command::eventually;
-use crate::support::leftovers::{Seen, descendants, expect_gone};
+use crate::support::leftovers::{Seen, descendants, expect_gone, memory};
 use crate::support::runner::{World, images, is_soon, shell, soon};
 use crate::support::{home, slow_registry};
 use chain::Link;
@@ -174,24 +174,42 @@ fn parent(process: u32) -> u32 {
     parent.unwrap().trim().parse().unwrap()
 }
 
+/// A script that holds that much memory, in powers of two of 16 bytes, and then does what
+/// `cat` does: the kernel takes a while to end its process.
+fn heavy(doublings: usize, marker: &str) -> String {
+    let double = "x=$x$x; ".repeat(doublings);
+    format!("x=0123456789abcdef; {double}cat; : {marker}")
+}
+
 #[test]
 fn what_a_killed_zygote_leaves_is_cleared_away_elsewhere() {
+    const PROCESSES: usize = 16;
+    const DOUBLINGS: usize = 21;
     let _ = home::shared();
-    expect_no_gap(|| async {
-        let world = start(50);
-        let link = serve(&world, "cat; : orphaned", 50).await;
-        let old = processes("orphaned");
+    let script: &str = heavy(DOUBLINGS, "orphaned").leak();
+    expect_no_gap(move || async move {
+        let world = start(PROCESSES);
+        let link = serve(&world, script, PROCESSES).await;
+        let loaded = tokio::task::spawn_blocking(|| {
+            eventually("all of them to hold their memory", || {
+                let found = processes("orphaned");
+                let is_loaded = |process: &Seen| memory(process.id) > 16 << DOUBLINGS;
+                found.iter().all(is_loaded).then_some(found)
+            })
+        });
+        let old = loaded.await.unwrap();
+        assert_eq!(old.len(), PROCESSES);
         let zygote = parent(parent(old[0].id));
         let all = descendants(std::process::id());
         let zygote = all.into_iter().find(|process| process.id == zygote);
         let ticks = Ticks::start().await;
         zygote.unwrap().kill();
-        let is_served_again = || {
-            let counts = world.runner.counts(link.id());
-            counts.is_some_and(|counts| counts.idle == 50)
-        };
         let looking = tokio::task::spawn_blocking(move || expect_gone(&old));
         looking.await.unwrap();
+        let is_served_again = || {
+            let counts = world.runner.counts(link.id());
+            counts.is_some_and(|counts| counts.idle == PROCESSES)
+        };
         assert!(is_soon(is_served_again).await);
         let gap = ticks.longest().await;
         soon(world.runner.drain()).await;

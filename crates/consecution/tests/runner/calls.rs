@@ -3,6 +3,7 @@
 //! each other.
 use crate::support::runner::{World, shell};
 use chain::Link;
+use consecution::portal::FailureReason;
 use consecution::runner::Options;
 
 #[tokio::test]
@@ -99,7 +100,8 @@ async fn a_broken_link_does_not_hurt_another() {
     let portal = world.portal_of(vec![broken.clone()]).await;
     let error = world.runner.ready(broken.id()).await.unwrap_err();
     assert!(error.to_string().contains("/nonesuch"), "{error}");
-    assert!(portal.send("x").await.is_err());
+    let error = portal.send("x").await.unwrap_err();
+    assert_eq!(error.reason, FailureReason::NoRunner);
     let good = world.portal(&shell("cat")).await;
     assert_eq!(good.send("x").await.unwrap(), "x");
 }

@@ -7,6 +7,7 @@ use crate::support::leftovers;
 use crate::support::runner::{Call, World, is_soon, shell, soon};
 use chain::Link;
 use consecution::link_store::RunnerState;
+use consecution::portal::FailureReason;
 use consecution::runner::{Options, RunnerName};
 use consecution::transport::{RefusalReason, Request};
 use futures_util::FutureExt;
@@ -96,7 +97,8 @@ async fn a_link_that_is_removed_finishes_its_calls_and_no_other_is_served() {
         tokio::task::yield_now().await;
     }
     assert!(world.runner.counts(link.id()).is_none());
-    assert!(portal.send("x").await.is_err());
+    let error = portal.send("x").await.unwrap_err();
+    assert_eq!(error.reason, FailureReason::NoRunner);
     call.finish().await;
     expect_gone(seen).await;
 }

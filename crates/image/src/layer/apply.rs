@@ -7,9 +7,10 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
+use super::entry::{Entry, Kind};
 use super::remembered::{FolderTimes, Places, memory_bytes};
 use super::root::{Folder, Root};
-use super::tar_stream::{Entry, Kind, Source, TarStream};
+use super::tar_stream::{Source, TarStream};
 use super::{LayerProblem, Owners};
 
 /// What is kept of a mode: permissions and the sticky bit, no set-id bits.

@@ -10,8 +10,8 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::{Scope, ScopedJoinHandle};
 
 use super::LayerProblem;
-use super::tar_stream::{Source, damaged};
-use super::unpack::Budget;
+use super::budget::Budget;
+use super::tar_stream::Source;
 use crate::digest::{Digest, Hasher};
 
 /// Bytes in one piece handed from thread to thread.
@@ -182,7 +182,9 @@ impl Source for Pieces<'_> {
                 }
                 Ok(Err(cause)) => {
                     self.budget.go_on()?;
-                    return Err(damaged(format!("its compressed stream: {cause}")));
+                    return Err(LayerProblem::damaged(format!(
+                        "its compressed stream: {cause}"
+                    )));
                 }
                 Err(_) => {}
             }

@@ -8,8 +8,8 @@ use rustix::io::Errno;
 
 use super::LayerProblem;
 use super::apply::{Applier, failed};
+use super::entry::Entry;
 use super::root::Folder;
-use super::tar_stream::Entry;
 
 /// Memory for the paths of folders that are still to be searched.
 const PENDING_BYTES_MAX: usize = 32 << 20;

@@ -1,7 +1,6 @@
 //! PAX extended headers: `length key=value\n`, over and over. Pure.
 
 use super::LayerProblem;
-use super::tar_stream::damaged;
 
 /// The records that matter here.
 #[derive(Debug, Default)]
@@ -26,10 +25,10 @@ pub(super) struct Pax {
 pub(super) fn parse(mut text: &[u8], pax: &mut Pax) -> Result<(), LayerProblem> {
     while !text.is_empty() {
         let (record, rest) =
-            split_record(text).ok_or_else(|| damaged("a PAX header is malformed"))?;
+            split_record(text).ok_or_else(|| LayerProblem::damaged("a PAX header is malformed"))?;
         text = rest;
         let equals = record.iter().position(|&byte| byte == b'=');
-        let equals = equals.ok_or_else(|| damaged("a PAX record has no '='"))?;
+        let equals = equals.ok_or_else(|| LayerProblem::damaged("a PAX record has no '='"))?;
         keep(&record[..equals], &record[equals + 1..], pax)?;
     }
     Ok(())
@@ -50,7 +49,7 @@ fn keep(key: &[u8], value: &[u8], pax: &mut Pax) -> Result<(), LayerProblem> {
         let text = std::str::from_utf8(value).ok();
         let number = text.and_then(|text| text.parse::<u64>().ok());
         let key = String::from_utf8_lossy(key);
-        number.ok_or_else(|| damaged(format!("the PAX record '{key}' is no number")))
+        number.ok_or_else(|| LayerProblem::damaged(format!("the PAX record '{key}' is no number")))
     };
     match key {
         b"path" => pax.path = Some(value.to_vec()),

@@ -274,7 +274,7 @@ impl Root {
         match FileType::from_raw_mode(there.st_mode) {
             FileType::Directory => {
                 self.open.clear();
-                self.trash.take(parent, name)
+                self.trash.take(&parent.fd, name)
             }
             FileType::Symlink => {
                 self.open.clear();

@@ -5,7 +5,7 @@
 
 use super::LayerProblem;
 use super::pax::Pax;
-use super::tar_stream::{Entry, Source, TarStream};
+use super::tar_stream::{BLOCK_BYTES, Source, TarStream};
 
 /// Most parts in one file.
 const PARTS_MAX: usize = 1 << 16;
@@ -32,11 +32,11 @@ pub(super) fn read<S: Source>(
     tar: &mut TarStream<S>,
     header: &tar::Header,
     pax: &mut Pax,
-    entry: &Entry,
+    path: &[u8],
 ) -> Result<Option<Sparse>, LayerProblem> {
-    let bad = |problem: &str| LayerProblem::bad_entry(&entry.path, problem);
+    let bad = |problem: &str| LayerProblem::bad_entry(path, problem);
     let malformed = || bad("is a sparse file with a malformed map");
-    let mut stored = entry.stored_bytes;
+    let mut stored = tar.content_left();
     let (real_bytes, parts) = if header.entry_type().is_gnu_sparse() {
         let gnu = header.as_gnu().ok_or_else(malformed)?;
         let real_bytes = gnu.real_size().map_err(|_| malformed())?;
@@ -120,7 +120,7 @@ fn read_pax_0_1(map: &[u8]) -> Option<Parts> {
 
 /// Decimal numbers, a line each, in whole blocks in front of the content.
 fn read_pax_1<S: Source>(tar: &mut TarStream<S>) -> Option<Result<Parts, LayerProblem>> {
-    let mut block = [0; super::tar_stream::BLOCK_BYTES];
+    let mut block = [0; BLOCK_BYTES];
     let mut at = block.len();
     let mut next = || {
         let mut number = 0u64;

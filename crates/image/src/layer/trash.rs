@@ -10,8 +10,6 @@ use std::path::Path;
 use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::root::Folder;
-
 /// A folder whose contents are to be deleted.
 pub(super) struct Trash {
     folder: OwnedFd,
@@ -36,14 +34,11 @@ impl Trash {
         })
     }
 
-    /// Moves something here.
-    pub(super) fn take(&mut self, parent: &Folder, name: &[u8]) -> Result<(), Errno> {
-        self.take_from(&parent.fd, name)
-    }
-
+    /// Moves something here, out of the folder `parent`.
+    ///
     /// A name that is here already may be in the way, since an image may have any;
     /// then the next one is tried. No number comes twice, so that this has an end.
-    fn take_from(&mut self, parent: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
+    pub(super) fn take(&mut self, parent: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
         loop {
             let new = format!("taken-{}", self.taken);
             self.taken += 1;
@@ -94,10 +89,10 @@ impl Trash {
             for name in some {
                 match rustix::fs::unlinkat(&folder, &*name, AtFlags::empty()) {
                     Ok(()) | Err(Errno::NOENT) => {}
-                    Err(Errno::ISDIR | Errno::PERM) => self.take_from(&folder, &name)?,
+                    Err(Errno::ISDIR | Errno::PERM) => self.take(&folder, &name)?,
                     Err(Errno::ACCESS) => {
                         rustix::fs::fchmod(&folder, Mode::from_raw_mode(0o700))?;
-                        self.take_from(&folder, &name)?;
+                        self.take(&folder, &name)?;
                     }
                     Err(cause) => return Err(cause),
                 }

@@ -1,114 +1,15 @@
-//! One layer from its compressed bytes into a root: limits, digest, threads.
+//! One layer from its compressed bytes into a root.
 
 use std::io::Read;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::apply::Applier;
+use super::budget::Budget;
 use super::decompress::{self, Pieces};
+use super::entry::Entry;
 use super::sparse::Sparse;
-use super::tar_stream::{Entry, TarStream, damaged};
-use super::{LayerError, LayerProblem, Limits, Root};
+use super::tar_stream::TarStream;
+use super::{LayerError, LayerProblem, Root};
 use crate::digest::{Digest, Hasher};
-
-/// What an image may still use up; shared by all its layers.
-#[derive(Debug)]
-pub(crate) struct Budget {
-    limits: Limits,
-    bytes: u64,
-    entries: u64,
-    paths_bytes: u64,
-    /// Bytes in the files that were written.
-    pub(crate) file_bytes: u64,
-    cancelled: Arc<AtomicBool>,
-}
-
-impl Budget {
-    /// All of the limits. Setting `cancelled` ends the unpacking soon.
-    pub(crate) fn new(limits: &Limits, cancelled: Arc<AtomicBool>) -> Self {
-        Self {
-            limits: limits.clone(),
-            bytes: 0,
-            entries: 0,
-            paths_bytes: 0,
-            file_bytes: 0,
-            cancelled,
-        }
-    }
-
-    pub(super) fn cancelled(&self) -> &Arc<AtomicBool> {
-        &self.cancelled
-    }
-
-    /// Fails once the unpacking is cancelled.
-    pub(super) fn go_on(&self) -> Result<(), LayerProblem> {
-        match self.cancelled.load(Ordering::Relaxed) {
-            true => Err(LayerProblem::Cancelled),
-            false => Ok(()),
-        }
-    }
-
-    pub(super) fn take_bytes(&mut self, bytes: u64) -> Result<(), LayerProblem> {
-        self.go_on()?;
-        self.bytes = self.bytes.saturating_add(bytes);
-        let most = self.limits.image_bytes_max;
-        if self.bytes > most {
-            return Err(LayerProblem::TooLarge { most, entry: None });
-        }
-        Ok(())
-    }
-
-    /// For files and folders that are made; few entries can ask for many.
-    pub(crate) fn take_entries(&mut self, entries: u64) -> Result<(), LayerProblem> {
-        self.entries = self.entries.saturating_add(entries);
-        let most = self.limits.entries_max;
-        if self.entries > most {
-            return Err(LayerProblem::TooMany {
-                what: "entries",
-                most,
-            });
-        }
-        Ok(())
-    }
-
-    /// What must be remembered at once, as it is now.
-    fn check_memory(&self, bytes: u64) -> Result<(), LayerProblem> {
-        let most = self.limits.memory_bytes_max;
-        match bytes > most {
-            true => Err(LayerProblem::TooMany {
-                what: "bytes to remember of its files and folders at a time",
-                most,
-            }),
-            false => Ok(()),
-        }
-    }
-
-    pub(super) fn take_entry(&mut self, path: &[u8]) -> Result<(), LayerProblem> {
-        // One piece of the stream has hundreds of entries.
-        self.go_on()?;
-        self.take_entries(1)?;
-        self.paths_bytes = self.paths_bytes.saturating_add(path.len() as u64);
-        let most = self.limits.paths_bytes_max;
-        if self.paths_bytes > most {
-            return Err(LayerProblem::TooMany {
-                what: "bytes in its paths",
-                most,
-            });
-        }
-        let most = self.limits.path_bytes_max;
-        if path.len() > most {
-            let start = &path[..most.min(60)];
-            return Err(LayerProblem::bad_entry(
-                start,
-                format!(
-                    "… has a path of {} bytes, at most {most} are allowed",
-                    path.len()
-                ),
-            ));
-        }
-        Ok(())
-    }
-}
 
 /// How an unpacked layer is told apart and checked.
 pub(crate) struct Layer<'a> {
@@ -162,7 +63,7 @@ fn run(
             None => problem,
         })?;
         if layer.needs_end && !tar.ended() {
-            return Err(damaged("the tar has no end marker"));
+            return Err(LayerProblem::damaged("the tar has no end marker"));
         }
         let written = applier.finish()?;
         let mut pieces = tar.into_source();
@@ -170,7 +71,7 @@ fn run(
         pieces.drain()?;
         thread
             .join()
-            .map_err(|_| damaged("its decompressor panicked"))
+            .map_err(|_| LayerProblem::damaged("its decompressor panicked"))
     })
 }
 
@@ -197,7 +98,10 @@ fn apply_all(
 
 #[cfg(test)]
 mod tests {
-    use super::super::Steps;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::super::{Limits, Steps};
     use super::*;
 
     #[test]

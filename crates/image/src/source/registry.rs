@@ -1,38 +1,47 @@
 //! Pulling from a registry: how it is reached, and what is asked of it.
 //!
-//! Written over reqwest rather than over a client library, since none resumes,
-//! bounds and retries: [`endpoint`] is where a registry or mirror answers, [`api`]
-//! by which URLs,
-//! [`auth`] how it is shown who asks, [`session`] one request with its retries,
-//! [`redirects`] where that leads and [`reach`] where it may, [`proxy`] through whom, [`body`] what it is
-//! answered, [`retry_after`] when it is not to be asked, [`resolve`] from a name to a manifest, [`blob`] a download.
+//! Written over reqwest rather than over a client library: none of those resumes,
+//! bounds and retries. Each module imports only those that stand above it here:
+//!
+//! | module | for |
+//! |---|---|
+//! | [`address`], [`api`] | what a URL says of a server, and which URLs a registry has; pure |
+//! | [`credentials`] | what Docker's tools know of who asks |
+//! | [`proxy`], [`retry_after`], [`reach`] | through whom, when, and to where a request may go |
+//! | [`endpoint`] | one registry or mirror, with all of that |
+//! | [`failure`] | why an attempt failed, and when there is another |
+//! | [`redirects`], [`body`] | sending a request, and reading what it is answered, within bounds |
+//! | [`refusal`] | what an answer other than success means |
+//! | [`auth`] | showing who asks |
+//! | [`session`] | one request to one repository, with all of that |
+//! | [`resolve`], [`blob`] | from a name to a manifest, and downloading a layer |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
+mod address;
 mod api;
 mod auth;
 mod blob;
 mod body;
 pub(crate) mod credentials;
 mod endpoint;
+mod error;
+mod failure;
 mod proxy;
 mod reach;
 mod redirects;
+mod refusal;
 mod resolve;
 mod retry_after;
 mod session;
 
+pub use error::RegistryError;
 pub(crate) use resolve::Resolved;
 pub(crate) use session::Session;
 
 use credentials::{Credentials, CredentialsError};
-
-use crate::layer::LayerError;
-use crate::manifest::ContentError;
-use crate::reference::Reference;
-use crate::store::StoreError;
 
 /// How registries are reached: credentials, mirrors, plain HTTP, patience.
 #[derive(Debug, Clone, Default)]
@@ -120,136 +129,4 @@ impl Default for Retry {
             first_delay: Duration::from_millis(250),
         }
     }
-}
-
-/// A registry did not give what was asked for.
-#[derive(Debug, thiserror::Error)]
-pub enum RegistryError {
-    /// It cannot be reached, or the connection broke and stayed broken.
-    #[error(
-        "reach registry {address}: {cause}; check the name, the network and that the registry runs"
-    )]
-    Unreachable {
-        /// Host and port.
-        address: String,
-        /// What went wrong, innermost cause last.
-        cause: String,
-    },
-    /// It sends, but hardly anything.
-    #[error(
-        "read what registry {address} sends: fewer than {bytes} bytes came within {within:?}; check the network, or try again when the registry has less to do"
-    )]
-    TooSlow {
-        /// Host and port.
-        address: String,
-        /// How many would have been enough.
-        bytes: usize,
-        /// How long they were waited for.
-        within: Duration,
-    },
-    /// It has no such image.
-    #[error("find image {reference}: registry {address} has no such repository or tag{hint}")]
-    NotFound {
-        /// The image.
-        reference: String,
-        /// Host and port.
-        address: String,
-        /// What else may be the matter.
-        hint: String,
-    },
-    /// 401 or 403.
-    #[error("get {what} from registry {address}: {status}, {reason}; {advice}")]
-    Denied {
-        /// What was asked for.
-        what: String,
-        /// Host and port.
-        address: String,
-        /// 401 or 403.
-        status: u16,
-        /// What the registry says.
-        reason: String,
-        /// What to do.
-        advice: String,
-    },
-    /// Any other status, after the retries.
-    #[error("get {what} from registry {address}: it answers {status}, {reason}")]
-    Status {
-        /// What was asked for.
-        what: String,
-        /// Host and port.
-        address: String,
-        /// The HTTP status.
-        status: u16,
-        /// What the registry says.
-        reason: String,
-    },
-    /// It wants to be left alone for a while, and is.
-    #[error(
-        "get {what} from registry {address}: it answers {status}, {reason}, and is not to be asked again for {} s; wait, or log in where that raises a limit", .after.as_secs() + 1
-    )]
-    NotYet {
-        /// What was asked for.
-        what: String,
-        /// Host and port.
-        address: String,
-        /// The HTTP status.
-        status: u16,
-        /// What the registry says.
-        reason: String,
-        /// For how long.
-        after: Duration,
-    },
-    /// It answers, but not as a registry does.
-    #[error("get {what} from registry {address}: {problem}")]
-    Protocol {
-        /// What was asked for.
-        what: String,
-        /// Host and port.
-        address: String,
-        /// What is wrong with the answer.
-        problem: String,
-    },
-    /// What it gave is wrong.
-    #[error("{cause} (from registry {address})")]
-    Content {
-        /// Host and port.
-        address: String,
-        /// What is wrong.
-        cause: ContentError,
-    },
-    /// A download cannot be written.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-/// An image cannot be pulled.
-#[derive(Debug, thiserror::Error)]
-pub enum PullError {
-    /// The registry's side.
-    #[error(transparent)]
-    Registry(#[from] RegistryError),
-    /// A layer's contents.
-    #[error(transparent)]
-    Layer(#[from] LayerError),
-    /// Our side.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// It takes too long.
-    #[error(
-        "pull image {}: it was not done within {within:?}; what was downloaded is kept for a day, pull it again to go on", .reference.familiar()
-    )]
-    TooLong {
-        /// The image.
-        reference: Reference,
-        /// How long it was waited for.
-        within: Duration,
-    },
-    /// What was pulled is no image that we can use.
-    #[error("use image {reference}: failed to {cause}")]
-    Content {
-        /// The image.
-        reference: Reference,
-        /// Why not.
-        cause: ContentError,
-    },
 }

@@ -63,7 +63,7 @@ impl Store {
     }
 
     pub(super) fn discard(&self, path: &Path, folder: &File) -> io::Result<()> {
-        let aside = files::unused(&self.inner.folder.join("tmp"));
+        let aside = self.unused();
         match std::fs::rename(path, &aside) {
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(()),
             moved => moved?,

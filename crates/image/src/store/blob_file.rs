@@ -48,7 +48,7 @@ impl BlobFile {
     /// The whole layer if it is here; else the largest file `from` that place that
     /// nobody else writes. Hashes what there is of it. Where others get the layer, it
     /// may soon be whole: that is waited for `until` then, and not longer.
-    pub(super) async fn open(
+    pub(crate) async fn open(
         store: &Store,
         layer: &Descriptor,
         from: &str,
@@ -140,7 +140,7 @@ impl BlobFile {
     /// For reading from its start, and its path. It is whole and verified, so it
     /// gets its name for everybody. Gives the lock back: nobody will write to it any
     /// more, and whoever holds no lock blocks nobody.
-    pub(super) fn into_reader(mut self) -> Result<(File, PathBuf), StoreError> {
+    pub(crate) fn into_reader(mut self) -> Result<(File, PathBuf), StoreError> {
         let mut publish = || {
             if self.path != self.whole {
                 std::fs::rename(&self.path, &self.whole)?;

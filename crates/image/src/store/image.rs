@@ -62,7 +62,7 @@ pub(super) const ROOT: &str = "root";
 
 impl Store {
     /// Opens an image by its digest, and holds it. `None` where it is not there.
-    pub(super) fn open_image(
+    pub(crate) fn open_image(
         &self,
         reference: &Reference,
         digest: &Digest,
@@ -96,7 +96,7 @@ impl Store {
 
     /// Makes a name mean an image that is here, and deletes what it meant before if
     /// that has no other and nobody uses it.
-    pub(super) fn rename(&self, reference: &Reference, image: &Image) -> Result<(), StoreError> {
+    pub(crate) fn rename(&self, reference: &Reference, image: &Image) -> Result<(), StoreError> {
         let index = image.index.as_ref();
         if self.record(reference, &image.digest, index, image.bytes)? {
             self.sweep();

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -172,8 +171,7 @@ impl Store {
     }
 
     fn tell_once(&self, path: PathBuf, error: &StoreError) {
-        let told = self.inner.told.lock();
-        let mut told = told.unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.inner.told.lock();
         if told.len() < TOLD_MAX && told.insert(path) {
             tracing::warn!("a name in the image store is left out: failed to {error}");
         }

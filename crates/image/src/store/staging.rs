@@ -11,7 +11,7 @@ use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
 use super::image::{DESCRIPTION, Description, ROOT};
-use super::{Image, NamedBy, Store, StoreError, adopt, durable, files, lock};
+use super::{Image, NamedBy, Store, StoreError, adopt, durable, lock};
 use crate::config::ReadConfig;
 use crate::digest::Digest;
 use crate::layer::{Budget, Layer, LayerError, LayerProblem, Root, Steps, delete_tree, unpack};
@@ -20,7 +20,7 @@ use crate::reference::Reference;
 const TRASH: &str = "trash";
 
 /// A root being filled. Dropped before it is published, it is deleted.
-pub(super) struct Staging {
+pub(crate) struct Staging {
     store: Store,
     path: PathBuf,
     /// The folder, locked for us alone, so that no sweep takes it for left over.
@@ -31,9 +31,9 @@ pub(super) struct Staging {
 
 impl Staging {
     /// An empty root. Setting `cancelled` makes its layers fail soon.
-    pub(super) fn create(store: &Store, cancelled: Arc<AtomicBool>) -> Result<Self, StoreError> {
+    pub(crate) fn create(store: &Store, cancelled: Arc<AtomicBool>) -> Result<Self, StoreError> {
         let (path, folder) = loop {
-            let path = files::unused(&store.inner.folder.join("tmp"));
+            let path = store.unused();
             let fail = |cause| StoreError::io("make", &path, cause);
             DirBuilder::new().mode(0o700).create(&path).map_err(fail)?;
             // Between making and locking, another process may have swept it.
@@ -69,7 +69,7 @@ impl Staging {
     }
 
     /// Applies a layer; gives the digest of its uncompressed bytes.
-    pub(super) fn unpack(
+    pub(crate) fn unpack(
         &mut self,
         layer: &Layer<'_>,
         reader: Box<dyn io::Read + Send + '_>,
@@ -79,7 +79,7 @@ impl Staging {
 
     /// Makes it the root of `digest`, which is of what `by` says, and `reference`
     /// its name.
-    pub(super) fn publish(
+    pub(crate) fn publish(
         mut self,
         reference: &Reference,
         (digest, by): (&Digest, NamedBy),

@@ -25,7 +25,7 @@ const FILE_KEPT: Duration = Duration::from_secs(600);
 const LOCKED_MAX: usize = 64;
 
 impl Store {
-    pub(super) fn sweep(&self) {
+    pub(crate) fn sweep(&self) {
         let steps = [
             ("tmp", self.sweep_tmp()),
             ("blobs", self.sweep_blobs()),
@@ -137,7 +137,7 @@ impl Store {
         locked.retain(|(digest, ..)| !named.contains(digest));
         let mut aside = Vec::new();
         let moving = each(&locked, |(_, path, _)| {
-            let to = files::unused(&self.inner.folder.join("tmp"));
+            let to = self.unused();
             std::fs::rename(path, &to)?;
             aside.push(to);
             Ok(())

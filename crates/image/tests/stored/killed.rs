@@ -2,6 +2,7 @@
 //! that the next one does not clear away.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -52,11 +53,14 @@ fn start(home: &Home, name: &str, input: Option<&Path>) -> Child {
         .unwrap()
 }
 
+const FILE_BYTES: usize = 2000;
+
+/// A layer of that many files.
 fn files(count: usize) -> Vec<u8> {
     let names: Vec<String> = (0..count)
         .map(|place| format!("folder{}/file{place}", place % 50))
         .collect();
-    let content = [b'x'; 2000];
+    let content = [b'x'; FILE_BYTES];
     let list: Vec<(&str, &[u8])> = names
         .iter()
         .map(|name| (name.as_str(), &content[..]))
@@ -64,10 +68,14 @@ fn files(count: usize) -> Vec<u8> {
     tar_of(&list)
 }
 
+/// Whether that many [`files`] are there, each with all of its content.
 fn whole(root: &Path, count: usize) -> bool {
     let folders = fs::read_dir(root).unwrap();
-    let files = folders.map(|folder| fs::read_dir(folder.unwrap().path()).unwrap().count());
-    files.sum::<usize>() == count
+    let files = folders.flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap());
+    let is_whole = |file: &io::Result<fs::DirEntry>| {
+        file.as_ref().unwrap().metadata().unwrap().len() == FILE_BYTES as u64
+    };
+    files.filter(is_whole).count() == count
 }
 
 /// The first delay before a kill, in milliseconds.

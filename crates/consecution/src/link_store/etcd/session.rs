@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions, Error};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
@@ -120,12 +120,12 @@ impl Session {
                 }
                 return Err(failure);
             }
-            self.trouble().reasons.insert(endpoint, failure.reason);
+            self.trouble.lock().reasons.insert(endpoint, failure.reason);
             if Instant::now() >= deadline {
                 break;
             }
         }
-        let failure = Failure::unreachable(self.trouble().to_string());
+        let failure = Failure::unreachable(self.trouble.lock().to_string());
         self.say_waiting(&failure.reason);
         Err(failure)
     }
@@ -216,7 +216,7 @@ impl Session {
     }
 
     fn say_connected(&self) {
-        let mut trouble = self.trouble();
+        let mut trouble = self.trouble.lock();
         trouble.reasons.clear();
         let is_new = self.connection.send_if_modified(|connection| {
             let is_new = *connection != Connection::Connected;
@@ -235,14 +235,9 @@ impl Session {
             *connection = waiting;
             is_new
         });
-        if self.trouble().said.lets(reason, Instant::now()) {
+        if self.trouble.lock().said.lets(reason, Instant::now()) {
             tracing::warn!(target: crate::connection::TROUBLE, "waiting: {reason}");
         }
-    }
-
-    fn trouble(&self) -> MutexGuard<'_, Trouble> {
-        // Nothing that runs under the lock can leave it half-changed.
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

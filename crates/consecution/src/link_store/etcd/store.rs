@@ -1,12 +1,13 @@
 //! Reading and writing keys.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use chain::Link;
 use etcd_client::{
     Compare, CompareOp, GetOptions, KeyValue, ResponseHeader, Txn, TxnOp, TxnOpResponse,
 };
+use parking_lot::Mutex;
 
 use super::failure::Failure;
 use super::keys;
@@ -182,8 +183,7 @@ impl Store {
 
     /// Says that this content is of no use, once.
     pub(super) fn skip(&self, entry: &KeyValue, reason: &str) {
-        // Nothing that runs under the lock can leave it half-changed.
-        let mut skipped = self.skipped.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut skipped = self.skipped.lock();
         if skipped.len() >= SKIPPED_MAX {
             skipped.clear();
         }

@@ -4,12 +4,13 @@
 //! long, and an answer is good for a second: runners hear little of it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chain::LinkId;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{self, StreamExt};
+use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 
 use crate::transport::{RefusalReason, Transport};
@@ -140,8 +141,7 @@ impl Looks {
     }
 
     fn look(&self, id: LinkId) -> Arc<Look> {
-        // Nothing that runs under the lock can leave it half-changed.
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock();
         if known.len() >= KNOWN_MAX && !known.contains_key(&id) {
             known.retain(|_, look| Arc::strong_count(look) > 1);
         }

@@ -181,8 +181,8 @@ mod tests {
     use crate::transport::in_process::InProcess;
     use chain::{Chain, ChainLink, Link, LinkId};
     use futures_util::future::{BoxFuture, FutureExt, join_all, pending, ready};
+    use parking_lot::Mutex;
     use std::collections::BTreeMap;
-    use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use tokio::time::Instant;
 
@@ -244,20 +244,20 @@ mod tests {
     impl Links for Told {
         fn state(&self, id: LinkId) -> BoxFuture<'_, LinkState> {
             self.asked.fetch_add(1, Ordering::SeqCst);
-            let states = self.states.lock().unwrap();
+            let states = self.states.lock();
             let state = states.get(&id).cloned().unwrap_or(LinkState::Unserved);
             ready(state).boxed()
         }
 
         fn unreachable(&self) -> Option<String> {
-            self.unreachable.lock().unwrap().clone()
+            self.unreachable.lock().clone()
         }
     }
 
     impl Told {
         fn tell(&self, offered: &Offered, state: LinkState) {
             let id = offered.portal.chain().links[0].id;
-            self.states.lock().unwrap().insert(id, state);
+            self.states.lock().insert(id, state);
         }
     }
 
@@ -326,7 +326,7 @@ mod tests {
         assert!(!readiness.of_one(&chains[0], false).await.ready);
         assert!(readiness.of_one(&chains[1], false).await.ready);
         assert!(!readiness.of_one(&chains[1], true).await.ready);
-        *told.unreachable.lock().unwrap() = Some("connection refused".to_owned());
+        *told.unreachable.lock() = Some("connection refused".to_owned());
         assert_eq!(look().await, "no runner can be reached: connection refused");
         assert!(!readiness.of_one(&chains[1], false).await.ready);
     }

@@ -15,10 +15,11 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -165,11 +166,6 @@ impl State {
 }
 
 impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing that runs under the lock can leave it half-changed.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Where the next bytes may wait; `None` where they are handed over.
     fn place(&self, state: &mut State, bytes: u64) -> Option<Place> {
         let is_behind_file = state.is_behind_file();
@@ -200,7 +196,7 @@ impl Shared {
 
     /// Gives up all that waits.
     fn close(&self) {
-        let state = &mut *self.state();
+        let state = &mut *self.state.lock();
         state.is_unread = true;
         state.memory = Held::default();
         discard(state.file.take());
@@ -216,7 +212,7 @@ impl Writer {
     pub(super) async fn push(&self, chunk: Bytes) -> Result<(), Unread> {
         let bytes = chunk.len() as u64;
         let place = {
-            let state = &mut *self.0.state();
+            let state = &mut *self.0.state.lock();
             if state.is_unread {
                 return Err(Unread);
             }
@@ -241,14 +237,14 @@ impl Writer {
     async fn write(&self, chunk: Bytes) -> Result<bool, Unread> {
         let bytes = chunk.len() as u64;
         let (file, at) = {
-            let state = self.0.state();
+            let state = self.0.state.lock();
             (state.file.clone(), state.file_written)
         };
         let room = Arc::clone(&self.0.room);
         let written = spawn_blocking(move || room.write(file, &chunk, at)).await;
         let written = written.unwrap_or_else(|error| Err(io::Error::other(error)));
         self.0.room.wrote(written.as_ref().err());
-        let state = &mut *self.0.state();
+        let state = &mut *self.0.state.lock();
         if state.is_unread {
             discard(written.ok());
             return Err(Unread);
@@ -272,7 +268,7 @@ impl Writer {
     async fn hand_over(&self, chunk: Bytes) -> Result<(), Unread> {
         loop {
             {
-                let state = &mut *self.0.state();
+                let state = &mut *self.0.state.lock();
                 if state.is_unread {
                     return Err(Unread);
                 }
@@ -289,7 +285,7 @@ impl Writer {
 
     /// Nothing more comes, for this reason.
     pub(super) fn end(&self, end: End) {
-        let state = &mut *self.0.state();
+        let state = &mut *self.0.state.lock();
         state.end.get_or_insert(end);
         state.wake();
         self.0.news.notify_one();
@@ -307,7 +303,7 @@ impl Reader {
     pub(super) async fn news(&self) -> News {
         loop {
             {
-                let state = self.shared.state();
+                let state = self.shared.state.lock();
                 if state.end.is_some() {
                     return News::Over;
                 }
@@ -321,7 +317,7 @@ impl Reader {
 
     /// The reply begins.
     pub(super) fn begin(&self) {
-        let state = &mut *self.shared.state();
+        let state = &mut *self.shared.state.lock();
         if state.mode == Mode::Spooling {
             state.mode = Mode::Ahead(AHEAD_BYTES_MAX);
         }
@@ -329,12 +325,12 @@ impl Reader {
 
     /// How the run ended, if it has and that was not read.
     pub(super) fn end(&self) -> Option<End> {
-        self.shared.state().end.clone()
+        self.shared.state.lock().end.clone()
     }
 
     /// How many bytes there have been.
     pub(super) fn bytes(&self) -> u64 {
-        self.shared.state().bytes
+        self.shared.state.lock().bytes
     }
 
     pub(super) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Next> {
@@ -346,7 +342,7 @@ impl Reader {
                     self.read(read.unwrap_or_else(|error| Err(io::Error::other(error)))),
                 );
             }
-            let state = &mut *self.shared.state();
+            let state = &mut *self.shared.state.lock();
             if let Some(chunk) = state.memory.pop(usize::MAX) {
                 let given = Used {
                     memory: chunk.len() as u64,
@@ -378,7 +374,7 @@ impl Reader {
     fn read(&mut self, read: io::Result<Bytes>) -> Next {
         match read {
             Ok(chunk) => {
-                self.shared.state().file_read += chunk.len() as u64;
+                self.shared.state.lock().file_read += chunk.len() as u64;
                 Next::Chunk(chunk)
             }
             Err(error) => {

@@ -81,7 +81,7 @@ fn what_is_kept_outlives_its_need_only_until_it_is_given() {
     input.settle_reader();
     assert!(!input.can_be_read_again());
     assert_eq!([read(&mut second), read(&mut second)], ["onetwo", "three"]);
-    assert_eq!(input.lock().kept.memory_bytes(), 0);
+    assert_eq!(input.0.lock().kept.memory_bytes(), 0);
     assert!(next(&mut second).is_none());
 }
 
@@ -105,7 +105,7 @@ fn what_is_kept_holds_no_more_memory_than_its_bound_however_small_the_chunks() {
         assert!(input.can_be_read_again());
         // Nobody has the larger buffers any more that chunks were parts of.
         assert!(buffers.iter().all(Bytes::is_unique));
-        assert!(input.lock().kept.memory_bytes() <= KEPT_BYTES_MAX);
+        assert!(input.0.lock().kept.memory_bytes() <= KEPT_BYTES_MAX);
     }
 }
 
@@ -120,7 +120,7 @@ fn what_is_too_large_is_not_kept_at_all() {
     }
     read(&mut reader);
     assert!(!input.can_be_read_again());
-    assert_eq!(input.lock().kept.memory_bytes(), 0);
+    assert_eq!(input.0.lock().kept.memory_bytes(), 0);
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn output_that_is_too_large_to_be_compared_frees_the_input_as_well() {
     }
     read(&mut reader);
     assert!(!input.can_be_read_again() && output.is_too_large());
-    assert_eq!(output.lock().kept.memory_bytes(), 0);
+    assert_eq!(output.0.lock().kept.memory_bytes(), 0);
 }
 
 #[test]

@@ -316,3 +316,25 @@ async fn feed(mut input: Body, stdin: &mut Option<Writer>) -> Result<(), Cut> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_link_that_is_not_read_any_more_gets_no_sigpipe_before_it_is_stopped() {
+        for bytes in [1, 65_000] {
+            let (reader, mut writer) = std::io::pipe().unwrap();
+            writer.write_all(&vec![b'x'; bytes]).unwrap();
+            let (at, kept) = lost_reader(7, Reader::new(reader)).await;
+            // It is stopped now. Until then it may write, as long as its pipe is kept.
+            assert_eq!(at, 7);
+            writer.write_all(b"more").unwrap();
+            drop(kept);
+            let error = writer.write_all(b"more").unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        }
+    }
+}

@@ -96,7 +96,7 @@ impl Starter for Bench {
         }
         self.alive.fetch_add(1, Ordering::SeqCst);
         let number = self.started.fetch_add(1, Ordering::SeqCst) + 1;
-        self.born.lock().unwrap().insert(number, Instant::now());
+        self.born.lock().insert(number, Instant::now());
         Ok(Fake {
             number,
             born: Arc::clone(&self.born),
@@ -118,13 +118,13 @@ impl Idle for Fake {
     }
 
     async fn spoiled_by(&mut self) -> SpoiledBy {
-        *self.spoiled_by.lock().unwrap()
+        *self.spoiled_by.lock()
     }
 }
 
 impl Drop for Fake {
     fn drop(&mut self) {
-        self.born.lock().unwrap().remove(&self.number);
+        self.born.lock().remove(&self.number);
         self.alive.fetch_sub(1, Ordering::SeqCst);
     }
 }
@@ -332,7 +332,7 @@ async fn a_process_that_spoils_itself_leaves_its_link_cold_for_a_while() {
 #[tokio::test(start_paused = true)]
 async fn a_process_that_others_have_killed_is_replaced_and_its_link_stays_warm() {
     let bench = Bench::new();
-    *bench.spoiled_by.lock().unwrap() = SpoiledBy::Others;
+    *bench.spoiled_by.lock() = SpoiledBy::Others;
     let pool = bench.pool(3, &room(10));
     sleep(START_TIME * 2).await;
     bench.spoil.send_replace(true);
@@ -356,13 +356,7 @@ async fn the_youngest_is_taken_and_none_waits_for_longer_than_it_may() {
         assert!(newest > last);
         last = newest;
         drop(taken);
-        let ages = bench
-            .born
-            .lock()
-            .unwrap()
-            .values()
-            .map(Instant::elapsed)
-            .max();
+        let ages = bench.born.lock().values().map(Instant::elapsed).max();
         assert!(
             ages.unwrap_or_default() <= IDLE_MAX + START_TIME,
             "{ages:?}"
@@ -370,13 +364,7 @@ async fn the_youngest_is_taken_and_none_waits_for_longer_than_it_may() {
     }
     // Also where nobody takes any.
     sleep(IDLE_MAX * 10).await;
-    let ages = bench
-        .born
-        .lock()
-        .unwrap()
-        .values()
-        .map(Instant::elapsed)
-        .max();
+    let ages = bench.born.lock().values().map(Instant::elapsed).max();
     assert!(ages.unwrap() <= IDLE_MAX + START_TIME, "{ages:?}");
     assert_eq!(pool.counts().idle, 2);
 }

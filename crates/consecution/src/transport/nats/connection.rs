@@ -6,13 +6,14 @@
 //! new client takes its place.
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use async_nats::message::OutboundMessage;
 use async_nats::{Client, Event, HeaderMap, Subject};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
+use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -202,7 +203,7 @@ fn delay(shared: &Weak<Shared>, attempts: usize) -> Duration {
         return UNWANTED;
     };
     if attempts <= 1 {
-        let mut pace = shared.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pace = shared.pace.lock();
         return pace.next(Instant::now());
     }
     let doublings = u32::try_from(attempts - 2).unwrap_or(u32::MAX).min(16);

@@ -22,8 +22,8 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use rustix::process::Signal;
 
 use super::inputs::Random;
-use super::reference::Pipeline;
-use super::served::judge_reply;
+use super::reference::{Evaluated, Pipeline};
+use super::served::{failed_link, judge_reply};
 use super::{cases, from_environment, links};
 use crate::support::chain::{ChainFile, Link, chain_with, shell};
 use crate::support::command::eventually;
@@ -92,13 +92,14 @@ fn random_cases(seed: u64, day: usize) -> Vec<Case> {
     let one = |number| {
         let case = cases().new_tree(&mut runner).unwrap().current();
         let input = case.input.bytes();
-        let pipeline = Pipeline::evaluate(&case.stages, &input);
+        let mut pipeline = Pipeline::evaluate(&case.stages, &input);
         let kind = Kind::of(number);
         let mut random = Random(seed ^ (day * CHAINS + number) as u64);
-        let links = links(&pipeline).zip(&pipeline.stages).enumerate();
+        let links: Vec<_> = links(&pipeline).collect();
+        let links = links.into_iter().zip(&mut pipeline.stages).enumerate();
         let links = links.map(|(at, (link, stage))| {
             let link = match stage.words == ["cat"] {
-                true => like_cat(link, &stage.accepted, &mut random),
+                true => like_cat(link, stage, &mut random),
                 false => link,
             };
             let link = link.with("Environment", format!("{{{MARK}: 'of {number}.{at}'}}"));
@@ -125,17 +126,20 @@ fn random_cases(seed: u64, day: usize) -> Vec<Case> {
 /// The variable by which a process is known: of which chain and link it is.
 const MARK: &str = "CONSECUTION_CASE";
 
-/// Does what `cat` does, and more that nobody may notice.
-fn like_cat(link: Link, accepted: &[u8], random: &mut Random) -> Link {
+/// Does what `cat` does, and more that nobody may notice but on standard error.
+fn like_cat(link: Link, stage: &mut Evaluated, random: &mut Random) -> Link {
     let script = match random.next() % 4 {
         0 => return link,
         // Holds the output, and would for long.
         1 => "sleep 1000 & cat",
         // Closes its output before it ends.
         2 => "cat; code=$?; exec >&- 2>&-; sleep 0.02; exit $code",
-        _ => "echo noise >&2; cat",
+        _ => {
+            stage.stderr = Some("noise\n".to_owned());
+            "echo noise >&2; cat"
+        }
     };
-    let accepted: Vec<_> = accepted.iter().map(u8::to_string).collect();
+    let accepted: Vec<_> = stage.accepted.iter().map(u8::to_string).collect();
     shell(script).with("AcceptedExitCodes", format!("[{}]", accepted.join(", ")))
 }
 
@@ -199,7 +203,13 @@ impl Case {
         let problem = problem.map_err(|_| format!("status {}", reply.status));
         match (reply.status, problem) {
             (200, _) => Err(wrong()),
-            (502, Ok(problem)) if problem["signal"] == 9 => Ok(End::Killed),
+            (502, Ok(problem)) if problem["signal"] == 9 => {
+                let (at, stderr) = failed_link(&problem);
+                match self.pipeline.may_have_begun_to_say(at, stderr) {
+                    true => Ok(End::Killed),
+                    false => Err(format!("link {at} was killed, and had said {stderr:?}")),
+                }
+            }
             (502, Ok(problem)) if problem["title"] == "a link was lost" => Ok(End::Lost),
             (503, Ok(_)) if reply.header("retry-after").is_some() => Ok(End::Refused),
             _ => Err(wrong()),

@@ -18,6 +18,9 @@ use crate::support::home;
 /// A link that nobody reads any more may write that much and still end by itself.
 const UNREAD_BYTES: usize = 64 * 1024;
 
+/// How much of what a link says is kept, at most.
+const STDERR_BYTES: usize = 16 * 1024;
+
 /// A pipeline on one input.
 #[derive(Debug)]
 pub(crate) struct Pipeline {
@@ -34,6 +37,8 @@ pub(crate) struct Evaluated {
     /// It ends, or stops reading, before its input does.
     leaves_early: bool,
     output: Vec<u8>,
+    /// What it says on standard error; `None` where that is not the same each time.
+    pub(crate) stderr: Option<String>,
     /// 128 and the signal where one ends it.
     code: i32,
 }
@@ -67,6 +72,8 @@ impl Pipeline {
             let code = ran.code();
             evaluated.push(Evaluated {
                 leaves_early: command.leaves.early(input, &ran.stdout, code),
+                // How many records it reads, and for how long, is up to the pipe.
+                stderr: (command.words[0] != "dd").then_some(ran.stderr),
                 words: command.words,
                 accepted: stage.accepted.clone(),
                 is_patient: command.is_patient,
@@ -147,6 +154,21 @@ impl Pipeline {
         };
         let is_left = next.leaves_early || self.may_be_stopped(at + 1, is_slow);
         is_left && (is_slow || self.stages[at].output.len() > UNREAD_BYTES)
+    }
+
+    /// Whether that may be the end of what the link in that place has said when it was over.
+    pub(crate) fn may_have_said(&self, at: usize, stderr: &str) -> bool {
+        let wanted = self.stages[at].stderr.as_deref();
+        wanted.is_none_or(|wanted| match wanted.len() <= STDERR_BYTES {
+            true => wanted == stderr,
+            false => wanted.ends_with(stderr),
+        })
+    }
+
+    /// Whether it may be what that link had said when it was killed.
+    pub(crate) fn may_have_begun_to_say(&self, at: usize, stderr: &str) -> bool {
+        let wanted = self.stages[at].stderr.as_deref();
+        wanted.is_none_or(|wanted| wanted.starts_with(stderr) || wanted.len() > STDERR_BYTES)
     }
 
     /// Whether nothing may come out, since one link is certain to fail, and some

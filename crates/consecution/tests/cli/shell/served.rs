@@ -80,10 +80,22 @@ pub(super) fn judge_reply(
             let Some(code) = number("exit_code").or(signal) else {
                 return Err(problem.to_string());
             };
-            judge(pipeline, code, b"", elapsed)
+            judge(pipeline, code, b"", elapsed)?;
+            let (at, stderr) = failed_link(&problem);
+            match pipeline.may_have_said(at, stderr) {
+                true => Ok(()),
+                false => Err(format!("link {at} said {stderr:?} on standard error")),
+            }
         }
         status => Err(format!("{status}: {}", reply.body.escape_ascii())),
     }
+}
+
+/// Which link a problem is about, and the end of what that said on standard error.
+pub(super) fn failed_link(problem: &serde_json::Value) -> (usize, &str) {
+    let at = problem["link_index"].as_u64().unwrap();
+    let stderr = problem["stderr"].as_str().unwrap();
+    (usize::try_from(at).unwrap(), stderr)
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! Hashing what passes by, to be compared once it all has.
 
 use std::io::{self, Read};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::digest::{Digest, Hasher};
 
@@ -39,10 +41,8 @@ impl<R: Read> Drop for Hashing<R> {
     fn drop(&mut self) {
         // What the decompressor left behind its end belongs to the blob too.
         let rest = io::copy(self, &mut io::sink());
-        if let (Ok(_), Some(hasher), Ok(mut result)) =
-            (rest, self.hasher.take(), self.result.lock())
-        {
-            *result = Some(hasher.finish());
+        if let (Ok(_), Some(hasher)) = (rest, self.hasher.take()) {
+            *self.result.lock() = Some(hasher.finish());
         }
     }
 }

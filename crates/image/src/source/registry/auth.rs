@@ -8,8 +8,9 @@ use serde::Deserialize;
 use super::body::read_bounded;
 use super::credentials::Credential;
 use super::endpoint::Endpoint;
+use super::failure::Failure;
 use super::redirects::{Follow, send};
-use super::session::{Failure, said};
+use super::refusal::refusal;
 use super::{Registries, RegistryError};
 
 /// Most bytes of a token server's answer.
@@ -160,7 +161,7 @@ async fn token(
     let request = request.timeout(options.timeouts.stall);
     let answer = send(endpoint, &what(), request, follow).await?;
     if !answer.status().is_success() {
-        return Err(said(endpoint, what(), answer).await);
+        return Err(refusal(endpoint, what(), answer).await);
     }
     let bytes = read_bounded(endpoint, "token", answer, TOKEN_BYTES_MAX).await?;
     let answer: TokenAnswer = serde_json::from_slice(&bytes)

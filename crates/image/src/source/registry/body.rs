@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::RegistryError;
 use super::endpoint::Endpoint;
-use super::session::{Failure, transport};
+use super::failure::{Failure, transport};
 use crate::manifest::ContentError;
 
 /// What must come within [`Timeouts::pace`](super::Timeouts::pace).

@@ -1,15 +1,18 @@
 //! Where a registry, or a mirror of it, answers.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use reqwest::header::HeaderValue;
 use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder, StatusCode, Url};
 
+use super::address::{authority, authority_with_port, is_loopback, is_plain_allowed, may_be_plain};
 use super::api::Api;
 use super::credentials::Credential;
-use super::reach::{LedTo, Reach, is_loopback};
+use super::error::innermost;
+use super::reach::{LedTo, Reach};
 use super::{Registries, RegistryError, Timeouts, proxy, retry_after};
 
 /// Failures of credentials that are remembered, so that each is told once.
@@ -176,7 +179,7 @@ impl Endpoint {
         let (own, led_to) = made.map_err(|cause: reqwest::Error| {
             fail(format!(
                 "no TLS client can be made, {}; are the ca-certificates installed?",
-                super::session::innermost(&cause)
+                innermost(&cause)
             ))
         })?;
         Ok(Self {
@@ -221,7 +224,7 @@ impl Endpoint {
                 (Login::Failed(error), None)
             }
         };
-        *self.login.lock().unwrap_or_else(PoisonError::into_inner) = login;
+        *self.login.lock() = login;
         credential
     }
 
@@ -233,8 +236,7 @@ impl Endpoint {
     }
 
     fn login(&self) -> Login {
-        let login = self.login.lock();
-        login.unwrap_or_else(PoisonError::into_inner).clone()
+        self.login.lock().clone()
     }
 
     /// What to do about a 401 or 403.
@@ -289,7 +291,7 @@ fn shown_address(url: &Url, own: &Url) -> String {
 
 fn warn_once(error: &str) {
     static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
-    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut told = TOLD.lock();
     if told.len() < WARNINGS_MAX && told.insert(error.to_owned()) {
         tracing::warn!("going on without credentials: failed to {error}");
     }
@@ -322,67 +324,5 @@ fn client_builder(url: &Url, timeouts: &Timeouts, led_to: Option<&Arc<Reach>>) -
     match is_loopback(url) {
         true => builder.no_proxy(),
         false => builder,
-    }
-}
-
-/// Whether this URL may be spoken to without TLS.
-pub(super) fn may_be_plain(url: &Url, options: &Registries) -> bool {
-    let host = url.host_str().unwrap_or_default();
-    is_loopback(url)
-        || options.plain_http.contains(host)
-        || options.plain_http.contains(&authority(url))
-}
-
-fn is_plain_allowed(registry: &str, options: &Registries) -> bool {
-    format!("http://{registry}")
-        .parse()
-        .is_ok_and(|url| may_be_plain(&url, options))
-}
-
-/// `host` or `host:port`, as the URL has it.
-pub(super) fn authority(url: &Url) -> String {
-    let host = url.host_str().unwrap_or_default();
-    match url.port() {
-        Some(port) => format!("{host}:{port}"),
-        None => host.to_owned(),
-    }
-}
-
-pub(super) fn authority_with_port(url: &Url) -> String {
-    let host = url.host_str().unwrap_or_default();
-    match url.port_or_known_default() {
-        Some(port) => format!("{host}:{port}"),
-        None => host.to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn loopback_may_be_plain_and_others_only_where_allowed() {
-        let mut options = Registries::default();
-        options.plain_http.insert("in.house:5000".into());
-        let plain = |registry| is_plain_allowed(registry, &options);
-        for registry in [
-            "localhost",
-            "localhost:5000",
-            "127.0.0.1:1",
-            "127.9.9.9",
-            "[::1]:5000",
-            "in.house:5000",
-        ] {
-            assert!(plain(registry), "{registry}");
-        }
-        for registry in [
-            "docker.io",
-            "in.house",
-            "localhost.example.com",
-            "10.0.0.1",
-            "127.0.0.1.example.com",
-        ] {
-            assert!(!plain(registry), "{registry}");
-        }
     }
 }

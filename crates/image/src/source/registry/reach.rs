@@ -9,13 +9,14 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use super::Registries;
-use super::endpoint::{authority, authority_with_port, may_be_plain};
+use super::address::{address_of, authority, authority_with_port, is_loopback, may_be_plain};
 
 /// Hosts that one endpoint may lead us to.
 const HOSTS_MAX: usize = 256;
@@ -96,17 +97,12 @@ impl Reach {
     }
 
     pub(super) fn watch(&self, name: &str) -> Result<(), String> {
-        let mut led_to = self.led_to();
+        let mut led_to = self.led_to.lock();
         if led_to.len() >= HOSTS_MAX && !led_to.contains(name) {
             return Err(format!("is at more than {HOSTS_MAX} hosts"));
         }
         led_to.insert(name.to_owned());
         Ok(())
-    }
-
-    fn led_to(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
-        let locked = self.led_to.lock();
-        locked.unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -119,7 +115,7 @@ impl Resolve for LedTo {
     /// As the system does. Names of proxies may mean this machine; they are not what
     /// a stranger says.
     fn resolve(&self, name: Name) -> Resolving {
-        let watched = self.0.led_to().contains(name.as_str());
+        let watched = self.0.led_to.lock().contains(name.as_str());
         Box::pin(async move {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
             let allowed: Vec<SocketAddr> = found
@@ -135,20 +131,6 @@ impl Resolve for LedTo {
             Ok(Box::new(allowed.into_iter()) as Addrs)
         })
     }
-}
-
-/// Whether a URL is of this machine by its looks.
-pub(super) fn is_loopback(url: &Url) -> bool {
-    url.domain() == Some("localhost")
-        || address_of(url).is_some_and(|address| address.is_loopback())
-}
-
-fn address_of(url: &Url) -> Option<IpAddr> {
-    let host = url.host_str()?;
-    host.trim_start_matches('[')
-        .trim_end_matches(']')
-        .parse()
-        .ok()
 }
 
 /// Whether an address means another machine to each: loopback, which the
@@ -284,7 +266,7 @@ mod tests {
     #[test]
     fn its_own_name_is_watched_at_any_port_but_its_own() {
         let elsewhere = reach("https://registry.example.com");
-        let watched = || elsewhere.led_to().contains("registry.example.com");
+        let watched = || elsewhere.led_to.lock().contains("registry.example.com");
         assert!(allows(&elsewhere, "https://registry.example.com:443/x"));
         assert!(!watched());
         assert!(allows(&elsewhere, "https://registry.example.com:6379/x"));

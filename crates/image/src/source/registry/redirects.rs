@@ -6,8 +6,9 @@
 use reqwest::header::{AUTHORIZATION, LOCATION};
 use reqwest::{Method, Request, RequestBuilder, Response, StatusCode, Url};
 
-use super::endpoint::{Endpoint, authority_with_port};
-use super::session::{Failure, transport};
+use super::address::authority_with_port;
+use super::endpoint::Endpoint;
+use super::failure::{Failure, transport};
 use super::{RegistryError, retry_after};
 
 /// Most redirects that one request follows.

@@ -6,7 +6,8 @@ use reqwest::header::CONTENT_TYPE;
 use super::RegistryError;
 use super::body::read_bounded;
 use super::endpoint::Endpoint;
-use super::session::{Ask, Failure, Session, Tries};
+use super::failure::{Failure, Tries};
+use super::session::{Ask, Session};
 use crate::digest::Digest;
 use crate::manifest::{
     self, ContentError, DOCKER_LIST, DOCKER_MANIFEST, Descriptor, Document, Manifest, OCI_INDEX,

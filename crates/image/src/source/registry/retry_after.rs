@@ -5,9 +5,9 @@
 //! that it refuses, too.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use parking_lot::Mutex;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{StatusCode, Url};
 
@@ -33,13 +33,9 @@ impl LeftAlone {
 
 static SERVERS: Mutex<BTreeMap<String, LeftAlone>> = Mutex::new(BTreeMap::new());
 
-fn servers() -> MutexGuard<'static, BTreeMap<String, LeftAlone>> {
-    SERVERS.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// What a server said, while it is not to be asked.
 pub(super) fn left_alone(url: &Url) -> Option<LeftAlone> {
-    let mut servers = servers();
+    let mut servers = SERVERS.lock();
     let server = url.origin().ascii_serialization();
     let said = servers.get(&server)?.clone();
     if said.left().is_zero() {
@@ -51,7 +47,7 @@ pub(super) fn left_alone(url: &Url) -> Option<LeftAlone> {
 
 /// Remembers that a server wants to be left alone for so long.
 pub(super) fn leave_alone(url: &Url, after: Duration, status: StatusCode, reason: &str) {
-    let mut servers = servers();
+    let mut servers = SERVERS.lock();
     let said = LeftAlone {
         until: Instant::now() + after,
         status,
@@ -126,6 +122,6 @@ mod tests {
         for server in 0..2 * SERVERS_MAX {
             leave_alone(&url(&format!("https://{server}/")), AFTER_MAX, busy, "");
         }
-        assert_eq!(servers().len(), SERVERS_MAX);
+        assert_eq!(SERVERS.lock().len(), SERVERS_MAX);
     }
 }

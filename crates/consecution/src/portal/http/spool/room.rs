@@ -4,9 +4,10 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -41,7 +42,7 @@ pub(in super::super) struct Room {
     pub(super) folder: Option<PathBuf>,
     pub(super) memory_bytes_max: u64,
     bytes_max: u64,
-    used: Mutex<Used>,
+    pub(super) used: Mutex<Used>,
     used_bytes: Gauge,
     /// Calls that found no room.
     pub(super) full: Counter,
@@ -112,7 +113,7 @@ impl Room {
 
     /// Room for so many more bytes of a call that has `own`, if there is any.
     pub(super) fn take(&self, own: &mut Used, bytes: u64, is_behind_file: bool) -> Option<Place> {
-        let mut used = self.used();
+        let mut used = self.used.lock();
         let is_within = |own: u64, used: u64, max: u64| {
             let others = used - own;
             own + bytes <= max.saturating_sub(others) / 2
@@ -136,17 +137,12 @@ impl Room {
     }
 
     pub(super) fn give_back(&self, own: &mut Used, given: Used) {
-        let mut used = self.used();
+        let mut used = self.used.lock();
         for used in [own, &mut *used] {
             used.memory -= given.memory;
             used.file -= given.file;
         }
         self.used_bytes.set(used.all().cast_signed());
-    }
-
-    pub(super) fn used(&self) -> MutexGuard<'_, Used> {
-        // Nothing that runs under the lock can leave it half-changed.
-        self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes behind what is in a file, or into a new one. Blocks.

@@ -75,7 +75,7 @@ async fn memory_comes_first_and_then_a_file_and_all_is_given_back() {
     for chunk in sent.chunks(10_000) {
         push(&writer, chunk).await;
     }
-    let used = *room.used();
+    let used = *room.used.lock();
     assert_eq!(used.all(), sent.len() as u64);
     assert!(used.memory <= 32 * 1024 && used.file > 0, "{used:?}");
     assert_eq!(files_in(&folder), 1);
@@ -86,7 +86,7 @@ async fn memory_comes_first_and_then_a_file_and_all_is_given_back() {
     assert_eq!(reader.bytes(), sent.len() as u64);
     assert!(all(&mut reader).await == sent);
     drop(reader);
-    assert_eq!(*room.used(), Used::default());
+    assert_eq!(*room.used.lock(), Used::default());
     drop(writer);
     until_no_files_in(&folder).await;
 }
@@ -99,7 +99,7 @@ async fn who_goes_away_gives_everything_back_at_once() {
     push(&writer, &[b'x'; 20_000]).await;
     push(&writer, &[b'x'; 200_000]).await;
     drop(reader);
-    assert_eq!(*room.used(), Used::default());
+    assert_eq!(*room.used.lock(), Used::default());
     until_no_files_in(&folder).await;
     assert!(writer.push(Bytes::from_static(b"x")).await.is_err());
 }
@@ -122,7 +122,7 @@ async fn a_call_without_room_waits_for_its_reader_and_loses_nothing() {
     third.await.unwrap();
     writer.end(succeeded());
     assert_eq!(all(&mut reader).await, b"c");
-    assert_eq!(*room.used(), Used::default());
+    assert_eq!(*room.used.lock(), Used::default());
     assert_eq!(room.full.get(), 1);
 }
 
@@ -135,7 +135,7 @@ async fn a_file_that_cannot_be_written_is_a_full_spool() {
     push(&writer, &[b'a'; 400]).await;
     push(&writer, &[b'b'; 400]).await;
     assert_eq!(reader.news().await, News::Full);
-    assert_eq!(room.used().all(), 400);
+    assert_eq!(room.used.lock().all(), 400);
     writer.end(succeeded());
     let wanted = [[b'a'; 400], [b'b'; 400]].concat();
     assert!(all(&mut reader).await == wanted);
@@ -235,7 +235,7 @@ proptest! {
                             let chunk: Vec<u8> = (at..at + length).map(byte).collect();
                             writer.push(chunk.into()).await.unwrap();
                             at += length;
-                            let used = *room.used();
+                            let used = *room.used.lock();
                             assert!(used.memory <= memory && used.all() <= all_bytes, "{used:?}");
                         }
                         writer.end(succeeded());
@@ -253,7 +253,7 @@ proptest! {
             }
         };
         runtime.block_on(join_all(calls.into_iter().enumerate().map(of_call)));
-        prop_assert_eq!(*room.used(), Used::default());
+        prop_assert_eq!(*room.used.lock(), Used::default());
         drop(runtime);
         prop_assert_eq!(files_in(&folder), 0);
     }

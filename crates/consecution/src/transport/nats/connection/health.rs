@@ -1,10 +1,11 @@
 //! State of a portal's or a runner's connections to NATS: what others are told of
 //! it, and what is logged.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -79,7 +80,7 @@ impl Health {
 
     /// The connection for calls is there.
     pub(crate) fn connected(&self) {
-        let mut trouble = self.trouble();
+        let mut trouble = self.trouble.lock();
         if trouble.last.take().is_some() {
             trouble.unsettled_until = Some(Instant::now() + SETTLE_TIME);
         }
@@ -124,7 +125,7 @@ impl Health {
 
     fn join_states(&self) {
         // One at a time, so that the last one to come sees what all have said.
-        let _trouble = self.trouble();
+        let _trouble = self.trouble.lock();
         let joint = match &*self.calls.borrow() {
             Connection::Connected => self.requests.borrow().clone(),
             waiting => waiting.clone(),
@@ -154,7 +155,7 @@ impl Health {
 
     /// Logs it unless it has been logged a moment ago.
     pub(crate) fn complain(&self, what: &str, why: &str) {
-        let mut trouble = self.trouble();
+        let mut trouble = self.trouble.lock();
         let now = Instant::now();
         let is_known = trouble.last.as_ref().is_some_and(|(last, logged)| {
             last.as_ref() == why && now.duration_since(*logged) < LOG_EVERY
@@ -167,7 +168,7 @@ impl Health {
 
     /// Logs what a server is not content with, but not more of it than anybody reads.
     pub(crate) fn server_complains(&self, error: &str) {
-        let mut trouble = self.trouble();
+        let mut trouble = self.trouble.lock();
         let now = Instant::now();
         let (since, count) = trouble
             .complaints
@@ -184,12 +185,7 @@ impl Health {
 
     /// Whether runners that are not there may just be late.
     pub(crate) fn is_settling(&self) -> bool {
-        let unsettled_until = self.trouble().unsettled_until;
+        let unsettled_until = self.trouble.lock().unsettled_until;
         unsettled_until.is_some_and(|until| Instant::now() < until)
-    }
-
-    fn trouble(&self) -> MutexGuard<'_, Trouble> {
-        // Nothing that runs under the lock can leave it half-changed.
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,9 +6,10 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use async_nats::{Message, Subject};
+use parking_lot::Mutex;
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 /// How many messages may wait for one call. Credit lets no more frames than
@@ -57,7 +58,7 @@ impl Inbox {
     /// A new inbox, until it is dropped.
     pub(crate) fn open(&self) -> Mailbox {
         let (sender, messages) = mpsc::channel(MESSAGES_MAX);
-        let mut open = lock(&self.open);
+        let mut open = self.open.lock();
         let token = loop {
             open.opened += 1;
             let token = open.secret.hash_one(open.opened);
@@ -79,13 +80,13 @@ impl Inbox {
 
     /// How many there are.
     pub(crate) fn count(&self) -> usize {
-        lock(&self.open).by_token.len()
+        self.open.lock().by_token.len()
     }
 
     pub(crate) fn deliver(&self, message: Message) -> Delivery {
         let token = message.subject.strip_prefix(&self.prefix);
         let token = token.and_then(|token| u64::from_str_radix(token, 16).ok());
-        let mut open = lock(&self.open);
+        let mut open = self.open.lock();
         let found = token.and_then(|token| Some((token, open.by_token.get(&token)?)));
         let Some((token, sender)) = found else {
             return Delivery::Unknown(message);
@@ -102,7 +103,7 @@ impl Inbox {
 
     /// Gives all that are open nothing more.
     pub(crate) fn clear(&self) {
-        lock(&self.open).by_token.clear();
+        self.open.lock().by_token.clear();
     }
 }
 
@@ -124,13 +125,8 @@ struct Close {
 
 impl Drop for Close {
     fn drop(&mut self) {
-        lock(&self.open).by_token.remove(&self.token);
+        self.open.lock().by_token.remove(&self.token);
     }
-}
-
-fn lock(open: &Mutex<Open>) -> MutexGuard<'_, Open> {
-    // Nothing that runs under the lock can leave it half-changed.
-    open.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -11,12 +11,13 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{HeaderMap, ServerAddr, Subject};
 use bytes::Bytes;
 use chain::LinkId;
+use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
@@ -121,7 +122,7 @@ impl Requests {
     /// connection.
     pub(crate) fn subscribe(&self, id: LinkId) -> Subscription {
         let (sender, requests) = mpsc::channel(SUBSCRIPTION_MESSAGES_MAX);
-        let mut table = self.links.lock();
+        let mut table = self.links.table.lock();
         table.last_number += 1;
         let number = table.last_number;
         let link = Link {
@@ -153,7 +154,7 @@ impl Requests {
     ) -> Result<(), Unsent> {
         let headers = header_block::write(headers);
         let (of_headers, total) = (headers.len(), headers.len() + payload.len());
-        if total > bytes_max || !self.links.lock().is_connected {
+        if total > bytes_max || !self.links.table.lock().is_connected {
             return Err(Unsent);
         }
         let line = format!("HPUB {reply} {of_headers} {total}\r\n");
@@ -168,7 +169,7 @@ impl Requests {
     pub(crate) fn close(&self) {
         self.keeping.abort();
         self.links.lost();
-        self.links.lock().by_number.clear();
+        self.links.table.lock().by_number.clear();
     }
 }
 
@@ -197,13 +198,8 @@ impl Drop for Subscription {
 }
 
 impl Links {
-    fn lock(&self) -> MutexGuard<'_, Table> {
-        // Nothing that runs under the lock can leave it half-changed.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn leave(&self, number: u64) {
-        let mut table = self.lock();
+        let mut table = self.table.lock();
         let is_connected = table.is_connected;
         let Some(link) = table.by_number.get_mut(&number) else {
             return;
@@ -220,7 +216,7 @@ impl Links {
 
     /// A new connection knows nothing.
     fn connected(&self) {
-        let mut table = self.lock();
+        let mut table = self.table.lock();
         table.is_connected = true;
         for link in table.by_number.values_mut() {
             link.phase = Phase::New;
@@ -229,7 +225,7 @@ impl Links {
 
     /// Nothing more comes on the connection that there was.
     fn lost(&self) {
-        let mut table = self.lock();
+        let mut table = self.table.lock();
         table.is_connected = false;
         let is_wanted = |link: &Link| matches!(link.phase, Phase::New | Phase::Subscribed);
         table.by_number.retain(|_, link| is_wanted(link));
@@ -239,7 +235,7 @@ impl Links {
     /// them where something is to be left; `pings` have been sent before.
     fn news(&self, pings: &mut u64) -> String {
         let (mut lines, mut has_left) = (String::new(), false);
-        for (number, link) in &mut self.lock().by_number {
+        for (number, link) in &mut self.table.lock().by_number {
             // Writing to a string does not fail.
             let _ = match link.phase {
                 Phase::New => {
@@ -265,12 +261,12 @@ impl Links {
     /// The server has answered so many pings.
     fn ponged(&self, pongs: u64) {
         let is_over = |link: &Link| matches!(link.phase, Phase::Leaving(ping) if ping <= pongs);
-        self.lock().by_number.retain(|_, link| !is_over(link));
+        self.table.lock().by_number.retain(|_, link| !is_over(link));
     }
 
     /// Hands a request over, without waiting; `false` where there is no room.
     fn deliver(&self, message: Message) -> bool {
-        let table = self.lock();
+        let table = self.table.lock();
         match table.by_number.get(&message.subscription) {
             // Dropped where nobody waits for it any more.
             Some(link) => !matches!(

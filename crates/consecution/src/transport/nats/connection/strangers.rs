@@ -5,9 +5,9 @@
 //! still answer, and logged once, since plain NATS clients take them for replies.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
 
 use async_nats::Message;
+use parking_lot::Mutex;
 use serde::Deserialize;
 
 use crate::transport::nats::wire::header;
@@ -31,7 +31,7 @@ impl Strangers {
         let stream = stream_of(message);
         // Others all count as one: what they answer may differ each time.
         let key = stream.clone().unwrap_or_default();
-        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut said = self.0.lock();
         if said.len() >= STREAMS_MAX || !said.insert(key) {
             return;
         }

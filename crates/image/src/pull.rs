@@ -11,15 +11,14 @@ use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::Instant;
 
-use super::staging::Staging;
-use super::{BlobFile, Image, NamedBy, Store, StoreError, lock};
 use crate::config::{self, ReadConfig};
 use crate::digest::Digest;
-use crate::layer::Layer;
-use crate::manifest::Descriptor;
+use crate::layer::{Layer, LayerError};
+use crate::manifest::{ContentError, Descriptor};
 use crate::reference::Reference;
 use crate::source::Progress;
-use crate::source::registry::{PullError, Registries, Resolved, Session};
+use crate::source::registry::{Registries, RegistryError, Resolved, Session};
+use crate::store::{BlobFile, Image, NamedBy, Staging, Store, StoreError};
 
 /// Layers downloaded at a time, as Docker does.
 const DOWNLOADS_MAX: usize = 3;
@@ -32,14 +31,72 @@ const SHARING: Duration = Duration::from_secs(5);
 /// A downloaded layer, verified, and the path of its file.
 type Downloaded = (File, PathBuf);
 
-pub(super) async fn pull(
+/// An image cannot be pulled.
+#[derive(Debug, thiserror::Error)]
+pub enum PullError {
+    /// The registry's side.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// A layer's contents.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// Our side.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// It takes too long.
+    #[error(
+        "pull image {}: it was not done within {within:?}; what was downloaded is kept for a day, pull it again to go on", .reference.familiar()
+    )]
+    TooLong {
+        /// The image.
+        reference: Reference,
+        /// How long it was waited for.
+        within: Duration,
+    },
+    /// What was pulled is no image that we can use.
+    #[error("use image {reference}: failed to {cause}")]
+    Content {
+        /// The image.
+        reference: Reference,
+        /// Why not.
+        cause: ContentError,
+    },
+}
+
+impl Store {
+    /// Gets an image from its registry and gives it its name.
+    ///
+    /// Needs a tokio runtime with time and I/O. May be dropped at any point;
+    /// what was downloaded is resumed by the next pull.
+    ///
+    /// # Errors
+    /// When the registry does not give it, or not within
+    /// [`Timeouts::pull`](crate::Timeouts::pull), or it cannot be unpacked.
+    pub async fn pull(
+        &self,
+        reference: &Reference,
+        registries: &Registries,
+        progress: &dyn Progress,
+    ) -> Result<Image, PullError> {
+        let within = registries.timeouts.pull;
+        let pull = pull(self, reference, registries, progress);
+        let Ok(pulled) = tokio::time::timeout(within, pull).await else {
+            return Err(PullError::TooLong {
+                reference: reference.clone(),
+                within,
+            });
+        };
+        pulled
+    }
+}
+
+async fn pull(
     store: &Store,
     reference: &Reference,
     registries: &Registries,
     progress: &dyn Progress,
 ) -> Result<Image, PullError> {
-    let limits = &store.inner.options.limits;
-    let session = Session::open(reference, registries, limits).await?;
+    let session = Session::open(reference, registries, store.limits()).await?;
     let resolved = session.resolve().await?;
     if let Some(image) = known(store, reference, &resolved).await? {
         return Ok(image);
@@ -47,10 +104,7 @@ pub(super) async fn pull(
     let sweeper = store.clone();
     blocking(move || sweeper.sweep()).await?;
     let from = format!("{}/{}", reference.registry(), reference.repository());
-    let path = store.lock_path(&resolved.digest, &from);
-    let held = lock::lock_file(&path)
-        .await
-        .map_err(|cause| StoreError::io("lock", &path, cause))?;
+    let held = store.lock(&resolved.digest, &from).await?;
     // Whoever held the lock may have been pulling just this.
     if let Some(image) = known(store, reference, &resolved).await? {
         return Ok(image);

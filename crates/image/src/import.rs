@@ -3,8 +3,6 @@
 use std::io::Read;
 use std::sync::Arc;
 
-use super::staging::Staging;
-use super::{Image, NamedBy, Store, StoreError, files, lock};
 use crate::config;
 use crate::digest::Digest;
 use crate::layer::Layer;
@@ -12,17 +10,33 @@ use crate::manifest::{self, ContentError};
 use crate::reference::Reference;
 use crate::source::Progress;
 use crate::source::archive::{self, Files, Found, FoundLayer, Hashing, ImportError, Input};
+use crate::store::{Image, NamedBy, Staging, Store};
 
-pub(super) fn import(
+impl Store {
+    /// Reads an image from an archive, a folder or a stream, told apart by
+    /// content, and gives it this name.
+    ///
+    /// # Errors
+    /// When the input is no image, or cannot be unpacked.
+    pub fn import(
+        &self,
+        reference: &Reference,
+        input: Input,
+        progress: &dyn Progress,
+    ) -> Result<Image, ImportError> {
+        import(self, reference, input, progress)
+    }
+}
+
+fn import(
     store: &Store,
     reference: &Reference,
     input: Input,
     progress: &dyn Progress,
 ) -> Result<Image, ImportError> {
     store.sweep();
-    let limits = &store.inner.options.limits;
-    let unused = files::unused(&store.inner.folder.join("tmp"));
-    let opened = archive::open(input, &unused, limits)?;
+    let limits = store.limits();
+    let opened = archive::open(input, &store.unused(), limits)?;
     let import = Import {
         store,
         reference,
@@ -55,9 +69,7 @@ impl Import<'_> {
     fn image(&self, found: &Found) -> Result<Image, ImportError> {
         let config =
             config::read(&found.config, found.layers.len()).map_err(|cause| self.content(cause))?;
-        let path = self.store.lock_path(&found.digest, "from a file");
-        let _held = lock::lock_file_blocking(&path)
-            .map_err(|cause| StoreError::io("lock", &path, cause))?;
+        let _held = self.store.lock_blocking(&found.digest, "from a file")?;
         let (digest, index) = (&found.digest, found.index.as_ref());
         let by = match found.of_config {
             true => NamedBy::Config,
@@ -82,7 +94,7 @@ impl Import<'_> {
         for layer in layers {
             sizes.push(self.open(layer)?.1);
         }
-        let most = self.store.inner.options.limits.image_bytes_max;
+        let most = self.store.limits().image_bytes_max;
         manifest::check_sizes(sizes.into_iter(), most).map_err(|cause| self.content(cause))
     }
 
@@ -133,7 +145,7 @@ impl Import<'_> {
                 let (reader, found) = Hashing::new(reader, descriptor.digest.hasher());
                 let unpacked = staging.unpack(&unpacked, Box::new(reader));
                 // A wrong digest is the better answer, whatever came of it.
-                let found = found.lock().ok().and_then(|found| found.clone());
+                let found = found.lock().clone();
                 match found {
                     Some(found) if found != descriptor.digest => {
                         let wanted = descriptor.digest.clone();
