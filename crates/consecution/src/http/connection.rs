@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use hyper::Request;
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, HeaderValue};
+use hyper::header::{CONNECTION, HeaderName, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -22,6 +22,10 @@ use super::places::{EXTRA_HEAD_WAIT_MAX, Place};
 use super::server::{Site, Stage};
 use super::socket::Socket;
 use super::stall::Stall;
+use crate::trace::CallId;
+
+/// The header that carries a request's id, both ways.
+const CALL_ID: HeaderName = HeaderName::from_static("consecution-call-id");
 
 /// How large a request's head may be, in bytes, and how many fields it may have.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -66,12 +70,18 @@ pub(super) async fn serve(stream: TcpStream, place: Place, site: Site, mut progr
     let service = service_fn(|mut request: Request<Incoming>| {
         place.has_head();
         client.set_extra(place.is_extra());
-        request.extensions_mut().insert(client.clone());
+        let given = request.headers().get(&CALL_ID);
+        let call_id = CallId::new(given.map(HeaderValue::as_bytes));
+        let extensions = request.extensions_mut();
+        extensions.insert(client.clone());
+        extensions.insert(call_id.clone());
         let (response, client) = (router.call(request), &client);
         async move {
             let Ok(mut response) = response.await;
+            let headers = response.headers_mut();
+            // Visible ASCII, which any header can carry.
+            headers.extend(HeaderValue::from_str(call_id.as_str()).map(|id| (CALL_ID, id)));
             if client.is_draining() || client.is_extra() {
-                let headers = response.headers_mut();
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(response)

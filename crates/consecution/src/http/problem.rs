@@ -6,6 +6,8 @@ use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
 use serde::{Serialize, Serializer};
 
+use crate::trace::CallId;
+
 /// When a client should try again that was answered with 503, in seconds.
 pub(crate) const RETRY_AFTER_S: u32 = 1;
 
@@ -18,9 +20,8 @@ pub(crate) struct Problem {
     pub(crate) status: StatusCode,
     pub(crate) title: &'static str,
     pub(crate) detail: String,
-    /// The id of the request, where requests have one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) call_id: Option<String>,
+    /// The id of the request, as its reply's header has it.
+    call_id: String,
     /// The value of `Allow`, for 405.
     #[serde(skip)]
     allow: Option<&'static str>,
@@ -62,9 +63,9 @@ impl Problem {
         }
     }
 
-    pub(crate) fn with_call_id(self, call_id: impl ToString) -> Problem {
+    pub(crate) fn with_call_id(self, call_id: &CallId) -> Problem {
         Problem {
-            call_id: Some(call_id.to_string()),
+            call_id: call_id.to_string(),
             ..self
         }
     }

@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use axum::http::{Response, StatusCode};
 use axum::routing::get;
+use axum::{Extension, Router};
 use prometheus_client::registry::Registry;
 use serde::Serialize;
 
 use super::body::discard;
 use super::problem::{Problem, RETRY_AFTER_S};
+use crate::trace::CallId;
 
 /// The methods of what can only be looked at, as `Allow` has them. axum sends
 /// `HEAD` where `GET` goes.
@@ -38,18 +39,18 @@ async fn metrics(State(registry): State<Arc<Registry>>) -> Response<Body> {
 }
 
 /// Answers a request for a path that does not exist.
-pub(crate) async fn not_found(request: Request) -> Problem {
+pub(crate) async fn not_found(Extension(id): Extension<CallId>, request: Request) -> Problem {
     let path = request.uri().path();
     let problem = Problem::not_found(format!("there is nothing at {path}"));
     discard(request);
-    problem
+    problem.with_call_id(&id)
 }
 
 /// Answers a request with a method other than those of [`LOOK`].
-pub(crate) async fn only_looks(request: Request) -> Problem {
+pub(crate) async fn only_looks(Extension(id): Extension<CallId>, request: Request) -> Problem {
     let problem = Problem::not_allowed(request.uri().path(), LOOK);
     discard(request);
-    problem
+    problem.with_call_id(&id)
 }
 
 /// What `/readyz` answers: 200 where `is_ready`, else 503.

@@ -11,8 +11,6 @@ use axum::extract::rejection::ExtensionRejection;
 use axum::extract::{FromRequest, FromRequestParts, Request, State};
 use axum::handler::Handler;
 use axum::http::StatusCode;
-use axum::http::header::{HeaderName, HeaderValue};
-use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use axum::{Extension, Router};
@@ -24,9 +22,6 @@ use super::{Site, call};
 use crate::http::{self, Client, LOOK, Problem};
 use crate::trace::CallId;
 
-/// The header that carries a call's id, both ways.
-const CALL_ID: HeaderName = HeaderName::from_static("consecution-call-id");
-
 /// The methods of calls, as `Allow` has them; `PUT` is how `curl -T` uploads.
 const CALL: &str = "POST, PUT";
 
@@ -35,11 +30,10 @@ pub(super) fn main(site: Arc<Site>, registry: Arc<Registry>) -> Router {
     let calls = Router::new()
         .route("/", post(call_first).put(call_first))
         .route("/chains/{name}", post(call_named).put(call_named))
-        .method_not_allowed_fallback(async |asked: Asked| asked.refuse_method(CALL));
-    looks(registry, async |asked: Asked| asked.refuse_path())
-        .method_not_allowed_fallback(async |asked: Asked| asked.refuse_method(LOOK))
+        .method_not_allowed_fallback(async |request: PortalRequest| request.refuse_method(CALL));
+    looks(registry, PortalRequest::refuse_path)
+        .method_not_allowed_fallback(async |request: PortalRequest| request.refuse_method(LOOK))
         .merge(calls)
-        .layer(middleware::from_fn(with_call_id))
         .with_state(site)
 }
 
@@ -47,11 +41,7 @@ pub(super) fn main(site: Arc<Site>, registry: Arc<Registry>) -> Router {
 /// place among its clients, and nobody can call there.
 pub(super) fn admin(site: Arc<Site>, registry: Arc<Registry>) -> Router {
     looks(registry, not_here)
-        .method_not_allowed_fallback(async |asked: Asked| {
-            let problem = Problem::not_allowed(asked.path(), LOOK);
-            asked.answer(problem)
-        })
-        .layer(middleware::from_fn(with_call_id))
+        .method_not_allowed_fallback(http::only_looks)
         .with_state(site)
 }
 
@@ -65,35 +55,20 @@ fn looks<T: 'static>(
         .route("/chains/{name}/readyz", get(chain_ready))
         .route("/readyz", get(ready))
         .merge(http::health_and_metrics(registry))
-        // `{name}` would match nothing there, and other methods than `GET` get 405.
+        // An empty `{name}` is no name, whatever the method.
         .route("/chains//readyz", any(not_found.clone()))
         .fallback(not_found)
 }
 
-/// Gives a request its id, for the routes as an extension, and its response the
-/// same.
-async fn with_call_id(mut request: Request, next: Next) -> Response {
-    let given = request.headers().get(&CALL_ID);
-    let call_id = CallId::new(given.map(HeaderValue::as_bytes));
-    // Visible ASCII, which any header can carry.
-    let header = HeaderValue::from_str(call_id.as_str());
-    request.extensions_mut().insert(call_id);
-    let mut response = next.run(request).await;
-    response
-        .headers_mut()
-        .extend(header.map(|id| (CALL_ID, id)));
-    response
+async fn call_first(request: PortalRequest) -> Response {
+    let chains = request.site.chains();
+    request.call(chains.first()).await
 }
 
-async fn call_first(asked: Asked) -> Response {
-    let chains = asked.site.chains();
-    asked.call(chains.first()).await
-}
-
-async fn call_named(asked: Asked) -> Response {
-    let chains = asked.site.chains();
-    let chain = chains.find(asked.chain_name());
-    asked.call(chain).await
+async fn call_named(request: PortalRequest) -> Response {
+    let chains = request.site.chains();
+    let chain = chains.find(request.chain_name());
+    request.call(chain).await
 }
 
 async fn list(State(site): State<Arc<Site>>) -> Response {
@@ -107,54 +82,57 @@ async fn ready(State(site): State<Arc<Site>>, Extension(client): Extension<Clien
         .await
 }
 
-async fn chain_ready(asked: Asked) -> Result<Ready, Problem> {
-    let chains = asked.site.chains();
-    let Some(chain) = chains.find(asked.chain_name()) else {
-        let problem = asked.not_found();
-        return Err(asked.answer(problem));
+async fn chain_ready(request: PortalRequest) -> Result<Ready, Problem> {
+    let chains = request.site.chains();
+    let Some(chain) = chains.find(request.chain_name()) else {
+        let problem = request.not_found();
+        return Err(request.answer(problem));
     };
-    let readiness = &asked.site.readiness;
-    Ok(readiness.of_one(chain, asked.client.is_draining()).await)
+    let readiness = &request.site.readiness;
+    Ok(readiness.of_one(chain, request.client.is_draining()).await)
 }
 
 /// What [`admin`] answers where it has no route.
-async fn not_here(asked: Asked) -> Problem {
-    let path = asked.path();
+async fn not_here(request: PortalRequest) -> Problem {
+    let path = request.path();
     let problem = Problem::not_found(format!(
         "there is nothing at {path}: this address is for looking after the server, \
          with /healthz, /readyz, /metrics, /chains and /chains/<name>/readyz; \
          chains are called at another one"
     ));
-    asked.answer(problem)
+    request.answer(problem)
 }
 
 /// A request, with its id and its connection.
-struct Asked {
+struct PortalRequest {
     site: Arc<Site>,
     client: Client,
     call_id: CallId,
-    request: Request,
+    inner: Request,
 }
 
-impl FromRequest<Arc<Site>> for Asked {
+impl FromRequest<Arc<Site>> for PortalRequest {
     type Rejection = ExtensionRejection;
 
-    async fn from_request(request: Request, site: &Arc<Site>) -> Result<Asked, ExtensionRejection> {
+    async fn from_request(
+        request: Request,
+        site: &Arc<Site>,
+    ) -> Result<PortalRequest, ExtensionRejection> {
         let (mut parts, body) = request.into_parts();
         let Extension(client) = Extension::from_request_parts(&mut parts, site).await?;
         let Extension(call_id) = Extension::from_request_parts(&mut parts, site).await?;
-        Ok(Asked {
+        Ok(PortalRequest {
             site: Arc::clone(site),
             client,
             call_id,
-            request: Request::from_parts(parts, body),
+            inner: Request::from_parts(parts, body),
         })
     }
 }
 
-impl Asked {
+impl PortalRequest {
     fn path(&self) -> &str {
-        self.request.uri().path()
+        self.inner.uri().path()
     }
 
     /// The name in `/chains/{name}`, as it is written. axum's own extractor would
@@ -166,18 +144,18 @@ impl Asked {
     /// Runs `chain`, if there is one, and a place for calls.
     async fn call(self, chain: Option<&Offered>) -> Response {
         let Some(chain) = chain.filter(|_| !self.client.is_extra()) else {
-            return self.refuse_path().into_response();
+            return self.refuse_path().await.into_response();
         };
-        let Asked {
+        let PortalRequest {
             site,
             client,
             call_id,
-            request,
+            inner,
         } = self;
-        call::call(&site, chain, request, &call_id, &client).await
+        call::call(&site, chain, inner, &call_id, &client).await
     }
 
-    fn refuse_path(self) -> Problem {
+    async fn refuse_path(self) -> Problem {
         let problem = self.not_found();
         self.refuse(problem)
     }
@@ -208,7 +186,7 @@ impl Asked {
     }
 
     fn answer(self, problem: Problem) -> Problem {
-        http::discard(self.request);
-        problem.with_call_id(self.call_id)
+        http::discard(self.inner);
+        problem.with_call_id(&self.call_id)
     }
 }
