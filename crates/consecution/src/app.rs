@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use sandbox::Launcher;
 
-use crate::error::FailedTo;
+use crate::error::{FailedTo, with_causes};
 use crate::http;
 use crate::link_store::LinkStore;
 use crate::link_store::memory::Memory;
@@ -47,7 +47,7 @@ pub struct OneShot {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A link cannot be run here.
-    #[error("link {} '{name}' ({image}): failed to {error}", index + 1)]
+    #[error("link {} '{name}' ({image}): failed to {}", index + 1, with_causes(error))]
     Link {
         /// Which link, counted from 0.
         index: usize,
@@ -231,7 +231,9 @@ impl Links for LinksHere {
     fn state(&self, id: LinkId) -> BoxFuture<'_, LinkState> {
         let state = match self.0.status(id) {
             LinkStatus::Serving(_) => LinkState::Served,
-            LinkStatus::Broken(error) => LinkState::Broken(format!("failed to {error}")),
+            LinkStatus::Broken(error) => {
+                LinkState::Broken(format!("failed to {}", with_causes(&*error)))
+            }
             LinkStatus::Loading | LinkStatus::Unknown => {
                 LinkState::Missing("it is being loaded".to_owned())
             }

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use chain::{Chain, FileError};
 
+use crate::error::with_causes;
+
 /// A chain file cannot be used. The texts read well on their own.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "each text says it")]
@@ -128,5 +130,5 @@ fn is_chain_file(path: &Path) -> bool {
 /// The chain file leaves the syntax of image names to whoever fetches them.
 fn image_problem(name: &str) -> Option<String> {
     let problem = name.parse::<image::Reference>().err()?.problem;
-    Some(problem.to_string())
+    Some(with_causes(&problem))
 }

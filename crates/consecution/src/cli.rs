@@ -1,5 +1,5 @@
-//! The command line: what is asked for, and which module does it. Only here,
-//! and below, is anything printed.
+//! The command line: parses the arguments and hands each command to its module.
+//! Only this module and its submodules print.
 
 use std::io::{IsTerminal, Write};
 use std::num::NonZero;
@@ -55,12 +55,12 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct Global {
-    /// The folder with images and state [default: /var/lib/consecution as root,
-    /// else ~/.local/share/consecution].
+    /// Folder for images and state [default: /var/lib/consecution as root, else
+    /// ~/.local/share/consecution].
     #[arg(long, global = true, env = "CONSECUTION_HOME", value_name = "FOLDER")]
     home: Option<PathBuf>,
-    /// Registries besides those on this machine that may be asked without
-    /// encryption.
+    /// Registry to reach over plain HTTP, without TLS. Registries on this machine
+    /// need no entry. Repeat the option for several.
     #[arg(
         long,
         global = true,
@@ -69,7 +69,7 @@ pub(crate) struct Global {
         value_delimiter = ','
     )]
     plain_http: Vec<String>,
-    /// Where to ask first for images of a registry. May be given several times.
+    /// Mirror to try before the registry itself. Repeat the option for several.
     #[arg(
         long,
         global = true,
@@ -78,8 +78,8 @@ pub(crate) struct Global {
         value_delimiter = ','
     )]
     mirror: Vec<String>,
-    /// How large an image may be that is pulled or imported: its layers, both
-    /// compressed and unpacked. A bare number is in MiB.
+    /// Largest image to pull or import. The limit holds for all of its layers together:
+    /// once for their compressed size, once unpacked. A bare number is in MiB.
     #[arg(
         long,
         global = true,
@@ -89,8 +89,9 @@ pub(crate) struct Global {
         value_parser = chain::units::parse_memory
     )]
     image_max: u64,
-    /// The first of 65536 ids of this host that processes run as, so that two
-    /// runners need not share theirs. Only for root [default: 2013265920].
+    /// First of the 65536 user and group ids on this host that links run as. Give
+    /// each runner on a host a range of its own to keep their processes apart. Only
+    /// for root [default: 2013265920].
     #[arg(
         long,
         global = true,
@@ -98,12 +99,12 @@ pub(crate) struct Global {
         value_name = "NUMBER"
     )]
     first_id: Option<u32>,
-    /// What to log: off, error, warn, info, debug or trace, or MODULE=LEVEL, or
-    /// several of them, separated by commas [default: info for serve, portal and
-    /// runner, else warn].
+    /// Log level: off, error, warn, info, debug or trace; or MODULE=LEVEL for one
+    /// module; or several of these, separated by commas [default: info for serve,
+    /// portal and runner, else warn].
     #[arg(long, global = true, env = "CONSECUTION_LOG", value_name = "LEVEL")]
     log: Option<log::Filter>,
-    /// How log lines look.
+    /// Format of log lines.
     #[arg(
         long,
         global = true,
@@ -115,7 +116,7 @@ pub(crate) struct Global {
 }
 
 impl Global {
-    /// Which ids of this host processes have.
+    /// The ids on this host that links run as.
     fn ids(&self) -> anyhow::Result<Ids> {
         match self.first_id {
             None => Ok(Ids::detect()),
@@ -128,60 +129,59 @@ impl Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs one chain, here: standard input in, standard output out.
+    /// Runs a chain on this machine, from standard input to standard output.
     ///
-    /// The exit status is 0 if every link succeeded, else that of the first link
-    /// that failed (128 and the signal's number, if a signal ended it), 124 if
-    /// the deadline passed, 125 if Consecution itself failed, or a link was not
-    /// run since nobody had room for it.
+    /// The exit status is 0 if every link succeeded; else the status of the first
+    /// link, in chain order, that failed (128 + N if signal N ended it); 124 if a
+    /// deadline passed; 125 if Consecution itself failed, or no runner had room for
+    /// a link.
     Run {
         #[command(flatten)]
         call: filter::Call,
         #[command(flatten)]
         sandboxing: sandboxing::Sandbox,
     },
-    /// Serves chains over HTTP, from one process that needs no other.
+    /// Serves chains over HTTP and runs their links itself; needs no other server.
     ///
-    /// `POST /` runs the first chain, `POST /chains/NAME` any of them. SIGTERM
-    /// or SIGINT finishes what is in flight, a second one leaves at once.
+    /// `POST /` runs the first chain, `POST /chains/NAME` any of them. SIGTERM or
+    /// SIGINT finishes requests in flight and exits; a second one exits at once.
     Serve(Box<serve::Arguments>),
-    /// Offers chains over HTTP, whose links are run by runners elsewhere.
+    /// Serves chains over HTTP and has runners on other machines run their links.
     ///
     /// It may start before NATS, etcd and the runners: /readyz says what it waits
-    /// for. SIGTERM or SIGINT finishes what is in flight, a second one leaves at
-    /// once.
+    /// for. SIGTERM or SIGINT finishes requests in flight and exits; a second one
+    /// exits at once.
     Portal(Box<portal::Arguments>),
-    /// Runs links for portals elsewhere.
+    /// Runs links for portals, which call it through NATS.
     ///
-    /// It may start before NATS and etcd. More runners, on this machine or on
-    /// others, give more capacity. SIGTERM or SIGINT finishes what is in flight,
-    /// a second one leaves at once.
+    /// It may start before NATS and etcd. Each further runner, on this machine or
+    /// another one, adds capacity. SIGTERM or SIGINT finishes calls in flight and
+    /// exits; a second one exits at once.
     Runner(Box<runner::Arguments>),
-    /// Sends standard input through a chain whose links are run by runners
-    /// elsewhere; standard output is the last link's.
+    /// Runs a chain like `run`, but on runners, through NATS and etcd.
     ///
-    /// The exit status is as that of `run`.
+    /// The exit status means the same as that of `run`.
     Send(Box<send::Arguments>),
-    /// Validates chain files, and prints what each link runs, and may do.
+    /// Validates chain files and prints what each link runs and is allowed to do.
     Check {
-        /// The chain files; `-` is standard input.
+        /// Chain files; `-` reads standard input.
         #[arg(required = true, env = "CONSECUTION_CHAINS", value_delimiter = ',')]
         chains: Vec<PathBuf>,
     },
-    /// Fetches, lists and removes images.
+    /// Pulls, imports, lists and removes images.
     #[command(subcommand)]
     Image(images::Command),
-    /// Tells what of the sandbox this host can enforce.
+    /// Checks which parts of the sandbox this host can enforce.
     #[command(subcommand)]
     Sandbox(sandbox::Command),
-    /// Lists, shows, removes and prunes the links that portals have made known.
+    /// Lists, shows, removes and prunes the links that portals have published.
     #[command(subcommand)]
     Link(link::Command),
 }
 
-/// The `consecution` command, with the arguments of this process: all that its `main`
-/// does but for [`run_zygote_if_asked`](crate::run_zygote_if_asked), which comes first.
-/// Prints, and gives the exit status.
+/// Runs the `consecution` command with this process's arguments, prints its output and
+/// returns its exit status. `main` calls
+/// [`run_zygote_if_asked`](crate::run_zygote_if_asked) first, then this, and nothing else.
 pub fn command_line() -> ExitCode {
     match Arguments::try_parse() {
         Ok(arguments) => execute(arguments),
@@ -189,12 +189,11 @@ pub fn command_line() -> ExitCode {
     }
 }
 
-/// Prints what was asked for with `--help` and the like, or what is wrong with the
-/// command line.
+/// Prints the text for `--help` or `--version`, or the error in the command line.
 fn explain(error: clap::Error) -> ExitCode {
     if error.use_stderr() {
         let error = usage::as_typed(error);
-        // A closed standard error is the caller's choice; there is nowhere else to say it.
+        // Standard error may be closed: then there is nowhere to print.
         let _ = error.print();
         return ExitCode::from(EXIT_USAGE);
     }
@@ -244,15 +243,15 @@ fn execute(arguments: Arguments) -> ExitCode {
     }))
 }
 
-/// How long to wait, before the program ends, for processes that are being ended: what
-/// is left behind then the next runner removes.
+/// How long the program waits, before it exits, until the reaper has killed and reaped
+/// its processes. The next runner removes what is left behind.
 const REAPED_WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// As many open files as we may have: each process takes nine, each connection
-/// one, and the usual soft limit is there for programs that use `select`.
+/// Raises the soft limit on open files to the hard limit. Each process takes nine files
+/// and each connection one; the usual soft limit exists for programs that use `select`.
 fn raise_open_files() {
     let maximum = getrlimit(Resource::Nofile).maximum;
-    // Where it is refused, less is possible at a time.
+    // If the kernel refuses, fewer processes and connections fit at a time.
     let _ = setrlimit(
         Resource::Nofile,
         Rlimit {
@@ -262,17 +261,17 @@ fn raise_open_files() {
     );
 }
 
-/// The other processors are for the commands. A call is a row of short steps:
-/// threads that have too little to do spend their time waking each other for
-/// them, and a call on two processors takes a tenth longer with two.
+/// One worker thread for every two processors; the links' commands use the rest. A call
+/// is a series of short steps, and threads with little to do spend their time waking
+/// each other: on two processors, a second worker makes a call a tenth slower.
 const PROCESSORS_PER_WORKER: usize = 2;
 
-/// How long to wait for what still runs when what serves others ends: as a rule for no
-/// longer than it takes to drop it, and with that to hand over what is to be reaped.
+/// How long a server's shutdown waits for tasks that still run. Usually they only need
+/// to be dropped, which hands their processes to the reaper.
 const SHUT_DOWN_WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// Runs what serves others, until it ends, and leaves what still blocks behind,
-/// such as an image that is being unpacked.
+/// Runs a server's future to its end on a new runtime. Blocking tasks that are not done
+/// by then, such as unpacking an image, are abandoned.
 fn serving<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -284,7 +283,7 @@ fn serving<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result
     result
 }
 
-/// A number that must not be 0.
+/// Parses a number that must not be 0.
 fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("it must be at least 1".to_owned()),
@@ -296,25 +295,25 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 /// The command line is wrong: nothing was run.
 const EXIT_USAGE: u8 = 2;
 
-/// Consecution itself failed, and not what it was asked to run: as `timeout`,
-/// `env` and `docker run` have it.
+/// Consecution itself failed, not the chain: the same status as that of `timeout`, `env`
+/// and `docker run`.
 const EXIT_OWN_FAILURE: u8 = 125;
 
-/// Prints an error as all of them are printed.
+/// Prints an error as one line on standard error, after `consecution: `.
 fn complain(error: impl std::fmt::Display) {
-    // A closed standard error is the caller's choice; there is nowhere else to say it.
+    // Standard error may be closed: then there is nowhere to print.
     let error = error.to_string();
     let _ = writeln!(std::io::stderr(), "consecution: {}", text::line(&error));
 }
 
-/// Prints an error with what caused it; one that was rendered for the terminal
-/// already, as it is.
+/// Prints an error with its causes. Errors in a chain file are printed with the lines of
+/// the file that they are about.
 fn report(error: &anyhow::Error) {
     match error.downcast_ref::<ChainFileError>() {
         Some(ChainFileError::Invalid(invalid)) => {
             let stderr = std::io::stderr();
             let coloured = is_coloured(&stderr);
-            // A closed standard error is the caller's choice; there is nowhere else to say it.
+            // Standard error may be closed: then there is nowhere to print.
             let rendered = invalid.render(coloured);
             let shown = match coloured {
                 true => text::styled_lines(rendered.trim_end()),
@@ -326,7 +325,7 @@ fn report(error: &anyhow::Error) {
     }
 }
 
-/// Prints for whoever reads; one who has seen enough is no failure.
+/// Prints to standard output. A reader that closes the pipe early is no failure.
 fn print(text: &str) -> anyhow::Result<()> {
     stdio::print(text::lines(text).as_bytes())
 }

@@ -151,6 +151,7 @@ mod held;
 pub mod http;
 pub mod link_store;
 mod log_batch;
+mod log_on_change;
 mod name;
 mod pipe;
 pub mod portal;

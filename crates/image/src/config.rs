@@ -96,7 +96,7 @@ impl OneOrMany {
 pub(crate) fn read(bytes: &[u8], layers: usize) -> Result<ReadConfig, ContentError> {
     let raw: Raw = serde_json::from_slice(bytes).map_err(|cause| ContentError::Malformed {
         what: "config",
-        problem: cause.to_string(),
+        problem: cause.into(),
     })?;
     let rootfs = check_shape(&raw)?;
     check_platform(&raw)?;
@@ -107,7 +107,8 @@ pub(crate) fn read(bytes: &[u8], layers: usize) -> Result<ReadConfig, ContentErr
             problem: format!(
                 "it names {} layers, the manifest has {layers}",
                 diff_ids.len()
-            ),
+            )
+            .into(),
         });
     }
     let mut run = raw.config.unwrap_or_default();
@@ -124,7 +125,7 @@ pub(crate) fn read(bytes: &[u8], layers: usize) -> Result<ReadConfig, ContentErr
 fn check_shape(raw: &Raw) -> Result<&RawRootfs, ContentError> {
     let malformed = |problem: &str| ContentError::Malformed {
         what: "config",
-        problem: problem.to_owned(),
+        problem: problem.into(),
     };
     if raw.schema_version.is_some() || raw.layers.is_some() || raw.manifests.is_some() {
         return Err(malformed("it is a manifest or an index, and no config"));
@@ -177,6 +178,7 @@ pub(crate) fn synthetic(diff_id: &Digest) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::causes::with_causes;
 
     fn config(architecture: &str, rest: &str) -> Vec<u8> {
         format!(
@@ -228,12 +230,8 @@ mod tests {
     #[test]
     fn layers_must_be_as_many_as_the_manifest_has() {
         let bytes = config(Platform::host().architecture, "");
-        assert!(
-            read(&bytes, 1)
-                .unwrap_err()
-                .to_string()
-                .contains("names 0 layers")
-        );
+        let error = with_causes(&read(&bytes, 1).unwrap_err());
+        assert!(error.contains("names 0 layers"), "{error}");
     }
 
     #[test]

@@ -31,7 +31,7 @@ mod trash;
 mod unpack;
 
 pub(crate) use budget::Budget;
-pub(crate) use decompress::{Compression, SNIFFED_BYTES, decompress, sniff};
+pub(crate) use decompress::{Compression, CompressionError, SNIFFED_BYTES, decompress, sniff};
 pub(crate) use entry::Kind;
 pub(crate) use pipes::remove_pipes;
 pub(crate) use root::Root;
@@ -106,11 +106,12 @@ impl Default for Limits {
 
 /// A layer cannot be unpacked.
 #[derive(Debug, thiserror::Error)]
-#[error("unpack layer {layer}: {problem}")]
+#[error("unpack layer {layer}")]
 pub struct LayerError {
     /// The layer's digest, or its place in an archive.
     pub layer: String,
     /// What is wrong, and with which entry.
+    #[source]
     pub problem: LayerProblem,
 }
 
@@ -118,13 +119,19 @@ pub struct LayerError {
 #[derive(Debug, thiserror::Error)]
 pub enum LayerProblem {
     /// The compressed stream or the tar within is damaged or cut off.
-    #[error("{0}; it is damaged or was cut off")]
-    Damaged(String),
+    #[error("{problem}; it is damaged or was cut off")]
+    Damaged {
+        /// What of it.
+        problem: String,
+        /// What the reader says, where one does.
+        #[source]
+        cause: Option<io::Error>,
+    },
     /// It is compressed by a program that we do not know.
     #[error(
         "it is compressed with {0}; only gzip and zstd are known, build the image with one of them"
     )]
-    UnknownCompression(String),
+    UnknownCompression(&'static str),
     /// The uncompressed bytes are not those that the config promises.
     #[error(
         "its uncompressed digest is {found}, but the image's config says {wanted}; it was damaged or tampered with"
@@ -170,13 +177,14 @@ pub enum LayerProblem {
         path: String,
     },
     /// The file system refused.
-    #[error("{step} '{path}': {cause}")]
+    #[error("{step} '{path}'")]
     Io {
         /// What we did.
         step: &'static str,
         /// To what.
         path: String,
         /// Why it failed.
+        #[source]
         cause: io::Error,
     },
     /// The caller gave up.
@@ -213,7 +221,18 @@ impl LayerProblem {
     }
 
     pub(crate) fn damaged(problem: impl Into<String>) -> Self {
-        Self::Damaged(problem.into())
+        Self::Damaged {
+            problem: problem.into(),
+            cause: None,
+        }
+    }
+
+    /// What could not be read.
+    pub(crate) fn unreadable(problem: &str, cause: io::Error) -> Self {
+        Self::Damaged {
+            problem: problem.to_owned(),
+            cause: Some(cause),
+        }
     }
 
     pub(crate) fn bad_entry(path: &[u8], problem: impl Into<String>) -> Self {

@@ -44,6 +44,7 @@
 
 #![forbid(unsafe_code)]
 
+mod causes;
 mod config;
 mod digest;
 #[cfg(fuzzing)]

@@ -8,6 +8,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
+use crate::causes::Cause;
 use crate::digest::Digest;
 
 #[path = "manifest_error.rs"]
@@ -113,27 +114,27 @@ pub(crate) fn read(
     layers_max: usize,
 ) -> Result<Document, ContentError> {
     check_outer_type(media_type)?;
-    let malformed = |problem: String| ContentError::Malformed {
+    let malformed = |problem: Cause| ContentError::Malformed {
         what: "manifest",
         problem,
     };
-    let raw: Raw = serde_json::from_slice(bytes).map_err(|cause| malformed(cause.to_string()))?;
+    let raw: Raw = serde_json::from_slice(bytes).map_err(|cause| malformed(cause.into()))?;
     let inner = raw.media_type.as_deref().unwrap_or("");
     check_outer_type(inner)?;
     let says = [inner, media_type].map(Kind::of);
     if let [Some(calls_itself), Some(came_as)] = says
         && calls_itself != came_as
     {
-        return Err(malformed(format!(
-            "it came as '{media_type}' but calls itself '{inner}'"
-        )));
+        return Err(malformed(
+            format!("it came as '{media_type}' but calls itself '{inner}'").into(),
+        ));
     }
     if raw.fs_layers.is_some() || raw.schema_version == Some(1) {
         return Err(schema_1(DOCKER_SCHEMA_1));
     }
     if raw.schema_version != Some(2) {
         return Err(malformed(
-            "it is no manifest: 'schemaVersion' is not 2".to_owned(),
+            "it is no manifest: 'schemaVersion' is not 2".into(),
         ));
     }
     let says_index = says.contains(&Some(Kind::Index));
@@ -157,10 +158,10 @@ pub(crate) fn read(
             Ok(Document::Manifest(manifest))
         }
         (Some(_), _, _) => Err(malformed(
-            "it is neither quite an index nor quite a manifest".to_owned(),
+            "it is neither quite an index nor quite a manifest".into(),
         )),
         _ => Err(malformed(
-            "it has no config and layers, and no manifests either".to_owned(),
+            "it has no config and layers, and no manifests either".into(),
         )),
     }
 }

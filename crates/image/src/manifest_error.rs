@@ -1,9 +1,10 @@
 //! What can be wrong with what is said about an image.
 
+use crate::causes::Cause;
 use crate::digest::Digest;
 
 /// What a registry or an archive says about an image is wrong or unusable.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum ContentError {
     /// The bytes are not those that the digest names.
     #[error(
@@ -50,12 +51,13 @@ pub enum ContentError {
         most: u64,
     },
     /// Not JSON, or JSON of another shape.
-    #[error("read the {what}: {problem}")]
+    #[error("read the {what}")]
     Malformed {
         /// Which document.
         what: &'static str,
         /// What is wrong.
-        problem: String,
+        #[source]
+        problem: Cause,
     },
     /// A document of a kind that is no image.
     #[error("use the media type '{found}' as {wanted}: {advice}")]

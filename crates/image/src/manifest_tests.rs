@@ -1,6 +1,7 @@
 //! Manifests: what is read, what is refused, which platform is chosen.
 
 use super::*;
+use crate::causes::with_causes;
 
 fn descriptor(media_type: &str, platform: &str) -> String {
     format!(
@@ -20,9 +21,7 @@ fn manifest(config: &str, layer: &str) -> String {
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
 fn refused(text: &str, media_type: &str) -> String {
-    read(text.as_bytes(), media_type, 127)
-        .unwrap_err()
-        .to_string()
+    with_causes(&read(text.as_bytes(), media_type, 127).unwrap_err())
 }
 
 #[test]

@@ -54,11 +54,12 @@ pub enum PullError {
         within: Duration,
     },
     /// What was pulled is no image that we can use.
-    #[error("use image {reference}: failed to {cause}")]
+    #[error("use image {reference}")]
     Content {
         /// The image.
         reference: Reference,
         /// Why not.
+        #[source]
         cause: ContentError,
     },
 }

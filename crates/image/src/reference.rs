@@ -30,11 +30,12 @@ pub struct Reference {
 
 /// Why a text is no image reference.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("read image name '{text}': {problem}")]
+#[error("read image name '{text}'")]
 pub struct ReferenceError {
     /// The text as it was given.
     pub text: String,
     /// What is wrong with it.
+    #[source]
     pub problem: ReferenceProblem,
 }
 
@@ -76,8 +77,8 @@ pub enum ReferenceProblem {
     )]
     BadTag(String),
     /// The digest does not parse.
-    #[error("its digest cannot be used, failed to {0}")]
-    BadDigest(DigestError),
+    #[error("its digest cannot be used")]
+    BadDigest(#[source] DigestError),
 }
 
 impl Reference {

@@ -1,4 +1,4 @@
-//! `consecution check`: is a chain file right, and what does it say?
+//! `consecution check`: validates chain files and prints what their links run.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -10,13 +10,13 @@ use chain::{Chain, ChainLink, DEFAULT_DEADLINE, Deadline};
 use super::quote::quote;
 use super::{print, report, stdio};
 
-/// A file is wrong, or what it says could not be printed.
+/// A file has errors, or its description could not be printed.
 const EXIT_WRONG: u8 = 1;
 
-/// What messages call standard input.
+/// The name of standard input in messages.
 const STANDARD_INPUT: &str = "standard input";
 
-/// Checks each file; fails if any of them is wrong.
+/// Checks each file and returns the exit status: 0 if all are valid.
 pub(crate) fn check(paths: &[PathBuf]) -> u8 {
     let mut code = 0;
     for path in paths {
@@ -28,7 +28,7 @@ pub(crate) fn check(paths: &[PathBuf]) -> u8 {
                 continue;
             }
         };
-        // Where nobody reads any more, what is left to check is still checked.
+        // If standard output is closed, still check the remaining files.
         if let Err(error) = print(&description) {
             report(&error);
             return EXIT_WRONG;
@@ -37,7 +37,7 @@ pub(crate) fn check(paths: &[PathBuf]) -> u8 {
     code
 }
 
-/// What a file says; `-` is standard input.
+/// Reads a file and describes its chain; `-` is standard input.
 fn read(path: &Path) -> anyhow::Result<String> {
     if path.as_os_str() != "-" {
         return Ok(describe(&path.to_string_lossy(), &chain_file::read(path)?));
@@ -47,9 +47,8 @@ fn read(path: &Path) -> anyhow::Result<String> {
     Ok(describe(STANDARD_INPUT, &chain))
 }
 
-/// A heading for the chain and a line for each link, in columns, as a shell would
-/// have it; below it, as a chain file has them, the settings that the link has
-/// beside it.
+/// A heading for the chain, then one line per link in columns, with its command line
+/// quoted for a shell. Below each link, its other settings as in a chain file.
 fn describe(file: &str, chain: &Chain) -> String {
     let count = chain.links.len();
     let plural = if count == 1 { "" } else { "s" };
@@ -89,7 +88,7 @@ fn describe(file: &str, chain: &Chain) -> String {
     text
 }
 
-/// The deadline over HTTP and, where it differs, that of `run` and `send`.
+/// The deadline over HTTP and, if it differs, that of `run` and `send`.
 fn deadline(deadline: Deadline) -> String {
     match deadline {
         Deadline::Unset => format!(

@@ -1,5 +1,5 @@
-//! One payload through a chain, as a filter: standard input in, standard output
-//! out, and an exit status as the links', `timeout`'s and `env`'s.
+//! Runs a chain as a filter, from standard input to standard output, for `run` and
+//! `send`. The exit status is the failed link's, or one that `timeout` and `env` use.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,29 +17,29 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::stdio::{self, Errors, Output};
 use super::{EXIT_OWN_FAILURE, complain};
 
-/// As `timeout` has it.
+/// A deadline passed: the same status as that of `timeout`.
 const EXIT_DEADLINE: u8 = 124;
 
-/// What a shell adds to the number of the signal that ended a command.
+/// A shell adds this to the number of the signal that ended a command.
 const EXIT_SIGNAL_BASE: i32 = 128;
 
-/// How long to wait for the rest of what links say on standard error, once the
-/// run is over: whoever still holds it may have been lost.
+/// How long to wait, after the run, for the end of the links' standard error. It may
+/// never come, if the runner that sends it was lost.
 const LAST_WORDS_WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// What is called, and how: what `run` and `send` take.
+/// The arguments that `run` and `send` share.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Call {
-    /// The chain file.
+    /// Chain file.
     #[arg(env = "CONSECUTION_CHAIN", value_parser = file())]
     chain: PathBuf,
-    /// How long the whole call may take, or none [default: what the chain file's
-    /// `Deadline` says, else none].
+    /// Deadline for the whole run, or `none` [default: the chain file's `Deadline`,
+    /// else none].
     #[arg(long, env = "CONSECUTION_DEADLINE", value_name = "DURATION|none")]
     deadline: Option<Deadline>,
 }
 
-/// A chain file's name. There it cannot be read from standard input.
+/// Parses a chain file's name. It cannot be `-`: standard input is the chain's input.
 fn file() -> impl TypedValueParser<Value = PathBuf> {
     PathBufValueParser::new().try_map(|path| match path.as_os_str() == "-" {
         true => Err("standard input is what the chain reads; name a file"),
@@ -48,7 +48,7 @@ fn file() -> impl TypedValueParser<Value = PathBuf> {
 }
 
 impl Call {
-    /// The chain, with the deadline that counts.
+    /// Reads the chain. Its deadline is `--deadline` if given, else the file's.
     pub(crate) fn chain(&self) -> Result<Chain, ChainFileError> {
         let mut chain = chain_file::read(&self.chain)?;
         let deadline = self.deadline.unwrap_or(chain.deadline).or(None);
@@ -57,7 +57,7 @@ impl Call {
     }
 }
 
-/// Runs `future`, unless a signal asks to end before it does; gives the exit
+/// Runs `future` until it ends or a signal asks the program to end; returns the exit
 /// status.
 pub(crate) async fn unless_stopped(
     future: impl Future<Output = anyhow::Result<u8>>,
@@ -68,8 +68,8 @@ pub(crate) async fn unless_stopped(
     }
 }
 
-/// Sends standard input through the chain, and gives the exit status. `held` is
-/// dropped as soon as the run is over.
+/// Sends standard input through the chain and returns the exit status. Drops `held` as
+/// soon as the run is over.
 pub(crate) async fn filter(portal: &Portal, held: impl Send) -> anyhow::Result<u8> {
     let output = Output::start()?;
     let errors = Errors::start()?;
@@ -83,14 +83,14 @@ pub(crate) async fn filter(portal: &Portal, held: impl Send) -> anyhow::Result<u
             let next = tokio::select! {
                 biased;
                 next = body.next_for(&output.pipe) => next,
-                // Whoever reads us has left, also where nothing comes any more.
+                // Our reader has closed the pipe. This must be noticed also while there
+                // is no output to write.
                 () = output.pipe.until_unread() => Ok(Next::Unread),
             };
             match next {
                 Ok(Next::Moved) => {}
                 Ok(Next::Chunk(chunk)) if output.pipe.write_all(&chunk).await.is_ok() => {}
-                // A body that is cut off belongs to a run that failed, which the
-                // report says.
+                // If the body breaks off, the run has failed, and its report says why.
                 Ok(Next::Chunk(_) | Next::Unread | Next::End) | Err(_) => break,
             }
         }
@@ -98,11 +98,11 @@ pub(crate) async fn filter(portal: &Portal, held: impl Send) -> anyhow::Result<u
     };
     let (report, ()) = tokio::join!(report, copying);
     drop(held);
-    // Messages of ours come after all that the links had to say.
+    // Print our own messages only after the links' standard error.
     let last_words = tokio::task::spawn_blocking(|| errors.finish());
     let _ = tokio::time::timeout(LAST_WORDS_WAIT_MAX, last_words).await;
     match tokio::task::spawn_blocking(|| output.finish()).await? {
-        // Whoever reads us has seen enough, and that is no failure.
+        // Our reader closed the pipe early, as `head` does: no failure.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
         written => written.context(stdio::WRITING)?,
     }
@@ -118,7 +118,7 @@ pub(crate) async fn filter(portal: &Portal, held: impl Send) -> anyhow::Result<u
     })
 }
 
-/// What to do about a deadline that was too short: the chain's or the link's own,
+/// For a deadline that has passed, how to change it: the chain's or the link's,
 /// whichever is shorter.
 fn remedy(error: &ChainError, chain: &Chain) -> Option<String> {
     if error.reason != FailureReason::DeadlinePassed {
@@ -138,11 +138,11 @@ fn remedy(error: &ChainError, chain: &Chain) -> Option<String> {
 
 fn exit_code(error: &ChainError) -> u8 {
     match error.reason {
-        // A chain may refuse 0, but a run that failed must not look like success.
+        // `AcceptedExitCodes` may exclude 0, but a failed run must not exit with 0.
         FailureReason::Exited(code) => code.max(1),
         FailureReason::Signalled(signal) => signal_code(signal),
         FailureReason::DeadlinePassed => EXIT_DEADLINE,
-        // A deadline is the link's own; that there was no room for it is ours.
+        // Not the link's fault but ours: it never ran, or we lost it.
         FailureReason::Busy
         | FailureReason::CannotStart(_)
         | FailureReason::NoRunner
@@ -156,7 +156,7 @@ fn signal_code(signal: i32) -> u8 {
     u8::try_from(EXIT_SIGNAL_BASE + signal).unwrap_or(EXIT_OWN_FAILURE)
 }
 
-/// Waits for a signal that asks us to end, and gives its number.
+/// Waits for SIGINT, SIGTERM or SIGHUP and returns its number.
 async fn stopped() -> anyhow::Result<i32> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;

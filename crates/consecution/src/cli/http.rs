@@ -1,4 +1,4 @@
-//! Serving HTTP until it is told to end, as several commands do.
+//! Options and shutdown of an HTTP server, shared by several commands.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,12 +9,12 @@ use crate::portal::http as portal_http;
 
 use super::signals::Signals;
 
-/// How to serve chains over HTTP.
+/// Options for serving chains over HTTP.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "HTTP")]
 pub(crate) struct Http {
-    /// Where to listen: `localhost:8080`, or `:8080` for all addresses of this
-    /// host. Port 0 takes a free one.
+    /// Address to listen on: `localhost:8080`, or `:8080` for all addresses of this
+    /// host. Port 0 takes a free port.
     #[arg(
         long,
         env = "CONSECUTION_LISTEN",
@@ -22,12 +22,12 @@ pub(crate) struct Http {
         default_value = "127.0.0.1:8080"
     )]
     pub(crate) listen: Listen,
-    /// Where, besides, to offer /healthz, /readyz, /metrics and /chains, and no
-    /// calls [default: nowhere].
+    /// Second address that serves only /healthz, /readyz, /metrics and /chains, no
+    /// calls [default: none].
     #[arg(long, env = "CONSECUTION_ADMIN_LISTEN", value_name = "HOST:PORT")]
     admin_listen: Option<Listen>,
-    /// Connections at a time. Of 16 more, calls are answered with 503, and
-    /// /healthz, /readyz, /metrics and /chains as ever; more wait to be taken.
+    /// Most connections at a time. On up to 16 more, calls get 503, while /healthz,
+    /// /readyz, /metrics and /chains are answered; further ones wait to be accepted.
     #[arg(
         long,
         env = "CONSECUTION_CONNECTIONS_MAX",
@@ -36,7 +36,8 @@ pub(crate) struct Http {
         value_parser = super::at_least_one
     )]
     connections_max: usize,
-    /// How long a client may take for a request's head, and for the next one.
+    /// How long a client may take to send a request's head, and how long a connection
+    /// may be idle between requests.
     #[arg(
         long,
         env = "CONSECUTION_HEADER_TIMEOUT",
@@ -45,8 +46,7 @@ pub(crate) struct Http {
         value_parser = chain::units::parse_duration
     )]
     header_timeout: Duration,
-    /// How large a request's body may be, in bytes or with a unit: `10M`
-    /// [default: no limit].
+    /// Largest request body, in bytes or with a unit: `10M` [default: no limit].
     #[arg(
         long,
         env = "CONSECUTION_MAX_REQUEST_BYTES",
@@ -54,7 +54,7 @@ pub(crate) struct Http {
         value_parser = chain::units::parse_bytes
     )]
     max_request_bytes: Option<u64>,
-    /// How long requests in flight may take to finish when it is told to end.
+    /// How long requests in flight may take to finish after SIGTERM or SIGINT.
     #[arg(
         long,
         env = "CONSECUTION_GRACE",
@@ -63,8 +63,8 @@ pub(crate) struct Http {
         value_parser = chain::units::parse_duration
     )]
     grace: Duration,
-    /// How long a client may take nothing of its reply, or send nothing of its
-    /// request while that is waited for, until it is cut off.
+    /// How long a client may read nothing of its reply, or send nothing of a request
+    /// that the chain waits for, before it is disconnected.
     #[arg(
         long,
         env = "CONSECUTION_STALL_TIMEOUT",
@@ -73,12 +73,12 @@ pub(crate) struct Http {
         value_parser = chain::units::parse_duration
     )]
     stall_timeout: Duration,
-    /// Where output waits that comes before its reply may begin and does not fit in
-    /// 64 MiB of memory [default: for `serve` the home folder, else none].
+    /// Folder for output that must wait until its reply may begin and that does not fit
+    /// in 64 MiB of memory [default: `--home` for `serve`, none for `portal`].
     #[arg(long, env = "CONSECUTION_SPOOL", value_name = "FOLDER")]
     spool: Option<PathBuf>,
-    /// How much of it may wait, of all calls together; with 0 a reply begins with
-    /// its first byte.
+    /// Most output that may wait, of all calls together. With 0 a reply begins with its
+    /// first byte of output.
     #[arg(
         long,
         env = "CONSECUTION_SPOOL_MAX",
@@ -90,7 +90,7 @@ pub(crate) struct Http {
 }
 
 impl Http {
-    /// `spool` is the folder of what has to wait, unless it is given.
+    /// The server's options. `spool` is the folder to use if `--spool` is not given.
     pub(crate) fn options(&self, spool: Option<PathBuf>) -> portal_http::Options {
         portal_http::Options {
             server: http::Options {
@@ -109,7 +109,7 @@ impl Http {
     }
 }
 
-/// Says where a server listens; that where chains are called first.
+/// Logs the addresses that a server listens on: first the one for calls.
 pub(crate) fn say_where(server: &Server) -> anyhow::Result<()> {
     tracing::info!("listening on http://{}", server.address()?);
     if let Some(address) = server.admin_address()? {
@@ -118,13 +118,13 @@ pub(crate) fn say_where(server: &Server) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// An address cannot be had.
+/// The error for an address that cannot be listened on.
 pub(crate) fn cannot_listen(error: ListenError) -> anyhow::Error {
     FailedTo(error).into()
 }
 
-/// Serves until a signal comes, and then until everything in flight is
-/// finished, the grace period is over, or another signal comes.
+/// Serves until a signal comes, then drains until all requests are finished, the grace
+/// period is over, or a second signal comes.
 pub(crate) async fn until_told(server: Server, mut signals: Signals) {
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let serving = server.serve(async {

@@ -1,4 +1,4 @@
-//! `consecution image`: what is in the store, and how it gets there.
+//! `consecution image`: pulls, imports, lists and removes images in the store.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -17,26 +17,26 @@ use super::{Global, print, progress, stdio};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Fetches an image from its registry, also if it is here already.
+    /// Pulls an image from its registry, even if it is in the store already.
     Pull {
         /// The image: `busybox`, `registry.example.com/a/b:1@sha256:…`.
         name: String,
     },
-    /// Reads an image from a file, a folder, or standard input.
+    /// Imports an image from a file, a folder or standard input.
     ///
-    /// What `docker save` and `docker export` write, OCI archives and layout
-    /// folders, and root file systems as tar; plain, gzip or zstd.
+    /// Reads what `docker save` and `docker export` write, OCI archives, OCI layout
+    /// folders, and root file systems as tar; plain or compressed with gzip or zstd.
     Import {
-        /// The name that the image is to have here.
+        /// Name to give the image here.
         name: String,
-        /// The file or folder, or `-` for standard input.
+        /// File or folder to read, or `-` for standard input.
         file: PathBuf,
     },
-    /// Lists the images that are here.
+    /// Lists the images in the store.
     List,
-    /// Removes images.
+    /// Removes images from the store.
     Remove {
-        /// Their names.
+        /// Names of the images to remove.
         #[arg(required = true)]
         names: Vec<String>,
     },
@@ -79,7 +79,7 @@ pub(crate) fn execute(global: &Global, command: Command) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// The store and the registries, as the options have them.
+/// The store and the registries that the options name.
 pub(crate) fn source(global: &Global, progress: Arc<dyn Progress>) -> anyhow::Result<Images> {
     let mut mirrors: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for mirror in &global.mirror {
@@ -105,7 +105,7 @@ pub(crate) fn source(global: &Global, progress: Arc<dyn Progress>) -> anyhow::Re
     })
 }
 
-/// The folder with images and state.
+/// The folder for images and state.
 pub(super) fn home(global: &Global) -> anyhow::Result<PathBuf> {
     global.home.clone().or_else(app::default_home).context(
         "failed to find a place for images: neither HOME nor XDG_DATA_HOME is set; set CONSECUTION_HOME",

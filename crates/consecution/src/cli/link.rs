@@ -1,5 +1,5 @@
-//! `consecution link`: the links that portals have made known, and how runners
-//! fare with them.
+//! `consecution link`: lists, shows, removes and prunes the links that portals have
+//! published, with the state that runners report for them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -24,7 +24,7 @@ const COMMAND_CHARACTERS_MAX: usize = 60;
 /// How many of a link's names the list shows.
 const NAMES_SHOWN_MAX: usize = 3;
 
-/// How many links are named that an id could mean.
+/// How many matching links the error for an ambiguous id lists.
 const AMBIGUOUS_SHOWN_MAX: usize = 5;
 
 /// Digits of a link's id.
@@ -32,39 +32,41 @@ const ID_DIGITS: usize = 32;
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
-    /// Lists the links, what portals that are there call them, as CHAIN/LINK, and
-    /// how many runners serve each.
+    /// Lists links: id, names (CHAIN/LINK, from the running portals), image, command,
+    /// and how many runners serve each.
     List {
         #[command(flatten)]
         etcd: servers::Etcd,
     },
-    /// Shows what a link runs, as YAML, and how each runner fares with it.
+    /// Shows a link as YAML, and for each runner whether it serves the link, or why
+    /// not.
     Show {
-        /// Its id, as `list` and `check` print it, or as much of its beginning as
-        /// no other link has.
+        /// Id of the link, as `list` and `check` print it, or the beginning of an id
+        /// that no other link's id shares.
         id: IdPrefix,
         #[command(flatten)]
         etcd: servers::Etcd,
     },
-    /// Removes links: runners finish what they have of them, and serve them no
-    /// longer.
+    /// Removes links from etcd: runners finish calls in flight, then stop serving
+    /// them.
     Remove {
-        /// Their ids, or as much of their beginnings as no other link has.
+        /// Ids of the links, or beginnings of ids that no other link's id shares.
         #[arg(required = true)]
         ids: Vec<IdPrefix>,
         #[command(flatten)]
         etcd: servers::Etcd,
     },
-    /// Removes links that no portal has named for a while.
+    /// Removes links that no portal has used in its chains for a while.
     ///
-    /// A link that no portal names is noted as such when this is run, and removed
-    /// by a later run that finds it unnamed still: run it once an hour, for
-    /// instance.
+    /// Each run records which links no portal names in its chains, and removes those
+    /// that were recorded at least --unnamed-for ago and are still unnamed. So run it
+    /// regularly, for instance once an hour.
     Prune {
-        /// How long a link must have been noted as unnamed; 0 for not at all.
+        /// How long a link must have been unnamed before it is removed; 0 removes at
+        /// once.
         #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = unnamed_for)]
         unnamed_for: Duration,
-        /// Only say what would be removed: nothing is changed, nor noted.
+        /// Only print what would be removed; change and record nothing.
         #[arg(long)]
         dry_run: bool,
         #[command(flatten)]
@@ -117,8 +119,9 @@ async fn try_execute(command: Command) -> anyhow::Result<()> {
     }
 }
 
-/// The ids that begin so, all of them found before anything is done. One that is
-/// given whole may also be that of a record which is no link.
+/// Completes abbreviated ids; fails before anything is removed if one matches no link or
+/// several. A whole id is taken as it is: it may be the key of a record that is no valid
+/// link, so that such records can be removed too.
 async fn whole(store: &dyn LinkStore, ids: &[IdPrefix]) -> anyhow::Result<Vec<LinkId>> {
     let links = match ids.iter().all(|id| id.whole().is_some()) {
         true => Vec::new(),
@@ -132,8 +135,8 @@ async fn whole(store: &dyn LinkStore, ids: &[IdPrefix]) -> anyhow::Result<Vec<Li
         .collect()
 }
 
-/// What portals that are there call links, by id. Where those may not be read,
-/// links have no names.
+/// The names that running portals give to links, by link id. Empty, with a message, if
+/// the portals' keys cannot be read.
 async fn names(store: &dyn LinkStore) -> Names {
     let mut names = Names::new();
     match store.portals().await {
@@ -152,7 +155,7 @@ async fn names(store: &dyn LinkStore) -> Names {
     names
 }
 
-/// A time that may be none.
+/// Parses a duration that may be zero.
 fn unnamed_for(text: &str) -> Result<Duration, UnitError> {
     match text {
         "0" | "0s" => Ok(Duration::ZERO),
@@ -164,7 +167,7 @@ fn unknown(id: impl std::fmt::Display) -> anyhow::Error {
     anyhow!("failed to find link {id}: no portal has made it known; see `consecution link list`")
 }
 
-/// A link's id, or its beginning.
+/// A link's id, or the beginning of one.
 #[derive(Debug, Clone)]
 pub(crate) struct IdPrefix(String);
 
@@ -184,12 +187,12 @@ impl FromStr for IdPrefix {
 }
 
 impl IdPrefix {
-    /// The id, if it is one.
+    /// The id, if all of its digits were given.
     fn whole(&self) -> Option<LinkId> {
         self.0.parse().ok()
     }
 
-    /// The one link whose id begins so.
+    /// The one link whose id begins with these digits.
     fn find<'a>(&self, links: &'a [Arc<Link>]) -> anyhow::Result<&'a Arc<Link>> {
         let begins = |link: &&Arc<Link>| link.id().to_string().starts_with(&self.0);
         let found: Vec<_> = links.iter().filter(begins).collect();
@@ -217,15 +220,15 @@ impl IdPrefix {
 
 type Runners = BTreeMap<String, RunnerState>;
 
-/// What links are called, by id.
+/// The names of links, by link id.
 type Names = BTreeMap<String, BTreeSet<String>>;
 
-/// How a runner fares with a link.
+/// What a runner does with a link.
 enum State<'a> {
     Serving,
     Loading,
     Broken(&'a str),
-    /// It takes no more calls.
+    /// The runner is draining and takes no more calls.
     Leaving,
 }
 
@@ -279,7 +282,7 @@ fn shown_image(link: &Link) -> String {
     text::line(&link.image).into_owned()
 }
 
-/// What portals call a link.
+/// A link's names in one text: the first few, and how many more there are.
 fn name(names: Option<&BTreeSet<String>>) -> String {
     let Some(names) = names else {
         return "-".to_owned();
@@ -293,7 +296,7 @@ fn name(names: Option<&BTreeSet<String>>) -> String {
     shown.join(", ") + &more
 }
 
-/// A link's state over all runners, in a few words.
+/// Counts the runners by what they do with a link: `served by 2 of 3, 1 loading`.
 fn summary(id: &str, runners: &Runners) -> String {
     if runners.is_empty() {
         return "no runner".to_owned();
@@ -320,7 +323,7 @@ fn summary(id: &str, runners: &Runners) -> String {
     text
 }
 
-/// The link as YAML, and the rest as comments.
+/// The link as YAML, with its id and the state at each runner as comments.
 fn description(id: LinkId, link: &Link, runners: &Runners) -> String {
     let mut text = format!("# {id}\n{}", link.to_yaml());
     let id = id.to_string();

@@ -1,4 +1,4 @@
-//! Log lines: to standard error, in the shape of the other messages, with the time.
+//! Logging: one line per event on standard error, with the time, as text or JSON.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -10,20 +10,20 @@ use tracing::Level;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Format {
-    /// For people.
+    /// Text for people.
     Text,
-    /// A JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Our own crates. What libraries have to say is said by us, in our words, unless
-/// it is asked for.
+/// Our own crates. Libraries' events are logged only if a MODULE=LEVEL asks for them: we
+/// report their errors ourselves.
 const OURS: [&str; 3] = ["consecution", "image", "sandbox"];
 
-/// What is logged: levels, of all that is ours or of one module each.
+/// The value of `--log`: a level for all of our crates, and levels for single modules.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Filter {
     ours: Option<LevelFilter>,
@@ -33,7 +33,7 @@ pub(crate) struct Filter {
 impl FromStr for Filter {
     type Err = String;
 
-    /// `debug`, `warn,crate::transport=trace`.
+    /// Parses `debug` or `warn,consecution::transport=trace`.
     fn from_str(text: &str) -> Result<Filter, String> {
         let mut filter = Filter::default();
         let parts = text.split(',').map(str::trim);
@@ -60,7 +60,7 @@ fn level(text: &str) -> Result<LevelFilter, String> {
     level.ok_or_else(|| format!("'{text}' is no level; {SYNTAX}"))
 }
 
-/// Whether there could be a module of that name: `crate::transport`.
+/// Whether the text has the form of a module's path, such as `consecution::transport`.
 fn is_module(text: &str) -> bool {
     let is_name = |part: &str| {
         part.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
@@ -70,7 +70,8 @@ fn is_module(text: &str) -> bool {
 }
 
 impl Filter {
-    /// All directives, of which the one with the longest matching name counts.
+    /// The directives for `tracing_subscriber`. For each event the directive with the
+    /// longest matching name decides.
     fn directives(&self, unasked: Unasked) -> String {
         let ours = self.ours.unwrap_or_else(|| unasked.level().into());
         let mut directives = "off".to_owned();
@@ -88,13 +89,13 @@ impl Filter {
     }
 }
 
-/// What is logged where nothing is asked for.
+/// What is logged without `--log`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unasked {
-    /// By what serves others: what it does.
+    /// By servers (`serve`, `portal`, `runner`): `info`.
     Serving,
-    /// By what does one thing: warnings. That it waits for servers is none, since
-    /// its error says so, once.
+    /// By all other commands: `warn`, but without warnings that a server is not
+    /// reachable yet: the command's error says that once.
     Once,
 }
 
@@ -119,8 +120,8 @@ pub(crate) fn start(unasked: Unasked, filter: &Filter, format: Format) {
     }
 }
 
-/// Standard error, to which each log line is written whole. What strangers say is
-/// part of it, and must not look like another line.
+/// Writes each log line to standard error in one piece. It may contain text from outside,
+/// so control characters are escaped: such text must not look like another log line.
 struct Lines;
 
 impl Write for Lines {

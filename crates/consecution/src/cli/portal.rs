@@ -1,4 +1,4 @@
-//! `consecution portal`: chains over HTTP, whose links are run elsewhere.
+//! `consecution portal`: serves chains over HTTP; runners elsewhere run their links.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,14 +15,14 @@ use tokio::time::timeout;
 use super::signals::{HangUps, Signals};
 use super::{http, reload, servers};
 
-/// How long it may take to tell etcd that the portal leaves.
+/// How long a leaving portal tries to delete its key in etcd.
 const LEAVE_WAIT_MAX: Duration = Duration::from_millis(500);
 
-/// What `portal` takes.
+/// The arguments of `portal`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The chain files; of a folder, all *.yaml and *.yml in it. The first one's
-    /// chain is also found at `/`. SIGHUP reads them again.
+    /// Chain files, or folders of which all *.yaml and *.yml are read. `POST /` runs
+    /// the chain of the first one. SIGHUP reads them again.
     #[arg(
         required = true,
         env = "CONSECUTION_CHAINS",
@@ -76,7 +76,7 @@ async fn run(arguments: Arguments, chains: Vec<Chain>) -> anyhow::Result<()> {
         () = http::until_told(server, signals) => {}
         never = reloading => match never {},
     }
-    // Else its key is gone when its lease is over.
+    // If this fails, etcd deletes the key when its lease runs out.
     let _ = timeout(LEAVE_WAIT_MAX, publisher.withdraw()).await;
     network.close().await;
     Ok(())

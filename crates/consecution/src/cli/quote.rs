@@ -1,10 +1,10 @@
-//! Words as a shell reads them, so that what is printed can be pasted.
+//! Quotes words for a shell, so that a printed command line can be pasted into one.
 
 use std::borrow::Cow;
 
 use chain::text::is_printable;
 
-/// A word in quotes where a shell needs them.
+/// The word, in quotes if a shell needs them.
 pub(crate) fn quote(word: &str) -> Cow<'_, str> {
     let is_plain =
         |character: char| character.is_ascii_alphanumeric() || "-_./:=,@%+".contains(character);
@@ -18,7 +18,7 @@ pub(crate) fn quote(word: &str) -> Cow<'_, str> {
     Cow::Owned(format!("$'{escaped}'"))
 }
 
-/// A character in a shell's `$'…'`, where what cannot be seen is written as bytes.
+/// A character inside a shell's `$'…'`; invisible ones become octal escapes.
 fn escape(character: char) -> String {
     match character {
         '\n' => "\\n".to_owned(),
@@ -29,7 +29,7 @@ fn escape(character: char) -> String {
         character => {
             let mut buffer = [0; 4];
             let bytes = character.encode_utf8(&mut buffer).bytes();
-            // Three digits, so that a digit behind them is none of theirs.
+            // Always three digits, so that a digit that follows is not read as a fourth.
             bytes.map(|byte| format!("\\{byte:03o}")).collect()
         }
     }

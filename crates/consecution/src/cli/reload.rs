@@ -1,4 +1,4 @@
-//! Chain files that are read again, when SIGHUP asks for it.
+//! Reads the chain files again on SIGHUP.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -11,16 +11,15 @@ use chain::Chain;
 
 use super::signals::HangUps;
 
-/// How long new chains may take until they can be run: that long those before
-/// them stay in their place.
+/// How long the old chains stay in use while the new ones become ready. After that the
+/// new ones are used even if they are not ready.
 pub(crate) const READY_WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// How many chains of a kind are named.
+/// How many chains (added, changed, removed) the log line names of each kind.
 const NAMED_MAX: usize = 10;
 
-/// Reads `files` again whenever SIGHUP comes, and has `offer` take over what they
-/// say. `chains` is what they said first. Where one of them is wrong, all chains
-/// stay as they are.
+/// On each SIGHUP, reads `files` again and passes their chains to `offer`. `chains` are
+/// those of the first reading. If one file has an error, all chains stay as they are.
 pub(crate) async fn on_hang_up(
     mut hang_ups: HangUps,
     files: Vec<PathBuf>,
@@ -38,7 +37,7 @@ pub(crate) async fn on_hang_up(
                 refuse(&error);
                 continue;
             }
-            // Only at the end of the process, or by a panic, which was printed.
+            // The process is ending, or the task panicked, which was printed.
             Err(_) => continue,
         };
         match offer(read.clone()).await {
@@ -54,7 +53,7 @@ pub(crate) async fn on_hang_up(
     }
 }
 
-/// Says what is wrong, and where.
+/// Logs the errors in a chain file, with their lines.
 fn refuse(error: &ChainFileError) {
     let ChainFileError::Invalid(invalid) = error else {
         tracing::error!("all chains stay as they were: {error}");
@@ -67,7 +66,7 @@ fn refuse(error: &ChainFileError) {
     tracing::error!("all chains stay as they were: {} is wrong", invalid.label());
 }
 
-/// What has become of the chains, by their names.
+/// How the chains differ from those before, by name.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Changes<'a> {
     added: Vec<&'a str>,

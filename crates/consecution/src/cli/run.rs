@@ -1,4 +1,4 @@
-//! `consecution run`: one chain, here, as a filter.
+//! `consecution run`: runs a chain as a filter, on this machine.
 
 use crate::app::OneShot;
 use crate::runner::{Images, Sandboxing};
@@ -20,7 +20,7 @@ pub(crate) fn run(
         .enable_all()
         .build()?;
     let code = runtime.block_on(unless_stopped(send(chain, images, rules)));
-    // Not to wait for the thread that reads standard input.
+    // Do not wait for the thread that reads standard input: it may be blocked.
     runtime.shutdown_background();
     code
 }

@@ -1,4 +1,4 @@
-//! `consecution runner`: links, for portals elsewhere.
+//! `consecution runner`: runs links for portals elsewhere.
 
 use std::time::Duration;
 
@@ -15,17 +15,17 @@ use tokio::time::timeout;
 use super::signals::{HangUps, Signals};
 use super::{Global, http, progress, sandboxing, servers};
 
-/// What `runner` takes.
+/// The arguments of `runner`.
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
-    /// What it is called, in logs, replies and `consecution link show` [default:
-    /// the host's name, and something that makes it unique].
+    /// Name of this runner in logs, replies and `consecution link show`; must be
+    /// unique [default: the host's name with a unique suffix].
     #[arg(long, env = "CONSECUTION_NAME", value_name = "NAME")]
     name: Option<RunnerName>,
-    /// Processes over all links, idle ones included.
+    /// Most processes at a time, of all links together and idle ones included.
     #[arg(
         long,
         env = "CONSECUTION_PROCESSES_MAX",
@@ -34,8 +34,8 @@ pub(crate) struct Arguments {
         value_parser = super::at_least_one
     )]
     processes_max: usize,
-    /// Calls over all links that may wait here while all processes are in use.
-    /// Others are sent to another runner at once.
+    /// Most calls, of all links together, that may wait here for a process while all
+    /// are in use. Portals send further calls to another runner at once.
     #[arg(
         long,
         env = "CONSECUTION_WAITING_MAX",
@@ -43,11 +43,11 @@ pub(crate) struct Arguments {
         default_value_t = 0
     )]
     waiting_max: usize,
-    /// Where to offer /metrics, /healthz and /readyz: `localhost:8081`, or `:8081`
-    /// for all addresses of this host [default: nowhere].
+    /// Address for /metrics, /healthz and /readyz: `localhost:8081`, or `:8081` for
+    /// all addresses of this host [default: none].
     #[arg(long, env = "CONSECUTION_LISTEN", value_name = "HOST:PORT")]
     listen: Option<Listen>,
-    /// How long calls in flight may take to finish when it is told to end.
+    /// How long calls in flight may take to finish after SIGTERM or SIGINT.
     #[arg(
         long,
         env = "CONSECUTION_GRACE",
@@ -66,7 +66,7 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Lists the runners that there are, as they say themselves.
+    /// Lists the running runners, from their own keys in etcd.
     List {
         #[command(flatten)]
         etcd: servers::Etcd,
@@ -74,7 +74,7 @@ enum Command {
 }
 
 impl Arguments {
-    /// Whether it is to run links, and not only to look at others that do.
+    /// Whether this runs links, and does not only list other runners.
     pub(crate) fn is_to_serve(&self) -> bool {
         self.command.is_none()
     }
@@ -121,12 +121,12 @@ async fn run(arguments: Arguments, images: Images, sandboxing: Sandboxing) -> an
     }
     drop(runner);
     network.close().await;
-    // To the end, so that it can be seen how the runner leaves.
+    // Keep /metrics and /readyz up until the end, so that the drain can be watched.
     drop(offering);
     Ok(())
 }
 
-/// SIGHUP, which has others read their files again, ends no runner.
+/// Logs that SIGHUP does nothing here. Without a handler it would end the runner.
 async fn say_nothing_to_read(mut hang_ups: HangUps) {
     loop {
         hang_ups.next().await;
@@ -134,7 +134,7 @@ async fn say_nothing_to_read(mut hang_ups: HangUps) {
     }
 }
 
-/// Offers what the runner has counted, and how it is, for as long as it is held.
+/// Serves the runner's metrics, health and readiness until the returned set is dropped.
 async fn offer(
     listen: &Listen,
     network: &Network,

@@ -1,4 +1,5 @@
-//! `consecution runner list`: which runners there are, as they say themselves.
+//! `consecution runner list`: lists the runners that have a key in etcd, with the state
+//! that each writes there.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -11,7 +12,7 @@ use crate::text;
 use super::table::table;
 use super::{print, servers};
 
-/// Prints the runners that are there.
+/// Prints the table of running runners.
 pub(crate) fn list(etcd: &servers::Etcd) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -57,8 +58,7 @@ fn runners_table(runners: &BTreeMap<String, RunnerState>, now: SystemTime) -> St
     table(heading, &rows)
 }
 
-/// How long ago that was; runners of earlier versions do not say when they were
-/// started.
+/// How long ago a runner was started. Runners of earlier versions do not write that (0).
 fn age(started: u64, now: SystemTime) -> String {
     if started == 0 {
         return "-".to_owned();
@@ -74,7 +74,7 @@ fn age(started: u64, now: SystemTime) -> String {
     }
 }
 
-/// A number of links, of which a runner lists only so many.
+/// The length of a list of links, with "or more" if the runner cut the list there.
 fn at_least(links: usize) -> String {
     match links {
         RunnerState::LINKS_LISTED_MAX.. => format!("{links} or more"),

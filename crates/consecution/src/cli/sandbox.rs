@@ -1,4 +1,4 @@
-//! `consecution sandbox check`: what this host can enforce.
+//! `consecution sandbox check`: which parts of the sandbox this host can enforce.
 
 use crate::app::{self, Finding, State};
 use clap::Subcommand;
@@ -7,14 +7,15 @@ use super::{Global, print};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Tells what of the sandbox this host can enforce, and how to get the rest.
+    /// Checks which parts of the sandbox this host can enforce, and says how to enable
+    /// the rest.
     ///
-    /// It makes sandboxes to find out, as this user. The exit status is 1 where
-    /// none can be made, so that no link can be run here.
+    /// It finds out by starting sandboxes as the current user. The exit status is 1 if
+    /// no sandbox can be started, so that no link can run here.
     Check,
 }
 
-/// No sandbox can be made.
+/// No sandbox can be started.
 const EXIT_NONE: u8 = 1;
 
 pub(crate) fn execute(global: &Global, command: &Command) -> anyhow::Result<u8> {
@@ -30,7 +31,7 @@ pub(crate) fn execute(global: &Global, command: &Command) -> anyhow::Result<u8> 
     }
 }
 
-/// A line for each facility, and below it what to do where something is missing.
+/// One line per facility, and below it how to enable what is missing.
 fn table(findings: &[Finding]) -> String {
     let names = findings.iter().map(|finding| finding.name.len());
     let width = names.max().unwrap_or(0);

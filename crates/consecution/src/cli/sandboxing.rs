@@ -1,32 +1,32 @@
-//! What links may have at most, as options of those who run them.
+//! Options of the commands that run links: what a link may do and use at most.
 
 use crate::runner::Sandboxing;
 use clap::builder::FalseyValueParser;
 
 use super::Global;
 
-/// What `run`, `serve` and `runner` take.
+/// The options of `run`, `serve` and `runner` for the sandbox.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Sandbox")]
 pub(crate) struct Sandbox {
-    /// Run links with `Network: host`, which reaches all that listens on this
-    /// host.
+    /// Allow links with `Network: host`, which can reach every service that listens on
+    /// this host. Without this option such links are refused.
     #[arg(
         long,
         env = "CONSECUTION_ALLOW_HOST_NETWORK",
         value_parser = FalseyValueParser::new()
     )]
     allow_host_network: bool,
-    /// Run links also where this host cannot keep their `Constraints`: those that
-    /// it can keep are kept.
+    /// Run links even if this host cannot enforce all of their `Constraints`; those
+    /// that it can enforce still hold. Without this option such links are refused.
     #[arg(
         long,
         env = "CONSECUTION_ALLOW_UNENFORCED_LIMITS",
         value_parser = FalseyValueParser::new()
     )]
     allow_unenforced_limits: bool,
-    /// How much a process may keep in `/tmp`, and as much again in `/var/tmp`, in
-    /// memory: `512M`, `2G`. A bare number is in MiB.
+    /// Most that a process may store in `/tmp`, and the same again in `/var/tmp`; both
+    /// are in memory: `512M`, `2G`. A bare number is in MiB.
     #[arg(
         long,
         env = "CONSECUTION_SCRATCH_MAX",
@@ -35,8 +35,8 @@ pub(crate) struct Sandbox {
         value_parser = chain::units::parse_memory
     )]
     scratch_max: u64,
-    /// How much a process may write to standard output before it is stopped:
-    /// `64K`, `10M`. A bare number is in MiB [default: as much as it likes].
+    /// Most that a process may write to standard output before it is stopped: `64K`,
+    /// `10M`. A bare number is in MiB [default: no limit].
     #[arg(
         long,
         env = "CONSECUTION_OUTPUT_MAX",
@@ -44,8 +44,8 @@ pub(crate) struct Sandbox {
         value_parser = chain::units::parse_mebibytes
     )]
     output_max: Option<u64>,
-    /// How much a process may write to standard error before it is stopped:
-    /// `64K`, `10M`. A bare number is in MiB [default: as much as it likes].
+    /// Most that a process may write to standard error before it is stopped: `64K`,
+    /// `10M`. A bare number is in MiB [default: no limit].
     #[arg(
         long,
         env = "CONSECUTION_STDERR_MAX",
@@ -56,10 +56,10 @@ pub(crate) struct Sandbox {
 }
 
 impl Sandbox {
-    /// As the runner takes it.
+    /// The settings for the runner.
     ///
     /// # Errors
-    /// The ids that were asked for cannot be used.
+    /// The ids that `--first-id` asks for cannot be used.
     pub(crate) fn rules(&self, global: &Global) -> anyhow::Result<Sandboxing> {
         Ok(Sandboxing {
             host_network: self.allow_host_network,

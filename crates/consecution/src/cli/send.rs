@@ -1,4 +1,4 @@
-//! `consecution send`: one payload through a chain, run by runners elsewhere.
+//! `consecution send`: runs a chain as a filter, on runners elsewhere.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use crate::transport::nats::Role;
 use super::filter::{Call, filter, unless_stopped};
 use super::{servers, stdio};
 
-/// What `send` takes.
+/// The arguments of `send`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     call: Call,
-    /// How long servers and runners may take to be there, and runners to load a
-    /// link that is new to them. No longer than the deadline.
+    /// How long to wait for NATS, etcd and runners, and until runners have loaded links
+    /// that are new to them; at most the deadline.
     #[arg(
         long,
         env = "CONSECUTION_WAIT",
@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
 pub(crate) fn send(arguments: Arguments) -> anyhow::Result<u8> {
     let chain = arguments.call.chain()?;
     stdio::check_open()?;
-    // Waiting for servers must not take longer than the call itself may.
+    // The wait for servers must not outlast the call's own deadline.
     let deadline = chain.deadline.or(None).unwrap_or(Duration::MAX);
     let wait = arguments.wait.min(deadline);
     let (nats, etcd) = (arguments.nats.options()?, arguments.etcd.options()?);
@@ -46,7 +46,7 @@ pub(crate) fn send(arguments: Arguments) -> anyhow::Result<u8> {
         network.close().await;
         code
     }));
-    // Not to wait for the thread that reads standard input.
+    // Do not wait for the thread that reads standard input: it may be blocked.
     runtime.shutdown_background();
     code
 }

@@ -1,4 +1,5 @@
-//! `consecution serve`: chains over HTTP, portal and runner in this process.
+//! `consecution serve`: serves chains over HTTP with a portal and a runner in this
+//! process.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,11 +21,11 @@ use tokio::time::timeout;
 use super::signals::{HangUps, Signals};
 use super::{Global, http, progress, reload, sandboxing};
 
-/// What `serve` takes.
+/// The arguments of `serve`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The chain files; of a folder, all *.yaml and *.yml in it. The first one's
-    /// chain is also found at `/`. SIGHUP reads them again.
+    /// Chain files, or folders of which all *.yaml and *.yml are read. `POST /` runs
+    /// the chain of the first one. SIGHUP reads them again.
     #[arg(
         required = true,
         env = "CONSECUTION_CHAINS",
@@ -34,7 +35,7 @@ pub(crate) struct Arguments {
     chains: Vec<PathBuf>,
     #[command(flatten)]
     http: http::Http,
-    /// Processes over all links, idle ones included.
+    /// Most processes at a time, of all links together and idle ones included.
     #[arg(
         long,
         env = "CONSECUTION_PROCESSES_MAX",
@@ -81,7 +82,7 @@ async fn run(
     let reloading = reload::on_hang_up(hang_ups, files, chains, async |chains| {
         let portals = app.offer(chains).await?;
         saying.follow(&app, &portals);
-        // One that is broken is not waited for.
+        // Switch over in time even if a new chain is broken and never becomes ready.
         let ready = portals.iter().map(|portal| app.ready(portal.chain()));
         let _ = timeout(reload::READY_WAIT_MAX, join_all(ready)).await;
         offer.replace(portals);
@@ -93,18 +94,19 @@ async fn run(
     }
 }
 
-/// Says of each chain when it can be run, and what keeps it from it.
+/// Logs for each chain when it becomes ready, and until then what it waits for.
 #[derive(Default)]
 struct Saying(Vec<(Arc<Chain>, JoinSet<()>)>);
 
 impl Saying {
-    /// Begins with those that are new, and ends with those that are gone. Says so
-    /// once all that are new are ready.
+    /// Starts to log for chains that are new, and stops for chains that are gone. Logs
+    /// `ready` once all new chains are ready.
     fn follow(&mut self, app: &Arc<Serve>, portals: &[Portal]) {
         let is_of = |portal: &Portal, chain: &Arc<Chain>| Arc::ptr_eq(portal.chain(), chain);
         self.0
             .retain(|(chain, _)| portals.iter().any(|portal| is_of(portal, chain)));
-        // Closed when nobody waits any more.
+        // Each task drops its sender when its chain is ready: the channel closes after
+        // the last one.
         let (waiting, mut ready) = mpsc::channel::<()>(1);
         for portal in portals {
             if self.0.iter().any(|(chain, _)| is_of(portal, chain)) {
@@ -127,7 +129,7 @@ impl Saying {
 }
 
 async fn say_when_ready(app: &Serve, chain: &Chain) {
-    /// How long to wait before asking again about a link that is broken.
+    /// How long to wait before checking a broken chain again.
     const LOOK: Duration = Duration::from_secs(1);
     let mut said = String::new();
     while let Err(error) = app.ready(chain).await {

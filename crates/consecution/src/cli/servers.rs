@@ -1,4 +1,4 @@
-//! Which servers to use, and who we are to them, as the options have it.
+//! The options for NATS and etcd: addresses, credentials and TLS.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use anyhow::bail;
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "NATS")]
 pub(crate) struct Nats {
-    /// Its servers; several of one cluster are separated by commas.
+    /// URLs of the NATS servers of one cluster, separated by commas.
     #[arg(
         long,
         env = "NATS_URL",
@@ -19,11 +19,11 @@ pub(crate) struct Nats {
         hide_env_values = true
     )]
     nats: Vec<String>,
-    /// Who we are. The password comes from a file, or from the environment
-    /// (CONSECUTION_NATS_PASSWORD).
+    /// User to sign in to NATS as. The password comes from --nats-password-file or
+    /// CONSECUTION_NATS_PASSWORD.
     #[arg(long, env = "CONSECUTION_NATS_USER", value_name = "USER")]
     nats_user: Option<String>,
-    /// A file with that user's password.
+    /// File with the password of --nats-user.
     #[arg(
         long,
         env = "CONSECUTION_NATS_PASSWORD_FILE",
@@ -31,8 +31,8 @@ pub(crate) struct Nats {
         requires = "nats_user"
     )]
     nats_password_file: Option<PathBuf>,
-    /// A file with a token. It may also come from the environment
-    /// (CONSECUTION_NATS_TOKEN).
+    /// File with a token to sign in to NATS with. CONSECUTION_NATS_TOKEN may hold the
+    /// token itself instead.
     #[arg(
         long,
         env = "CONSECUTION_NATS_TOKEN_FILE",
@@ -40,7 +40,7 @@ pub(crate) struct Nats {
         conflicts_with_all = ["nats_user", "nats_nkey_file", "nats_credentials"]
     )]
     nats_token_file: Option<PathBuf>,
-    /// A file with the seed of an NKey.
+    /// File with the seed of an NKey to sign in to NATS with.
     #[arg(
         long,
         env = "CONSECUTION_NATS_NKEY_FILE",
@@ -48,7 +48,7 @@ pub(crate) struct Nats {
         conflicts_with_all = ["nats_user", "nats_credentials"]
     )]
     nats_nkey_file: Option<PathBuf>,
-    /// A credentials file, as nsc makes it.
+    /// Credentials file (JWT and NKey seed, as nsc writes it) to sign in to NATS with.
     #[arg(
         long,
         env = "CONSECUTION_NATS_CREDENTIALS",
@@ -56,11 +56,11 @@ pub(crate) struct Nats {
         conflicts_with = "nats_user"
     )]
     nats_credentials: Option<PathBuf>,
-    /// Who may vouch for the servers, in PEM [default: whoever the system
-    /// trusts].
+    /// CA certificates (PEM) to verify the NATS servers with [default: the system's
+    /// trusted CAs].
     #[arg(long, env = "CONSECUTION_NATS_CA", value_name = "FILE")]
     nats_ca: Option<PathBuf>,
-    /// Our certificate, in PEM.
+    /// Client certificate (PEM) to present to NATS.
     #[arg(
         long,
         env = "CONSECUTION_NATS_CERT",
@@ -68,7 +68,7 @@ pub(crate) struct Nats {
         requires = "nats_key"
     )]
     nats_cert: Option<PathBuf>,
-    /// Its key, in PEM.
+    /// Private key (PEM) of --nats-cert.
     #[arg(
         long,
         env = "CONSECUTION_NATS_KEY",
@@ -82,7 +82,7 @@ pub(crate) struct Nats {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "etcd")]
 pub(crate) struct Etcd {
-    /// Its members; several are separated by commas.
+    /// URLs of the etcd members of one cluster, separated by commas.
     #[arg(
         long,
         env = "ETCD_ENDPOINTS",
@@ -92,11 +92,11 @@ pub(crate) struct Etcd {
         hide_env_values = true
     )]
     etcd: Vec<String>,
-    /// Who we are. The password comes from a file, or from the environment
-    /// (CONSECUTION_ETCD_PASSWORD).
+    /// User to sign in to etcd as. The password comes from --etcd-password-file or
+    /// CONSECUTION_ETCD_PASSWORD.
     #[arg(long, env = "CONSECUTION_ETCD_USER", value_name = "USER")]
     etcd_user: Option<String>,
-    /// A file with that user's password.
+    /// File with the password of --etcd-user.
     #[arg(
         long,
         env = "CONSECUTION_ETCD_PASSWORD_FILE",
@@ -104,11 +104,11 @@ pub(crate) struct Etcd {
         requires = "etcd_user"
     )]
     etcd_password_file: Option<PathBuf>,
-    /// Who may vouch for the members, in PEM [default: whoever the system
-    /// trusts].
+    /// CA certificates (PEM) to verify the etcd members with [default: the system's
+    /// trusted CAs].
     #[arg(long, env = "CONSECUTION_ETCD_CA", value_name = "FILE")]
     etcd_ca: Option<PathBuf>,
-    /// Our certificate, in PEM.
+    /// Client certificate (PEM) to present to etcd.
     #[arg(
         long,
         env = "CONSECUTION_ETCD_CERT",
@@ -116,7 +116,7 @@ pub(crate) struct Etcd {
         requires = "etcd_key"
     )]
     etcd_cert: Option<PathBuf>,
-    /// Its key, in PEM.
+    /// Private key (PEM) of --etcd-cert.
     #[arg(
         long,
         env = "CONSECUTION_ETCD_KEY",
@@ -126,13 +126,13 @@ pub(crate) struct Etcd {
     etcd_key: Option<PathBuf>,
 }
 
-/// Secrets that may come from the environment, where a file is too much.
+/// Environment variables that may hold a secret itself, instead of a file with it.
 const NATS_PASSWORD: &str = "CONSECUTION_NATS_PASSWORD";
 const NATS_TOKEN: &str = "CONSECUTION_NATS_TOKEN";
 const ETCD_PASSWORD: &str = "CONSECUTION_ETCD_PASSWORD";
 
 impl Nats {
-    /// What it takes to connect; files with secrets must be there.
+    /// The options to connect with. Fails if a file with a secret cannot be read.
     pub(crate) fn options(&self) -> anyhow::Result<NatsOptions> {
         Ok(NatsOptions {
             servers: self.nats.clone(),
@@ -164,7 +164,7 @@ impl Nats {
 }
 
 impl Etcd {
-    /// What it takes to connect; files with secrets must be there.
+    /// The options to connect with. Fails if a file with a secret cannot be read.
     pub(crate) fn options(&self) -> anyhow::Result<EtcdOptions> {
         let user = match &self.etcd_user {
             Some(user) => match secret(&self.etcd_password_file, ETCD_PASSWORD)? {
@@ -191,7 +191,7 @@ fn tls(ca: &Option<PathBuf>, cert: &Option<PathBuf>, key: &Option<PathBuf>) -> T
     }
 }
 
-/// A secret from its file, or else from the environment.
+/// A secret from its file if one is given, else from the environment.
 fn secret(file: &Option<PathBuf>, variable: &str) -> anyhow::Result<Option<Secret>> {
     if let Some(path) = file {
         return read(path).map(Some);
@@ -203,7 +203,7 @@ fn secret(file: &Option<PathBuf>, variable: &str) -> anyhow::Result<Option<Secre
     }
 }
 
-/// A secret in a file, which must be there already.
+/// A secret in a file. Reads it once now, so that a missing file is an error at start.
 fn read(path: &PathBuf) -> anyhow::Result<Secret> {
     let secret = Secret::in_file(path);
     match secret.read() {

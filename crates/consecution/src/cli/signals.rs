@@ -1,8 +1,9 @@
-//! The signals that ask to end, and the one that asks to read files again.
+//! SIGINT and SIGTERM, which ask the program to end, and SIGHUP, which asks it to read
+//! its files again.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// SIGINT and SIGTERM, from when this is made.
+/// Receives SIGINT and SIGTERM from the moment it is created.
 pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
@@ -16,7 +17,7 @@ impl Signals {
         })
     }
 
-    /// Waits for the next one.
+    /// Waits for the next signal.
     pub(crate) async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
@@ -25,7 +26,7 @@ impl Signals {
     }
 }
 
-/// SIGHUP, which ends nobody from when this is made.
+/// Receives SIGHUP. Once this is created, SIGHUP no longer ends the process.
 pub(crate) struct HangUps(Signal);
 
 impl HangUps {
@@ -33,7 +34,7 @@ impl HangUps {
         Ok(HangUps(signal(SignalKind::hangup())?))
     }
 
-    /// Waits for the next one. Several that come at once are one.
+    /// Waits for the next SIGHUP. Several in quick succession count as one.
     pub(crate) async fn next(&mut self) {
         if self.0.recv().await.is_none() {
             std::future::pending().await

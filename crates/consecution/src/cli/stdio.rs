@@ -1,9 +1,9 @@
 //! Standard input and output as streams.
 //!
-//! They may be anything: terminals, files, pipes that others share. So they are
-//! never switched to non-blocking, which would switch them for everybody, but
-//! served by a thread each, which moves what comes between them and a pipe of
-//! our own: within the kernel where it can.
+//! They may be terminals, files, or pipes that other processes share. Switching them to
+//! non-blocking would switch them for all of these processes. So a thread for each
+//! moves the bytes between it and a pipe of our own: within the kernel (`splice`) if
+//! possible.
 
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -20,18 +20,17 @@ use rustix::io::Errno;
 use rustix::pipe::{SpliceFlags, splice};
 use tokio::sync::mpsc;
 
-/// How much is moved at a time at most.
+/// Most bytes to move with one `splice`.
 const MOVED_BYTES_MAX: usize = 1024 * 1024;
 
-/// How much is copied at a time where nothing can be moved: what a pipe holds by
-/// default.
+/// Most bytes to copy at a time if `splice` is not possible: the default size of a pipe.
 const COPIED_BYTES: usize = 64 * 1024;
 
-/// How many chunks of standard error wait for their thread, at most.
+/// Most chunks of standard error that wait for the thread that writes them.
 const CHUNKS_WAITING_MAX: usize = 2;
 
-/// Says so where standard input or output was closed, before anything is done for
-/// it: what a chain is to read or has written must not get lost without a word.
+/// Fails if standard input or output is closed. Checked before anything runs, so that a
+/// chain's input or output is never lost silently.
 pub(crate) fn check_open() -> anyhow::Result<()> {
     ensure!(
         !sandbox::standard_input_was_closed(),
@@ -70,10 +69,10 @@ pub(crate) fn print(bytes: &[u8]) -> anyhow::Result<()> {
     }
 }
 
-/// What fails where standard output cannot be written to.
+/// The context of errors in writing to standard output.
 pub(crate) const WRITING: &str = "failed to write to standard output";
 
-/// Standard input, read as it is asked for.
+/// Standard input as a body, read on demand.
 pub(crate) fn input() -> anyhow::Result<Body> {
     let stdin = standard_input()?;
     let (ours, theirs) = io::pipe()?;
@@ -81,11 +80,13 @@ pub(crate) fn input() -> anyhow::Result<Body> {
     let failed = Arc::clone(&failure);
     let theirs = OwnedFd::from(theirs);
     thread("stdin", move || {
-        // Where nobody wants more of it the process may end while we wait.
+        // This thread may block here for ever if nobody reads the pipe any more; the
+        // process ends without it.
         if let Err(Failed::From(error)) = pump(&stdin, &theirs) {
             let _ = failed.set(error);
         }
-        // And only now the pipe ends.
+        // Close the pipe only after a read error was reported: its reader must not take
+        // the end for end-of-file.
         drop(theirs);
     })?;
     let judge = move || match failure.get() {
@@ -95,9 +96,10 @@ pub(crate) fn input() -> anyhow::Result<Body> {
     Ok(Body::of_pipe(ours, judge)?)
 }
 
-/// Standard output, written as it has room.
+/// Standard output, written by a thread as fast as its reader reads.
 pub(crate) struct Output {
-    /// Where to write to. Nobody reads it any more when writing has failed.
+    /// The pipe to write to. Its reading end closes when writing to standard output
+    /// fails.
     pub(crate) pipe: Writer,
     writing: JoinHandle<io::Result<()>>,
 }
@@ -116,7 +118,7 @@ impl Output {
         Ok(Output { pipe, writing })
     }
 
-    /// Waits until all is written; says what went wrong on the way.
+    /// Waits until everything is written; returns the first error.
     pub(crate) fn finish(self) -> io::Result<()> {
         drop(self.pipe);
         self.writing
@@ -125,7 +127,7 @@ impl Output {
     }
 }
 
-/// Standard error, for what links say there.
+/// Standard error, written by a thread, for the links' standard error.
 pub(crate) struct Errors {
     sender: mpsc::Sender<Bytes>,
     writing: JoinHandle<()>,
@@ -138,7 +140,7 @@ impl Errors {
         let (sender, mut receiver) = mpsc::channel::<Bytes>(CHUNKS_WAITING_MAX);
         let writing = thread("stderr", move || {
             while let Some(chunk) = receiver.blocking_recv() {
-                // A closed standard error is the caller's choice; there is nowhere else to say it.
+                // Standard error may be closed: then there is nowhere to print.
                 if write_all(&stderr, &chunk).is_err() {
                     return;
                 }
@@ -147,15 +149,15 @@ impl Errors {
         Ok(Errors { sender, writing })
     }
 
-    /// Where to send what is to be written. It is closed when writing fails.
+    /// A channel for the bytes to write. It closes when writing fails.
     pub(crate) fn sender(&self) -> mpsc::Sender<Bytes> {
         self.sender.clone()
     }
 
-    /// Waits until all is written, which needs all senders to be gone.
+    /// Waits until everything is written, which requires that all senders were dropped.
     pub(crate) fn finish(self) {
         drop(self.sender);
-        // It does not panic.
+        // The thread does not panic.
         let _ = self.writing.join();
     }
 }
@@ -167,21 +169,21 @@ fn thread<T: Send + 'static>(
     std::thread::Builder::new().name(name.to_owned()).spawn(run)
 }
 
-/// Which end a pump has failed at.
+/// The end at which a pump failed.
 enum Failed {
     From(Errno),
     To(Errno),
 }
 
-/// Moves all that comes, until its end; copies where it cannot be moved, as from
-/// some devices. One of the two is a pipe of ours, which blocks.
+/// Moves bytes until end-of-file. Copies them if the kernel cannot move them, as from
+/// some devices. One of the two ends is a pipe of our own, in blocking mode.
 fn pump(from: &OwnedFd, to: &OwnedFd) -> Result<(), Failed> {
-    // splice(2) writes to where the file's end was before it waited, though others
-    // may have written there meanwhile, as in `> file 2>&1`.
+    // splice(2) determines the position in a file before it waits for data. Others may
+    // write there meanwhile, as in `> file 2>&1`, and would be overwritten.
     if is_regular_file(to) {
         return copy(from, to);
     }
-    // Where a lot is pumped, neither has to wait for the other all the time.
+    // A larger pipe for large streams, so that reader and writer wait less often.
     let mut is_wide = false;
     loop {
         match splice(from, None, to, None, MOVED_BYTES_MAX, SpliceFlags::MOVE) {
@@ -192,11 +194,11 @@ fn pump(from: &OwnedFd, to: &OwnedFd) -> Result<(), Failed> {
                 is_wide = true;
             }
             Ok(_) | Err(Errno::INTR) => {}
-            // Somebody else has made it non-blocking.
+            // Another process has switched the shared end to non-blocking.
             Err(Errno::AGAIN) => wait(from, to),
             Err(Errno::INVAL) => return copy(from, to),
             Err(Errno::PIPE) => return Err(Failed::To(Errno::PIPE)),
-            // It does not say which end it is about: copying does.
+            // The error does not say which end it is about; copying finds out.
             Err(_) => return copy(from, to),
         }
     }

@@ -1,4 +1,4 @@
-//! Tables on standard output: a heading, a row a line, columns aligned.
+//! Tables on standard output: a heading, one line per row, columns aligned.
 
 use std::fmt::Write as _;
 

@@ -1,10 +1,12 @@
-//! What is wrong with a command line, as it was typed.
+//! Usage errors that show only what was typed, not what came from the environment.
 
 use clap::builder::Resettable;
 use clap::{Command, CommandFactory};
 
-/// The same error without what came from the environment and could be left out: a
-/// usage has all that is there already, as if it had to be typed.
+/// Parses the command line again without the environment and returns that error, if it
+/// is of the same kind. Otherwise clap's usage line would list every option that an
+/// environment variable sets, as if it had to be typed. Required arguments may still
+/// come from the environment.
 pub(crate) fn as_typed(error: clap::Error) -> clap::Error {
     let command = without_environment(super::Arguments::command());
     match command.try_get_matches() {

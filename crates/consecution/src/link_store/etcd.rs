@@ -18,11 +18,10 @@
 //! | `store` | reading and writing keys |
 //! | `view`, `follow` | what a watcher knows, and how it gets to know it |
 //! | `announce` | a key that is there while its runner or portal is |
-//! | `quiet` | what is worth saying again |
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use chain::{Link, LinkId};
 use etcd_client::{Client, KeyValue};
@@ -33,6 +32,7 @@ use tokio::sync::watch;
 use super::{Announcement, Change, LinkStore, LinkStoreError, PortalState, RunnerState};
 use crate::config::EtcdOptions;
 use crate::connection::Connection;
+use crate::log_on_change::LogOnChange;
 use failure::{Failure, FailureKind};
 use session::Session;
 use store::Store;
@@ -42,12 +42,18 @@ mod failure;
 mod follow;
 mod keys;
 mod options;
-mod quiet;
 mod session;
 mod store;
 mod view;
 
 pub use options::EtcdError;
+
+/// How long the same trouble with etcd goes on until it is logged again: somebody who
+/// looks at the log finds it there, and it does not fill with it.
+const LOG_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// How long to wait before other trouble is logged: each server has its own, in turns.
+const LOG_OTHER_AFTER: Duration = Duration::from_secs(5);
 
 /// What is off where a portal may not write its key.
 const WITHOUT_PORTALS_KEY: &str = "`consecution link prune` takes no account of this portal's \
@@ -249,4 +255,9 @@ impl From<Failure> for LinkStoreError {
             _ => LinkStoreError::Unavailable(reason),
         }
     }
+}
+
+/// For whoever may have the same trouble over and over.
+fn log_on_change() -> LogOnChange {
+    LogOnChange::again_after(LOG_AGAIN_AFTER).other_after(LOG_OTHER_AFTER)
 }

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::worker::LoadError;
+use crate::error::with_causes;
 use crate::link_store::RunnerState;
 
 /// How long to let changes gather before they are told, since many come at the
@@ -105,7 +106,7 @@ impl States {
                 LinkState::Broken(error)
                     if summary.broken.len() < RunnerState::LINKS_LISTED_MAX =>
                 {
-                    let reason = format!("failed to {error}");
+                    let reason = format!("failed to {}", with_causes(&**error));
                     let reason = reason.chars().take(REASON_CHARACTERS_MAX).collect();
                     summary.broken.insert(id.to_string(), reason);
                 }

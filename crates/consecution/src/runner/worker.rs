@@ -1,4 +1,5 @@
-//! One link on this runner: from its image to its zygote and its pool.
+//! Serves one link on this runner: gets its image, opens its zygote and its pool, answers
+//! its calls.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Once};
@@ -23,32 +24,34 @@ use super::service::LinkService;
 use super::starvation::Starvation;
 use super::states::{LinkState, Teller};
 use crate::backoff::Backoff;
+use crate::error::with_causes;
 use crate::link_store::LinkStoreError;
 use crate::log_batch::LogBatch;
+use crate::log_on_change::LogOnChange;
 use crate::transport::{Registration, Transport};
 
-/// How long a broken link rests before it is tried again: at first, and at most;
-/// jittered, since many may be broken for the same reason.
+/// The shortest and the longest wait before a broken link is loaded again; jittered,
+/// because many links may be broken for the same reason.
 const RETRY_WAIT_MIN: Duration = Duration::from_secs(1);
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// How many characters of a link's id its host name has, as Docker does it.
+/// How many characters of its id a link has as host name, as with Docker.
 const HOSTNAME_CHARACTERS: usize = 12;
 
-/// What all workers of a runner share.
+/// The state that all workers of a runner share.
 pub(super) struct Shared {
     pub(super) transport: Arc<dyn Transport>,
     pub(super) images: AgreedImages,
     pub(super) links: LocalLinks,
-    /// Turns for those who open zygotes.
+    /// Limits how many zygotes are opened at a time.
     pub(super) opens: Semaphore,
     pub(super) launcher: Launcher,
     pub(super) sandboxing: Sandboxing,
     pub(super) metrics: Arc<Metrics>,
     pub(super) starvation: Arc<Starvation>,
-    /// Ends zygotes, however long that takes.
+    /// Drops zygotes on threads of its own, because dropping one blocks.
     pub(super) zygotes_reaper: Reaper,
-    /// Whether to say in the log which links are served, and which are broken.
+    /// Whether to log which links are served and which are broken.
     pub(super) says_links: bool,
     pub(super) served: Arc<LogBatch>,
 }
@@ -63,35 +66,37 @@ pub enum LoadError {
     Store(image::StoreError),
     #[error(transparent)]
     Credentials(image::CredentialsError),
-    #[error("pull the image, which is not in the store: failed to {0}")]
-    Pull(Box<image::PullError>),
+    #[error("pull the image, which is not in the store")]
+    Pull(#[source] Box<image::PullError>),
     #[error(transparent)]
     LinkStore(#[from] LinkStoreError),
     #[error(
-        "use '{pin}', to which image {} is pinned: failed to {cause}; \
-         remove /consecution/images/{reference} from etcd",
+        "use '{pin}', to which image {} is pinned \
+         (remove /consecution/images/{reference} from etcd)",
         reference.familiar()
     )]
     BadPin {
         reference: Reference,
         pin: Arc<str>,
+        #[source]
         cause: image::DigestError,
     },
     #[error(
-        "get {digest}, to which image {} is pinned: failed to {cause}; \
-         import the same image here, \
-         or remove /consecution/images/{reference} from etcd to pin another",
+        "get {digest}, to which image {} is pinned \
+         (import the same image here, \
+         or remove /consecution/images/{reference} from etcd to pin another)",
         reference.familiar()
     )]
     Pinned {
         reference: Reference,
         digest: Digest,
+        #[source]
         cause: Box<LoadError>,
     },
     #[error(transparent)]
     Open(#[from] sandbox::OpenError),
-    #[error("watch its zygote: {0}")]
-    Watch(std::io::Error),
+    #[error("watch its zygote")]
+    Watch(#[source] std::io::Error),
     #[error(
         "keep its zygote: it was killed, or has crashed (has the host run out of memory?); \
          another one is started"
@@ -106,8 +111,8 @@ pub enum LoadError {
     Stopped,
 }
 
-/// Serves a link until `stopped` resolves, and then until every call that was
-/// taken is over. Dropping it ends the calls, too.
+/// Serves a link until `stopped` resolves, and then until all accepted calls are over.
+/// Dropping the future ends these calls, too.
 pub(super) async fn work(
     shared: Arc<Shared>,
     link: Arc<Link>,
@@ -116,7 +121,7 @@ pub(super) async fn work(
 ) {
     let id = link.id();
     let mut lives = Lives::new();
-    // What is over but for calls that were taken.
+    // Earlier generations of the link that only finish accepted calls.
     let mut leaving = JoinSet::new();
     let mut metrics = None;
     loop {
@@ -139,12 +144,12 @@ pub(super) async fn work(
         }
         let is_stopped = tokio::select! {
             biased;
-            // Nobody sends anything: the other end is dropped.
+            // Nothing is ever sent: the other end is dropped.
             _ = &mut stopped => true,
             () = held.until_gone() => false,
         };
         if !is_stopped {
-            // Nothing that it starts would run.
+            // Processes that the pool starts now would not run.
             serving.membership.served().alone.drain();
             let gone = LoadError::ZygoteGone;
             tracing::warn!(link_id = %id, image = link.image, "failed to {gone}");
@@ -159,7 +164,7 @@ pub(super) async fn work(
     while leaving.join_next().await.is_some() {}
 }
 
-/// A link that takes calls.
+/// A link that accepts calls.
 struct Serving {
     membership: Membership,
     registration: Registration,
@@ -192,8 +197,8 @@ impl Serving {
         }
     }
 
-    /// Takes no more calls from now on; resolves when those that it has are over, also
-    /// those of other links that go on to it.
+    /// Accepts no more calls from now on. Resolves when the accepted calls are over,
+    /// including calls of other links that this link is joined to.
     fn end(self) -> impl Future<Output = ()> + Send {
         let Serving {
             membership,
@@ -209,8 +214,8 @@ impl Serving {
     }
 }
 
-/// When to load a link again whose zygote was lost: at once, unless it did not
-/// live for long, as where something ends each.
+/// Decides when to load a link again whose zygote was lost: at once, or after a backoff if
+/// it did not live for long, because then something may kill each zygote.
 struct Lives {
     backoff: Backoff,
     began: Option<Instant>,
@@ -224,12 +229,12 @@ impl Lives {
         }
     }
 
-    /// One begins; true if there was one before.
+    /// A zygote's life begins. True if there was one before.
     fn begin(&mut self) -> bool {
         self.began.replace(Instant::now()).is_some()
     }
 
-    /// Waits until the next one may begin; the first one may at once.
+    /// Waits until the next zygote may be started; the first may at once.
     async fn until_next(&mut self) {
         let Some(began) = self.began else { return };
         if began.elapsed() > RETRY_WAIT_MAX {
@@ -242,23 +247,21 @@ impl Lives {
 async fn load_until_it_works(shared: &Shared, id: LinkId, link: &Link, teller: &Teller) -> Held {
     let image = &link.image;
     let mut backoff = Backoff::new(RETRY_WAIT_MIN, RETRY_WAIT_MAX);
-    let mut said = String::new();
+    let mut log = LogOnChange::default();
     loop {
         let error = match load(shared, id, link).await {
             Ok(held) => {
-                if !said.is_empty() {
+                if log.forget() {
                     tracing::info!(link_id = %id, image, "the link can be loaded now");
                 }
                 return held;
             }
             Err(error) => error,
         };
-        let what = error.to_string();
+        let what = with_causes(&error);
         teller.tell(LinkState::Broken(Arc::new(error)));
-        // As long as nothing changes, there is nothing more to say.
-        if shared.says_links && what != said {
+        if shared.says_links && log.lets(&what) {
             tracing::warn!(link_id = %id, image, "the link is broken, and tried again: failed to {what}");
-            said = what;
         }
         tokio::time::sleep(backoff.next()).await;
     }
@@ -284,20 +287,21 @@ async fn load(shared: &Shared, id: LinkId, link: &Link) -> Result<Held, LoadErro
             );
         }
         let opened = Reaped::new(Opened { zygote, image }, &shared.zygotes_reaper);
-        // Only now, since an image that cannot be run had better be replaced.
+        // Pin the tag's digest only now that the image has proved to run: a pinned image
+        // that cannot run could not be replaced by a fixed one.
         if shared.images.agree(&opened.image).await? {
             return Ok(Held(opened));
         }
     }
 }
 
-/// A zygote, and files of its image that its commands do not see.
+/// Opens a zygote. Also finds files of its image that commands do not see.
 async fn open(
     shared: &Shared,
     spec: Spec,
     limits: Limits,
 ) -> Result<(Zygote, Vec<PathBuf>), LoadError> {
-    // Never closed, so never refused.
+    // The semaphore is never closed, so this never fails.
     let _turn = shared.opens.acquire().await;
     let launcher = shared.launcher.clone();
     let says_so = shared.says_links.then_some(&SAYS_CGROUP);
@@ -311,10 +315,10 @@ async fn open(
     Ok(opening.await.map_err(|_| LoadError::Stopped)??)
 }
 
-/// It is so for the process as a whole.
+/// Logs this once, because it concerns the process as a whole.
 static SAYS_CGROUP: Once = Once::new();
 
-/// Says it where what limits this process does not limit those of its links.
+/// Logs if limits on this process's own cgroup do not apply to processes of links.
 fn say_cgroup(launcher: &Launcher) {
     if let Some(folder) = launcher.cgroup_outside_of_own() {
         tracing::warn!(
@@ -328,7 +332,7 @@ fn say_cgroup(launcher: &Launcher) {
 /// A zygote, and the image that must stay while it lives.
 pub(super) struct Held(Reaped<Opened>);
 
-/// What of it is dropped, in that order.
+/// The fields are dropped in this order.
 struct Opened {
     zygote: AsyncFd<Zygote>,
     image: Image,
@@ -339,24 +343,24 @@ impl Held {
         self.0.zygote.get_ref()
     }
 
-    /// Resolves when the zygote is gone, though we have not ended it.
+    /// Resolves when the zygote is gone without our doing.
     pub(super) async fn until_gone(&self) {
         if self.0.zygote.readable().await.is_err() {
-            // The runtime ends, and we with it.
+            // The runtime is shutting down, and will drop this future.
             std::future::pending().await
         }
     }
 }
 
 impl Drop for Held {
-    /// Those of several links end at the same time, though they are waited for one after
-    /// the other.
+    /// Only kills the zygote here; the reaper waits for it. So the zygotes of several links
+    /// end at the same time, although the reaper waits for one after the other.
     fn drop(&mut self) {
         self.zygote().kill();
     }
 }
 
-/// What a link asks for, over what its image does, as `docker run` would have it.
+/// A link's sandbox: its own settings override those of its image, as with `docker run`.
 fn spec(id: LinkId, link: &Link, image: &Image, rules: &Sandboxing) -> Spec {
     let config = &image.config;
     let command = match &link.command {

@@ -51,11 +51,23 @@ pub(crate) fn sniff(start: &[u8]) -> Compression {
     }
 }
 
-/// The bytes without their compression. Where we do not know that, the error is of
-/// the kind `Unsupported`, and its text the name of the program that does.
+/// Why some bytes cannot be decompressed.
+pub(crate) enum CompressionError {
+    /// We do not know how they are compressed: by this program.
+    Unknown(&'static str),
+    Io(io::Error),
+}
+
+impl From<io::Error> for CompressionError {
+    fn from(cause: io::Error) -> Self {
+        Self::Io(cause)
+    }
+}
+
+/// The bytes without their compression.
 pub(crate) fn decompress<'a>(
     mut reader: impl Read + Send + 'a,
-) -> io::Result<Box<dyn Read + Send + 'a>> {
+) -> Result<Box<dyn Read + Send + 'a>, CompressionError> {
     let mut start = Vec::with_capacity(SNIFFED_BYTES);
     let sniffed = SNIFFED_BYTES as u64;
     reader.by_ref().take(sniffed).read_to_end(&mut start)?;
@@ -73,13 +85,11 @@ pub(crate) fn decompress<'a>(
             decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
             Box::new(decoder)
         }
-        Compression::Unknown(program) => {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, program));
-        }
+        Compression::Unknown(program) => return Err(CompressionError::Unknown(program)),
     })
 }
 
-type Piece = Result<Vec<u8>, io::Error>;
+type Piece = Result<Vec<u8>, CompressionError>;
 
 /// The receiving end: a tar source that draws on the budget.
 pub(super) struct Pieces<'b> {
@@ -137,7 +147,7 @@ fn run(
     full: &SyncSender<Piece>,
     empty: &Receiver<Vec<u8>>,
 ) -> Digest {
-    let step = || -> io::Result<()> {
+    let step = || -> Result<(), CompressionError> {
         let mut reader = decompress(reader)?;
         loop {
             let mut piece = empty
@@ -177,14 +187,13 @@ impl Source for Pieces<'_> {
                     self.budget.take_bytes(piece.len() as u64)?;
                     self.piece = piece;
                 }
-                Ok(Err(cause)) if cause.kind() == io::ErrorKind::Unsupported => {
-                    return Err(LayerProblem::UnknownCompression(cause.to_string()));
+                Ok(Err(CompressionError::Unknown(program))) => {
+                    return Err(LayerProblem::UnknownCompression(program));
                 }
-                Ok(Err(cause)) => {
+                Ok(Err(CompressionError::Io(cause))) => {
                     self.budget.go_on()?;
-                    return Err(LayerProblem::damaged(format!(
-                        "its compressed stream: {cause}"
-                    )));
+                    let problem = "its compressed stream cannot be read";
+                    return Err(LayerProblem::unreadable(problem, cause));
                 }
                 Err(_) => {}
             }
@@ -228,6 +237,7 @@ mod tests {
         for bytes in [text.clone(), gzip.finish().unwrap(), zstd] {
             let mut back = Vec::new();
             decompress(&bytes[..])
+                .ok()
                 .unwrap()
                 .read_to_end(&mut back)
                 .unwrap();
@@ -242,6 +252,7 @@ mod tests {
         let mut back = Vec::new();
         assert!(
             decompress(&zstd[..zstd.len() - 3])
+                .ok()
                 .unwrap()
                 .read_to_end(&mut back)
                 .is_err()

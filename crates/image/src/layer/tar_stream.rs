@@ -105,7 +105,8 @@ impl<S: Source> TarStream<S> {
                 true => Ok(0),
                 false => header.entry_size(),
             };
-            self.set_content(size.map_err(|cause| LayerProblem::damaged(cause.to_string()))?);
+            let unreadable = |cause| LayerProblem::unreadable("a tar header has no size", cause);
+            self.set_content(size.map_err(unreadable)?);
             return Ok(Some(header));
         }
     }

@@ -19,7 +19,7 @@ pub(crate) use hashing::Hashing;
 pub(crate) use spool::open;
 
 use crate::digest::Digest;
-use crate::layer::{LayerError, Limits};
+use crate::layer::{LayerError, LayerProblem, Limits};
 use crate::manifest::ContentError;
 use crate::manifest::Descriptor;
 use crate::reference::Reference;
@@ -49,26 +49,46 @@ impl Input {
     }
 }
 
+/// What can be imported, for messages.
+const FORMATS: &str = "what can be imported is a 'docker save' archive, an OCI archive or layout folder, or a tar of a root file system, plain or compressed with gzip or zstd";
+
 /// An image cannot be imported.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     /// The input cannot be read.
-    #[error("read {input}: {cause}")]
+    #[error("read {input}")]
     Unreadable {
         /// What was read.
         input: String,
         /// Why not.
+        #[source]
         cause: io::Error,
     },
     /// The input is none of the formats that we know.
-    #[error(
-        "import {input}: {problem}; what can be imported is a 'docker save' archive, an OCI archive or layout folder, or a tar of a root file system, plain or compressed with gzip or zstd"
-    )]
+    #[error("import {input}: {problem}; {FORMATS}")]
     NotAnImage {
         /// What was read.
         input: String,
         /// What it is instead.
         problem: String,
+    },
+    /// It is no tar, or one that is damaged or lacks something.
+    #[error("import {input}: it is no tar, or a damaged one; {FORMATS}")]
+    NotATar {
+        /// What was read.
+        input: String,
+        /// Why it cannot be read as one.
+        #[source]
+        problem: LayerProblem,
+    },
+    /// Its compressed stream is damaged or was cut off.
+    #[error("import {input}: its compressed stream is damaged or was cut off; {FORMATS}")]
+    CutOff {
+        /// What was read.
+        input: String,
+        /// What its decompressor says.
+        #[source]
+        cause: io::Error,
     },
     /// Several images, and none of them is the one asked for.
     #[error("choose an image in {input}: it has several, and none is named {wanted}; import one by its name: {}", .names.join(", "))]
@@ -81,11 +101,12 @@ pub enum ImportError {
         names: Vec<String>,
     },
     /// What it says about the image is wrong or unusable.
-    #[error("use {input}: failed to {cause}")]
+    #[error("use {input}")]
     Content {
         /// What was read.
         input: String,
         /// What is wrong.
+        #[source]
         cause: ContentError,
     },
     /// A layer's contents.

@@ -15,6 +15,7 @@ use std::path::Path;
 
 use super::image::{DESCRIPTION, Description, ROOT};
 use super::{Store, StoreError, durable, files, lock};
+use crate::causes::with_causes;
 use crate::layer::{delete_tree, remove_pipes};
 
 /// What we make of roots. Descriptions of earlier ones do not say.
@@ -49,7 +50,10 @@ impl Store {
         description.version = VERSION;
         if let Err(error) = self.describe_anew(path, &description) {
             // Such as on a read-only file system: it is done again next time.
-            tracing::debug!(%error, "an image of an earlier version stays one");
+            tracing::debug!(
+                error = with_causes(&error),
+                "an image of an earlier version stays one"
+            );
         }
         Ok(Some(description))
     }

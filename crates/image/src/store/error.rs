@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::causes::Cause;
 use crate::reference::Reference;
 
 /// The store on disk cannot do what was asked.
@@ -21,12 +22,13 @@ pub enum StoreError {
         known: u64,
     },
     /// A file of the store is not what we wrote.
-    #[error("read {path}: {problem}; remove the image and get it again")]
+    #[error("read {path} (remove the image and get it again)")]
     Damaged {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        problem: String,
+        #[source]
+        problem: Cause,
     },
     /// No such name.
     #[error("find image {} in the store: it is not there{}", .reference.familiar(), shown(.hint))]
@@ -55,13 +57,14 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// Another step on a file failed.
-    #[error("{step} {path}: {cause}")]
+    #[error("{step} {path}")]
     Io {
         /// What we did.
         step: &'static str,
         /// To what.
         path: PathBuf,
         /// Why it failed.
+        #[source]
         cause: io::Error,
     },
 }

@@ -40,7 +40,7 @@ fn check(folder: &Path, version: &Path, text: &[u8]) -> Result<(), StoreError> {
         }),
         _ => Err(StoreError::Damaged {
             path: version.to_owned(),
-            problem: "it holds no version of an image store".to_owned(),
+            problem: "it holds no version of an image store".into(),
         }),
     }
 }

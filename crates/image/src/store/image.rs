@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{NamedBy, Store, StoreError, files, lock};
+use crate::causes::Cause;
 use crate::config::ImageConfig;
 use crate::digest::Digest;
 use crate::reference::Reference;
@@ -115,7 +116,7 @@ impl Store {
         folder: File,
     ) -> Result<Option<Image>, StoreError> {
         let file = path.join(DESCRIPTION);
-        let damaged = |problem: String| StoreError::Damaged {
+        let damaged = |problem: Cause| StoreError::Damaged {
             path: file.clone(),
             problem,
         };
@@ -123,9 +124,9 @@ impl Store {
         let description = match text.as_deref().map(serde_json::from_slice::<Description>) {
             Some(Ok(description)) => description,
             unread => {
-                let problem = match unread {
-                    Some(Err(cause)) => cause.to_string(),
-                    _ => "it is missing".to_owned(),
+                let problem: Cause = match unread {
+                    Some(Err(cause)) => cause.into(),
+                    _ => "it is missing".into(),
                 };
                 // It was there before anybody could see the root, so that this one has
                 // met with an accident, and its files may have, too. Whoever uses it
@@ -133,7 +134,7 @@ impl Store {
                 if !lock::try_exclusive(&folder).unwrap_or(false) {
                     return Err(damaged(problem));
                 }
-                tracing::warn!(file = %file.display(), problem, "an image is damaged, as by a power failure; it is thrown away");
+                tracing::warn!(file = %file.display(), %problem, "an image is damaged, as by a power failure; it is thrown away");
                 let discarded = self.discard(path, &folder);
                 discarded.map_err(|cause| StoreError::io("throw away", path, cause))?;
                 return Ok(None);

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::{Entry, Store, StoreError, durable, files};
+use crate::causes::with_causes;
 use crate::digest::Digest;
 use crate::reference::Reference;
 
@@ -56,7 +57,7 @@ impl Record {
 fn parse(path: &Path, text: &[u8]) -> Result<Record, StoreError> {
     serde_json::from_slice(text).map_err(|cause| StoreError::Damaged {
         path: path.to_owned(),
-        problem: cause.to_string(),
+        problem: cause.into(),
     })
 }
 
@@ -173,6 +174,7 @@ impl Store {
     fn tell_once(&self, path: PathBuf, error: &StoreError) {
         let mut told = self.inner.told.lock();
         if told.len() < TOLD_MAX && told.insert(path) {
+            let error = with_causes(error);
             tracing::warn!("a name in the image store is left out: failed to {error}");
         }
     }

@@ -57,7 +57,7 @@ impl Staging {
                 step: "make",
                 path: path.clone(),
             },
-            other => StoreError::io("make", &path, io::Error::other(other.to_string())),
+            other => StoreError::io("make", &path, io::Error::other(other)),
         })?;
         Ok(Self {
             store: store.clone(),
@@ -143,7 +143,7 @@ impl Staging {
                 path: self.path.clone(),
             },
             LayerProblem::Io { cause, .. } => fail(cause),
-            other => fail(io::Error::other(other.to_string())),
+            other => fail(io::Error::other(other)),
         })?;
         std::fs::remove_dir(self.path.join(TRASH)).map_err(fail)?;
         let description = Description {

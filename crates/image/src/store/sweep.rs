@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::{OF_CONFIG, Store, StoreError, files, lock};
+use crate::causes::with_causes;
 use crate::digest::Digest;
 use crate::layer::delete_tree;
 
@@ -35,7 +36,11 @@ impl Store {
         ];
         for (folder, done) in steps {
             if let Err(cause) = done {
-                tracing::warn!(folder, %cause, "sweeping the image store failed");
+                tracing::warn!(
+                    folder,
+                    cause = with_causes(&cause),
+                    "sweeping the image store failed"
+                );
             }
         }
     }

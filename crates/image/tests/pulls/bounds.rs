@@ -41,7 +41,7 @@ async fn pull(home: &Home, server: &Server, registries: &Registries) -> Result<I
 async fn error(home: &Home, server: &Server, registries: &Registries) -> String {
     let error = pull(home, server, registries).await.unwrap_err();
     assert_eq!(home.items("roots"), [""; 0]);
-    error.to_string()
+    error.told()
 }
 
 #[tokio::test]

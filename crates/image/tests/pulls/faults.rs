@@ -36,7 +36,7 @@ async fn pull(home: &Home, server: &Server) -> Result<Image, PullError> {
 
 async fn error(server: &Server) -> String {
     let home = Home::new();
-    let error = pull(&home, server).await.unwrap_err().to_string();
+    let error = pull(&home, server).await.unwrap_err().told();
     assert_eq!(home.items("roots"), [""; 0]);
     // What had been unpacked is deleted where nobody waits for it.
     while !home.items("tmp").is_empty() {
@@ -152,7 +152,7 @@ async fn nobody_asks_a_server_before_the_time_that_it_names() {
         for repository in ["x", "x", "another"] {
             let name = reference(&server.name(repository));
             let pulled = home.store.pull(&name, &registries(), &NoProgress).await;
-            let text = pulled.unwrap_err().to_string();
+            let text = pulled.unwrap_err().told();
             assert!(
                 text.contains("429") && text.contains("not to be asked again for"),
                 "{text}"
@@ -187,7 +187,7 @@ async fn a_refused_connection_names_the_address_and_is_not_repeated() {
         .pull(&name, &registries(), &NoProgress)
         .await
         .unwrap_err()
-        .to_string();
+        .told();
     assert!(
         text.contains(&address.to_string()) && text.contains("connection refused"),
         "{text}"
@@ -265,7 +265,7 @@ async fn what_is_no_image_is_refused() {
     }
     let other = image_for("vax", &[]);
     let server = Server::of(&other, |_, _| None);
-    let text = pull(&Home::new(), &server).await.unwrap_err().to_string();
+    let text = pull(&Home::new(), &server).await.unwrap_err().told();
     assert!(text.contains("linux/vax"), "{text}");
 }
 
@@ -397,7 +397,7 @@ async fn a_config_that_goes_by_another_media_type_is_one_all_the_same() {
         made.digest = Digest::of(&made.manifest);
         made.blobs.push((Digest::of(&page), page));
         let server = Server::of(&made, |_, _| None);
-        let text = pull(&Home::new(), &server).await.unwrap_err().to_string();
+        let text = pull(&Home::new(), &server).await.unwrap_err().told();
         assert!(text.contains("read the config"), "{text}");
     }
 }
@@ -484,7 +484,7 @@ async fn what_only_the_door_challenges_is_pulled_with_its_password() {
                         } else {
                             "403"
                         };
-                        assert!(!pulled && error.to_string().contains(says), "{error}");
+                        assert!(!pulled && error.told().contains(says), "{error}");
                     }
                 }
             }
@@ -578,7 +578,7 @@ async fn a_mirror_is_asked_first_and_the_registry_where_it_fails() {
         .pull(&name, &options, &NoProgress)
         .await
         .unwrap_err()
-        .to_string();
+        .told();
     assert!(text.contains("no https://"), "{text}");
 }
 
@@ -629,7 +629,7 @@ async fn a_mirror_below_a_path_is_asked_there_and_told_for_whom() {
             .insert(registry.address.to_string(), vec![url.to_owned()]);
         let name = reference(&registry.name("x"));
         let pulled = Home::new().store.pull(&name, &options, &NoProgress).await;
-        let text = pulled.unwrap_err().to_string();
+        let text = pulled.unwrap_err().told();
         assert!(text.contains(url) && text.contains("'ns='"), "{text}");
     }
 }
@@ -714,7 +714,7 @@ async fn credential_helpers_are_asked_and_not_waited_for_for_ever() {
             .store
             .pull(&reference(&server.name("x")), &options, &NoProgress)
             .await;
-        let text = result.map_or_else(|error| error.to_string(), |_| "pulled".to_owned());
+        let text = result.map_or_else(|error| error.told(), |_| "pulled".to_owned());
         assert!(text.contains(says), "{helper}: {text}");
         let failed = !["good", "none"].contains(&helper);
         assert_eq!(
@@ -775,7 +775,7 @@ async fn whoever_is_logged_in_is_not_told_to_log_in() {
             fs::write(&file, config).unwrap();
             let options = impatient(Registries::from_docker_config(&file).unwrap());
             let pulled = home.store.pull(&name, &options, &NoProgress).await;
-            let text = pulled.unwrap_err().to_string();
+            let text = pulled.unwrap_err().told();
             assert!(text.contains("403") && text.contains(says), "{text}");
             let advised = text.contains("docker login");
             assert_eq!(advised, says.contains("docker login"), "{text}");

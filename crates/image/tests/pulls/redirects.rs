@@ -28,7 +28,7 @@ async fn pull(registry: &Server, auth: &str) -> Result<Image, PullError> {
 }
 
 async fn error(registry: &Server, auth: &str) -> String {
-    pull(registry, auth).await.unwrap_err().to_string()
+    pull(registry, auth).await.unwrap_err().told()
 }
 
 /// Whether anything that it was sent is a secret of ours.

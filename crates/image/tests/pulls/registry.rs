@@ -62,7 +62,7 @@ async fn what_skopeo_pushed_is_pulled() {
         .pull(&missing, &Registries::default(), &NoProgress)
         .await
         .unwrap_err()
-        .to_string();
+        .told();
     assert!(
         error.contains("me/busybox:2") && error.contains(&registry.address),
         "{error}"
@@ -84,7 +84,7 @@ async fn a_password_in_config_json_opens_a_private_registry() {
         .pull(&name, &Registries::default(), &NoProgress)
         .await
         .unwrap_err()
-        .to_string();
+        .told();
     assert!(
         error.contains("401") && error.contains("docker login"),
         "{error}"
@@ -107,7 +107,7 @@ async fn a_password_in_config_json_opens_a_private_registry() {
         .pull(&name, &wrong, &NoProgress)
         .await
         .unwrap_err()
-        .to_string();
+        .told();
     assert!(error.contains("401"), "{error}");
     let right = config("dXNlcjpzZWNyZXQ=");
     assert_busybox(&home.store.pull(&name, &right, &NoProgress).await.unwrap());

@@ -6,7 +6,7 @@ use crate::support::*;
 
 fn refused(bytes: &[u8]) -> String {
     let home = Home::new();
-    let error = home.import_bytes("x", bytes).unwrap_err().to_string();
+    let error = home.import_bytes("x", bytes).unwrap_err().told();
     assert!(home.store.list().unwrap().is_empty());
     assert_eq!(home.items("roots"), [""; 0], "{error}");
     assert_eq!(home.items("tmp"), [""; 0], "{error}");
@@ -31,18 +31,12 @@ fn what_is_no_image_is_named() {
 #[test]
 fn a_folder_must_be_a_layout() {
     let home = Home::new();
-    let error = home
-        .import("x", home.folder.path())
-        .unwrap_err()
-        .to_string();
+    let error = home.import("x", home.folder.path()).unwrap_err().told();
     assert_says(
         &error,
         &["oci-layout", home.folder.path().to_str().unwrap()],
     );
-    let error = home
-        .import("x", &home.path("missing"))
-        .unwrap_err()
-        .to_string();
+    let error = home.import("x", &home.path("missing")).unwrap_err().told();
     assert_says(&error, &["missing", "No such file"]);
 }
 
@@ -76,7 +70,7 @@ fn layout_of(made: &Made) -> (Home, std::path::PathBuf) {
 }
 
 fn refused_layout(home: &Home, folder: &std::path::Path) -> String {
-    let error = home.import("x", folder).unwrap_err().to_string();
+    let error = home.import("x", folder).unwrap_err().told();
     assert_eq!(home.items("roots"), [""; 0], "{error}");
     error
 }
@@ -136,7 +130,7 @@ fn a_store_of_a_newer_version_is_left_alone() {
     fs::write(home.images().join("version"), "999\n").unwrap();
     let error = image::Store::open(&home.path("home"), options())
         .unwrap_err()
-        .to_string();
+        .told();
     assert_says(&error, &["version 999", "knows 1", "--home"]);
 }
 
@@ -208,7 +202,7 @@ fn a_stream_that_never_ends_is_refused() {
             .store
             .import(&reference("x"), input, &image::NoProgress);
         assert_says(
-            &import.unwrap_err().to_string(),
+            &import.unwrap_err().told(),
             &["standard input", "more than 1048576 bytes", "--image-max"],
         );
         assert_eq!(home.items("tmp"), [""; 0]);
@@ -239,10 +233,7 @@ fn the_holes_of_sparse_files_count() {
     assert_eq!(file.len(), 1 << 19);
     for bytes in [1 << 20, 1 << 35] {
         assert_says(
-            &home
-                .import_bytes("y", &hole(bytes))
-                .unwrap_err()
-                .to_string(),
+            &home.import_bytes("y", &hole(bytes)).unwrap_err().told(),
             &["more than 1048576 bytes", "--image-max"],
         );
     }
@@ -260,7 +251,7 @@ fn folders_that_no_entry_describes_count() {
         .unwrap();
     let tar = tar_of(&[(&a, b""), (&b, b""), (&c, b"")]);
     assert_says(
-        &home.import_bytes("y", &tar).unwrap_err().to_string(),
+        &home.import_bytes("y", &tar).unwrap_err().told(),
         &["more than 50 entries"],
     );
 }
@@ -275,14 +266,11 @@ fn bounds_are_kept() {
     let made = image_of(&[tar_of(&[("bomb", &vec![0; 3 << 20])])]);
     write_layout(&home.path("layout"), &[(&made, None)]);
     assert_says(
-        &home
-            .import("x", &home.path("layout"))
-            .unwrap_err()
-            .to_string(),
+        &home.import("x", &home.path("layout")).unwrap_err().told(),
         &["more than 1048576 bytes", "--image-max"],
     );
     assert_says(
-        &home.import_bytes("x", &bomb).unwrap_err().to_string(),
+        &home.import_bytes("x", &bomb).unwrap_err().told(),
         &["more than 1048576 bytes", "--image-max"],
     );
     let home = limited(image::Limits {
@@ -291,7 +279,7 @@ fn bounds_are_kept() {
     });
     let tar = tar_of(&[("a", b""), ("b", b""), ("c", b"")]);
     assert_says(
-        &home.import_bytes("x", &tar).unwrap_err().to_string(),
+        &home.import_bytes("x", &tar).unwrap_err().told(),
         &["more than 2 entries"],
     );
     let home = limited(image::Limits {
@@ -300,7 +288,7 @@ fn bounds_are_kept() {
     });
     let tar = tar_of(&[("abcdef", b""), ("ghijkl", b"")]);
     assert_says(
-        &home.import_bytes("x", &tar).unwrap_err().to_string(),
+        &home.import_bytes("x", &tar).unwrap_err().told(),
         &["more than 10 bytes in its paths"],
     );
     let home = limited(image::Limits {
@@ -311,7 +299,7 @@ fn bounds_are_kept() {
         &home
             .import_bytes("x", &tar_of(&[("abcdef", b"")]))
             .unwrap_err()
-            .to_string(),
+            .told(),
         &["path of 6 bytes"],
     );
 }
@@ -334,7 +322,7 @@ fn what_is_too_large_is_named_with_its_size() {
         home.import_bytes("x", &gzip(&tar)),
         home.import("x", &file),
     ] {
-        assert_says(&import.unwrap_err().to_string(), &says);
+        assert_says(&import.unwrap_err().told(), &says);
     }
     // As a layer, of an archive and of a layout.
     let made = image_of(&[tar_of(&[("a", b"1")]), tar.clone()]);
@@ -344,7 +332,7 @@ fn what_is_too_large_is_named_with_its_size() {
     // A hole is as large as it says.
     let hole = home.import_bytes("x", &hole(1 << 35)).unwrap_err();
     let says = ["entry 'hole', which has 34359738368", "--image-max"];
-    assert_says(&hole.to_string(), &says);
+    assert_says(&hole.told(), &says);
     // Many small ones: the one that had no room any more.
     let names: Vec<String> = (0..40).map(|place| format!("file{place:02}")).collect();
     let part = [7; 32 << 10];
@@ -353,5 +341,5 @@ fn what_is_too_large_is_named_with_its_size() {
         .map(|name| (name.as_str(), &part[..]))
         .collect();
     let error = home.import_bytes("x", &tar_of(&files)).unwrap_err();
-    assert_says(&error.to_string(), &["entry 'file31', which has 32768"]);
+    assert_says(&error.told(), &["entry 'file31', which has 32768"]);
 }

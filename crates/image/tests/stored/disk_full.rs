@@ -45,7 +45,7 @@ fn a_full_disk_is_told_and_leaves_nothing() {
         let error = store
             .import(&reference("x"), input, &NoProgress)
             .unwrap_err()
-            .to_string();
+            .told();
         assert!(error.contains("no space left"), "{error}");
         for folder in ["tmp", "roots", "references"] {
             assert_eq!(

@@ -72,7 +72,7 @@ fn error_of(home: &Home, entries: &[(EntryType, &str, &str)]) -> String {
     let error = home
         .import_bytes("x", &tar.into_inner().unwrap())
         .unwrap_err()
-        .to_string();
+        .told();
     assert_eq!(before, surroundings(home));
     assert_eq!(home.items("roots"), [""; 0]);
     assert_eq!(home.items("tmp"), [""; 0]);
@@ -243,7 +243,7 @@ fn a_long_way_through_links_is_an_error_that_names_the_entry() {
     let error = home
         .import_bytes("x", &tar.into_inner().unwrap())
         .unwrap_err()
-        .to_string();
+        .told();
     assert!(error.contains("'s/n'"), "{error}");
     assert!(error.contains("more than 4096 folders"), "{error}");
 
@@ -253,7 +253,7 @@ fn a_long_way_through_links_is_an_error_that_names_the_entry() {
     let error = home
         .import_bytes("x", &tar.into_inner().unwrap())
         .unwrap_err()
-        .to_string();
+        .told();
     assert!(error.contains("more than 4096 folders"), "{error}");
     assert_eq!(home.items("tmp"), [""; 0]);
 }
@@ -277,7 +277,7 @@ fn ways_have_a_bound_together() {
     let tar = tar.into_inner().unwrap();
     limited_to(1_000_000).import_bytes("x", &tar).unwrap();
     let home = limited_to(20_000);
-    let error = home.import_bytes("x", &tar).unwrap_err().to_string();
+    let error = home.import_bytes("x", &tar).unwrap_err().told();
     assert!(error.contains("more than 20000 folders"), "{error}");
     assert_eq!(home.items("tmp"), [""; 0]);
 }

@@ -124,7 +124,7 @@ fn of_several_images_the_name_decides() {
     let folder = home.path("layout");
     write_layout(&folder, &[(&one, Some("one")), (&two, Some("two"))]);
     assert_eq!(home.import("x:two", &folder).unwrap().digest, two.digest);
-    let error = home.import("x:three", &folder).unwrap_err().to_string();
+    let error = home.import("x:three", &folder).unwrap_err().told();
     assert!(
         error.contains("one, two") && error.contains("x:three"),
         "{error}"
@@ -162,7 +162,7 @@ fn docker_save_of_several_images_is_chosen_by_tag() {
     let image = home.import_bytes("me/x:1", &tar).unwrap();
     assert_eq!(fs::read(image.root().join("a")).unwrap(), b"2");
     assert_eq!(image.digest, images[1].blobs.last().unwrap().0);
-    let error = home.import_bytes("me/y", &tar).unwrap_err().to_string();
+    let error = home.import_bytes("me/y", &tar).unwrap_err().told();
     assert!(error.contains("me/x:0, me/x:1"), "{error}");
 }
 
@@ -242,17 +242,17 @@ fn an_archive_of_images_is_never_a_root_file_system_itself() {
         (r#"[{"Config":"one.json","Layers":null}]"#, "names 1 layers"),
         (
             r#"[{"Config":"one.json","Layers":7}]"#,
-            "manifest.json is damaged",
+            "manifest.json, which is damaged",
         ),
         (
             r#"[{"Config":"one.json","Layers":["0/la"#,
-            "manifest.json is damaged",
+            "manifest.json, which is damaged",
         ),
-        ("", "manifest.json is damaged"),
+        ("", "manifest.json, which is damaged"),
         ("[]", "names no image"),
     ] {
         let error = home.import_bytes("x", &save_with(manifest)).unwrap_err();
-        assert!(error.to_string().contains(says), "{manifest}: {error}");
+        assert!(error.told().contains(says), "{manifest}: {error}");
         assert_eq!(fs::read_dir(&none).unwrap().count(), 0, "{manifest}");
     }
     // A file of that name that lists no images is one of a root file system.
@@ -302,12 +302,12 @@ fn a_signature_before_the_image_is_passed_over() {
         ];
         write_layout(&folder, &images);
         assert_eq!(home.import("x:2", &folder).unwrap().digest, other.digest);
-        let error = home.import("x:3", &folder).unwrap_err().to_string();
+        let error = home.import("x:3", &folder).unwrap_err().told();
         assert!(error.contains("1, 2") && !error.contains("sig"), "{error}");
     }
     let folder = home.path("signature");
     write_layout(&folder, &[(&signature, None)]);
-    let error = home.import("x", &folder).unwrap_err().to_string();
+    let error = home.import("x", &folder).unwrap_err().told();
     assert!(error.contains("simplesigning"), "{error}");
 }
 
@@ -329,7 +329,7 @@ fn what_is_compressed_otherwise_is_told_how_to_get_in() {
         let bytes = fs::read(home.path("root.tar.x")).unwrap();
         let stream = home.import_bytes("x", &bytes);
         let advice = format!("{program} -cd <");
-        for error in [file, stream].map(|import| import.unwrap_err().to_string()) {
+        for error in [file, stream].map(|import| import.unwrap_err().told()) {
             assert!(
                 error.contains(&advice) && error.contains("import NAME -"),
                 "{error}"
@@ -347,7 +347,7 @@ fn what_is_compressed_otherwise_is_told_how_to_get_in() {
                 .1,
             &[bytes],
         );
-        let error = home.import_bytes("y", &save).unwrap_err().to_string();
+        let error = home.import_bytes("y", &save).unwrap_err().told();
         assert!(
             error.contains(&format!("compressed with {program}")),
             "{error}"
@@ -410,9 +410,9 @@ fn one_volume_of_several_is_refused_and_named() {
         let mut arguments = vec!["-C", folder, "--format", format, "-cM", "-L", "100"];
         arguments.extend(["-f", first, "-f", second, "large"]);
         run("tar", &arguments);
-        let error = home.import("x", &volumes[0]).unwrap_err().to_string();
+        let error = home.import("x", &volumes[0]).unwrap_err().told();
         assert!(error.contains("middle of an entry"), "{error}");
-        let error = home.import("x", &volumes[1]).unwrap_err().to_string();
+        let error = home.import("x", &volumes[1]).unwrap_err().told();
         assert!(error.contains("tar -xM"), "{error}");
         assert_eq!(home.items("roots"), [""; 0]);
     }

@@ -41,7 +41,7 @@ fn refused(path: &Path) -> String {
     let path = path.to_owned();
     within_patience(move || {
         let home = Home::new();
-        let error = home.import("x", &path).unwrap_err().to_string();
+        let error = home.import("x", &path).unwrap_err().told();
         assert_eq!(home.items("roots"), [""; 0], "{error}");
         assert_eq!(home.items("tmp"), [""; 0], "{error}");
         error
@@ -119,7 +119,7 @@ fn credentials_are_in_a_regular_file() {
         put(&path);
         let file = path.clone();
         let read = within_patience(move || Registries::from_docker_config(&file));
-        let error = read.unwrap_err().to_string();
+        let error = read.unwrap_err().told();
         assert!(error.contains(kind), "{error}");
     }
 }
@@ -142,7 +142,7 @@ fn files_of_the_store_are_regular_ones() {
         (IRREGULAR[0].1)(&path);
         let error = within_patience(move || {
             let found = home.store.get(&reference("x"));
-            found.unwrap_err().to_string()
+            found.unwrap_err().told()
         });
         assert!(error.contains("a FIFO"), "{error}");
     }

@@ -200,7 +200,7 @@ fn what_is_left_out_counts() {
         },
         ..options()
     });
-    let error = home.import_bytes("x", &tar).unwrap_err().to_string();
+    let error = home.import_bytes("x", &tar).unwrap_err().told();
     assert!(error.contains("more than 9 entries"), "{error}");
 }
 
@@ -231,7 +231,7 @@ fn what_is_remembered_of_a_layer_has_a_bound_in_memory() {
         home.import("x", &layout).map(drop)
     };
     for layers in [vec![fifos(0, 2000)], vec![fifos(0, 1), folders]] {
-        let error = import(&layers).unwrap_err().to_string();
+        let error = import(&layers).unwrap_err().told();
         assert!(error.contains("10000 bytes to remember"), "{error}");
     }
     // Of what there is, what is remembered of a layer is forgotten at its end.
@@ -311,7 +311,7 @@ fn long_names_and_sparse_files_of_gnu_tar_in_every_format() {
             ".",
         ],
     );
-    let error = home.import("x", &file).unwrap_err().to_string();
+    let error = home.import("x", &file).unwrap_err().told();
     assert!(error.contains("sparse-version=1.0"), "{error}");
 }
 

@@ -40,7 +40,7 @@ fn a_manifest_or_an_index_is_no_config() {
         let error = home
             .import_bytes("evil", &docker_save_of_old(document, &[]))
             .unwrap_err()
-            .to_string();
+            .told();
         assert!(error.contains("no config"), "{error}");
         assert!(pinned(&home, &Digest::of(document)).is_none());
         assert_eq!(home.items("roots"), [""; 0]);
@@ -48,7 +48,7 @@ fn a_manifest_or_an_index_is_no_config() {
     let error = home
         .import_bytes("evil", &docker_save_of_old(b"{}", &[]))
         .unwrap_err()
-        .to_string();
+        .told();
     assert!(error.contains("rootfs"), "{error}");
 
     // In an image of today, whose config a manifest names by its digest.
@@ -66,7 +66,7 @@ fn a_manifest_or_an_index_is_no_config() {
     evil.blobs = vec![(made.digest.clone(), made.manifest.clone())];
     let layout = home.path("evil");
     write_layout(&layout, &[(&evil, None)]);
-    let error = home.import("evil", &layout).unwrap_err().to_string();
+    let error = home.import("evil", &layout).unwrap_err().told();
     assert!(error.contains("no config"), "{error}");
 
     home.import("honest", &folder).unwrap();

@@ -31,7 +31,7 @@ fn what_was_imported_is_found_listed_and_removed() {
     assert_eq!(names, ["busybox:latest", "me/other:2"]);
     assert_eq!((list[0].size, list[1].size), (3, 5));
     assert!(list[0].created.elapsed().unwrap().as_secs() < 60);
-    let error = again.remove(&reference("busibox")).unwrap_err().to_string();
+    let error = again.remove(&reference("busibox")).unwrap_err().told();
     assert!(error.contains("did you mean busybox:latest?"), "{error}");
     again.remove(&reference("busybox")).unwrap();
     assert!(again.get(&reference("busybox")).unwrap().is_none());
@@ -287,7 +287,7 @@ fn a_damaged_record_hurts_itself_only() {
                 .collect()
         };
         assert_eq!(names(), ["good:latest"]);
-        let error = home.store.get(&reference("bad")).unwrap_err().to_string();
+        let error = home.store.get(&reference("bad")).unwrap_err().told();
         assert!(
             error.contains("bad:latest") && error.contains("get it again"),
             "{error}"
@@ -345,7 +345,7 @@ fn what_a_power_failure_has_left_is_not_believed() {
         let root = home.images().join("roots").join(&home.items("roots")[0]);
         let used = fs::File::open(&root).unwrap();
         rustix::fs::flock(&used, rustix::fs::FlockOperation::LockShared).unwrap();
-        let error = home.store.get(&reference("x")).unwrap_err().to_string();
+        let error = home.store.get(&reference("x")).unwrap_err().told();
         assert!(error.contains("get it again"), "{error}");
         drop(used);
         assert!(!is_here(&reference("x")), "{damage}");

@@ -31,6 +31,25 @@ pub fn expect_one_passed(output: &std::process::Output) {
     assert!(has_passed, "{stdout}{stderr}");
 }
 
+/// What whoever prints an error says: its text, and that of each of its causes.
+pub trait Told {
+    fn told(&self) -> String;
+}
+
+impl<E: std::error::Error> Told for E {
+    fn told(&self) -> String {
+        let mut told = self.to_string();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            let text = error.to_string();
+            assert!(!told.contains(&text), "'{text}' is told twice: {told}");
+            told = format!("{told}: {text}");
+            cause = error.source();
+        }
+        told
+    }
+}
+
 /// A throw-away folder with a store in it.
 pub struct Home {
     pub folder: tempfile::TempDir,

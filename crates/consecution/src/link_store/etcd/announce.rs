@@ -10,7 +10,6 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::failure::{Failure, FailureKind};
-use super::quiet::Quiet;
 use super::store::Store;
 use crate::backoff::Backoff;
 use crate::link_store::Announcement;
@@ -87,7 +86,7 @@ impl<S: Send + Sync> Holder<'_, S> {
     /// Holds a lease, and another one whenever that is lost.
     async fn hold(&mut self) -> Infallible {
         let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
-        let mut quiet = Quiet::default();
+        let mut log = super::log_on_change();
         let mut is_denied = false;
         loop {
             let started = Instant::now();
@@ -101,7 +100,7 @@ impl<S: Send + Sync> Holder<'_, S> {
                 continue;
             }
             // What does not answer was said by the session.
-            if failure.kind.is_answer() && quiet.lets(reason, Instant::now()) {
+            if failure.kind.is_answer() && log.lets(reason) {
                 tracing::warn!("trying again: failed to put {key} into etcd: {reason}");
             }
             if started.elapsed() > BACKOFF_MAX {

@@ -14,7 +14,6 @@ use tokio::time::{Instant, sleep};
 
 use super::failure::Failure;
 use super::keys::{self, LINKS};
-use super::quiet::Quiet;
 use super::store::{MESSAGE_BYTES_MAX, Store, position_of};
 use super::view::{Position, View};
 use crate::backoff::Backoff;
@@ -38,12 +37,12 @@ pub(super) fn watch(store: Arc<Store>) -> BoxStream<'static, Change> {
 async fn follow(store: &Store, known: &Known) -> Infallible {
     let mut view = View::default();
     let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
-    let mut quiet = Quiet::default();
+    let mut log = super::log_on_change();
     loop {
         let started = Instant::now();
         let Err(failure) = follow_once(store, &mut view, known).await;
         // What does not answer was said by the session.
-        if failure.kind.is_answer() && quiet.lets(&failure.reason, Instant::now()) {
+        if failure.kind.is_answer() && log.lets(&failure.reason) {
             tracing::warn!(
                 "trying again: failed to watch the links in etcd: {}",
                 failure.reason

@@ -16,9 +16,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::failure::{Failure, FailureKind};
 use super::options::{self, EtcdError};
-use super::quiet::Quiet;
 use crate::config::EtcdOptions;
 use crate::connection::Connection;
+use crate::log_on_change::LogOnChange;
 
 /// How long an answer may take, however many servers are asked for it.
 const CALL_SECONDS_MAX: u64 = 5;
@@ -36,11 +36,10 @@ pub(super) struct Session {
 }
 
 /// What has gone wrong since etcd has answered last.
-#[derive(Default)]
 struct Trouble {
     /// By endpoint, whoever asked there, so that it always reads the same.
     reasons: BTreeMap<String, String>,
-    said: Quiet,
+    log: LogOnChange,
 }
 
 /// The server that is asked now.
@@ -81,7 +80,10 @@ impl Session {
             endpoints,
             server: tokio::sync::Mutex::new(server),
             connection: watch::Sender::new(waiting),
-            trouble: Mutex::default(),
+            trouble: Mutex::new(Trouble {
+                reasons: BTreeMap::new(),
+                log: super::log_on_change(),
+            }),
         })
     }
 
@@ -223,7 +225,7 @@ impl Session {
             *connection = Connection::Connected;
             is_new
         });
-        if is_new && trouble.said.lets_all_is_well(Instant::now()) {
+        if is_new && trouble.log.lets_all_is_well() {
             tracing::info!("connected to etcd at {}", self.endpoints.join(", "));
         }
     }
@@ -235,7 +237,7 @@ impl Session {
             *connection = waiting;
             is_new
         });
-        if self.trouble.lock().said.lets(reason, Instant::now()) {
+        if self.trouble.lock().log.lets(reason) {
             tracing::warn!(target: crate::connection::TROUBLE, "waiting: {reason}");
         }
     }

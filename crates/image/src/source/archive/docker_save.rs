@@ -36,12 +36,16 @@ pub(super) fn find(
         input: input.to_owned(),
         problem,
     };
-    let items = items.map_err(not_an_image)?;
-    let item = choose(&items, reference, input)?;
     let content = |cause| ImportError::Content {
         input: input.to_owned(),
         cause,
     };
+    let damaged = |cause: serde_json::Error| ContentError::Malformed {
+        what: "manifest.json, which is damaged",
+        problem: cause.into(),
+    };
+    let items = items.map_err(|cause| content(damaged(cause)))?;
+    let item = choose(&items, reference, input)?;
     let paths = item.layers.as_deref().unwrap_or_default();
     if paths.len() > limits.layers_max {
         return Err(content(ContentError::TooLarge {
@@ -76,12 +80,11 @@ pub(super) fn find(
 
 /// What a `manifest.json` lists. `None` where it is no list of images, and so a
 /// file of a root file system; the error says what is wrong with one that is.
-fn items(text: &[u8], files: &Files) -> Option<Result<Vec<Item>, String>> {
-    let damaged = |cause: serde_json::Error| format!("its manifest.json is damaged: {cause}");
+fn items(text: &[u8], files: &Files) -> Option<serde_json::Result<Vec<Item>>> {
     let values = match serde_json::from_slice(text) {
         Ok(Value::Array(values)) => values,
         Ok(_) => return None,
-        Err(cause) => return files.is_image_archive_of_old().then(|| Err(damaged(cause))),
+        Err(cause) => return files.is_image_archive_of_old().then_some(Err(cause)),
     };
     let is_image = |value: &Value| value.get("Config").or(value.get("Layers")).is_some();
     if !values.is_empty() && !values.iter().any(is_image) {
@@ -91,7 +94,7 @@ fn items(text: &[u8], files: &Files) -> Option<Result<Vec<Item>, String>> {
         .into_iter()
         .filter(is_image)
         .map(serde_json::from_value);
-    Some(items.collect::<Result<_, _>>().map_err(damaged))
+    Some(items.collect())
 }
 
 fn choose<'i>(

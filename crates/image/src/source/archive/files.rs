@@ -234,8 +234,8 @@ impl Source for Blocks {
         if self.read == self.buffer.len() {
             self.buffer.resize(BUFFER_BYTES, 0);
             let read = self.file.read_at(&mut self.buffer, self.position);
-            let read =
-                read.map_err(|cause| LayerProblem::Damaged(format!("it cannot be read, {cause}")))?;
+            let unreadable = |cause| LayerProblem::unreadable("it cannot be read", cause);
+            let read = read.map_err(unreadable)?;
             self.buffer.truncate(read);
             self.read = 0;
         }
@@ -256,8 +256,8 @@ impl Source for Blocks {
         let to = self.position.saturating_add(bytes);
         let length = self.file.metadata().map_or(u64::MAX, |about| about.len());
         if to > length {
-            return Err(LayerProblem::Damaged(
-                "the tar ends in the middle of an entry".to_owned(),
+            return Err(LayerProblem::damaged(
+                "the tar ends in the middle of an entry",
             ));
         }
         self.buffer.clear();

@@ -133,7 +133,7 @@ impl Layout<'_> {
         if depth >= INDEX_DEPTH_MAX {
             return Err(self.content(ContentError::Malformed {
                 what: "index",
-                problem: format!("more than {INDEX_DEPTH_MAX} indexes lead to one another"),
+                problem: format!("more than {INDEX_DEPTH_MAX} indexes lead to one another").into(),
             }));
         }
         let candidates = manifest::candidates(entries).map_err(|cause| self.content(cause))?;

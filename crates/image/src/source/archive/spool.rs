@@ -11,7 +11,8 @@ use std::path::Path;
 use super::files::{Files, TarFiles, last_entry, layout};
 use super::{ImportError, Input};
 use crate::layer::{
-    BLOCK_BYTES, Compression, LayerError, LayerProblem, Limits, SNIFFED_BYTES, decompress, sniff,
+    BLOCK_BYTES, Compression, CompressionError, LayerError, LayerProblem, Limits, SNIFFED_BYTES,
+    decompress, sniff,
 };
 use crate::regular::{self, Folder};
 use crate::store::StoreError;
@@ -62,12 +63,12 @@ pub(crate) fn open(input: Input, unused: &Path, limits: &Limits) -> Result<Opene
     if bytes == 0 {
         return Err(not_an_image("it is empty"));
     }
-    let tar = TarFiles::list(file).map_err(|problem| match problem {
-        _ if bytes < BLOCK_BYTES as u64 => not_an_image("it is no tar"),
-        LayerProblem::Damaged(problem) => {
-            not_an_image(&format!("it is no tar, or a damaged one: {problem}"))
-        }
-        other => not_an_image(&other.to_string()),
+    let tar = TarFiles::list(file).map_err(|problem| match bytes < BLOCK_BYTES as u64 {
+        true => not_an_image("it is no tar"),
+        false => ImportError::NotATar {
+            input: name.clone(),
+            problem,
+        },
     })?;
     if tar.seen == 0 {
         return Err(not_an_image("it is a tar with nothing in it"));
@@ -126,16 +127,10 @@ fn spool(
         })
     };
     let unreadable = |cause: io::Error| match cause.kind() {
-        io::ErrorKind::Unsupported => ImportError::NotAnImage {
-            input: name.to_owned(),
-            problem: format!(
-                "it is compressed with {cause}; decompress it on its way: '{cause} -cd < FILE | consecution image import NAME -'"
-            ),
-        },
         io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => {
-            ImportError::NotAnImage {
+            ImportError::CutOff {
                 input: name.to_owned(),
-                problem: format!("its compressed stream is damaged or was cut off, {cause}"),
+                cause,
             }
         }
         _ => ImportError::Unreadable {
@@ -155,7 +150,15 @@ fn spool(
         inner: reader,
         left: most,
     };
-    let mut reader = decompress(bounded).map_err(unreadable)?;
+    let mut reader = decompress(bounded).map_err(|error| match error {
+        CompressionError::Unknown(program) => ImportError::NotAnImage {
+            input: name.to_owned(),
+            problem: format!(
+                "it is compressed with {program}; decompress it on its way: '{program} -cd < FILE | consecution image import NAME -'"
+            ),
+        },
+        CompressionError::Io(cause) => unreadable(cause),
+    })?;
     let mut buffer = vec![0; COPY_BYTES];
     let mut total = 0;
     loop {

@@ -8,10 +8,12 @@ use serde::Deserialize;
 use super::body::read_bounded;
 use super::credentials::Credential;
 use super::endpoint::Endpoint;
+use super::error::BadUrl;
 use super::failure::Failure;
 use super::redirects::{Follow, send};
 use super::refusal::refusal;
 use super::{Registries, RegistryError};
+use crate::causes::Cause;
 
 /// Most bytes of a token server's answer.
 const TOKEN_BYTES_MAX: u64 = 1 << 20;
@@ -107,21 +109,21 @@ async fn token(
     options: &Registries,
 ) -> Result<String, Failure> {
     let what = || "a token".to_owned();
-    let protocol = |problem: String| {
+    let protocol = |problem: Cause| {
         Failure::Final(RegistryError::Protocol {
             what: what(),
             address: endpoint.address.clone(),
             problem,
         })
     };
-    let mut url: Url = ask
-        .realm
-        .parse()
-        .map_err(|_| protocol(format!("its token server '{}' is no URL", ask.realm)))?;
+    let mut url: Url = ask.realm.parse().map_err(|cause| {
+        let what = format!("its token server '{}'", ask.realm);
+        protocol(BadUrl { what, cause }.into())
+    })?;
     endpoint
         .reach
         .allow(&url)
-        .map_err(|problem| protocol(format!("its token server {problem}")))?;
+        .map_err(|problem| protocol(format!("its token server {problem}").into()))?;
     let mut fields = vec![("scope", ask.scope.as_str())];
     fields.extend(ask.service.as_deref().map(|service| ("service", service)));
     let request = match &credential {
@@ -131,8 +133,7 @@ async fn token(
                 ("refresh_token", token),
                 ("client_id", "consecution"),
             ]);
-            let mut form =
-                Url::parse("x:").map_err(|_| protocol("no form can be made".to_owned()))?;
+            let mut form = Url::parse("x:").map_err(|_| protocol("no form can be made".into()))?;
             form.query_pairs_mut().extend_pairs(&fields);
             let body = form.query().unwrap_or_default().to_owned();
             let kind = "application/x-www-form-urlencoded";
@@ -165,12 +166,12 @@ async fn token(
     }
     let bytes = read_bounded(endpoint, "token", answer, TOKEN_BYTES_MAX).await?;
     let answer: TokenAnswer = serde_json::from_slice(&bytes)
-        .map_err(|_| protocol("its token server's answer is not JSON".to_owned()))?;
+        .map_err(|_| protocol("its token server's answer is not JSON".into()))?;
     let token = answer
         .token
         .or(answer.access_token)
         .filter(|token| !token.is_empty());
-    token.ok_or_else(|| protocol("its token server's answer has no token".to_owned()))
+    token.ok_or_else(|| protocol("its token server's answer has no token".into()))
 }
 
 /// The best challenge among those offered.

@@ -9,7 +9,7 @@ use reqwest::{Response, StatusCode};
 use super::RegistryError;
 use super::body::Body;
 use super::endpoint::Endpoint;
-use super::failure::{Failure, Tries};
+use super::failure::{Failure, Tries, skipped};
 use super::resolve::Resolved;
 use super::session::{Ask, Session};
 use crate::manifest::{ContentError, Descriptor};
@@ -60,7 +60,7 @@ impl Session<'_> {
         for mirror in mirrors {
             match download(mirror).run(&mut slot).await {
                 Ok(()) => return slot.ok_or_else(lost),
-                Err(error) => tracing::warn!(%error, "mirror failed, going on to the next"),
+                Err(error) => skipped(&error),
             }
         }
         download(registry).run(&mut slot).await?;
@@ -86,7 +86,7 @@ fn lost() -> RegistryError {
     RegistryError::Protocol {
         what: "a layer".to_owned(),
         address: "here".to_owned(),
-        problem: "its file was lost".to_owned(),
+        problem: "its file was lost".into(),
     }
 }
 
@@ -138,7 +138,8 @@ impl Download<'_> {
             problem: format!(
                 "it was begun anew so often that {} bytes came of {}; check the network, or use another mirror",
                 self.fetched_bytes, self.layer.size
-            ),
+            )
+            .into(),
         }
     }
 

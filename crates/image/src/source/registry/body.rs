@@ -51,7 +51,7 @@ impl<'e> Body<'e> {
             };
             return Err(Failure::Passing(error, None));
         };
-        let chunk = chunk.map_err(|cause| transport(self.endpoint, &cause))?;
+        let chunk = chunk.map_err(|cause| transport(self.endpoint, cause))?;
         self.waited += began.elapsed();
         self.bytes += chunk.as_ref().map_or(0, Bytes::len);
         if self.bytes >= PACE_BYTES {

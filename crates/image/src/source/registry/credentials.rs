@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 mod helper;
 
+use crate::causes::Cause;
 use helper::ask;
 
 /// Most bytes of `config.json` that are read.
@@ -23,30 +24,33 @@ const HUB_KEY: &str = "https://index.docker.io/v1/";
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
     /// `config.json` cannot be read.
-    #[error("read credentials from {path}: {cause}")]
+    #[error("read credentials from {path}")]
     Unreadable {
         /// The file.
         path: PathBuf,
         /// Why not.
+        #[source]
         cause: io::Error,
     },
     /// `config.json` is not what Docker writes.
-    #[error("understand {path}: {problem}; 'docker login' writes it")]
+    #[error("understand {path}, which 'docker login' writes")]
     Malformed {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        problem: String,
+        #[source]
+        problem: Cause,
     },
     /// A credential helper failed, or took too long.
-    #[error("get credentials for {server} from {helper}: {problem}")]
+    #[error("get credentials for {server} from {helper}")]
     Helper {
         /// The program.
         helper: String,
         /// For which registry.
         server: String,
         /// What went wrong and what to do.
-        problem: String,
+        #[source]
+        problem: Cause,
     },
 }
 
@@ -124,7 +128,7 @@ impl Credentials {
             path: path.to_owned(),
             cause,
         };
-        let malformed = |problem: String| CredentialsError::Malformed {
+        let malformed = |problem: Cause| CredentialsError::Malformed {
             path: path.to_owned(),
             problem,
         };
@@ -133,11 +137,10 @@ impl Credentials {
         io::Read::read_to_end(&mut io::Read::take(file, CONFIG_BYTES_MAX + 1), &mut text)
             .map_err(unreadable)?;
         if text.len() as u64 > CONFIG_BYTES_MAX {
-            return Err(malformed(format!(
-                "it is larger than {CONFIG_BYTES_MAX} bytes"
-            )));
+            let problem = format!("it is larger than {CONFIG_BYTES_MAX} bytes");
+            return Err(malformed(problem.into()));
         }
-        let raw = read(&text).map_err(|cause| malformed(cause.to_string()))?;
+        let raw = read(&text).map_err(|cause| malformed(cause.into()))?;
         Ok(Self {
             path: path.to_owned(),
             raw,
@@ -218,7 +221,7 @@ impl Credentials {
         if let Some(encoded) = some(&auth.auth) {
             let decoded = decode(&encoded).ok_or_else(|| CredentialsError::Malformed {
                 path: self.path.clone(),
-                problem: format!("'auth' of '{registry}' is not base64 of user:password"),
+                problem: format!("'auth' of '{registry}' is not base64 of user:password").into(),
             })?;
             return Ok(Some(decoded));
         }

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use reqwest::header::HeaderValue;
 use reqwest::redirect::Policy;
-use reqwest::{Client, ClientBuilder, StatusCode, Url};
+use reqwest::{Client, ClientBuilder, Url};
 
 use super::address::{authority, authority_with_port, is_loopback, is_plain_allowed, may_be_plain};
 use super::api::Api;
-use super::credentials::Credential;
-use super::error::innermost;
+use super::credentials::{Credential, CredentialsError};
+use super::error::{BadUrl, ClientError, NoClient};
 use super::reach::{LedTo, Reach};
 use super::{Registries, RegistryError, Timeouts, proxy, retry_after};
+use crate::causes::{Cause, with_causes};
 
 /// Failures of credentials that are remembered, so that each is told once.
 const WARNINGS_MAX: usize = 64;
@@ -26,7 +27,7 @@ enum Login {
     Nobody,
     Somebody,
     /// Nobody, since the credentials cannot be had: why not.
-    Failed(String),
+    Failed(Arc<CredentialsError>),
 }
 
 /// A base URL and what is known about it.
@@ -69,25 +70,26 @@ impl Endpoint {
         registry: &str,
         options: &Registries,
     ) -> Result<Self, RegistryError> {
-        let bad = |problem: String| RegistryError::Protocol {
+        let bad = |problem: Cause| RegistryError::Protocol {
             what: "images".to_owned(),
             address: url.to_owned(),
             problem,
         };
-        let url: Url = url
-            .parse()
-            .map_err(|cause| bad(format!("the mirror's URL cannot be used, {cause}")))?;
+        let url: Url = url.parse().map_err(|cause| {
+            let what = "the mirror's URL".to_owned();
+            bad(BadUrl { what, cause }.into())
+        })?;
         let authority = authority(&url);
         if !may_be_plain(&url, options) && url.scheme() != "https" {
             return Err(bad(
                 "the mirror's URL has no https://, and its host is not among those allowed without"
-                    .to_owned(),
+                    .into(),
             ));
         }
         if url.query().is_some() || url.fragment().is_some() {
             return Err(bad(
                 "a mirror's URL has no '?' or '#'; leave that out: 'ns=' with the registry's name is sent to each mirror"
-                    .to_owned(),
+                    .into(),
             ));
         }
         let api = Api::of_mirror(&url, registry);
@@ -134,7 +136,11 @@ impl Endpoint {
         let url = base.parse().map_err(|cause| RegistryError::Protocol {
             what: "images".to_owned(),
             address: host.to_owned(),
-            problem: format!("its name is no address, {cause}"),
+            problem: BadUrl {
+                what: "its name".to_owned(),
+                cause,
+            }
+            .into(),
         })?;
         Self::new(Api::at(&base), registry, &url, options).await
     }
@@ -171,17 +177,13 @@ impl Endpoint {
             let own = client(&at, &timeouts, None)?;
             Ok((own, client(&at, &timeouts, Some(&led))?))
         });
-        let fail = |cause| RegistryError::Unreachable {
+        let fail = |cause: Cause| RegistryError::Unreachable {
             address: address.clone(),
             cause,
         };
-        let made = made.await.map_err(|cause| fail(cause.to_string()))?;
-        let (own, led_to) = made.map_err(|cause: reqwest::Error| {
-            fail(format!(
-                "no TLS client can be made, {}; are the ca-certificates installed?",
-                innermost(&cause)
-            ))
-        })?;
+        let made = made.await.map_err(|cause| fail(cause.into()))?;
+        let no_client = |cause| fail(NoClient(ClientError(cause)).into());
+        let (own, led_to) = made.map_err(no_client)?;
         Ok(Self {
             api,
             address,
@@ -205,7 +207,7 @@ impl Endpoint {
 
     /// The credential for it, if there is one. What keeps it from us is no obstacle
     /// yet: most images are public. It is told once, and again where the registry
-    /// refuses ([`advice`](Self::advice)).
+    /// refuses ([`no_login`](Self::no_login)).
     pub(super) async fn credential(&self, options: &Registries) -> Option<Credential> {
         if matches!(self.login(), Login::Failed(_)) {
             return None;
@@ -219,9 +221,8 @@ impl Endpoint {
             Ok(Some(credential)) => (Login::Somebody, Some(credential)),
             Ok(None) => (Login::Nobody, None),
             Err(error) => {
-                let error = error.to_string();
                 warn_once(&error);
-                (Login::Failed(error), None)
+                (Login::Failed(Arc::new(error)), None)
             }
         };
         *self.login.lock() = login;
@@ -239,31 +240,16 @@ impl Endpoint {
         self.login.lock().clone()
     }
 
-    /// What to do about a 401 or 403.
-    pub(super) fn advice(&self, status: StatusCode) -> String {
-        match self.login() {
-            Login::NotAsked | Login::Nobody => {
-                "the image does not exist there or is private; check its name, or log in with 'docker login'".to_owned()
-            }
-            Login::Somebody if status == StatusCode::UNAUTHORIZED => {
-                "it does not accept the credentials that are known for it; log in anew with 'docker login'".to_owned()
-            }
-            Login::Somebody => {
-                "the image does not exist there, or the user who is logged in may not read it; check its name and who that is".to_owned()
-            }
-            Login::Failed(error) => {
-                format!("the image does not exist there or is private, and nobody is logged in: failed to {error}")
-            }
-        }
+    /// Whether it is shown credentials.
+    pub(super) fn is_logged_in(&self) -> bool {
+        matches!(self.login(), Login::Somebody)
     }
 
-    /// What else may be the matter where it says that there is no image.
-    pub(super) fn hint(&self) -> String {
+    /// Why no credentials could be had for it, where that was tried.
+    pub(super) fn no_login(&self) -> Option<Arc<CredentialsError>> {
         match self.login() {
-            Login::Failed(error) => {
-                format!("; or it is private, and nobody is logged in: failed to {error}")
-            }
-            _ => String::new(),
+            Login::Failed(error) => Some(error),
+            _ => None,
         }
     }
 
@@ -289,10 +275,11 @@ fn shown_address(url: &Url, own: &Url) -> String {
     }
 }
 
-fn warn_once(error: &str) {
+fn warn_once(error: &CredentialsError) {
     static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     let mut told = TOLD.lock();
-    if told.len() < WARNINGS_MAX && told.insert(error.to_owned()) {
+    let error = with_causes(error);
+    if told.len() < WARNINGS_MAX && told.insert(error.clone()) {
         tracing::warn!("going on without credentials: failed to {error}");
     }
 }

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::endpoint::Endpoint;
-use super::error::innermost;
+use super::error::ClientError;
 use super::{Registries, RegistryError};
+use crate::causes::with_causes;
 
 /// The longest wait between two attempts that we choose.
 pub(super) const DELAY_MAX: Duration = Duration::from_secs(10);
@@ -57,28 +58,27 @@ impl<'o> Tries<'o> {
         let doubled = 1u32.checked_shl(self.failed - 1).unwrap_or(u32::MAX);
         let delay = self.options.retry.first_delay.saturating_mul(doubled);
         let delay = after.unwrap_or_else(|| delay.min(DELAY_MAX));
-        tracing::debug!(%error, ?delay, "trying again");
+        tracing::debug!(error = with_causes(&error), ?delay, "trying again");
         tokio::time::sleep(delay).await;
         Ok(())
     }
 }
 
+/// Says that a mirror was left out, and why.
+pub(super) fn skipped(error: &RegistryError) {
+    let error = with_causes(error);
+    tracing::warn!(error, "mirror failed, going on to the next");
+}
+
 /// What went wrong below HTTP.
-pub(super) fn transport(endpoint: &Endpoint, cause: &reqwest::Error) -> Failure {
-    let text = if cause.is_timeout() {
-        "no answer in time".to_owned()
-    } else {
-        innermost(cause)
-    };
-    let error = RegistryError::Unreachable {
-        address: cause
-            .url()
-            .map_or_else(|| endpoint.address.clone(), |url| endpoint.address_of(url)),
-        cause: text,
-    };
+pub(super) fn transport(endpoint: &Endpoint, cause: reqwest::Error) -> Failure {
+    let url = cause.url();
+    let address = url.map_or_else(|| endpoint.address.clone(), |url| endpoint.address_of(url));
     // A refused connection, an unknown host, a bad certificate will not pass
     // within seconds; a lost connection or a timeout may.
     let permanent = (cause.is_connect() && !cause.is_timeout()) || cause.is_builder();
+    let cause = ClientError(cause).into();
+    let error = RegistryError::Unreachable { address, cause };
     match permanent {
         true => Failure::Final(error),
         false => Failure::Passing(error, None),

@@ -30,12 +30,12 @@ pub(super) async fn send(
     request: RequestBuilder,
     follow: Follow,
 ) -> Result<Response, Failure> {
-    let failed = |cause| transport(endpoint, &cause);
-    let refused = |problem| {
+    let failed = |cause| transport(endpoint, cause);
+    let refused = |problem: String| {
         Failure::Final(RegistryError::Protocol {
             what: what.to_owned(),
             address: endpoint.address.clone(),
-            problem,
+            problem: problem.into(),
         })
     };
     let mut request = request.build().map_err(failed)?;
@@ -111,6 +111,7 @@ mod tests {
 
     use super::super::Registries;
     use super::*;
+    use crate::causes::with_causes;
 
     /// A server that redirects the one request that it gets.
     fn redirecting(to: String) -> Url {
@@ -142,7 +143,7 @@ mod tests {
                 .unwrap();
             let request = endpoint.client.get(url);
             let sent = send(&endpoint, "it", request, Follow::Anywhere).await;
-            let error = sent.unwrap_err().into_error().to_string();
+            let error = with_causes(&sent.unwrap_err().into_error());
             assert!(
                 error.contains("each machine has for itself") || error.contains("without TLS"),
                 "{error}"
@@ -171,8 +172,8 @@ mod tests {
         endpoint.reach.watch("localhost").unwrap();
         let ask = async |url: &Url| endpoint.client_for(url).get(url.clone()).send().await;
         assert_eq!(ask(&own).await.unwrap().status(), 307);
-        let error = transport(&endpoint, &ask(&other).await.unwrap_err());
-        let error = error.into_error().to_string();
+        let error = transport(&endpoint, ask(&other).await.unwrap_err());
+        let error = with_causes(&error.into_error());
         assert!(error.contains("each machine has for itself"), "{error}");
         assert!(here.accept().is_err());
     }

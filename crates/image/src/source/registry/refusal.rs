@@ -32,7 +32,8 @@ pub(super) async fn refusal(endpoint: &Endpoint, what: String, answer: Response)
             address,
             status: status.as_u16(),
             reason,
-            advice: endpoint.advice(status),
+            logged_in: endpoint.is_logged_in(),
+            no_login: endpoint.no_login(),
         });
     }
     let busy = matches!(

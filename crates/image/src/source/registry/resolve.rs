@@ -6,7 +6,7 @@ use reqwest::header::CONTENT_TYPE;
 use super::RegistryError;
 use super::body::read_bounded;
 use super::endpoint::Endpoint;
-use super::failure::{Failure, Tries};
+use super::failure::{Failure, Tries, skipped};
 use super::session::{Ask, Session};
 use crate::digest::Digest;
 use crate::manifest::{
@@ -41,7 +41,7 @@ impl Session<'_> {
         for (place, mirror) in mirrors.iter().enumerate() {
             match self.resolve_at(mirror, place).await {
                 Ok(resolved) => return Ok(resolved),
-                Err(error) => tracing::warn!(%error, "mirror failed, going on to the next"),
+                Err(error) => skipped(&error),
             }
         }
         self.resolve_at(registry, mirrors.len()).await
@@ -81,7 +81,7 @@ impl Session<'_> {
         }
         Err(content(ContentError::Malformed {
             what: "index",
-            problem: format!("more than {INDEX_DEPTH_MAX} indexes lead to one another"),
+            problem: format!("more than {INDEX_DEPTH_MAX} indexes lead to one another").into(),
         }))
     }
 
@@ -187,7 +187,7 @@ impl Session<'_> {
         for mirror in mirrors {
             match self.fetch_config_at(mirror, config).await {
                 Ok(bytes) => return Ok(bytes),
-                Err(error) => tracing::warn!(%error, "mirror failed, going on to the next"),
+                Err(error) => skipped(&error),
             }
         }
         self.fetch_config_at(registry, config).await

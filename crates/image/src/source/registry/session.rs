@@ -97,7 +97,7 @@ impl<'o> Session<'o> {
                     Err(Failure::Final(RegistryError::NotFound {
                         reference: self.reference.familiar(),
                         address: endpoint.address.clone(),
-                        hint: endpoint.hint(),
+                        no_login: endpoint.no_login(),
                     }))
                 }
                 _ => Err(refusal(endpoint, ask.what.to_owned(), answer).await),
@@ -128,7 +128,7 @@ impl<'o> Session<'o> {
         RegistryError::NotFound {
             reference: self.reference.familiar(),
             address: self.reference.registry().to_owned(),
-            hint: String::new(),
+            no_login: None,
         }
     }
 }

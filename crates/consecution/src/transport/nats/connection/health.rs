@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::connection::{Connection, TROUBLE};
+use crate::log_on_change::LogOnChange;
 
 /// How long after a lost connection is back runners may still be on their way
 /// back too, so that nobody being there means nothing.
@@ -35,9 +36,8 @@ pub(crate) struct Health {
 }
 
 /// What went wrong lately, so that it is logged, but not over and over.
-#[derive(Default)]
 struct Trouble {
-    last: Option<(Arc<str>, Instant)>,
+    log: LogOnChange,
     /// Since when servers' complaints are counted, and how many there were.
     complaints: Option<(Instant, u32)>,
     /// Until when absent runners may just be late.
@@ -51,7 +51,11 @@ impl Health {
             calls: watch::Sender::new(none_yet.clone()),
             requests: watch::Sender::new(Connection::Connected),
             joint: watch::Sender::new(none_yet),
-            trouble: Mutex::default(),
+            trouble: Mutex::new(Trouble {
+                log: LogOnChange::again_after(LOG_EVERY),
+                complaints: None,
+                unsettled_until: None,
+            }),
             is_closed: AtomicBool::new(false),
         }
     }
@@ -81,7 +85,7 @@ impl Health {
     /// The connection for calls is there.
     pub(crate) fn connected(&self) {
         let mut trouble = self.trouble.lock();
-        if trouble.last.take().is_some() {
+        if trouble.log.forget() {
             trouble.unsettled_until = Some(Instant::now() + SETTLE_TIME);
         }
         drop(trouble);
@@ -155,14 +159,8 @@ impl Health {
 
     /// Logs it unless it has been logged a moment ago.
     pub(crate) fn complain(&self, what: &str, why: &str) {
-        let mut trouble = self.trouble.lock();
-        let now = Instant::now();
-        let is_known = trouble.last.as_ref().is_some_and(|(last, logged)| {
-            last.as_ref() == why && now.duration_since(*logged) < LOG_EVERY
-        });
-        if !is_known {
+        if self.trouble.lock().log.lets(why) {
             tracing::warn!(target: TROUBLE, "{what}: {why}");
-            trouble.last = Some((why.into(), now));
         }
     }
 

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{Credential, CredentialsError};
+use crate::causes::Cause;
 
 /// Most bytes of a helper's answer that are read.
 const ANSWER_BYTES_MAX: u64 = 256 << 10;
@@ -36,13 +37,13 @@ pub(super) async fn ask(
     patience: Duration,
 ) -> Result<Option<Credential>, CredentialsError> {
     let helper = format!("docker-credential-{name}");
-    let failed = |problem: String| CredentialsError::Helper {
+    let failed = |problem: Cause| CredentialsError::Helper {
         helper: helper.clone(),
         server: server.to_owned(),
         problem,
     };
     if name.contains('/') {
-        return Err(failed("its name must not contain '/'".to_owned()));
+        return Err(failed("its name must not contain '/'".into()));
     }
     let mut child = tokio::process::Command::new(&helper)
         .arg("get")
@@ -53,8 +54,8 @@ pub(super) async fn ask(
         .kill_on_drop(true)
         .spawn()
         .map_err(|cause| match cause.kind() {
-            io::ErrorKind::NotFound => failed(missing(&helper)),
-            _ => failed(cause.to_string()),
+            io::ErrorKind::NotFound => failed(missing(&helper).into()),
+            _ => failed(cause.into()),
         })?;
     let group = child.id();
     let answer = tokio::time::timeout(patience, converse(&mut child, server)).await;
@@ -67,23 +68,25 @@ pub(super) async fn ask(
         error,
     } = answer
         .map_err(|_| {
-            failed(format!(
+            let problem = format!(
                 "no answer within {} s; it was killed. Does it wait for a password?",
                 patience.as_secs_f32()
-            ))
+            );
+            failed(problem.into())
         })?
-        .map_err(|cause| failed(cause.to_string()))?;
+        .map_err(|cause| failed(cause.into()))?;
     if succeeded {
         let answer: Answer = serde_json::from_slice(&output)
-            .map_err(|_| failed("its answer is not the JSON of a credential helper".to_owned()))?;
+            .map_err(|_| failed("its answer is not the JSON of a credential helper".into()))?;
         return Ok(credential_of(answer));
     }
     let said = String::from_utf8_lossy(&output);
+    // The protocol of helpers has no other way to say that there are none.
     if said.contains("credentials not found") {
         return Ok(None);
     }
     let said = shown(&[&said, &String::from_utf8_lossy(&error)]);
-    Err(failed(format!("it failed and says: {said}")))
+    Err(failed(format!("it failed and says: {said}").into()))
 }
 
 /// What is missing of a helper that cannot be found.
