@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use chain::{Link, LinkId};
-use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -23,6 +23,7 @@ pub mod etcd;
 pub mod memory;
 mod prune;
 
+pub use crate::registration::Registration;
 pub use prune::{PruneError, Pruned, prune};
 
 /// The most ids that one call of [`LinkStore::missing`] may ask about.
@@ -62,15 +63,15 @@ pub trait LinkStore: Send + Sync {
         reference: &str,
     ) -> BoxFuture<'_, Result<Option<Arc<str>>, LinkStoreError>>;
 
-    /// Publishes a runner's state, and each change of it, until the announcement is
+    /// Publishes a runner's state, and each change of it, until the registration is
     /// dropped. If the store cannot be reached, the state is published later.
-    fn announce(&self, runner: &str, state: watch::Receiver<RunnerState>) -> Announcement;
+    fn announce(&self, runner: &str, state: watch::Receiver<RunnerState>) -> Registration;
 
     /// The state of each announced runner, by name.
     fn runners(&self) -> BoxFuture<'_, Result<BTreeMap<String, RunnerState>, LinkStoreError>>;
 
     /// Publishes a portal's state in the same way. Runners are not notified of it.
-    fn announce_portal(&self, portal: &str, state: watch::Receiver<PortalState>) -> Announcement;
+    fn announce_portal(&self, portal: &str, state: watch::Receiver<PortalState>) -> Registration;
 
     /// The state of each announced portal, by name.
     fn portals(&self) -> BoxFuture<'_, Result<BTreeMap<String, PortalState>, LinkStoreError>>;
@@ -91,34 +92,6 @@ pub trait LinkStore: Send + Sync {
     /// stream is dropped. Intermediate changes may be left out, for example of a link
     /// that was put and soon removed; the last change of a link gives its state.
     fn watch(&self) -> BoxStream<'static, Change>;
-}
-
-/// Keeps the state of a runner or a portal published. Some time after this is dropped,
-/// the store deletes that state.
-pub struct Announcement {
-    withdraw: Box<dyn Send + Sync>,
-    over: BoxFuture<'static, ()>,
-}
-
-impl Announcement {
-    /// An announcement that ends when `withdraw` is dropped. `over` must resolve some time
-    /// after that, when the state is deleted or soon will be.
-    pub fn new(
-        withdraw: impl Send + Sync + 'static,
-        over: impl Future<Output = ()> + Send + 'static,
-    ) -> Announcement {
-        Announcement {
-            withdraw: Box::new(withdraw),
-            over: over.boxed(),
-        }
-    }
-
-    /// Ends the announcement and waits, for some seconds at most, until the state is
-    /// deleted.
-    pub async fn withdraw(self) {
-        drop(self.withdraw);
-        self.over.await;
-    }
 }
 
 /// A runner's state, which it publishes for operators. Stored as JSON, which is also

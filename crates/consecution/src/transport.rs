@@ -8,16 +8,13 @@
 //! The tests in `conformance` (behind the feature of that name) state what every
 //! transport promises.
 
-use std::fmt;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use chain::LinkId;
-use futures_util::future::{BoxFuture, FutureExt, Shared};
+use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -29,6 +26,8 @@ pub mod conformance;
 pub mod in_process;
 pub mod nats;
 
+pub use crate::pending::Pending;
+pub use crate::registration::Registration;
 pub(crate) use body::Next;
 pub use body::{Body, Cut};
 pub(crate) use body::{Chunks, MovedChunk};
@@ -48,7 +47,9 @@ pub trait Transport: Send + Sync {
     fn call(&self, id: LinkId, request: Request) -> BoxFuture<'_, Result<Reply, Refusal>>;
 
     /// Offers `service` for the calls of link `id` until the registration is
-    /// dropped. Several services may be offered for the same link.
+    /// dropped; calls in flight are left alone then. Withdrawing it waits until every
+    /// call that was on its way here is answered to the last byte, however long that
+    /// takes. Several services may be offered for the same link.
     fn serve(&self, id: LinkId, service: Arc<dyn Service>) -> Registration;
 
     /// Whether a call of link `id` would find a runner, as far as this can be found out
@@ -63,35 +64,6 @@ pub trait Transport: Send + Sync {
 pub trait Service: Send + Sync {
     /// Answers a call that a transport has delivered; see [`Transport::call`].
     fn call(&self, request: Request) -> BoxFuture<'_, Result<Reply, Refusal>>;
-}
-
-/// Keeps a service registered. Dropping it ends the registration: the service gets no
-/// more calls, and calls in flight go on.
-pub struct Registration {
-    withdraw: Box<dyn Send + Sync>,
-    over: BoxFuture<'static, ()>,
-}
-
-impl Registration {
-    /// A registration that ends when `withdraw` is dropped. `over` must resolve some time
-    /// after that, when the transport has delivered the complete answer of every call
-    /// that was on its way to the service.
-    pub fn new(
-        withdraw: impl Send + Sync + 'static,
-        over: impl Future<Output = ()> + Send + 'static,
-    ) -> Registration {
-        Registration {
-            withdraw: Box::new(withdraw),
-            over: over.boxed(),
-        }
-    }
-
-    /// Ends the registration and waits until all calls that were already sent here are
-    /// answered to the last byte. This wait has no bound of its own.
-    pub async fn drain(self) {
-        drop(self.withdraw);
-        self.over.await;
-    }
 }
 
 /// A call's input and parameters.
@@ -221,15 +193,9 @@ pub enum RefusalReason {
 }
 
 /// A future of how a call ended. Several tasks may wait for clones of it.
-#[derive(Clone)]
-pub struct PendingOutcome(Shared<BoxFuture<'static, Outcome>>);
+pub type PendingOutcome = Pending<Outcome>;
 
 impl PendingOutcome {
-    /// Resolves to what `outcome` resolves to.
-    pub fn new(outcome: impl Future<Output = Outcome> + Send + 'static) -> PendingOutcome {
-        PendingOutcome(outcome.boxed().shared())
-    }
-
     /// A sender, and the outcome that is sent through it. If the sender is dropped
     /// without sending, the outcome is that the runner was lost.
     pub fn channel() -> (oneshot::Sender<Outcome>, PendingOutcome) {
@@ -239,24 +205,7 @@ impl PendingOutcome {
                 .await
                 .unwrap_or_else(|_| Outcome::lost("it went away in mid-call"))
         };
-        (sender, PendingOutcome::new(outcome))
-    }
-}
-
-impl Future for PendingOutcome {
-    type Output = Outcome;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
-        self.0.poll_unpin(context)
-    }
-}
-
-impl fmt::Debug for PendingOutcome {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_tuple("PendingOutcome")
-            .field(&self.0.peek())
-            .finish()
+        (sender, Pending::new(outcome))
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use chain::{Chain, Link, LinkId};
 
+use crate::text::excerpt;
 use crate::transport::{Cut, Ending};
 
 /// The most characters of a link's command line that a message shows.
@@ -178,14 +179,7 @@ fn command_line(link: &Link) -> String {
         let _ = write!(line, " {word}");
         line
     });
-    let mut chars = line
-        .chars()
-        .map(|char| if char.is_control() { '?' } else { char });
-    let mut shown: String = chars.by_ref().take(COMMAND_CHARS_MAX).collect();
-    if chars.next().is_some() {
-        shown.push('…');
-    }
-    shown
+    excerpt(&line, COMMAND_CHARS_MAX)
 }
 
 /// The names of common signals that end a process.

@@ -17,7 +17,7 @@ use tokio::time::sleep;
 use super::Portal;
 use super::publish::Publication;
 use crate::backoff::Backoff;
-use crate::link_store::{Announcement, LinkStore, MISSING_MAX, OfferedLink, PortalState};
+use crate::link_store::{LinkStore, MISSING_MAX, OfferedLink, PortalState, Registration};
 use crate::log_batch::LogBatch;
 
 /// The longest time between two checks for missing links; jittered.
@@ -37,7 +37,7 @@ pub struct Publisher {
     republished: Arc<LogBatch>,
     offered: watch::Sender<Arc<[Portal]>>,
     state: watch::Sender<PortalState>,
-    announcement: Announcement,
+    announcement: Registration,
     _looking: JoinSet<Infallible>,
 }
 

@@ -135,7 +135,7 @@ pub(super) fn start(portal: Portal, request: ChainRequest) -> ChainReply {
             Err(_) => std::future::pending().await,
         }
     };
-    let report = PendingReport::new(report.boxed());
+    let report = PendingReport::new(report);
     ChainReply { body, report }
 }
 

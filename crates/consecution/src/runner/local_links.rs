@@ -17,8 +17,8 @@ use super::metrics::LinkMetrics;
 use super::pool::{Capacity, Pool, TakeError};
 use super::pool_state::{self, Moment};
 use super::sequences::{Change, Sequence, Sequences, Step, cut};
-use super::service::{PipelineStarter, Starts, Warm};
-use super::worker::Held;
+use super::service::{PipelineStarter, Starts, WarmPipeline};
+use super::worker::ZygoteHandle;
 use crate::transport::{FOLLOWING_MAX, Following};
 use taking::{Planned, take, take_beside};
 
@@ -41,7 +41,7 @@ const WHOLE_WAIT_MAX: Duration = Duration::from_millis(500);
 /// A link that is served here.
 pub(super) struct LocalLink {
     pub(super) id: LinkId,
-    pub(super) held: Arc<Held>,
+    pub(super) zygote: Arc<ZygoteHandle>,
     pub(super) metrics: Arc<LinkMetrics>,
     pub(super) network: Network,
     /// Its processes are started when their requests come, never earlier (`Warm: false`).
@@ -50,7 +50,7 @@ pub(super) struct LocalLink {
 
 /// The settings for new pools.
 pub(super) struct Making {
-    pub(super) capacity: Capacity<Warm>,
+    pub(super) capacity: Capacity<WarmPipeline>,
     pub(super) config: pool_state::Config,
     /// The most links of a pipeline: there is room for that many processes.
     pub(super) links_max: usize,
@@ -71,17 +71,17 @@ struct Shared {
 struct State {
     links: HashMap<LinkId, Served>,
     /// The pools of several consecutive links.
-    pools: HashMap<Sequence, Arc<Pool<Warm>>>,
+    pools: HashMap<Sequence, Arc<Pool<WarmPipeline>>>,
     sequences: Sequences,
     /// Pools to drop after the lock is released.
-    gone: Vec<Arc<Pool<Warm>>>,
+    gone: Vec<Arc<Pool<WarmPipeline>>>,
 }
 
 /// A link, and the pool of pipelines of this link alone. Clones share the pool.
 #[derive(Clone)]
 pub(super) struct Served {
     pub(super) link: Arc<LocalLink>,
-    pub(super) alone: Arc<Pool<Warm>>,
+    pub(super) alone: Arc<Pool<WarmPipeline>>,
 }
 
 /// Which pools the links of a call may come from.
@@ -219,12 +219,12 @@ impl Shared {
         state: &mut State,
         sequence: &Sequence,
         links: &[(Served, Step)],
-    ) -> Option<Arc<Pool<Warm>>> {
+    ) -> Option<Arc<Pool<WarmPipeline>>> {
         if let [(alone, _)] = links {
             return Some(Arc::clone(&alone.alone));
         }
         let pool = state.pools.get(sequence);
-        let has_idle = |pool: &Arc<Pool<Warm>>| pool.counts().idle > 0;
+        let has_idle = |pool: &Arc<Pool<WarmPipeline>>| pool.counts().idle > 0;
         if !pool.is_some_and(has_idle) && links.iter().all(|(of, _)| has_idle(&of.alone)) {
             // Idle pipelines of single links that the runner joins are faster than starting
             // new ones.
@@ -246,7 +246,7 @@ impl Shared {
         state: &mut State,
         sequence: &Sequence,
         links: Vec<Arc<LocalLink>>,
-    ) -> Arc<Pool<Warm>> {
+    ) -> Arc<Pool<WarmPipeline>> {
         let pool = (state.pools.entry(sequence.clone()))
             .or_insert_with(|| Arc::new(self.making.pool(links, sequence)));
         Arc::clone(pool)
@@ -293,13 +293,14 @@ impl Shared {
 
 impl State {
     /// Removes a link, and drains the pools of pipelines that it is a part of.
-    fn leave(&mut self, id: LinkId) -> (Vec<Change>, Vec<Arc<Pool<Warm>>>) {
+    fn leave(&mut self, id: LinkId) -> (Vec<Change>, Vec<Arc<Pool<WarmPipeline>>>) {
         if self.links.remove(&id).is_none() {
             return (Vec::new(), Vec::new());
         }
         let changes = self.sequences.leave(id);
-        let is_in =
-            |sequence: &Sequence, _: &mut Arc<Pool<Warm>>| sequence.ids().any(|of| of == id);
+        let is_in = |sequence: &Sequence, _: &mut Arc<Pool<WarmPipeline>>| {
+            sequence.ids().any(|of| of == id)
+        };
         let pools: Vec<_> = self.pools.extract_if(is_in).map(|(_, pool)| pool).collect();
         for pool in &pools {
             pool.drain();
@@ -313,7 +314,7 @@ impl State {
         let State {
             pools, sequences, ..
         } = self;
-        let is_unused = |sequence: &Sequence, pool: &mut Arc<Pool<Warm>>| {
+        let is_unused = |sequence: &Sequence, pool: &mut Arc<Pool<WarmPipeline>>| {
             // A call that is about to take from a pool holds it, too.
             let is_held = Arc::strong_count(pool) > 1;
             !sequences.is_warm(sequence) && !is_held && pool.counts().is_unused()
@@ -325,7 +326,7 @@ impl State {
 
 impl Making {
     /// A new pool of these consecutive links, without idle pipelines.
-    fn pool(&self, links: Vec<Arc<LocalLink>>, sequence: &Sequence) -> Pool<Warm> {
+    fn pool(&self, links: Vec<Arc<LocalLink>>, sequence: &Sequence) -> Pool<WarmPipeline> {
         let config = pool_state::Config {
             floor: 0,
             is_late: links.iter().any(|link| link.is_late),
@@ -375,13 +376,13 @@ impl Membership {
 
     /// Stops serving the link: no call is joined to it any more, and idle pipelines that it
     /// is a part of are dropped. Returns all of its pools; calls may still use them.
-    pub(super) fn leave(self) -> Vec<Arc<Pool<Warm>>> {
+    pub(super) fn leave(self) -> Vec<Arc<Pool<WarmPipeline>>> {
         let mut pools = self.take_leave();
         pools.push(Arc::clone(&self.served.alone));
         pools
     }
 
-    fn take_leave(&self) -> Vec<Arc<Pool<Warm>>> {
+    fn take_leave(&self) -> Vec<Arc<Pool<WarmPipeline>>> {
         let link = &self.served.link;
         self.links.0.change(|state, _| {
             // The link may have been put again meanwhile.

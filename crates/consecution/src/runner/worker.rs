@@ -22,7 +22,7 @@ use super::reaper::{Reaped, Reaper};
 use super::sandboxing::Sandboxing;
 use super::service::LinkService;
 use super::starvation::Starvation;
-use super::states::{LinkState, Teller};
+use super::states::{LinkState, StatusReporter};
 use crate::backoff::Backoff;
 use crate::error::with_causes;
 use crate::link_store::LinkStoreError;
@@ -116,28 +116,28 @@ pub enum LoadError {
 pub(super) async fn work(
     shared: Arc<Shared>,
     link: Arc<Link>,
-    teller: Teller,
+    reporter: StatusReporter,
     mut stopped: oneshot::Receiver<()>,
 ) {
     let id = link.id();
-    let mut lives = Lives::new();
+    let mut reloads = Reloads::new();
     // Earlier generations of the link that only finish accepted calls.
     let mut leaving = JoinSet::new();
     let mut metrics = None;
     loop {
         let loading = async {
-            lives.until_next().await;
-            load_until_it_works(&shared, id, &link, &teller).await
+            reloads.until_next().await;
+            load_until_it_works(&shared, id, &link, &reporter).await
         };
-        let held = tokio::select! {
+        let zygote = tokio::select! {
             biased;
             _ = &mut stopped => break,
-            held = loading => Arc::new(held),
+            zygote = loading => Arc::new(zygote),
         };
         let metrics = metrics.get_or_insert_with(|| shared.metrics.of_link(id));
-        let serving = Serving::begin(&shared, &link, &held, metrics);
-        teller.tell(LinkState::Serving);
-        if lives.begin() {
+        let serving = Serving::begin(&shared, &link, &zygote, metrics);
+        reporter.report(LinkState::Serving);
+        if reloads.begin() {
             tracing::info!(link_id = %id, image = link.image, "the link is served again");
         } else if shared.says_links {
             shared.served.add(format!("{id} ({})", link.image));
@@ -146,14 +146,14 @@ pub(super) async fn work(
             biased;
             // Nothing is ever sent: the other end is dropped.
             _ = &mut stopped => true,
-            () = held.until_gone() => false,
+            () = zygote.until_gone() => false,
         };
         if !is_stopped {
             // Processes that the pool starts now would not run.
             serving.membership.served().alone.drain();
             let gone = LoadError::ZygoteGone;
             tracing::warn!(link_id = %id, image = link.image, "failed to {gone}");
-            teller.tell(LinkState::Broken(Arc::new(gone)));
+            reporter.report(LinkState::Broken(Arc::new(gone)));
         }
         leaving.spawn(serving.end());
         if is_stopped {
@@ -174,13 +174,13 @@ impl Serving {
     fn begin(
         shared: &Shared,
         link: &Link,
-        held: &Arc<Held>,
+        zygote: &Arc<ZygoteHandle>,
         metrics: &Arc<LinkMetrics>,
     ) -> Serving {
         let id = link.id();
         let membership = shared.links.enter(LocalLink {
             id,
-            held: Arc::clone(held),
+            zygote: Arc::clone(zygote),
             metrics: Arc::clone(metrics),
             network: link.network,
             is_late: link.late,
@@ -206,7 +206,7 @@ impl Serving {
         } = self;
         let pools = membership.leave();
         async move {
-            registration.drain().await;
+            registration.withdraw().await;
             for pool in pools {
                 pool.until_unused().await;
             }
@@ -216,14 +216,14 @@ impl Serving {
 
 /// Decides when to load a link again whose zygote was lost: at once, or after a backoff if
 /// it did not live for long, because then something may kill each zygote.
-struct Lives {
+struct Reloads {
     backoff: Backoff,
     began: Option<Instant>,
 }
 
-impl Lives {
-    fn new() -> Lives {
-        Lives {
+impl Reloads {
+    fn new() -> Reloads {
+        Reloads {
             backoff: Backoff::new(RETRY_WAIT_MIN, RETRY_WAIT_MAX),
             began: None,
         }
@@ -244,22 +244,27 @@ impl Lives {
     }
 }
 
-async fn load_until_it_works(shared: &Shared, id: LinkId, link: &Link, teller: &Teller) -> Held {
+async fn load_until_it_works(
+    shared: &Shared,
+    id: LinkId,
+    link: &Link,
+    reporter: &StatusReporter,
+) -> ZygoteHandle {
     let image = &link.image;
     let mut backoff = Backoff::new(RETRY_WAIT_MIN, RETRY_WAIT_MAX);
     let mut log = LogOnChange::default();
     loop {
         let error = match load(shared, id, link).await {
-            Ok(held) => {
+            Ok(zygote) => {
                 if log.forget() {
                     tracing::info!(link_id = %id, image, "the link can be loaded now");
                 }
-                return held;
+                return zygote;
             }
             Err(error) => error,
         };
         let what = with_causes(&error);
-        teller.tell(LinkState::Broken(Arc::new(error)));
+        reporter.report(LinkState::Broken(Arc::new(error)));
         if shared.says_links && log.lets(&what) {
             tracing::warn!(link_id = %id, image, "the link is broken, and tried again: failed to {what}");
         }
@@ -267,7 +272,7 @@ async fn load_until_it_works(shared: &Shared, id: LinkId, link: &Link, teller: &
     }
 }
 
-async fn load(shared: &Shared, id: LinkId, link: &Link) -> Result<Held, LoadError> {
+async fn load(shared: &Shared, id: LinkId, link: &Link) -> Result<ZygoteHandle, LoadError> {
     let rules = &shared.sandboxing;
     if link.network == Network::Host && !rules.host_network {
         return Err(LoadError::HostNetwork);
@@ -290,7 +295,7 @@ async fn load(shared: &Shared, id: LinkId, link: &Link) -> Result<Held, LoadErro
         // Pin the tag's digest only now that the image has proved to run: a pinned image
         // that cannot run could not be replaced by a fixed one.
         if shared.images.agree(&opened.image).await? {
-            return Ok(Held(opened));
+            return Ok(ZygoteHandle(opened));
         }
     }
 }
@@ -330,7 +335,7 @@ fn say_cgroup(launcher: &Launcher) {
 }
 
 /// A zygote, and the image that must stay while it lives.
-pub(super) struct Held(Reaped<Opened>);
+pub(super) struct ZygoteHandle(Reaped<Opened>);
 
 /// The fields are dropped in this order.
 struct Opened {
@@ -338,8 +343,8 @@ struct Opened {
     image: Image,
 }
 
-impl Held {
-    pub(super) fn zygote(&self) -> &Zygote {
+impl ZygoteHandle {
+    pub(super) fn get(&self) -> &Zygote {
         self.0.zygote.get_ref()
     }
 
@@ -352,11 +357,11 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for ZygoteHandle {
     /// Only kills the zygote here; the reaper waits for it. So the zygotes of several links
     /// end at the same time, although the reaper waits for one after the other.
     fn drop(&mut self) {
-        self.zygote().kill();
+        self.get().kill();
     }
 }
 

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::support::command::PATIENCE;
 use crate::support::nats::{
     NatsServer, Two, connect, serve, until_connected, until_served, until_waiting,
 };
@@ -19,6 +18,7 @@ use consecution::transport::conformance::fake;
 use consecution::transport::nats::Role;
 use consecution::transport::nats::subject;
 use consecution::transport::{Ending, Request, Service, Transport};
+use test_support::PATIENCE;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -344,5 +344,5 @@ async fn a_lost_connection_for_requests_costs_no_call_under_way_and_is_made_agai
     assert_eq!(runs.load(Ordering::Relaxed), 6);
     // And a drain does not wait for what a lost connection cannot say.
     cutter.cut();
-    timeout(PATIENCE, registration.drain()).await.unwrap();
+    timeout(PATIENCE, registration.withdraw()).await.unwrap();
 }

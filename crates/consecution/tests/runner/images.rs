@@ -8,12 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use crate::support::home;
-use crate::support::registry::Registry;
 use crate::support::runner::{join, metrics, soon};
 use chain::{Link, LinkId};
 use consecution::link_store::memory::Memory;
 use consecution::link_store::{
-    Announcement, Change, LinkStore, LinkStoreError, PortalState, RunnerState,
+    Change, LinkStore, LinkStoreError, PortalState, Registration, RunnerState,
 };
 use consecution::open_store;
 use consecution::runner::{Images, Options, Runner};
@@ -24,6 +23,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use image::{Image, Input, NoProgress};
 use tempfile::TempDir;
+use test_support::registry::Registry;
 use tokio::sync::watch;
 
 /// A machine: a store of images, and room for a runner.
@@ -244,7 +244,7 @@ impl LinkStore for Late {
         }
     }
 
-    fn announce(&self, runner: &str, state: watch::Receiver<RunnerState>) -> Announcement {
+    fn announce(&self, runner: &str, state: watch::Receiver<RunnerState>) -> Registration {
         self.store.announce(runner, state)
     }
 
@@ -259,7 +259,7 @@ impl LinkStore for Late {
         self.store.missing(ids)
     }
 
-    fn announce_portal(&self, portal: &str, state: watch::Receiver<PortalState>) -> Announcement {
+    fn announce_portal(&self, portal: &str, state: watch::Receiver<PortalState>) -> Registration {
         self.store.announce_portal(portal, state)
     }
 

@@ -7,24 +7,24 @@ use futures_util::future::{join_all, maybe_done};
 
 use super::super::pool::{Pool, TakeError, Taken};
 use super::super::sequences::Step;
-use super::super::service::Warm;
+use super::super::service::WarmPipeline;
 
 /// A pipeline that was taken for all links of a call, or for some consecutive ones.
 pub(in crate::runner) struct Segment {
-    pub(in crate::runner) taken: Taken<Warm>,
+    pub(in crate::runner) taken: Taken<WarmPipeline>,
     /// The exit codes of the link before it with which its input is complete.
     pub(in crate::runner) accepted: Vec<u8>,
 }
 
 /// The pool that a segment of a call will come from.
 pub(super) struct Planned {
-    pub(super) pool: Arc<Pool<Warm>>,
+    pub(super) pool: Arc<Pool<WarmPipeline>>,
     pub(super) accepted: Vec<u8>,
 }
 
 impl Planned {
     /// A segment from this pool, whose first link is `first`.
-    pub(super) fn new(pool: &Arc<Pool<Warm>>, first: &Step) -> Planned {
+    pub(super) fn new(pool: &Arc<Pool<WarmPipeline>>, first: &Step) -> Planned {
         Planned {
             pool: Arc::clone(pool),
             accepted: first.accepted.clone(),
