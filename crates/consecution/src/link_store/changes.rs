@@ -1,10 +1,10 @@
-//! From what is known to what each watcher is told.
+//! Keeps the set of links, and notifies watchers of changes.
 //!
-//! A change is noted for each watcher as the id of its link, so what it costs
-//! does not depend on how many links there are. An id is noted only while what
-//! the watcher was told of that link is not true any more: so a watcher's notes
-//! cannot grow beyond the links that it knows and those that there are, and
-//! however slow it is, what it is told last is true.
+//! For each watcher, a change is recorded as the id of its link, so its cost does not
+//! depend on the number of links. An id is recorded only while the watcher's last
+//! notification about that link is out of date. So a watcher's records never exceed the
+//! links that it knows plus those that exist, and its last notification about a link is
+//! always true, however slow the watcher is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

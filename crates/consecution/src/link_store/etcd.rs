@@ -1,13 +1,11 @@
-//! The link store that etcd keeps, for portals and runners anywhere.
+//! The link store in etcd, for portals and runners on any machine.
 //!
-//! Links stand under `/consecution/links/<id>`, what images mean under
-//! `/consecution/images/<reference>`, runners under
-//! `/consecution/runners/<runner>`, portals under
-//! `/consecution/portals/<portal>`, and since when no portal names a link under
-//! `/consecution/unnamed/<id>`; all of it reads as YAML. What etcd cannot do by
-//! itself is here: finding a server that answers, coming back after
-//! whatever has happened meanwhile, and not believing everything that stands in
-//! a key.
+//! The keys are `/consecution/links/<id>` for links, `/consecution/images/<reference>` for
+//! the digests that images mean, `/consecution/runners/<runner>` and
+//! `/consecution/portals/<portal>` for the states of runners and portals, and
+//! `/consecution/unnamed/<id>` for the time since when no portal names a link. All values
+//! are YAML. This module adds what etcd's client does not do: it finds a server that
+//! answers, recovers after any outage, and validates every value.
 //!
 //! | module | for |
 //! |---|---|
@@ -48,11 +46,11 @@ mod view;
 
 pub use options::EtcdError;
 
-/// How long the same trouble with etcd goes on until it is logged again: somebody who
-/// looks at the log finds it there, and it does not fill with it.
+/// How long the same trouble with etcd lasts before it is logged again, so that the log
+/// shows the trouble but does not fill with it.
 const LOG_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
-/// How long to wait before other trouble is logged: each server has its own, in turns.
+/// How long to wait before another trouble is logged: the servers' troubles may alternate.
 const LOG_OTHER_AFTER: Duration = Duration::from_secs(5);
 
 /// What is off where a portal may not write its key.
@@ -61,19 +59,19 @@ const WITHOUT_PORTALS_KEY: &str = "`consecution link prune` takes no account of 
 
 /// Keeps links in etcd.
 ///
-/// Every answer is waited for at most 5 s, whatever becomes of the servers; a
-/// watch or an announcement goes on by itself when they are back.
+/// Each operation takes at most 5 s, whatever happens to the servers. A watch or an
+/// announcement continues by itself when they are back.
 #[derive(Clone)]
 pub struct Etcd {
     store: Arc<Store>,
 }
 
 impl Etcd {
-    /// A store on those servers. Needs a tokio runtime. It connects when it is
-    /// asked something, and again whenever it must.
+    /// A store on these servers. Needs a tokio runtime. It connects with the first
+    /// operation, and reconnects when necessary.
     ///
     /// # Errors
-    /// The options cannot be right, whatever the servers say.
+    /// The options are invalid, whatever the servers say.
     pub fn new(options: &EtcdOptions) -> Result<Etcd, EtcdError> {
         let session = Session::new(options)?;
         Ok(Etcd {
@@ -81,8 +79,8 @@ impl Etcd {
         })
     }
 
-    /// How it was with the connection when etcd was asked last. Watches and
-    /// announcements ask again and again.
+    /// State of the connection at the last operation. Watches and announcements make
+    /// operations regularly.
     pub fn connection(&self) -> watch::Receiver<Connection> {
         self.store.session.connection()
     }

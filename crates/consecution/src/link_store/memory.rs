@@ -1,4 +1,4 @@
-//! The link store that stays in this process.
+//! The link store in this process's memory.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,8 +23,8 @@ pub struct Memory {
     unnamed: Arc<Mutex<BTreeMap<LinkId, SystemTime>>>,
 }
 
-/// What runners or portals say of themselves, by name. The key tells
-/// announcements of the same name apart: the last one counts.
+/// The states of runners or portals, by name. The key distinguishes announcements of the
+/// same name: the last one counts.
 struct Announced<S> {
     by_name: BTreeMap<String, (u64, watch::Receiver<S>)>,
     last_key: u64,
@@ -48,7 +48,7 @@ impl<S: Clone> Announced<S> {
 }
 
 impl Memory {
-    /// A store that knows no link yet.
+    /// A store without links.
     pub fn new() -> Memory {
         Memory::default()
     }
@@ -151,7 +151,7 @@ fn announce<S: Send + Sync + 'static>(
     Registration::new(withdraw, ready(()))
 }
 
-/// Forgets who was announced when it is dropped.
+/// Removes an announced state when it is dropped.
 struct Withdraw<S> {
     announced: Arc<Mutex<Announced<S>>>,
     name: String,

@@ -1,9 +1,9 @@
-//! Removing links that no portal names any more.
+//! Removes links that no portal names any more.
 //!
-//! Portals that are there say what they offer; nobody says what portals that are
-//! gone have offered. So that a link is not removed while its portal is only
-//! restarted, or runs now and then, it is first noted as unnamed, and removed by
-//! a later run that finds it unnamed still.
+//! Running portals publish the links of their chains; nobody knows the links of portals
+//! that are not running. A portal may only be restarting, or run now and then. So a link
+//! that no portal names is first recorded as unnamed; a later run removes it if it is still
+//! unnamed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,29 +13,29 @@ use chain::{Link, LinkId};
 
 use super::{LinkStore, LinkStoreError};
 
-/// What became of the links that no portal names, by id.
+/// The links that no portal names, by what was done about them.
 #[derive(Debug, Default, PartialEq)]
 pub struct Pruned {
-    /// Those that were removed.
+    /// The removed links.
     pub removed: Vec<Arc<Link>>,
-    /// Those that stay for so long still.
+    /// Links that are not removed yet, and how long they still stay.
     pub waiting: Vec<(Arc<Link>, Duration)>,
 }
 
 /// Links cannot be pruned. The texts read well after "failed to".
 #[derive(Debug, thiserror::Error)]
 pub enum PruneError {
-    /// The store does not answer, or may not be asked.
+    /// The store cannot be reached, or denies permission.
     #[error("prune links")]
     LinkStore(#[from] LinkStoreError),
-    /// No portal says what it offers.
+    /// No portal has published its links.
     #[error(
         "prune links: no portal says what it offers, so no link could be told from one in use; \
          see that a portal runs, is of this version or a later one, and may write its key under \
          /consecution/portals/"
     )]
     NoPortal,
-    /// A portal offers too much to say it all.
+    /// A portal has too many links to publish them all.
     #[error(
         "prune links: portal '{0}' offers more links than its key can hold; \
          remove links by their ids instead"

@@ -1,5 +1,5 @@
-//! Making a runner or a portal known for as long as it is there: a key with a
-//! lease, that etcd forgets by itself when nobody renews it.
+//! Announces a runner or a portal: keeps a key with a lease, which etcd deletes by itself
+//! when the lease is not renewed.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -14,13 +14,13 @@ use super::store::Store;
 use crate::backoff::Backoff;
 use crate::link_store::Registration;
 
-/// How long etcd remembers somebody who says nothing.
+/// The lease: how long etcd keeps the key without renewal.
 const LEASE_SECONDS: i64 = 10;
 
-/// How often to say that one is still there.
+/// How often to renew the lease.
 const RENEW_EVERY: Duration = Duration::from_secs(3);
 
-/// How long a state stands, at least, before it is put again.
+/// The shortest time between two puts of a changed state.
 const PUT_EVERY: Duration = Duration::from_millis(250);
 
 /// How often to look whether the key is there still, and was not deleted under
@@ -34,7 +34,7 @@ const DENIED_WAIT: Duration = Duration::from_secs(60);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
-/// How long leaving may take; after that the lease has to run out.
+/// The longest time for deleting the key on shutdown. After that, the lease runs out.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Announces under that key for as long as what it gives is held. Where etcd may
@@ -99,7 +99,7 @@ impl<S: Send + Sync> Holder<'_, S> {
                 sleep(DENIED_WAIT).await;
                 continue;
             }
-            // What does not answer was said by the session.
+            // The session already logs servers that do not answer.
             if failure.kind.is_answer() && log.lets(reason) {
                 tracing::warn!("trying again: failed to put {key} into etcd: {reason}");
             }
@@ -116,7 +116,7 @@ impl<S: Send + Sync> Holder<'_, S> {
         let lease = self.store.session.call(grant).await?.id();
         self.lease = Some(lease);
         let now = Instant::now();
-        // A put renews nothing, however often there is something to put.
+        // A put does not renew the lease, so renewals have their own timer.
         let (mut renew_at, mut look_at) = (now + RENEW_EVERY, now + LOOK_EVERY);
         loop {
             self.put(lease).await?;
@@ -138,8 +138,7 @@ impl<S: Send + Sync> Holder<'_, S> {
         Ok(())
     }
 
-    /// Renews the lease whenever that is due, until something else is said, or
-    /// somebody has deleted the key.
+    /// Renews the lease regularly, until the state changes or somebody has deleted the key.
     async fn renew_until_outdated(
         &mut self,
         lease: i64,
@@ -168,7 +167,7 @@ impl<S: Send + Sync> Holder<'_, S> {
     }
 }
 
-/// Waits until something else is said, if it ever is.
+/// Waits until the state changes; for ever if it can change no more.
 async fn changed<S>(state: &mut watch::Receiver<S>) {
     if state.changed().await.is_err() {
         std::future::pending().await

@@ -1,4 +1,4 @@
-//! What an error of etcd, or on the way to it, means for whoever asked.
+//! Classifies errors of etcd, and of the connection to it, by what can be done about them.
 
 use std::error::Error as _;
 
@@ -30,11 +30,11 @@ pub(super) struct Failure {
 pub(super) enum FailureKind {
     /// This server does not answer, or cannot now: ask another one, or later.
     Unreachable,
-    /// It does not know us any more: tell it again who we are.
+    /// Our authentication token is no longer valid: sign in again.
     Forgotten,
-    /// It has answered, and will not do it.
+    /// The server has answered, and refuses the operation.
     Refused,
-    /// It has answered that we have no permission to.
+    /// The server has answered that we have no permission.
     Denied,
 }
 
@@ -62,7 +62,7 @@ impl Failure {
 
     /// What etcd, or the way to it, says with a status.
     fn of_status(code: i32, message: &str) -> Failure {
-        // A token can be out of date, too: somebody's roles were changed.
+        // A token also becomes invalid when the user's roles are changed.
         let is_forgotten =
             code == code::UNAUTHENTICATED || message.contains("revision of auth store is old");
         let kind = match code {
@@ -73,7 +73,7 @@ impl Failure {
             | code::FAILED_PRECONDITION
             | code::OUT_OF_RANGE
             | code::UNIMPLEMENTED => FailureKind::Refused,
-            // Also the connection's way to say that it is used too much.
+            // The HTTP/2 layer uses the same code if the connection is overused.
             code::RESOURCE_EXHAUSTED if message.starts_with("etcdserver:") => FailureKind::Refused,
             _ => FailureKind::Unreachable,
         };

@@ -1,7 +1,7 @@
-//! Following the links in etcd: a list, then every change behind it, and a list
-//! again when that breaks off, for whatever reason.
+//! Follows the links in etcd: lists them, then watches every later change, and lists them
+//! again if the watch breaks off for any reason.
 //!
-//! What is known stays known while etcd is away.
+//! While etcd cannot be reached, the links stay as last known.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -71,7 +71,7 @@ async fn follow_once(store: &Store, view: &mut View, known: &Known) -> Result<In
     loop {
         let response = tokio::select! {
             response = stream.message() => response?,
-            // Nothing may be all that can be heard from a server that is gone.
+            // A server that is gone may just stay silent, so also watch the session.
             () = store.session.is_in_trouble() => None,
         };
         let response = response.ok_or_else(|| Failure::unreachable("the watch broke off"))?;
@@ -95,8 +95,8 @@ async fn open(store: &Store, position: Position) -> Result<WatchStream, Failure>
     store.session.call(ask).await
 }
 
-/// Whether a response is one of a watch that goes on, and of the data that was
-/// listed: etcd would wait without a word for a revision that it has lost.
+/// Checks that the watch goes on, and that it belongs to the listed data: if etcd has lost
+/// the revision, it would wait for it silently.
 fn check(response: &WatchResponse, listed: Position) -> Result<(), Failure> {
     if response.canceled() {
         return Err(match response.compact_revision() {

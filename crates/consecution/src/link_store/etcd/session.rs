@@ -1,7 +1,7 @@
-//! A connection to one of etcd's servers at a time, that moves on to the next
-//! one when that does not answer, and what is said about it.
+//! A connection to one of etcd's servers at a time. It moves on to the next server if one
+//! does not answer, and logs that.
 //!
-//! It must not know what is kept in etcd.
+//! It must not know what is stored in etcd.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,10 +23,10 @@ use crate::log_on_change::LogOnChange;
 /// How long an answer may take, however many servers are asked for it.
 const CALL_SECONDS_MAX: u64 = 5;
 
-/// How long it may take to be known to a server.
+/// The longest time to connect and sign in to a server.
 const CONNECT_SECONDS_MAX: u64 = 3;
 
-/// Where etcd is, and how it is with it.
+/// The etcd servers, and the state of the connection to them.
 pub(super) struct Session {
     options: EtcdOptions,
     endpoints: Vec<String>,
@@ -37,7 +37,7 @@ pub(super) struct Session {
 
 /// What has gone wrong since etcd has answered last.
 struct Trouble {
-    /// By endpoint, whoever asked there, so that it always reads the same.
+    /// The last error of each endpoint. Sorted, so that the text stays the same.
     reasons: BTreeMap<String, String>,
     log: LogOnChange,
 }
@@ -91,15 +91,15 @@ impl Session {
         self.connection.subscribe()
     }
 
-    /// Resolves when somebody got no answer, and nobody has since.
+    /// Resolves when an operation got no answer, and none has got one since.
     pub(super) async fn is_in_trouble(&self) {
         let mut connection = self.connection();
         // It cannot be closed as long as there is a session.
         let _ = connection.wait_for(|it| *it != Connection::Connected).await;
     }
 
-    /// Asks etcd: the server that answered last, then the others. `ask` may be
-    /// done more than once.
+    /// Runs an operation on etcd: on the server that answered last, then on the others.
+    /// `ask` may be called more than once.
     pub(super) async fn call<T, F>(&self, ask: impl Fn(Client) -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, Error>>,
@@ -116,7 +116,8 @@ impl Session {
                 Err(failed) => failed,
             };
             if failure.kind.is_answer() {
-                // Who was answered before is connected still.
+                // If etcd has answered before, the connection still counts as up: the
+                // refusal concerns only this operation.
                 if *self.connection.borrow() != Connection::Connected {
                     self.say_waiting(&failure.reason);
                 }
