@@ -156,14 +156,14 @@ mod tests {
 
     #[test]
     fn a_module_may_have_a_level_of_its_own_and_silences_nothing_else() {
-        let shown = directives("crate::transport=trace,async_nats=debug");
+        let shown = directives("consecution::transport=trace,async_nats=debug");
         let wanted = "off,consecution=info,image=info,sandbox=info,\
-                      crate::transport=trace,async_nats=debug";
+                      consecution::transport=trace,async_nats=debug";
         assert_eq!(shown, wanted);
         let both = directives("consecution=debug");
         assert!(both.ends_with("sandbox=info,consecution=debug"), "{both}");
         let once = Filter::default().directives(Unasked::Once);
-        assert!(once.ends_with("sandbox=warn,crate::connection::trouble=error"));
+        assert!(once.ends_with("sandbox=warn,consecution::connection::trouble=error"));
     }
 
     #[test]
