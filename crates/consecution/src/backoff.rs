@@ -1,4 +1,4 @@
-//! Waiting longer each time that something fails.
+//! Waits that are longer each time that something fails.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
@@ -8,7 +8,8 @@ use std::time::Duration;
 pub(crate) struct Backoff {
     min: Duration,
     max: Duration,
-    next: Duration,
+    /// In a row, so far.
+    failures: u32,
 }
 
 impl Backoff {
@@ -17,23 +18,30 @@ impl Backoff {
         Backoff {
             min,
             max,
-            next: min,
+            failures: 0,
         }
     }
 
     /// How long to wait now: between half of what it is this time and all of
     /// it, so that those who failed together do not come back together.
     pub(crate) fn next(&mut self) -> Duration {
-        let whole = self.next;
-        self.next = (whole * 2).min(self.max);
+        let whole = doubled(self.min, self.max, self.failures);
+        self.failures = self.failures.saturating_add(1);
         let random = RandomState::new().hash_one(()) as u32;
         whole / 2 + whole.mul_f64(f64::from(random) / f64::from(u32::MAX)) / 2
     }
 
     /// It went well: the next failure is the first again.
     pub(crate) fn reset(&mut self) {
-        self.next = self.min;
+        self.failures = 0;
     }
+}
+
+/// How long to wait after one more failure than so many in a row: `min` at first, then
+/// twice as long each time, up to `max`.
+pub(crate) fn doubled(min: Duration, max: Duration, failures: u32) -> Duration {
+    min.saturating_mul(1u32.checked_shl(failures).unwrap_or(u32::MAX))
+        .min(max)
 }
 
 #[cfg(test)]
@@ -50,5 +58,14 @@ mod tests {
         }
         backoff.reset();
         assert!(backoff.next() <= min);
+    }
+
+    #[test]
+    fn it_stays_at_its_bound_however_much_fails() {
+        let (min, max) = (Duration::from_secs(60), Duration::from_secs(3600));
+        for (failures, minutes) in [(0, 1), (5, 32), (6, 60), (31, 60), (32, 60), (u32::MAX, 60)] {
+            let wait = doubled(min, max, failures);
+            assert_eq!(wait, Duration::from_secs(minutes * 60), "{failures}");
+        }
     }
 }

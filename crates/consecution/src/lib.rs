@@ -140,6 +140,7 @@
 mod app;
 mod backoff;
 pub mod chain_file;
+mod chunk_queue;
 #[cfg(feature = "cli")]
 mod cli;
 pub mod config;
@@ -147,16 +148,16 @@ pub mod config;
 mod conformance;
 mod connection;
 pub mod error;
-mod held;
 pub mod http;
 pub mod link_store;
 mod log_batch;
 mod log_on_change;
 mod name;
+mod pending;
 mod pipe;
 pub mod portal;
+mod registration;
 pub mod runner;
-#[cfg(feature = "cli")]
 mod text;
 pub mod trace;
 pub mod transport;

@@ -1,26 +1,31 @@
 //! Names of processes: the host's, and something that makes them unique.
 
+use data_encoding::HEXLOWER;
 use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::system::uname;
 
 /// How much of the host's name a name has, in bytes.
 const HOST_BYTES_MAX: usize = 63;
 
-/// Bytes of chance behind it, written with twice as many digits: there may be
+/// Bytes of chance behind it: there may be
 /// several processes on a host, and several hosts of one name.
 const RANDOM_BYTES: usize = 4;
 
 /// A name that no other process has; `kind` stands in it where the host's name
 /// gives nothing.
 pub(crate) fn unique(kind: &str) -> String {
-    let mut bytes = [0; RANDOM_BYTES];
-    // So few bytes are never given in part.
-    let _ = getrandom(&mut bytes, GetRandomFlags::empty());
-    let chance = u32::from_ne_bytes(bytes);
     let host = uname();
     let host = host_part(&host.nodename().to_string_lossy(), kind);
-    let width = 2 * RANDOM_BYTES;
-    format!("{host}-{chance:0width$x}")
+    format!("{host}-{}", random_digits::<RANDOM_BYTES>())
+}
+
+/// So many bytes of chance, written as twice as many hexadecimal digits.
+pub(crate) fn random_digits<const BYTES: usize>() -> String {
+    let mut bytes = [0; BYTES];
+    // So few bytes are never given in part, and only a kernel older than any that we run
+    // on refuses; zeros would do no harm.
+    let _ = getrandom(&mut bytes, GetRandomFlags::empty());
+    HEXLOWER.encode(&bytes)
 }
 
 /// Whether a character may stand in a name: it must have no meaning in keys and

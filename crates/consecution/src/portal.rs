@@ -34,14 +34,10 @@ mod verdict;
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::fmt;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use chain::Chain;
-use futures_util::future::{BoxFuture, FutureExt, Shared};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
@@ -50,6 +46,7 @@ pub use publish::Publication;
 pub use publisher::Publisher;
 
 use crate::link_store::{LinkStore, LinkStoreError};
+pub use crate::pending::Pending;
 use crate::trace::Trace;
 use crate::transport::{Body, Following, Transport};
 use publish::Publishing;
@@ -233,29 +230,5 @@ pub struct ChainReply {
     pub report: PendingReport,
 }
 
-/// How a run ended, once it has; may be waited for in several places.
-#[derive(Clone)]
-pub struct PendingReport(Shared<BoxFuture<'static, Result<Report, ChainError>>>);
-
-impl PendingReport {
-    fn new(run: BoxFuture<'static, Result<Report, ChainError>>) -> PendingReport {
-        PendingReport(run.shared())
-    }
-}
-
-impl Future for PendingReport {
-    type Output = Result<Report, ChainError>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.poll_unpin(context)
-    }
-}
-
-impl fmt::Debug for PendingReport {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_tuple("PendingReport")
-            .field(&self.0.peek())
-            .finish()
-    }
-}
+/// How a run ended, once that is known.
+pub type PendingReport = Pending<Result<Report, ChainError>>;

@@ -13,14 +13,14 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::link_store::{Announcement, Change, LinkStore, RunnerState};
+use crate::link_store::{Change, LinkStore, Registration, RunnerState};
 use crate::log_batch::LogBatch;
 use crate::transport::{FOLLOWING_MAX, Transport};
 use pool::Capacity;
 use prometheus_client::registry::Registry;
 
+mod eof_barrier;
 mod fit;
-mod gate;
 mod hidden;
 pub mod http;
 mod images;
@@ -50,9 +50,9 @@ pub use pool_state::{Config as PoolConfig, Counts};
 use reaper::Reaper;
 pub use reaper::until_reaped;
 pub use sandboxing::Sandboxing;
-use service::{Starts, Warm};
+use service::{Starts, WarmPipeline};
 use starvation::Starvation;
-use states::{LinkState, States, Teller};
+use states::{LinkState, States, StatusReporter};
 pub use worker::LoadError;
 use worker::Shared;
 
@@ -130,11 +130,11 @@ pub struct Runner {
     /// Closed when all workers are gone.
     over: watch::Receiver<()>,
     processes_max: usize,
-    capacity: Capacity<Warm>,
+    capacity: Capacity<WarmPipeline>,
     metrics: Arc<Metrics>,
     reapers: [Reaper; 2],
     /// `None` where nobody is to know of it, or not any more.
-    announcement: Mutex<Option<Announcement>>,
+    announcement: Mutex<Option<Registration>>,
 }
 
 /// How far a runner is with a link.
@@ -341,8 +341,8 @@ async fn serve(
                 Change::Put(link) => {
                     stops.entry(link.id()).or_insert_with_key(|id| {
                         let (stop, stopped) = oneshot::channel();
-                        let teller = Teller::new(&states, *id);
-                        workers.spawn(worker::work(Arc::clone(&shared), link, teller, stopped));
+                        let reporter = StatusReporter::new(&states, *id);
+                        workers.spawn(worker::work(Arc::clone(&shared), link, reporter, stopped));
                         stop
                     });
                 }

@@ -16,12 +16,25 @@ pub(crate) fn line(text: &str) -> Cow<'_, str> {
     escape(text, &[])
 }
 
-/// The same for text that has lines of our own.
+/// The same, and not long: what is beyond so many characters is left out.
+pub(crate) fn excerpt(text: &str, characters_max: usize) -> String {
+    let beyond = text.char_indices().nth(characters_max);
+    let end = beyond.map_or(text.len(), |(at, _)| at);
+    let mut excerpt = line(&text[..end]).into_owned();
+    if end < text.len() {
+        excerpt.push('…');
+    }
+    excerpt
+}
+
+/// The same as [`line()`] for text that has lines of our own.
+#[cfg(feature = "cli")]
 pub(crate) fn lines(text: &str) -> Cow<'_, str> {
     escape(text, &['\n'])
 }
 
 /// The same for text that we have coloured; strangers' escapes must be out of it.
+#[cfg(feature = "cli")]
 pub(crate) fn styled_lines(text: &str) -> Cow<'_, str> {
     escape(text, &['\n', '\u{1b}'])
 }
@@ -71,6 +84,8 @@ mod tests {
         ] {
             assert_eq!(line(text), wanted);
         }
+        assert_eq!(excerpt("größer\n", 7), "größer\\n");
+        assert_eq!(excerpt("größer\n", 4), "größ…");
         assert_eq!(lines("a\nb\r\n"), "a\nb\\r\n");
         assert_eq!(styled_lines("\u{1b}[1m\u{9b}\n"), "\u{1b}[1m\\u009b\n");
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use rustix::rand::{GetRandomFlags, getrandom};
+use crate::name::random_digits;
 
 /// A caller's own id may be this long; a longer one is replaced.
 const CALL_ID_BYTES_MAX: usize = 128;
@@ -50,16 +50,7 @@ impl CallId {
 
 impl Default for CallId {
     fn default() -> CallId {
-        let mut bytes = [0; RANDOM_BYTES];
-        // So few bytes are never given in part, and only a kernel older than any
-        // that we run on refuses; an id of zeros would do no harm.
-        let _ = getrandom(&mut bytes, GetRandomFlags::empty());
-        let digits = format!(
-            "{:0width$x}",
-            u128::from_ne_bytes(bytes),
-            width = 2 * RANDOM_BYTES
-        );
-        CallId(digits.into())
+        CallId(random_digits::<RANDOM_BYTES>().into())
     }
 }
 

@@ -15,7 +15,7 @@ use crate::landlock;
 use crate::mounts;
 use crate::rlimits::ProcessLimits;
 use crate::spec::{Ids, Spec};
-use crate::sys::{Knock, StringArray};
+use crate::sys::{MountToken, StringArray};
 use crate::user::Identity;
 use crate::wire::Found;
 
@@ -26,7 +26,7 @@ pub(crate) fn plan(
     identity: Identity,
     limits: ProcessLimits,
     found: Found,
-    knock: Knock,
+    token: MountToken,
 ) -> Result<Plan, Failure> {
     let command = spec.command.first().map_or("", String::as_str);
     let strings = |strings: Vec<String>| {
@@ -58,7 +58,7 @@ pub(crate) fn plan(
         limits,
         found,
         domain: landlock::plan(spec.network),
-        knock,
+        token,
     })
 }
 

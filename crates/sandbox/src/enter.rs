@@ -11,7 +11,7 @@ use rustix::thread::UnshareFlags;
 use crate::failure::{Failure, Step};
 use crate::init::Plan;
 use crate::spec::{Ids, Spec};
-use crate::sys::Knock;
+use crate::sys::MountToken;
 use crate::user::{self, Identity};
 use crate::wire::{Found, Opened, Order, send_opened};
 use crate::{capabilities, command, mounts, network, rlimits, seccomp, sys};
@@ -54,15 +54,15 @@ pub(crate) fn enter(order: &Order, socket: &OwnedFd) -> Result<Plan, Failure> {
     let limits = rlimits::set(order.link_processes_max)
         .map_err(|error| Failure::new(Step::SetLimits, "", error.raw_os_error()))?;
 
-    let knock = Knock(random()?);
+    let token = MountToken(random()?);
     let uid = identity.uid;
-    let plan = command::plan(spec, identity, limits, found, knock)?;
+    let plan = command::plan(spec, identity, limits, found, token)?;
 
     let counts_processes = order.link_processes_max.is_none();
     let kept = capabilities::kept(uid, spec.ids, is_bounded && counts_processes);
     capabilities::drop_for_good(kept)
         .map_err(|error| Failure::new(Step::DropCapabilities, "", error.raw_os_error()))?;
-    seccomp::install(knock, spec.network)?;
+    seccomp::install(token, spec.network)?;
     Ok(plan)
 }
 
@@ -158,7 +158,7 @@ fn enter_namespaces(spec: &Spec, identity: &Identity, socket: &OwnedFd) -> Resul
 }
 
 /// Becomes root inside, which is nobody outside; and no longer shows its memory
-/// to anyone: it holds the knock.
+/// to anyone: it holds the mount token.
 fn become_root(ids: Ids) -> Result<(), Failure> {
     let failure = |errno| Failure::new(Step::BecomeRoot, "", errno);
     if let Ids::Shifted { .. } = ids {

@@ -102,7 +102,7 @@ pub fn check(launcher: &Launcher, ids: Ids) -> Vec<Finding> {
         )
     });
     if let Some(found) = found {
-        findings.push(of_veil(found.is_veiled));
+        findings.push(of_image_path(found.hides_image_path));
         findings.push(of_devices(found.has_own_devices));
         findings.extend((ids != Ids::Own).then(|| of_users(found.is_bounded)));
     }
@@ -167,8 +167,8 @@ fn of_ids(ids: Ids) -> Finding {
     }
 }
 
-fn of_veil(is_veiled: bool) -> Finding {
-    let (state, detail) = match is_veiled {
+fn of_image_path(hides_image_path: bool) -> Finding {
+    let (state, detail) = match hides_image_path {
         true => (State::Yes, "processes do not see where an image is stored"),
         false => (State::No, "processes see where an image is stored"),
     };

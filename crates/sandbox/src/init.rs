@@ -19,7 +19,7 @@ use crate::landlock::{self, Domain};
 use crate::mounts::Operation;
 use crate::network;
 use crate::rlimits::{self, ProcessLimits};
-use crate::sys::{self, Errno, Knock, Life, Stack, StringArray, in_our_memory as call};
+use crate::sys::{self, Errno, MountToken, ProcessMain, Stack, StringArray, in_our_memory as call};
 use crate::traces::{self, Traces};
 use crate::user::Identity;
 use crate::wire::{
@@ -43,7 +43,7 @@ pub(crate) struct Plan {
     pub(crate) found: Found,
     /// `None` where the kernel has no Landlock.
     pub(crate) domain: Option<Domain>,
-    pub(crate) knock: Knock,
+    pub(crate) token: MountToken,
 }
 
 /// How the places of a link are used again.
@@ -58,7 +58,7 @@ pub(crate) struct Reuse {
 }
 
 /// The place of one process in the zygote's memory.
-pub(crate) struct Slot {
+pub(crate) struct Place {
     pub(crate) plan: &'static Plan,
     init_stack: Stack,
     /// Of the command's process until its exec. Not init's: when init is killed
@@ -83,9 +83,9 @@ pub(crate) struct Slot {
 /// Standard input, output, error, what is for the successor, and the cgroups.
 const HANDED_MAX: usize = STDIO + SUCCESSOR_DESCRIPTORS + CGROUPS_MAX;
 
-impl Slot {
-    pub(crate) fn new(plan: &'static Plan) -> Result<Slot, Errno> {
-        Ok(Slot {
+impl Place {
+    pub(crate) fn new(plan: &'static Plan) -> Result<Place, Errno> {
+        Ok(Place {
             plan,
             init_stack: Stack::new()?,
             command_stack: Stack::new()?,
@@ -112,18 +112,18 @@ impl Slot {
     /// What the next process is handed, in the order of a [`Start`].
     pub(crate) fn hand(&self, asked: Start, mut descriptors: impl Iterator<Item = i32>) {
         let (stdio, cgroups) = self.handed.split_at(STDIO);
-        for place in stdio {
-            place.store(descriptors.next().unwrap_or(-1), Ordering::Relaxed);
+        for handed in stdio {
+            handed.store(descriptors.next().unwrap_or(-1), Ordering::Relaxed);
         }
         self.completion.hand(asked.successor, &mut descriptors);
-        for place in cgroups {
-            place.store(descriptors.next().unwrap_or(-1), Ordering::Relaxed);
+        for handed in cgroups {
+            handed.store(descriptors.next().unwrap_or(-1), Ordering::Relaxed);
         }
     }
 
     /// Starts an init here, and does not wait for it.
     pub(crate) fn start(&'static self) -> Result<(), Errno> {
-        let init = sys::spawn::<Init>(self, &self.init_stack, NAMESPACES, self.plan.knock)?;
+        let init = sys::spawn::<Init>(self, &self.init_stack, NAMESPACES, self.plan.token)?;
         self.init.store(init, Ordering::Relaxed);
         Ok(())
     }
@@ -140,69 +140,70 @@ type Failed = (Step, Errno);
 
 enum Init {}
 
-impl Life for Init {
-    type Argument = Slot;
+impl ProcessMain for Init {
+    type Argument = Place;
 
-    fn live(slot: &'static Slot) -> ! {
-        let Err((step, errno)) = run(slot);
+    fn main(place: &'static Place) -> ! {
+        let Err((step, errno)) = run(place);
         // If the runner has gone away, it does not care.
-        let _ = tell(slot, Report::Failed(step, errno), None);
+        let _ = tell(place, Report::Failed(step, errno), None);
         call::exit(1)
     }
 }
 
 /// Sees a process through, from its private mounts to the command's end; and the
 /// next ones, as long as none has left a trace.
-fn run(slot: &'static Slot) -> Result<std::convert::Infallible, Failed> {
+fn run(place: &'static Place) -> Result<std::convert::Infallible, Failed> {
     // The zygote ignores it, so as not to have to reap; init has to.
     sys::set_signal_action(libc::SIGCHLD, false);
-    for operation in &slot.plan.mounts {
-        mount(operation, slot.plan.knock)?;
+    for operation in &place.plan.mounts {
+        mount(operation, place.plan.token)?;
     }
-    let rules = match &slot.plan.domain {
+    let rules = match &place.plan.domain {
         Some(domain) => landlock::open_rules(domain),
         None => Ok(-1),
     };
     let rules = rules.map_err(|errno| (Step::EnterDomain, errno))?;
-    slot.rules.store(rules, Ordering::Relaxed);
+    place.rules.store(rules, Ordering::Relaxed);
     // Without an answer there is nothing to compare with, and the place is not used again.
-    let mut watch = (slot.plan.reuse.as_ref()).and_then(|reuse| Watch::open(reuse).ok());
-    let mut command = start_command(slot)?;
-    let (pidfd, kept) = let_go(slot, &mut watch).map_err(|errno| (Step::StartCommand, errno))?;
+    let mut watch = (place.plan.reuse.as_ref()).and_then(|reuse| Watch::open(reuse).ok());
+    let mut command = start_command(place)?;
+    let (pidfd, kept) = let_go(place, &mut watch).map_err(|errno| (Step::StartCommand, errno))?;
     // The runner kills us by our pidfd. If it has gone away before it got that,
     // nobody else will.
-    if tell(slot, Report::Started, Some(pidfd)).is_err() || call::close(pidfd).is_err() {
+    if tell(place, Report::Started, Some(pidfd)).is_err() || call::close(pidfd).is_err() {
         call::exit(1);
     }
     loop {
         let status = reap_until_gone(command);
         let at = call::monotonic_time();
         let is_alone = call::is_childless();
-        let completes = slot.completion.is_earned(status);
+        let completes = place.completion.is_earned(status);
         let exited = Report::Exited {
             status,
             is_alone,
             completes,
             at,
         };
-        if tell(slot, exited, None).is_err() {
+        if tell(place, exited, None).is_err() {
             call::exit(0);
         }
         // Only now: whoever sees the end of its input finds the report.
-        slot.completion.settle(completes);
-        if !is_alone || slot.completion.drop_from(kept).is_err() {
+        place.completion.settle(completes);
+        if !is_alone || place.completion.drop_from(kept).is_err() {
             call::exit(0);
         }
         let is_as_before = watch.as_mut().is_some_and(|watch| {
-            wait_until_let_go(slot);
-            watch.finds_no_trace() && watch.takes_back(slot.plan.knock)
+            wait_until_let_go(place);
+            watch.finds_no_trace() && watch.takes_back(place.plan.token)
         });
-        if !is_as_before || tell(slot, Report::Traceless, None).is_err() || !is_asked_again(slot)? {
+        if !is_as_before || tell(place, Report::Traceless, None).is_err() || !is_asked_again(place)?
+        {
             call::exit(0);
         }
-        command = start_command(slot)?;
-        let let_go = slot.completion.keep_from(kept).and_then(call::close_from);
-        if let_go.is_err() || tell(slot, Report::Started, None).is_err() {
+        command = start_command(place)?;
+        let let_go = place.completion.keep_from(kept).and_then(call::close_from);
+        if let_go.is_err() || tell(place, Report::Started, None).is_err() {
             call::exit(1);
         }
     }
@@ -287,9 +288,9 @@ impl Watch {
     /// Takes back what the last command has moved on: the next process gets the number
     /// that it had, and nothing in `/proc` has been looked for, which would show in the
     /// times and numbers of its files.
-    fn takes_back(&self, knock: Knock) -> bool {
+    fn takes_back(&self, token: MountToken) -> bool {
         call::write(self.files[LAST_PROCESS], OWN_PID_AS_TEXT).is_ok()
-            && mount(&self.reuse.forget, knock).is_ok()
+            && mount(&self.reuse.forget, token).is_ok()
     }
 }
 
@@ -300,15 +301,15 @@ const LET_GO_WAIT_MAX: Duration = Duration::from_millis(100);
 /// look for what that has left takes some 100 us of a processor, and those who wait for
 /// its end would wait behind that: the next link, and then the caller. (To yield is of no
 /// use: the kernel shares processors out to sessions, and only within those to processes.)
-fn wait_until_let_go(slot: &Slot) {
-    call::wait_for_message(slot.control.load(Ordering::Relaxed), LET_GO_WAIT_MAX);
+fn wait_until_let_go(place: &Place) {
+    call::wait_for_message(place.control.load(Ordering::Relaxed), LET_GO_WAIT_MAX);
 }
 
 /// Waits until the runner wants another process here, or wants none any more.
-fn is_asked_again(slot: &Slot) -> Result<bool, Failed> {
+fn is_asked_again(place: &Place) -> Result<bool, Failed> {
     let mut bytes = [0; START_BYTES + 1];
     let mut descriptors = [-1; HANDED_MAX];
-    let control = slot.control.load(Ordering::Relaxed);
+    let control = place.control.load(Ordering::Relaxed);
     let received = loop {
         match call::receive(control, &mut bytes, &mut descriptors) {
             Err(libc::EINTR) => {}
@@ -328,16 +329,16 @@ fn is_asked_again(slot: &Slot) -> Result<bool, Failed> {
     let Some(asked) = asked.filter(|asked| asked.comes_with(count)) else {
         return Ok(false);
     };
-    slot.hand(asked, descriptors.into_iter().take(count));
+    place.hand(asked, descriptors.into_iter().take(count));
     Ok(true)
 }
 
-fn tell(slot: &Slot, report: Report, passed: Option<i32>) -> Result<(), Errno> {
-    let control = slot.control.load(Ordering::Relaxed);
+fn tell(place: &Place, report: Report, passed: Option<i32>) -> Result<(), Errno> {
+    let control = place.control.load(Ordering::Relaxed);
     call::send(control, &report.to_bytes(), passed)
 }
 
-fn mount(operation: &Operation, knock: Knock) -> Result<(), Failed> {
+fn mount(operation: &Operation, token: MountToken) -> Result<(), Failed> {
     match operation {
         Operation::Mount(mount) => call::mount(
             &mount.source,
@@ -345,7 +346,7 @@ fn mount(operation: &Operation, knock: Knock) -> Result<(), Failed> {
             &mount.file_system,
             mount.flags,
             &mount.data,
-            knock,
+            token,
         )
         .map_err(|errno| (mount.step, errno)),
         Operation::MakeFolder { path, mode, step } => match call::make_folder(path, *mode) {
@@ -357,29 +358,30 @@ fn mount(operation: &Operation, knock: Knock) -> Result<(), Failed> {
         }
         .map_err(|errno| (*step, errno)),
         Operation::ChangeRoot(path) => {
-            change_root(path, knock).map_err(|errno| (Step::MountOverlay, errno))
+            change_root(path, token).map_err(|errno| (Step::MountOverlay, errno))
         }
     }
 }
 
 /// The old root comes to lie on the new one, and goes.
-fn change_root(path: &CString, knock: Knock) -> Result<(), Errno> {
+fn change_root(path: &CString, token: MountToken) -> Result<(), Errno> {
     call::change_folder(path)?;
-    call::pivot_root(c".", c".", knock)?;
-    call::unmount_detached(c".", knock)?;
+    call::pivot_root(c".", c".", token)?;
+    call::unmount_detached(c".", token)?;
     call::change_folder(c"/")
 }
 
 /// Starts the command's process and waits until it has executed the program.
-fn start_command(slot: &'static Slot) -> Result<i32, Failed> {
-    slot.failed_errno.store(0, Ordering::Relaxed);
+fn start_command(place: &'static Place) -> Result<i32, Failed> {
+    place.failed_errno.store(0, Ordering::Relaxed);
     let wait_for_exec = libc::CLONE_VFORK;
-    let command = sys::spawn::<Command>(slot, &slot.command_stack, wait_for_exec, slot.plan.knock)
-        .map_err(|errno| (Step::StartCommand, errno))?;
-    match slot.failed_errno.load(Ordering::Relaxed) {
+    let command =
+        sys::spawn::<Command>(place, &place.command_stack, wait_for_exec, place.plan.token)
+            .map_err(|errno| (Step::StartCommand, errno))?;
+    match place.failed_errno.load(Ordering::Relaxed) {
         0 => Ok(command),
         errno => {
-            let step = Step::from_number(slot.failed_step.load(Ordering::Relaxed));
+            let step = Step::from_number(place.failed_step.load(Ordering::Relaxed));
             Err((step.unwrap_or(Step::Execute), errno))
         }
     }
@@ -388,22 +390,22 @@ fn start_command(slot: &'static Slot) -> Result<i32, Failed> {
 /// Keeps nothing open but what it needs for the next command, and so nothing that the
 /// command has: else nobody upstream would notice when it closes its input. Gives a
 /// pidfd of init, and the first number that it does not keep for the next one.
-fn let_go(slot: &Slot, watch: &mut Option<Watch>) -> Result<(i32, u32), Errno> {
-    call::duplicate_to(slot.control.load(Ordering::Relaxed), CONTROL)?;
-    slot.control.store(CONTROL, Ordering::Relaxed);
-    let rules = slot.rules.load(Ordering::Relaxed);
+fn let_go(place: &Place, watch: &mut Option<Watch>) -> Result<(i32, u32), Errno> {
+    call::duplicate_to(place.control.load(Ordering::Relaxed), CONTROL)?;
+    place.control.store(CONTROL, Ordering::Relaxed);
+    let rules = place.rules.load(Ordering::Relaxed);
     // Else it stays what it was in the zygote: /dev/null.
     if rules >= 0 {
         call::duplicate_to(rules, RULES)?;
-        slot.rules.store(RULES, Ordering::Relaxed);
+        place.rules.store(RULES, Ordering::Relaxed);
     }
     let mut kept = FIRST_WATCHED as u32;
     if let Some(watch) = watch {
         watch.move_down()?;
         kept += watch.count as u32;
     }
-    call::close_from(slot.completion.keep_from(kept)?)?;
-    Ok((call::open_process(OWN_PID, slot.plan.knock)?, kept))
+    call::close_from(place.completion.keep_from(kept)?)?;
+    Ok((call::open_process(OWN_PID, place.plan.token)?, kept))
 }
 
 /// Waits for the command, reaping whatever else dies meanwhile.
@@ -422,26 +424,26 @@ fn reap_until_gone(command: i32) -> i32 {
 /// The command's process, from its start to its exec.
 enum Command {}
 
-impl Life for Command {
-    type Argument = Slot;
+impl ProcessMain for Command {
+    type Argument = Place;
 
-    fn live(slot: &'static Slot) -> ! {
-        let Err((step, errno)) = execute(slot);
-        slot.failed_step.store(step as u32, Ordering::Relaxed);
-        slot.failed_errno.store(errno, Ordering::Relaxed);
+    fn main(place: &'static Place) -> ! {
+        let Err((step, errno)) = execute(place);
+        place.failed_step.store(step as u32, Ordering::Relaxed);
+        place.failed_errno.store(errno, Ordering::Relaxed);
         call::exit(127)
     }
 }
 
-fn execute(slot: &Slot) -> Result<std::convert::Infallible, Failed> {
+fn execute(place: &Place) -> Result<std::convert::Infallible, Failed> {
     let at = |step| move |errno| (step, errno);
-    let plan = slot.plan;
-    join_cgroups(slot).map_err(at(Step::JoinCgroup))?;
+    let plan = place.plan;
+    join_cgroups(place).map_err(at(Step::JoinCgroup))?;
     if let Some(domain) = &plan.domain {
-        let rules = slot.rules.load(Ordering::Relaxed);
+        let rules = place.rules.load(Ordering::Relaxed);
         landlock::enter(domain, rules).map_err(at(Step::EnterDomain))?;
     }
-    let closed = take_stdio(slot).map_err(at(Step::KeepDescriptors))?;
+    let closed = take_stdio(place).map_err(at(Step::KeepDescriptors))?;
     take_identity(plan).map_err(at(Step::SetUser))?;
     rlimits::take(plan.limits).map_err(at(Step::TakeLimits))?;
     enter_working_directory(plan, closed).map_err(at(Step::EnterWorkingDirectory))?;
@@ -461,9 +463,9 @@ fn enter_working_directory(plan: &Plan, _: AllElseIsClosed) -> Result<(), Errno>
 /// The command joins its cgroups, and init does not: where memory runs out, the
 /// kernel kills a process there with all that share its memory, which for init
 /// would be the zygote and the inits of all others.
-fn join_cgroups(slot: &Slot) -> Result<(), Errno> {
+fn join_cgroups(place: &Place) -> Result<(), Errno> {
     let mut joined = false;
-    for cgroup in slot.handed.iter().skip(STDIO) {
+    for cgroup in place.handed.iter().skip(STDIO) {
         let file = cgroup.load(Ordering::Relaxed);
         if file >= 0 {
             // "0" is whoever writes.
@@ -473,16 +475,16 @@ fn join_cgroups(slot: &Slot) -> Result<(), Errno> {
     }
     if joined {
         // Else /proc/self/cgroup would show which runner it is under.
-        call::new_cgroup_namespace(slot.plan.knock)?;
+        call::new_cgroup_namespace(place.plan.token)?;
     }
     Ok(())
 }
 
-fn take_stdio(slot: &Slot) -> Result<AllElseIsClosed, Errno> {
+fn take_stdio(place: &Place) -> Result<AllElseIsClosed, Errno> {
     // A session of its own: a signal to its process group stays within.
     call::new_session()?;
     // In this order: an init that was asked again has them one further up.
-    for (from, to) in slot.handed.iter().take(STDIO).zip(0..) {
+    for (from, to) in place.handed.iter().take(STDIO).zip(0..) {
         call::duplicate_to(from.load(Ordering::Relaxed), to)?;
     }
     call::close_from(STDIO as u32)?;
@@ -496,7 +498,7 @@ fn take_identity(plan: &Plan) -> Result<(), Errno> {
     call::set_group(plan.identity.gid)?;
     call::set_user(plan.identity.uid)?;
     // A change of user may have made this memory, which is the zygote's and holds
-    // the knock, as inspectable as fs.suid_dumpable of the host says. What is
+    // the mount token, as inspectable as fs.suid_dumpable of the host says. What is
     // executed has memory of its own, which is inspectable as ever.
     call::set_not_dumpable()
 }

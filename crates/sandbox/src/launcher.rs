@@ -16,8 +16,8 @@ use rustix::process::{
 
 use crate::cgroup::{Cgroup, CgroupError, Cgroups};
 use crate::failure::{Failure, Step};
+use crate::idle_places::{IdlePlace, IdlePlaces};
 use crate::joint::{self, Successor};
-use crate::place::{Place, Places};
 use crate::process::{Process, Stdio};
 use crate::program::Program;
 use crate::spec::{Ids, Limits, Spec};
@@ -218,7 +218,7 @@ pub struct Zygote {
     limits: Limits,
     cgroups: Option<Arc<Cgroups>>,
     /// Of processes that have left no trace.
-    places: Arc<Places>,
+    places: Arc<IdlePlaces>,
 }
 
 impl Zygote {
@@ -317,7 +317,7 @@ impl Zygote {
         while let Some(place) = self.places.take() {
             // Where its init has been killed, there may be another.
             if send(&place.control, &start, &descriptors, SendFlags::DONTWAIT).is_ok() {
-                let Place { control, pidfd } = place;
+                let IdlePlace { control, pidfd } = place;
                 return Ok(Process::new(control, Some(pidfd), &self.places, cgroup));
             }
         }

@@ -25,7 +25,7 @@ use crate::{network, sys};
 mod devices;
 mod masks;
 mod private;
-mod veil;
+mod root_overlay;
 
 pub(crate) use devices::{Devices, own_devices};
 pub(crate) use private::changeable;
@@ -75,16 +75,16 @@ pub(crate) fn gather(spec: &Spec, own_devices: Option<OwnedFd>) -> Result<Outsid
     let proc = make_proc().map_err(failure(Step::MountProc, Path::new("/proc")))?;
     // Last, since it covers what the others come from. A writable root is an
     // overlay anyway.
-    let (root, is_veiled) = match spec.writable {
+    let (root, hides_image_path) = match spec.writable {
         true => (clone_root(spec)?, true),
-        false => match veil::cover(&clone_root(spec)?) {
-            Ok(veiled) => (veiled, true),
+        false => match root_overlay::over(&clone_root(spec)?) {
+            Ok(overlay) => (overlay, true),
             Err(_) => (clone_root(spec)?, false),
         },
     };
     Ok(Outside {
         found: Found {
-            is_veiled,
+            hides_image_path,
             has_own_devices: devices.are_own(),
             is_bounded: false,
         },

@@ -14,7 +14,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::thread::UnshareFlags;
 
 use crate::spec::Network;
-use crate::sys::{Errno, Knock, in_our_memory as call};
+use crate::sys::{Errno, MountToken, in_our_memory as call};
 
 /// The namespace to create for that network.
 pub(crate) fn namespace(network: Network) -> UnshareFlags {
@@ -37,7 +37,7 @@ pub(crate) fn files(network: Network) -> &'static [&'static str] {
 /// starts is where it is.
 pub(crate) struct Networks {
     kind: Network,
-    knock: Knock,
+    token: MountToken,
     /// Of the place that it is in.
     current: usize,
     /// By the number of the place.
@@ -45,10 +45,10 @@ pub(crate) struct Networks {
 }
 
 impl Networks {
-    pub(crate) fn new(kind: Network, knock: Knock) -> Networks {
+    pub(crate) fn new(kind: Network, token: MountToken) -> Networks {
         Networks {
             kind,
-            knock,
+            token,
             current: 0,
             made: Vec::new(),
         }
@@ -69,7 +69,7 @@ impl Networks {
         }
         let namespace = self.made.get_mut(number).ok_or(libc::EINVAL)?;
         if number != self.current {
-            call::enter_network_namespace(namespace.as_fd(), self.knock)?;
+            call::enter_network_namespace(namespace.as_fd(), self.token)?;
             self.current = number;
         }
         let sockets = rustix::fs::open(SOCKETS, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
@@ -82,7 +82,7 @@ impl Networks {
     }
 
     fn enter_new(&mut self, number: usize) -> Result<(), Errno> {
-        call::new_network_namespace(self.knock)?;
+        call::new_network_namespace(self.token)?;
         // Also if it cannot be kept: it is nobody else's.
         self.current = number;
         Ok(())

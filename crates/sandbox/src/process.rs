@@ -16,7 +16,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::cgroup::Cgroup;
 use crate::failure::Step;
-use crate::place::{Place, Places};
+use crate::idle_places::{IdlePlace, IdlePlaces};
 use crate::sys;
 use crate::wire::{Message, Report, receive, skip};
 
@@ -44,7 +44,7 @@ pub struct Process {
     /// one in a place.
     pidfd: Option<OwnedFd>,
     /// Where its place goes, which may turn out to be without a trace of it.
-    places: Weak<Places>,
+    places: Weak<IdlePlaces>,
     is_over: bool,
     /// Whether it has completed the input of its successor.
     has_completed: bool,
@@ -98,7 +98,7 @@ impl Process {
     pub(crate) fn new(
         control: OwnedFd,
         pidfd: Option<OwnedFd>,
-        places: &Arc<Places>,
+        places: &Arc<IdlePlaces>,
         cgroup: Option<Cgroup>,
     ) -> Process {
         Process {
@@ -315,7 +315,7 @@ impl Drop for Process {
             && let Some(places) = self.places.upgrade()
             && let (Some(control), Some(pidfd)) = (self.control.take(), self.pidfd.take())
         {
-            places.give_back(Place::let_go(control, pidfd));
+            places.give_back(IdlePlace::let_go(control, pidfd));
         }
     }
 }

@@ -3,7 +3,7 @@
 //! A filter that is installed per process costs nearly a millisecond, so the
 //! zygote installs it once and everything inherits it. But the zygote itself
 //! has to mount and to make namespaces, which no command may. Both fit into one
-//! filter because of the *knock*: the kernel ignores a sixth argument of calls
+//! filter because of the *mount token*: the kernel ignores a sixth argument of calls
 //! that take fewer, but shows it to the filter. Privileged calls pass only with
 //! 64 secret random bits there, which live in the zygote's memory, where no
 //! command can look. (A command has no capability either, so the filter is the
@@ -21,7 +21,7 @@ use seccompiler::{BackendError, BpfProgram};
 
 use crate::failure::{Failure, Step};
 use crate::spec::Network;
-use crate::sys::{self, Knock};
+use crate::sys::{self, MountToken};
 use program::{Answer, Check, Table, program};
 
 mod calls;
@@ -29,14 +29,14 @@ mod program;
 mod rules;
 
 /// Compiles and installs the filter for a link with that network.
-pub(crate) fn install(knock: Knock, network: Network) -> Result<(), Failure> {
-    let filter = filter(knock, network)
+pub(crate) fn install(token: MountToken, network: Network) -> Result<(), Failure> {
+    let filter = filter(token, network)
         .map_err(|error| Failure::because(Step::InstallFilter, "", error.to_string()))?;
     sys::install_filter(&filter).map_err(|errno| Failure::new(Step::InstallFilter, "", errno))
 }
 
-fn filter(knock: Knock, network: Network) -> Result<BpfProgram, BackendError> {
-    let mut checks = checks(knock, network)?;
+fn filter(token: MountToken, network: Network) -> Result<BpfProgram, BackendError> {
+    let mut checks = checks(token, network)?;
     let table = table(&checks);
     // The others have their answer.
     for (_, rules) in &mut checks {
@@ -50,10 +50,10 @@ fn filter(knock: Knock, network: Network) -> Result<BpfProgram, BackendError> {
 
 /// What is refused of the calls that are allowed, and with which error. Where several
 /// have an objection, the first one answers.
-fn checks(knock: Knock, network: Network) -> Result<Vec<Check>, BackendError> {
+fn checks(token: MountToken, network: Network) -> Result<Vec<Check>, BackendError> {
     let mut checks = vec![
         (libc::ENOMEM, rules::huge_mappings()?),
-        (libc::EPERM, rules::forbidden_calls(knock)?),
+        (libc::EPERM, rules::forbidden_calls(token)?),
         (libc::EOPNOTSUPP, rules::attributes()),
         (libc::ENOTTY, rules::unknown_requests()?),
         (libc::EINVAL, rules::unknown_values()?),
@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn the_filter_compiles_to_what_the_kernel_takes() {
         for network in NETWORKS {
-            let filter = filter(Knock(1), network).unwrap();
+            let filter = filter(MountToken(1), network).unwrap();
             assert!(filter.len() < 4096, "{} instructions", filter.len());
         }
     }
@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn only_of_calls_that_are_allowed_the_arguments_are_checked() {
         for network in NETWORKS {
-            let checks = checks(Knock(1), network).unwrap();
+            let checks = checks(MountToken(1), network).unwrap();
             let table = table(&checks);
             for (call, rules) in checks.iter().flat_map(|(_, rules)| rules) {
                 let answer = table[&number(*call).unwrap()];
@@ -124,7 +124,7 @@ mod tests {
 
     /// Each check as a filter by itself, the last one of which that objects answers; as
     /// the kernel has it where several are installed.
-    fn separate_filters(knock: Knock, network: Network) -> Vec<BpfProgram> {
+    fn separate_filters(token: MountToken, network: Network) -> Vec<BpfProgram> {
         let architecture: TargetArch = std::env::consts::ARCH.try_into().unwrap();
         let compile = |rules, others, these| -> BpfProgram {
             let filter = SeccompFilter::new(rules, others, these, architecture);
@@ -135,7 +135,7 @@ mod tests {
         let allowed = calls::ALLOWED.iter().chain(calls::PRIVILEGED);
         let allowed = allowed.map(|(_, call)| (*call, Vec::new())).collect();
         let mut filters = vec![compile(allowed, refuse(libc::ENOSYS), allow.clone())];
-        let checks = checks(knock, network).unwrap().into_iter().rev();
+        let checks = checks(token, network).unwrap().into_iter().rev();
         filters.extend(checks.map(|(errno, rules)| compile(rules, allow.clone(), refuse(errno))));
         filters
     }
@@ -144,7 +144,7 @@ mod tests {
         prop_oneof![
             0..40_u64,
             any::<u64>(),
-            Just(KNOCK),
+            Just(TOKEN),
             any::<u32>().prop_map(u64::from),
             (0..64_u32).prop_map(|bit| 1 << bit),
             // Requests of ioctl, and commands of fcntl.
@@ -153,7 +153,7 @@ mod tests {
         ]
     }
 
-    const KNOCK: u64 = 0x0123_4567_89ab_cdef;
+    const TOKEN: u64 = 0x0123_4567_89ab_cdef;
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
@@ -163,8 +163,8 @@ mod tests {
         ]) {
             static FILTERS: LazyLock<[(BpfProgram, Vec<BpfProgram>); 2]> = LazyLock::new(|| {
                 NETWORKS.map(|network| {
-                    let filter = filter(Knock(KNOCK), network).unwrap();
-                    (filter, separate_filters(Knock(KNOCK), network))
+                    let filter = filter(MountToken(TOKEN), network).unwrap();
+                    (filter, separate_filters(MountToken(TOKEN), network))
                 })
             });
             let allow = u32::from(SeccompAction::Allow);

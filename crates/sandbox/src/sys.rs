@@ -8,7 +8,7 @@
 //! touch `errno`, and must not panic. So the calls here are made directly, and
 //! their errors are returned as numbers.
 //!
-//! Some calls carry a [`Knock`] in their sixth argument register, which the
+//! Some calls carry a [`MountToken`] in their sixth argument register, which the
 //! kernel ignores and the system call filter checks: only who knows it may
 //! mount or make namespaces (see `seccomp.rs`).
 
@@ -29,7 +29,7 @@ pub(crate) type Errno = i32;
 
 /// A secret of the zygote that its filter wants to see with a privileged call.
 #[derive(Clone, Copy)]
-pub(crate) struct Knock(pub(crate) u64);
+pub(crate) struct MountToken(pub(crate) u64);
 
 /// Makes a system call with six arguments and nothing else.
 ///
@@ -108,7 +108,7 @@ unsafe fn clone_call(
     flags: usize,
     stack: *mut u8,
     busy: *mut i32,
-    knock: Knock,
+    token: MountToken,
     entry: extern "C" fn(*const ()) -> !,
     argument: *const (),
 ) -> Result<i32, Errno> {
@@ -132,7 +132,7 @@ unsafe fn clone_call(
             in("rdx") busy,
             in("r10") busy,
             in("r8") 0usize,
-            in("r9") knock.0,
+            in("r9") token.0,
             in("r12") entry,
             in("r13") argument,
             lateout("rcx") _,
@@ -156,7 +156,7 @@ unsafe fn clone_call(
     flags: usize,
     stack: *mut u8,
     busy: *mut i32,
-    knock: Knock,
+    token: MountToken,
     entry: extern "C" fn(*const ()) -> !,
     argument: *const (),
 ) -> Result<i32, Errno> {
@@ -179,7 +179,7 @@ unsafe fn clone_call(
             in("x2") busy,
             in("x3") 0usize,
             in("x4") busy,
-            in("x5") knock.0,
+            in("x5") token.0,
             in("x9") entry,
             in("x10") argument,
             lateout("x30") _,
@@ -263,27 +263,27 @@ impl Stack {
 }
 
 /// What a process in our memory does. It must keep to the rules of this module.
-pub(crate) trait Life {
+pub(crate) trait ProcessMain {
     /// What it is given.
     type Argument: Sync + 'static;
 
     /// The whole of it.
-    fn live(argument: &'static Self::Argument) -> !;
+    fn main(argument: &'static Self::Argument) -> !;
 }
 
-extern "C" fn begin<L: Life>(argument: *const ()) -> ! {
-    // SAFETY: only `spawn::<L>` passes this function on, and with it an
-    // `&'static L::Argument`.
-    L::live(unsafe { &*argument.cast::<L::Argument>() })
+extern "C" fn begin<M: ProcessMain>(argument: *const ()) -> ! {
+    // SAFETY: only `spawn::<M>` passes this function on, and with it an
+    // `&'static M::Argument`.
+    M::main(unsafe { &*argument.cast::<M::Argument>() })
 }
 
-/// Starts a life as a process in our memory, on `stack`, with what `flags` say;
+/// Starts a process in our memory, on `stack`, with what `flags` say;
 /// gives its process id. `EBUSY` where there is one on that stack already.
-pub(crate) fn spawn<L: Life>(
-    argument: &'static L::Argument,
+pub(crate) fn spawn<M: ProcessMain>(
+    argument: &'static M::Argument,
     stack: &'static Stack,
     flags: i32,
-    knock: Knock,
+    token: MountToken,
 ) -> Result<i32, Errno> {
     if !stack.claim() {
         return Err(libc::EBUSY);
@@ -301,8 +301,8 @@ pub(crate) fn spawn<L: Life>(
             flags as usize,
             stack.top(),
             stack.busy.as_ptr(),
-            knock,
-            begin::<L>,
+            token,
+            begin::<M>,
             ptr::from_ref(argument).cast(),
         )
     };
@@ -531,10 +531,10 @@ mod tests {
 
     enum Waiting {}
 
-    impl Life for Waiting {
+    impl ProcessMain for Waiting {
         type Argument = AtomicI32;
 
-        fn live(go_on: &'static AtomicI32) -> ! {
+        fn main(go_on: &'static AtomicI32) -> ! {
             // Not for ever, should the test have failed.
             for _ in 0..TURNS_MAX {
                 if go_on.load(Ordering::Acquire) != 0 {
@@ -551,7 +551,7 @@ mod tests {
     fn a_stack_is_for_one_process_at_a_time() {
         let stack: &Stack = Box::leak(Box::new(Stack::new().unwrap()));
         let go_on: &AtomicI32 = Box::leak(Box::new(AtomicI32::new(0)));
-        let start = |flags| spawn::<Waiting>(go_on, stack, flags, Knock(0));
+        let start = |flags| spawn::<Waiting>(go_on, stack, flags, MountToken(0));
         let barrier = std::sync::Barrier::new(4);
         for _ in 0..20 {
             go_on.store(0, Ordering::Release);

@@ -125,7 +125,7 @@ pub(crate) struct Order {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Found {
     /// Its processes do not see where the image is stored.
-    pub(crate) is_veiled: bool,
+    pub(crate) hides_image_path: bool,
     /// The files of its devices are its own.
     pub(crate) has_own_devices: bool,
     /// What the kernel counts for each user is bounded for the link as a whole, so that

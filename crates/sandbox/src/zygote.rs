@@ -13,7 +13,7 @@ use rustix::net::{RecvFlags, SendFlags};
 
 use crate::enter;
 use crate::failure::{Failure, Step};
-use crate::init::{Plan, Slot};
+use crate::init::{Place, Plan};
 use crate::network::Networks;
 use crate::sys;
 use crate::wire::{ORDER_BYTES_MAX, Opened, Order, Report, Start, receive, send, send_opened};
@@ -68,7 +68,7 @@ fn run() -> ExitCode {
         },
         &[],
     );
-    serve(&socket, plan, Networks::new(network, plan.knock))
+    serve(&socket, plan, Networks::new(network, plan.token))
 }
 
 /// Our end of the socket was handed to us as standard input. Nothing else of the
@@ -112,7 +112,7 @@ fn receive_order(socket: &OwnedFd) -> Result<Order, Failure> {
 
 /// Starts a process for each message, until there will be no more.
 fn serve(socket: &OwnedFd, plan: &'static Plan, mut networks: Networks) -> ExitCode {
-    let mut slots: Vec<&'static Slot> = Vec::new();
+    let mut places: Vec<&'static Place> = Vec::new();
     loop {
         let Ok(Some(message)) = receive(socket, RecvFlags::empty()) else {
             return ExitCode::SUCCESS;
@@ -133,7 +133,7 @@ fn serve(socket: &OwnedFd, plan: &'static Plan, mut networks: Networks) -> ExitC
         let started = match message.is_short {
             // What is missing may be a cgroup, and with it a limit.
             true => Err((Step::StartInit, libc::EMFILE)),
-            false => start(&mut slots, plan, &mut networks, asked, &descriptors),
+            false => start(&mut places, plan, &mut networks, asked, &descriptors),
         };
         if let Err((step, errno)) = started {
             let report = Report::Failed(step, errno).to_bytes();
@@ -146,28 +146,28 @@ fn serve(socket: &OwnedFd, plan: &'static Plan, mut networks: Networks) -> ExitC
 
 /// Starts a process; from then on its init does all the talking.
 fn start(
-    slots: &mut Vec<&'static Slot>,
+    places: &mut Vec<&'static Place>,
     plan: &'static Plan,
     networks: &mut Networks,
     asked: Start,
     descriptors: &[OwnedFd],
 ) -> Result<(), (Step, sys::Errno)> {
-    let number = match slots.iter().position(|slot| slot.is_free()) {
+    let number = match places.iter().position(|place| place.is_free()) {
         Some(number) => number,
         None => {
-            let slot = Slot::new(plan).map_err(|errno| (Step::MakeStack, errno))?;
-            slots.push(Box::leak(Box::new(slot)));
-            slots.len() - 1
+            let place = Place::new(plan).map_err(|errno| (Step::MakeStack, errno))?;
+            places.push(Box::leak(Box::new(place)));
+            places.len() - 1
         }
     };
-    let slot = slots[number];
+    let place = places[number];
     networks
         .enter(number)
         .map_err(|errno| (Step::EnterNetwork, errno))?;
     let [control, handed @ ..] = descriptors else {
         return Err((Step::StartInit, libc::EINVAL));
     };
-    slot.control.store(control.as_raw_fd(), Ordering::Relaxed);
-    slot.hand(asked, handed.iter().map(AsRawFd::as_raw_fd));
-    slot.start().map_err(|errno| (Step::StartInit, errno))
+    place.control.store(control.as_raw_fd(), Ordering::Relaxed);
+    place.hand(asked, handed.iter().map(AsRawFd::as_raw_fd));
+    place.start().map_err(|errno| (Step::StartInit, errno))
 }

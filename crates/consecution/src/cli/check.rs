@@ -8,6 +8,7 @@ use chain::units::format_duration;
 use chain::{Chain, ChainLink, DEFAULT_DEADLINE, Deadline};
 
 use super::quote::quote;
+use super::table::aligned;
 use super::{print, report, stdio};
 
 /// A file has errors, or its description could not be printed.
@@ -70,17 +71,8 @@ fn describe(file: &str, chain: &Chain) -> String {
             ]
         })
         .collect();
-    let width = |column: usize| {
-        rows.iter()
-            .map(|row| row[column].chars().count())
-            .max()
-            .unwrap_or(0)
-    };
-    let (names, images) = (width(0), width(2));
-    for ([name, id, image, command], link) in rows.iter().zip(&chain.links) {
-        text.push_str(&format!(
-            "  {name:names$}  {id}  {image:images$}  {command}\n"
-        ));
+    for (line, link) in aligned(&rows).zip(&chain.links) {
+        text.push_str(&format!("  {line}\n"));
         for line in link.settings_yaml().lines() {
             text.push_str(&format!("    {line}\n"));
         }

@@ -13,6 +13,7 @@ use anyhow::Context;
 use clap::Subcommand;
 use image::{Entry, Image, Input, Limits, Progress, Reference, Registries, Store};
 
+use super::table::table;
 use super::{Global, print, progress, stdio};
 
 #[derive(Debug, Subcommand)]
@@ -68,7 +69,7 @@ pub(crate) fn execute(global: &Global, command: Command) -> anyhow::Result<u8> {
                 .map_err(FailedTo)?;
             print(&added(&image))?;
         }
-        Command::List => print(&table(&store(global)?.list().map_err(FailedTo)?))?,
+        Command::List => print(&list(&store(global)?.list().map_err(FailedTo)?))?,
         Command::Remove { names } => {
             let store = store(global)?;
             for name in names {
@@ -129,23 +130,8 @@ fn added(image: &Image) -> String {
     format!("{}  {}\n", image.reference.familiar(), image.digest)
 }
 
-fn table(entries: &[Entry]) -> String {
-    let name = |entry: &Entry| entry.reference.familiar();
-    let width = entries
-        .iter()
-        .map(|entry| name(entry).len())
-        .max()
-        .unwrap_or(0)
-        .max("NAME".len());
-    let mut text = format!(
-        "{:width$}  {:71}  {:>9}  {}\n",
-        "NAME", "DIGEST", "SIZE", "CREATED"
-    );
-    for entry in entries {
-        let (digest, size) = (
-            entry.digest.to_string(),
-            indicatif::HumanBytes(entry.size).to_string(),
-        );
+fn list(entries: &[Entry]) -> String {
+    let rows = entries.iter().map(|entry| {
         let age = SystemTime::now()
             .duration_since(entry.created)
             .unwrap_or(Duration::ZERO);
@@ -153,10 +139,12 @@ fn table(entries: &[Entry]) -> String {
             0 => "just now".to_owned(),
             _ => format!("{} ago", indicatif::HumanDuration(age)),
         };
-        text.push_str(&format!(
-            "{:width$}  {digest:71}  {size:>9}  {age}\n",
-            name(entry)
-        ));
-    }
-    text
+        [
+            entry.reference.familiar(),
+            entry.digest.to_string(),
+            indicatif::HumanBytes(entry.size).to_string(),
+            age,
+        ]
+    });
+    table(["NAME", "DIGEST", "SIZE", "CREATED"], rows.collect())
 }

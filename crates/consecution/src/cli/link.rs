@@ -251,7 +251,7 @@ fn links_table(links: &[Arc<Link>], names: &Names, runners: &Runners) -> String 
         [id, name, shown_image(link), command(link), state]
     };
     let rows: Vec<_> = links.iter().map(row).collect();
-    table(["ID", "NAME", "IMAGE", "COMMAND", "STATE"], &rows)
+    table(["ID", "NAME", "IMAGE", "COMMAND", "STATE"], rows)
 }
 
 fn pruned_table(pruned: &Pruned, is_dry: bool) -> String {
@@ -274,7 +274,7 @@ fn pruned_table(pruned: &Pruned, is_dry: bool) -> String {
     let rows: Vec<_> = removed.chain(waiting).collect();
     match rows.is_empty() {
         true => String::new(),
-        false => table(["ID", "IMAGE", "COMMAND", "STATE"], &rows),
+        false => table(["ID", "IMAGE", "COMMAND", "STATE"], rows),
     }
 }
 
@@ -343,13 +343,7 @@ fn description(id: LinkId, link: &Link, runners: &Runners) -> String {
 fn command(link: &Link) -> String {
     let words = link.command.iter().chain(&link.arguments);
     let line = words.cloned().collect::<Vec<_>>().join(" ");
-    let line = text::line(&line);
-    let mut characters = line.chars();
-    let mut shown: String = characters.by_ref().take(COMMAND_CHARACTERS_MAX).collect();
-    if characters.next().is_some() {
-        shown.push('…');
-    }
-    shown
+    text::excerpt(&line, COMMAND_CHARACTERS_MAX)
 }
 
 #[cfg(test)]

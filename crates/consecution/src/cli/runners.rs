@@ -55,7 +55,7 @@ fn runners_table(runners: &BTreeMap<String, RunnerState>, now: SystemTime) -> St
         "PROCESSES",
         "VERSION",
     ];
-    table(heading, &rows)
+    table(heading, rows)
 }
 
 /// How long ago a runner was started. Runners of earlier versions do not write that (0).

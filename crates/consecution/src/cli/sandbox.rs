@@ -3,7 +3,7 @@
 use crate::app::{self, Finding, State};
 use clap::Subcommand;
 
-use super::{Global, print};
+use super::{Global, print, table};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -22,7 +22,7 @@ pub(crate) fn execute(global: &Global, command: &Command) -> anyhow::Result<u8> 
     match command {
         Command::Check => {
             let findings = app::check_sandbox(global.ids()?);
-            print(&table(&findings))?;
+            print(&describe(&findings))?;
             let is_possible = findings
                 .iter()
                 .all(|finding| !finding.is_needed || finding.state != State::No);
@@ -32,23 +32,24 @@ pub(crate) fn execute(global: &Global, command: &Command) -> anyhow::Result<u8> 
 }
 
 /// One line per facility, and below it how to enable what is missing.
-fn table(findings: &[Finding]) -> String {
-    let names = findings.iter().map(|finding| finding.name.len());
-    let width = names.max().unwrap_or(0);
-    let mut text = String::new();
-    for finding in findings {
+fn describe(findings: &[Finding]) -> String {
+    let rows = findings.iter().flat_map(|finding| {
         let state = match finding.state {
             State::Yes => "yes",
             State::Partly => "partly",
             State::No => "no",
         };
-        let (name, detail) = (finding.name, &finding.detail);
-        text.push_str(&format!("{name:width$}  {state:6}  {detail}\n"));
-        if let Some(remedy) = &finding.remedy {
-            text.push_str(&format!("{:width$}          to get it: {remedy}\n", ""));
-        }
-    }
-    text
+        let found = [
+            finding.name.to_owned(),
+            state.to_owned(),
+            finding.detail.clone(),
+        ];
+        let remedy = finding.remedy.as_ref();
+        let remedy =
+            remedy.map(|remedy| [String::new(), String::new(), format!("to get it: {remedy}")]);
+        std::iter::once(found).chain(remedy)
+    });
+    table::text(&rows.collect::<Vec<_>>())
 }
 
 #[cfg(test)]
@@ -69,8 +70,8 @@ mod tests {
             finding("another", State::No, Some("do this")),
         ];
         assert_eq!(
-            table(&findings),
-            "one      yes     so and so\nanother  no      so and so\n                 to get it: do this\n"
+            describe(&findings),
+            "one      yes  so and so\nanother  no   so and so\n              to get it: do this\n"
         );
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::app::Serve;
 use crate::chain_file;
 use crate::error::with_causes;
+use crate::log_on_change::LogOnChange;
 use crate::portal::Portal;
 use crate::portal::http as portal_http;
 use crate::runner::{Images, PROCESSES_MAX_DEFAULT, Sandboxing, processes_that_fit};
@@ -131,12 +132,11 @@ impl Saying {
 async fn say_when_ready(app: &Serve, chain: &Chain) {
     /// How long to wait before checking a broken chain again.
     const LOOK: Duration = Duration::from_secs(1);
-    let mut said = String::new();
+    let mut log = LogOnChange::default();
     while let Err(error) = app.ready(chain).await {
         let error = with_causes(&error);
-        if said != error {
+        if log.lets(&error) {
             tracing::warn!("chain '{}' is not ready: {error}", chain.name);
-            said = error;
         }
         tokio::time::sleep(LOOK).await;
     }

@@ -29,7 +29,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use tokio::sync::watch;
 
-use super::{Announcement, Change, LinkStore, LinkStoreError, PortalState, RunnerState};
+use super::{Change, LinkStore, LinkStoreError, PortalState, Registration, RunnerState};
 use crate::config::EtcdOptions;
 use crate::connection::Connection;
 use crate::log_on_change::LogOnChange;
@@ -158,7 +158,7 @@ impl LinkStore for Etcd {
         })
     }
 
-    fn announce(&self, runner: &str, state: watch::Receiver<RunnerState>) -> Announcement {
+    fn announce(&self, runner: &str, state: watch::Receiver<RunnerState>) -> Registration {
         let key = keys::runner_key(runner);
         announce::announce(
             Arc::clone(&self.store),
@@ -181,7 +181,7 @@ impl LinkStore for Etcd {
         })
     }
 
-    fn announce_portal(&self, portal: &str, state: watch::Receiver<PortalState>) -> Announcement {
+    fn announce_portal(&self, portal: &str, state: watch::Receiver<PortalState>) -> Registration {
         let (key, value) = (keys::portal_key(portal), keys::portal_value);
         let store = Arc::clone(&self.store);
         announce::announce(store, key, state, value, Some(WITHOUT_PORTALS_KEY))

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::changes::Known;
-use super::{Announcement, Change, LinkStore, LinkStoreError, PortalState, RunnerState};
+use super::{Change, LinkStore, LinkStoreError, PortalState, Registration, RunnerState};
 
 /// Keeps links in memory.
 #[derive(Clone, Default)]
@@ -96,7 +96,7 @@ impl LinkStore for Memory {
         Box::pin(ready(Ok(pinned)))
     }
 
-    fn announce(&self, runner: &str, state: watch::Receiver<RunnerState>) -> Announcement {
+    fn announce(&self, runner: &str, state: watch::Receiver<RunnerState>) -> Registration {
         announce(&self.runners, runner, state)
     }
 
@@ -104,7 +104,7 @@ impl LinkStore for Memory {
         Box::pin(ready(Ok(self.runners.lock().states())))
     }
 
-    fn announce_portal(&self, portal: &str, state: watch::Receiver<PortalState>) -> Announcement {
+    fn announce_portal(&self, portal: &str, state: watch::Receiver<PortalState>) -> Registration {
         announce(&self.portals, portal, state)
     }
 
@@ -138,7 +138,7 @@ fn announce<S: Send + Sync + 'static>(
     announced: &Arc<Mutex<Announced<S>>>,
     name: &str,
     state: watch::Receiver<S>,
-) -> Announcement {
+) -> Registration {
     let mut all = announced.lock();
     all.last_key += 1;
     let key = all.last_key;
@@ -148,7 +148,7 @@ fn announce<S: Send + Sync + 'static>(
         name: name.to_owned(),
         key,
     };
-    Announcement::new(withdraw, ready(()))
+    Registration::new(withdraw, ready(()))
 }
 
 /// Forgets who was announced when it is dropped.

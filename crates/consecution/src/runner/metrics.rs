@@ -19,7 +19,7 @@ use prometheus_client::registry::{Registry, Unit};
 use tokio::sync::watch;
 
 use super::pool::Capacity;
-use super::service::Warm;
+use super::service::WarmPipeline;
 use super::states::States;
 use crate::transport::{Ending, Outcome};
 
@@ -144,7 +144,7 @@ impl Metrics {
     pub(super) fn register(
         self: &Arc<Self>,
         registry: &mut Registry,
-        capacity: &Capacity<Warm>,
+        capacity: &Capacity<WarmPipeline>,
         states: &watch::Sender<States>,
     ) {
         let runner = registry.sub_registry_with_prefix("runner");
@@ -169,7 +169,7 @@ impl Metrics {
 /// and go.
 struct OfLinks {
     metrics: Arc<Metrics>,
-    capacity: Capacity<Warm>,
+    capacity: Capacity<WarmPipeline>,
     states: watch::Sender<States>,
 }
 

@@ -27,12 +27,12 @@ use tokio::time::{Instant, sleep_until};
 use super::pool_state::{Action, Config, Counts, Limits, Member, Moment, PoolState, Take, Ticket};
 
 mod approval;
-mod shelved;
+mod idle_entry;
 #[cfg(test)]
 mod tests;
 
 use approval::Approval;
-use shelved::{Condition, Shelved};
+use idle_entry::{Condition, IdleEntry};
 
 /// Starts the pipelines of one pool.
 pub(super) trait Starter: Send + Sync + 'static {
@@ -134,18 +134,18 @@ struct Shared<P> {
 /// always agree.
 struct Inner<P> {
     state: PoolState,
-    shelves: BTreeMap<Member, Shelf<P>>,
+    pools: BTreeMap<Member, PoolEntry<P>>,
     /// What is to be dropped once the lock is free, since that may do anything.
     discarded: Vec<P>,
 }
 
 /// What one pool has.
-struct Shelf<P> {
+struct PoolEntry<P> {
     /// The links of each pipeline.
     ids: Arc<[LinkId]>,
     start: Start<P>,
     /// The oldest first.
-    idle: VecDeque<Shelved<P>>,
+    idle: VecDeque<IdleEntry<P>>,
     waiting: BTreeMap<Ticket, oneshot::Sender<Answer<P>>>,
     /// Wakes the keeper.
     changed: Arc<Notify>,
@@ -168,7 +168,7 @@ impl<P: Idle> Capacity<P> {
     pub(super) fn new(limits: Limits) -> Capacity<P> {
         let inner = Inner {
             state: PoolState::new(limits),
-            shelves: BTreeMap::new(),
+            pools: BTreeMap::new(),
             discarded: Vec::new(),
         };
         let shared = Shared {
@@ -186,8 +186,8 @@ impl<P: Idle> Capacity<P> {
     pub(super) fn counts(&self) -> BTreeMap<LinkId, Counts> {
         self.shared.with(|inner, _| {
             let mut counts: BTreeMap<LinkId, Counts> = BTreeMap::new();
-            for (member, shelf) in &inner.shelves {
-                for id in &*shelf.ids {
+            for (member, pool) in &inner.pools {
+                for id in &*pool.ids {
                     let of_link = counts.entry(*id).or_default();
                     of_link.add(inner.state.counts(*member));
                 }
@@ -200,8 +200,8 @@ impl<P: Idle> Capacity<P> {
     pub(super) fn counts_of(&self, id: LinkId) -> Counts {
         self.shared.with(|inner, _| {
             let mut counts = Counts::default();
-            for (member, shelf) in &inner.shelves {
-                for _ in shelf.ids.iter().filter(|named| **named == id) {
+            for (member, pool) in &inner.pools {
+                for _ in pool.ids.iter().filter(|named| **named == id) {
                     counts.add(inner.state.counts(*member));
                 }
             }
@@ -232,7 +232,7 @@ impl<P: Idle> Pool<P> {
             Box::pin(async move { starter.start().await })
         });
         let (changed, unused) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let shelf = Shelf {
+        let pool = PoolEntry {
             ids,
             start,
             idle: VecDeque::new(),
@@ -244,7 +244,7 @@ impl<P: Idle> Pool<P> {
         let shared = Arc::clone(&capacity.shared);
         let member = shared.with(|inner, now| {
             let member = inner.state.add(config.clone(), weight, now);
-            inner.shelves.insert(member, shelf);
+            inner.pools.insert(member, pool);
             member
         });
         let keeper = keep(Arc::clone(&shared), member, changed, resting);
@@ -262,8 +262,8 @@ impl<P: Idle> Pool<P> {
     pub(super) fn set_floor(&self, floor: usize) {
         self.shared.with(|inner, now| {
             inner.state.set_floor(self.member, floor, now);
-            if let Some(shelf) = inner.shelves.get(&self.member) {
-                shelf.changed.notify_one();
+            if let Some(pool) = inner.pools.get(&self.member) {
+                pool.changed.notify_one();
             }
         });
     }
@@ -291,24 +291,24 @@ impl<P: Idle> Pool<P> {
         take: fn(&mut PoolState, Member, Moment) -> Take,
     ) -> Result<Taken<P>, TakeError> {
         enum Step<P> {
-            Idle(Option<Shelved<P>>),
+            Idle(Option<IdleEntry<P>>),
             Wait(Ticket, oneshot::Receiver<Answer<P>>),
             Busy,
         }
         loop {
             let step = self.shared.with(|inner, now| {
-                let Some(shelf) = inner.shelves.get_mut(&self.member) else {
+                let Some(pool) = inner.pools.get_mut(&self.member) else {
                     return Step::Busy;
                 };
                 match take(&mut inner.state, self.member, now) {
                     Take::Idle => {
                         // For a refill that is due later.
-                        shelf.changed.notify_one();
-                        Step::Idle(shelf.idle.pop_back())
+                        pool.changed.notify_one();
+                        Step::Idle(pool.idle.pop_back())
                     }
                     Take::Wait(ticket) => {
                         let (answer, answered) = oneshot::channel();
-                        shelf.waiting.insert(ticket, answer);
+                        pool.waiting.insert(ticket, answer);
                         Step::Wait(ticket, answered)
                     }
                     Take::Busy => Step::Busy,
@@ -324,9 +324,9 @@ impl<P: Idle> Pool<P> {
                         was_idle: false,
                     });
                 }
-                Step::Idle(shelved) => {
+                Step::Idle(entry) => {
                     let permit = self.permit();
-                    match shelved.map(Shelved::take) {
+                    match entry.map(IdleEntry::take) {
                         Some((pipeline, Condition::Fresh)) => {
                             return Ok(Taken {
                                 pipeline,
@@ -352,9 +352,9 @@ impl<P: Idle> Pool<P> {
     pub(super) fn drain(&self) {
         self.shared.with(|inner, now| {
             inner.state.drain(self.member, now);
-            if let Some(shelf) = inner.shelves.get_mut(&self.member) {
+            if let Some(pool) = inner.pools.get_mut(&self.member) {
                 // Who has gone already does not need to be told.
-                let waiting = std::mem::take(&mut shelf.waiting).into_values();
+                let waiting = std::mem::take(&mut pool.waiting).into_values();
                 waiting.for_each(|answer| drop(answer.send(Err(TakeError::Busy))));
             }
         });
@@ -401,7 +401,7 @@ impl<P: Idle> Drop for Pool<P> {
         self.keeper.abort();
         self.drain();
         self.shared
-            .with(|inner, _| inner.shelves.remove(&self.member));
+            .with(|inner, _| inner.pools.remove(&self.member));
     }
 }
 
@@ -416,8 +416,8 @@ impl<P: Idle> Drop for Waiting<'_, P> {
     fn drop(&mut self) {
         let Pool { shared, member, .. } = self.pool;
         shared.with(|inner, now| {
-            let shelf = inner.shelves.get_mut(member);
-            if shelf.is_some_and(|shelf| shelf.waiting.remove(&self.ticket).is_some()) {
+            let pool = inner.pools.get_mut(member);
+            if pool.is_some_and(|pool| pool.waiting.remove(&self.ticket).is_some()) {
                 inner.state.gave_up(*member, self.ticket, now);
                 inner.tell_if_unused(*member);
             }
@@ -449,22 +449,17 @@ impl<P: Idle> Shared<P> {
         for action in inner.state.actions() {
             match action {
                 Action::Start(member) => {
-                    let start = inner
-                        .shelves
-                        .get(&member)
-                        .map(|shelf| Arc::clone(&shelf.start));
+                    let start = inner.pools.get(&member).map(|pool| Arc::clone(&pool.start));
                     starts.push((member, start));
                 }
                 Action::Stop(member) => {
-                    let shelf = inner.shelves.get_mut(&member);
-                    let stopped = shelf.and_then(|shelf| shelf.idle.pop_front());
-                    inner
-                        .discarded
-                        .extend(stopped.map(|shelved| shelved.take().0));
+                    let pool = inner.pools.get_mut(&member);
+                    let stopped = pool.and_then(|pool| pool.idle.pop_front());
+                    inner.discarded.extend(stopped.map(|entry| entry.take().0));
                 }
                 Action::SendAway(member, ticket) => {
-                    let shelf = inner.shelves.get_mut(&member);
-                    let answer = shelf.and_then(|shelf| shelf.waiting.remove(&ticket));
+                    let pool = inner.pools.get_mut(&member);
+                    let answer = pool.and_then(|pool| pool.waiting.remove(&ticket));
                     // Who has gone already does not need to be told.
                     answer.map(|answer| answer.send(Err(TakeError::Busy)));
                 }
@@ -502,12 +497,12 @@ impl<P: Idle> Shared<P> {
         let spoiled = self.with(|inner, now| {
             let mut spoiled = Vec::new();
             // A pool that is gone leaves nothing to look after.
-            let Some(shelf) = inner.shelves.get_mut(&member) else {
+            let Some(pool) = inner.pools.get_mut(&member) else {
                 return spoiled;
             };
-            for at in (0..shelf.idle.len()).rev() {
-                if let Poll::Ready(pipeline) = shelf.idle[at].poll_spoiled(context) {
-                    drop(shelf.idle.remove(at));
+            for at in (0..pool.idle.len()).rev() {
+                if let Poll::Ready(pipeline) = pool.idle[at].poll_spoiled(context) {
+                    drop(pool.idle.remove(at));
                     spoiled.push(pipeline);
                     inner.state.spoiled(member, at, now);
                 }
@@ -526,20 +521,20 @@ impl<P: Idle> Shared<P> {
 
 impl<P> Inner<P> {
     fn tell_if_unused(&self, member: Member) {
-        if let Some(shelf) = self.shelves.get(&member)
+        if let Some(pool) = self.pools.get(&member)
             && self.state.counts(member).is_unused()
         {
-            shelf.unused.notify_waiters();
-            shelf.changed.notify_one();
+            pool.unused.notify_waiters();
+            pool.changed.notify_one();
         }
     }
 
     fn say_cold(&mut self, member: Member) {
-        if let Some(shelf) = self.shelves.get_mut(&member)
-            && !std::mem::replace(&mut shelf.said_cold, true)
+        if let Some(pool) = self.pools.get_mut(&member)
+            && !std::mem::replace(&mut pool.said_cold, true)
         {
             tracing::warn!(
-                link_id = names(&shelf.ids),
+                link_id = names(&pool.ids),
                 "a process of the link, or of those that follow, ended or wrote before it had \
                  its input: for a while, they are started on demand (`Warm: false` always \
                  does that)"

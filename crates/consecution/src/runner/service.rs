@@ -14,7 +14,7 @@ use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::gate::gate;
+use super::eof_barrier::eof_barrier;
 use super::local_links::{LocalLink, LocalLinks, Segment, Served};
 use super::metrics::Metrics;
 use super::pipeline::{Bounds, IdlePipeline, Stage, StartError, StartFailure, Work};
@@ -28,12 +28,12 @@ use crate::transport::{
 };
 
 /// A pipeline that waits for its request, and the links that it is of.
-pub(super) struct Warm {
+pub(super) struct WarmPipeline {
     pipeline: Reaped<IdlePipeline>,
     links: Arc<[Arc<LocalLink>]>,
 }
 
-impl Idle for Warm {
+impl Idle for WarmPipeline {
     async fn spoiled(&self) {
         self.pipeline.until_spoiled().await;
         for link in &*self.links {
@@ -91,7 +91,9 @@ impl PipelineStarter {
         let kind = match &error.cause {
             // A zygote is gone a moment after all that it has started.
             StartFailure::Killed
-                if timeout(GONE_WAIT_MAX, link.held.until_gone()).await.is_ok() =>
+                if timeout(GONE_WAIT_MAX, link.zygote.until_gone())
+                    .await
+                    .is_ok() =>
             {
                 Kind::ZygoteGone
             }
@@ -111,9 +113,9 @@ impl PipelineStarter {
 }
 
 impl Starter for PipelineStarter {
-    type Pipeline = Warm;
+    type Pipeline = WarmPipeline;
 
-    async fn start(&self) -> Result<Warm, TakeError> {
+    async fn start(&self) -> Result<WarmPipeline, TakeError> {
         // Else a runner might have more processes than it may have.
         let reaped = self.starts.reaper.until_caught_up();
         let _ = timeout(REAPED_WAIT_MAX, reaped).await;
@@ -122,7 +124,7 @@ impl Starter for PipelineStarter {
         let stages = self.links.iter().zip(&self.accepted);
         let stages: Vec<_> = stages
             .map(|(link, accepted)| Stage {
-                zygote: link.held.zygote(),
+                zygote: link.zygote.get(),
                 accepted,
             })
             .collect();
@@ -139,7 +141,7 @@ impl Starter for PipelineStarter {
                 let took = began.elapsed();
                 self.starts.metrics.starts.observe(took.as_secs_f64());
                 self.starts.starvation.succeeded();
-                Ok(Warm {
+                Ok(WarmPipeline {
                     pipeline: Reaped::new(pipeline, &self.starts.reaper),
                     links: Arc::clone(&self.links),
                 })
@@ -150,7 +152,7 @@ impl Starter for PipelineStarter {
 
     fn rest(&self) {
         for link in &*self.links {
-            link.held.zygote().rest();
+            link.zygote.get().rest();
         }
     }
 }
@@ -225,7 +227,7 @@ impl LinkService {
         let mut outcomes: Vec<PendingOutcome> = Vec::new();
         for Segment { taken, accepted } in segments {
             let input = match outcomes.last() {
-                Some(before) => gate(output, before.clone(), accepted),
+                Some(before) => eof_barrier(output, before.clone(), accepted),
                 None => output,
             };
             let work = Work {
@@ -243,9 +245,14 @@ impl LinkService {
         }
     }
 
-    fn serve(&self, work: Work, taken: Taken<Warm>, call_id: &CallId) -> (Body, PendingOutcome) {
+    fn serve(
+        &self,
+        work: Work,
+        taken: Taken<WarmPipeline>,
+        call_id: &CallId,
+    ) -> (Body, PendingOutcome) {
         let Taken {
-            pipeline: Warm { pipeline, links },
+            pipeline: WarmPipeline { pipeline, links },
             permit,
             was_idle,
         } = taken;

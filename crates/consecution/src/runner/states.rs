@@ -118,15 +118,15 @@ impl States {
 }
 
 /// Where the worker of a link says how far it is.
-pub(super) struct Teller {
+pub(super) struct StatusReporter {
     states: watch::Sender<States>,
     id: LinkId,
     key: Key,
 }
 
-impl Teller {
-    /// A teller for a new worker of that link, which is loading.
-    pub(super) fn new(states: &watch::Sender<States>, id: LinkId) -> Teller {
+impl StatusReporter {
+    /// One for a new worker of that link, which is loading.
+    pub(super) fn new(states: &watch::Sender<States>, id: LinkId) -> StatusReporter {
         let mut key = 0;
         states.send_modify(|states| {
             states.last_key += 1;
@@ -134,7 +134,7 @@ impl Teller {
             let state = LinkState::Loading;
             states.links.insert(id, Known { key, state });
         });
-        Teller {
+        StatusReporter {
             states: states.clone(),
             id,
             key,
@@ -142,7 +142,7 @@ impl Teller {
     }
 
     /// Says how far it is; nobody hears it once the link has been forgotten.
-    pub(super) fn tell(&self, state: LinkState) {
+    pub(super) fn report(&self, state: LinkState) {
         self.states.send_if_modified(|states| {
             let known = states.links.get_mut(&self.id);
             let Some(known) = known.filter(|known| known.key == self.key) else {

@@ -586,7 +586,7 @@ async fn tells_whether_a_link_is_served(transport: &dyn Transport) {
     }
     assert_eq!(called.load(Ordering::SeqCst), 0, "a probe is no call");
     let id = link.id;
-    link.registration.drain().await;
+    link.registration.withdraw().await;
     while transport.probe(id).await.is_ok() {
         sleep(LOOK_AGAIN).await;
     }

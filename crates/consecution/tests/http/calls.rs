@@ -144,7 +144,7 @@ fn methods_are_told_apart() {
 }
 
 #[test]
-fn a_failed_link_tells_its_story() {
+fn a_failed_link_is_named_with_its_exit_code_and_stderr() {
     let failing = named(
         "bad",
         [

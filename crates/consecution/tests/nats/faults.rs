@@ -368,7 +368,7 @@ async fn a_connection_that_is_closed_takes_no_more_calls() {
     let two = TwoConnections::connect(&server).await;
     let (id, registration) = serve(&two, fake::echo()).await;
     expect_echo(&two, id).await;
-    timeout(PATIENCE, registration.drain()).await.unwrap();
+    timeout(PATIENCE, registration.withdraw()).await.unwrap();
     timeout(PATIENCE, two.runner.close()).await.unwrap();
     let gone = two.call(id, Request::new("x")).await.unwrap_err();
     assert!(matches!(gone.reason, RefusalReason::NoRunner));
@@ -398,7 +398,7 @@ async fn runners_that_come_and_go_lose_no_call() {
             let runner = connect(&server.options(), Role::Runner).await;
             let registration = runner.serve(id, fake::echo());
             sleep(Duration::from_millis(10)).await;
-            timeout(PATIENCE, registration.drain()).await.unwrap();
+            timeout(PATIENCE, registration.withdraw()).await.unwrap();
             runner.close().await;
         }
     };
@@ -416,7 +416,7 @@ async fn a_drain_ends_when_what_was_taken_is_answered() {
     let (sender, receiver) = mpsc::channel(1);
     let reply = two.call(id, Request::new(fake::receiving(receiver))).await;
     let reply = reply.unwrap();
-    let mut draining = std::pin::pin!(registration.drain());
+    let mut draining = std::pin::pin!(registration.withdraw());
     let still = timeout(Duration::from_millis(300), &mut draining).await;
     assert!(still.is_err(), "drained while a call is under way");
     sender.send(Ok("late".into())).await.unwrap();

@@ -292,5 +292,5 @@ async fn the_permissions_that_are_documented_are_enough() {
     let plain = plain.connect(server.url()).await.unwrap();
     let reply = plain.request(subject::of_link(id), "hello".into()).await;
     assert_eq!(reply.unwrap().payload, "hello");
-    timeout(PATIENCE, registration.drain()).await.unwrap();
+    timeout(PATIENCE, registration.withdraw()).await.unwrap();
 }

@@ -344,5 +344,5 @@ async fn a_lost_connection_for_requests_costs_no_call_under_way_and_is_made_agai
     assert_eq!(runs.load(Ordering::Relaxed), 6);
     // And a drain does not wait for what a lost connection cannot say.
     cutter.cut();
-    timeout(PATIENCE, registration.drain()).await.unwrap();
+    timeout(PATIENCE, registration.withdraw()).await.unwrap();
 }

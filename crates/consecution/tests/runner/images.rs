@@ -12,7 +12,7 @@ use crate::support::runner::{join, metrics, soon};
 use chain::{Link, LinkId};
 use consecution::link_store::memory::Memory;
 use consecution::link_store::{
-    Announcement, Change, LinkStore, LinkStoreError, PortalState, RunnerState,
+    Change, LinkStore, LinkStoreError, PortalState, Registration, RunnerState,
 };
 use consecution::open_store;
 use consecution::runner::{Images, Options, Runner};
@@ -244,7 +244,7 @@ impl LinkStore for Late {
         }
     }
 
-    fn announce(&self, runner: &str, state: watch::Receiver<RunnerState>) -> Announcement {
+    fn announce(&self, runner: &str, state: watch::Receiver<RunnerState>) -> Registration {
         self.store.announce(runner, state)
     }
 
@@ -259,7 +259,7 @@ impl LinkStore for Late {
         self.store.missing(ids)
     }
 
-    fn announce_portal(&self, portal: &str, state: watch::Receiver<PortalState>) -> Announcement {
+    fn announce_portal(&self, portal: &str, state: watch::Receiver<PortalState>) -> Registration {
         self.store.announce_portal(portal, state)
     }
 

@@ -210,7 +210,14 @@ async fn there_is_nothing_else_at_a_runner_s_address() {
         ("POST", "/", 404),
         ("GET", "/metrics/", 404),
     ] {
-        assert_eq!(offered.ask(method, path).await.0, status, "{method} {path}");
+        let (given, reply) = offered.ask(method, path).await;
+        assert_eq!(given, status, "{method} {path}");
+        let is_problem = reply.contains("\r\nContent-Type: application/problem+json\r\n");
+        assert_eq!(is_problem, status >= 400, "{method} {path}: {reply}");
+        let has_id = reply.contains("\r\nConsecution-Call-Id: ");
+        assert!(has_id, "{method} {path}: {reply}");
+        let allows = reply.contains("\r\nAllow: GET, HEAD\r\n");
+        assert_eq!(allows, status == 405, "{method} {path}: {reply}");
     }
     // Whoever looks does not keep its processes.
     let link = shell("cat");

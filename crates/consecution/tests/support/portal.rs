@@ -9,14 +9,12 @@ use bytes::Bytes;
 use chain::{Chain, ChainLink, Deadline, Link, LinkId};
 use consecution::link_store::memory::Memory;
 use consecution::link_store::{
-    Announcement, Change, LinkStore, LinkStoreError, PortalState, RunnerState,
+    Change, LinkStore, LinkStoreError, PortalState, Registration, RunnerState,
 };
 use consecution::portal::Portal;
 use consecution::transport::conformance::fake;
 use consecution::transport::in_process::InProcess;
-use consecution::transport::{
-    Body, Cut, Ending, PendingOutcome, Registration, Reply, Service, Transport,
-};
+use consecution::transport::{Body, Cut, Ending, PendingOutcome, Reply, Service, Transport};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
@@ -197,7 +195,7 @@ impl LinkStore for UnreliableStore {
         self.links.pinned_image(reference)
     }
 
-    fn announce(&self, runner: &str, state: watch::Receiver<RunnerState>) -> Announcement {
+    fn announce(&self, runner: &str, state: watch::Receiver<RunnerState>) -> Registration {
         self.links.announce(runner, state)
     }
 
@@ -213,7 +211,7 @@ impl LinkStore for UnreliableStore {
         self.links.missing(ids)
     }
 
-    fn announce_portal(&self, portal: &str, state: watch::Receiver<PortalState>) -> Announcement {
+    fn announce_portal(&self, portal: &str, state: watch::Receiver<PortalState>) -> Registration {
         self.links.announce_portal(portal, state)
     }
 

@@ -336,7 +336,7 @@ pub(super) const ALLOWED: &[Call] = calls![
     SYS_vfork,
 ];
 
-/// What only the zygote and init may do: who knows the knock.
+/// What only the zygote and init may do: who has the mount token.
 pub(super) const PRIVILEGED: &[Call] = calls![
     SYS_mount,
     SYS_pivot_root,

@@ -9,7 +9,7 @@ use seccompiler::{
 };
 
 use super::calls;
-use crate::sys::Knock;
+use crate::sys::MountToken;
 
 /// By the number of a call: the combinations of arguments, or none for all.
 pub(super) type Rules = BTreeMap<i64, Vec<Rule>>;
@@ -153,12 +153,12 @@ fn has_flag(number: u8, flag: i32) -> Result<Condition, BackendError> {
 /// The process id of init, as a command sees it.
 const INIT: i32 = 1;
 
-pub(super) fn forbidden_calls(knock: Knock) -> Result<Rules, BackendError> {
+pub(super) fn forbidden_calls(token: MountToken) -> Result<Rules, BackendError> {
     let mut rules = Rules::new();
     for call in calls::FORBIDDEN {
         rules.insert(*call, Vec::new());
     }
-    let unknown = || Condition::new(5, Length::Qword, Compare::Ne, knock.0);
+    let unknown = || Condition::new(5, Length::Qword, Compare::Ne, token.0);
     for (_, call) in calls::PRIVILEGED {
         rules.insert(*call, vec![Rule::new(vec![unknown()?])?]);
     }

@@ -10,7 +10,7 @@ pub(crate) fn mount(
     file_system: &CStr,
     flags: libc::c_ulong,
     data: &CStr,
-    knock: Knock,
+    token: MountToken,
 ) -> Result<(), Errno> {
     let arguments = [
         source.as_ptr() as usize,
@@ -18,33 +18,33 @@ pub(crate) fn mount(
         file_system.as_ptr() as usize,
         flags as usize,
         data.as_ptr() as usize,
-        knock.0 as usize,
+        token.0 as usize,
     ];
     // SAFETY: all are strings that live across the call, which reads them.
     unsafe { syscall(libc::SYS_mount, arguments) }.map(drop)
 }
 
-pub(crate) fn unmount_detached(target: &CStr, knock: Knock) -> Result<(), Errno> {
+pub(crate) fn unmount_detached(target: &CStr, token: MountToken) -> Result<(), Errno> {
     let arguments = [
         target.as_ptr() as usize,
         libc::MNT_DETACH as usize,
         0,
         0,
         0,
-        knock.0 as usize,
+        token.0 as usize,
     ];
     // SAFETY: a string that lives across the call.
     unsafe { syscall(libc::SYS_umount2, arguments) }.map(drop)
 }
 
-pub(crate) fn pivot_root(new: &CStr, old: &CStr, knock: Knock) -> Result<(), Errno> {
+pub(crate) fn pivot_root(new: &CStr, old: &CStr, token: MountToken) -> Result<(), Errno> {
     let arguments = [
         new.as_ptr() as usize,
         old.as_ptr() as usize,
         0,
         0,
         0,
-        knock.0 as usize,
+        token.0 as usize,
     ];
     // SAFETY: strings that live across the call.
     unsafe { syscall(libc::SYS_pivot_root, arguments) }.map(drop)
@@ -294,33 +294,33 @@ pub(crate) fn next_file_number(folder: i32) -> Result<u64, Errno> {
 }
 
 /// A descriptor for a process.
-pub(crate) fn open_process(pid: i32, knock: Knock) -> Result<i32, Errno> {
-    let arguments = [pid as usize, 0, 0, 0, 0, knock.0 as usize];
+pub(crate) fn open_process(pid: i32, token: MountToken) -> Result<i32, Errno> {
+    let arguments = [pid as usize, 0, 0, 0, 0, token.0 as usize];
     // SAFETY: makes a new descriptor and touches no memory.
     unsafe { syscall(libc::SYS_pidfd_open, arguments) }.map(|fd| fd as i32)
 }
 
 /// Leaves the cgroup namespace for a new one, whose root is where we are.
-pub(crate) fn new_cgroup_namespace(knock: Knock) -> Result<(), Errno> {
+pub(crate) fn new_cgroup_namespace(token: MountToken) -> Result<(), Errno> {
     let flags = libc::CLONE_NEWCGROUP as usize;
     // SAFETY: changes nothing but the namespaces of this process.
-    unsafe { syscall(libc::SYS_unshare, [flags, 0, 0, 0, 0, knock.0 as usize]) }.map(drop)
+    unsafe { syscall(libc::SYS_unshare, [flags, 0, 0, 0, 0, token.0 as usize]) }.map(drop)
 }
 
 /// Goes into a new network namespace.
-pub(crate) fn new_network_namespace(knock: Knock) -> Result<(), Errno> {
+pub(crate) fn new_network_namespace(token: MountToken) -> Result<(), Errno> {
     let flags = libc::CLONE_NEWNET as usize;
     // SAFETY: changes nothing but the namespaces of this process.
-    unsafe { syscall(libc::SYS_unshare, [flags, 0, 0, 0, 0, knock.0 as usize]) }.map(drop)
+    unsafe { syscall(libc::SYS_unshare, [flags, 0, 0, 0, 0, token.0 as usize]) }.map(drop)
 }
 
 /// Goes into the network namespace that a descriptor stands for.
 pub(crate) fn enter_network_namespace(
     namespace: BorrowedFd<'_>,
-    knock: Knock,
+    token: MountToken,
 ) -> Result<(), Errno> {
     let (namespace, kind) = (namespace.as_raw_fd() as usize, libc::CLONE_NEWNET as usize);
-    let arguments = [namespace, kind, 0, 0, 0, knock.0 as usize];
+    let arguments = [namespace, kind, 0, 0, 0, token.0 as usize];
     // SAFETY: changes nothing but the namespaces of this process.
     unsafe { syscall(libc::SYS_setns, arguments) }.map(drop)
 }

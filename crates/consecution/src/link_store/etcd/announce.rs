@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::failure::{Failure, FailureKind};
 use super::store::Store;
 use crate::backoff::Backoff;
-use crate::link_store::Announcement;
+use crate::link_store::Registration;
 
 /// How long etcd remembers somebody who says nothing.
 const LEASE_SECONDS: i64 = 10;
@@ -45,7 +45,7 @@ pub(super) fn announce<S: Send + Sync + 'static>(
     state: watch::Receiver<S>,
     value: fn(&S) -> String,
     without: Option<&'static str>,
-) -> Announcement {
+) -> Registration {
     let (withdraw, withdrawn) = oneshot::channel::<Infallible>();
     let over = tokio::spawn(async move {
         let mut holder = Holder {
@@ -65,7 +65,7 @@ pub(super) fn announce<S: Send + Sync + 'static>(
             let _ = timeout(LEAVE_PATIENCE, store.session.call(revoke)).await;
         }
     });
-    Announcement::new(withdraw, async {
+    Registration::new(withdraw, async {
         // It does not panic, and ends with the runtime at the latest.
         let _ = over.await;
     })

@@ -10,6 +10,7 @@ use chain::{Link, LinkId};
 use serde::de::DeserializeOwned;
 
 use crate::link_store::{PortalState, RunnerState};
+use crate::text::excerpt;
 
 /// What the keys of links begin with; the link's id follows.
 pub(super) const LINKS: &str = "/consecution/links/";
@@ -193,9 +194,7 @@ pub(super) fn portal_value(state: &PortalState) -> String {
 /// Bytes from outside, for a message: printable, on one line, not too long.
 pub(super) fn shown(bytes: &[u8]) -> String {
     let bytes = bytes.get(..4 * SHOWN_CHARS_MAX).unwrap_or(bytes);
-    let text = String::from_utf8_lossy(bytes);
-    let printable = text.chars().flat_map(char::escape_debug);
-    printable.take(SHOWN_CHARS_MAX).collect()
+    excerpt(&String::from_utf8_lossy(bytes), SHOWN_CHARS_MAX)
 }
 
 #[cfg(test)]

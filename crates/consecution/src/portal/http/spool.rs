@@ -28,7 +28,7 @@ pub(super) use room::Room;
 pub use room::{BYTES_MAX_DEFAULT, SpoolOptions};
 
 use self::room::{Place, Used};
-use crate::held::Held;
+use crate::chunk_queue::ChunkQueue;
 use crate::portal::{ChainError, Report};
 use crate::transport::Cut;
 
@@ -65,7 +65,7 @@ pub(super) enum Mode {
 struct State {
     mode: Mode,
     /// What comes first.
-    memory: Held,
+    memory: ChunkQueue,
     /// What comes then: between these two places.
     file: Option<Arc<File>>,
     file_read: u64,
@@ -125,7 +125,7 @@ pub(super) fn pipe(room: &Arc<Room>, mode: Mode) -> (Writer, Reader) {
         room: Arc::clone(room),
         state: Mutex::new(State {
             mode,
-            memory: Held::default(),
+            memory: ChunkQueue::default(),
             file: None,
             file_read: 0,
             file_written: 0,
@@ -198,7 +198,7 @@ impl Shared {
     fn close(&self) {
         let state = &mut *self.state.lock();
         state.is_unread = true;
-        state.memory = Held::default();
+        state.memory = ChunkQueue::default();
         discard(state.file.take());
         state.direct = None;
         let own = state.own;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::super::pool_state::{Member, Started};
-use super::{Idle, Shared, Shelved, Start, TakeError, names};
+use super::{Idle, IdleEntry, Shared, Start, TakeError, names};
 
 /// Leave to start one pipeline. It is either used, or given back.
 pub(super) struct Approval<P: Idle> {
@@ -40,18 +40,18 @@ impl<P: Idle> Approval<P> {
         let member = self.member;
         self.shared.with(|inner, now| {
             let started = inner.state.started(member, began.elapsed(), now);
-            let Some(shelf) = inner.shelves.get_mut(&member) else {
+            let Some(pool) = inner.pools.get_mut(&member) else {
                 return inner.discarded.push(pipeline);
             };
             match started {
                 Started::Surplus => inner.discarded.push(pipeline),
                 Started::Idle => {
-                    shelf.idle.push_back(Shelved::new(pipeline));
-                    shelf.changed.notify_one();
+                    pool.idle.push_back(IdleEntry::new(pipeline));
+                    pool.changed.notify_one();
                 }
                 Started::For(ticket) => {
                     // Whoever waits takes itself off the list before it goes.
-                    let answer = shelf.waiting.remove(&ticket);
+                    let answer = pool.waiting.remove(&ticket);
                     let unheard = answer.map(|answer| answer.send(Ok(pipeline)));
                     if let Some(Err(Ok(pipeline))) = unheard {
                         inner.discarded.push(pipeline);
@@ -74,18 +74,18 @@ impl<P: Idle> Approval<P> {
                 }
             };
             inner.tell_if_unused(member);
-            let Some(shelf) = inner.shelves.get_mut(&member) else {
+            let Some(pool) = inner.pools.get_mut(&member) else {
                 return;
             };
-            shelf.changed.notify_one();
-            match ticket.and_then(|ticket| shelf.waiting.remove(&ticket)) {
+            pool.changed.notify_one();
+            match ticket.and_then(|ticket| pool.waiting.remove(&ticket)) {
                 // Who has gone already does not need to be told.
                 Some(answer) => drop(answer.send(Err(error))),
                 None => {
                     // Of all others whoever starts pipelines says so, for all links.
                     if let TakeError::CannotStart(reason) = error {
                         tracing::warn!(
-                            link_id = names(&shelf.ids),
+                            link_id = names(&pool.ids),
                             "failed to refill the pool: {reason}"
                         );
                     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::orders::{Heat, Ranks};
 use super::{Config, Counts, Moment, Ticket};
+use crate::backoff::doubled;
 
 /// How much of the arrivals' past counts: after this long without any, the rate
 /// has fallen to 37 %.
@@ -239,17 +240,17 @@ impl Share {
 
     /// A start has failed.
     pub(super) fn learn_failure(&mut self, now: Moment) {
-        let backoff = REFILL_BACKOFF_MIN.saturating_mul(1 << self.failures.min(16));
+        let wait = doubled(REFILL_BACKOFF_MIN, REFILL_BACKOFF_MAX, self.failures);
         self.failures = self.failures.saturating_add(1);
-        self.refill_at = now + backoff.min(REFILL_BACKOFF_MAX);
+        self.refill_at = now + wait;
     }
 
     /// An idle pipeline was spoiled. Others are not started in its place at once: what
     /// has spoiled it may spoil them too.
     pub(super) fn rest(&mut self, now: Moment) {
-        let rest = SPOILED_REST_MIN.saturating_mul(1 << self.spoiled.min(16));
+        let rest = doubled(SPOILED_REST_MIN, SPOILED_REST_MAX, self.spoiled);
         self.spoiled = self.spoiled.saturating_add(1);
-        self.rests_until = (self.rests_until).max(now + rest.min(SPOILED_REST_MAX));
+        self.rests_until = (self.rests_until).max(now + rest);
     }
 
     /// It was spoiled by what it did itself, and so would others be: none is kept for
@@ -258,9 +259,9 @@ impl Share {
         if self.is_cold {
             return false;
         }
-        let rest = COLD_MIN.saturating_mul(1 << self.colds.min(16));
+        let rest = doubled(COLD_MIN, COLD_MAX, self.colds);
         self.colds = self.colds.saturating_add(1);
-        self.rests_until = now + rest.min(COLD_MAX);
+        self.rests_until = now + rest;
         self.is_cold = true;
         true
     }

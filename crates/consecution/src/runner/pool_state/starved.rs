@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Moment;
+use crate::backoff::doubled;
 
 /// For how long no process is added after a start has failed for want of something:
 /// at first, and at most.
@@ -32,9 +33,9 @@ impl Starved {
         if now >= self.until + STARVED_FORGOTTEN {
             self.times = 0;
         }
-        let wait = STARVED_MIN.saturating_mul(1 << self.times.min(16));
+        let wait = doubled(STARVED_MIN, STARVED_MAX, self.times);
         *self = Starved {
-            until: now + wait.min(STARVED_MAX),
+            until: now + wait,
             processes_max: left,
             times: self.times.saturating_add(1),
         };

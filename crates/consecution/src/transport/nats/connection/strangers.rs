@@ -10,13 +10,13 @@ use async_nats::Message;
 use parking_lot::Mutex;
 use serde::Deserialize;
 
-use crate::transport::nats::wire::header;
+use crate::text::excerpt;
 
 /// How many streams are named in the log, at most.
 const STREAMS_MAX: usize = 16;
 
 /// How much of a stream's name, and of another answer, is logged.
-const SHOWN_BYTES_MAX: usize = 128;
+const SHOWN_CHARS_MAX: usize = 128;
 
 /// The largest acknowledgement that is looked at.
 const ACKNOWLEDGEMENT_BYTES_MAX: usize = 4096;
@@ -44,7 +44,7 @@ impl Strangers {
             ),
             None => {
                 let text = String::from_utf8_lossy(&message.payload);
-                let begins = header::line(&text, SHOWN_BYTES_MAX);
+                let begins = excerpt(&text, SHOWN_CHARS_MAX);
                 tracing::warn!(
                     "somebody who is no runner answers requests ('{begins}'): that is passed \
                      over, but plain NATS clients take it for a reply; nobody but runners should \
@@ -65,7 +65,7 @@ fn stream_of(message: &Message) -> Option<String> {
         return None;
     }
     let acknowledgement = serde_json::from_slice::<Acknowledgement>(&message.payload).ok()?;
-    let stream = header::line(&acknowledgement.stream, SHOWN_BYTES_MAX);
+    let stream = excerpt(&acknowledgement.stream, SHOWN_CHARS_MAX);
     (!stream.is_empty()).then_some(stream)
 }
 
@@ -92,7 +92,7 @@ mod tests {
         assert_eq!(stream(r#"{"stream":"audit", "seq":3}"#), name("audit"));
         let failed = r#"{"error":{"code":503},"stream":"audit","seq":0}"#;
         assert_eq!(stream(failed), name("audit"));
-        assert_eq!(stream("{\"stream\":\"a\\u001b[2J\"}"), name("a [2J"));
+        assert_eq!(stream("{\"stream\":\"a\\u001b[2J\"}"), name("a\\u001b[2J"));
         for other in ["", "+OK", "{}", "[]", r#"{"stream":""}"#, r#"{"stream":7}"#] {
             assert_eq!(stream(other), None, "{other}");
         }

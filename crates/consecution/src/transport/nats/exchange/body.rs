@@ -15,7 +15,7 @@ use futures_util::stream::{self, Stream, StreamExt};
 use tokio::sync::mpsc;
 use tokio::task::yield_now;
 
-use crate::held::Held;
+use crate::chunk_queue::ChunkQueue;
 use crate::transport::{Body, Cut};
 
 /// What is less than this is sent together with what else is ready.
@@ -35,7 +35,7 @@ pub(crate) enum Piece {
 
 /// A body that is sent, and what has been pulled of it.
 pub(crate) struct Source {
-    held: Held,
+    held: ChunkQueue,
     rest: Rest,
 }
 
@@ -49,7 +49,7 @@ enum Rest {
 impl Source {
     pub(crate) fn new(body: Body) -> Source {
         Source {
-            held: Held::default(),
+            held: ChunkQueue::default(),
             rest: Rest::Body(body),
         }
     }

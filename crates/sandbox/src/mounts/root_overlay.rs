@@ -1,4 +1,4 @@
-//! The veil: an overlay of the image's root and nothing, in the root's place. A
+//! An overlay of the image's root and nothing, in the root's place. A
 //! process reads in `/proc/self/mountinfo` which folder of its file system each
 //! mount shows; of an overlay it reads none. So it does not see where on the host
 //! the image is stored. And what two links do to one file of an image that they
@@ -26,7 +26,7 @@ const EMPTY: &str = "/dev/nothing";
 
 /// An overlay over `root`, a mount that is not in place yet. Whether there is one or not,
 /// the host's `/dev` is not there any more.
-pub(super) fn cover(root: &OwnedFd) -> rustix::io::Result<OwnedFd> {
+pub(super) fn over(root: &OwnedFd) -> rustix::io::Result<OwnedFd> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     rustix::mount::mount(
         "tmpfs",

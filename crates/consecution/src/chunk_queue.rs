@@ -22,14 +22,14 @@ const BUFFER_BYTES_MAX: usize = 64 * 1024;
 
 /// Bytes in the order in which they came.
 #[derive(Debug, Default)]
-pub(crate) struct Held {
+pub(crate) struct ChunkQueue {
     chunks: VecDeque<Bytes>,
     /// Copies of what came behind those, and room for more.
     filling: BytesMut,
     bytes: usize,
 }
 
-impl Held {
+impl ChunkQueue {
     /// How many bytes there are.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
@@ -135,53 +135,53 @@ mod tests {
     use proptest::prelude::*;
 
     /// What it keeps of memory, where every chunk of its own is a whole buffer.
-    fn entries(held: &Held) -> usize {
-        held.chunks.len()
+    fn entries(queue: &ChunkQueue) -> usize {
+        queue.chunks.len()
     }
 
     #[test]
     fn a_chunk_that_is_alone_is_not_copied() {
         let chunk = Bytes::from(vec![b'x'; 100]);
-        let mut held = Held::default();
-        held.push(chunk.clone());
-        assert_eq!(held.pop(usize::MAX).unwrap().as_ptr(), chunk.as_ptr());
+        let mut queue = ChunkQueue::default();
+        queue.push(chunk.clone());
+        assert_eq!(queue.pop(usize::MAX).unwrap().as_ptr(), chunk.as_ptr());
     }
 
     #[test]
     fn small_chunks_let_go_of_their_buffers() {
-        let mut held = Held::default();
+        let mut queue = ChunkQueue::default();
         let mut buffers = Vec::new();
         for _ in 0..1000 {
             let buffer = Bytes::from(vec![b'x'; 8192]);
-            held.push(buffer.slice(..1));
+            queue.push(buffer.slice(..1));
             buffers.push(buffer);
         }
-        assert_eq!(held.bytes(), 1000);
+        assert_eq!(queue.bytes(), 1000);
         assert!(buffers.iter().all(Bytes::is_unique));
-        assert!(entries(&held) <= 1);
+        assert!(entries(&queue) <= 1);
     }
 
     #[test]
     fn a_million_single_bytes_are_a_few_buffers() {
-        let mut held = Held::default();
+        let mut queue = ChunkQueue::default();
         for _ in 0..1_000_000 {
-            held.push(Bytes::from_static(b"x"));
+            queue.push(Bytes::from_static(b"x"));
         }
-        assert!(entries(&held) < 32, "{}", entries(&held));
+        assert!(entries(&queue) < 32, "{}", entries(&queue));
     }
 
     #[test]
     fn large_chunks_are_kept_as_they_are() {
         let chunk = Bytes::from(vec![b'x'; LARGE_BYTES]);
-        let mut held = Held::default();
-        held.push("a".into());
-        held.push("b".into());
-        held.push(chunk.clone());
-        held.push("c".into());
-        assert_eq!(held.pop(usize::MAX).unwrap(), "ab");
-        assert_eq!(held.pop(usize::MAX).unwrap().as_ptr(), chunk.as_ptr());
-        assert_eq!(held.pop(usize::MAX).unwrap(), "c");
-        assert!(held.is_empty());
+        let mut queue = ChunkQueue::default();
+        queue.push("a".into());
+        queue.push("b".into());
+        queue.push(chunk.clone());
+        queue.push("c".into());
+        assert_eq!(queue.pop(usize::MAX).unwrap(), "ab");
+        assert_eq!(queue.pop(usize::MAX).unwrap().as_ptr(), chunk.as_ptr());
+        assert_eq!(queue.pop(usize::MAX).unwrap(), "c");
+        assert!(queue.is_empty());
     }
 
     #[derive(Debug, Clone)]
@@ -207,7 +207,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_gives_what_it_was_given_in_order(steps in steps()) {
-            let (mut held, mut wanted) = (Held::default(), Vec::new());
+            let (mut queue, mut wanted) = (ChunkQueue::default(), Vec::new());
             let pushed: Vec<u8> = (1..=PERIOD + 2 * LARGE_BYTES).map(|at| (at / 3) as u8).collect();
             let mut next = 0;
             for step in steps {
@@ -216,23 +216,23 @@ mod tests {
                         let chunk = &pushed[next % PERIOD..][..length];
                         next += length;
                         wanted.extend_from_slice(chunk);
-                        held.push(Bytes::copy_from_slice(chunk));
+                        queue.push(Bytes::copy_from_slice(chunk));
                     }
                     Step::Pop(room) => {
-                        let popped = held.pop(room).unwrap_or_default();
+                        let popped = queue.pop(room).unwrap_or_default();
                         prop_assert!(wanted.starts_with(&popped));
                         wanted.drain(..popped.len());
                     }
                     Step::PutBack(room) => {
-                        let chunk = held.pop(room).unwrap_or_default();
-                        held.put_back(chunk);
+                        let chunk = queue.pop(room).unwrap_or_default();
+                        queue.put_back(chunk);
                     }
                 }
-                prop_assert_eq!(held.bytes(), wanted.len());
+                prop_assert_eq!(queue.bytes(), wanted.len());
             }
-            prop_assert!(Vec::from(held.chunks()).concat() == wanted);
-            prop_assert!(held.take_all() == wanted);
-            prop_assert!(held.is_empty());
+            prop_assert!(Vec::from(queue.chunks()).concat() == wanted);
+            prop_assert!(queue.take_all() == wanted);
+            prop_assert!(queue.is_empty());
         }
     }
 }

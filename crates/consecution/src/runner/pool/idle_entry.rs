@@ -1,4 +1,4 @@
-//! An idle pipeline on its shelf.
+//! An idle pipeline of a pool.
 //!
 //! The future that watches a pipeline borrows it, so both live in one future,
 //! which gives the pipeline back when it has been spoiled, or is wanted. No task
@@ -13,12 +13,12 @@ use std::task::{Context, Poll, Waker};
 use super::Idle;
 
 /// An idle pipeline that is watched, and can be had back at any time.
-pub(super) struct Shelved<P> {
+pub(super) struct IdleEntry<P> {
     watch: Pin<Box<dyn Future<Output = (P, Condition)> + Send>>,
     wanted: Arc<AtomicBool>,
 }
 
-/// What a pipeline is like when it leaves the shelf.
+/// What a pipeline is like when it is taken.
 pub(super) enum Condition {
     /// As good as just started.
     Fresh,
@@ -26,8 +26,8 @@ pub(super) enum Condition {
     Spoiled,
 }
 
-impl<P: Idle> Shelved<P> {
-    pub(super) fn new(pipeline: P) -> Shelved<P> {
+impl<P: Idle> IdleEntry<P> {
+    pub(super) fn new(pipeline: P) -> IdleEntry<P> {
         let wanted = Arc::new(AtomicBool::new(false));
         let is_wanted = Arc::clone(&wanted);
         let watch = Box::pin(async move {
@@ -44,11 +44,11 @@ impl<P: Idle> Shelved<P> {
             };
             (pipeline, condition)
         });
-        Shelved { watch, wanted }
+        IdleEntry { watch, wanted }
     }
 }
 
-impl<P> Shelved<P> {
+impl<P> IdleEntry<P> {
     /// The pipeline, if it has been spoiled; else wakes `context` when it is.
     pub(super) fn poll_spoiled(&mut self, context: &mut Context<'_>) -> Poll<P> {
         self.watch

@@ -23,7 +23,7 @@ const FINDING_WAIT_MAX: Timespec = Timespec {
 /// A place that waits: its init exits when the control socket is closed, or when
 /// it has found a trace.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct IdlePlace {
     pub(crate) control: OwnedFd,
     /// Of its init.
     pub(crate) pidfd: OwnedFd,
@@ -31,7 +31,7 @@ pub(crate) struct Place {
 
 /// The waiting places of a zygote.
 #[derive(Debug, Default)]
-pub(crate) struct Places(Mutex<Vec<Place>>);
+pub(crate) struct IdlePlaces(Mutex<Vec<IdlePlace>>);
 
 /// What init has found in a place.
 enum Finding {
@@ -42,12 +42,12 @@ enum Finding {
     Gone,
 }
 
-impl Place {
+impl IdlePlace {
     /// That of a process that is over, in which nobody is interested any more.
-    pub(crate) fn let_go(control: OwnedFd, pidfd: OwnedFd) -> Place {
+    pub(crate) fn let_go(control: OwnedFd, pidfd: OwnedFd) -> IdlePlace {
         // If that does not get there, init waits a little longer.
         let _ = send(&control, LET_GO, &[], SendFlags::DONTWAIT);
-        Place { control, pidfd }
+        IdlePlace { control, pidfd }
     }
 
     fn finding_within(&self, wait: Timespec) -> Finding {
@@ -69,11 +69,11 @@ impl Place {
     }
 }
 
-impl Places {
+impl IdlePlaces {
     /// One without a trace: of those the one that was used last, whose memory is
     /// at hand. Waits a moment for one that is still looked through, where that is
     /// all there is: making another one takes longer. Places with a trace go.
-    pub(crate) fn take(&self) -> Option<Place> {
+    pub(crate) fn take(&self) -> Option<IdlePlace> {
         let mut waiting = self.0.lock();
         for at in (0..waiting.len()).rev() {
             match waiting[at].finding() {
@@ -94,7 +94,7 @@ impl Places {
     }
 
     /// Keeps the place of a process that is over, unless there are enough.
-    pub(crate) fn give_back(&self, place: Place) {
+    pub(crate) fn give_back(&self, place: IdlePlace) {
         let mut waiting = self.0.lock();
         if waiting.len() < WAITING_MAX {
             waiting.push(place);

@@ -13,15 +13,15 @@ use crate::transport::{Body, Chunks, Cut, Ending, MovedChunk, Outcome, PendingOu
 
 /// What a pipeline writes. It ends where the last link has exited with a code that is
 /// accepted, and is cut off otherwise.
-pub(super) fn gate(body: Body, outcome: PendingOutcome, accepted: Vec<u8>) -> Body {
-    Body::of(Gate {
+pub(super) fn eof_barrier(body: Body, outcome: PendingOutcome, accepted: Vec<u8>) -> Body {
+    Body::of(EofBarrier {
         state: State::Open(body),
         outcome,
         accepted,
     })
 }
 
-struct Gate {
+struct EofBarrier {
     state: State,
     outcome: PendingOutcome,
     /// One whose own input was not complete is stopped, and has not exited.
@@ -35,7 +35,7 @@ enum State {
     Over,
 }
 
-impl Gate {
+impl EofBarrier {
     fn judge(&self, outcome: &Outcome) -> Option<Cut> {
         match outcome.links().last().map(|last| &last.ending) {
             Some(Ending::Exited(code)) if self.accepted.contains(code) => None,
@@ -44,32 +44,32 @@ impl Gate {
     }
 }
 
-impl Stream for Gate {
+impl Stream for EofBarrier {
     type Item = Result<Bytes, Cut>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let gate = &mut *self;
-        if let State::Open(body) = &mut gate.state {
+        let barrier = &mut *self;
+        if let State::Open(body) = &mut barrier.state {
             match ready!(body.poll_next_unpin(context)) {
                 Some(Ok(chunk)) => return Poll::Ready(Some(Ok(chunk))),
                 // The pipeline that reads this is stopped because of it.
                 Some(Err(cut)) => {
-                    gate.state = State::Over;
+                    barrier.state = State::Over;
                     return Poll::Ready(Some(Err(cut)));
                 }
-                None => gate.state = State::Held,
+                None => barrier.state = State::Held,
             }
         }
-        if let State::Held = gate.state {
-            let outcome = ready!(gate.outcome.poll_unpin(context));
-            gate.state = State::Over;
-            return Poll::Ready(gate.judge(&outcome).map(Err));
+        if let State::Held = barrier.state {
+            let outcome = ready!(barrier.outcome.poll_unpin(context));
+            barrier.state = State::Over;
+            return Poll::Ready(barrier.judge(&outcome).map(Err));
         }
         Poll::Ready(None)
     }
 }
 
-impl Chunks for Gate {
+impl Chunks for EofBarrier {
     fn poll_move(
         mut self: Pin<&mut Self>,
         to: &Writer,

@@ -1,0 +1,31 @@
+//! What is made known to others for as long as somebody holds on to it.
+
+use futures_util::future::{BoxFuture, FutureExt};
+
+/// Keeps something known: a service that a transport offers, a runner or a portal that a
+/// link store tells of. Some time after this is dropped it is known no more.
+pub struct Registration {
+    withdraw: Box<dyn Send + Sync>,
+    over: BoxFuture<'static, ()>,
+}
+
+impl Registration {
+    /// A registration that ends when `withdraw` is dropped; `over` resolves some time
+    /// after that, when nothing is left of it.
+    pub fn new(
+        withdraw: impl Send + Sync + 'static,
+        over: impl Future<Output = ()> + Send + 'static,
+    ) -> Registration {
+        Registration {
+            withdraw: Box::new(withdraw),
+            over: over.boxed(),
+        }
+    }
+
+    /// Takes it back, and waits until nothing is left of it. What that is, and how long
+    /// it may take, says who has given the registration.
+    pub async fn withdraw(self) {
+        drop(self.withdraw);
+        self.over.await;
+    }
+}
