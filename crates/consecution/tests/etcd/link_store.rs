@@ -1,9 +1,9 @@
 //! The link store on a real etcd: it conforms, and comes back after whatever
-//! happens to etcd or to the way there.
+//! happens to etcd or on the way there.
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::support::etcd::{Etcd as Server, Way};
+use crate::support::etcd::{Etcd as Server, Relay};
 use chain::Link;
 use consecution::Connection;
 use consecution::config::EtcdOptions;
@@ -279,9 +279,9 @@ async fn an_etcd_that_hangs_is_given_up_and_taken_up_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_died_silently_is_noticed() {
     let server = server!(start);
-    let way = Way::to(server.address()).await;
+    let relay = Relay::to(server.address()).await;
     let over_way = Etcd::new(&EtcdOptions {
-        endpoints: vec![way.url()],
+        endpoints: vec![relay.url()],
         ..EtcdOptions::default()
     });
     let mut watcher = Watcher::new(&over_way.unwrap());
@@ -289,7 +289,7 @@ async fn a_connection_that_died_silently_is_noticed() {
     put(&beside, &link("a")).await;
     watcher.told(&[Change::Put(link("a"))]).await;
 
-    way.cut_silently();
+    relay.cut_silently();
     put(&beside, &link("b")).await;
     let started = Instant::now();
     watcher.told(&[Change::Put(link("b"))]).await;
@@ -302,8 +302,8 @@ async fn when_an_endpoint_is_gone_the_others_are_used() {
     let server = server!(start);
     let dead = server!(reserve);
     let (one, other) = (
-        Way::to(server.address()).await,
-        Way::to(server.address()).await,
+        Relay::to(server.address()).await,
+        Relay::to(server.address()).await,
     );
     let store = Etcd::new(&EtcdOptions {
         endpoints: vec![format!("http://{}", dead.address()), one.url(), other.url()],

@@ -1,6 +1,6 @@
 //! The transport over NATS does what every transport must do.
 
-use crate::support::nats::{NatsServer, Two, connect};
+use crate::support::nats::{NatsServer, TwoConnections, connect};
 use consecution::transport::conformance;
 use consecution::transport::nats::Role;
 
@@ -9,7 +9,7 @@ async fn it_conforms_between_two_connections() {
     let Some(server) = NatsServer::start("") else {
         cannot_run_here!("there is no nats-server");
     };
-    conformance::all(&Two::connect(&server).await).await;
+    conformance::all(&TwoConnections::connect(&server).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -33,5 +33,5 @@ async fn it_conforms_where_messages_must_be_small() {
     let Some(server) = NatsServer::start("max_payload: 65536") else {
         cannot_run_here!("there is no nats-server");
     };
-    conformance::all(&Two::connect(&server).await).await;
+    conformance::all(&TwoConnections::connect(&server).await).await;
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::support::nats::{
-    NatsServer, Proxy, Two, connect, serve, until_connected, until_served, until_waiting,
+    NatsServer, Proxy, TwoConnections, connect, serve, until_connected, until_served, until_waiting,
 };
 use bytes::Bytes;
 use chain::LinkId;
@@ -125,7 +125,7 @@ async fn a_runner_whose_connection_breaks_is_lost_to_its_callers_soon() {
 #[tokio::test]
 async fn a_runner_that_is_dropped_is_lost_to_its_callers_soon() {
     let server = server!();
-    let Two { portal, runner } = Two::connect(&server).await;
+    let TwoConnections { portal, runner } = TwoConnections::connect(&server).await;
     let (service, _events) = lingering();
     let (id, _registration) = serve(&runner, service).await;
     let reply = portal.call(id, Request::new("x")).await.unwrap();
@@ -197,7 +197,7 @@ async fn a_process_that_writes_now_and_then_is_stopped_as_soon() {
 #[tokio::test]
 async fn a_call_that_is_given_up_before_it_is_taken_is_not_run_for_nobody() {
     let server = server!();
-    let two = Two::connect(&server).await;
+    let two = TwoConnections::connect(&server).await;
     let (service, mut events) = lingering();
     let (id, _registration) = serve(&two, service).await;
     let request = Request {
@@ -238,7 +238,7 @@ async fn a_cable_that_is_pulled_is_noticed_and_one_that_is_plugged_in_used() {
 #[tokio::test]
 async fn a_server_that_restarts_is_found_again_with_all_that_was_served() {
     let mut server = server!();
-    let two = Two::connect(&server).await;
+    let two = TwoConnections::connect(&server).await;
     let (id, _registration) = serve(&two, fake::echo()).await;
     let (lingering, _events) = lingering();
     let (lingering, _lingers) = serve(&two, lingering).await;
@@ -323,7 +323,7 @@ async fn another_server_of_the_list_takes_over() {
 #[tokio::test]
 async fn a_deadline_is_kept_whatever_the_runner_does() {
     let server = server!();
-    let two = Two::connect(&server).await;
+    let two = TwoConnections::connect(&server).await;
     // It forgets its deadline, before and after it has taken the call.
     let never = fake::service(|_| std::future::pending());
     let (lingering, _events) = lingering();
@@ -352,7 +352,7 @@ async fn a_deadline_is_kept_whatever_the_runner_does() {
 #[tokio::test]
 async fn a_runner_that_takes_its_time_is_waited_for() {
     let server = server!();
-    let two = Two::connect(&server).await;
+    let two = TwoConnections::connect(&server).await;
     let service = fake::service(|request| async {
         // Longer than any first sign may take.
         sleep(Duration::from_secs(4)).await;
@@ -365,7 +365,7 @@ async fn a_runner_that_takes_its_time_is_waited_for() {
 #[tokio::test]
 async fn a_connection_that_is_closed_takes_no_more_calls() {
     let server = server!();
-    let two = Two::connect(&server).await;
+    let two = TwoConnections::connect(&server).await;
     let (id, registration) = serve(&two, fake::echo()).await;
     expect_echo(&two, id).await;
     timeout(PATIENCE, registration.withdraw()).await.unwrap();
@@ -411,7 +411,7 @@ async fn runners_that_come_and_go_lose_no_call() {
 #[tokio::test]
 async fn a_drain_ends_when_what_was_taken_is_answered() {
     let server = server!();
-    let two = Two::connect(&server).await;
+    let two = TwoConnections::connect(&server).await;
     let (id, registration) = serve(&two, fake::echo()).await;
     let (sender, receiver) = mpsc::channel(1);
     let reply = two.call(id, Request::new(fake::receiving(receiver))).await;
@@ -441,7 +441,7 @@ fn ticks_at_work() -> u64 {
 async fn a_call_that_is_over_and_read_slowly_costs_no_processor() {
     const BYTES: usize = 4 << 20;
     let server = server!();
-    let two = Two::connect(&server).await;
+    let two = TwoConnections::connect(&server).await;
     let service = fake::service(|_| {
         let chunks = (0..BYTES / 4096).map(|_| Ok(vec![b'x'; 4096].into()));
         let outcome = PendingOutcome::new(std::future::ready(fake::ended(Ending::Exited(0))));

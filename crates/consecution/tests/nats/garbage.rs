@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::support::nats::{NatsServer, Two, connect, serve, until_served};
+use crate::support::nats::{NatsServer, TwoConnections, connect, serve, until_served};
 use async_nats::{Client, HeaderMap, Message, Subscriber};
 use bytes::Bytes;
 use chain::LinkId;
@@ -130,7 +130,7 @@ async fn a_stream_can_be_spoken_by_hand() {
 #[tokio::test]
 async fn frames_out_of_order_stop_their_call_and_no_other() {
     let server = server!();
-    let two = Two::connect(&server).await;
+    let two = TwoConnections::connect(&server).await;
     for wrong in [
         "data 1",
         "data 7",
@@ -242,7 +242,7 @@ async fn a_runner_sends_no_more_than_it_was_given_credit_for() {
 #[tokio::test]
 async fn garbage_for_inboxes_that_nobody_has_is_answered_where_it_can_be() {
     let server = server!();
-    let two = Two::connect(&server).await;
+    let two = TwoConnections::connect(&server).await;
     let (id, _registration) = serve(&two, fake::echo()).await;
     let mut stranger = ByHand::connect(&server).await;
     let runner = stranger.claim(id).await;
@@ -288,7 +288,7 @@ fn publish_raw(server: &NatsServer, subject: &str, headers: &[u8]) {
 #[tokio::test]
 async fn headers_in_an_inbox_that_the_client_library_cannot_bear_are_survived() {
     let server = server!();
-    let two = Two::connect(&server).await;
+    let two = TwoConnections::connect(&server).await;
     let (id, _registration) = serve(&two, fake::echo()).await;
     let mut stranger = ByHand::connect(&server).await;
     for headers in [
@@ -310,7 +310,7 @@ async fn headers_in_an_inbox_that_the_client_library_cannot_bear_are_survived() 
 #[tokio::test]
 async fn a_slow_reader_of_one_call_does_not_hold_up_another() {
     let server = server!();
-    let two = Arc::new(Two::connect(&server).await);
+    let two = Arc::new(TwoConnections::connect(&server).await);
     let (endless, _registration) = serve(&*two, fake::endless()).await;
     let (echo, _echoing) = serve(&*two, fake::echo()).await;
     let mut unread = Vec::new();

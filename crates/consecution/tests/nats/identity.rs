@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::support::nats::{NatsServer, Two, connect, serve};
+use crate::support::nats::{NatsServer, TwoConnections, connect, serve};
 use crate::support::nats_jwt;
 use consecution::config::{NatsIdentity, NatsOptions, Secret, Tls};
 use consecution::transport::conformance::fake;
@@ -282,7 +282,7 @@ async fn the_permissions_that_are_documented_are_enough() {
         };
         with(&server, identity)
     };
-    let two = Two {
+    let two = TwoConnections {
         portal: connect(&user("portal"), Role::Portal).await,
         runner: connect(&user("runner"), Role::Runner).await,
     };

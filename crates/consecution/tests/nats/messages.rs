@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::support::nats::{NatsServer, Two, connect, serve};
+use crate::support::nats::{NatsServer, TwoConnections, connect, serve};
 use async_nats::{Client, HeaderMap, Message, Subscriber};
 use bytes::Bytes;
 use chain::LinkId;
@@ -122,7 +122,7 @@ async fn calls_that_say_nothing_until_they_are_over_take_two_messages_each() {
     let Some(server) = NatsServer::start("") else {
         cannot_run_here!("there is no nats-server");
     };
-    let two = Two::connect(&server).await;
+    let two = TwoConnections::connect(&server).await;
     let (id, _registration) = serve(&two, slow_echo()).await;
     let client = async_nats::connect(server.url()).await.unwrap();
     let mut all = client.subscribe(">").await.unwrap();

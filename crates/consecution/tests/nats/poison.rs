@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::support::nats::{
-    NatsServer, Two, connect, serve, until_connected, until_served, until_waiting,
+    NatsServer, TwoConnections, connect, serve, until_connected, until_served, until_waiting,
 };
 use crate::support::plain_nats::{PlainClient, head};
 use chain::LinkId;
@@ -202,7 +202,7 @@ async fn expect_echo(transport: &dyn Transport, id: LinkId) {
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_that_are_none_cost_no_call_of_any_link_anything() {
     let server = server!();
-    let two = Two::connect(&server).await;
+    let two = TwoConnections::connect(&server).await;
     let (service, poisoned_runs) = counted();
     let (poisoned, _poisoned_registration) = serve(&two, service).await;
     let (service, other_runs) = counted();
@@ -321,7 +321,7 @@ impl Cutter {
 async fn a_lost_connection_for_requests_costs_no_call_under_way_and_is_made_again() {
     let server = server!();
     let cutter = Cutter::start(&server, "consecution runner tester requests").await;
-    let two = Two {
+    let two = TwoConnections {
         portal: connect(&server.options(), Role::Portal).await,
         runner: connect(&cutter.options(), Role::Runner).await,
     };

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use crate::support::nats::{NatsServer, Two, serve};
+use crate::support::nats::{NatsServer, TwoConnections, serve};
 use bytes::Bytes;
 use consecution::transport::conformance::fake;
 use consecution::transport::{Body, Ending, Request, Transport};
@@ -18,7 +18,7 @@ fn bytes_of(size: usize) -> Bytes {
     ALL.slice(..size)
 }
 
-async fn carries(two: &Two, sizes: &[usize]) {
+async fn carries(two: &TwoConnections, sizes: &[usize]) {
     let (id, _registration) = serve(two, fake::echo()).await;
     let (reversed, _reversing) = serve(two, fake::reverse()).await;
     for size in sizes {
@@ -58,7 +58,7 @@ async fn around_the_usual_limit_of_messages() {
     let Some(server) = NatsServer::start("") else {
         cannot_run_here!("there is no nats-server");
     };
-    let two = Two::connect(&server).await;
+    let two = TwoConnections::connect(&server).await;
     carries(&two, &[0, 1, 65_535, 65_536, 65_537]).await;
     carries(&two, &around(1024 * 1024)).await;
 }
@@ -70,7 +70,7 @@ async fn around_a_small_limit_of_messages() {
         let Some(server) = NatsServer::start(&config) else {
             cannot_run_here!("there is no nats-server");
         };
-        let two = Two::connect(&server).await;
+        let two = TwoConnections::connect(&server).await;
         carries(&two, &[0, 1]).await;
         carries(&two, &around(max_payload)).await;
     }
@@ -81,7 +81,7 @@ async fn around_a_large_limit_of_messages() {
     let Some(server) = NatsServer::start("max_payload: 8388608") else {
         cannot_run_here!("there is no nats-server");
     };
-    let two = Two::connect(&server).await;
+    let two = TwoConnections::connect(&server).await;
     carries(&two, &around(1024 * 1024)).await;
     let limit = 8 * 1024 * 1024;
     carries(&two, &[limit - 4096, limit, limit + 1]).await;

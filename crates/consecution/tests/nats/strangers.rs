@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::support::nats::{NatsServer, Proxy, Two, connect, serve, until_served};
+use crate::support::nats::{NatsServer, Proxy, TwoConnections, connect, serve, until_served};
 use async_nats::{Client, HeaderMap, Message, Subscriber};
 use bytes::Bytes;
 use chain::LinkId;
@@ -112,7 +112,7 @@ async fn next(messages: &mut Subscriber) -> Message {
 async fn a_stream_that_acknowledges_requests_answers_in_nobodys_place() {
     let server = server!(NatsServer::start_with_jetstream());
     keep(&client(&server).await, "audit", "consecution.>").await;
-    let two = Two::connect(&server).await;
+    let two = TwoConnections::connect(&server).await;
     expect_nobody(&two, fake::link_id()).await;
     // The acknowledgement is there long before.
     let (service, runs) = counting(Duration::from_millis(50));
@@ -131,7 +131,7 @@ async fn a_stream_over_everything_disturbs_no_call() {
     keep(&client, "requests", "consecution.>").await;
     keep(&client, "frames", "_INBOX.portal.>").await;
     keep(&client, "more", "_INBOX.runner.>").await;
-    let two = Two::connect(&server).await;
+    let two = TwoConnections::connect(&server).await;
     let (id, _registration) = serve(&two, fake::echo()).await;
     for size in [0, 5, 3 << 20] {
         let sent = Bytes::from(vec![b'x'; size]);
@@ -168,7 +168,7 @@ async fn whoever_else_answers_requests_is_passed_over() {
             client.flush().await.unwrap();
         }
     });
-    let two = Two::connect(&server).await;
+    let two = TwoConnections::connect(&server).await;
     expect_nobody(&two, fake::link_id()).await;
     let (service, runs) = counting(Duration::from_millis(50));
     let (id, _registration) = serve(&two, service).await;
@@ -182,7 +182,7 @@ async fn a_subscriber_to_everything_hides_neither_a_runner_nor_that_there_is_non
     let server = server!();
     let stranger = client(&server).await;
     let mut all = stranger.subscribe(">").await.unwrap();
-    let two = Two::connect(&server).await;
+    let two = TwoConnections::connect(&server).await;
     expect_nobody(&two, fake::link_id()).await;
     let (id, _registration) = serve(&two, fake::echo()).await;
     // Behind all that was said so far.

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::support::chain::{chain, chain_with, link, shell};
 use crate::support::etcd::Etcd;
-use crate::support::faults::{at_work, let_finish, runners, slow, work};
+use crate::support::faults::{at_work, let_finish, runners, slow, working_processes};
 use crate::support::home;
 use crate::support::http::{Reply, Served, listen};
 use crate::support::leftovers::{cgroups_of, mounts_of};
@@ -133,7 +133,7 @@ fn a_restart_of_nats_is_survived_by_every_call_that_can_be_made_again() {
     until_ready(&portal);
 
     let reply = meanwhile(&portal, "/chains/pure", || {
-        let lost = work(&runners[at_work(&runners)]);
+        let lost = working_processes(&runners[at_work(&runners)]);
         servers.nats.run_again();
         expect_gone(&lost);
         let_finish(&runners);
@@ -210,7 +210,7 @@ fn calls_go_on_when_a_node_of_a_nats_cluster_is_lost() {
 
     let lose = |node: &mut NatsServer| {
         let reply = meanwhile(&portal, "/", || {
-            let lost = work(&runners[at_work(&runners)]);
+            let lost = working_processes(&runners[at_work(&runners)]);
             node.stop();
             expect_gone(&lost);
             let_finish(&runners);
@@ -258,7 +258,7 @@ fn the_processes_of_a_call_die_with_its_portal() {
     let mut client = portal.connect();
     client.send_request("POST", "/", &[], SENT);
     at_work(&runners);
-    let processes = work(&runners[0]);
+    let processes = working_processes(&runners[0]);
     let killed = Instant::now();
     drop(portal);
     expect_gone(&processes);

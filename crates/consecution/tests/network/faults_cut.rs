@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::chain::chain;
 use crate::support::etcd::Etcd;
-use crate::support::faults::{at_work, finish_all, let_finish, slow, work};
+use crate::support::faults::{at_work, finish_all, let_finish, slow, working_processes};
 use crate::support::http::{Served, listen};
 use crate::support::nats::NatsServer;
 use crate::support::netns::{NEAR, Networks};
@@ -60,7 +60,7 @@ fn a_call_whose_runner_is_cut_off_succeeds_on_another_and_the_runner_comes_back(
     let here = thread::scope(|scope| {
         let call = scope.spawn(|| portal.post("/", SENT));
         at_work(&there);
-        let lost = work(&there[0]);
+        let lost = working_processes(&there[0]);
         let cut = Instant::now();
         networks.cut();
         let here = [servers.runner("here")];
@@ -90,7 +90,7 @@ fn the_calls_of_a_portal_that_is_cut_off_are_stopped_and_made_again() {
     thread::scope(|scope| {
         let call = scope.spawn(|| networks.within_far(|| portal.post("/", SENT)));
         at_work(&runners);
-        let lost = work(&runners[0]);
+        let lost = working_processes(&runners[0]);
         networks.cut();
         expect_gone(&lost);
         portal.await_line("is called again");

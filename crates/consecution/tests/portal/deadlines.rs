@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::support::portal::{Manner, in_turn, losing, open_with};
+use crate::support::portal::{LossKind, in_turn, losing, open_with};
 use chain::{Chain, Deadline};
 use consecution::portal::{ChainReply, ChainRequest, FailureReason};
 use consecution::transport::conformance::fake;
@@ -125,7 +125,7 @@ async fn a_link_that_is_called_again_gets_no_more_time() {
     let deadline = Duration::from_secs(5);
     let slow_loss = fake::service(|request| async {
         sleep(Duration::from_secs(3)).await;
-        losing(0, &[], Manner::Cut).call(request).await
+        losing(0, &[], LossKind::Cut).call(request).await
     });
     let stubborn = Stubborn::new();
     let (service, _) = in_turn([slow_loss, Arc::clone(&stubborn.service)]);

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::support::portal::{Manner, chunks, open};
+use crate::support::portal::{LossKind, chunks, open};
 use bytes::Bytes;
 use consecution::portal::{ChainError, ChainReply, ChainRequest, FailureReason};
 use consecution::transport::conformance::fake;
@@ -36,7 +36,7 @@ struct Loss {
     reads: usize,
     /// After that many chunks were written, if that is earlier.
     writes: usize,
-    manner: Manner,
+    kind: LossKind,
     /// So long after that.
     late: Duration,
 }
@@ -128,13 +128,13 @@ fn service(plan: Plan) -> Arc<dyn Service> {
                 Err(Stop::Ended(ending)) => ending,
                 Err(Stop::Lost(loss)) => {
                     sleep(loss.late).await;
-                    match loss.manner {
-                        Manner::Cut => {
+                    match loss.kind {
+                        LossKind::Cut => {
                             let _ = running.stdout.send(Err(Cut::new("the wire broke"))).await;
                             return;
                         }
-                        Manner::Silent => return,
-                        Manner::Told => Ending::Lost("it was killed".into()),
+                        LossKind::Silent => return,
+                        LossKind::Told => Ending::Lost("it was killed".into()),
                     }
                 }
             };
@@ -162,13 +162,17 @@ async fn run(plans: Vec<Plan>, input: Vec<Bytes>) -> (Vec<u8>, Result<(), ChainE
 }
 
 fn plans() -> impl Strategy<Value = Vec<Plan>> {
-    let manner = prop_oneof![Just(Manner::Cut), Just(Manner::Silent), Just(Manner::Told)];
+    let kind = prop_oneof![
+        Just(LossKind::Cut),
+        Just(LossKind::Silent),
+        Just(LossKind::Told)
+    ];
     let writes = prop_oneof![3 => Just(usize::MAX), 1 => 1..8usize];
-    let loss = (0..12usize, writes, manner, 0..20u64);
-    let loss = loss.prop_map(|(reads, writes, manner, late)| Loss {
+    let loss = (0..12usize, writes, kind, 0..20u64);
+    let loss = loss.prop_map(|(reads, writes, kind, late)| Loss {
         reads,
         writes,
-        manner,
+        kind,
         late: Duration::from_millis(late),
     });
     let work = prop_oneof![Just(Work::Invert), Just(Work::Reverse)];

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::support::portal::Remote;
+use crate::support::portal::UnreliableStore;
 use chain::{Chain, ChainLink, Deadline, Link};
 use consecution::link_store::LinkStore;
 use consecution::portal::{FailureReason, Portal, Publication, Publisher};
@@ -30,25 +30,25 @@ fn chain(links: usize) -> Chain {
 }
 
 /// A portal of one link that nobody serves, and its store, which is away.
-fn waiting() -> (Portal, InProcess, Arc<Remote>) {
+fn waiting() -> (Portal, InProcess, Arc<UnreliableStore>) {
     let transport = InProcess::new();
     let portal = Portal::new(chain(1), Arc::new(transport.clone())).unwrap();
-    let store = Arc::new(Remote {
+    let store = Arc::new(UnreliableStore {
         is_away: AtomicBool::new(true),
-        ..Remote::default()
+        ..UnreliableStore::default()
     });
     (portal, transport, store)
 }
 
-fn keep(portal: &Portal, store: &Arc<Remote>) -> Publisher {
-    let store: Arc<dyn LinkStore> = Arc::<Remote>::clone(store);
+fn keep(portal: &Portal, store: &Arc<UnreliableStore>) -> Publisher {
+    let store: Arc<dyn LinkStore> = Arc::<UnreliableStore>::clone(store);
     Publisher::start(store, "one", std::slice::from_ref(portal))
 }
 
 /// A chain of so many links that are published and nobody serves, and their store.
-async fn published(links: usize) -> (Portal, Arc<Remote>, Publisher) {
+async fn published(links: usize) -> (Portal, Arc<UnreliableStore>, Publisher) {
     let portal = Portal::new(chain(links), Arc::new(InProcess::new())).unwrap();
-    let store = Arc::new(Remote::default());
+    let store = Arc::new(UnreliableStore::default());
     let publisher = keep(&portal, &store);
     until_published(&portal).await;
     (portal, store, publisher)
@@ -60,22 +60,22 @@ async fn until_published(portal: &Portal) {
     done.await.unwrap();
 }
 
-async fn lose_all(store: &Remote) {
+async fn lose_all(store: &UnreliableStore) {
     for link in store.list().await.unwrap() {
         store.remove(link.id()).await.unwrap();
     }
 }
 
-async fn count(store: &Remote) -> usize {
+async fn count(store: &UnreliableStore) -> usize {
     store.list().await.unwrap().len()
 }
 
 #[tokio::test(start_paused = true)]
 async fn many_links_do_not_wait_for_each_other() {
     let portal = Portal::new(chain(160), Arc::new(InProcess::new())).unwrap();
-    let store = Remote {
+    let store = UnreliableStore {
         delay: Duration::from_secs(1),
-        ..Remote::default()
+        ..UnreliableStore::default()
     };
     let before = Instant::now();
     portal.publish(&store).await.unwrap();
@@ -133,7 +133,7 @@ async fn a_call_that_misses_a_link_has_all_of_its_chain_put_again_at_once() {
 async fn a_call_waits_for_links_that_were_lost_until_they_are_served_again() {
     let transport = InProcess::new();
     let portal = Portal::new(chain(1), Arc::new(transport.clone())).unwrap();
-    let store = Arc::new(Remote::default());
+    let store = Arc::new(UnreliableStore::default());
     let _publisher = keep(&portal, &store);
     until_published(&portal).await;
     let id = portal.chain().links[0].id;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::support::portal::{Manner, chunks, in_turn, link, losing, on, open, open_with};
+use crate::support::portal::{LossKind, chunks, in_turn, link, losing, on, open, open_with};
 use bytes::Bytes;
 use chain::{Chain, Deadline, Link, Network};
 use consecution::portal::{ChainError, ChainReply, ChainRequest, FailureReason};
@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 
-const MANNERS: [Manner; 3] = [Manner::Cut, Manner::Silent, Manner::Told];
+const LOSS_KINDS: [LossKind; 3] = [LossKind::Cut, LossKind::Silent, LossKind::Told];
 
 /// How a run of a chain with only one link that does `services` in turn ends,
 /// and how often the link was called.
@@ -54,17 +54,13 @@ fn with_network(chain: &mut Chain) {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_whose_runner_is_lost_succeeds_on_another() {
-    for manner in MANNERS {
+    for kind in LOSS_KINDS {
         for reads in 0..6 {
             let before = Instant::now();
             let input = chunks(["some ", "input ", "in ", "pieces"]);
-            let services = [losing(reads, &[], manner), fake::echo()];
+            let services = [losing(reads, &[], kind), fake::echo()];
             let (result, calls) = run(services, input, |_| {}).await;
-            assert_eq!(
-                result.unwrap(),
-                "some input in pieces",
-                "{manner:?} {reads}"
-            );
+            assert_eq!(result.unwrap(), "some input in pieces", "{kind:?} {reads}");
             assert_eq!(calls, 2);
             assert!(before.elapsed() < Duration::from_millis(100));
         }
@@ -75,8 +71,8 @@ async fn a_call_whose_runner_is_lost_succeeds_on_another() {
 async fn every_link_of_a_chain_may_lose_its_runner() {
     let lossy = |service| {
         in_turn([
-            losing(1, &[], Manner::Cut),
-            losing(0, &[], Manner::Told),
+            losing(1, &[], LossKind::Cut),
+            losing(0, &[], LossKind::Told),
             service,
         ])
         .0
@@ -98,7 +94,7 @@ async fn links_that_were_taken_together_are_made_again_together() {
     for taken_again in 0..3 {
         for lost in 0..3 {
             let links = (0..3).map(|at| match at == lost {
-                true => losing(1, &[], Manner::Told),
+                true => losing(1, &[], LossKind::Told),
                 false => fake::echo(),
             });
             let again = (0..=taken_again).map(|_| fake::reverse());
@@ -117,16 +113,16 @@ async fn links_that_were_taken_together_are_made_again_together() {
 
 #[tokio::test(start_paused = true)]
 async fn what_a_lost_call_did_not_write_does_not_count_once_it_is_made_again() {
-    for manner in MANNERS {
+    for kind in LOSS_KINDS {
         let (first, calls) = in_turn([
-            fake::joining([losing(1, &[], manner), fake::reverse()]),
+            fake::joining([losing(1, &[], kind), fake::reverse()]),
             // Taken alone: the link behind it is asked for, and gets a cut.
-            losing(1, &["so"], manner),
+            losing(1, &["so"], kind),
             fake::joining([fake::echo(), fake::reverse()]),
         ]);
         let chain = open([first, fake::reverse()]).await;
         let result = timeout(Duration::from_secs(5), chain.portal.send("some"));
-        assert_eq!(result.await.unwrap().unwrap(), "emos", "{manner:?}");
+        assert_eq!(result.await.unwrap().unwrap(), "emos", "{kind:?}");
         assert_eq!(calls.load(Ordering::SeqCst), 3);
     }
 }
@@ -134,7 +130,7 @@ async fn what_a_lost_call_did_not_write_does_not_count_once_it_is_made_again() {
 #[tokio::test(start_paused = true)]
 async fn a_chain_of_calls_that_were_taken_together_goes_on_behind_them() {
     let (first, calls) = in_turn([
-        fake::joining([losing(1, &["so"], Manner::Cut), fake::echo()]),
+        fake::joining([losing(1, &["so"], LossKind::Cut), fake::echo()]),
         fake::joining([fake::echo(), fake::echo()]),
     ]);
     let chain = open([
@@ -150,7 +146,7 @@ async fn a_chain_of_calls_that_were_taken_together_goes_on_behind_them() {
 
 #[tokio::test(start_paused = true)]
 async fn input_that_is_still_coming_goes_to_the_next_runner() {
-    let (service, _) = in_turn([losing(1, &[], Manner::Cut), fake::echo()]);
+    let (service, _) = in_turn([losing(1, &[], LossKind::Cut), fake::echo()]);
     let chain = open([service]).await;
     let (sender, input) = mpsc::channel(1);
     let ChainReply { mut body, report } = chain
@@ -169,25 +165,25 @@ async fn input_that_is_still_coming_goes_to_the_next_runner() {
 
 #[tokio::test(start_paused = true)]
 async fn output_that_had_begun_goes_on_where_it_was() {
-    for manner in MANNERS {
+    for kind in LOSS_KINDS {
         let services = [
-            losing(1, &["so", "me "], manner),
-            losing(1, &["some"], manner),
-            losing(1, &["some in"], manner),
+            losing(1, &["so", "me "], kind),
+            losing(1, &["some"], kind),
+            losing(1, &["some in"], kind),
             fake::echo(),
         ];
         let (result, calls) = run(services, chunks(["some ", "input"]), |_| {}).await;
-        assert_eq!(result.unwrap(), "some input", "{manner:?}");
+        assert_eq!(result.unwrap(), "some input", "{kind:?}");
         assert_eq!(calls, 4);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_link_that_does_not_write_the_same_again_is_lost() {
-    for manner in MANNERS {
+    for kind in LOSS_KINDS {
         for first in ["sum", "input and more"] {
             let words: &[&str] = Box::leak(Box::new([first]));
-            let services = [losing(1, words, manner), fake::echo()];
+            let services = [losing(1, words, kind), fake::echo()];
             let chain = open([in_turn(services).0]).await;
             let ChainReply { mut body, report } = chain.portal.stream(ChainRequest::new("input"));
             assert_eq!(body.next().await.unwrap().unwrap(), first);
@@ -203,8 +199,8 @@ async fn a_link_that_does_not_write_the_same_again_is_lost() {
 async fn a_call_is_not_made_again_once_its_output_is_too_large_to_be_compared() {
     let piece: &str = "x".repeat(700 * 1024).leak();
     let words: &[&str] = Box::leak(Box::new([piece, piece]));
-    for manner in MANNERS {
-        let services = [losing(1, words, manner), fake::echo()];
+    for kind in LOSS_KINDS {
+        let services = [losing(1, words, kind), fake::echo()];
         let (result, calls) = run(services, "input", |_| {}).await;
         let loss = loss(result);
         let why = "; not called again, since too much of its output had been given on";
@@ -218,14 +214,14 @@ async fn a_call_is_not_made_again_when_its_input_was_too_large_to_be_kept() {
     let chunk = Bytes::from(vec![7; 128 * 1024]);
     let large = |chunks| vec![chunk.clone(); chunks];
     let (result, calls) = run(
-        [losing(8, &[], Manner::Cut), fake::echo()],
+        [losing(8, &[], LossKind::Cut), fake::echo()],
         chunks(large(9)),
         |_| {},
     )
     .await;
     assert_eq!((result.unwrap().len(), calls), (9 * chunk.len(), 2));
     let (result, calls) = run(
-        [losing(9, &[], Manner::Cut), fake::echo()],
+        [losing(9, &[], LossKind::Cut), fake::echo()],
         chunks(large(9)),
         |_| {},
     )
@@ -240,7 +236,7 @@ async fn a_call_is_not_made_again_when_its_input_was_too_large_to_be_kept() {
 
 #[tokio::test(start_paused = true)]
 async fn a_link_with_a_network_is_called_again_only_if_it_says_so() {
-    let lost = || [losing(0, &[], Manner::Cut)];
+    let lost = || [losing(0, &[], LossKind::Cut)];
     let (result, calls) = run(lost(), "x", with_network).await;
     assert!(loss(result).ends_with("not called again, since it has a network"));
     assert_eq!(calls, 1);
@@ -263,7 +259,7 @@ async fn a_link_with_a_network_is_called_again_only_if_it_says_so() {
 async fn retries_bound_a_pure_link_too() {
     for (retries, calls_made) in [(Some(0), 1), (Some(3), 4), (None, 11)] {
         let set = |chain: &mut Chain| chain.links[0].retries = retries;
-        let (result, calls) = run([losing(1, &[], Manner::Told)], "x", set).await;
+        let (result, calls) = run([losing(1, &[], LossKind::Told)], "x", set).await;
         let loss = loss(result);
         assert!(loss.starts_with("it was killed; "), "{loss}");
         assert_eq!(calls, calls_made, "{loss}");
@@ -274,7 +270,7 @@ async fn retries_bound_a_pure_link_too() {
 async fn a_call_that_is_made_again_waits_for_a_runner_to_have_room() {
     let busy = || fake::refusing(RefusalReason::Busy);
     let away = || fake::refusing(RefusalReason::Unreachable("NATS is gone".into()));
-    let lost = || losing(1, &[], Manner::Cut);
+    let lost = || losing(1, &[], LossKind::Cut);
     let services = [lost(), busy(), busy(), lost(), away(), busy(), fake::echo()];
     let (result, calls) = run(services, "kept", |_| {}).await;
     assert_eq!((result.unwrap(), calls), ("kept".into(), 7));
@@ -284,7 +280,7 @@ async fn a_call_that_is_made_again_waits_for_a_runner_to_have_room() {
 async fn a_runner_that_is_restarted_gets_the_call_again() {
     let mut chain = open([fake::echo()]).await;
     let id = chain.portal.chain().links[0].id;
-    let doomed = chain.transport.serve(id, losing(1, &[], Manner::Cut));
+    let doomed = chain.transport.serve(id, losing(1, &[], LossKind::Cut));
     chain.registrations = vec![doomed];
     let ChainReply { mut body, report } = chain.portal.stream(ChainRequest::new("input"));
     let mut chunk = std::pin::pin!(body.next());
@@ -301,7 +297,7 @@ async fn a_runner_that_is_restarted_gets_the_call_again() {
 
 #[tokio::test(start_paused = true)]
 async fn the_runner_of_the_last_call_is_named() {
-    let doomed = |name| on(name, losing(1, &[], Manner::Told));
+    let doomed = |name| on(name, losing(1, &[], LossKind::Told));
     let services = [
         doomed("north"),
         doomed("east"),
@@ -336,7 +332,7 @@ async fn a_call_that_nobody_takes_again_was_lost_and_says_so() {
     ];
     for (refusal, said) in refusals {
         let before = Instant::now();
-        let services = [losing(0, &[], Manner::Told), fake::refusing(refusal)];
+        let services = [losing(0, &[], LossKind::Told), fake::refusing(refusal)];
         let (result, _) = run(services, "x", |_| {}).await;
         let loss = loss(result);
         assert_eq!(loss, format!("it was killed; called again, {said}"));
@@ -347,7 +343,7 @@ async fn a_call_that_nobody_takes_again_was_lost_and_says_so() {
 #[tokio::test(start_paused = true)]
 async fn the_deadline_bounds_all_of_it() {
     let deadline = Duration::from_secs(2);
-    let lost = || losing(0, &[], Manner::Cut);
+    let lost = || losing(0, &[], LossKind::Cut);
     let cases = [
         (vec![lost()], FailureReason::DeadlinePassed),
         (
@@ -389,7 +385,7 @@ async fn a_link_that_reads_nothing_holds_its_input_only_while_it_may_be_called_a
     let closes_and_is_lost = fake::service(|request| {
         drop(request);
         async {
-            losing(0, &[], Manner::Cut)
+            losing(0, &[], LossKind::Cut)
                 .call(consecution::transport::Request::new(""))
                 .await
         }
@@ -410,7 +406,7 @@ async fn a_link_that_reads_nothing_holds_its_input_only_while_it_may_be_called_a
 
 #[tokio::test(start_paused = true)]
 async fn a_link_that_nobody_reads_is_not_called_again() {
-    let (service, calls) = in_turn([losing(0, &[], Manner::Cut)]);
+    let (service, calls) = in_turn([losing(0, &[], LossKind::Cut)]);
     let chain = open([service]).await;
     let ChainReply { mut body, report } = chain.portal.stream(ChainRequest::new("x"));
     assert!(
@@ -433,7 +429,7 @@ async fn a_link_that_nobody_reads_is_not_called_again() {
 
 #[tokio::test(start_paused = true)]
 async fn input_that_breaks_off_is_no_reason_to_call_again() {
-    let (service, calls) = in_turn([losing(3, &[], Manner::Cut), fake::echo()]);
+    let (service, calls) = in_turn([losing(3, &[], LossKind::Cut), fake::echo()]);
     let chain = open([service]).await;
     let input = fake::cut_off(["half of it"], "the client hung up");
     let ChainReply { body, report } = chain.portal.stream(ChainRequest::new(input));
@@ -491,7 +487,7 @@ async fn whoever_is_out_of_reach_is_asked_again_for_a_while() {
 
 #[tokio::test(start_paused = true)]
 async fn a_run_goes_on_and_ends_though_nobody_asks_for_its_reply() {
-    let (service, calls) = in_turn([losing(1, &[], Manner::Told), fake::echo()]);
+    let (service, calls) = in_turn([losing(1, &[], LossKind::Told), fake::echo()]);
     let deadline = Deadline::After(Duration::from_secs(5));
     let chain = open_with([service], |chain| chain.deadline = deadline).await;
     let (running, mut over) = mpsc::channel::<()>(1);

@@ -274,31 +274,31 @@ impl Certificates {
     }
 }
 
-/// A way to a server that can be cut, with a word or without.
-pub(crate) struct Way {
+/// A relay before a server, which can be cut, with a word or without.
+pub(crate) struct Relay {
     address: SocketAddr,
-    state: watch::Sender<WayState>,
+    state: watch::Sender<RelayState>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum WayState {
+enum RelayState {
     Open,
     /// What was begun before the cut of that number leads nowhere any more.
     Cut(u32),
     Closed,
 }
 
-impl Way {
-    pub(crate) async fn to(server: SocketAddr) -> Way {
+impl Relay {
+    pub(crate) async fn to(server: SocketAddr) -> Relay {
         let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
         let listener = listener.unwrap();
         let address = listener.local_addr().unwrap();
-        let (state, told) = watch::channel(WayState::Open);
+        let (state, told) = watch::channel(RelayState::Open);
         tokio::spawn(async move {
             let mut closed = told.clone();
             loop {
                 tokio::select! {
-                    _ = closed.wait_for(|state| *state == WayState::Closed) => return,
+                    _ = closed.wait_for(|state| *state == RelayState::Closed) => return,
                     accepted = listener.accept() => {
                         let (client, _) = accepted.unwrap();
                         tokio::spawn(pass_on(client, server, told.clone()));
@@ -306,7 +306,7 @@ impl Way {
                 }
             }
         });
-        Way { address, state }
+        Relay { address, state }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -318,37 +318,37 @@ impl Way {
     pub(crate) fn cut_silently(&self) {
         self.state.send_modify(|state| {
             *state = match state {
-                WayState::Cut(cuts) => WayState::Cut(*cuts + 1),
-                _ => WayState::Cut(1),
+                RelayState::Cut(cuts) => RelayState::Cut(*cuts + 1),
+                _ => RelayState::Cut(1),
             };
         });
     }
 
     /// Closes all connections, and takes no more.
     pub(crate) fn close(&self) {
-        self.state.send_replace(WayState::Closed);
+        self.state.send_replace(RelayState::Closed);
     }
 }
 
 async fn pass_on(
     mut client: TcpStream,
     server: SocketAddr,
-    mut told: watch::Receiver<WayState>,
+    mut told: watch::Receiver<RelayState>,
 ) -> io::Result<()> {
     let mut server = TcpStream::connect(server).await?;
     let begun = *told.borrow_and_update();
-    if begun == WayState::Closed {
+    if begun == RelayState::Closed {
         // It was accepted at the very moment.
         return Ok(());
     }
     let is_cut = async {
         let state = told.wait_for(|state| *state != begun).await;
-        state.map_or(WayState::Closed, |state| *state)
+        state.map_or(RelayState::Closed, |state| *state)
     };
     tokio::select! {
         passed = tokio::io::copy_bidirectional(&mut client, &mut server) => passed.map(drop),
         state = is_cut => {
-            if state != WayState::Closed {
+            if state != RelayState::Closed {
                 tokio::time::sleep(Duration::from_secs(600)).await;
             }
             Ok(())

@@ -19,7 +19,7 @@ pub(crate) fn slow() -> Link {
 }
 
 /// The processes that are the work of a runner's calls.
-pub(crate) fn work(runner: &Running) -> Vec<HostProcess> {
+pub(crate) fn working_processes(runner: &Running) -> Vec<HostProcess> {
     let mut processes = processes::descendants(runner.process());
     processes.retain(|seen| seen.command.starts_with(WORK));
     processes
@@ -29,7 +29,9 @@ pub(crate) fn work(runner: &Running) -> Vec<HostProcess> {
 #[track_caller]
 pub(crate) fn at_work(runners: &[Running]) -> usize {
     eventually("a call to be at work", || {
-        runners.iter().position(|runner| !work(runner).is_empty())
+        runners
+            .iter()
+            .position(|runner| !working_processes(runner).is_empty())
     })
 }
 
@@ -41,7 +43,7 @@ pub(crate) fn let_finish(runners: &[Running]) {
 
 /// Has a runner finish all that it works on now, which may be nothing.
 pub(crate) fn finish_all(runner: &Running) {
-    for seen in work(runner) {
+    for seen in working_processes(runner) {
         let process = Pid::from_raw(seen.id.cast_signed()).unwrap();
         // It may have been stopped meanwhile.
         let _ = kill_process(process, Signal::TERM);

@@ -172,14 +172,14 @@ pub(crate) async fn until_waiting(nats: &Nats) -> Arc<str> {
 }
 
 /// A portal and a runner, each with a connection of its own.
-pub(crate) struct Two {
+pub(crate) struct TwoConnections {
     pub(crate) portal: Nats,
     pub(crate) runner: Nats,
 }
 
-impl Two {
-    pub(crate) async fn connect(server: &NatsServer) -> Two {
-        Two {
+impl TwoConnections {
+    pub(crate) async fn connect(server: &NatsServer) -> TwoConnections {
+        TwoConnections {
             portal: connect(&server.options(), Role::Portal).await,
             runner: connect(&server.options(), Role::Runner).await,
         }
@@ -187,7 +187,7 @@ impl Two {
 }
 
 /// Calls over one, and answers over the other.
-impl Transport for Two {
+impl Transport for TwoConnections {
     fn call(&self, id: LinkId, request: Request) -> BoxFuture<'_, Result<Reply, Refusal>> {
         self.portal.call(id, request)
     }

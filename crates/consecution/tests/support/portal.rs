@@ -99,7 +99,7 @@ pub(crate) fn on(runner: &'static str, service: Arc<dyn Service>) -> Arc<dyn Ser
 
 /// How a runner is lost.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Manner {
+pub(crate) enum LossKind {
     /// Its output breaks off, and nobody says how the call ended.
     Cut,
     /// All of its output has arrived, only not how the call ended.
@@ -113,7 +113,7 @@ pub(crate) enum Manner {
 pub(crate) fn losing(
     reads: usize,
     writes: &'static [&'static str],
-    manner: Manner,
+    kind: LossKind,
 ) -> Arc<dyn Service> {
     fake::service(move |mut request| {
         let (stdout, output) = mpsc::channel(1);
@@ -127,12 +127,12 @@ pub(crate) fn losing(
             }
             // What it has written is read by then.
             let _ = stdout.reserve().await;
-            match manner {
-                Manner::Cut => {
+            match kind {
+                LossKind::Cut => {
                     let _ = stdout.send(Err(Cut::new("the wire broke"))).await;
                 }
-                Manner::Silent => {}
-                Manner::Told => {
+                LossKind::Silent => {}
+                LossKind::Told => {
                     let _ = sender.send(fake::ended(Ending::Lost("it was killed".into())));
                 }
             }
@@ -149,7 +149,7 @@ pub(crate) fn chunks(chunks: impl IntoIterator<Item = impl Into<Bytes>>) -> Body
 
 /// A store that can be out of reach, and takes its time.
 #[derive(Default)]
-pub(crate) struct Remote {
+pub(crate) struct UnreliableStore {
     pub(crate) links: Memory,
     pub(crate) is_away: AtomicBool,
     /// How long it takes to put a link.
@@ -160,7 +160,7 @@ pub(crate) struct Remote {
     pub(crate) looks: AtomicUsize,
 }
 
-impl LinkStore for Remote {
+impl LinkStore for UnreliableStore {
     fn put(&self, link: Arc<Link>) -> BoxFuture<'_, Result<bool, LinkStoreError>> {
         Box::pin(async move {
             self.puts.fetch_add(1, Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! Failures tell the story to whoever called: over HTTP, in `send`, in the
+//! What a caller learns of a failure: over HTTP, in `send`, in the
 //! library's error, and to a client that only knows NATS.
 
 use std::time::{Duration, Instant};
