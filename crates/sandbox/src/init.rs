@@ -81,7 +81,7 @@ pub(crate) struct Place {
 }
 
 /// Standard input, output, error, what is for the successor, and the cgroups.
-const HANDED_MAX: usize = STDIO + SUCCESSOR_DESCRIPTORS + CGROUPS_MAX;
+const HANDED_DESCRIPTORS_MAX: usize = STDIO + SUCCESSOR_DESCRIPTORS + CGROUPS_MAX;
 
 impl Place {
     pub(crate) fn new(plan: &'static Plan) -> Result<Place, Errno> {
@@ -214,7 +214,7 @@ struct Watch {
     reuse: &'static Reuse,
     /// In init's own table: the file with the last process id, the one that says how many
     /// sockets there are, and the folders.
-    files: [i32; WATCHED_MAX],
+    files: [i32; WATCHED_FILES_MAX],
     count: usize,
     /// What was found last.
     traces: Traces,
@@ -224,7 +224,7 @@ struct Watch {
 const LAST_PROCESS: usize = 0;
 const SOCKETS: usize = 1;
 const FOLDERS: usize = 2;
-const WATCHED_MAX: usize = FOLDERS + traces::FOLDERS_MAX;
+const WATCHED_FILES_MAX: usize = FOLDERS + traces::FOLDERS_MAX;
 
 /// What init keeps open, by number: the control socket, the rules of Landlock, and from
 /// then on what it watches with. No number between is free: what is handed to the next
@@ -237,12 +237,12 @@ const FIRST_WATCHED: i32 = 2;
 /// So that what is for the successor is never moved up, over what is to be moved next: the
 /// zygote has the first four numbers, and hands out the control socket and standard input,
 /// output and error before it.
-const _: () = assert!(FIRST_WATCHED as usize + WATCHED_MAX <= 4 + 1 + STDIO);
+const _: () = assert!(FIRST_WATCHED as usize + WATCHED_FILES_MAX <= 4 + 1 + STDIO);
 
 impl Watch {
     /// Each file that is opened has a higher number than the one before.
     fn open(reuse: &'static Reuse) -> Result<Watch, Errno> {
-        let mut files = [-1; WATCHED_MAX];
+        let mut files = [-1; WATCHED_FILES_MAX];
         files[LAST_PROCESS] = call::duplicate(reuse.last_process.as_raw_fd())?;
         files[SOCKETS] = call::open(network::SOCKETS)?;
         let folders = files.iter_mut().skip(FOLDERS).zip(&reuse.changeable);
@@ -308,7 +308,7 @@ fn wait_until_let_go(place: &Place) {
 /// Waits until the runner wants another process here, or wants none any more.
 fn is_asked_again(place: &Place) -> Result<bool, Failed> {
     let mut bytes = [0; START_BYTES + 1];
-    let mut descriptors = [-1; HANDED_MAX];
+    let mut descriptors = [-1; HANDED_DESCRIPTORS_MAX];
     let control = place.control.load(Ordering::Relaxed);
     let received = loop {
         match call::receive(control, &mut bytes, &mut descriptors) {

@@ -26,7 +26,8 @@ mod taking;
 
 pub(super) use taking::Segment;
 
-/// How often to look for what is not asked for any more.
+/// How often to look for what is not asked for any more: it has been idle for minutes then,
+/// and some seconds more cost nothing but the memory that it has.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
 
 /// How many pools of several links there may be that are not warm, for calls that find

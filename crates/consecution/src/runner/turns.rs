@@ -45,7 +45,7 @@ impl Default for Bounds {
 const DOUBLINGS_MAX: u32 = 5;
 
 /// How often in a turn those who wait look whether one is over.
-const LOOKS: u32 = 16;
+const LOOKS_PER_TURN: u32 = 16;
 
 pub(super) struct Turns {
     bounds: Bounds,
@@ -128,7 +128,7 @@ impl Turns {
         };
         loop {
             self.state.lock().admit(&self.bounds, Instant::now());
-            let look_again = self.bounds.turn / LOOKS;
+            let look_again = self.bounds.turn / LOOKS_PER_TURN;
             if timeout(look_again, turn.told.notified()).await.is_ok() {
                 return turn;
             }

@@ -20,7 +20,8 @@ use crate::transport::{Body, Chunks, Cut, MovedChunk};
 /// stopped. So what a pipeline gives does not hang on who was quicker.
 const UNREAD_BYTES_MAX: usize = 64 * 1024;
 
-/// And this is how long it may take to end by itself.
+/// And this is how long it may take to end by itself: what has written its last bytes ends
+/// within milliseconds, and nobody waits for one that goes on for long.
 pub(super) const UNREAD_WAIT_MAX: Duration = Duration::from_millis(250);
 
 /// A process's output while somebody reads it. When that reader goes away

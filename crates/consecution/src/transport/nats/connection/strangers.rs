@@ -13,7 +13,7 @@ use serde::Deserialize;
 use crate::text::excerpt;
 
 /// How many streams are named in the log, at most.
-const STREAMS_MAX: usize = 16;
+const STREAMS_NAMED_MAX: usize = 16;
 
 /// How much of a stream's name, and of another answer, is logged.
 const SHOWN_CHARS_MAX: usize = 128;
@@ -32,7 +32,7 @@ impl Strangers {
         // Others all count as one: what they answer may differ each time.
         let key = stream.clone().unwrap_or_default();
         let mut said = self.0.lock();
-        if said.len() >= STREAMS_MAX || !said.insert(key) {
+        if said.len() >= STREAMS_NAMED_MAX || !said.insert(key) {
             return;
         }
         drop(said);
