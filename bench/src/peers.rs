@@ -45,7 +45,7 @@ impl Peer {
             "pass-arguments-to-command": [{"source": "payload", "name": "text"}],
         }]);
         let hooks = place.write("hooks.json", &hooks.to_string())?;
-        let address = free_address()?;
+        let address = free_address();
         let mut command = Command::new(find("webhook")?);
         command.arg("-hooks").arg(hooks);
         command.args(["-ip", "127.0.0.1", "-port", &address.port().to_string()]);
@@ -66,7 +66,7 @@ impl Peer {
         command.args(["-c", &FCGIWRAP_PROCESSES.to_string(), "-s"]);
         command.arg(format!("unix:{}", socket.display()));
         let wrapper = Server::start(place, "fcgiwrap", command)?;
-        let address = free_address()?;
+        let address = free_address();
         let configuration = nginx(place, address, &socket, &script);
         let configuration = place.write("nginx.conf", &configuration)?;
         let mut command = Command::new(find("nginx")?);

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread::sleep;
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use rustix::process::Pid;
+use test_support::ports::free_port;
 
 use crate::http;
 use crate::place::{Place, find};
@@ -92,7 +93,7 @@ pub(crate) const NATS_GOGC: &str = "400";
 
 impl Nats {
     pub(crate) fn start(place: &Place, name: &str) -> anyhow::Result<Nats> {
-        let (address, monitoring) = (free_address()?, free_address()?);
+        let (address, monitoring) = (free_address(), free_address());
         let mut command = Command::new(find("nats-server")?);
         command.args(["--addr", "127.0.0.1", "--port", &address.port().to_string()]);
         command.args(["--http_port", &monitoring.port().to_string()]);
@@ -138,10 +139,10 @@ pub(crate) struct Etcd {
 
 impl Etcd {
     pub(crate) fn start(place: &Place, name: &str) -> anyhow::Result<Etcd> {
-        let address = free_address()?;
+        let address = free_address();
         let (client, peer) = (
             format!("http://{address}"),
-            format!("http://{}", free_address()?),
+            format!("http://{}", free_address()),
         );
         let mut command = Command::new(find("etcd")?);
         command.args(["--name", name, "--logger", "zap", "--log-level", "error"]);
@@ -287,7 +288,6 @@ fn answer(address: SocketAddr, path: &str) -> Option<String> {
 }
 
 /// An address where nobody listens now.
-pub(crate) fn free_address() -> anyhow::Result<SocketAddr> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    Ok(listener.local_addr()?)
+pub(crate) fn free_address() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, free_port()).into()
 }

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use data_encoding::HEXLOWER;
 use md5::{Digest, Md5};
 
 /// Bytes of an id; it is written as twice as many hex digits.
@@ -44,22 +45,12 @@ impl FromStr for LinkId {
     type Err = LinkIdError;
 
     fn from_str(text: &str) -> Result<Self, LinkIdError> {
-        let error = || LinkIdError(crate::units::quoted(text));
-        if text.len() != 2 * ID_BYTES {
-            return Err(error());
-        }
         let mut id = [0; ID_BYTES];
-        for (byte, pair) in id.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-            let digits = pair.iter().map(|digit| match digit {
-                b'0'..=b'9' => Some(digit - b'0'),
-                b'a'..=b'f' => Some(digit - b'a' + 10),
-                _ => None,
-            });
-            for digit in digits {
-                *byte = *byte << 4 | digit.ok_or_else(error)?;
-            }
+        let has_length = text.len() == 2 * ID_BYTES;
+        match has_length && HEXLOWER.decode_mut(text.as_bytes(), &mut id).is_ok() {
+            true => Ok(Self(id)),
+            false => Err(LinkIdError(crate::units::quoted(text))),
         }
-        Ok(Self(id))
     }
 }
 

@@ -1,8 +1,8 @@
 //! HTTP/1.1 on one address, for whoever has something to offer there.
 //!
-//! It takes, bounds and drains connections, and knows what all sites of this
-//! program have in common. It must not know what a site offers: that is a
-//! `Site`.
+//! It takes, bounds and drains connections, and has the routes and responses that
+//! every address of this program shares. What an address offers is a
+//! [`Router`](axum::Router); this module must not know what is in it.
 //!
 //! | module | for |
 //! |---|---|
@@ -12,32 +12,31 @@
 //! | `connection` | one connection, to its end |
 //! | `socket` | whether a client is still there |
 //! | `stall` | whether it still takes what it was sent |
-//! | `client` | what a site may know of a connection, and ask of it |
-//! | `answer` | the body of a reply |
+//! | `client` | what a route may know of a connection, and ask of it |
+//! | `routes`, `problem` | routes and responses that all addresses share |
+//! | `body` | what is left of a request that has its answer |
 
-mod answer;
+mod body;
 mod client;
 mod connection;
 mod listen;
 mod places;
+mod problem;
+mod routes;
 mod server;
 mod socket;
 mod stall;
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::future::BoxFuture;
-use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
-use hyper::{Request, Response, StatusCode};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use serde::Serialize;
 
-pub(crate) use answer::{Answer, Broken};
+pub(crate) use body::{discard, is_held_back, swallow};
 pub(crate) use client::{Client, Reset};
 pub use listen::{Listen, ListenAddressError, ListenError};
+pub(crate) use problem::{Problem, problem_response};
+pub(crate) use routes::{LOOK, health_and_metrics, json, not_found, only_looks, readiness};
 pub use server::{Drained, Server};
 
 /// How many connections there may be at a time, unless it is said otherwise. A
@@ -80,19 +79,6 @@ impl Default for Options {
     }
 }
 
-/// What is offered on an address.
-pub(crate) trait Site: Send + Sync {
-    /// Answers a request, whatever it is.
-    fn answer<'a>(
-        &'a self,
-        request: Request<Incoming>,
-        client: &'a Client,
-    ) -> BoxFuture<'a, Response<Answer>>;
-
-    /// Where open connections are counted.
-    fn connections(&self) -> &Gauge;
-}
-
 /// What is counted in this process, with nothing in it yet. All names begin with
 /// `consecution_`.
 pub fn registry() -> Registry {
@@ -104,35 +90,4 @@ pub(crate) fn count_connections(registry: &mut Registry) -> Gauge {
     let connections = Gauge::default();
     registry.register("http_connections", "Open connections", connections.clone());
     connections
-}
-
-/// Whether the process lives.
-pub(crate) fn health() -> Response<Answer> {
-    text("text/plain; charset=utf-8", "ok\n")
-}
-
-/// What is counted, as Prometheus reads it.
-pub(crate) fn metrics(registry: &Registry) -> Response<Answer> {
-    let mut metrics = String::new();
-    // Writing to a string cannot fail.
-    let _ = prometheus_client::encoding::text::encode(&mut metrics, registry);
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    text(kind, metrics)
-}
-
-pub(crate) fn text(kind: &'static str, text: impl Into<Bytes>) -> Response<Answer> {
-    let mut response = Response::new(Answer::Whole(text.into()));
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    response
-}
-
-pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Response<Answer> {
-    // Text and numbers can always be written.
-    let mut json = serde_json::to_string(value).unwrap_or_default();
-    json.push('\n');
-    let mut response = text("application/json", json);
-    *response.status_mut() = status;
-    response
 }

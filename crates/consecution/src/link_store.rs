@@ -1,10 +1,10 @@
-//! Where links are made known: portals put them there, runners watch, and agree
-//! on what the links' images mean.
+//! Stores the links that runners serve: portals put links into the store, runners watch
+//! it. Runners also agree there on the digests that image tags mean.
 //!
-//! A link belongs to no one: whoever uses it puts it, many times over if need
-//! be, and nobody removes it on leaving. A store must not know what is done
-//! with a link. What every store promises is written down as tests in
-//! `conformance` (behind the feature of that name).
+//! A link has no owner: every portal that uses it puts it, as often as it likes, and
+//! none removes it when it leaves. A store must not know what links are used for. The
+//! tests in `conformance` (behind the feature of that name) state what every store
+//! promises.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,131 +26,133 @@ mod prune;
 pub use crate::registration::Registration;
 pub use prune::{PruneError, Pruned, prune};
 
-/// How long to wait before a store is asked again that did not do what it was asked: at
-/// first, since most of what goes wrong is over at once, and at most, since a store that
-/// is away may be so for long, with many who wait for it.
+/// The shortest and the longest wait before a store is asked again that did not do what
+/// it was asked: most of what goes wrong is over at once, and a store that is away may be
+/// so for long, with many who wait for it.
 pub(crate) const RETRY_WAIT_MIN: Duration = Duration::from_millis(100);
 pub(crate) const RETRY_WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// How many links a store is asked about at a time.
+/// The most ids that one call of [`LinkStore::missing`] may ask about.
 pub const MISSING_MAX: usize = 32;
 
-/// Keeps links by their id, and tells who watches what changes.
+/// Stores links by their id, and notifies watchers of changes.
 pub trait LinkStore: Send + Sync {
-    /// Makes `link` known under its id; true if it was not before. Putting it
-    /// again changes nothing, and no watcher is told.
+    /// Stores `link` under its id; true if it was not stored before. Putting it again
+    /// changes nothing, and watchers are not notified.
     fn put(&self, link: Arc<Link>) -> BoxFuture<'_, Result<bool, LinkStoreError>>;
 
     /// All links, by id.
     fn list(&self) -> BoxFuture<'_, Result<Vec<Arc<Link>>, LinkStoreError>>;
 
-    /// Which of these links are not known, as [`list`](Self::list) has it; [`MISSING_MAX`] of them at most.
+    /// Returns those of `ids`, at most [`MISSING_MAX`], that [`list`](Self::list) would
+    /// not contain.
     fn missing<'a>(
         &'a self,
         ids: &'a [LinkId],
     ) -> BoxFuture<'a, Result<Vec<LinkId>, LinkStoreError>>;
 
-    /// Forgets a link; false if it was not known.
+    /// Removes a link; false if it was not stored.
     fn remove(&self, id: LinkId) -> BoxFuture<'_, Result<bool, LinkStoreError>>;
 
-    /// Makes `digest` what image `reference` means, unless that is known
-    /// already, and gives what it means from now on: so all runners run the same
-    /// bytes, whatever becomes of the tag in its registry.
+    /// Pins the image `reference` to `digest`, unless it is pinned already; returns the
+    /// digest that it is pinned to. So all runners run the same bytes, even if the tag
+    /// changes in its registry.
     fn pin_image(
         &self,
         reference: &str,
         digest: &str,
     ) -> BoxFuture<'_, Result<Arc<str>, LinkStoreError>>;
 
-    /// What image `reference` means, if that is known.
+    /// The digest that the image `reference` is pinned to, if any.
     fn pinned_image(
         &self,
         reference: &str,
     ) -> BoxFuture<'_, Result<Option<Arc<str>>, LinkStoreError>>;
 
-    /// Makes a runner known, with what it says of itself whenever that changes,
-    /// for as long as the registration is held. A store that cannot be reached
-    /// is told later. Withdrawing it takes some seconds at most.
+    /// Publishes a runner's state, and each change of it, until the registration is
+    /// dropped. If the store cannot be reached, the state is published later.
     fn announce(&self, runner: &str, state: watch::Receiver<RunnerState>) -> Registration;
 
-    /// The runners that are known, by name.
+    /// The state of each announced runner, by name.
     fn runners(&self) -> BoxFuture<'_, Result<BTreeMap<String, RunnerState>, LinkStoreError>>;
 
-    /// Makes a portal known, as a runner is; runners hear nothing of it.
+    /// Publishes a portal's state in the same way. Runners are not notified of it.
     fn announce_portal(&self, portal: &str, state: watch::Receiver<PortalState>) -> Registration;
 
-    /// The portals that are known, by name.
+    /// The state of each announced portal, by name.
     fn portals(&self) -> BoxFuture<'_, Result<BTreeMap<String, PortalState>, LinkStoreError>>;
 
-    /// Notes since when no portal names that link, in whole seconds; `None` is
-    /// that one does.
+    /// Records since when no portal names this link, in whole seconds; `None` deletes the
+    /// record, because a portal names it.
     fn note_unnamed(
         &self,
         id: LinkId,
         since: Option<SystemTime>,
     ) -> BoxFuture<'_, Result<(), LinkStoreError>>;
 
-    /// All such notes. One that is older than its link, which was removed and put
-    /// again since, is none.
+    /// All such records. A record that is older than its link is left out: the link was
+    /// removed and put again since.
     fn unnamed(&self) -> BoxFuture<'_, Result<BTreeMap<LinkId, SystemTime>, LinkStoreError>>;
 
-    /// What is known now, as a [`Change::Put`] each, and then every change for
-    /// as long as the stream is held. A link that was put and removed between
-    /// two looks may not be seen at all; what is seen last is what is true.
+    /// First yields a [`Change::Put`] for each stored link, then every change until the
+    /// stream is dropped. Intermediate changes may be left out, for example of a link
+    /// that was put and soon removed; the last change of a link gives its state.
     fn watch(&self) -> BoxStream<'static, Change>;
 }
 
-/// What a runner says of itself, for whoever looks after it. Written as JSON,
-/// which is YAML too.
+/// A runner's state, which it publishes for operators. Stored as JSON, which is also
+/// YAML.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct RunnerState {
-    /// Which program it is.
+    /// The program's version.
     pub version: String,
-    /// When it was started, in seconds since 1970; 0 where it does not say.
+    /// When the runner was started, in seconds since 1970; 0 if unknown, as with runners
+    /// of earlier versions.
     pub started: u64,
-    /// How many processes it has at most.
+    /// The most processes that the runner has at a time.
     pub processes_max: usize,
-    /// It takes no more calls, and leaves when those that it has are over.
+    /// The runner accepts no more calls, and exits when the calls in flight are over.
     pub draining: bool,
-    /// Why it can start no processes for want of something, such as open files, if
-    /// that is so.
+    /// The resource, such as open files, that the runner lacks to start a process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub starved: Option<String>,
-    /// How many links it serves.
+    /// How many links the runner serves.
     pub serving: usize,
-    /// Links that it is getting ready, by id; at most
+    /// Ids of links that the runner is loading; at most
     /// [`LINKS_LISTED_MAX`](Self::LINKS_LISTED_MAX).
     pub loading: Vec<String>,
-    /// Links that it cannot serve, by id, and why; as many at most.
+    /// Links that the runner cannot serve, by id, and why; at most
+    /// [`LINKS_LISTED_MAX`](Self::LINKS_LISTED_MAX).
     pub broken: BTreeMap<String, String>,
 }
 
 impl RunnerState {
-    /// How many links a state lists at most, so that it stays small.
+    /// The most links that `loading` and `broken` each list, so that the state stays
+    /// small.
     pub const LINKS_LISTED_MAX: usize = 100;
 }
 
-/// What a portal says of itself. Written as JSON, which is YAML too.
+/// A portal's state, which it publishes. Stored as JSON, which is also YAML.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct PortalState {
-    /// Which program it is.
+    /// The program's version.
     pub version: String,
-    /// The links of each chain that it offers, in chain order.
+    /// The links of each chain that the portal serves, in chain order.
     pub chains: BTreeMap<String, Vec<OfferedLink>>,
-    /// It offers more than can be said here, and names nothing.
+    /// The portal serves more links than fit here; `chains` is empty.
     #[serde(rename = "Incomplete", skip_serializing_if = "is_false")]
     pub is_incomplete: bool,
 }
 
-/// A link of a chain that a portal offers.
+/// A link of a chain that a portal serves.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct OfferedLink {
-    /// What the chain calls it.
+    /// The link's name in the chain.
     pub name: String,
-    /// Its id.
+    /// The link's id.
     pub id: String,
 }
 
@@ -159,22 +161,22 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
-/// What a watcher is told.
+/// A change that a watcher is notified of.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {
-    /// The link is known.
+    /// The link was put.
     Put(Arc<Link>),
-    /// The link is no longer known.
+    /// The link was removed.
     Removed(LinkId),
 }
 
-/// A store could not do what it was asked.
+/// An operation of a store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkStoreError {
-    /// It cannot be reached now; asking again later may help.
+    /// The store cannot be reached now; trying again later may help.
     #[error("reach the link store: {0}")]
     Unavailable(Arc<str>),
-    /// It has answered that we may not.
+    /// The store denies permission.
     #[error("use the link store: {0}")]
     Denied(Arc<str>),
 }

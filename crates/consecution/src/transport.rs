@@ -1,13 +1,12 @@
-//! How a call reaches a process that runs a link, and how its answer comes back.
+//! Carries calls from a portal to a process that runs a link, and replies back.
 //!
-//! A call has one direction: a [`Request`] whose body is a stream of bytes goes
-//! in, a [`Reply`] whose body is a stream of bytes comes out and ends with an
-//! [`Outcome`]. The transport decides how that travels; whoever calls, and
-//! whoever answers, cannot tell. It must not know what a chain is: composing
-//! calls is the portal's work.
+//! A call sends a [`Request`], whose body is a stream of bytes, and gets a [`Reply`],
+//! whose body is a stream of bytes too and which ends with an [`Outcome`]. Caller and
+//! service cannot tell how the transport carries them. A transport must not know what
+//! a chain is: composing calls is the portal's work.
 //!
-//! What every transport promises is written down as tests in
-//! `conformance` (behind the feature of that name).
+//! The tests in `conformance` (behind the feature of that name) state what every
+//! transport promises.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,18 +32,18 @@ pub(crate) use body::Next;
 pub use body::{Body, Cut};
 pub(crate) use body::{Chunks, MovedChunk};
 
-/// Carries calls from whoever needs a link run to whoever serves that link.
+/// Carries calls from callers that need a link run to services that run it.
 pub trait Transport: Send + Sync {
     /// Runs link `id` once on `request`, on any runner that serves it.
     ///
-    /// Resolves when a runner has taken the call: the request's body may still be on
-    /// its way, and the reply's may not have begun. A runner that has all of the
-    /// request may wait half a second with that, or until there is output, since the
-    /// call may be over by then.
+    /// Resolves when a runner has accepted the call. The request's body may still be on
+    /// its way then, and the reply's body may not have begun. A runner that has received
+    /// the whole request may delay its answer until there is output, for up to half a
+    /// second: the call may be over by then and fit into one message.
     ///
     /// # Errors
-    /// A [`Refusal`] gives the request back untouched: nothing has been run, nor will
-    /// be, unless it is [repeatable](Request::is_repeatable).
+    /// A [`Refusal`] returns the request unchanged. Nothing has been run and nothing will
+    /// be run, unless the request is [repeatable](Request::is_repeatable).
     fn call(&self, id: LinkId, request: Request) -> BoxFuture<'_, Result<Reply, Refusal>>;
 
     /// Offers `service` for the calls of link `id` until the registration is
@@ -53,8 +52,8 @@ pub trait Transport: Send + Sync {
     /// takes. Several services may be offered for the same link.
     fn serve(&self, id: LinkId, service: Arc<dyn Service>) -> Registration;
 
-    /// Whether a call of link `id` would find somebody to take it, as far as can
-    /// be told without making one.
+    /// Whether a call of link `id` would find a runner, as far as this can be found out
+    /// without making a call.
     ///
     /// # Errors
     /// Why not: [`RefusalReason::NoRunner`] or [`RefusalReason::Unreachable`].
@@ -63,47 +62,47 @@ pub trait Transport: Send + Sync {
 
 /// Answers the calls of one link.
 pub trait Service: Send + Sync {
-    /// As [`Transport::call`], once a call has found its way here.
+    /// Answers a call that a transport has delivered; see [`Transport::call`].
     fn call(&self, request: Request) -> BoxFuture<'_, Result<Reply, Refusal>>;
 }
 
-/// What a link is to work on.
+/// A call's input and parameters.
 #[derive(Debug)]
 pub struct Request {
     /// The process's standard input.
     pub body: Body,
-    /// The call that this is a part of, for whoever follows it.
+    /// Identifies the call in logs and traces.
     pub trace: Trace,
-    /// When the call must be over; its process is killed then.
+    /// The time at which the call's process is killed if it still runs.
     pub deadline: Option<Instant>,
     /// Where to send what the process writes to standard error while it runs,
     /// beside the tail that the outcome keeps. A receiver that does not keep up
     /// slows the process down; one that is gone is ignored.
     pub stderr: Option<mpsc::Sender<Bytes>>,
-    /// The links that follow in the chain. Whoever takes the call may go on by
-    /// itself with the first ones of them, so that what passes between does not
-    /// travel; or with none. All get the same deadline and `stderr`.
+    /// The links that follow in the chain. The runner that accepts the call may run any
+    /// number of these too, from the first on, or none; then the data between them does
+    /// not travel. All get the same deadline and `stderr`.
     pub following: Arc<[Following]>,
-    /// Whether it does no harm that a runner runs this after the call was refused,
-    /// as may happen where it hangs and reads it late. Of the link that is called
-    /// and of all that follow.
+    /// Whether it does no harm if a runner runs this request after the call was refused.
+    /// That can happen if the runner hangs and reads the request late. Holds for the
+    /// called link and for all links that follow.
     pub is_repeatable: bool,
-    /// Where it is told that the call has to wait before it is taken.
+    /// Set by the service while the call has to wait for room.
     pub waiting: Waiting,
 }
 
-/// Whether whoever was asked to take a call has to wait for room: nothing has
-/// been run for it, unless it is taken later. Clones are the same.
+/// A flag that a service sets when a call has to wait for room. While the call waits,
+/// nothing has been run for it. Clones share the flag.
 #[derive(Debug, Clone, Default)]
 pub struct Waiting(Arc<AtomicBool>);
 
 impl Waiting {
-    /// It has to wait.
+    /// Sets the flag: the call has to wait.
     pub fn tell(&self) {
         self.0.store(true, Ordering::Release);
     }
 
-    /// Whether it has been told that it has to wait.
+    /// Whether the flag is set.
     pub fn is_told(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
@@ -112,19 +111,19 @@ impl Waiting {
 /// A link that follows another one in a chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Following {
-    /// Its id.
+    /// The link's id.
     pub id: LinkId,
-    /// The exit codes with which the link before it succeeds: only behind one of
-    /// these is the input of this one complete.
+    /// The exit codes that count as success of the link before it. Only after one of
+    /// these does this link get the end of its input.
     pub accepted: Vec<u8>,
 }
 
-/// How many links a request may name that follow.
+/// The most links that a request may name in [`Request::following`].
 pub const FOLLOWING_MAX: usize = 15;
 
 impl Request {
-    /// A request of a new call with that body, no deadline, nobody listening to
-    /// stderr, no link that follows, and not to be run twice.
+    /// A request of a new call with this body; without deadline, stderr and following
+    /// links, and not repeatable.
     pub fn new(body: impl Into<Body>) -> Request {
         Request {
             body: body.into(),
@@ -138,28 +137,25 @@ impl Request {
     }
 }
 
-/// What a link makes of a request.
+/// The answer to an accepted request.
 #[derive(Debug)]
 pub struct Reply {
-    /// The name of the runner that took the call; `None` where it is in this
-    /// process.
+    /// The name of the runner that accepted the call; `None` if it is in this process.
     pub runner: Option<Arc<str>>,
-    /// How many of the links that follow were taken together with the one that
-    /// was called.
+    /// How many of the following links the runner runs too, joined to the called link.
     pub joined: usize,
-    /// The standard output of the last process. It ends when the process has
-    /// closed it, which need not be when it is gone, and says nothing about
-    /// success: ask `outcome`. Dropping the body tells the process that nobody
-    /// reads it any more, as a closed pipe would.
+    /// The standard output of the last process. It ends when the process closes it, which
+    /// may be before the process exits. Its end does not mean success; `outcome` says how
+    /// the call ended. Dropping the body tells the process that nobody reads its output
+    /// any more, as a closed pipe would.
     pub body: Body,
-    /// How it ended; known at the latest soon after the body has ended or was
-    /// dropped, and all processes with it.
+    /// How the call ended. Resolves at the latest soon after the body has ended or was
+    /// dropped and all processes have ended.
     pub outcome: PendingOutcome,
 }
 
 impl Reply {
-    /// The reply of a service in this process that runs no link but the one that
-    /// was called.
+    /// The reply of a service in this process that runs only the called link.
     pub fn new(body: Body, outcome: PendingOutcome) -> Reply {
         Reply {
             runner: None,
@@ -170,25 +166,25 @@ impl Reply {
     }
 }
 
-/// A call that nobody took. It may be made again.
+/// A call that no runner has accepted. The caller may make it again.
 #[derive(Debug)]
 pub struct Refusal {
-    /// The request, as it was given.
+    /// The request, unchanged.
     pub request: Request,
-    /// Why it was not taken.
+    /// Why no runner has accepted the call.
     pub reason: RefusalReason,
 }
 
-/// Why nobody took a call, cut by what the caller can do about it.
+/// Why no runner has accepted a call, divided by what the caller can do about it.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum RefusalReason {
-    /// Nobody serves this link now: wait for a runner, or give up.
+    /// No runner serves this link now: wait for one, or give up.
     #[error("no runner serves the link")]
     NoRunner,
-    /// Whoever was asked has no room now: ask again, soon, perhaps elsewhere.
+    /// The runner has no room now: ask again soon, perhaps another runner.
     #[error("every runner that serves the link is busy")]
     Busy,
-    /// Nobody can be asked now, for this reason: ask again, soon.
+    /// No runner can be reached now, for this reason: ask again soon.
     #[error("no runner can be asked: {0}")]
     Unreachable(Arc<str>),
     /// The link cannot be started: asking again will not help.
@@ -196,12 +192,12 @@ pub enum RefusalReason {
     CannotStart(Arc<str>),
 }
 
-/// How a call ended, once that is known.
+/// A future of how a call ended. Several tasks may wait for clones of it.
 pub type PendingOutcome = Pending<Outcome>;
 
 impl PendingOutcome {
-    /// The outcome that `sender`'s other end will get. A sender that is dropped
-    /// without a word means that the runner was lost.
+    /// A sender, and the outcome that is sent through it. If the sender is dropped
+    /// without sending, the outcome is that the runner was lost.
     pub fn channel() -> (oneshot::Sender<Outcome>, PendingOutcome) {
         let (sender, receiver) = oneshot::channel::<Outcome>();
         let outcome = async {
@@ -213,18 +209,18 @@ impl PendingOutcome {
     }
 }
 
-/// How a call ended, and what its process left to say.
+/// How a call ended, with the end of its standard error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    /// How it ended.
+    /// How the process ended.
     pub ending: Ending,
     /// The end of what the process wrote to standard error, at most
     /// [`STDERR_TAIL_BYTES_MAX`].
     pub stderr: Bytes,
-    /// From the moment the runner took the call until its process was gone.
+    /// The time from when the runner accepted the call until its process was gone.
     pub elapsed: Duration,
-    /// How the links ended that were [joined](Reply::joined), in chain order, as
-    /// far as it is known: where the runner was lost, nothing is.
+    /// How the [joined](Reply::joined) links ended, in chain order. Empty if the runner
+    /// was lost: then nothing is known about them.
     pub joined: Vec<Outcome>,
 }
 
@@ -232,11 +228,11 @@ pub struct Outcome {
 /// it is gone, but whoever holds the pipe or the connection may hang, or may not read.
 pub(crate) const LAST_WORDS_WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// How much of a process's standard error an [`Outcome`] keeps: its last bytes.
+/// How many bytes from the end of a process's standard error an [`Outcome`] keeps.
 pub const STDERR_TAIL_BYTES_MAX: usize = 16 * 1024;
 
 impl Outcome {
-    /// An outcome with nothing to say but how it ended.
+    /// An outcome with this ending, without standard error, joined links and time.
     pub fn new(ending: Ending) -> Outcome {
         Outcome {
             ending,
@@ -246,13 +242,13 @@ impl Outcome {
         }
     }
 
-    /// The outcomes of the link that was called and of those that were joined.
+    /// The outcomes of the called link and of the joined links.
     pub fn links(&self) -> impl Iterator<Item = &Outcome> {
         std::iter::once(self).chain(&self.joined)
     }
 
-    /// Those of one call, the first of which is that of the link that was called;
-    /// never empty.
+    /// Combines the outcomes of one call's links; the first is the called link's. `None`
+    /// if there are none.
     pub(crate) fn of_links(links: impl IntoIterator<Item = Outcome>) -> Option<Outcome> {
         let mut links = links.into_iter();
         let mut outcome = links.next()?;
@@ -260,13 +256,13 @@ impl Outcome {
         Some(outcome)
     }
 
-    /// The same, each by itself.
+    /// Splits this into the outcomes of the called link and of the joined links.
     pub(crate) fn into_links(mut self) -> impl Iterator<Item = Outcome> {
         let joined = std::mem::take(&mut self.joined);
         std::iter::once(self).chain(joined)
     }
 
-    /// The endings of the same links.
+    /// The endings of the called link and of the joined links.
     pub(crate) fn endings_mut(&mut self) -> impl Iterator<Item = &mut Ending> {
         let joined = self.joined.iter_mut().map(|link| &mut link.ending);
         std::iter::once(&mut self.ending).chain(joined)
@@ -280,8 +276,7 @@ impl Outcome {
         })
     }
 
-    /// The outcome of a call whose runner was lost for that reason, a
-    /// lower-case fragment.
+    /// The outcome of a call whose runner was lost. `reason` is a lower-case fragment.
     pub fn lost(reason: &str) -> Outcome {
         Outcome::new(Ending::Lost(reason.into()))
     }
@@ -290,18 +285,18 @@ impl Outcome {
 /// How a call's process ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
-    /// It exited by itself with this code.
+    /// The process exited by itself with this code.
     Exited(u8),
-    /// This signal ended it, and it was not ours.
+    /// This signal ended the process, and the runner did not send it.
     Signalled(i32),
-    /// It was stopped because nobody read its output any more. Not a failure.
+    /// The runner stopped the process because nobody read its output any more. This is
+    /// no failure.
     Unread,
-    /// It was stopped because its input was cut off, so that it could not take
-    /// the cut for an end.
+    /// The runner stopped the process because its input was cut off: otherwise the
+    /// process could have taken the cut for the end of its input.
     Cut,
-    /// It was stopped at its deadline.
+    /// The runner stopped the process at its deadline.
     DeadlinePassed,
-    /// The runner was lost, for this reason; what became of the process is not
-    /// known.
+    /// The runner was lost, for this reason. Nobody knows what became of the process.
     Lost(Arc<str>),
 }

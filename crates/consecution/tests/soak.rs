@@ -6,6 +6,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 #[macro_use]
+extern crate test_support;
+
 mod support;
 
 use std::path::Path;
@@ -16,13 +18,14 @@ use std::{env, fs};
 
 use rustix::process::Signal;
 
-use support::command::eventually;
 use support::home;
 use support::http::{Served, listen};
-use support::leftovers::{cgroups_of, descendants, expect_gone, files_in, mounts_of};
+use support::leftovers::{cgroups_of, files_in, mounts_of};
 use support::load::{self, End, Kind, Tally};
 use support::network::{Servers, until_ready};
 use support::running::Running;
+use test_support::eventually;
+use test_support::processes::{descendants, expect_gone};
 
 /// How long the day is, unless `CONSECUTION_SOAK_SECONDS` says otherwise.
 const SECONDS_DEFAULT: u64 = 45;

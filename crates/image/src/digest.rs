@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use data_encoding::HEXLOWER;
 use sha2::{Digest as _, Sha256, Sha512};
 
 /// The digest of some bytes, as OCI writes it: `sha256:` or `sha512:` and
@@ -164,21 +165,11 @@ impl Hasher {
 
     pub(crate) fn finish(self) -> Digest {
         let text = match self.0 {
-            State::Sha256(hash) => format!("sha256:{}", hex(&hash.finalize())),
-            State::Sha512(hash) => format!("sha512:{}", hex(&hash.finalize())),
+            State::Sha256(hash) => format!("sha256:{}", HEXLOWER.encode(&hash.finalize())),
+            State::Sha512(hash) => format!("sha512:{}", HEXLOWER.encode(&hash.finalize())),
         };
         Digest { text: text.into() }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
-        text.push(char::from(DIGITS[usize::from(byte & 15)]));
-    }
-    text
 }
 
 #[cfg(test)]

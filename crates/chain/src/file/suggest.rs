@@ -81,7 +81,7 @@ pub(super) fn nearest<'k>(word: &str, keys: &[&'k str]) -> Option<&'k str> {
     exact.copied().or_else(|| {
         let distances = keys
             .iter()
-            .map(|key| (distance(&word, &simplified(key)), *key));
+            .map(|key| (strsim::osa_distance(&word, &simplified(key)), *key));
         let (distance, key) = distances.min_by_key(|(distance, _)| *distance)?;
         (distance <= key.len().min(word.len()) / 3).then_some(key)
     })
@@ -94,46 +94,9 @@ fn simplified(word: &str) -> String {
         .collect()
 }
 
-/// How many characters must be added, removed, changed or swapped with their
-/// neighbour to turn one word into the other.
-fn distance(one: &str, other: &str) -> usize {
-    let one: Vec<char> = one.chars().collect();
-    let other: Vec<char> = other.chars().collect();
-    let mut before_last: Vec<usize> = Vec::new();
-    let mut last: Vec<usize> = (0..=other.len()).collect();
-    for (i, a) in one.iter().enumerate() {
-        let mut row = vec![i + 1];
-        for (j, b) in other.iter().enumerate() {
-            let mut least = (last[j] + usize::from(a != b))
-                .min(last[j + 1] + 1)
-                .min(row[j] + 1);
-            if i > 0 && j > 0 && *a == other[j - 1] && one[i - 1] == *b {
-                least = least.min(before_last[j - 1] + 1);
-            }
-            row.push(least);
-        }
-        before_last = std::mem::replace(&mut last, row);
-    }
-    last.last().copied().unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn distances_count_edits() {
-        for (one, other, edits) in [
-            ("", "", 0),
-            ("a", "", 1),
-            ("", "ab", 2),
-            ("comand", "command", 1),
-            ("commnad", "command", 1),
-            ("kitten", "sitting", 3),
-        ] {
-            assert_eq!(distance(one, other), edits, "{one} {other}");
-        }
-    }
 
     #[test]
     fn every_other_name_is_simplified_and_stands_for_one_key() {

@@ -3,23 +3,29 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use hyper::header::{CONNECTION, HeaderValue};
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderName, HeaderValue};
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use super::Client;
 use super::places::{EXTRA_HEAD_WAIT_MAX, Place};
-use super::server::{Stage, Waits};
+use super::server::{Site, Stage};
 use super::socket::Socket;
 use super::stall::Stall;
-use super::{Client, Site};
+use crate::trace::CallId;
+
+/// The header that carries a request's id, both ways.
+const CALL_ID: HeaderName = HeaderName::from_static("consecution-call-id");
 
 /// How large a request's head may be, in bytes, and how many fields it may have.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -50,25 +56,32 @@ impl Progress {
 }
 
 /// Serves one connection to its end.
-pub(super) async fn serve(
-    stream: TcpStream,
-    place: Place,
-    site: Arc<dyn Site>,
-    waits: Waits,
-    mut progress: Progress,
-) {
-    let _open = Open::count(site.connections());
+pub(super) async fn serve(stream: TcpStream, place: Place, site: Site, mut progress: Progress) {
+    let Site {
+        router,
+        connections,
+        waits,
+    } = site;
+    let _open = Open::count(&connections);
     let socket = Socket::new(stream);
     let mut stall = Stall::of(&socket, &waits.unacknowledged);
     let client = Client::new(progress.stage.clone());
-    let service = service_fn(|request| {
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(|mut request: Request<Incoming>| {
         place.has_head();
         client.set_extra(place.is_extra());
-        let (site, client) = (&site, &client);
+        let given = request.headers().get(&CALL_ID);
+        let call_id = CallId::new(given.map(HeaderValue::as_bytes));
+        let extensions = request.extensions_mut();
+        extensions.insert(client.clone());
+        extensions.insert(call_id.clone());
+        let (response, client) = (router.call(request), &client);
         async move {
-            let mut response = site.answer(request, client).await;
+            let Ok(mut response) = response.await;
+            let headers = response.headers_mut();
+            // Visible ASCII, which any header can carry.
+            headers.extend(HeaderValue::from_str(call_id.as_str()).map(|id| (CALL_ID, id)));
             if client.is_draining() || client.is_extra() {
-                let headers = response.headers_mut();
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(response)

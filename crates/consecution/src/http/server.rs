@@ -11,16 +11,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::Options;
 use super::connection::{Progress, serve};
 use super::listen::{Listen, ListenError};
 use super::places::Places;
 use super::stall::Unacknowledged;
-use super::{Options, Site};
 
 /// How long a drain waits for requests that are on their way on connections
 /// that have none.
@@ -51,9 +53,17 @@ pub struct Server {
 /// An address, and what is offered there.
 struct Door {
     listener: TcpListener,
-    site: Arc<dyn Site>,
+    site: Site,
     connections_max: usize,
-    waits: Waits,
+}
+
+/// What is offered at an address. Clones are the same.
+#[derive(Clone)]
+pub(super) struct Site {
+    pub(super) router: Router,
+    /// How many connections are open.
+    pub(super) connections: Gauge,
+    pub(super) waits: Waits,
 }
 
 /// How long clients are waited for.
@@ -76,21 +86,26 @@ pub enum Drained {
 }
 
 impl Server {
+    /// Opens an address for what `router` offers, and counts its open connections.
     pub(crate) async fn bind(
         listen: &Listen,
         options: Options,
-        site: Arc<dyn Site>,
+        router: Router,
+        connections: Gauge,
     ) -> Result<Server, ListenError> {
         Ok(Server {
             main: Door {
                 listener: listen.bind().await?,
-                site,
-                connections_max: options.connections_max,
-                waits: Waits {
-                    head_max: options.head_wait_max,
-                    stall_max: options.stall_wait_max,
-                    unacknowledged: Arc::default(),
+                site: Site {
+                    router,
+                    connections,
+                    waits: Waits {
+                        head_max: options.head_wait_max,
+                        stall_max: options.stall_wait_max,
+                        unacknowledged: Arc::default(),
+                    },
                 },
+                connections_max: options.connections_max,
             },
             beside: None,
             grace: options.grace,
@@ -98,17 +113,21 @@ impl Server {
         })
     }
 
-    /// The same, and what `site` offers on another address.
+    /// The same, and what `router` offers on another address, whose connections
+    /// are not counted.
     pub(crate) async fn beside(
         self,
         listen: &Listen,
-        site: Arc<dyn Site>,
+        router: Router,
     ) -> Result<Server, ListenError> {
         let beside = Door {
             listener: listen.bind().await?,
-            site,
+            site: Site {
+                router,
+                connections: Gauge::default(),
+                waits: self.main.site.waits.clone(),
+            },
             connections_max: BESIDE_CONNECTIONS_MAX,
-            waits: self.main.waits.clone(),
         };
         Ok(Server {
             beside: Some(beside),
@@ -162,15 +181,8 @@ impl Server {
         stage.send_replace(Stage::Draining);
         let places = Places::new(0);
         for stream in last.into_iter().chain(taken_by_the_kernel(main.listener)) {
-            let site = Arc::clone(&main.site);
-            let place = places.one_more();
-            connections.spawn(serve(
-                stream,
-                place,
-                site,
-                main.waits.clone(),
-                progress.clone(),
-            ));
+            let (place, site) = (places.one_more(), main.site.clone());
+            connections.spawn(serve(stream, place, site, progress.clone()));
         }
         let over = async { while connections.join_next().await.is_some() {} };
         let mut over = std::pin::pin!(over);
@@ -205,9 +217,8 @@ impl Door {
                 stream = accept(&self.listener), if waiting.is_none() => waiting = Some(stream),
                 place = places.take(), if waiting.is_some() => {
                     if let Some(stream) = waiting.take() {
-                        let (site, progress) = (Arc::clone(&self.site), progress.clone());
-                        let waits = self.waits.clone();
-                        connections.spawn(serve(stream, place, site, waits, progress));
+                        let (site, progress) = (self.site.clone(), progress.clone());
+                        connections.spawn(serve(stream, place, site, progress));
                     }
                 }
             }

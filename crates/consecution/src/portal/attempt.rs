@@ -1,5 +1,5 @@
-//! One attempt at a call, of a link or of several that are taken together: asked for
-//! until somebody takes it, for as long as that makes sense.
+//! One attempt at a call of a link, or of several links that one runner may run together.
+//! It asks until a runner accepts the call, or until asking makes no sense any more.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,26 +16,26 @@ use crate::backoff::Backoff;
 use crate::trace::Trace;
 use crate::transport::{Body, Following, RefusalReason, Reply, Request, Waiting};
 
-/// How long to wait before asking again for a runner: at first, and at most.
+/// The shortest and the longest wait before asking again for a runner.
 const ASK_BACKOFF_MIN: Duration = Duration::from_millis(1);
 const ASK_BACKOFF_MAX: Duration = Duration::from_millis(100);
 
-/// How long to ask while everybody is busy, where there is no deadline.
+/// How long to ask while all runners are busy, if there is no deadline.
 const BUSY_WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// How long to ask while nobody can be asked, and for those who have just gone
-/// to come back.
+/// How long to ask while no runner can be reached, and how long to wait for runners that
+/// have just gone to come back.
 const AWAY_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// How often a call is made again where its link does not say: often enough for
-/// any bad day, and an end to an input that takes its runners with it.
+/// How often a call is repeated if its link has no `Retries`: often enough for any bad
+/// day, but bounded, because the input itself may be what kills runners.
 const RETRIES_MAX_DEFAULT: u32 = 10;
 
-/// How long after a deadline to wait for the runner's own word on it, which has
-/// the end of stderr, before going on without.
+/// How long to wait after a deadline for the runner's own report, which has the end of
+/// stderr, before the run goes on without it.
 pub(super) const DEADLINE_GRACE: Duration = Duration::from_millis(200);
 
-/// How often a call of that link is made again, at most.
+/// How often a call of this link is repeated, at most.
 pub(super) fn retries_max(link: &ChainLink) -> u32 {
     let by_default = if link.link.is_pure() {
         RETRIES_MAX_DEFAULT
@@ -48,9 +48,9 @@ pub(super) fn retries_max(link: &ChainLink) -> u32 {
 /// An attempt at the call of a link of a chain.
 pub(super) struct Attempt {
     pub(super) portal: Portal,
-    /// Which link.
+    /// The link's position in the chain.
     pub(super) index: usize,
-    /// The links behind it that may be taken with it.
+    /// The links behind it that the same runner may run too.
     pub(super) following: Arc<[Following]>,
     pub(super) body: Body,
     pub(super) trace: Trace,
@@ -60,7 +60,7 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
-    /// Makes the call again of which a runner was lost, after a while.
+    /// Repeats a call whose runner was lost, after `wait`.
     pub(super) async fn again(self, wait: Duration) -> Result<Reply, FailureReason> {
         let lost_at = Instant::now();
         if before(self.deadline, sleep(wait)).await.is_none() {
@@ -69,8 +69,8 @@ impl Attempt {
         self.make(Some(lost_at)).await
     }
 
-    /// Asks until somebody takes the call; `lost_at` is when the runner was lost that had
-    /// taken it before, if one had.
+    /// Asks until a runner accepts the call. If a runner had accepted it before and was
+    /// lost, `lost_at` is when.
     pub(super) async fn make(self, lost_at: Option<Instant>) -> Result<Reply, FailureReason> {
         let Attempt {
             portal,
@@ -96,12 +96,12 @@ impl Attempt {
         };
         let id = portal.chain.links[index].id;
         let busy_until = deadline.unwrap_or(Instant::now() + BUSY_WAIT_MAX);
-        // A runner that has the call at its deadline still tells how it ended.
+        // After the deadline, a runner that has the call still reports how it ended.
         let answered_until = match deadline {
             Some(deadline) => deadline + DEADLINE_GRACE,
             None => busy_until,
         };
-        // Since when nobody is there who may be about to come back.
+        // Since when no runner is there, if one is likely to come back.
         let mut away_since = lost_at;
         let mut backoff = Backoff::new(ASK_BACKOFF_MIN, ASK_BACKOFF_MAX);
         loop {
@@ -115,8 +115,8 @@ impl Attempt {
                 None if deadline.is_some() && !waiting.is_told() => {
                     return Err(FailureReason::DeadlinePassed);
                 }
-                // It waits for room. Two runs may wait for each other, each of which
-                // holds half of what the other needs.
+                // The call has waited for room for too long. Waiting on would let two runs
+                // deadlock, each holding half of what the other needs.
                 None => {
                     asked.refused(&FailureReason::Busy);
                     return Err(FailureReason::Busy);
@@ -127,15 +127,15 @@ impl Attempt {
                     return Err(FailureReason::CannotStart(reason));
                 }
                 RefusalReason::Busy => {
-                    // Should nobody be there next, they have only just gone: as where a
-                    // link's zygote dies, to which this call has just been given.
+                    // If there is no runner at the next attempt, it has only just gone:
+                    // for example because the zygote died that was given this call.
                     away_since = Some(Instant::now());
                     (FailureReason::Busy, busy_until)
                 }
                 RefusalReason::NoRunner => {
-                    // Who was there a moment ago is only restarted, or the
-                    // network is, and everybody comes back to it; and where links
-                    // were lost, runners serve them again that hear of them again.
+                    // Runners that were there a moment ago are probably restarting, or
+                    // reconnecting. And if the store has lost links, runners serve them
+                    // again once they are put again.
                     let healed = before(deadline, portal.publishing.heal(index)).await;
                     let Some(since) = away_since.max(healed.flatten()) else {
                         return Err(FailureReason::NoRunner);
@@ -157,7 +157,7 @@ impl Attempt {
     }
 }
 
-/// What `future` gives, unless the deadline comes first.
+/// The result of `future`, or `None` if the deadline comes first.
 pub(super) async fn before<T>(
     deadline: Option<Instant>,
     future: impl Future<Output = T>,

@@ -1,4 +1,4 @@
-//! What a run of a chain reports, and how its failures read.
+//! The report of a chain's run, and the texts of its failures.
 
 use std::fmt::{self, Write as _};
 use std::ops::Deref;
@@ -11,31 +11,31 @@ use chain::{Chain, Link, LinkId};
 use crate::text::excerpt;
 use crate::transport::{Cut, Ending};
 
-/// How much of a link's command line a message shows.
+/// The most characters of a link's command line that a message shows.
 const COMMAND_CHARS_MAX: usize = 120;
 
-/// What became of each link of a chain, in chain order.
+/// How each link of a chain ended, in chain order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// One for each link of the chain.
+    /// One report for each link of the chain.
     pub links: Vec<LinkReport>,
 }
 
-/// What became of one link.
+/// How one link ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkReport {
-    /// What the chain calls it.
+    /// The link's name in the chain.
     pub name: String,
-    /// How it ended; `None` where nobody took the call, or where that was not
-    /// known yet.
+    /// How the link ended; `None` if no runner accepted the call, or if the ending was
+    /// not known yet when the run was over.
     pub ending: Option<Ending>,
-    /// How long it ran, where its ending is known.
+    /// How long the link ran, if its ending is known.
     pub elapsed: Duration,
-    /// The runner that took the call, the last one if there were several; `None`
-    /// where nobody did, or where it is in this process.
+    /// The last runner that accepted the call; `None` if none did, or if it is in this
+    /// process.
     pub runner: Option<Arc<str>>,
-    /// The runner took it together with the link before it, and what that one
-    /// wrote has not travelled.
+    /// Whether the runner ran this link joined to the link before it, so that the data
+    /// between the two did not travel.
     pub is_joined: bool,
 }
 
@@ -43,31 +43,31 @@ pub struct LinkReport {
 #[derive(Debug, Clone)]
 pub struct ChainError(Arc<ChainFailure>);
 
-/// Why a run of a chain failed, and what there is to say about it.
+/// Why a run of a chain failed, with details.
 #[derive(Debug)]
 pub struct ChainFailure {
     /// The chain's name.
     pub chain: String,
-    /// The first link, in chain order, that failed, counted from 0; where the
-    /// caller cut its input off, the first one.
+    /// The position, from 0, of the first link in chain order that failed; 0 if the
+    /// caller cut its input off.
     pub index: usize,
-    /// What the chain calls that link.
+    /// The failed link's name in the chain.
     pub name: String,
-    /// The id of what that link runs.
+    /// The failed link's id.
     pub link_id: LinkId,
-    /// That link's image, command and arguments, in one line.
+    /// The failed link's image, command and arguments, in one line.
     pub command: String,
-    /// The runner that had that link's call, as in its report.
+    /// The runner that ran the failed link, as in the link's report.
     pub runner: Option<Arc<str>>,
-    /// What happened.
+    /// Why the link failed.
     pub reason: FailureReason,
-    /// The end of what that link wrote to standard error.
+    /// The end of the failed link's standard error.
     pub stderr: Bytes,
-    /// What is known of all links.
+    /// The report on all links.
     pub report: Report,
 }
 
-/// What made a run fail, cut by what the caller can do about it.
+/// Why a run failed, divided by what the caller can do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FailureReason {
     /// The link exited with a code that the chain does not accept.
@@ -76,18 +76,16 @@ pub enum FailureReason {
     Signalled(i32),
     /// The link cannot be started, for this reason.
     CannotStart(Arc<str>),
-    /// Nobody serves the link.
+    /// No runner serves the link.
     NoRunner,
-    /// Everybody who serves the link was busy, until the deadline or for too
-    /// long.
+    /// All runners that serve the link were busy, until the deadline or for too long.
     Busy,
-    /// Nobody could be asked to run the link, for this reason, until the deadline
-    /// or for too long.
+    /// No runner could be reached, for this reason, until the deadline or for too long.
     Unreachable(Arc<str>),
     /// The link's deadline, or the chain's, passed.
     DeadlinePassed,
-    /// The link's runner was lost, or its output was, for this reason, which also
-    /// says why the link was not called again.
+    /// The link's runner or its output was lost. The reason also says why the call was
+    /// not repeated.
     Lost(Arc<str>),
     /// The caller cut its input off, for this reason.
     InputCut(Arc<str>),
@@ -115,7 +113,7 @@ impl ChainError {
         }))
     }
 
-    /// The reply was cut off although no link failed.
+    /// The error for a reply that was cut off although no link failed.
     pub(super) fn cut_off(chain: &Chain, report: Report, cut: &Cut) -> ChainError {
         let last = chain.links.len() - 1;
         let reason = FailureReason::Lost(Arc::clone(&cut.reason));
@@ -151,7 +149,7 @@ impl fmt::Display for ChainError {
     }
 }
 
-/// What happened, to be read after the link's name.
+/// A text that reads well after the link's name.
 impl fmt::Display for FailureReason {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -173,7 +171,7 @@ impl fmt::Display for FailureReason {
     }
 }
 
-/// What a link runs, in one line that is not too long.
+/// A link's image, command and arguments in one line, shortened if it is too long.
 fn command_line(link: &Link) -> String {
     let words = link.command.iter().chain(&link.arguments);
     let line = words.fold(link.image.clone(), |mut line, word| {
@@ -184,7 +182,7 @@ fn command_line(link: &Link) -> String {
     excerpt(&line, COMMAND_CHARS_MAX)
 }
 
-/// What Linux calls the signals that end a process and are at all common.
+/// The names of common signals that end a process.
 fn signal_name(signal: i32) -> Option<&'static str> {
     Some(match signal {
         1 => "SIGHUP",

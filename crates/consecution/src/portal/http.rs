@@ -6,63 +6,50 @@
 //!
 //! | module | for |
 //! |---|---|
-//! | `route` | which path means what |
+//! | `routes` | which method and path lead where |
 //! | `call` | one call of a chain |
 //! | `upload`, `answer` | the body of a request, and of a reply |
 //! | `spool` | output that comes before its reply may begin |
 //! | `prefer` | what a client would rather have |
-//! | `problem`, `story` | how failures and fates are written |
-//! | `admin` | the same but calls, on an address of its own |
+//! | `problem`, `headers` | how failures, and the ends of links, are written |
 //! | `chains` | the chains that are offered at one time |
 //! | `looks`, `readiness` | what keeps chains from being run |
 //! | `metrics` | what is counted |
 //! | `log` | what the log says of calls |
 
-mod admin;
 mod answer;
 mod call;
 mod chains;
+mod headers;
 mod log;
 mod looks;
 mod metrics;
 mod prefer;
 mod problem;
 mod readiness;
-mod route;
+mod routes;
 mod spool;
-mod story;
 mod upload;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
-use hyper::body::Incoming;
-use hyper::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER};
-use hyper::{Request, Response, StatusCode};
 use parking_lot::RwLock;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
 
 pub use looks::{LinkState, Links, Probed};
 pub use spool::{BYTES_MAX_DEFAULT as SPOOL_BYTES_MAX_DEFAULT, SpoolOptions};
 
-use self::admin::Admin;
 use self::chains::{Chains, Offered};
 use self::metrics::Metrics;
-use self::problem::{Problem, RETRY_AFTER_S};
-use self::readiness::{Readiness, Ready};
-use self::route::{Look, NoRoute, Route, route};
+use self::problem::Problem;
+use self::readiness::Readiness;
 use self::spool::Room;
-use self::upload::Upload;
 use super::{ChainError, FailureReason, Portal};
-use crate::http::{self, Answer, Client, Listen, ListenError, Server};
+use crate::http::{self, Listen, ListenError, Server};
 use crate::trace::CallId;
-
-/// The header that carries a call's id, both ways.
-const CALL_ID: HeaderName = HeaderName::from_static("consecution-call-id");
 
 /// How to serve chains.
 #[derive(Debug, Clone, Default)]
@@ -87,20 +74,25 @@ pub async fn bind(
     options: Options,
     chains: Vec<Portal>,
     links: Arc<dyn Links>,
-    registry: Registry,
+    mut registry: Registry,
 ) -> Result<(Server, Offer), ListenError> {
     let spool = options.spool.clone();
     // Elsewhere, since it looks at the disk.
     let room = tokio::task::spawn_blocking(|| Room::open(spool)).await;
     let room = room.unwrap_or_else(|_| Room::open(SpoolOptions::default()));
-    let site = Arc::new(Site::new(chains, links, &options, room, registry));
-    let offer = Offer(Arc::clone(&site));
-    let server = Server::bind(listen, options.server, Arc::<Site>::clone(&site)).await?;
+    let site = Arc::new(Site::new(chains, links, &options, room, &mut registry));
+    let connections = http::count_connections(&mut registry);
+    let registry = Arc::new(registry);
+    let main = routes::main(Arc::clone(&site), Arc::clone(&registry));
+    let server = Server::bind(listen, options.server, main, connections).await?;
     let server = match &options.admin {
-        Some(listen) => server.beside(listen, Arc::new(Admin::new(site))).await?,
+        Some(listen) => {
+            let admin = routes::admin(Arc::clone(&site), registry);
+            server.beside(listen, admin).await?
+        }
         None => server,
     };
-    Ok((server, offer))
+    Ok((server, Offer(site)))
 }
 
 /// Says which chains a server offers.
@@ -126,13 +118,11 @@ impl Offer {
     }
 }
 
-/// What is offered.
+/// What the routes of a portal work on.
 struct Site {
     chains: RwLock<Arc<Chains>>,
     metrics: Metrics,
     readiness: Readiness,
-    registry: Registry,
-    connections: Gauge,
     /// Requests that were turned away since there are too many connections.
     turned_away: Counter,
     request_bytes_max: Option<u64>,
@@ -160,11 +150,10 @@ impl Site {
         links: Arc<dyn Links>,
         options: &Options,
         room: Room,
-        mut registry: Registry,
+        registry: &mut Registry,
     ) -> Site {
-        room.count_in(&mut registry);
-        let metrics = Metrics::new(&mut registry);
-        let connections = http::count_connections(&mut registry);
+        room.count_in(registry);
+        let metrics = Metrics::new(registry);
         let turned_away = Counter::default();
         let help = "Requests that were turned away since there were too many connections";
         registry.register("http_turned_away", help, turned_away.clone());
@@ -172,8 +161,6 @@ impl Site {
             chains: RwLock::new(Arc::new(Chains::new(portals, &metrics))),
             metrics,
             readiness: Readiness::new(links),
-            registry,
-            connections,
             turned_away,
             request_bytes_max: options.request_bytes_max,
             stall_wait_max: options.server.stall_wait_max,
@@ -186,52 +173,6 @@ impl Site {
         // Nothing that runs under the lock can leave it half-changed.
         let now = self.chains.read();
         Arc::clone(&now)
-    }
-
-    async fn dispatch(
-        &self,
-        request: Request<Incoming>,
-        call_id: &CallId,
-        client: &Client,
-    ) -> Response<Answer> {
-        let chains = self.chains();
-        let found = match route(request.method(), request.uri().path()) {
-            Ok(Route::Look(look)) => match self.look(&look, client).await {
-                Some(response) => return response,
-                None => Err(NoRoute::Path),
-            },
-            _ if client.is_extra() => return self.turn_away(request, call_id),
-            Ok(Route::Call(None)) => chains.first().ok_or(NoRoute::Path),
-            Ok(Route::Call(Some(name))) => chains.find(name).ok_or(NoRoute::Path),
-            Err(no_route) => Err(no_route),
-        };
-        match found {
-            Ok(chain) => call::call(self, chain, request, call_id, client).await,
-            Err(no_route) => refuse(request, &no_route, call_id),
-        }
-    }
-
-    /// Shows how it is; `None` where there is no such chain.
-    async fn look(&self, look: &Look<'_>, client: &Client) -> Option<Response<Answer>> {
-        let (chains, is_draining) = (self.chains(), client.is_draining());
-        Some(match look {
-            Look::Chains => http::json(StatusCode::OK, &list(chains.all())),
-            Look::Health => http::health(),
-            Look::Ready => show(&self.readiness.of_all(chains.all(), is_draining).await),
-            Look::ChainReady(name) => {
-                show(&self.readiness.of_one(chains.find(name)?, is_draining).await)
-            }
-            Look::Metrics => http::metrics(&self.registry),
-        })
-    }
-
-    /// There are too many connections for calls.
-    fn turn_away(&self, request: Request<Incoming>, call_id: &CallId) -> Response<Answer> {
-        self.turned_away.inc();
-        let (status, title) = (StatusCode::SERVICE_UNAVAILABLE, "too many connections");
-        let detail = "as many connections are open as there may be at a time";
-        let problem = Problem::new(status, title, detail, call_id);
-        decline(request, &problem)
     }
 
     /// What became of a run that failed, as far as it is told by a reply.
@@ -252,55 +193,6 @@ impl Site {
     }
 }
 
-fn show(ready: &Ready) -> Response<Answer> {
-    if ready.ready {
-        return http::json(StatusCode::OK, ready);
-    }
-    let mut response = http::json(StatusCode::SERVICE_UNAVAILABLE, ready);
-    let headers = response.headers_mut();
-    headers.insert(RETRY_AFTER, RETRY_AFTER_S.into());
-    response
-}
-
-impl http::Site for Site {
-    fn answer<'a>(
-        &'a self,
-        request: Request<Incoming>,
-        client: &'a Client,
-    ) -> BoxFuture<'a, Response<Answer>> {
-        let call_id = call_id(&request);
-        Box::pin(async move {
-            let response = self.dispatch(request, &call_id, client).await;
-            with_call_id(response, &call_id)
-        })
-    }
-
-    fn connections(&self) -> &Gauge {
-        &self.connections
-    }
-}
-
-/// The id that a request has, or a new one.
-fn call_id(request: &Request<Incoming>) -> CallId {
-    let given = request.headers().get(&CALL_ID);
-    CallId::new(given.map(HeaderValue::as_bytes))
-}
-
-fn with_call_id(mut response: Response<Answer>, call_id: &CallId) -> Response<Answer> {
-    let headers = response.headers_mut();
-    // Visible ASCII, which any header can carry.
-    headers.extend(HeaderValue::from_str(call_id.as_str()).map(|id| (CALL_ID, id)));
-    response
-}
-
-/// Answers a request for which nothing is run.
-fn decline(request: Request<Incoming>, problem: &Problem) -> Response<Answer> {
-    let is_held_back = request.headers().contains_key(hyper::header::EXPECT);
-    // It sees to what is still on its way.
-    drop(Upload::new(request.into_body(), None, is_held_back));
-    call::respond(problem)
-}
-
 fn list(chains: &[Offered]) -> Vec<ChainEntry<'_>> {
     chains
         .iter()
@@ -317,25 +209,4 @@ fn list(chains: &[Offered]) -> Vec<ChainEntry<'_>> {
             }
         })
         .collect()
-}
-
-fn refuse(request: Request<Incoming>, no_route: &NoRoute, call_id: &CallId) -> Response<Answer> {
-    let (status, title) = match no_route {
-        NoRoute::Path => (StatusCode::NOT_FOUND, "there is nothing of that name"),
-        NoRoute::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, "the method is not allowed"),
-    };
-    let path = request.uri().path();
-    let detail = match no_route {
-        NoRoute::Path if path.starts_with("/chains/") => format!("no chain is offered at {path}"),
-        NoRoute::Path => format!("there is nothing at {path}"),
-        NoRoute::Method(allowed) => format!("{path} takes {allowed}"),
-    };
-    let problem = Problem::new(status, title, detail, call_id);
-    let mut response = decline(request, &problem);
-    if let NoRoute::Method(allowed) = no_route {
-        response
-            .headers_mut()
-            .insert(ALLOW, HeaderValue::from_static(allowed));
-    }
-    response
 }

@@ -1,32 +1,33 @@
-//! The beginning of what a link has written, kept while a call may have to be made
-//! again: the link behind it can read it once more, and what the link itself writes
-//! once more is compared with it.
+//! A replay buffer: the beginning of a link's output, kept while a call may be repeated.
+//! A repeated call of the next link reads it again; the output of a repeated call of this
+//! link is compared with it.
 //!
-//! That a link has no network does not mean that it writes the same twice: it may ask
-//! for the time, or for chance. So what it writes again is believed only if it is the
-//! same so far.
+//! A link without network need not write the same bytes twice: its output may depend on
+//! the time or on random numbers. So its new output is used only if it begins with the
+//! bytes that were already delivered.
 //!
-//! It is a copy. A chunk is usually a slice of the buffer that it was read into, and
-//! keeps all of that: one byte from a pipe may hold 64 KiB. Pure.
+//! The buffer holds copies. A chunk is usually a slice of the buffer that it was read
+//! into, and keeps all of that buffer allocated: one byte from a pipe may hold 64 KiB.
+//! This module is pure.
 
 use bytes::{Buf, Bytes};
 
-/// How much memory is kept for a stream, at most.
+/// The most bytes that are kept of a stream.
 pub(super) const KEPT_BYTES_MAX: usize = 1024 * 1024;
 
-/// How much is given of it at a time.
+/// The most bytes that [`Kept::get`] returns at a time.
 const PIECE_BYTES: usize = 64 * 1024;
 
 /// The first bytes of a stream.
 #[derive(Debug, Default)]
 pub(super) struct Kept(Vec<u8>);
 
-/// A call that was made again has written something else.
+/// A repeated call has written other bytes than before.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Differs;
 
 impl Kept {
-    /// Adds a chunk whole, and returns true; where there is no room for all of it, adds
+    /// Adds a whole chunk and returns true. If there is no room for all of it, adds
     /// nothing and returns false.
     #[must_use]
     pub(super) fn push(&mut self, chunk: &[u8]) -> bool {
@@ -35,7 +36,7 @@ impl Kept {
             return false;
         }
         if needed > self.0.capacity() {
-            // Doubled, so that of many small chunks none is moved often.
+            // Double the capacity, so that many small chunks are not moved often.
             let capacity = (2 * self.0.capacity()).clamp(needed, KEPT_BYTES_MAX);
             self.0.reserve_exact(capacity - self.0.len());
         }
@@ -47,21 +48,21 @@ impl Kept {
         self.0.len()
     }
 
-    /// How much memory it takes.
+    /// The memory that the buffer takes.
     #[cfg(test)]
     pub(super) fn memory_bytes(&self) -> usize {
         self.0.capacity()
     }
 
-    /// What stands there and behind, as far as it is given at a time.
+    /// The next bytes from position `at` on, at most [`PIECE_BYTES`] of them.
     pub(super) fn get(&self, at: usize) -> Option<Bytes> {
         let rest = self.0.get(at..).filter(|rest| !rest.is_empty())?;
         let piece = &rest[..rest.len().min(PIECE_BYTES)];
         Some(Bytes::copy_from_slice(piece))
     }
 
-    /// What of a chunk is new, that was written behind the first `at` bytes of what is
-    /// kept; moves that place on.
+    /// Compares `chunk` with the kept bytes from position `at` on, and moves `at` on.
+    /// Returns the part of the chunk that lies behind the kept bytes.
     pub(super) fn pass(&self, at: &mut usize, mut chunk: Bytes) -> Result<Bytes, Differs> {
         let wanted = self.0.get(*at..).unwrap_or_default();
         let length = wanted.len().min(chunk.len());

@@ -1,18 +1,18 @@
-//! The stream between two calls: what one link writes, as the next one reads it. The
-//! same adapter stands before the first link, where the caller writes, and behind the
-//! last one, where the caller reads.
+//! The stream between two calls: carries one link's output to the next link. The same
+//! adapter is used before the first link, where the caller writes, and behind the last
+//! link, where the caller reads.
 //!
-//! - It holds back an end until the run says that it is one.
-//! - A call that is made again writes behind what the one before it had written: what
-//!   it repeats is compared, and left out.
-//! - A call that is made again reads from the beginning.
+//! - It holds back an end-of-file until the run confirms it.
+//! - If the call that writes it is repeated, the new output is compared with the bytes
+//!   that were already delivered, and these are skipped.
+//! - If the call that reads it is repeated, it reads from the beginning.
 //!
-//! The last two need the beginning of the stream, of which one copy is [`Kept`] for both,
-//! as long as it is small and there may be another call. The reader does all of that when
-//! it asks for the next chunk: there is no task here, and no other buffer.
+//! The last two need the beginning of the stream. One copy of it is [`Kept`] for both,
+//! while it is small and a call may still be repeated. All of this happens when the reader
+//! polls for the next chunk: there is no task here, and no other buffer.
 //!
-//! A stream polls what writes it while it is locked, and asks the stream before that one.
-//! Nothing here ever asks a stream behind it, so no two wait for each other.
+//! Locks: a stream polls its writer while it is locked, and may then lock the stream
+//! before it. No stream locks one behind it, so there is no deadlock.
 
 use std::mem;
 use std::pin::Pin;
@@ -29,67 +29,68 @@ use super::kept::{Differs, Kept};
 use crate::pipe::Writer;
 use crate::transport::{Body, Chunks, Cut, MovedChunk};
 
-/// A stream that one call writes at a time, and one reads. Clones are the same.
+/// A stream with one writing and one reading call at a time. Clones share the stream.
 #[derive(Clone)]
 pub(super) struct LinkOutput(Arc<Mutex<State>>);
 
 struct State {
     source: Source,
-    /// No other call will write it.
+    /// The present writer is the last one: no repeated call will write this stream.
     is_final: bool,
-    /// What the run has said of the end, before that was reached.
+    /// The run's decision on the end, if it came before the end was reached.
     end: Option<End>,
-    /// Why it broke off, if it did.
+    /// Why the stream broke off, if it did.
     broken: Option<Cut>,
-    /// What has been given on, if it may be needed again.
+    /// The bytes delivered so far, while they may be needed again.
     kept: Kept,
-    /// How much of that the reader has had, and the writer has written again.
+    /// How many bytes of `kept` the present reader has got.
     given: usize,
+    /// How many bytes of `kept` the present writer has written.
     repeated: usize,
-    /// The call that reads it may be made again.
+    /// The call that reads this stream may be repeated.
     is_for_reader: bool,
-    /// So may the call that writes it, as long as what that reads, which is here, can be
-    /// read again.
+    /// If the call that writes this stream may be repeated: that call's input, because a
+    /// repeat is possible only while this can be read again.
     for_writer: Option<LinkOutput>,
-    /// What was given on is too much to be compared.
+    /// More bytes were delivered than `kept` can hold, so a repeat cannot be compared.
     is_too_large: bool,
-    /// A call that was made again has written something else.
+    /// A repeated call has written other bytes than before.
     differs: bool,
-    /// Tells the reader whose turn it is from those before it.
+    /// The number of the present reader. Earlier readers get a cut.
     turn: u32,
     /// The reader is gone.
     is_unread: bool,
-    /// The reader's, while it waits.
+    /// The waker of the reader, while it waits.
     waker: Waker,
-    /// Told what the run may have to know.
+    /// Notified of changes that the run may have to act on.
     news: Arc<Notify>,
 }
 
-/// What comes behind that which is kept.
+/// The source of the bytes behind the kept ones.
 enum Source {
-    /// No call writes: it has not been taken yet, or not again.
+    /// No call writes now: the call, or its repeat, has not been accepted yet.
     Awaited,
     Writing(Body),
-    /// All has been written, or it broke off like that; what the run says of it is not
-    /// known yet.
+    /// The writer has ended, or broke off with this cut. The run has not decided yet what
+    /// this end means.
     Held(Option<Cut>),
     Over(Result<(), Cut>),
 }
 
-/// What a run says of the end of what a link has written.
+/// The run's decision on the end of a link's output.
 #[derive(Debug, Clone)]
 pub(super) enum End {
-    /// It is complete.
+    /// The output is complete.
     Complete,
-    /// It is not, since the link failed.
+    /// The output is not complete, because the link failed.
     Failed(Cut),
-    /// It is not, though the link has not failed.
+    /// The output is not complete, although the link has not failed.
     Broken(Cut),
 }
 
 impl LinkOutput {
-    /// What a link writes. `is_for_reader` says whether the call that reads it may be made
-    /// again.
+    /// A stream for a link's output. `is_for_reader` says whether the call that reads it
+    /// may be repeated.
     pub(super) fn new(is_for_reader: bool, news: &Arc<Notify>) -> LinkOutput {
         LinkOutput(Arc::new(Mutex::new(State {
             source: Source::Awaited,
@@ -110,7 +111,7 @@ impl LinkOutput {
         })))
     }
 
-    /// What the caller writes, whose end is one.
+    /// A stream for the caller's input, whose end needs no confirmation.
     pub(super) fn of_caller(body: Body, is_for_reader: bool, news: &Arc<Notify>) -> LinkOutput {
         let output = LinkOutput::new(is_for_reader, news);
         output.write(body, None);
@@ -118,8 +119,8 @@ impl LinkOutput {
         output
     }
 
-    /// A call has been taken that writes that, from the beginning. It may be made again
-    /// while `input`, which it reads, can be read again.
+    /// Sets the writer: the output of an accepted call, from the beginning. The call may
+    /// be repeated while `input`, which it reads, can be read again.
     pub(super) fn write(&self, body: Body, input: Option<&LinkOutput>) {
         let state = &mut *self.0.lock();
         let is_wanted = !state.is_unread || state.is_for_reader;
@@ -132,8 +133,7 @@ impl LinkOutput {
         state.waker.wake_by_ref();
     }
 
-    /// The call that writes it was lost, and is made again: of what it has written,
-    /// nothing more is given on.
+    /// The writing call was lost and will be repeated: delivers nothing more of its output.
     pub(super) fn await_writer(&self) {
         let state = &mut *self.0.lock();
         if !matches!(state.source, Source::Over(_)) {
@@ -141,13 +141,15 @@ impl LinkOutput {
         }
     }
 
-    /// All of it from the start; the reader before, if there was one, gets a cut. To be
-    /// asked for again only while it can be [read again](Self::can_be_read_again).
+    /// A new reader, from the start of the stream; the reader before it gets a cut. After
+    /// the first, request a reader only while the stream
+    /// [can be read again](Self::can_be_read_again).
     pub(super) fn reader(&self) -> Body {
         Body::of(self.reader_with(None))
     }
 
-    /// The same for the caller, which holds the run.
+    /// The reader for the caller. It holds `run`: the run is aborted when the last holder
+    /// drops that.
     pub(super) fn for_caller(&self, run: Arc<Stop>) -> Body {
         Body::of(self.reader_with(Some(run)))
     }
@@ -166,62 +168,62 @@ impl LinkOutput {
         }
     }
 
-    /// Whether it can be read from the beginning once more.
+    /// Whether the stream can be read from the beginning again.
     pub(super) fn can_be_read_again(&self) -> bool {
         self.0.lock().is_for_reader
     }
 
-    /// Whether it is known to be incomplete, so that reading it again is of no use.
+    /// Whether the stream is known to be incomplete: then reading it again is useless.
     pub(super) fn is_cut(&self) -> bool {
         matches!(self.0.lock().source, Source::Over(Err(_)))
     }
 
-    /// Whether too much has been given on for the call that writes it to be made again.
+    /// Whether too many bytes were delivered to repeat the writing call.
     pub(super) fn is_too_large(&self) -> bool {
         self.0.lock().is_too_large
     }
 
-    /// Whether a call that was made again has written something else.
+    /// Whether a repeated call has written other bytes than before.
     pub(super) fn differs(&self) -> bool {
         self.0.lock().differs
     }
 
-    /// Why it broke off, if it did.
+    /// Why the stream broke off, if it did.
     pub(super) fn broken(&self) -> Option<Cut> {
         self.0.lock().broken.clone()
     }
 
-    /// Whether its reader is gone, and no other one will come.
+    /// Whether the reader is gone and no other one will come.
     pub(super) fn is_unread(&self) -> bool {
         let state = self.0.lock();
         state.is_unread && !state.is_for_reader
     }
 
-    /// Whether nothing more of what is written now will be read.
+    /// Whether nothing more of the present writer's output will be read.
     pub(super) fn is_drained(&self) -> bool {
         let state = self.0.lock();
         state.is_unread || matches!(state.source, Source::Held(_) | Source::Over(_))
     }
 
-    /// The call that reads it will not be made again.
+    /// The reading call will not be repeated.
     pub(super) fn settle_reader(&self) {
         self.0.lock().settle_reader();
     }
 
-    /// The call that writes it will not be made again.
+    /// The writing call will not be repeated.
     pub(super) fn settle_writer(&self) {
         self.0.lock().settle_writer();
     }
 
-    /// The end of what is written now is that of the stream.
+    /// Decides what the end of the present writer's output means for the stream.
     pub(super) fn end(&self, end: End) {
         let state = &mut *self.0.lock();
         state.end.get_or_insert(end);
         state.settle_writer();
     }
 
-    /// Nobody needs it any more, whatever a reader does: who writes it is told, and who
-    /// reads it sees no end.
+    /// Closes the stream, whatever its reader does: the writer learns that nobody reads,
+    /// and the reader gets `cut` instead of an end.
     pub(super) fn close(&self, cut: Cut) {
         self.0.lock().close(cut);
     }
@@ -253,7 +255,7 @@ impl State {
         }
     }
 
-    /// What of a chunk is new, and goes on.
+    /// The part of a chunk that is new, to be delivered.
     fn pass(&mut self, chunk: Bytes) -> Result<Bytes, Differs> {
         let chunk = self.kept.pass(&mut self.repeated, chunk)?;
         if !chunk.is_empty() {
@@ -262,7 +264,7 @@ impl State {
         Ok(chunk)
     }
 
-    /// Keeps what the reader gets now, while that may be needed and there is room.
+    /// Keeps a copy of what the reader gets, while it may be needed and there is room.
     fn keep(&mut self, chunk: &[u8]) {
         let is_for_writer = self.is_for_writer();
         if (is_for_writer || self.is_for_reader) && self.kept.push(chunk) {
@@ -280,13 +282,13 @@ impl State {
         (self.kept, self.given, self.repeated) = Default::default();
     }
 
-    /// Whether the call that writes it may be made again.
+    /// Whether the writing call may be repeated.
     fn is_for_writer(&self) -> bool {
         let input = self.for_writer.as_ref();
         input.is_some_and(LinkOutput::can_be_read_again)
     }
 
-    /// All has been written, or it broke off like that.
+    /// The writer has ended, or broke off with `cut`.
     fn ended(&mut self, cut: Option<Cut>) {
         if self.is_final && cut.is_none() && self.repeated < self.kept.bytes() {
             return self.differ();
@@ -319,7 +321,7 @@ impl State {
         match mem::replace(&mut self.source, Source::Held(None)) {
             Source::Held(cut) => self.ended(cut),
             Source::Awaited => {
-                // Nobody writes it again.
+                // No call will write this again, so nothing is left to compare.
                 self.repeated = self.kept.bytes();
                 self.ended(None);
             }
@@ -344,7 +346,7 @@ impl State {
         (self.kept, self.given, self.repeated) = Default::default();
         self.is_for_reader = false;
         self.for_writer = None;
-        // Even if its end has been seen: a reader may have come less far.
+        // Also if the end was reached: a later reader may not have come that far.
         if !matches!(self.source, Source::Over(Err(_))) {
             self.source = Source::Over(Err(cut));
         }
@@ -353,7 +355,7 @@ impl State {
     }
 }
 
-/// What the writer of a stream is told when the stream has no reader.
+/// The reason that the writer of a stream gets when the stream has no reader.
 const UNREAD: &str = "nobody reads it any more";
 
 /// Stops a run when it is dropped.
@@ -365,12 +367,12 @@ impl Drop for Stop {
     }
 }
 
-/// Reads a stream while it is its turn.
+/// A reader of a stream. It reads until a later reader takes over.
 struct Reader {
     output: LinkOutput,
     turn: u32,
     of_caller: Option<Arc<Stop>>,
-    /// The caller has been given a cut.
+    /// This reader has returned a cut.
     is_over: bool,
 }
 
@@ -393,7 +395,7 @@ impl Stream for Reader {
 }
 
 impl Chunks for Reader {
-    /// Only what is kept, or compared, must be seen.
+    /// Moves bytes within the kernel. Bytes that must be kept or compared are read instead.
     fn poll_move(self: Pin<&mut Self>, to: &Writer, context: &mut Context<'_>) -> Poll<MovedChunk> {
         let state = &mut *self.output.0.lock();
         let is_kept = state.is_for_reader || state.is_for_writer() || state.kept.bytes() > 0;

@@ -1,8 +1,8 @@
-//! Which links of a chain may be taken together, as plain data.
+//! Decides which links of a chain one runner may run together. Pure.
 //!
-//! Taken together they are one call: one deadline ends them, and where their
-//! runner is lost they are made again together. So only those are offered
-//! together that would be treated alike one by one.
+//! Links that run together are one call: they share a deadline, and if their runner is
+//! lost the call is repeated as a whole. So only links are combined whose calls would be
+//! treated alike if they were made one by one.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use chain::{Chain, ChainLink};
 use super::attempt::retries_max;
 use crate::transport::{FOLLOWING_MAX, Following};
 
-/// For each link of a chain, those behind it that may be taken with it.
+/// For each link of a chain, the links behind it that the same runner may run too.
 pub(super) fn following(chain: &Chain) -> Vec<Arc<[Following]>> {
     (0..chain.links.len())
         .map(|index| {

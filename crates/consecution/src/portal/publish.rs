@@ -1,4 +1,4 @@
-//! Makes a chain's links known, and known again where a store has lost them.
+//! Puts a chain's links into the link store, and again if the store loses them.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -17,46 +17,46 @@ use crate::link_store::{LinkStore, LinkStoreError, MISSING_MAX, RETRY_WAIT_MAX, 
 use crate::log_batch::LogBatch;
 use crate::log_on_change::LogOnChange;
 
-/// How many links are put at a time: enough that a chain of many is known soon, and no
-/// more than a store takes beside what others ask of it.
+/// The most links that are put at the same time: enough that a chain of many is known
+/// soon, and no more than a store takes beside what others ask of it.
 const PUTS_MAX: usize = 16;
 
-/// How long to rest between two looks for links that the store has lost: at first, and at
-/// most, where they are missed again and again though nothing is lost.
+/// The shortest and the longest pause between two checks for links that the store has
+/// lost. It grows while links are missed again and again though the store has all of them.
 const LOOK_REST_MIN: Duration = Duration::from_millis(100);
 const LOOK_REST_MAX: Duration = Duration::from_secs(10);
 
-/// How long a call that has found no runner waits for what a look finds.
+/// How long a call that has found no runner waits for the result of a check.
 const LOOK_WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// Whether a chain's links have been made known.
+/// Whether a chain's links have been put into the link store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Publication {
-    /// Not yet, for this reason, a lower-case fragment.
+    /// Not yet. The reason is a lower-case fragment.
     Waiting(Arc<str>),
-    /// They have.
+    /// All links are in the store.
     Done,
 }
 
-/// A chain's links, on their way to the store.
+/// The state of publishing a chain's links.
 pub(super) struct Publishing {
     chain: Arc<Chain>,
     state: watch::Sender<Publication>,
-    /// Somebody has found a link missing.
+    /// Notified when a call or `/readyz` has found a link missing.
     missed: Notify,
     looks: watch::Sender<Looks>,
-    /// Which links somebody has served since they were last missed.
+    /// For each link, whether a runner has served it since it was last missed.
     served: Box<[AtomicBool]>,
-    /// One of those is missed: what the last look has found is out of date.
+    /// Notified when such a link is missed again: the last check's result is out of date.
     outdated: Notify,
 }
 
-/// Looks for links that the store has lost.
+/// The checks for links that the store has lost.
 #[derive(Debug, Clone, Copy, Default)]
 struct Looks {
     begun: u64,
     done: u64,
-    /// There is one as soon as a link is missed.
+    /// The next check starts as soon as a link is missed: the pause is over.
     is_ready: bool,
     /// When links were last put again.
     put_at: Option<Instant>,
@@ -86,22 +86,22 @@ impl Publishing {
         Ok(())
     }
 
-    /// Nobody serves one of the links, or the store does not have it: where one
-    /// was lost, others may have been.
+    /// Starts a check: no runner serves one of the links, or the store does not have it.
+    /// If one link was lost, others may have been lost too.
     pub(super) fn miss(&self) {
         self.missed.notify_one();
     }
 
-    /// Somebody serves these links of the chain.
+    /// Records that a runner serves these links of the chain.
     pub(super) fn note_served(&self, links: RangeInclusive<usize>) {
         for served in self.served.get(links).into_iter().flatten() {
             served.store(true, Ordering::Relaxed);
         }
     }
 
-    /// As [`miss`](Self::miss), for a call that has found no runner for that link. Gives
-    /// when links were last put again that the store had lost: runners are about to serve
-    /// them. Waits for a look, unless there was one since the link was last served.
+    /// Like [`miss`](Self::miss), for a call that has found no runner for `link`. Waits
+    /// for a check, unless there was one since the link was last served. Returns when lost
+    /// links were last put again, if ever: runners are about to serve those.
     pub(super) async fn heal(&self, link: usize) -> Option<Instant> {
         let now = Instant::now();
         let was_served = |served: &AtomicBool| served.swap(false, Ordering::Relaxed);
@@ -118,14 +118,14 @@ impl Publishing {
         }
         if let Some(wanted) = wanted {
             let looked = looks.wait_for(|looks| looks.done >= wanted || looks.put_at >= Some(now));
-            // Whether it was over in time or not, the state says what is known.
+            // Even if the check was not over in time, the state has the last known result.
             drop(timeout(LOOK_WAIT_MAX, looked).await);
         }
         self.looks.borrow().put_at
     }
 
-    /// Puts all links until that has worked, and those that are missing when one
-    /// is missed, for as long as it is polled.
+    /// Puts all links, retrying until that works; then, whenever a link is missed, puts
+    /// those that the store has lost. Never returns.
     pub(super) async fn keep(
         &self,
         store: &dyn LinkStore,
@@ -182,8 +182,8 @@ impl Publishing {
         }
     }
 
-    /// Puts the links that the store does not have, and gives those. It is asked
-    /// first, since that costs it less than a put of what is there.
+    /// Puts the links that the store does not have, and returns them. Asks the store
+    /// first: that costs it less than putting links that it has.
     async fn put_missing(&self, store: &dyn LinkStore) -> Result<Vec<&ChainLink>, LinkStoreError> {
         let by_id: BTreeMap<_, _> = self
             .chain
@@ -201,7 +201,7 @@ impl Publishing {
         Ok(missing)
     }
 
-    /// Takes note of what it waits for, and says so if that is new.
+    /// Records why the links are not published yet, and logs the reason if it is new.
     fn wait(&self, error: &str) {
         let waiting = Publication::Waiting(format!("failed to {error}").into());
         let is_new = self.state.send_if_modified(|state| {
@@ -219,7 +219,7 @@ impl Publishing {
     }
 }
 
-/// Puts these links, several at a time.
+/// Puts these links, [`PUTS_MAX`] at a time.
 async fn put(
     store: &dyn LinkStore,
     links: impl Iterator<Item = &ChainLink>,

@@ -1,8 +1,8 @@
-//! Keeps the links of all chains that a portal offers known to a link store, and
-//! says there what it offers.
+//! Keeps the links of all of a portal's chains in the link store, and publishes there
+//! which chains the portal serves.
 //!
-//! It does not trust that a store keeps what it was given: now and then it asks
-//! which of the links are missing there, and has those put again.
+//! A store may lose its data. So the publisher regularly asks the store which links are
+//! missing, and puts these again.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -20,18 +20,19 @@ use crate::backoff::Backoff;
 use crate::link_store::{LinkStore, MISSING_MAX, OfferedLink, PortalState, Registration};
 use crate::log_batch::LogBatch;
 
-/// How often to ask which links are missing, at most; jittered.
+/// The longest time between two checks for missing links; jittered.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
-/// How long to rest after each question: so a portal asks about a hundred links a
-/// second at most, and for one with more than a thousand a look takes longer.
+/// The pause after each question of a check: so a portal asks about at most a hundred
+/// links a second, and the check of a portal with more than a thousand links takes longer
+/// than [`LOOK_EVERY`].
 const LOOK_REST: Duration = Duration::from_millis(300);
 
-/// Keeps links known for as long as it is held. They stay known after that,
-/// since others may use them.
+/// Keeps links in the store until it is dropped. After that the links stay in the store,
+/// because others may use them, but are not put again.
 pub struct Publisher {
     store: Arc<dyn LinkStore>,
-    /// What each chain's links are put by; ended when dropped.
+    /// The task that puts each chain's links; dropping it ends the task.
     publishing: Vec<(Portal, JoinSet<Infallible>)>,
     republished: Arc<LogBatch>,
     offered: watch::Sender<Arc<[Portal]>>,
@@ -41,9 +42,9 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Publishes the links of these chains, however long the store is out of
-    /// reach, and those again that it loses. `name` is the portal's, and unique.
-    /// Needs a tokio runtime.
+    /// Publishes the links of these chains, retrying for as long as the store cannot be
+    /// reached, and puts links again that the store loses. `name` is the portal's unique
+    /// name. Needs a tokio runtime.
     pub fn start(store: Arc<dyn LinkStore>, name: &str, portals: &[Portal]) -> Publisher {
         let (state, said) = watch::channel(state(portals));
         let announcement = store.announce_portal(name, said);
@@ -69,7 +70,7 @@ impl Publisher {
         publisher
     }
 
-    /// From now on these chains are offered, and no others.
+    /// Replaces the chains that the portal serves.
     pub fn offer(&mut self, portals: &[Portal]) {
         self.publishing
             .retain(|(kept, _)| portals.iter().any(|portal| portal.is(kept)));
@@ -78,14 +79,14 @@ impl Publisher {
         self.state.send_replace(state(portals));
     }
 
-    /// Ends, and waits until the store has forgotten that the portal was there;
-    /// for some seconds at most.
+    /// Stops publishing, and waits, for some seconds at most, until the store has deleted
+    /// the portal's state.
     pub async fn withdraw(self) {
         let Publisher { announcement, .. } = self;
         announcement.withdraw().await;
     }
 
-    /// Begins with those that are new.
+    /// Starts to publish the links of chains that are new.
     fn publish(&mut self, portals: &[Portal]) {
         for portal in portals {
             if self.publishing.iter().any(|(kept, _)| portal.is(kept)) {
@@ -100,7 +101,7 @@ impl Publisher {
     }
 }
 
-/// What a portal that offers these says of itself.
+/// The state that a portal with these chains publishes.
 fn state(portals: &[Portal]) -> PortalState {
     let chains = portals.iter().map(|portal| {
         let links = portal.chain().links.iter().map(|link| OfferedLink {
@@ -128,12 +129,12 @@ async fn look_now_and_then(
     }
 }
 
-/// Asks which links the store does not have, and has the chains that use them
-/// published again.
+/// Asks which links the store does not have, and has the chains that use them put these
+/// again.
 async fn look(portals: &[Portal], store: &dyn LinkStore) {
     let mut users: BTreeMap<LinkId, Vec<&Portal>> = BTreeMap::new();
     for portal in portals {
-        // The others are on their way.
+        // The links of other chains are still being put for the first time.
         if *portal.publication().borrow() != Publication::Done {
             continue;
         }
@@ -148,7 +149,7 @@ async fn look(portals: &[Portal], store: &dyn LinkStore) {
         }
         let missing = match store.missing(ids).await {
             Ok(missing) => missing,
-            // What does not answer was said by whoever asks.
+            // The connection already logs that the store does not answer.
             Err(error) => {
                 tracing::debug!("failed to look for lost links: failed to {error}");
                 return;

@@ -1,15 +1,15 @@
-//! One run of a chain: the calls, in order, and what becomes of them.
+//! One run of a chain: makes the calls, in order, and follows them to their ends.
 //!
-//! A run is a task. It makes the calls, and decides: which are made again, which streams
-//! have ended, and when it is over; after each event it asks its [`RunState`] whether that
-//! is so. It does not move bytes: the reader of each stream does (see [`LinkOutput`]). So
-//! deadlines hold, and calls that were lost are made again, whatever the caller does.
-//! When the caller has dropped all of the reply, the task is ended.
+//! A run is a task. It makes the calls, and decides which of them are repeated, which
+//! streams have ended, and when the run is over; after each event it asks its
+//! [`RunState`] for the last. It does not move bytes: the reader of each stream does (see
+//! [`LinkOutput`]). So deadlines hold, and lost calls are repeated, whatever the caller
+//! does. When the caller has dropped all of the reply, the task is aborted.
 //!
-//! Stream `i` is what link `i` reads; the one behind the last link's is the caller's. A
-//! call of link `i` that takes `n` links more with it reads stream `i` and writes stream
-//! `i + n + 1`. The streams between do not exist, unless a call that is made again is
-//! taken with fewer links than before: then the rest of them is called by itself.
+//! Stream `i` is the input of link `i`; the caller reads the stream behind the last link.
+//! A call of link `i` whose runner runs `n` more links reads stream `i` and writes stream
+//! `i + n + 1`. The streams between do not exist. Only if a repeated call is accepted with
+//! fewer links than before, the remaining links are called separately, with a stream.
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -35,11 +35,11 @@ use crate::backoff::Backoff;
 use crate::trace::Trace;
 use crate::transport::{Cut, Ending, Outcome, PendingOutcome, Reply};
 
-/// How long the links before a failed one may take to end, so that the first
-/// failure in chain order is known.
+/// After a link has failed, how long the links before it may take to end. The run waits
+/// for them to find the first failure in chain order.
 const EARLIER_LINKS_GRACE: Duration = Duration::from_secs(3);
 
-/// How long to wait before a call is made again: at first, and at most.
+/// The shortest and the longest wait before a call is repeated.
 const RETRY_BACKOFF_MIN: Duration = Duration::from_millis(10);
 const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(1);
 
@@ -51,10 +51,10 @@ struct Run {
     deadline: Option<Instant>,
     state: RunState,
     events: FuturesUnordered<BoxFuture<'static, Event>>,
-    /// Told by the streams.
+    /// The streams notify this when their state changes.
     news: Arc<Notify>,
     streams: Vec<Option<LinkOutput>>,
-    /// By the link that was called.
+    /// The calls, by the position of the called link.
     calls: BTreeMap<usize, Call>,
     _guard: Option<Box<dyn Any + Send>>,
 }
@@ -64,34 +64,34 @@ struct Call {
     /// The link's own deadline, or the chain's if that is earlier.
     deadline: Option<Instant>,
     began: Instant,
-    /// How many links were taken with it.
+    /// How many following links the runner runs too.
     joined: usize,
-    /// How often it has been made again.
+    /// How often the call has been repeated.
     retries: u32,
     backoff: Backoff,
-    /// How it was lost the last time.
+    /// The outcome of the last attempt, if its runner was lost.
     lost: Option<Outcome>,
     stage: Stage,
 }
 
 enum Stage {
-    /// Somebody is asked to take it.
+    /// An attempt asks runners to accept the call.
     Asking(AbortHandle),
     Taken,
     Over,
 }
 
-/// What a run waits for, besides news of its streams.
+/// What a run waits for, besides changes of its streams.
 enum Event {
-    /// The call of this link was taken, or never will be.
+    /// The call of this link was accepted, or never will be.
     Called(usize, Result<Reply, FailureReason>),
     /// The call of this link has ended.
     Ended(usize, Outcome),
-    /// Nobody is asked any more.
+    /// An attempt was aborted.
     GivenUp,
-    /// The links before a failed one have had their time.
+    /// The time is over in which the links before a failed one may still end.
     PatienceOver,
-    /// The chain's deadline is well over.
+    /// The chain's deadline passed, and with it the time for runners' reports.
     Overdue,
 }
 
@@ -220,10 +220,10 @@ impl Run {
         self.attempt(index);
     }
 
-    /// Makes a call, for the first time or once more.
+    /// Makes a call, for the first time or again.
     fn attempt(&mut self, index: usize) {
         let following = &self.portal.following[index];
-        // The links behind those are called already.
+        // Include only links up to the next one that has a call of its own already.
         let called = (index + 1..self.streams.len()).find(|at| self.streams[*at].is_some());
         let room = called.map_or(0, |next| next - index - 1);
         let following = match following.get(..room) {
@@ -253,7 +253,7 @@ impl Run {
         let (attempt, abort) = abortable(attempt);
         call.stage = Stage::Asking(abort);
         if call.retries >= retries_max(&self.portal.chain.links[index]) {
-            // This is the last one.
+            // This is the last attempt.
             input.settle_reader();
         }
         self.expect(attempt.map(move |called| match called {
@@ -262,7 +262,7 @@ impl Run {
         }));
     }
 
-    /// Somebody has taken a call: the next one is made.
+    /// A runner has accepted a call: makes the call of the next link.
     fn taken(&mut self, index: usize, reply: Reply) {
         let Reply {
             runner,
@@ -282,7 +282,7 @@ impl Run {
         };
         call.joined = joined;
         call.stage = Stage::Taken;
-        // At the chain's deadline all calls are over.
+        // The chain's deadline is handled for all calls together.
         let own = call.deadline.filter(|own| Some(*own) != self.deadline);
         let ended = ended(outcome, own, call.deadline, call.began);
         if let Some(output) = &self.streams[next] {
@@ -294,7 +294,7 @@ impl Run {
         }
     }
 
-    /// Nobody takes a call.
+    /// No runner accepts a call.
     fn refused(&mut self, index: usize, reason: FailureReason) {
         let call = self.calls.get_mut(&index);
         let lost = call.and_then(|call| Some((call.lost.take()?, call.deadline)));
@@ -309,7 +309,8 @@ impl Run {
         self.over(index, outcome);
     }
 
-    /// A call has ended like that: it is made again if it was lost, and may be.
+    /// A call has ended with this outcome. Repeats the call if its runner was lost and a
+    /// repeat is possible.
     fn ended(&mut self, index: usize, outcome: Outcome) {
         let Some(call) = self.calls.get(&index) else {
             return;
@@ -334,8 +335,8 @@ impl Run {
         self.attempt(index);
     }
 
-    /// Whether a call may be made once more; if not, why, to be read behind what has
-    /// happened to it.
+    /// Whether a call may be repeated. If not, the error says why; it reads well after the
+    /// reason of the loss.
     fn may_be_made_again(&self, index: usize, call: &Call) -> Result<(), Cow<'static, str>> {
         let (link, retries) = (self.link(index), call.retries);
         let retries_max = retries_max(link);
@@ -361,7 +362,7 @@ impl Run {
         Err(why.into())
     }
 
-    /// A call is over, and this is how it has ended.
+    /// A call is over, with this outcome.
     fn over(&mut self, index: usize, outcome: Outcome) {
         let Some(call) = self.calls.get_mut(&index) else {
             return;
@@ -373,22 +374,21 @@ impl Run {
         if let Some(output) = &self.streams[last + 1] {
             match last + 1 < self.portal.chain.links.len() {
                 true => output.end(end(self.link(last), last, &outcome)),
-                // That is the run's end.
+                // The run ends with this link.
                 false => output.settle_writer(),
             }
         }
         self.state.ended(index, joined, outcome);
     }
 
-    /// A call that has ended needs its input no more, whatever its runner still
-    /// does with it.
+    /// Closes the input of a call that has ended, even if its runner would still read it.
     fn close_input(&self, index: usize) {
         if let Some(input) = &self.streams[index] {
             input.close(Cut::new("the call is over"));
         }
     }
 
-    /// Takes note of what the streams have come to.
+    /// Looks at the state of all streams, and acts on what has changed.
     fn look_at_streams(&mut self) {
         for index in 0..self.portal.chain.links.len() {
             self.look_at_output(index);
@@ -416,7 +416,8 @@ impl Run {
             return;
         }
         if output.differs() {
-            // It stays lost, however it ends this time.
+            // The output does not repeat the first attempt's, so the call stays lost,
+            // however this attempt ends.
             let lost = call
                 .lost
                 .take()
@@ -426,7 +427,7 @@ impl Run {
         } else if let Stage::Asking(attempt) = &call.stage
             && output.is_unread()
         {
-            // Nobody needs it any more.
+            // Nobody reads the link's output any more, so it need not run at all.
             attempt.abort();
             self.over(index, Outcome::new(Ending::Unread));
         }
@@ -452,8 +453,8 @@ impl Run {
 }
 
 impl Drop for Run {
-    /// Nothing of a run that is over goes on, even where a runner does not stop:
-    /// a link whose reply nobody holds any more is told so.
+    /// Closes all streams, so that nothing of the run goes on, even if a runner does not
+    /// stop its link: the link then has no reader.
     fn drop(&mut self) {
         for stream in self.streams.iter().flatten() {
             stream.close(Cut::new("the run is over"));
@@ -461,7 +462,7 @@ impl Drop for Run {
     }
 }
 
-/// Whether what a link has written is complete, now that it has ended.
+/// Whether a link's output is complete, given how the link has ended.
 fn end(link: &ChainLink, index: usize, outcome: &Outcome) -> End {
     let last = outcome.joined.last().unwrap_or(outcome);
     match &last.ending {
@@ -474,7 +475,7 @@ fn end(link: &ChainLink, index: usize, outcome: &Outcome) -> End {
     }
 }
 
-/// The same outcome, with what has been done about the loss.
+/// Adds to the reason of a loss why the call was not repeated.
 fn lost_since(mut outcome: Outcome, why: &str) -> Outcome {
     for ending in outcome.endings_mut() {
         if let Ending::Lost(reason) = ending {
@@ -484,7 +485,7 @@ fn lost_since(mut outcome: Outcome, why: &str) -> Outcome {
     outcome
 }
 
-/// Waits for a call to end, and not much longer than until the link's `own` deadline.
+/// Waits for a call to end, but only until shortly after the link's `own` deadline.
 async fn ended(
     outcome: PendingOutcome,
     own: Option<Instant>,
@@ -493,8 +494,8 @@ async fn ended(
 ) -> Outcome {
     let outcome = before(own.map(|own| own + DEADLINE_GRACE), outcome).await;
     let mut outcome = outcome.unwrap_or_else(|| late_since(began));
-    // At the deadline the reader of this link may have been stopped before the link
-    // itself, which then counts as unread; it was still running all the same.
+    // At the deadline, the runner may stop the reader of this link before the link itself.
+    // The link is then reported as unread, but it has passed its deadline.
     let is_late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
     let unread = |ending: &&mut Ending| is_late && **ending == Ending::Unread;
     for ending in outcome.endings_mut().filter(unread) {
@@ -503,7 +504,7 @@ async fn ended(
     outcome
 }
 
-/// The outcome of a call of whose end nothing is heard at its deadline.
+/// The outcome of a call whose runner has not reported its end by the deadline.
 fn late_since(began: Instant) -> Outcome {
     Outcome {
         elapsed: began.elapsed(),

@@ -1,8 +1,8 @@
-//! What is known of one run of a chain, and what follows from it.
+//! Collects how the links of a run end, and decides how the run ends.
 //!
-//! Plain data: it makes no calls, waits for nothing and reads no clock. The run
-//! fails with the first link in chain order that failed, so nothing is decided
-//! while a link before a failed one may still turn out to have failed too.
+//! This module is pure: it makes no calls, waits for nothing and reads no clock. A run
+//! fails with the first link in chain order that failed. So a failure does not decide the
+//! run while a link before it may still fail too.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,66 +14,66 @@ use parking_lot::Mutex;
 use super::failure::{ChainError, FailureReason, LinkReport, Report};
 use crate::transport::{Cut, Ending, Outcome, Waiting};
 
-/// What is known of a run.
+/// The state of a run, as far as it decides how the run ends.
 pub(super) struct RunState {
     chain: Arc<Chain>,
     links: Vec<LinkState>,
-    /// Why the body that the caller gave broke off, if it did.
+    /// Why the caller's input broke off, if it did.
     input_cut: Option<Arc<str>>,
-    /// The reply's body has been read to its end, or is not read any more.
+    /// Whether the caller has read the reply's body to its end, or reads no more of it.
     pub(super) drained: bool,
-    /// Links before a failed one have had their time to end.
+    /// Whether the time is over in which links before a failed one may still end.
     pub(super) patience_over: bool,
-    /// The chain's deadline is well over.
+    /// Whether the chain's deadline passed, and with it the time for runners' reports.
     pub(super) overdue: bool,
 }
 
-/// What is known of a link.
+/// The state of a link.
 #[derive(Default)]
 struct LinkState {
     asked: Asked,
     end: Option<LinkEnd>,
-    /// The runner that took it last, if it has a name.
+    /// The runner that accepted the call last, if it has a name.
     runner: Option<Arc<str>>,
-    /// It was taken together with the link before it.
+    /// Whether the runner runs it joined to the link before it.
     is_joined: bool,
-    /// Why what it wrote broke off, if it did.
+    /// Why the link's output broke off, if it did.
     output_cut: Option<Arc<str>>,
 }
 
-/// What became of the call of one link.
+/// How the call of one link ended.
 enum LinkEnd {
-    /// It was taken, and ended like that.
+    /// A runner accepted the call, and it ended with this outcome.
     Ended(Outcome),
-    /// It was never taken.
+    /// No runner accepted the call.
     Refused(FailureReason),
 }
 
-/// Whether somebody is being asked to take the call of a link; the attempt that asks
-/// writes it here. Clones are the same.
+/// The state of an attempt at a link's call before a runner accepts it. The attempt
+/// writes it. Clones share the state.
 #[derive(Clone, Default)]
 pub(super) struct Asked(Arc<Mutex<Untaken>>);
 
 #[derive(Default)]
 struct Untaken {
-    /// Why nobody has taken it yet.
+    /// Why no runner has accepted the call yet.
     reason: Option<FailureReason>,
-    /// Whether the call has to wait for room where it was offered last.
+    /// Whether the runner that was asked last lets the call wait for room.
     waiting: Waiting,
 }
 
 impl Asked {
-    /// Somebody is asked, who may tell there that it has to wait.
+    /// A runner is being asked; it sets `waiting` if the call has to wait for room.
     pub(super) fn begin(&self, waiting: &Waiting) {
         self.0.lock().waiting = waiting.clone();
     }
 
-    /// Nobody has taken it so far, for this reason.
+    /// Records why the last runner that was asked did not accept the call.
     pub(super) fn refused(&self, reason: &FailureReason) {
         self.0.lock().reason = Some(reason.clone());
     }
 
-    /// Why nobody has taken it, if it is asked for and that is known.
+    /// Why no runner has accepted the call, if that is known.
     fn why_untaken(&self) -> Option<FailureReason> {
         let untaken = self.0.lock();
         let is_waiting = untaken.waiting.is_told();
@@ -94,12 +94,13 @@ impl RunState {
         }
     }
 
-    /// Where the attempt that asks for that link writes what comes of it.
+    /// The shared state that the attempt at this link's call writes to.
     pub(super) fn asked(&self, index: usize) -> Asked {
         self.links[index].asked.clone()
     }
 
-    /// A runner has taken the call of that link, and so many behind it.
+    /// Records that a runner has accepted the call of link `index`, with `joined` links
+    /// behind it.
     pub(super) fn taken(&mut self, index: usize, joined: usize, runner: Option<&Arc<str>>) {
         for (at, link) in self.links[index..=index + joined].iter_mut().enumerate() {
             link.runner = runner.cloned();
@@ -108,19 +109,19 @@ impl RunState {
         }
     }
 
-    /// The runner that has the call of that link, if it has a name.
+    /// The runner that has accepted the call of link `index`, if it has a name.
     pub(super) fn runner(&self, index: usize) -> Option<&Arc<str>> {
         self.links[index].runner.as_ref()
     }
 
-    /// This link was never taken.
+    /// Records that no runner accepts the call of link `index`.
     pub(super) fn refused(&mut self, index: usize, reason: FailureReason) {
         self.links[index].end = Some(LinkEnd::Refused(reason));
     }
 
-    /// The call of this link, and of so many behind it, has ended like that.
+    /// Records how the call of link `index`, with `joined` links behind it, has ended.
     pub(super) fn ended(&mut self, index: usize, joined: usize, outcome: Outcome) {
-        // Where nothing is known of the others, what ended the first did it.
+        // If the outcome has no endings of joined links, they ended like the first link.
         let unknown = Outcome::new(outcome.ending.clone());
         let mut outcomes = outcome.into_links();
         for link in &mut self.links[index..=index + joined] {
@@ -129,17 +130,17 @@ impl RunState {
         }
     }
 
-    /// What the caller gives has broken off.
+    /// Records that the caller's input has broken off.
     pub(super) fn input_broke(&mut self, cut: Cut) {
         self.input_cut = Some(cut.reason);
     }
 
-    /// What that link wrote has broken off.
+    /// Records that the output of link `index` has broken off.
     pub(super) fn output_broke(&mut self, index: usize, cut: Cut) {
         self.links[index].output_cut = Some(cut.reason);
     }
 
-    /// Whether a link is known to have failed, wherever it stands.
+    /// Whether any link is known to have failed.
     pub(super) fn has_failure(&self) -> bool {
         self.first_failure().is_some()
     }
@@ -150,8 +151,8 @@ impl RunState {
         if let Some((index, reason)) = self.first_failure() {
             let certain =
                 self.patience_over || self.links[..index].iter().all(|link| link.end.is_some());
-            // What a failed last link has written is still the caller's, unless
-            // its time is over, and so the caller's to read it.
+            // The caller may still read the output of a failed last link, but only until
+            // the deadline.
             let refused = matches!(self.links[index].end, Some(LinkEnd::Refused(_)) | None);
             let late = self.overdue || reason == FailureReason::DeadlinePassed;
             let read = index < last || refused || self.drained || late;
@@ -161,7 +162,7 @@ impl RunState {
             return None;
         }
         if let Some(index) = self.links.iter().position(is_cut) {
-            // It was stopped for a cut that nobody has made.
+            // The link was stopped because of a cut input, but nobody has cut its input.
             let reason = FailureReason::Lost("its input was cut off".into());
             return Some(Err(self.error(index, reason)));
         }
@@ -178,8 +179,8 @@ impl RunState {
         if reason != FailureReason::DeadlinePassed {
             return Some((index, reason));
         }
-        // A link whose time runs out while one behind it finds nobody to take it
-        // has only been waiting for that one.
+        // If a link's deadline passes while no runner accepts a link behind it, the first
+        // link was only waiting for the second to read its output.
         let mut links = index..self.links.len();
         let untaken = links.find_map(|at| Some((at, self.links[at].asked.why_untaken()?)));
         Some(untaken.unwrap_or((index, reason)))
@@ -199,7 +200,7 @@ impl RunState {
             Ending::DeadlinePassed => Some(FailureReason::DeadlinePassed),
             Ending::Lost(reason) => Some(FailureReason::Lost(Arc::clone(reason))),
             Ending::Unread => broken(),
-            // The link before it is to blame; for the first link, the caller.
+            // The link before caused it; for the first link, the caller did.
             Ending::Cut if index == 0 => self.input_cut.clone().map(FailureReason::InputCut),
             Ending::Cut => None,
         }

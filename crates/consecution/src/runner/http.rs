@@ -9,11 +9,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
-use hyper::body::Incoming;
-use hyper::header::{ALLOW, HeaderValue, RETRY_AFTER};
-use hyper::{Method, Request, Response, StatusCode};
-use prometheus_client::metrics::gauge::Gauge;
+use axum::Router;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
 use tokio::sync::watch;
@@ -21,11 +20,8 @@ use tokio::sync::watch;
 use super::Runner;
 use super::states::States;
 use crate::connection::Connection;
-use crate::http::{self, Answer, Client, Listen, ListenError, Options, Server};
+use crate::http::{self, Listen, ListenError, Options, Server};
 use crate::link_store::RunnerState;
-
-/// How soon to come back where it is not ready, in seconds.
-const RETRY_AFTER_S: u32 = 1;
 
 /// The connections that a runner needs, by the name of the server.
 pub type Connections = BTreeMap<&'static str, watch::Receiver<Connection>>;
@@ -47,18 +43,21 @@ pub async fn bind(
         states: runner.states.clone(),
         processes_max: runner.processes_max,
         connections,
-        registry,
-        open,
     };
-    Server::bind(listen, options, Arc::new(site)).await
+    let router = Router::new()
+        .route("/readyz", get(ready))
+        .with_state(Arc::new(site))
+        .merge(http::health_and_metrics(Arc::new(registry)))
+        .method_not_allowed_fallback(http::only_looks)
+        .fallback(http::not_found);
+    Server::bind(listen, options, router, open).await
 }
 
+/// What [`ready`] works on.
 struct Site {
     states: watch::Sender<States>,
     processes_max: usize,
     connections: Connections,
-    registry: Registry,
-    open: Gauge,
 }
 
 /// How a runner is, as `/readyz` shows it. A broken link is no reason to be
@@ -76,82 +75,34 @@ struct Readiness {
     broken: BTreeMap<String, String>,
 }
 
-impl Site {
-    fn dispatch(&self, request: &Request<Incoming>) -> Response<Answer> {
-        let path = request.uri().path();
-        if !matches!(path, "/healthz" | "/readyz" | "/metrics") {
-            let mut response = plain(format!("there is nothing at {path}\n"));
-            *response.status_mut() = StatusCode::NOT_FOUND;
-            return response;
-        }
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let mut response = plain(format!("{path} takes GET and HEAD\n"));
-            *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
-            let allowed = HeaderValue::from_static("GET, HEAD");
-            response.headers_mut().insert(ALLOW, allowed);
-            return response;
-        }
-        match path {
-            "/readyz" => self.ready(),
-            "/metrics" => http::metrics(&self.registry),
-            _ => http::health(),
-        }
-    }
-
-    fn ready(&self) -> Response<Answer> {
-        let waiting = self.connections.iter();
-        let waiting = waiting.filter_map(|(server, connection)| match &*connection.borrow() {
-            Connection::Waiting(why) => Some((*server, why.to_string())),
-            Connection::Connected => None,
-        });
-        let waiting: BTreeMap<_, _> = waiting.collect();
-        let RunnerState {
-            draining,
-            starved,
-            serving,
-            loading,
-            broken,
-            ..
-        } = self.states.borrow().summary(self.processes_max);
-        let ready = waiting.is_empty() && !draining && starved.is_none();
-        let status = if ready {
-            StatusCode::OK
-        } else {
-            StatusCode::SERVICE_UNAVAILABLE
-        };
-        let readiness = Readiness {
-            ready,
-            draining,
-            waiting,
-            starved,
-            serving,
-            loading,
-            broken,
-        };
-        let mut response = http::json(status, &readiness);
-        if !ready {
-            let headers = response.headers_mut();
-            headers.insert(RETRY_AFTER, RETRY_AFTER_S.into());
-        }
-        response
+async fn ready(State(site): State<Arc<Site>>) -> Readiness {
+    let waiting = site.connections.iter();
+    let waiting = waiting.filter_map(|(server, connection)| match &*connection.borrow() {
+        Connection::Waiting(why) => Some((*server, why.to_string())),
+        Connection::Connected => None,
+    });
+    let waiting: BTreeMap<_, _> = waiting.collect();
+    let RunnerState {
+        draining,
+        starved,
+        serving,
+        loading,
+        broken,
+        ..
+    } = site.states.borrow().summary(site.processes_max);
+    Readiness {
+        ready: waiting.is_empty() && !draining && starved.is_none(),
+        draining,
+        waiting,
+        starved,
+        serving,
+        loading,
+        broken,
     }
 }
 
-fn plain(text: String) -> Response<Answer> {
-    http::text("text/plain; charset=utf-8", text)
-}
-
-impl http::Site for Site {
-    fn answer<'a>(
-        &'a self,
-        request: Request<Incoming>,
-        _client: &'a Client,
-    ) -> BoxFuture<'a, Response<Answer>> {
-        let response = self.dispatch(&request);
-        Box::pin(std::future::ready(response))
-    }
-
-    fn connections(&self) -> &Gauge {
-        &self.open
+impl IntoResponse for Readiness {
+    fn into_response(self) -> Response {
+        http::readiness(self.ready, &self)
     }
 }

@@ -1,9 +1,9 @@
-//! The links that a runner serves, and the pools of their pipelines: of each link by
-//! itself, and of links in a row that are asked for together.
+//! The links that a runner serves, and the pools of their pipelines: one pool for each
+//! link alone, and pools for consecutive links that are called together.
 //!
-//! It takes what a call needs out of the pools. Which links are warm together is decided
-//! in [`sequences`](super::sequences); here it is done. It must not know what a pipeline
-//! is given to do.
+//! It takes the pipelines for a call from the pools. [`sequences`](super::sequences)
+//! decides which links are kept warm together; this module carries that out. It must not
+//! know what work a pipeline is given.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -26,17 +26,17 @@ mod taking;
 
 pub(super) use taking::Segment;
 
-/// How often to look for what is not asked for any more: it has been idle for minutes then,
-/// and some seconds more cost nothing but the memory that it has.
+/// How often to look for sequences and pools that are not used any more: they have been
+/// idle for minutes then, and some seconds more cost only the memory that they take.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
 
-/// How many pools of several links there may be that are not warm, for calls that find
-/// none that is: beyond that their links are run by themselves.
+/// The most pools of several links that are not kept warm, for calls whose sequence has no
+/// warm pool. If there are that many, further such calls run their links separately.
 const COLD_POOLS_MAX: usize = 64;
 
-/// How long a call waits for the room of its whole pipeline. After that it takes the room
-/// of its first link, as soon as there is some: those that hold what it waits for may
-/// themselves wait for a link that would have to wait behind it.
+/// How long a call waits for room for its whole pipeline. After that it runs its first link
+/// alone, as soon as there is room for that. Otherwise calls could deadlock: the calls that
+/// hold the room may themselves wait for a link that is queued behind this call.
 const WHOLE_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// A link that is served here.
@@ -45,20 +45,20 @@ pub(super) struct LocalLink {
     pub(super) zygote: Arc<ZygoteHandle>,
     pub(super) metrics: Arc<LinkMetrics>,
     pub(super) network: Network,
-    /// Its processes are started with their requests.
+    /// Its processes are started when their requests come, never earlier (`Warm: false`).
     pub(super) is_late: bool,
 }
 
-/// How pools are made.
+/// The settings for new pools.
 pub(super) struct Making {
     pub(super) capacity: Capacity<WarmPipeline>,
     pub(super) config: pool_state::Config,
-    /// How many links may be one pipeline; there is room for so many processes.
+    /// The most links of a pipeline: there is room for that many processes.
     pub(super) links_max: usize,
     pub(super) starts: Starts,
 }
 
-/// All links that a runner serves. Clones are the same.
+/// All links that a runner serves. Clones share the state.
 #[derive(Clone)]
 pub(super) struct LocalLinks(Arc<Shared>);
 
@@ -71,30 +71,30 @@ struct Shared {
 #[derive(Default)]
 struct State {
     links: HashMap<LinkId, Served>,
-    /// Those of several links in a row.
+    /// The pools of several consecutive links.
     pools: HashMap<Sequence, Arc<Pool<WarmPipeline>>>,
     sequences: Sequences,
-    /// What is to be dropped once the lock is free.
+    /// Pools to drop after the lock is released.
     gone: Vec<Arc<Pool<WarmPipeline>>>,
 }
 
-/// A link, and the pool of pipelines of it by itself. Clones are the same.
+/// A link, and the pool of pipelines of this link alone. Clones share the pool.
 #[derive(Clone)]
 pub(super) struct Served {
     pub(super) link: Arc<LocalLink>,
     pub(super) alone: Arc<Pool<WarmPipeline>>,
 }
 
-/// How the links of a call may be taken.
+/// Which pools the links of a call may come from.
 struct Plan {
-    /// Each of them, as far as they are here.
+    /// The links one by one, as far as this runner serves them.
     links: Vec<(Served, Step)>,
-    /// In as few pipelines as is best now.
+    /// The same links in as few pipelines as is best now.
     joined: Vec<Planned>,
 }
 
 impl Plan {
-    /// Each link by itself.
+    /// Each link from its own pool.
     fn alone(&self) -> Vec<Planned> {
         let links = self.links.iter();
         links
@@ -104,7 +104,7 @@ impl Plan {
 }
 
 impl LocalLinks {
-    /// None yet.
+    /// Serves no links yet.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -118,7 +118,7 @@ impl LocalLinks {
         LocalLinks(shared)
     }
 
-    /// Serves a link, by itself and with others, until the result is gone.
+    /// Serves a link, alone and with others, until the returned membership is dropped.
     pub(super) fn enter(&self, link: LocalLink) -> Membership {
         let id = link.id;
         let link = Arc::new(link);
@@ -129,7 +129,7 @@ impl LocalLinks {
             alone: Arc::new(alone),
         };
         self.0.change(|state, _| {
-            // One that comes back may be here before the last one has gone.
+            // A link that was removed and put again may enter before its old self has left.
             let mut changes = state.leave(id).0;
             state.links.insert(id, served.clone());
             changes.extend(state.sequences.enter(id));
@@ -141,11 +141,12 @@ impl LocalLinks {
         }
     }
 
-    /// Takes pipelines for a call of a link and those that follow, as far as they are here
-    /// and there is room. Nobody waits for room while holding others.
+    /// Takes pipelines for a call of a link and of the links that follow, as far as this
+    /// runner serves them and has room. A call never waits for room while it holds a
+    /// pipeline.
     ///
     /// # Errors
-    /// There is none for the first link.
+    /// There is no pipeline for the first link.
     pub(super) async fn take(
         &self,
         first: &Served,
@@ -156,8 +157,8 @@ impl LocalLinks {
             Ok(taken) => return Ok(taken),
             Err(error) => error,
         };
-        // What is short here is short for a part of it as well; and where the first link
-        // was to come by itself, there is no part of it.
+        // If a resource is lacking, it is lacking for a part of the pipeline too; and a
+        // single link has no smaller part.
         let is_short = matches!(error, TakeError::Starved(_));
         let has_parts = plan.joined.len() < plan.links.len();
         if is_short || !(has_parts || error == TakeError::Busy) {
@@ -184,7 +185,7 @@ impl Shared {
         self.change(|state, now| {
             let mut links = vec![(first.clone(), Step::new(first.link.id, &[]))];
             let here = state.links.get(&first.link.id);
-            // A link that is leaving is run by itself.
+            // A link that is leaving is run alone.
             if here.is_some_and(|here| Arc::ptr_eq(&here.link, &first.link)) {
                 links.extend(following.iter().take(FOLLOWING_MAX).map_while(|next| {
                     let served = state.links.get(&next.id)?.clone();
@@ -212,7 +213,8 @@ impl Shared {
         })
     }
 
-    /// Where links in a row had better come from as one pipeline; `None` if each by itself.
+    /// The pool from which consecutive links should come as one pipeline; `None` if each
+    /// link should come from its own pool.
     fn pool_for(
         &self,
         state: &mut State,
@@ -225,7 +227,8 @@ impl Shared {
         let pool = state.pools.get(sequence);
         let has_idle = |pool: &Arc<Pool<WarmPipeline>>| pool.counts().idle > 0;
         if !pool.is_some_and(has_idle) && links.iter().all(|(of, _)| has_idle(&of.alone)) {
-            // Joined by us, they are still sooner there than others that are started.
+            // Idle pipelines of single links that the runner joins are faster than starting
+            // new ones.
             return None;
         }
         if pool.is_none() && state.pools.len() >= state.sequences.joined() + COLD_POOLS_MAX {
@@ -238,7 +241,7 @@ impl Shared {
         Some(self.open(state, sequence, links))
     }
 
-    /// The pool of a sequence of several links, which is made if there is none.
+    /// The pool of a sequence of several links; creates it if there is none.
     fn open(
         &self,
         state: &mut State,
@@ -250,7 +253,7 @@ impl Shared {
         Arc::clone(pool)
     }
 
-    /// Changes the state, and does what follows.
+    /// Changes the state, and carries out the resulting changes of pools.
     fn change<T>(&self, change: impl FnOnce(&mut State, Moment) -> (T, Vec<Change>)) -> T {
         let mut state = self.state.lock();
         let (result, changes) = change(&mut state, self.began.elapsed());
@@ -290,8 +293,7 @@ impl Shared {
 }
 
 impl State {
-    /// A link is not served any more. The pools of pipelines that it is a part of are
-    /// drained.
+    /// Removes a link, and drains the pools of pipelines that it is a part of.
     fn leave(&mut self, id: LinkId) -> (Vec<Change>, Vec<Arc<Pool<WarmPipeline>>>) {
         if self.links.remove(&id).is_none() {
             return (Vec::new(), Vec::new());
@@ -314,7 +316,7 @@ impl State {
             pools, sequences, ..
         } = self;
         let is_unused = |sequence: &Sequence, pool: &mut Arc<Pool<WarmPipeline>>| {
-            // Whoever is about to take of one has it, too.
+            // A call that is about to take from a pool holds it, too.
             let is_held = Arc::strong_count(pool) > 1;
             !sequences.is_warm(sequence) && !is_held && pool.counts().is_unused()
         };
@@ -324,7 +326,7 @@ impl State {
 }
 
 impl Making {
-    /// A pool of those links in a row, with nothing in reserve yet.
+    /// A new pool of these consecutive links, without idle pipelines.
     fn pool(&self, links: Vec<Arc<LocalLink>>, sequence: &Sequence) -> Pool<WarmPipeline> {
         let config = pool_state::Config {
             floor: 0,
@@ -346,7 +348,7 @@ impl Making {
     }
 }
 
-/// Forgets now and then what is not asked for any more.
+/// Regularly removes sequences and pools that are not used any more.
 async fn sweep(shared: Weak<Shared>) {
     let mut interval = interval(SWEEP_EVERY);
     loop {
@@ -362,7 +364,7 @@ async fn sweep(shared: Weak<Shared>) {
     }
 }
 
-/// A link is served until this is gone.
+/// Keeps a link served until it is dropped.
 pub(super) struct Membership {
     links: LocalLinks,
     served: Served,
@@ -373,8 +375,8 @@ impl Membership {
         &self.served
     }
 
-    /// No call goes on to the link any more, and nothing that is idle is kept of pipelines
-    /// that it is a part of. Gives all pools of it, in which calls may still be.
+    /// Stops serving the link: no call is joined to it any more, and idle pipelines that it
+    /// is a part of are dropped. Returns all of its pools; calls may still use them.
     pub(super) fn leave(self) -> Vec<Arc<Pool<WarmPipeline>>> {
         let mut pools = self.take_leave();
         pools.push(Arc::clone(&self.served.alone));
@@ -384,7 +386,7 @@ impl Membership {
     fn take_leave(&self) -> Vec<Arc<Pool<WarmPipeline>>> {
         let link = &self.served.link;
         self.links.0.change(|state, _| {
-            // The link may have come back meanwhile.
+            // The link may have been put again meanwhile.
             let here = state.links.get(&link.id);
             if !here.is_some_and(|here| Arc::ptr_eq(&here.link, link)) {
                 return (Vec::new(), Vec::new());

@@ -1,9 +1,8 @@
-//! A pipeline: the processes of links that follow one another, from their start to their
-//! end: fed, read, timed, and stopped when they must be.
+//! A pipeline: one process for each of several consecutive links. This module starts
+//! them, feeds the first, reads the last, enforces deadlines and stops them.
 //!
-//! What one link writes the next one reads, from one pipe of the kernel's. It does not
-//! decide when pipelines are started (the pool does) nor what a failure is (the portal
-//! does).
+//! A kernel pipe connects each process with the next. The pool decides when pipelines are
+//! started, and the portal what counts as a failure; this module decides neither.
 
 use std::future::poll_fn;
 use std::io::{self, PipeWriter};
@@ -38,46 +37,46 @@ mod tests;
 
 pub(super) use allowance::Bounds;
 
-/// How long processes that were asked for may take to be executed.
+/// How long it may take until all programs of a pipeline have been executed.
 const START_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// One link of a pipeline that is to be started.
+/// One link of a pipeline to start.
 #[derive(Clone, Copy)]
 pub(super) struct Stage<'a> {
     pub(super) zygote: &'a Zygote,
-    /// The exit codes of this link with which the input of the next one is complete; of
-    /// the last link they mean nothing.
+    /// The exit codes of this link after which the next link gets the end of its input.
+    /// Unused for the last link.
     pub(super) accepted: &'a [u8],
 }
 
-/// A pipeline whose processes were started and that has not been given any input. It
-/// blocks where it is dropped.
+/// A pipeline whose processes have started and have got no input yet. Dropping it blocks.
 #[derive(Debug)]
 pub(super) struct IdlePipeline {
     links: Links,
-    /// Where there is more than one link.
+    /// Wakes the runner when an inner link fails; `None` with a single link.
     alarm: Option<AsyncFd<Alarm>>,
-    /// Of the last link.
+    /// The output of the last link.
     stdout: Reader,
     stderrs: Vec<Reader>,
     kept: Kept,
 }
 
-/// The writing ends of what is read here. As long as we have them, that a process has
-/// closed its own says nothing: all of them are closed just before init says how it has
-/// ended, and to be woken for each would cost more than the rest of the call.
+/// Our own copies of the writing ends of the pipes that we read. While we hold these, a
+/// process that closes its ends does not wake us. Processes close them all just before
+/// init reports how they ended; a wake-up for each would cost more than the rest of the
+/// call.
 #[derive(Debug, Default)]
 struct Kept {
-    /// Of the last link.
+    /// The writing end of the last link's output.
     stdout: Option<PipeWriter>,
     stderrs: Vec<PipeWriter>,
 }
 
-/// A pipeline could not be started, because of one of its links.
+/// A pipeline could not be started, because one of its processes could not.
 #[derive(Debug, thiserror::Error)]
 #[error("{cause}")]
 pub(super) struct StartError {
-    /// Of which link: its place in the pipeline, from 0.
+    /// The position of that link in the pipeline, from 0.
     pub(super) stage: usize,
     #[source]
     pub(super) cause: StartFailure,
@@ -102,7 +101,7 @@ impl IdlePipeline {
     /// Starts all processes at once, and waits until their programs have been executed.
     ///
     /// # Errors
-    /// [`StartError`] says which one was kept from starting, and by what; nothing is left
+    /// [`StartError`] says which process could not be started, and why. No process is left
     /// behind.
     pub(super) async fn start(stages: &[Stage<'_>]) -> Result<IdlePipeline, StartError> {
         let mut starting = Starting::default();
@@ -121,13 +120,13 @@ impl IdlePipeline {
         }
     }
 
-    /// Resolves when the pipeline can no longer serve as a fresh one: one of its processes
-    /// has ended, or the last one has written output before there was any input. What inner
-    /// ones write meanwhile the next one reads, which nobody sees; what any says on standard
-    /// error is no result, and is kept for its request.
+    /// Resolves when the pipeline is no longer as good as new: a process has ended, or the
+    /// last process has written output before it got input. Output of inner processes goes
+    /// to the next process and cannot be seen here. Standard error does not spoil a
+    /// pipeline; it is kept for the pipeline's request.
     pub(super) async fn until_spoiled(&self) {
         let until_one_ends = poll_fn(|context| {
-            // Where there is one, nobody needs to hear of the others.
+            // One report is enough: the others need not be polled.
             let mut links = self.links.links.iter();
             let ended = links.any(|link| link.poll_report(context).is_ready());
             if ended {
@@ -142,15 +141,15 @@ impl IdlePipeline {
         }
     }
 
-    /// What has spoiled it, once it is spoiled: what one did itself, or somebody who has
-    /// killed it, or its init, or its zygote.
+    /// What has spoiled the pipeline, once it is spoiled: an act of one of its processes,
+    /// or somebody who has killed a process, its init or its zygote.
     pub(super) async fn spoiled_by(&mut self) -> SpoiledBy {
         if self.stdout.holds_bytes() {
             return SpoiledBy::Itself;
         }
-        // Its output is closed a moment before it is told how it ended.
+        // A process's output is closed a moment before its init reports how it ended.
         let event = poll_fn(|context| {
-            // In chain order: one may have made the next one end.
+            // In chain order: the end of one process may have caused the end of the next.
             let mut events = (self.links.links.iter_mut()).map(|link| link.poll_event(context));
             events.find(Poll::is_ready).unwrap_or(Poll::Pending)
         });
@@ -161,9 +160,9 @@ impl IdlePipeline {
         }
     }
 
-    /// Gives the pipeline its work. When nothing of it runs any more, `over` is told how it
-    /// ended, the outcome resolves, and then `held` is dropped. The outcome is that
-    /// of the first link, with those of the others in `joined`.
+    /// Gives the pipeline its work. When none of its processes runs any more, `over` is
+    /// called with the outcome, the pending outcome resolves, and then `held` is dropped.
+    /// The outcome is the first link's, with those of the other links in `joined`.
     pub(super) fn serve(
         self,
         work: Work,
@@ -185,12 +184,12 @@ impl IdlePipeline {
         };
         tokio::spawn(async move {
             let (outcomes, remains) = call.run(work).await;
-            // There is one at least.
+            // There is always at least one outcome.
             let outcome = Outcome::of_links(outcomes);
             let outcome = outcome.unwrap_or_else(|| Outcome::lost("nothing was run"));
             over(&outcome);
             let _ = tell.send(outcome);
-            // To close all that takes longer than to answer, which goes first.
+            // Closing all files takes longer than sending the answer, so let that go first.
             tokio::task::yield_now().await;
             drop(remains);
             drop(held);
@@ -199,7 +198,7 @@ impl IdlePipeline {
     }
 }
 
-/// A pipeline that is being started: what of it there is already.
+/// The parts of a pipeline that have been started so far.
 #[derive(Default)]
 struct Starting {
     links: Links,
@@ -208,7 +207,7 @@ struct Starting {
 }
 
 impl Starting {
-    /// Starts all of it. Gives what wakes the runner, and the last output.
+    /// Starts all processes. Returns the alarm, and the output of the last process.
     async fn start(
         &mut self,
         stages: &[Stage<'_>],
@@ -236,7 +235,7 @@ impl Starting {
         Ok((alarm, stdout))
     }
 
-    /// Asks for all processes, and waits for none.
+    /// Asks the zygotes for all processes, without waiting for any.
     fn ask(&mut self, stages: &[Stage<'_>]) -> Result<(Option<Alarm>, Reader), StartError> {
         let at = |stage| move |cause: StartFailure| StartError { stage, cause };
         let begun = (|| {
@@ -260,8 +259,8 @@ impl Starting {
         Ok((alarm, stdout))
     }
 
-    /// Asks for one process, which reads `input`; with an alarm if another one is to read
-    /// what it writes. Gives that.
+    /// Asks for one process, which reads `input`, and returns its output. `alarm` is given
+    /// if another process will read that output.
     fn ask_one(
         &mut self,
         stage: &Stage<'_>,
@@ -315,11 +314,11 @@ fn until_started(zygote: &Zygote, event: io::Result<Event>) -> Result<(), StartF
     }
 }
 
-/// What a pipeline is to work on.
+/// The input and parameters of a pipeline's call.
 pub(super) struct Work {
     pub(super) input: Body,
     pub(super) deadline: Option<Instant>,
-    /// Where what is written to standard error goes while it runs.
+    /// Receives standard error while the pipeline runs.
     pub(super) stderr: Option<mpsc::Sender<Bytes>>,
 }
 

@@ -1,9 +1,10 @@
-//! Drops what blocks while it is dropped, on a thread of its own: a process that is
-//! killed and waited for, a zygote and all that it ever started. Whoever drops one on
-//! an async thread only hands it over.
+//! Drops things whose drop blocks, on a thread of its own: a process that must be killed
+//! and waited for, a zygote with everything that it ever started. Async code only hands
+//! them over.
 //!
-//! What is handed over is accounted for: who needs the room that it still takes, or
-//! takes leave, can wait until it is gone. It must not know what it drops.
+//! The reaper counts what it was handed. So code that needs the room that these things
+//! still take, or that shuts down, can wait until they are gone. The reaper must not know
+//! what it drops.
 
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,19 +16,19 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
 
-/// How much all reapers of this program have been handed and not dropped yet.
+/// How many things all reapers of this program have been handed and not dropped yet.
 static PENDING: Mutex<u64> = Mutex::new(0);
 static FEWER_PENDING: Condvar = Condvar::new();
 
-/// Waits until all that was handed over is gone, but not longer than `limit`: for a
-/// program that ends, so that it leaves nothing behind. Blocks.
+/// Blocks until everything that was handed over is dropped, but no longer than `limit`. A
+/// program calls this before it exits, so that it leaves nothing behind.
 pub fn until_reaped(limit: Duration) {
     let mut pending = PENDING.lock();
-    // Whether it took longer or not, there is nothing more to do about it.
+    // If it took longer, there is nothing more to do about it.
     let _ = FEWER_PENDING.wait_while_for(&mut pending, |pending| *pending > 0, limit);
 }
 
-/// One thing that is handed over, as long as it is not gone.
+/// Counts one thing that was handed over, until it is dropped.
 struct Pending;
 
 impl Pending {
@@ -44,18 +45,18 @@ impl Drop for Pending {
     }
 }
 
-/// A thread that drops things, one after the other. Clones are the same; it ends,
-/// when the last one is gone, with what it was handed.
+/// A thread that drops things one after the other. Clones share the thread. When the last
+/// clone is gone, the thread drops what it was handed and ends.
 #[derive(Debug, Clone)]
 pub(super) struct Reaper {
-    /// `None` where there is no thread to be had.
+    /// `None` if the thread could not be started: then things are dropped in place.
     queue: Option<Sender<Box<dyn Send>>>,
     handed: Arc<AtomicU64>,
     done: Arc<watch::Sender<u64>>,
 }
 
 impl Reaper {
-    /// Starts it. The name is that of its thread, of 15 bytes at most.
+    /// Starts a reaper. `name` is the name of its thread, of at most 15 bytes.
     pub(super) fn start(name: &str) -> Reaper {
         let (queue, handed) = channel::<Box<dyn Send>>();
         let done = Arc::new(watch::Sender::new(0));
@@ -63,7 +64,8 @@ impl Reaper {
         let thread = std::thread::Builder::new().name(name.to_owned());
         let started = thread.spawn(move || {
             for dead in handed {
-                // A panic is a fault of ours, and keeps nothing else from being dropped.
+                // A panic in a drop is a bug, but must not stop other things from being
+                // dropped.
                 let _ = catch_unwind(AssertUnwindSafe(|| drop(dead)));
                 of_thread.send_modify(|done| *done += 1);
             }
@@ -78,33 +80,33 @@ impl Reaper {
         }
     }
 
-    /// Drops that, soon, elsewhere.
+    /// Hands `dead` over to the thread, which drops it soon.
     fn hand(&self, dead: impl Send + 'static) {
         let Some(queue) = &self.queue else { return };
         self.handed.fetch_add(1, Ordering::SeqCst);
-        // In this order they are dropped.
+        // A tuple's fields are dropped in this order: first the thing, then its count.
         let dead = (dead, Pending::begin());
         if queue.send(Box::new(dead)).is_err() {
-            // What could not be sent was dropped here.
+            // `dead` could not be sent, so it was dropped here.
             self.done.send_modify(|done| *done += 1);
         }
     }
 
-    /// Waits until all is gone that was handed over by now.
+    /// Waits until everything that was handed over before this call is dropped.
     pub(super) async fn until_caught_up(&self) {
         let handed = self.handed.load(Ordering::SeqCst);
         if *self.done.borrow() >= handed {
             return;
         }
-        // It lives as long as this does.
+        // The sender lives as long as `self`, so this cannot fail.
         let _ = self.done.subscribe().wait_for(|done| *done >= handed).await;
     }
 }
 
-/// Something that blocks while it is dropped: its reaper drops it.
+/// Wraps a value whose drop blocks. When this is dropped, the reaper drops the value.
 #[derive(Debug)]
 pub(super) struct Reaped<T: Send + 'static> {
-    /// `None` only while this is dropped, or taken apart.
+    /// `None` only inside `drop` and `into_inner`.
     inner: Option<T>,
     reaper: Reaper,
 }
@@ -117,7 +119,7 @@ impl<T: Send + 'static> Reaped<T> {
         }
     }
 
-    /// What it is; from now on it is whoever has it who drops it.
+    /// Unwraps the value. From now on its owner drops it, not the reaper.
     pub(super) fn into_inner(mut self) -> T {
         self.inner.take().expect("there until dropped")
     }

@@ -1,16 +1,17 @@
-//! Which links are to be warm together, as plain data.
+//! Decides which links are kept warm together. Pure.
 //!
-//! A *sequence* is links in a row, each with the exit codes after which the output of
-//! the one before it is complete. Requests name sequences; one that is asked for again
-//! soon is kept warm as a whole, and its links need nothing warm of their own then. A
-//! link of no such sequence is warm by itself, which is a sequence of one.
+//! A *sequence* is a list of consecutive links, each with the exit codes after which the
+//! output of the link before it is complete. Requests name sequences. A sequence that is
+//! requested again soon is kept warm as a whole; its links then need no warm processes of
+//! their own. A link of no warm sequence is kept warm alone, as a sequence of one.
 //!
-//! Whoever may send requests may name any sequence, so all of this is bounded: as many
-//! sequences of several links are warm as there are links, one that is asked for once is
-//! none of them, and none that was asked for in the last minute gives way to another one.
+//! Every client that may send requests can name any sequence, so everything is bounded:
+//! at most as many sequences of several links are warm as there are links; a sequence that
+//! was requested only once is not warm; and a sequence that was requested in the last
+//! minute is not displaced by another one.
 //!
-//! It starts nothing and reads no clock: what follows from what happens comes out as
-//! [`Change`]s.
+//! This module starts nothing and reads no clock: it returns [`Change`]s for the caller to
+//! carry out.
 
 use std::collections::HashMap;
 use std::ops::Range;

@@ -1,12 +1,13 @@
-//! Turns to pull images: so many at a time, and so many from one registry.
+//! Limits how many images are pulled at a time, in all and from one registry, by giving
+//! turns to pulls.
 //!
-//! How long a pull takes is for the registry to say, up to a day, and whoever
-//! writes a chain chooses the registry. So a turn has an end where others wait:
-//! then the pull that has had its turn the longest is called back, and goes on
-//! from what it has downloaded when it is its turn again. Those who were called
-//! back less often come first. A registry that is slow and honest gets there in
-//! several turns. What is downloaded waits for us alone and begins to unpack anew,
-//! so it is called back much later, and each time after twice as long as before.
+//! The registry determines how long a pull takes, up to a day, and the author of a chain
+//! chooses the registry. So if other pulls wait, a turn is limited: the pull that has had
+//! its turn the longest is called back. When it gets another turn, it continues from what
+//! it has downloaded. Pulls that were called back less often come first. So a registry that
+//! is slow but honest completes in several turns. A pull that has downloaded everything
+//! only unpacks, independent of the registry, and would have to unpack from the start
+//! again. So it is called back much later, and after twice as long each time.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,16 +18,17 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-/// How many turns there are, and how long.
+/// How many turns there are at a time, and how long they take.
 #[derive(Debug, Clone)]
 pub(super) struct Bounds {
-    /// Pulls at a time, each with a few layers at a time.
+    /// The most pulls at a time. Each may download a few layers at a time.
     pub(super) all_max: usize,
-    /// Those of them from one registry.
+    /// The most pulls at a time from one registry.
     pub(super) of_a_registry_max: usize,
-    /// How long a turn is left to a pull while others wait.
+    /// How long a pull keeps its turn while others wait.
     pub(super) turn: Duration,
-    /// The same once all of it is downloaded; doubles each time it is called back.
+    /// How long a pull that has downloaded everything keeps its turn while others wait;
+    /// doubles each time that it is called back.
     pub(super) unpacking: Duration,
 }
 
@@ -41,10 +43,10 @@ impl Default for Bounds {
     }
 }
 
-/// How often the time to unpack is doubled: then it is as long as a pull may take.
+/// How often the time to unpack is doubled at most: then it is as long as a pull may take.
 const DOUBLINGS_MAX: u32 = 5;
 
-/// How often in a turn those who wait look whether one is over.
+/// How often per turn a waiting pull checks whether another pull's turn is over.
 const LOOKS_PER_TURN: u32 = 16;
 
 pub(super) struct Turns {
@@ -54,7 +56,7 @@ pub(super) struct Turns {
 
 #[derive(Default)]
 struct State {
-    /// In the order in which they are served.
+    /// The waiting pulls, in the order in which they get turns.
     waiting: Vec<Pull>,
     running: Vec<Pull>,
     next: u64,
@@ -67,15 +69,15 @@ struct Pull {
     called_back_before: u32,
     /// When its turn began.
     since: Instant,
-    /// It waits for nobody but us: all of it is here.
+    /// Everything is downloaded: the pull no longer depends on the registry.
     downloaded: bool,
     called_back: bool,
-    /// Told when its turn begins, and when it is called back.
+    /// Notified when its turn begins, and when it is called back.
     told: Arc<Notify>,
 }
 
 impl Pull {
-    /// How long its turn is left to it while others wait.
+    /// How long the pull keeps its turn while others wait.
     fn may_take(&self, bounds: &Bounds) -> Duration {
         match self.downloaded {
             true => bounds.unpacking * (1 << self.called_back_before.min(DOUBLINGS_MAX)),
@@ -84,7 +86,7 @@ impl Pull {
     }
 }
 
-/// A turn; over when dropped.
+/// A turn. It ends when this is dropped.
 pub(super) struct Turn<'t> {
     turns: &'t Turns,
     id: u64,
@@ -99,8 +101,8 @@ impl Turns {
         }
     }
 
-    /// Waits for a turn for a pull from that registry, which was called back so
-    /// often before.
+    /// Waits for a turn for a pull from `registry` that was called back
+    /// `called_back_before` times before.
     pub(super) async fn take(&self, registry: &str, called_back_before: u32) -> Turn<'_> {
         let told = Arc::new(Notify::new());
         let turn = {
@@ -137,7 +139,7 @@ impl Turns {
 }
 
 impl Turn<'_> {
-    /// Resolves when others wait and this one has had its time.
+    /// Resolves when this pull is called back: others wait, and its time is over.
     pub(super) async fn called_back(&self) {
         self.told.notified().await;
     }
@@ -153,8 +155,8 @@ impl Drop for Turn<'_> {
 }
 
 impl State {
-    /// Begins the turns that there is room for, and calls back whose time is over
-    /// while others wait: one for each of those.
+    /// Begins as many turns as there is room for. For each pull that still waits, calls one
+    /// pull back whose time is over.
     fn admit(&mut self, bounds: &Bounds, now: Instant) {
         let mut leaving: Vec<u64> = Vec::new();
         for mut pull in std::mem::take(&mut self.waiting) {
@@ -173,7 +175,7 @@ impl State {
                 .filter(|other| !registry_is_full || is_of_it(other))
                 .filter(|other| !leaving.contains(&other.id))
                 .filter(|other| other.called_back || now >= other.since + other.may_take(bounds));
-            // Who was called back already leaves room for one, too.
+            // A pull that was called back before and still ends counts: it makes room too.
             if let Some(other) = in_its_way.min_by_key(|other| (!other.called_back, other.since)) {
                 leaving.push(other.id);
                 if !std::mem::replace(&mut other.called_back, true) {
@@ -185,11 +187,11 @@ impl State {
     }
 }
 
-/// Passes on how a pull gets on, and notes when all of it is here.
+/// Passes a pull's progress on, and records when everything is downloaded.
 pub(super) struct Watched<'t> {
     turn: &'t Turn<'t>,
     progress: &'t dyn Progress,
-    /// Bytes of each layer, and how many are not here yet.
+    /// For each layer, its bytes and how many of them are not downloaded yet.
     left: Mutex<HashMap<Digest, (u64, u64)>>,
 }
 

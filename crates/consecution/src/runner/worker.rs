@@ -1,4 +1,5 @@
-//! One link on this runner: from its image to its zygote and its pool.
+//! Serves one link on this runner: gets its image, opens its zygote and its pool, answers
+//! its calls.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Once};
@@ -29,28 +30,28 @@ use crate::log_batch::LogBatch;
 use crate::log_on_change::LogOnChange;
 use crate::transport::{Registration, Transport};
 
-/// How long a broken link rests before it is tried again: at first, and at most;
-/// jittered, since many may be broken for the same reason.
+/// The shortest and the longest wait before a broken link is loaded again; jittered,
+/// because many links may be broken for the same reason.
 const RETRY_WAIT_MIN: Duration = Duration::from_secs(1);
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// How many characters of a link's id its host name has, as Docker does it.
+/// How many characters of its id a link has as host name, as with Docker.
 const HOSTNAME_CHARS: usize = 12;
 
-/// What all workers of a runner share.
+/// The state that all workers of a runner share.
 pub(super) struct Shared {
     pub(super) transport: Arc<dyn Transport>,
     pub(super) images: AgreedImages,
     pub(super) links: LocalLinks,
-    /// Turns for those who open zygotes.
+    /// Limits how many zygotes are opened at a time.
     pub(super) opens: Semaphore,
     pub(super) launcher: Launcher,
     pub(super) sandboxing: Sandboxing,
     pub(super) metrics: Arc<Metrics>,
     pub(super) starvation: Arc<Starvation>,
-    /// Ends zygotes, however long that takes.
+    /// Drops zygotes on threads of its own, because dropping one blocks.
     pub(super) zygotes_reaper: Reaper,
-    /// Whether to say in the log which links are served, and which are broken.
+    /// Whether to log which links are served and which are broken.
     pub(super) says_links: bool,
     pub(super) served: Arc<LogBatch>,
 }
@@ -110,8 +111,8 @@ pub enum LoadError {
     Stopped,
 }
 
-/// Serves a link until `stopped` resolves, and then until every call that was
-/// taken is over. Dropping it ends the calls, too.
+/// Serves a link until `stopped` resolves, and then until all accepted calls are over.
+/// Dropping the future ends these calls, too.
 pub(super) async fn work(
     shared: Arc<Shared>,
     link: Arc<Link>,
@@ -120,7 +121,7 @@ pub(super) async fn work(
 ) {
     let id = link.id();
     let mut reloads = Reloads::new();
-    // What is over but for calls that were taken.
+    // Earlier generations of the link that only finish accepted calls.
     let mut leaving = JoinSet::new();
     let mut metrics = None;
     loop {
@@ -143,12 +144,12 @@ pub(super) async fn work(
         }
         let is_stopped = tokio::select! {
             biased;
-            // Nobody sends anything: the other end is dropped.
+            // Nothing is ever sent: the other end is dropped.
             _ = &mut stopped => true,
             () = zygote.until_gone() => false,
         };
         if !is_stopped {
-            // Nothing that it starts would run.
+            // Processes that the pool starts now would not run.
             serving.membership.served().alone.drain();
             let gone = LoadError::ZygoteGone;
             tracing::warn!(link_id = %id, image = link.image, "failed to {gone}");
@@ -163,7 +164,7 @@ pub(super) async fn work(
     while leaving.join_next().await.is_some() {}
 }
 
-/// A link that takes calls.
+/// A link that accepts calls.
 struct Serving {
     membership: Membership,
     registration: Registration,
@@ -196,8 +197,8 @@ impl Serving {
         }
     }
 
-    /// Takes no more calls from now on; resolves when those that it has are over, also
-    /// those of other links that go on to it.
+    /// Accepts no more calls from now on. Resolves when the accepted calls are over,
+    /// including calls of other links that this link is joined to.
     fn end(self) -> impl Future<Output = ()> + Send {
         let Serving {
             membership,
@@ -213,8 +214,8 @@ impl Serving {
     }
 }
 
-/// When to load a link again whose zygote was lost: at once, unless it did not
-/// live for long, as where something ends each.
+/// Decides when to load a link again whose zygote was lost: at once, or after a backoff if
+/// it did not live for long, because then something may kill each zygote.
 struct Reloads {
     backoff: Backoff,
     began: Option<Instant>,
@@ -228,12 +229,12 @@ impl Reloads {
         }
     }
 
-    /// One begins; true if there was one before.
+    /// A zygote's life begins. True if there was one before.
     fn begin(&mut self) -> bool {
         self.began.replace(Instant::now()).is_some()
     }
 
-    /// Waits until the next one may begin; the first one may at once.
+    /// Waits until the next zygote may be started; the first may at once.
     async fn until_next(&mut self) {
         let Some(began) = self.began else { return };
         if began.elapsed() > RETRY_WAIT_MAX {
@@ -291,20 +292,21 @@ async fn load(shared: &Shared, id: LinkId, link: &Link) -> Result<ZygoteHandle, 
             );
         }
         let opened = Reaped::new(Opened { zygote, image }, &shared.zygotes_reaper);
-        // Only now, since an image that cannot be run had better be replaced.
+        // Pin the tag's digest only now that the image has proved to run: a pinned image
+        // that cannot run could not be replaced by a fixed one.
         if shared.images.agree(&opened.image).await? {
             return Ok(ZygoteHandle(opened));
         }
     }
 }
 
-/// A zygote, and files of its image that its commands do not see.
+/// Opens a zygote. Also finds files of its image that commands do not see.
 async fn open(
     shared: &Shared,
     spec: Spec,
     limits: Limits,
 ) -> Result<(Zygote, Vec<PathBuf>), LoadError> {
-    // Never closed, so never refused.
+    // The semaphore is never closed, so this never fails.
     let _turn = shared.opens.acquire().await;
     let launcher = shared.launcher.clone();
     let says_so = shared.says_links.then_some(&SAYS_CGROUP);
@@ -318,10 +320,10 @@ async fn open(
     Ok(opening.await.map_err(|_| LoadError::Stopped)??)
 }
 
-/// It is so for the process as a whole.
+/// Logs this once, because it concerns the process as a whole.
 static SAYS_CGROUP: Once = Once::new();
 
-/// Says it where what limits this process does not limit those of its links.
+/// Logs if limits on this process's own cgroup do not apply to processes of links.
 fn say_cgroup(launcher: &Launcher) {
     if let Some(folder) = launcher.cgroup_outside_of_own() {
         tracing::warn!(
@@ -335,7 +337,7 @@ fn say_cgroup(launcher: &Launcher) {
 /// A zygote, and the image that must stay while it lives.
 pub(super) struct ZygoteHandle(Reaped<Opened>);
 
-/// What of it is dropped, in that order.
+/// The fields are dropped in this order.
 struct Opened {
     zygote: AsyncFd<Zygote>,
     image: Image,
@@ -346,24 +348,24 @@ impl ZygoteHandle {
         self.0.zygote.get_ref()
     }
 
-    /// Resolves when the zygote is gone, though we have not ended it.
+    /// Resolves when the zygote is gone without our doing.
     pub(super) async fn until_gone(&self) {
         if self.0.zygote.readable().await.is_err() {
-            // The runtime ends, and we with it.
+            // The runtime is shutting down, and will drop this future.
             std::future::pending().await
         }
     }
 }
 
 impl Drop for ZygoteHandle {
-    /// Those of several links end at the same time, though they are waited for one after
-    /// the other.
+    /// Only kills the zygote here; the reaper waits for it. So the zygotes of several links
+    /// end at the same time, although the reaper waits for one after the other.
     fn drop(&mut self) {
         self.get().kill();
     }
 }
 
-/// What a link asks for, over what its image does, as `docker run` would have it.
+/// A link's sandbox: its own settings override those of its image, as with `docker run`.
 fn spec(id: LinkId, link: &Link, image: &Image, rules: &Sandboxing) -> Spec {
     let config = &image.config;
     let command = match &link.command {

@@ -4,8 +4,9 @@
 use std::path::Path;
 
 use crate::support::chain::{chain, file, link};
-use crate::support::command::{Finished, PATIENCE, consecution, finish};
+use crate::support::command::{Finished, consecution, finish};
 use crate::support::home;
+use test_support::PATIENCE;
 
 fn check(paths: &[&Path]) -> Finished {
     let mut check = consecution("/nonesuch".as_ref());

@@ -4,9 +4,10 @@ use std::net::TcpListener;
 use std::process::Command;
 
 use crate::support::chain::{ChainFile, chain, chain_with, file, link};
-use crate::support::command::{Finished, PATIENCE, consecution, finish};
+use crate::support::command::{Finished, consecution, finish};
 use crate::support::etcd::Etcd;
 use crate::support::home;
+use test_support::PATIENCE;
 
 /// Where nobody listens.
 const NOBODY: &str = "127.0.0.1:1";

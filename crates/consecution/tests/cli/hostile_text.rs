@@ -5,44 +5,15 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 
-use crate::support::command::{Finished, PATIENCE, consecution, finish};
+use crate::support::command::{Finished, consecution, finish};
 use crate::support::home;
+use test_support::PATIENCE;
+use test_support::tars::tar_of;
 
 /// Begins a line, clears the screen in two ways, turns text around.
 const EVIL: &str = "evil\n\u{1b}[2J\u{9b}2J\u{202e}\u{2028}end";
 /// What is shown of it.
 const SHOWN: &str = r"evil\n\u001b[2J\u009b2J\u202e\u2028end";
-
-/// A file's header and content, as ustar has them.
-fn entry(path: &str, content: &str) -> Vec<u8> {
-    let mut header = [0; 512];
-    let mut put = |at: usize, text: &str| {
-        header[at..at + text.len()].copy_from_slice(text.as_bytes());
-    };
-    put(0, path);
-    put(100, "0000644");
-    put(108, "0000000");
-    put(116, "0000000");
-    put(124, &format!("{:011o}", content.len()));
-    put(136, "00000000000");
-    put(148, "        0");
-    put(257, "ustar\x0000");
-    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
-    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-    let mut entry = header.to_vec();
-    entry.extend(content.as_bytes());
-    entry.resize(entry.len().next_multiple_of(512), 0);
-    entry
-}
-
-fn tar(files: &[(&str, &str)]) -> Vec<u8> {
-    let mut tar: Vec<u8> = files
-        .iter()
-        .flat_map(|(path, content)| entry(path, content))
-        .collect();
-    tar.resize(tar.len() + 1024, 0);
-    tar
-}
 
 fn import(home: &Path, input: &[u8]) -> Finished {
     let mut import = consecution(home);
@@ -70,16 +41,19 @@ fn assert_harmless(said: &str) {
 fn names_in_archives_are_text() {
     let home = home::empty();
     let path = format!("{EVIL}/../out");
-    let root = tar(&[(&path, "")]);
+    let root = tar_of(&[(&path, b"")]);
     let tags = serde_json::json!([
         {"Config": "a", "RepoTags": [EVIL], "Layers": []},
         {"Config": "b", "RepoTags": ["other"], "Layers": []},
     ]);
-    let saved = tar(&[("manifest.json", &tags.to_string())]);
+    let saved = tar_of(&[("manifest.json", tags.to_string().as_bytes())]);
     let config = serde_json::json!([{"Config": EVIL, "RepoTags": [], "Layers": []}]);
-    let without = tar(&[("manifest.json", &config.to_string())]);
+    let without = tar_of(&[("manifest.json", config.to_string().as_bytes())]);
     let entries = serde_json::json!({"schemaVersion": 2, "mediaType": EVIL});
-    let layout = tar(&[("oci-layout", "{}"), ("index.json", &entries.to_string())]);
+    let layout = tar_of(&[
+        ("oci-layout", b"{}"),
+        ("index.json", entries.to_string().as_bytes()),
+    ]);
     for archive in [root, saved, without, layout] {
         let imported = import(home.path(), &archive);
         assert_eq!(imported.code(), 125, "{}", imported.stderr);

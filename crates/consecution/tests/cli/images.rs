@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::support::chain::{chain, link};
-use crate::support::command::{self, Finished, PATIENCE, consecution, finish};
-use crate::support::ports::free_port;
-use crate::support::registry::Registry;
+use crate::support::command::{self, Finished, consecution, finish};
 use crate::support::{home, leftovers};
+use test_support::PATIENCE;
+use test_support::ports::free_port;
+use test_support::registry::Registry;
 
 fn image(home: &Path, arguments: &[&str]) -> Finished {
     let mut image = consecution(home);

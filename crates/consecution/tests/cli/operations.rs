@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::support::chain::{ChainFile, chain, link};
-use crate::support::command::{PATIENCE, consecution, finish};
+use crate::support::command::{consecution, finish};
 use crate::support::etcd::{Certificates, Etcd};
 use crate::support::home;
 use crate::support::http::listen;
@@ -14,6 +14,7 @@ use crate::support::network::until_ready;
 use crate::support::running::Running;
 use async_nats::{ConnectOptions, Event};
 use tempfile::TempDir;
+use test_support::PATIENCE;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 

@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use crate::support::chain::{ChainFile, chain_with, link, shell};
-use crate::support::command::{PATIENCE, consecution, eventually, finish};
+use crate::support::command::{consecution, finish};
 use crate::support::home;
 use crate::support::http::{Served, listen};
-use crate::support::leftovers::{Seen, descendants};
 use rustix::process::Signal;
 use tempfile::TempDir;
+use test_support::processes::{HostProcess, descendants};
+use test_support::{PATIENCE, eventually};
 
 /// A folder with chain files.
 struct Folder(TempDir);
@@ -150,7 +151,7 @@ fn files_are_read_again_and_calls_under_way_go_on_with_what_there_was() {
     });
     // The link that did not change is the same, with its zygote.
     let now = descendants(served.process());
-    let was_there = |now: &Seen| warm.iter().any(|warm| warm.id == now.id);
+    let was_there = |now: &HostProcess| warm.iter().any(|warm| warm.id == now.id);
     assert!(now.iter().any(was_there));
     let metrics = served.request("GET", "/metrics", b"").expect(200);
     let calls = r#"consecution_calls_total{chain="kept"} 2"#;

@@ -4,8 +4,9 @@
 use std::process::Stdio;
 
 use crate::support::chain::{ChainFile, chain, chain_with, link, shell};
-use crate::support::command::{self, PATIENCE, UNREAD_WAIT, consecution, finish, run_on};
+use crate::support::command::{self, UNREAD_WAIT, consecution, finish, run_on};
 use crate::support::home;
+use test_support::PATIENCE;
 
 #[test]
 fn the_first_example_gives_what_it_says() {

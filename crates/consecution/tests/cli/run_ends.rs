@@ -4,8 +4,9 @@
 use std::process::Command;
 
 use crate::support::chain::{ChainFile, chain, file, link};
-use crate::support::command::{Finished, PATIENCE, consecution, finish};
+use crate::support::command::{Finished, consecution, finish};
 use crate::support::home;
+use test_support::PATIENCE;
 
 /// Has a shell run the program with these arguments and redirections.
 fn redirected(arguments: &[&str], redirections: &str, stdin: &[u8]) -> Finished {

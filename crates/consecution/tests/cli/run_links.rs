@@ -4,10 +4,11 @@
 use std::process::Command;
 
 use crate::support::chain::{ChainFile, chain, chain_with, link, shell};
-use crate::support::command::{self, PATIENCE, consecution, finish, run_on};
+use crate::support::command::{self, consecution, finish, run_on};
 use crate::support::home;
-use crate::support::ports::free_port;
 use ::chain::limits::MAX_LINKS;
+use test_support::PATIENCE;
+use test_support::ports::free_port;
 
 /// Runs a chain that is expected to work, and gives what it prints.
 #[track_caller]

@@ -3,11 +3,10 @@
 use crate::support::chain::{ChainFile, chain, link, shell};
 use std::process::Stdio;
 
-use crate::support::command::{
-    self, Finished, PATIENCE, consecution, eventually, finish, finish_child, run_on,
-};
+use crate::support::command::{self, Finished, consecution, finish, finish_child, run_on};
 use crate::support::home;
-use crate::support::leftovers::descendants;
+use test_support::processes::descendants;
+use test_support::{PATIENCE, eventually};
 
 /// Runs a chain with those options of `run`.
 #[track_caller]

@@ -5,10 +5,12 @@ use std::io::Read;
 use std::process::{Child, Command, Stdio};
 
 use crate::support::chain::{ChainFile, chain_with, link, shell};
-use crate::support::command::{self, PATIENCE, eventually, finish, run_on};
+use crate::support::command::{self, finish, run_on};
 use crate::support::home;
-use crate::support::leftovers::{self, Seen};
+use crate::support::leftovers;
 use rustix::process::{Pid, Signal, kill_process};
+use test_support::processes::HostProcess;
+use test_support::{PATIENCE, eventually, is_readable_within, processes};
 
 /// A chain that never ends by itself, with children that leave their session
 /// and ignore what can be ignored. It writes a line when it is under way.
@@ -21,7 +23,7 @@ fn endless() -> ChainFile {
 }
 
 /// Starts a run and waits until its processes work.
-fn start(mut run: Command) -> (Child, Vec<Seen>) {
+fn start(mut run: Command) -> (Child, Vec<HostProcess>) {
     let mut child = run
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -30,14 +32,11 @@ fn start(mut run: Command) -> (Child, Vec<Seen>) {
         .unwrap();
     let mut line = [0; 6];
     let stdout = child.stdout.as_mut().unwrap();
-    assert!(
-        command::is_readable_within(stdout, PATIENCE),
-        "it does not begin"
-    );
+    assert!(is_readable_within(stdout, PATIENCE), "it does not begin");
     stdout.read_exact(&mut line).unwrap();
     assert_eq!(&line, b"ready\n");
     let processes = eventually("both children of the link", || {
-        let all = leftovers::descendants(child.id());
+        let all = processes::descendants(child.id());
         (all.iter()
             .filter(|process| process.command.contains("sleep 100000"))
             .count()
@@ -60,7 +59,7 @@ fn a_signal_that_asks_to_end_ends_everything() {
         let status = command::wait(&mut child, PATIENCE).expect("it ends");
         let ran = command::finish_child(child, PATIENCE);
         assert_eq!(ran.code(), code, "{status}");
-        leftovers::expect_gone(&processes);
+        processes::expect_gone(&processes);
     }
 }
 
@@ -86,11 +85,11 @@ fn a_signal_while_input_is_awaited_ends_it_too() {
         .unwrap()
         .read_exact(&mut line)
         .unwrap();
-    let processes = leftovers::descendants(child.id());
+    let processes = processes::descendants(child.id());
     let stdin = child.stdin.take();
     send(&child, Signal::TERM);
     assert_eq!(command::finish_child(child, PATIENCE).code(), 143);
-    leftovers::expect_gone(&processes);
+    processes::expect_gone(&processes);
     drop(stdin);
 }
 
@@ -99,7 +98,7 @@ fn a_run_that_is_killed_leaves_no_process() {
     let (child, processes) = start(command::run(endless().path()));
     send(&child, Signal::KILL);
     assert_eq!(command::finish_child(child, PATIENCE).code(), 137);
-    leftovers::expect_gone(&processes);
+    processes::expect_gone(&processes);
 }
 
 #[test]
@@ -123,7 +122,7 @@ fn runs_that_are_killed_leave_nothing_that_adds_up() {
         let (child, processes) = start(run_in_home(&endless()));
         send(&child, Signal::KILL);
         command::finish_child(child, PATIENCE);
-        leftovers::expect_gone(&processes);
+        processes::expect_gone(&processes);
     }
     finish(run_in_home(&clean), b"x", PATIENCE).expect_success();
 
@@ -158,7 +157,7 @@ fn cgroups_of_a_killed_run_are_removed_by_the_next_one() {
     );
     send(&child, Signal::KILL);
     command::finish_child(child, PATIENCE);
-    leftovers::expect_gone(&processes);
+    processes::expect_gone(&processes);
     run_on(&simple, b"x").expect_success();
     assert_eq!(
         leftovers::cgroups_of(killed),
@@ -177,5 +176,5 @@ fn a_run_that_ends_by_itself_leaves_no_process() {
     let (mut child, processes) = start(command::run(chain.path()));
     drop(child.stdin.take());
     command::finish_child(child, PATIENCE).expect_success();
-    leftovers::expect_gone(&processes);
+    processes::expect_gone(&processes);
 }

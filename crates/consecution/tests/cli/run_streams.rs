@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::support::chain::{chain, chain_with, link, shell};
-use crate::support::command::{self, PATIENCE, finish_child, run_on};
-use crate::support::leftovers;
+use crate::support::command::{self, finish_child, run_on};
+use test_support::{PATIENCE, is_readable_within, processes};
 
 const MIB: usize = 1 << 20;
 
@@ -254,7 +254,7 @@ fn what_comes_in_goes_on_at_once() {
         let line = format!("{number:03}\n");
         stdin.write_all(line.as_bytes()).unwrap();
         assert!(
-            command::is_readable_within(&stdout, PATIENCE),
+            is_readable_within(&stdout, PATIENCE),
             "line {number} does not come back"
         );
         let mut answer = [0; 4];
@@ -298,7 +298,7 @@ fn a_gibibyte_through_three_links_is_right_and_needs_little_memory() {
         );
     }
     // It has seen everything, and waits for the end.
-    let memory = leftovers::peak_memory(child.id());
+    let memory = processes::peak_memory(child.id());
     drop(feeding.join().unwrap());
     assert_eq!(stdout.read(&mut received).unwrap(), 0);
     finish_child(child, PATIENCE + Duration::from_secs(60)).expect_success();

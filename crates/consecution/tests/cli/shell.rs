@@ -19,13 +19,14 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use crate::support::chain::{self, Link};
-use crate::support::command::{self, Finished, PATIENCE, UNREAD_WAIT, file_with};
+use crate::support::command::{self, Finished, UNREAD_WAIT, file_with};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseResult, TestError, TestRng, TestRunner};
 
 use commands::Stage;
 use inputs::Input;
 use reference::Pipeline;
+use test_support::PATIENCE;
 
 /// How many cases each of the tests below has; there are four.
 const CASES: u32 = 130;

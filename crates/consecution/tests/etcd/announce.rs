@@ -1,9 +1,9 @@
 //! A runner's key in etcd is there exactly while the runner is.
-use crate::support::command::eventually;
 use crate::support::etcd::Etcd as Server;
 use consecution::link_store::LinkStore;
 use consecution::link_store::RunnerState;
 use consecution::link_store::etcd::Etcd;
+use test_support::eventually;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 

@@ -3,12 +3,12 @@
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
-use crate::support::command::PATIENCE;
 use crate::support::etcd::Etcd as Server;
 use chain::Link;
 use consecution::link_store::etcd::Etcd;
 use consecution::link_store::{Change, LinkStore};
 use futures_util::StreamExt;
+use test_support::PATIENCE;
 use tokio::time::timeout;
 use tracing_subscriber::fmt::MakeWriter;
 

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::support::command::{PATIENCE, eventually};
 use crate::support::etcd::{Etcd as Server, Way};
 use chain::Link;
 use consecution::Connection;
@@ -12,6 +11,7 @@ use consecution::link_store::etcd::Etcd;
 use consecution::link_store::{Change, LinkStore, RunnerState, conformance};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
+use test_support::{PATIENCE, eventually};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 

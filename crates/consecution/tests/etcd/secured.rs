@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::support::command::PATIENCE;
 use crate::support::etcd::{Certificates, Etcd as Server};
 use chain::Link;
 use consecution::Connection;
@@ -12,6 +11,7 @@ use consecution::config::{EtcdOptions, Secret};
 use consecution::link_store::etcd::Etcd;
 use consecution::link_store::{Change, LinkStore, RunnerState, conformance};
 use futures_util::StreamExt;
+use test_support::PATIENCE;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 

@@ -1,9 +1,10 @@
 //! Chains over HTTP: what a request gets for a reply.
 
 use crate::support::chain::{ChainFile, Link, chain, chain_with, file, link, shell};
-use crate::support::command::{PATIENCE, eventually, finish};
+use crate::support::command::finish;
 use crate::support::home;
 use crate::support::http::{Client, Reply, listen, serve, serve_with, serving};
+use test_support::{PATIENCE, eventually};
 
 /// A chain of that name.
 fn named(name: &str, links: impl IntoIterator<Item = Link>) -> ChainFile {
@@ -143,7 +144,7 @@ fn methods_are_told_apart() {
 }
 
 #[test]
-fn a_failed_link_tells_its_story() {
+fn a_failed_link_is_named_with_its_exit_code_and_stderr() {
     let failing = named(
         "bad",
         [

@@ -9,9 +9,10 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use crate::support::chain::{chain, chain_with, link, shell};
-use crate::support::command::{eventually, finish};
+use crate::support::command::finish;
 use crate::support::http::{Client, Served, serve};
 use crate::support::proxy::{self, Proxy};
+use test_support::eventually;
 
 /// What a debug build and a busy machine may take for all bodies of a client: a
 /// little less than any test may take.

@@ -6,10 +6,9 @@ use std::sync::RwLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::support::chain::{chain, chain_with, link, shell};
-use crate::support::command::{PATIENCE, eventually};
 use crate::support::http::{Client, listen, serve, serve_with, serving};
-use crate::support::leftovers;
 use rustix::process::Signal;
+use test_support::{PATIENCE, eventually, processes};
 
 /// What there is to see, where there is a chain called `one`.
 const LOOKS: [&str; 5] = [
@@ -294,12 +293,12 @@ fn who_is_not_done_in_the_grace_period_is_cut_off() {
     client.send_request("POST", "/", &[], b"x");
     client.head();
     assert_eq!(client.chunk().unwrap(), b"x");
-    let processes = leftovers::descendants(served.process());
+    let processes = processes::descendants(served.process());
     served.signal(Signal::INT);
     served.await_line("cut off");
     assert_eq!(client.chunk(), None);
     served.end().expect_success();
-    leftovers::expect_gone(&processes);
+    processes::expect_gone(&processes);
 }
 
 #[test]
@@ -309,14 +308,14 @@ fn a_second_signal_leaves_at_once() {
     let mut client = served.connect();
     client.send_request("POST", "/", &[], b"x");
     client.head();
-    let processes = leftovers::descendants(served.process());
+    let processes = processes::descendants(served.process());
     served.signal(Signal::TERM);
     served.await_line("finishing what is in flight");
     served.signal(Signal::TERM);
     served.await_line("leaving at once");
     let ended = served.end().expect_success();
     assert!(ended.elapsed < PATIENCE);
-    leftovers::expect_gone(&processes);
+    processes::expect_gone(&processes);
 }
 
 #[test]
@@ -442,7 +441,7 @@ fn who_only_listens_any_more_has_given_a_run_up() {
     let sleeping = chain_with("Deadline: none", [shell("cat; sleep 100007")]);
     let served = serve(&[&sleeping]);
     let asleep = || {
-        let all = leftovers::descendants(served.process());
+        let all = processes::descendants(served.process());
         let mut all = all.into_iter();
         all.find(|process| process.command.trim_end() == "sleep 100007")
     };
@@ -455,7 +454,7 @@ fn who_only_listens_any_more_has_given_a_run_up() {
             client.head();
         }
         client.shut_down();
-        leftovers::expect_gone(&[process]);
+        processes::expect_gone(&[process]);
         client.rest();
     }
 }

@@ -3,12 +3,15 @@
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 #[macro_use]
+extern crate test_support;
+
 #[path = "../support/mod.rs"]
 mod support;
 
 mod calls;
 mod clients;
 mod connections;
+mod routes;
 mod spool;
 mod stall;
 mod streams;

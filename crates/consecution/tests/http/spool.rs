@@ -5,8 +5,9 @@ use std::fs;
 use std::process::Command;
 
 use crate::support::chain::{chain, chain_with, link, shell};
-use crate::support::command::{PATIENCE, eventually, finish};
+use crate::support::command::finish;
 use crate::support::http::{Client, Served, serve, serve_with};
+use test_support::{PATIENCE, eventually};
 
 /// More than a call may keep in memory.
 const LARGE_BYTES: usize = 48 << 20;

@@ -6,9 +6,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::support::chain::{chain_with, link, shell};
-use crate::support::command::eventually;
 use crate::support::http::{Served, serve_with};
 use rustix::process::Signal;
+use test_support::eventually;
 
 const CONNECTIONS_MAX: usize = 16;
 

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use crate::support::chain::{chain, chain_with, link, shell};
-use crate::support::command::{PATIENCE, eventually, finish};
+use crate::support::command::finish;
 use crate::support::http::{Client, Served, serve};
-use crate::support::leftovers::{self, Seen};
+use test_support::processes::HostProcess;
+use test_support::{PATIENCE, eventually, processes};
 
 const CHUNKED: &str = "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n";
 
@@ -16,9 +17,9 @@ const LARGE_BYTES: usize = 32 * 1024 * 1024;
 const MEMORY_BYTES_MAX: u64 = 48 << 20;
 
 /// The processes that have this in their command.
-fn at_work(served: &Served, part: &str, count: usize) -> Vec<Seen> {
+fn at_work(served: &Served, part: &str, count: usize) -> Vec<HostProcess> {
     eventually(part, || {
-        let all = leftovers::descendants(served.process()).into_iter();
+        let all = processes::descendants(served.process()).into_iter();
         let found: Vec<_> = all
             .filter(|process| process.command.contains(part))
             .collect();
@@ -111,7 +112,7 @@ fn large_bodies_pass_through_in_constant_memory() {
         let curl = served.curl("/", &[upload, &duplex].concat());
         let ran = finish(curl, &body, PATIENCE).expect_success();
         assert!(ran.stdout == body, "{} other bytes", ran.stdout.len());
-        let peak = leftovers::peak_memory(served.process());
+        let peak = processes::peak_memory(served.process());
         assert!(peak < MEMORY_BYTES_MAX, "{peak} bytes");
     }
 }
@@ -176,7 +177,7 @@ fn a_client_that_goes_away_stops_its_processes() {
     let (client, _) = begin(&served, "", b"x");
     let processes = at_work(&served, "sleep 100001", 1);
     drop(client);
-    leftovers::expect_gone(&processes);
+    processes::expect_gone(&processes);
     // While it waits for the rest.
     let mut client = served.connect();
     client.send_request("POST", "/", &[], b"x");
@@ -184,7 +185,7 @@ fn a_client_that_goes_away_stops_its_processes() {
     assert!(client.chunk().unwrap().starts_with(b"up\n"));
     let processes = at_work(&served, "sleep 100001", 1);
     drop(client);
-    leftovers::expect_gone(&processes);
+    processes::expect_gone(&processes);
 }
 
 #[test]
@@ -262,7 +263,7 @@ fn a_reply_that_nobody_reads_holds_the_upload_back() {
         sent += block.len();
         assert!(sent < LARGE_BYTES, "nothing holds it back");
     }
-    let peak = leftovers::peak_memory(served.process());
+    let peak = processes::peak_memory(served.process());
     assert!(peak < MEMORY_BYTES_MAX, "{peak} bytes");
 }
 
@@ -273,7 +274,7 @@ fn a_body_in_tiny_pieces_holds_about_as_much_as_it_is_long() {
     const GROWTH_BYTES_MAX: u64 = 24 << 20;
     let served = serve(&[&chain_with("Deadline: none", [link(&["cat"])])]);
     served.post("/", b"x").expect(200);
-    let before = leftovers::memory(served.process());
+    let before = processes::memory(served.process());
     // Each byte comes by itself: the next one is sent when it has come back. All of
     // them are kept for another try, both ways.
     let echo = || {
@@ -292,7 +293,7 @@ fn a_body_in_tiny_pieces_holds_about_as_much_as_it_is_long() {
         let ended = echoing.into_iter().map(|echoing| echoing.join().unwrap());
         ended.collect()
     });
-    let growth = leftovers::memory(served.process()).saturating_sub(before);
+    let growth = processes::memory(served.process()).saturating_sub(before);
     assert!(growth < GROWTH_BYTES_MAX, "{growth} bytes");
     drop(clients);
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::support::command::PATIENCE;
 use crate::support::nats::{
     NatsServer, Proxy, Two, connect, serve, until_connected, until_served, until_waiting,
 };
@@ -16,6 +15,7 @@ use consecution::transport::{
     Body, Ending, PendingOutcome, RefusalReason, Reply, Request, Service, Transport,
 };
 use futures_util::{StreamExt, stream};
+use test_support::PATIENCE;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 

@@ -6,7 +6,6 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::support::command::PATIENCE;
 use crate::support::nats::{NatsServer, Two, connect, serve, until_served};
 use async_nats::{Client, HeaderMap, Message, Subscriber};
 use bytes::Bytes;
@@ -16,6 +15,7 @@ use consecution::transport::nats::Role;
 use consecution::transport::nats::subject;
 use consecution::transport::{Ending, PendingOutcome, Reply, Request, Transport};
 use futures_util::{FutureExt, StreamExt};
+use test_support::PATIENCE;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::support::command::PATIENCE;
 use crate::support::nats::{NatsServer, Two, connect, serve};
 use crate::support::nats_jwt;
 use consecution::config::{NatsIdentity, NatsOptions, Secret, Tls};
@@ -12,6 +11,7 @@ use consecution::transport::nats::subject;
 use consecution::transport::nats::{Connection, Nats, Role};
 use consecution::transport::{Request, Transport, conformance};
 use nkeys::KeyPair;
+use test_support::PATIENCE;
 use tokio::time::timeout;
 
 /// An NKey that is in the documentation of NATS, so no secret.

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::support::command::PATIENCE;
 use crate::support::nats::{NatsServer, Two, connect, serve};
 use async_nats::{Client, HeaderMap, Message, Subscriber};
 use bytes::Bytes;
@@ -17,6 +16,7 @@ use consecution::transport::{
 };
 use futures_util::StreamExt;
 use futures_util::future::join_all;
+use test_support::PATIENCE;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 

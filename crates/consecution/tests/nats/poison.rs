@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::support::command::PATIENCE;
 use crate::support::nats::{
     NatsServer, Two, connect, serve, until_connected, until_served, until_waiting,
 };
@@ -19,6 +18,7 @@ use consecution::transport::conformance::fake;
 use consecution::transport::nats::Role;
 use consecution::transport::nats::subject;
 use consecution::transport::{Ending, Request, Service, Transport};
+use test_support::PATIENCE;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};

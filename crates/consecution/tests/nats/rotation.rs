@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use crate::support::command::PATIENCE;
 use crate::support::etcd::Certificates;
 use crate::support::nats::{NatsServer, Proxy, connect, serve, until_served, until_waiting};
 use crate::support::nats_jwt;
@@ -16,6 +15,7 @@ use consecution::transport::conformance::fake;
 use consecution::transport::nats::{Nats, Role};
 use consecution::transport::{Registration, Request, Transport};
 use nkeys::KeyPair;
+use test_support::PATIENCE;
 use tokio::time::{Instant, sleep, timeout};
 
 /// Connections of a runner.

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::support::command::PATIENCE;
 use crate::support::nats::{NatsServer, Proxy, Two, connect, serve, until_served};
 use async_nats::{Client, HeaderMap, Message, Subscriber};
 use bytes::Bytes;
@@ -16,6 +15,7 @@ use consecution::transport::nats::Role;
 use consecution::transport::nats::subject;
 use consecution::transport::{Ending, RefusalReason, Reply, Request, Service, Transport};
 use futures_util::StreamExt;
+use test_support::PATIENCE;
 use tokio::time::{Instant, sleep, timeout};
 
 /// How soon it must be known that there is no runner, whoever else listens.

@@ -2,11 +2,12 @@
 //! nothing else disturbed.
 
 use crate::support::chain::{ChainFile, chain_with, file, link, shell};
-use crate::support::command::{PATIENCE, eventually, finish};
+use crate::support::command::finish;
 use crate::support::http::Served;
-use crate::support::leftovers::expect_gone;
 use crate::support::network::{AT_WORK, Servers, until_at_work, until_ready};
 use crate::support::plain_nats::{Message, PlainClient, head};
+use test_support::processes::expect_gone;
+use test_support::{PATIENCE, eventually};
 
 fn good() -> ChainFile {
     chain_with("Name: good\nDeadline: 5s", [link(&["/bin/cat"])])

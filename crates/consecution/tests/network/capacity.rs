@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use crate::support::chain::{ChainFile, chain, chain_with, link, shell};
-use crate::support::command::eventually;
 use crate::support::http::{Client, Served, listen};
 use crate::support::network::{Servers, until_ready};
 use crate::support::running::Running;
+use test_support::eventually;
 
 /// The deadline of calls that are not to wait long.
 const SOON: Duration = Duration::from_secs(1);

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use crate::support::chain::{chain_with, link, shell};
-use crate::support::leftovers::expect_gone_within;
 use crate::support::network::{AT_WORK, Servers, until_at_work, until_ready};
 use crate::support::plain_nats::{PlainClient, head};
+use test_support::processes::expect_gone_within;
 
 /// How long after a call every process of it may live on.
 const LIVES_ON_MAX: Duration = Duration::from_secs(1);

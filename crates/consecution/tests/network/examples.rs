@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::support::chain::{chain, link};
-use crate::support::command::{PATIENCE, PROGRAM, finish, finish_child};
+use crate::support::command::{PROGRAM, finish, finish_child};
 use crate::support::home;
 use crate::support::network::Servers;
+use test_support::PATIENCE;
 
 /// An example's program, where it has been built: tests that are picked by
 /// `--test` build none.

@@ -7,16 +7,17 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::chain::{chain, chain_with, link, shell};
-use crate::support::command::eventually;
 use crate::support::etcd::Etcd;
 use crate::support::faults::{at_work, let_finish, runners, slow, work};
 use crate::support::home;
 use crate::support::http::{Reply, Served, listen};
-use crate::support::leftovers::{cgroups_of, descendants, expect_gone, mounts_of};
+use crate::support::leftovers::{cgroups_of, mounts_of};
 use crate::support::nats::NatsServer;
 use crate::support::network::{Servers, until_ready};
-use crate::support::ports::free_ports;
 use crate::support::running::Running;
+use test_support::eventually;
+use test_support::ports::free_ports;
+use test_support::processes::{descendants, expect_gone};
 
 const MISSING: &str = "nats-server, etcd or etcdctl is missing";
 

@@ -9,11 +9,11 @@ use crate::support::chain::chain;
 use crate::support::etcd::Etcd;
 use crate::support::faults::{at_work, finish_all, let_finish, slow, work};
 use crate::support::http::{Served, listen};
-use crate::support::leftovers::expect_gone;
 use crate::support::nats::NatsServer;
 use crate::support::netns::{NEAR, Networks};
 use crate::support::network::{Servers, until_ready};
 use crate::support::running::Running;
+use test_support::processes::expect_gone;
 
 const MISSING: &str = "nats-server, etcd, etcdctl, ip or unshare is missing, or we are not root";
 

@@ -6,10 +6,10 @@ use std::thread;
 use rustix::process::Signal;
 
 use crate::support::chain::{ChainFile, chain, chain_with, link};
-use crate::support::command::eventually;
 use crate::support::http::{Served, listen};
 use crate::support::network::{Servers, until_ready};
 use crate::support::running::Running;
+use test_support::eventually;
 
 const AGAIN: &str = "published 3 links again";
 

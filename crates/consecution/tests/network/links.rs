@@ -3,11 +3,12 @@
 use rustix::process::Signal;
 
 use crate::support::chain::{chain, chain_with, link, shell};
-use crate::support::command::{PATIENCE, eventually, finish};
+use crate::support::command::finish;
 use crate::support::home;
 use crate::support::http::listen;
 use crate::support::network::{Servers, until_ready};
 use crate::support::running::Running;
+use test_support::{PATIENCE, eventually};
 
 /// An image that can be got nowhere, and quickly not so.
 const NOWHERE: &str = "127.0.0.1:9/nowhere/none";

@@ -1,10 +1,10 @@
 //! A call can be followed through the logs.
 
 use crate::support::chain::{chain_with, link, shell};
-use crate::support::command::eventually;
 use crate::support::http::listen;
 use crate::support::network::{Servers, until_ready};
 use crate::support::running::Running;
+use test_support::eventually;
 
 /// The lines about a call, as JSON.
 fn lines_about(process: &Running, call_id: &str) -> Vec<serde_json::Value> {

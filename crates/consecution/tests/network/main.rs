@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 #[macro_use]
+extern crate test_support;
+
 #[path = "../support/mod.rs"]
 mod support;
 

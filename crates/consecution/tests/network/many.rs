@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
 use crate::support::chain::{ChainFile, chain_with, link};
-use crate::support::command::eventually;
-use crate::support::leftovers::{Seen, descendants};
 use crate::support::network::{Servers, until_ready};
+use test_support::eventually;
+use test_support::processes::{HostProcess, descendants};
 
 /// Chains, unless `CONSECUTION_MANY_CHAINS` says otherwise, and links of each.
 const CHAINS_DEFAULT: usize = 20;
@@ -104,7 +104,7 @@ fn open_files(process: u32) -> usize {
 
 /// Whether its memory is not that of its parent: the first process of a sandbox
 /// shares its zygote's.
-fn has_own_memory(seen: &Seen) -> bool {
+fn has_own_memory(seen: &HostProcess) -> bool {
     let parent = stat(seen.id, 1);
     fs::read(format!("/proc/{parent}/cmdline")).is_ok_and(|command| {
         let command = String::from_utf8_lossy(&command).replace('\0', " ");

@@ -4,11 +4,12 @@
 use rustix::process::Signal;
 
 use crate::support::chain::{ChainFile, chain, link};
-use crate::support::command::{PATIENCE, finish};
+use crate::support::command::finish;
 use crate::support::etcd::Etcd;
 use crate::support::http::Served;
 use crate::support::nats::NatsServer;
 use crate::support::network::{Servers, until_ready};
+use test_support::PATIENCE;
 
 fn seed() -> ChainFile {
     chain([link(&["/bin/cat"]), link(&["/bin/grep", "data"])])

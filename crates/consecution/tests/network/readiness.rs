@@ -1,9 +1,9 @@
 //! Which portals are to get calls, and of which chains.
 
 use crate::support::chain::{chain_with, link};
-use crate::support::command::eventually;
 use crate::support::http::{Reply, Served};
 use crate::support::network::Servers;
+use test_support::eventually;
 
 fn readiness(portal: &Served, path: &str) -> (u16, serde_json::Value) {
     let Reply { status, body, .. } = portal.request("GET", path, b"");

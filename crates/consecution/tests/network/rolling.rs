@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::support::chain::{ChainFile, chain, link, shell};
-use crate::support::command::{PATIENCE, eventually};
 use crate::support::http::{Client, Served};
-use crate::support::leftovers::{descendants, expect_gone};
 use crate::support::network::{Servers, until_ready};
+use test_support::processes::{descendants, expect_gone};
+use test_support::{PATIENCE, eventually};
 
 /// Threads that send, one request after the other each.
 const SENDERS: usize = 4;

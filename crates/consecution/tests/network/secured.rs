@@ -8,12 +8,13 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use crate::support::chain::{ChainFile, chain, link};
-use crate::support::command::{Finished, PATIENCE, eventually, finish};
+use crate::support::command::{Finished, finish};
 use crate::support::etcd::{Certificates, Etcd};
 use crate::support::http::listen;
 use crate::support::nats::NatsServer;
 use crate::support::network::{Servers, until_ready};
 use crate::support::running::Running;
+use test_support::{PATIENCE, eventually};
 
 const DOCUMENT: &str = include_str!("../../../../docs/operations.md");
 

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use consecution::portal::{FailureReason, Portal};
 
 use crate::support::chain::{ChainFile, chain_with, link, shell};
-use crate::support::command::{PATIENCE, finish};
+use crate::support::command::finish;
 use crate::support::network::{Servers, until_ready};
 use crate::support::plain_nats::PlainClient;
+use test_support::PATIENCE;
 
 /// How soon a caller knows that nobody serves a link.
 const AT_ONCE: Duration = Duration::from_secs(1);

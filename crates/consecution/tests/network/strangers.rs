@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::support::chain::{chain, link, shell};
-use crate::support::command::{PATIENCE, eventually};
 use crate::support::etcd::Etcd;
 use crate::support::http::Served;
 use crate::support::nats::NatsServer;
 use crate::support::network::{Servers, until_ready};
 use crate::support::plain_nats::PlainClient;
+use test_support::{PATIENCE, eventually};
 
 /// How soon a client must be told that there is no runner.
 const NOBODY_WAIT_MAX: Duration = Duration::from_secs(8);

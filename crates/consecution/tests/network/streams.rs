@@ -11,9 +11,10 @@ use std::time::Duration;
 use tempfile::NamedTempFile;
 
 use crate::support::chain::{ChainFile, Link, chain, chain_with, link, shell};
-use crate::support::command::{PATIENCE, PROGRAM, finish};
-use crate::support::leftovers::{expect_gone_within, peak_memory};
+use crate::support::command::{PROGRAM, finish};
 use crate::support::network::{AT_WORK, Servers, until_at_work, until_ready};
+use test_support::PATIENCE;
+use test_support::processes::{expect_gone_within, peak_memory};
 
 /// Far more than any buffer on the way holds.
 const LARGE_BYTES: usize = 100 << 20;

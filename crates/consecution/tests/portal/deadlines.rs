@@ -20,11 +20,11 @@ const GRACE: Duration = Duration::from_secs(1);
 /// A runner that does nothing, and goes on with that whatever it is told.
 struct Stubborn {
     service: Arc<dyn Service>,
-    seen: Arc<Mutex<Vec<Seen>>>,
+    seen: Arc<Mutex<Vec<HostProcess>>>,
 }
 
 /// What a stubborn runner sees of a call.
-struct Seen {
+struct HostProcess {
     /// The call's input, which it holds and does not read.
     input: Body,
     /// Resolves when its output is not wanted any more.
@@ -39,7 +39,7 @@ impl Stubborn {
         let service = fake::service(move |request| {
             let (body, unread) = fake::watched();
             let (sender, outcome) = PendingOutcome::channel();
-            sees.lock().unwrap().push(Seen {
+            sees.lock().unwrap().push(HostProcess {
                 input: request.body,
                 unread,
                 _outcome: sender,

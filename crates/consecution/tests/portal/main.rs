@@ -2,7 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
-#[macro_use]
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -17,14 +17,15 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use crate::support::command::eventually;
-use crate::support::leftovers::{Seen, descendants, expect_gone, memory};
 use crate::support::runner::{World, images, is_soon, shell, soon};
 use crate::support::{home, slow_registry};
 use chain::Link;
 use consecution::open_store;
 use consecution::runner::PoolConfig;
 use consecution::runner::{Images, Options};
+use test_support::eventually;
+use test_support::processes::{HostProcess, descendants, expect_gone, memory, parent_of};
+use test_support::tars::tar_of;
 
 /// How long a runtime's thread may be kept from its other work.
 const GAP_MAX: Duration = Duration::from_millis(20);
@@ -124,7 +125,7 @@ async fn serve(world: &World, script: &str, processes: usize) -> Link {
 }
 
 /// The processes whose command line has that in it.
-fn processes(marker: &str) -> Vec<Seen> {
+fn processes(marker: &str) -> Vec<HostProcess> {
     let mut all = descendants(std::process::id());
     all.retain(|process| process.command.contains(marker));
     all
@@ -167,13 +168,6 @@ fn a_link_of_thirty_processes_is_removed_elsewhere() {
     });
 }
 
-/// The parent of a process.
-fn parent(process: u32) -> u32 {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
-    parent.unwrap().trim().parse().unwrap()
-}
-
 /// A script that holds that much memory, in powers of two of 16 bytes, and then does what
 /// `cat` does: the kernel takes a while to end its process.
 fn heavy(doublings: usize, marker: &str) -> String {
@@ -193,15 +187,15 @@ fn what_a_killed_zygote_leaves_is_cleared_away_elsewhere() {
         let loaded = tokio::task::spawn_blocking(|| {
             eventually("all of them to hold their memory", || {
                 let found = processes("orphaned");
-                let is_loaded = |process: &Seen| memory(process.id) > 16 << DOUBLINGS;
+                let is_loaded = |process: &HostProcess| memory(process.id) > 16 << DOUBLINGS;
                 found.iter().all(is_loaded).then_some(found)
             })
         });
         let old = loaded.await.unwrap();
         assert_eq!(old.len(), PROCESSES);
-        let zygote = parent(parent(old[0].id));
+        let zygote = parent_of(old[0].id).and_then(parent_of);
         let all = descendants(std::process::id());
-        let zygote = all.into_iter().find(|process| process.id == zygote);
+        let zygote = all.into_iter().find(|process| Some(process.id) == zygote);
         let ticks = Ticks::start().await;
         zygote.unwrap().kill();
         let looking = tokio::task::spawn_blocking(move || expect_gone(&old));
@@ -219,26 +213,10 @@ fn what_a_killed_zygote_leaves_is_cleared_away_elsewhere() {
 
 /// A tar of that many empty files, in folders of a thousand.
 fn tar_of_files(files: usize) -> Vec<u8> {
-    let mut tar = Vec::with_capacity((files + 2) * 512);
-    for number in 0..files {
-        let mut header = [0; 512];
-        let name = format!("f{:03}/{number}", number / 1_000);
-        header[..name.len()].copy_from_slice(name.as_bytes());
-        for (at, field) in [(100, "0000644"), (108, "0000000"), (116, "0000000")] {
-            header[at..at + field.len()].copy_from_slice(field.as_bytes());
-        }
-        for at in [124, 136] {
-            header[at..at + 11].copy_from_slice(b"00000000000");
-        }
-        header[148..156].copy_from_slice(b"        ");
-        header[156] = b'0';
-        header[257..265].copy_from_slice(b"ustar\x0000");
-        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
-        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-        tar.extend(header);
-    }
-    tar.resize(tar.len() + 1_024, 0);
-    tar
+    let names = (0..files).map(|number| format!("f{:03}/{number}", number / 1_000));
+    let names: Vec<String> = names.collect();
+    let files: Vec<_> = names.iter().map(|name| (&**name, &b""[..])).collect();
+    tar_of(&files)
 }
 
 /// The roots that are being unpacked there.

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use crate::support::home;
-use crate::support::registry::Registry;
 use crate::support::runner::{join, metrics, soon};
 use chain::{Link, LinkId};
 use consecution::link_store::memory::Memory;
@@ -24,6 +23,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use image::{Image, Input, NoProgress};
 use tempfile::TempDir;
+use test_support::registry::Registry;
 use tokio::sync::watch;
 
 /// A machine: a store of images, and room for a runner.

@@ -1,14 +1,13 @@
 //! Links that share pipes, of which something is killed from outside in the middle of a
 //! call: what comes of it is what comes of links that are called one by one.
 
-use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use crate::support::chain::{chain, shell};
 use crate::support::http::{Served, serve};
-use crate::support::leftovers::{Seen, descendants};
 use crate::support::network::until_ready;
+use test_support::processes::{descendants, parent_of};
 
 /// A chain of three, of which each link can be told by its command line, and the last one
 /// says that it has seen an end.
@@ -31,12 +30,6 @@ enum Killed {
     Zygote,
 }
 
-fn parent(process: &Seen) -> Option<u32> {
-    let status = fs::read_to_string(format!("/proc/{}/status", process.id)).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
-    line.trim().parse().ok()
-}
-
 fn kill(served: &Served, link: usize, killed: Killed) {
     let all = descendants(served.process());
     let by_id = |id: Option<u32>| all.iter().find(|process| Some(process.id) == id);
@@ -45,11 +38,11 @@ fn kill(served: &Served, link: usize, killed: Killed) {
         .iter()
         .filter(|process| process.command.contains(&marker));
     for command in commands {
-        let init = by_id(parent(command));
+        let init = by_id(parent_of(command.id));
         let killed = match killed {
             Killed::Commands => Some(command),
             Killed::Inits => init,
-            Killed::Zygote => init.and_then(|init| by_id(parent(init))),
+            Killed::Zygote => init.and_then(|init| by_id(parent_of(init.id))),
         };
         if let Some(killed) = killed {
             killed.kill();

@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::support::leftovers;
 use crate::support::runner::{Call, World, is_soon, shell, soon};
 use chain::Link;
 use consecution::link_store::RunnerState;
@@ -11,6 +10,7 @@ use consecution::portal::FailureReason;
 use consecution::runner::{Options, RunnerName};
 use consecution::transport::{RefusalReason, Request};
 use futures_util::FutureExt;
+use test_support::processes;
 
 /// Whether nobody takes calls of that link.
 async fn is_unserved(world: &World, link: &Link) -> bool {
@@ -19,13 +19,13 @@ async fn is_unserved(world: &World, link: &Link) -> bool {
 }
 
 /// The processes of links that were started by this one.
-fn processes() -> Vec<leftovers::Seen> {
-    leftovers::descendants(std::process::id())
+fn processes() -> Vec<processes::HostProcess> {
+    processes::descendants(std::process::id())
 }
 
 /// All of these end, and soon, while the runner goes on.
-async fn expect_gone(processes: Vec<leftovers::Seen>) {
-    let waiting = tokio::task::spawn_blocking(move || leftovers::expect_gone(&processes));
+async fn expect_gone(processes: Vec<processes::HostProcess>) {
+    let waiting = tokio::task::spawn_blocking(move || processes::expect_gone(&processes));
     waiting.await.unwrap();
 }
 

@@ -13,6 +13,7 @@ use consecution::runner::http::{Connections, bind};
 use consecution::runner::{Options, Runner};
 use consecution::transport::{RefusalReason, Request};
 use futures_util::FutureExt;
+use test_support::processes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -209,15 +210,21 @@ async fn there_is_nothing_else_at_a_runner_s_address() {
         ("POST", "/", 404),
         ("GET", "/metrics/", 404),
     ] {
-        assert_eq!(offered.ask(method, path).await.0, status, "{method} {path}");
+        let (given, reply) = offered.ask(method, path).await;
+        assert_eq!(given, status, "{method} {path}");
+        let is_problem = reply.contains("\r\nContent-Type: application/problem+json\r\n");
+        assert_eq!(is_problem, status >= 400, "{method} {path}: {reply}");
+        let has_id = reply.contains("\r\nConsecution-Call-Id: ");
+        assert!(has_id, "{method} {path}: {reply}");
+        let allows = reply.contains("\r\nAllow: GET, HEAD\r\n");
+        assert_eq!(allows, status == 405, "{method} {path}: {reply}");
     }
     // Whoever looks does not keep its processes.
     let link = shell("cat");
     world.portal(&link).await;
-    let seen = crate::support::leftovers::descendants(std::process::id());
+    let seen = processes::descendants(std::process::id());
     drop(world.runner);
-    let waiting =
-        tokio::task::spawn_blocking(move || crate::support::leftovers::expect_gone(&seen));
+    let waiting = tokio::task::spawn_blocking(move || processes::expect_gone(&seen));
     waiting.await.unwrap();
     assert_eq!(offered.ask("GET", "/readyz").await.0, 503);
 }

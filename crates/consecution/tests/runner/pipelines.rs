@@ -7,12 +7,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::support::leftovers::{Seen, descendants};
 use crate::support::runner::{Call, World, is_soon, metrics, shell, soon};
 use chain::{Chain, ChainLink, Deadline, Link, Network};
 use consecution::portal::{ChainReply, ChainRequest, Portal, Report};
 use consecution::runner::{Options, Sandboxing};
 use consecution::transport::{Following, Request};
+use test_support::processes::{HostProcess, children, descendants};
 
 /// Links that give what they are given.
 fn cats(count: usize) -> Vec<Link> {
@@ -33,8 +33,8 @@ async fn serving(options: Options, links: &[Link]) -> (World, Portal) {
 
 /// The pipes of which one process of the runner has the one end for its output, and another
 /// one the other end for its input, which is given with them.
-fn joints() -> BTreeMap<PathBuf, Seen> {
-    let end = |process: &Seen, descriptor| {
+fn joints() -> BTreeMap<PathBuf, HostProcess> {
+    let end = |process: &HostProcess, descriptor| {
         let end = fs::read_link(format!("/proc/{}/fd/{descriptor}", process.id)).ok()?;
         end.to_string_lossy().starts_with("pipe:").then_some(end)
     };
@@ -184,15 +184,9 @@ async fn pipelines_whose_zygote_is_killed_are_warm_again() {
     let links = cats(2);
     let (world, portal) = serving(Options::default(), &links).await;
     warm_up(&world, &links, &portal).await;
-    let parent = format!("PPid:\t{}", std::process::id());
-    let is_child = |process: &Seen| {
-        let status = fs::read_to_string(format!("/proc/{}/status", process.id));
-        status.is_ok_and(|status| status.lines().any(|line| line == parent))
-    };
     let processes = descendants(std::process::id());
-    let zygote = processes.iter().find(|process| is_child(process));
-    zygote.unwrap().kill();
-    let is_left = |process: &Seen| fs::exists(format!("/proc/{}", process.id)).unwrap();
+    children(std::process::id())[0].kill();
+    let is_left = |process: &HostProcess| fs::exists(format!("/proc/{}", process.id)).unwrap();
     let idle = processes
         .iter()
         .filter(|process| process.command.starts_with("/bin/sh"));

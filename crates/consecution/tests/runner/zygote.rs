@@ -3,28 +3,20 @@
 use std::time::Duration;
 
 use crate::support::chain::{chain, link, shell};
-use crate::support::command::eventually;
 use crate::support::http::{Served, serve};
-use crate::support::leftovers::{Seen, descendants};
 use crate::support::network::until_ready;
+use test_support::eventually;
+use test_support::processes::{HostProcess, children, descendants};
 
 /// What the log says of a link whose processes do not wait for their input.
 const COLD: &str = "ended or wrote before it had its input";
 
-/// The children of a process.
-fn children(of: u32) -> Vec<Seen> {
-    let parent = format!("PPid:\t{of}");
-    let is_child = |process: &Seen| {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", process.id));
-        status.is_ok_and(|status| status.lines().any(|line| line == parent))
-    };
-    descendants(of).into_iter().filter(is_child).collect()
-}
-
 /// Kills all zygotes of a runner, which are its children; the kernel kills with
 /// each what it has started.
 fn kill_zygotes(runner: &Served) {
-    children(runner.process()).iter().for_each(Seen::kill);
+    children(runner.process())
+        .iter()
+        .for_each(HostProcess::kill);
 }
 
 /// Kills the inits of all processes, which are the zygotes' children, as the kernel
@@ -107,7 +99,7 @@ fn a_link_whose_idle_processes_others_kill_stays_warm() {
         kill(&served);
         eventually("others in their place", || {
             let now = descendants(served.process());
-            let is_left = |process: &Seen| {
+            let is_left = |process: &HostProcess| {
                 process.command.starts_with("/bin/sh") && now.iter().any(|now| now.id == process.id)
             };
             (!idle.iter().any(is_left)).then_some(())

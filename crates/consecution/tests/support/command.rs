@@ -8,15 +8,11 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use test_support::{PATIENCE, is_readable_within};
 
 /// The program that is tested.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_consecution");
-
-/// How long anything may take that is expected to take a moment: long, since the
-/// machine may be busy, but not for ever.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a link that nobody reads any more may take to end by itself. A shorter
 /// run cannot have stopped one for being unread.
@@ -166,46 +162,6 @@ pub(crate) fn wait(child: &mut Child, patience: Duration) -> Option<ExitStatus> 
     match pidfd_open(pid, PidfdFlags::empty()) {
         Ok(pidfd) if !is_readable_within(&pidfd, patience) => None,
         _ => Some(child.wait().unwrap()),
-    }
-}
-
-/// Whether a descriptor becomes readable within that time; for a pidfd that is
-/// the end of its process.
-pub(crate) fn is_readable_within(fd: &impl rustix::fd::AsFd, patience: Duration) -> bool {
-    let deadline = Instant::now() + patience;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let left = Timespec {
-            tv_sec: left.as_secs().cast_signed(),
-            tv_nsec: left.subsec_nanos().into(),
-        };
-        match poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&left)) {
-            Ok(ready) => return ready > 0,
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => panic!("poll: {error}"),
-        }
-    }
-}
-
-/// How long [`eventually`] rests between two attempts, at least and at most.
-const REST_MIN: Duration = Duration::from_millis(1);
-const REST_MAX: Duration = Duration::from_millis(50);
-
-/// Tries again until it gives something, for as long as is bearable. For states
-/// that nothing announces.
-///
-/// Between two attempts it rests for a tenth of the time that it has waited so
-/// far: without that it would take the processor from what it waits for.
-#[track_caller]
-pub(crate) fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
-    loop {
-        if let Some(found) = attempt() {
-            return found;
-        }
-        let waited = begun.elapsed();
-        assert!(waited < PATIENCE, "waited {PATIENCE:?} for {what}");
-        std::thread::sleep((waited / 10).clamp(REST_MIN, REST_MAX));
     }
 }
 

@@ -12,8 +12,9 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use super::command::{Finished, PATIENCE, eventually, finish};
-use super::ports::{free_port, free_ports};
+use super::command::{Finished, finish};
+use test_support::ports::{free_port, free_ports};
+use test_support::{PATIENCE, eventually};
 
 /// An etcd with one member; stopped when dropped.
 pub(crate) struct Etcd {

@@ -4,10 +4,10 @@
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::chain::{Link, shell};
-use super::command::eventually;
-use super::leftovers::{self, Seen};
 use super::network::Servers;
 use super::running::Running;
+use test_support::processes::HostProcess;
+use test_support::{eventually, processes};
 
 /// What a link runs while it is at work, and only then.
 const WORK: &str = "/bin/sleep ";
@@ -19,8 +19,8 @@ pub(crate) fn slow() -> Link {
 }
 
 /// The processes that are the work of a runner's calls.
-pub(crate) fn work(runner: &Running) -> Vec<Seen> {
-    let mut processes = leftovers::descendants(runner.process());
+pub(crate) fn work(runner: &Running) -> Vec<HostProcess> {
+    let mut processes = processes::descendants(runner.process());
     processes.retain(|seen| seen.command.starts_with(WORK));
     processes
 }

@@ -8,8 +8,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::chain::ChainFile;
-use super::command::{Finished, PATIENCE, consecution};
+use super::command::{Finished, consecution};
 use super::running::Running;
+use test_support::PATIENCE;
 
 /// `consecution serve` or `consecution portal`, running.
 pub(crate) struct Served {
@@ -220,20 +221,26 @@ impl Client {
         rest
     }
 
+    /// The reply to `HEAD`, which has no body whatever its length says.
     #[track_caller]
-    pub(crate) fn reply(&mut self) -> Reply {
+    pub(crate) fn reply_to_head(&mut self) -> Reply {
         let mut head = self.head();
         if head.starts_with("HTTP/1.1 100 ") {
             head = self.head();
         }
         let status = head.split(' ').nth(1).map(|status| status.parse().unwrap());
-        let mut reply = Reply {
+        Reply {
             status: status.unwrap_or_else(|| panic!("no reply: {head:?}")),
             head,
             body: Vec::new(),
             trailers: String::new(),
             is_complete: false,
-        };
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn reply(&mut self) -> Reply {
+        let mut reply = self.reply_to_head();
         if let Some(length) = reply.header("content-length") {
             reply.body = vec![0; length.parse().unwrap()];
             reply.is_complete = self.0.read_exact(&mut reply.body).is_ok();

@@ -16,24 +16,10 @@ pub(crate) mod netns;
 pub(crate) mod network;
 pub(crate) mod plain_nats;
 pub(crate) mod portal;
-pub(crate) mod ports;
 pub(crate) mod proxy;
-pub(crate) mod registry;
 pub(crate) mod runner;
 pub(crate) mod running;
 pub(crate) mod slow_registry;
-
-/// The tests cannot do what they are for on this machine. By hand that is a
-/// visible skip, where CI is set it is a failure.
-#[macro_export]
-macro_rules! cannot_run_here {
-    ($($reason:tt)*) => {{
-        let reason = format!($($reason)*);
-        assert!(std::env::var_os("CI").is_none(), "cannot run here: {reason}");
-        eprintln!("SKIPPED: {reason}");
-        return;
-    }};
-}
 
 /// A block of `docs/operations.md`, by how its first line begins; without that
 /// line.

@@ -17,14 +17,13 @@ use consecution::transport::{
 use futures_util::future::BoxFuture;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+use test_support::ports::free_port;
+use test_support::{PATIENCE, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, tcp};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
-
-use super::command::{PATIENCE, eventually};
-use super::ports::free_port;
 
 /// A NATS server, running or stopped; stopped when dropped.
 #[derive(Debug)]

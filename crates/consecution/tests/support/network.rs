@@ -4,12 +4,13 @@ use std::path::Path;
 use std::process::Command;
 
 use super::chain::ChainFile;
-use super::command::{Finished, PATIENCE, consecution, eventually, finish};
+use super::command::{Finished, consecution, finish};
 use super::etcd::Etcd;
 use super::http::{Served, listen};
-use super::leftovers::{Seen, descendants};
 use super::nats::NatsServer;
 use super::running::Running;
+use test_support::processes::{HostProcess, descendants};
+use test_support::{PATIENCE, eventually};
 
 /// What portals and runners share.
 pub(crate) struct Servers {
@@ -114,7 +115,7 @@ pub(crate) const AT_WORK: &str = "sleep 98765";
 
 /// Waits until so many processes of these runners run [`AT_WORK`].
 #[track_caller]
-pub(crate) fn until_at_work(runners: &[&Running], processes: usize) -> Vec<Seen> {
+pub(crate) fn until_at_work(runners: &[&Running], processes: usize) -> Vec<HostProcess> {
     eventually("processes to be at work", || {
         let all = runners
             .iter()

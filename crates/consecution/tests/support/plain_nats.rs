@@ -3,8 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-
-use super::command::PATIENCE;
+use test_support::PATIENCE;
 
 /// One connection.
 pub(crate) struct PlainClient {

@@ -6,9 +6,9 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use super::command::eventually;
 use super::documented_for_http;
-use super::ports::free_port;
+use test_support::eventually;
+use test_support::ports::free_port;
 
 /// A proxy that runs; killed when dropped.
 pub(crate) struct Proxy {

@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::command::{self, Finished, PATIENCE, eventually};
+use super::command::{self, Finished};
+use test_support::{PATIENCE, eventually};
 
 /// A command that runs; killed when dropped.
 pub(crate) struct Running {

@@ -93,26 +93,10 @@ impl StoreError {
 pub(super) fn nearest(wanted: &str, names: impl Iterator<Item = String>) -> Option<String> {
     let near = wanted.len() / 2;
     names
-        .map(|name| (distance(wanted, &name), name))
+        .map(|name| (strsim::levenshtein(wanted, &name), name))
         .filter(|(distance, _)| *distance <= near)
         .min()
         .map(|(_, name)| name)
-}
-
-/// Levenshtein's: how many letters to insert, delete or replace.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, letter) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, other) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(letter != *other);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]
@@ -131,6 +115,5 @@ mod tests {
             Some("busybox:latest")
         );
         assert_eq!(nearest("x:1", names()), None);
-        assert_eq!(distance("kitten", "sitting"), 3);
     }
 }

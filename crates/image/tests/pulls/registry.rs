@@ -2,15 +2,12 @@
 
 use std::fs;
 
-use crate::support::server::Registry;
 use crate::support::*;
 use image::{NoProgress, Registries};
+use test_support::registry::Registry;
 
 /// `user` with the password `secret`, by htpasswd's bcrypt.
-const LOGIN: (&str, &str) = (
-    "user",
-    "$2y$05$QUJDREVGR0hJSktMTU5PUOUmqR0StVzR8tG/Q/a8Lq92eNghXunP2",
-);
+const LOGIN: &str = "user:$2y$05$QUJDREVGR0hJSktMTU5PUOUmqR0StVzR8tG/Q/a8Lq92eNghXunP2\n";
 
 fn push(layout: &std::path::Path, registry: &Registry, more: &[&str]) {
     let from = format!("oci:{}:1", layout.display());
@@ -33,7 +30,7 @@ async fn what_skopeo_pushed_is_pulled() {
     }
     let home = Home::new();
     let layout = busybox_layout(home.folder.path());
-    let registry = Registry::start(None);
+    let registry = Registry::start().unwrap();
     let name = reference(&format!("{}/me/busybox:1", registry.address));
     for format in ["oci", "v2s2"] {
         push(&layout, &registry, &["--format", format]);
@@ -76,7 +73,7 @@ async fn a_password_in_config_json_opens_a_private_registry() {
     }
     let home = Home::new();
     let layout = busybox_layout(home.folder.path());
-    let registry = Registry::start(Some(LOGIN));
+    let registry = Registry::start_with_login(LOGIN).unwrap();
     push(&layout, &registry, &["--dest-creds", "user:secret"]);
     let name = reference(&format!("{}/me/busybox:1", registry.address));
     let error = home

@@ -8,6 +8,7 @@ use std::path::Path;
 use crate::support::server::Server;
 use crate::support::*;
 use image::{Image, Limits, NoProgress, Owners, Registries, StoreOptions};
+use test_support::tars::entry;
 
 /// An image whose config has this working directory and these volumes.
 fn image_with(working: &str, volumes: &[&str], layers: &[Vec<u8>]) -> Made {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::support::*;
 use proptest::prelude::*;
 use tar::EntryType;
+use test_support::tars::entry;
 
 /// Everything around the roots that the store makes, with what could change of it: what is
 /// beside the store, and the store itself but for what images leave there rightly.

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::support::*;
+use test_support::tars::entry;
 
 fn skopeo(from: &str, to: &str) {
     run(

@@ -7,6 +7,7 @@ use std::path::Path;
 use crate::support::*;
 use image::{Image, MountPoint, Owners, StoreOptions};
 use tar::EntryType;
+use test_support::tars::entry;
 
 fn layer(build: impl FnOnce(&mut tar::Builder<Vec<u8>>)) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use image::{Digest, Image, ImportError, Input, NoProgress, Reference, Store, StoreOptions};
+pub use test_support::tars::tar_of;
 
 /// The name of the test `function` in the module with that path (`module_path!()`), for a
 /// test that runs its own program again with `--exact`.
@@ -118,23 +119,18 @@ pub fn reference(text: &str) -> Reference {
     text.parse().unwrap()
 }
 
-/// Whether these programs are there. In CI they must be.
+/// Whether these programs are there; [skips](test_support::skip) the test if not.
 pub fn have(programs: &[&str]) -> bool {
-    for program in programs {
-        let found = Command::new("sh")
-            .args(["-c", "command -v \"$0\" >/dev/null", program])
-            .status()
-            .unwrap();
-        if !found.success() {
-            assert!(
-                std::env::var_os("CI").is_none(),
-                "{program} is needed in CI"
-            );
-            eprintln!("SKIPPED: {program} is not installed");
-            return false;
-        }
+    let is_missing = |program: &&&str| {
+        let mut find = Command::new("sh");
+        find.args(["-c", "command -v \"$0\" >/dev/null", program]);
+        !find.status().unwrap().success()
+    };
+    let missing = programs.iter().find(is_missing);
+    if let Some(program) = missing {
+        test_support::skip(&format!("{program} is not installed"));
     }
-    true
+    missing.is_none()
 }
 
 pub fn run(program: &str, arguments: &[&str]) {
@@ -149,42 +145,6 @@ pub fn run(program: &str, arguments: &[&str]) {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
-}
-
-/// One entry of a tar to be.
-pub fn entry(
-    tar: &mut tar::Builder<Vec<u8>>,
-    kind: tar::EntryType,
-    path: &str,
-    link: &str,
-    content: &[u8],
-) {
-    let mut header = tar::Header::new_gnu();
-    let name = path.as_bytes();
-    // Set raw, since the crate refuses what hostile tars are made of.
-    header.as_old_mut().name[..name.len()].copy_from_slice(name);
-    header.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());
-    header.set_entry_type(kind);
-    header.set_size(content.len() as u64);
-    header.set_mode(if kind.is_dir() { 0o755 } else { 0o644 });
-    header.set_mtime(1_000_000_000);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_cksum();
-    tar.append(&header, content).unwrap();
-}
-
-/// A tar of plain files; a name that ends with a slash is a folder.
-pub fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
-    let mut tar = tar::Builder::new(Vec::new());
-    for (path, content) in files {
-        let kind = match path.ends_with('/') {
-            true => tar::EntryType::Directory,
-            false => tar::EntryType::Regular,
-        };
-        entry(&mut tar, kind, path, "", content);
-    }
-    tar.into_inner().unwrap()
 }
 
 /// A layer of this many bytes that do not compress.

@@ -1,9 +1,7 @@
 //! A registry that misbehaves on request, and a real one.
 
-use std::hash::{BuildHasher as _, RandomState};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -245,87 +243,4 @@ fn write(mut stream: TcpStream, reply: &Reply) -> std::io::Result<()> {
         std::thread::sleep(pause);
     }
     Ok(())
-}
-
-/// A port where nobody listens now: not one that the kernel gives to connections,
-/// which might be given it before the registry takes it.
-fn free_port() -> u16 {
-    let random = || RandomState::new().hash_one(std::process::id()) % 20_000;
-    let ports = std::iter::repeat_with(|| 10_000 + random() as u16);
-    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    ports.into_iter().find(is_free).unwrap()
-}
-
-/// Debian's docker-registry on a free loopback port.
-pub struct Registry {
-    child: Child,
-    pub address: String,
-    folder: tempfile::TempDir,
-}
-
-impl Registry {
-    /// With `login`, it wants `user` and `password` as Basic authentication.
-    pub fn start(login: Option<(&str, &str)>) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let address = format!("127.0.0.1:{}", free_port());
-        let data = folder.path().join("data");
-        let auth = match login {
-            None => String::new(),
-            Some((user, hash)) => {
-                let file = folder.path().join("htpasswd");
-                std::fs::write(&file, format!("{user}:{hash}\n")).unwrap();
-                format!(
-                    "auth:\n  htpasswd:\n    realm: test\n    path: {}\n",
-                    file.display()
-                )
-            }
-        };
-        let config = format!(
-            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {address}\n{auth}",
-            data.display()
-        );
-        let file = folder.path().join("config.yml");
-        std::fs::write(&file, config).unwrap();
-        let child = Command::new("docker-registry")
-            .arg("serve")
-            .arg(&file)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut registry = Self {
-            child,
-            address,
-            folder,
-        };
-        registry.wait();
-        registry
-    }
-
-    fn wait(&mut self) {
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-        while TcpStream::connect(&self.address).is_err() {
-            assert!(
-                self.child.try_wait().unwrap().is_none(),
-                "docker-registry ended"
-            );
-            assert!(
-                std::time::Instant::now() < deadline,
-                "docker-registry does not listen"
-            );
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
-    }
-
-    pub fn data(&self) -> std::path::PathBuf {
-        self.folder.path().join("data")
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }

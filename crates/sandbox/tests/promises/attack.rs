@@ -13,9 +13,9 @@ use rustix::fs::inotify;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use sandbox::{Event, Ids, Limits, Network, Spec};
 
-use crate::support::{
-    Running, Setup, counts_processes, descendants, eventually, is_root, own_id, promises, skip,
-};
+use crate::support::{Running, Setup, counts_processes, is_root, promises};
+use test_support::processes::descendants;
+use test_support::{skip, until};
 
 /// The attempts that worked; all others must have been made, and have failed.
 fn broken(setup: &Setup, spec: &Spec) -> Vec<String> {
@@ -253,7 +253,7 @@ promises! {
         assert_eq!(bomb.event(), Event::Started);
         bomb.process.kill_and_wait();
         // Thousands may take longer than anybody waits for.
-        eventually("the bomb to be gone", || descendants(own_id()).len() < 100);
+        until("the bomb to be gone", || descendants(std::process::id()).len() < 100);
         let output = Running::start(&zygote).finish(b"probe allowed\n").success();
         assert!(output.contains("fork ok"), "{output}");
     }

@@ -4,13 +4,12 @@
 use std::fs;
 use std::process::Command;
 
-use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, prlimit, setrlimit};
 use sandbox::{Event, Step};
 
-use crate::support::{
-    self, HostProcess, Running, Setup, counts_processes, descendants, own_id, readable, skip,
-    without_crate,
-};
+use crate::support::{self, Running, Setup, counts_processes, readable, without_crate};
+use test_support::processes::{HostProcess, descendants};
+use test_support::skip;
 
 /// Not a test: what is started by two, so that nobody else is short of descriptors.
 #[test]
@@ -18,12 +17,12 @@ use crate::support::{
 fn who_is_short_of_descriptors() {
     let setup = Setup::new();
     let zygote = setup.open(&setup.script("sleep 1000 & echo ready; wait"));
-    let deadline = std::time::Instant::now() + support::PATIENCE;
+    let deadline = std::time::Instant::now() + test_support::PATIENCE;
     for keeps_it in [false, true] {
         let mut running = Running::start(&zygote);
         assert_eq!(running.line(), "ready");
         assert!(readable(&running.process, deadline));
-        let family = descendants(own_id());
+        let family = descendants(std::process::id());
         assert_eq!(
             family.len(),
             4,
@@ -107,7 +106,7 @@ fn leave(process: &HostProcess, more: u64) -> Rlimit {
             current: Some(current),
             maximum: getrlimit(Resource::Nofile).maximum,
         };
-        prlimit(Pid::from_raw(process.id), Resource::Nofile, limit).unwrap()
+        prlimit(Some(process.pid()), Resource::Nofile, limit).unwrap()
     };
     limit(highest(process) + 1 + more)
 }
@@ -124,17 +123,17 @@ mod a_process_is_not_started_without_what_came_with_its_order {
             // With the control socket, three pipes and a cgroup. The last one is what
             // would not be missed.
             let zygote = setup.open(&setup.spec(&["cat"]));
-            let of_zygote = descendants(own_id()).remove(0);
+            let of_zygote = descendants(std::process::id()).remove(0);
             let limit = leave(&of_zygote, 4);
             let short = Event::Failed(Step::StartInit, libc::EMFILE);
             assert_eq!(Running::start(&zygote).event(), short);
             let advice = zygote.explain(Step::StartInit, libc::EMFILE).to_string();
             assert!(advice.contains("ulimit -n"), "{advice}");
-            prlimit(Pid::from_raw(of_zygote.id), Resource::Nofile, limit).unwrap();
+            prlimit(Some(of_zygote.pid()), Resource::Nofile, limit).unwrap();
             assert_eq!(Running::start(&zygote).finish(b"x").success(), "x");
 
             // The same place once more.
-            let of_init = descendants(own_id()).remove(1);
+            let of_init = descendants(std::process::id()).remove(1);
             leave(&of_init, 3);
             let short = Event::Failed(Step::StartCommand, libc::EMFILE);
             assert_eq!(Running::start(&zygote).event(), short);

@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 
 use sandbox::Event;
 
-use crate::support::{
-    HostProcess, Running, Setup, as_nobody, descendants, eventually, is_root, own_id, promises,
-    without_crate,
-};
+use crate::support::{Running, Setup, as_nobody, is_root, promises, without_crate};
+use test_support::processes::{HostProcess, descendants};
+use test_support::until;
 
 /// A process that has started another, and both sleep.
 const TWO_SLEEP: &str = "sleep 1000 & echo ready; wait";
@@ -24,14 +23,14 @@ fn started(zygote: &sandbox::Zygote) -> Running {
 
 /// All of this test's own processes: the zygote first.
 fn family() -> Vec<HostProcess> {
-    descendants(own_id())
+    descendants(std::process::id())
 }
 
 promises! {
     fn a_dropped_process_dies_with_all_that_it_started(setup) {
         let zygote = setup.open(&setup.script(TWO_SLEEP));
         let other = started(&zygote);
-        let before: Vec<i32> = family().iter().map(|process| process.id).collect();
+        let before: Vec<u32> = family().iter().map(|process| process.id).collect();
         let dropped = started(&zygote);
         let mut its = family();
         its.retain(|process| !before.contains(&process.id));
@@ -49,7 +48,7 @@ promises! {
             drop(Running::start(&zygote));
         }
         // The zygote alone, as soon as it has done what it was asked to.
-        eventually("the processes are gone", || family().len() == 1);
+        until("the processes are gone", || family().len() == 1);
         assert_eq!(started(&zygote).process.next_event().unwrap(), None);
     }
 
@@ -128,7 +127,7 @@ promises! {
                 break std::path::PathBuf::from(folder);
             }
         };
-        let its = descendants(i32::try_from(runner.id()).unwrap());
+        let its = descendants(runner.id());
         assert_eq!(its.len(), 1 + 3 * 3);
         runner.kill().unwrap();
         runner.wait().unwrap();

@@ -6,7 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 
 use sandbox::{Ids, Spec};
 
-use crate::support::{Setup, descendants, own_id, promises};
+use crate::support::{Setup, promises};
+use test_support::processes::descendants;
 
 fn with_user(setup: &Setup, user: &str, script: &str) -> Spec {
     Spec {
@@ -62,7 +63,7 @@ promises! {
     fn outside_it_is_nobodys_or_the_runners_own(setup) {
         // As seen from outside: within, the ids are those of the namespace around it.
         let running = setup.start(&setup.spec(&["cat"]));
-        let process = descendants(own_id()).last().unwrap().id;
+        let process = descendants(std::process::id()).last().unwrap().id;
         let map = std::fs::read_to_string(format!("/proc/{process}/uid_map")).unwrap();
         drop(running);
         let map: Vec<u32> = map.split_whitespace().map(|number| number.parse().unwrap()).collect();

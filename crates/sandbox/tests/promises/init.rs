@@ -8,7 +8,8 @@ use std::time::Instant;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sandbox::{Event, WaitStatus};
 
-use crate::support::{PATIENCE, Running, exited, promises, readable};
+use crate::support::{Running, exited, promises, readable};
+use test_support::PATIENCE;
 
 fn signalled(signal: i32) -> Event {
     Event::Exited(WaitStatus::Signalled(signal))

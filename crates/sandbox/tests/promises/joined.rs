@@ -8,10 +8,9 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sandbox::{Alarm, Event, Ids, InFlight, Limits, Spec, Stdio, Successor, WaitStatus, Zygote};
 
-use crate::support::{
-    HostProcess, PATIENCE, Running, counts_processes, descendants, exited, is_root, own_id,
-    promises, readable,
-};
+use crate::support::{Running, counts_processes, exited, is_root, promises, readable};
+use test_support::PATIENCE;
+use test_support::processes::{HostProcess, descendants};
 
 /// A process whose output is somebody's input; we are that somebody, and the runner.
 struct Joined {
@@ -171,7 +170,7 @@ const ON_REQUEST: &str = "echo some; attack place >&2; read what; eval \"$what\"
 
 /// The inits of processes that run, and their zygote before them.
 fn family() -> Vec<HostProcess> {
-    descendants(own_id())
+    descendants(std::process::id())
 }
 
 promises! {
@@ -246,7 +245,7 @@ promises! {
             Ok(zygote) => zygote,
             // Without root that is as it should be.
             Err(_) if !is_root() => return,
-            Err(error) => return crate::support::skip(&format!("memory cannot be limited here: {error}")),
+            Err(error) => return test_support::skip(&format!("memory cannot be limited here: {error}")),
         };
         let eat = "sh -c 'x=aaaaaaaa; while :; do x=$x$x; done'; exit 0";
         for (word, is_complete) in [("exit 0", true), (eat, false), ("exit 0", true)] {

@@ -8,9 +8,10 @@ use std::process::Command;
 use sandbox::{Event, Limits, OpenError, Step, WaitStatus, Zygote};
 
 use crate::support::{
-    self, Running, Setup, attack_outside, descendants, eventually, exited, is_root, kernel, own_id,
-    promises, skip, without_crate,
+    self, Running, Setup, attack_outside, exited, is_root, kernel, promises, without_crate,
 };
+use test_support::processes::descendants;
+use test_support::{skip, until};
 
 const MIB: u64 = 1 << 20;
 
@@ -42,7 +43,7 @@ fn kept(setup: &Setup, limits: Limits) -> bool {
 }
 
 /// The folders of a process's cgroups on the host, by file that a limit is in.
-fn cgroup_file(process: i32, file: &str) -> Vec<PathBuf> {
+fn cgroup_file(process: u32, file: &str) -> Vec<PathBuf> {
     let cgroups = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap();
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let points = mounts.lines().filter(|line| line.contains(" - cgroup"));
@@ -118,7 +119,7 @@ promises! {
         }
         let mut running = Running::start(&zygote);
         assert_eq!(running.event(), Event::Started);
-        let command = descendants(own_id()).pop().unwrap();
+        let command = descendants(std::process::id()).pop().unwrap();
         let one = cgroup_file(command.id, "memory.limit_in_bytes");
         let two = cgroup_file(command.id, "memory.max");
         let found = one.iter().chain(&two).next().unwrap();
@@ -146,7 +147,7 @@ promises! {
         // Before Linux 5.19, version 2 has no way to ask for it.
         let reclaims = Path::new("/sys/fs/cgroup/memory").exists() || kernel() >= (5, 19);
         drop(zygote);
-        eventually("the pages to be let go of", || !is_cached() || !reclaims);
+        until("the pages to be let go of", || !is_cached() || !reclaims);
     }
 
     fn memory_is_limited(setup) {
@@ -199,7 +200,7 @@ promises! {
         let zygote = setup.open_limited(&setup.spec(&["cat"]), limits);
         let mut running = Running::start(&zygote);
         assert_eq!(running.event(), Event::Started);
-        let command = descendants(own_id()).pop().unwrap();
+        let command = descendants(std::process::id()).pop().unwrap();
         let quotas = cgroup_file(command.id, "cpu.cfs_quota_us");
         let both = cgroup_file(command.id, "cpu.max");
         let found = quotas.iter().chain(&both).next().unwrap();
@@ -215,11 +216,11 @@ promises! {
         let mut first = Running::start(&zygote);
         assert_eq!(first.event(), Event::Started);
         // Behind the zygote and init; and before what the command has started.
-        let command = descendants(own_id()).into_iter().nth(2).unwrap();
+        let command = descendants(std::process::id()).into_iter().nth(2).unwrap();
         let files = cgroup_file(command.id, "cgroup.procs");
         assert!(!files.is_empty());
         let own = files[0].parent().unwrap().parent().unwrap().to_owned();
-        assert!(own.file_name().unwrap().to_str().unwrap().starts_with(&own_id().to_string()));
+        assert!(own.file_name().unwrap().to_str().unwrap().starts_with(&std::process::id().to_string()));
         let shown = Running::start(&zygote).finish(b"").success();
         assert!(!shown.contains("consecution"), "{shown}");
         drop(first);
@@ -238,7 +239,7 @@ promises! {
         let zygote = setup.open_limited(&setup.spec(&["cat"]), memory(64 * MIB));
         let mut running = Running::start(&zygote);
         assert_eq!(running.event(), Event::Started);
-        let command = descendants(own_id()).pop().unwrap();
+        let command = descendants(std::process::id()).pop().unwrap();
         let procs = cgroup_file(command.id, "cgroup.procs").remove(0);
         let [ours, all] = [2, 3].map(|up| procs.ancestors().nth(up).unwrap());
         // Nothing is in it, so that it could be removed.
@@ -247,7 +248,7 @@ promises! {
         // No process can have this id.
         let stale = all.join("4194305-1");
         // A runner of another test may remove what is half made.
-        eventually("what a runner left", || fs::create_dir_all(stale.join("7")).is_ok());
+        until("what a runner left", || fs::create_dir_all(stale.join("7")).is_ok());
         // Version 2: where a runner had gone to that was in the way.
         let way = all.with_file_name("consecution-runner-4194305-1");
         if all.join("cgroup.controllers").exists() {
@@ -255,7 +256,7 @@ promises! {
         }
         let next = Setup::new();
         drop(next.open_limited(&next.spec(&["true"]), memory(64 * MIB)));
-        eventually("what was left to be gone", || !stale.exists() && !way.exists());
+        until("what was left to be gone", || !stale.exists() && !way.exists());
         assert!(spare.exists(), "of a runner that lives");
         fs::remove_dir(&spare).unwrap();
         assert_eq!(running.finish(b"x").success(), "x");
@@ -295,7 +296,7 @@ mod what_limits_a_runner_limits_its_links {
             let zygote = setup.open_limited(&setup.spec(&["cat"]), limits);
             let mut running = Running::start(&zygote);
             assert_eq!(running.event(), Event::Started);
-            let command = descendants(own_id()).pop().unwrap();
+            let command = descendants(std::process::id()).pop().unwrap();
             let cgroups = fs::read_to_string(format!("/proc/{}/cgroup", command.id)).unwrap();
             let its: Vec<_> = cgroups
                 .lines()
@@ -324,7 +325,7 @@ mod a_runner_leaves_those_of_another_pid_namespace_alone {
             let zygote = setup.open_limited(&setup.spec(&["cat"]), memory(64 * MIB));
             let mut running = Running::start(&zygote);
             assert_eq!(running.event(), Event::Started);
-            let command = descendants(own_id()).pop().unwrap();
+            let command = descendants(std::process::id()).pop().unwrap();
             let procs = cgroup_file(command.id, "cgroup.procs").remove(0);
             let spare = procs.ancestors().nth(2).unwrap().join("spare");
             fs::create_dir(&spare).unwrap();

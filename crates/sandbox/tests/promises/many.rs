@@ -5,20 +5,12 @@ use std::fs;
 
 use sandbox::{Event, Spec};
 
-use crate::support::{Running, Setup, descendants, eventually, exited, is_root, own_id, promises};
+use crate::support::{Running, Setup, exited, is_root, promises};
+use test_support::processes::{address_space, descendants};
+use test_support::until;
 
 fn own_descriptors() -> usize {
     fs::read_dir("/proc/self/fd").unwrap().count()
-}
-
-/// The address space of a process, in KiB.
-fn size_kib(process: i32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let size = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmSize:"))
-        .unwrap();
-    size.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 promises! {
@@ -43,7 +35,7 @@ promises! {
             assert_eq!(output.last, exited(0));
         }
         // A bound number of places waits for the next ones; in them, too.
-        eventually("the others are gone", || descendants(own_id()).len() <= 1 + 16);
+        until("the others are gone", || descendants(std::process::id()).len() <= 1 + 16);
         for _ in 0..100 {
             let output = Running::start(&zygote).finish(b"x");
             assert!(output.stdout.ends_with("\nx"), "{output:?}");
@@ -77,9 +69,9 @@ promises! {
 /// Runs two hundred of what prints its input, `waiting` of whose places stay.
 fn leave_nothing_behind(setup: &Setup, spec: &Spec, waiting: usize) {
     let zygote = setup.open(spec);
-    let id = descendants(own_id())[0].id;
+    let id = descendants(std::process::id())[0].id;
     assert_eq!(Running::start(&zygote).finish(b"x").success(), "x");
-    let (descriptors, size) = (own_descriptors(), size_kib(id));
+    let (descriptors, size) = (own_descriptors(), address_space(id));
     // Its table belongs to root alone, as do all files of what is not dumpable.
     let zygotes_descriptors = || match fs::read_dir(format!("/proc/{id}/fd")) {
         Ok(open) => Some(open.count()),
@@ -93,8 +85,8 @@ fn leave_nothing_behind(setup: &Setup, spec: &Spec, waiting: usize) {
         assert_eq!(Running::start(&zygote).finish(b"x").success(), "x");
     }
     let left = 1 + waiting;
-    eventually("the processes are gone", || {
-        descendants(own_id()).len() == left
+    until("the processes are gone", || {
+        descendants(std::process::id()).len() == left
     });
     // A cgroup is kept for the next process, a network for its place; another
     // one is made where the last one is in use for a moment longer.
@@ -103,6 +95,6 @@ fn leave_nothing_behind(setup: &Setup, spec: &Spec, waiting: usize) {
         assert!(zygotes_descriptors().unwrap() <= count + 10);
     }
     // A place is 192 KiB. The last one may be in use for a moment longer.
-    let grown = size_kib(id).saturating_sub(size);
-    assert!(grown <= 10 * 192, "{grown} KiB");
+    let grown = address_space(id).saturating_sub(size);
+    assert!(grown <= 10 * 192 * 1024, "{grown} bytes");
 }

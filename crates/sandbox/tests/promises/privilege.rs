@@ -5,7 +5,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use sandbox::{Event, Ids, Spec, WaitStatus};
 
-use crate::support::{Running, counts_processes, descendants, exited, own_id, promises};
+use crate::support::{Running, counts_processes, exited, promises};
+use test_support::processes::descendants;
 
 promises! {
     fn no_capability_is_in_any_set_but_roots_over_its_own(setup) {
@@ -70,7 +71,7 @@ promises! {
             assert_eq!(running.event(), Event::Started);
             // Those whose memory it is: their files are the host's root's, who is
             // nobody that they are.
-            for process in &descendants(own_id())[..2] {
+            for process in &descendants(std::process::id())[..2] {
                 let owner = fs::metadata(format!("/proc/{}/maps", process.id)).unwrap().uid();
                 assert_eq!(owner, 0, "as {user:?}");
             }

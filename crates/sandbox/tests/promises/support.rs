@@ -2,28 +2,20 @@
 //! and every promise as two tests, one by root and one by an unprivileged user.
 
 use std::io::{Read, Write};
-use std::os::unix::fs::{PermissionsExt, lchown, symlink};
+use std::os::unix::fs::{PermissionsExt, lchown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use std::{env, fs, thread};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd};
 use rustix::io::FdFlags;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use sandbox::{
     Event, Ids, Launcher, Limits, MOUNT_POINT_FILES, MOUNT_POINT_FOLDERS, Network, OpenError,
     Process, Spec, Stdio, Step, WaitStatus, Zygote,
 };
-
-/// How long anything may take before it counts as never; longer on a machine that
-/// is emulated (`make test-vm`).
-pub(crate) const PATIENCE: Duration = match option_env!("SANDBOX_TEST_PATIENT") {
-    None => Duration::from_secs(20),
-    Some(_) => Duration::from_secs(300),
-};
+use test_support::{PATIENCE, busybox, is_readable_within, skip};
 
 /// Each function becomes two tests, `as_root` and `rootless`, in a module of its
 /// name.
@@ -81,12 +73,6 @@ pub(crate) fn counts_processes() -> bool {
     controllers
         .iter()
         .any(|(name, place)| *name == "pids" && place.is_some())
-}
-
-/// Says that a test cannot run here; where `CI` is set, everything must run.
-pub(crate) fn skip(reason: &str) {
-    assert!(env::var_os("CI").is_none(), "cannot run here: {reason}");
-    eprintln!("SKIPPED: {reason}");
 }
 
 pub(crate) fn as_root(promise: fn(&Setup)) {
@@ -347,10 +333,7 @@ fn build_root(root: &Path) {
     for file in MOUNT_POINT_FILES {
         fs::write(root.join(file), "").unwrap();
     }
-    fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
-    for applet in APPLETS.split_whitespace() {
-        symlink("busybox", root.join("bin").join(applet)).unwrap();
-    }
+    busybox::install(&root.join("bin"), APPLETS.split_whitespace());
     for (name, variable) in TOOLS {
         let place = root.join("bin").join(name);
         fs::copy(tool(name, variable), &place).unwrap();
@@ -513,82 +496,8 @@ fn read_to_end(mut pipe: &std::io::PipeReader) -> String {
 
 /// Is there something to read, or an end, by then?
 pub(crate) fn readable(descriptor: impl AsFd, deadline: Instant) -> bool {
-    let left = deadline.saturating_duration_since(Instant::now());
-    let mut wanted = [PollFd::new(&descriptor, PollFlags::IN)];
-    poll(&mut wanted, Some(&Timespec::try_from(left).unwrap())).unwrap() > 0
-}
-
-/// A process of the host, to be waited for.
-pub(crate) struct HostProcess {
-    pub(crate) id: i32,
-    pidfd: OwnedFd,
-}
-
-impl HostProcess {
-    pub(crate) fn new(id: i32) -> Option<HostProcess> {
-        let pidfd = pidfd_open(Pid::from_raw(id)?, PidfdFlags::empty()).ok()?;
-        Some(HostProcess { id, pidfd })
-    }
-
-    pub(crate) fn kill(&self) {
-        rustix::process::pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL).unwrap();
-    }
-
-    pub(crate) fn is_gone(&self) -> bool {
-        readable(&self.pidfd, Instant::now())
-    }
-
-    pub(crate) fn wait_until_gone(&self) {
-        assert!(
-            readable(&self.pidfd, Instant::now() + PATIENCE),
-            "{} lives on",
-            self.id
-        );
-    }
-}
-
-/// The processes that have this one for their parent, and theirs.
-pub(crate) fn descendants(of: i32) -> Vec<HostProcess> {
-    let mut parents = Vec::new();
-    for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let id = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse::<i32>().ok());
-        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        let after_name = stat.rsplit_once(") ").map(|(_, rest)| rest);
-        let parent = after_name.and_then(|rest| rest.split(' ').nth(1)?.parse::<i32>().ok());
-        parents.extend(id.zip(parent));
-    }
-    let mut found = vec![of];
-    let mut at = 0;
-    while at < found.len() {
-        let parent = found[at];
-        found.extend(
-            parents
-                .iter()
-                .filter(|pair| pair.1 == parent)
-                .map(|pair| pair.0),
-        );
-        at += 1;
-    }
-    found[1..]
-        .iter()
-        .filter_map(|id| HostProcess::new(*id))
-        .collect()
-}
-
-/// Our own process id.
-pub(crate) fn own_id() -> i32 {
-    i32::try_from(std::process::id()).unwrap()
-}
-
-/// Waits until something is so, of which nothing tells us. It rests between two
-/// looks, so as not to take the processor from what it waits for.
-pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "never: {what}");
-        thread::sleep(Duration::from_millis(1));
-    }
+    is_readable_within(
+        &descriptor,
+        deadline.saturating_duration_since(Instant::now()),
+    )
 }

@@ -5,18 +5,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use chain::Chain;
 use futures_util::StreamExt;
-use hyper::StatusCode;
 use hyper::body::{Body, Frame, SizeHint};
-use hyper::header::HeaderMap;
 use tokio::task::JoinSet;
 
 use super::metrics::Tracked;
 use super::spool::{self, End, Mode, Next, Reader, Room, Unread, Writer};
-use super::{log, story};
-use crate::http::{Broken, Reset};
+use super::{headers, log};
+use crate::http::Reset;
 use crate::portal::{ChainError, PendingReport, Report};
 use crate::trace::CallId;
 use crate::transport;
@@ -93,7 +92,12 @@ async fn run(
     })
 }
 
-/// A reply that has begun.
+/// A run failed after its reply had begun, so the reply must not end.
+#[derive(Debug, thiserror::Error)]
+#[error("it failed after its reply had begun")]
+pub(super) struct Broken;
+
+/// The body of a reply that has begun. Dropping it before its end stops the run.
 pub(super) struct Running {
     run: Run,
     /// How much is left of it, where all of it is known.
@@ -152,7 +156,7 @@ impl Running {
         match end {
             End::Succeeded(report) => {
                 let mut trailers = HeaderMap::new();
-                story::tell(&report, &mut trailers);
+                headers::insert(&report, &mut trailers);
                 self.track(&Ok(report));
                 log::success(&self.chain.name, &self.call_id);
                 Some(trailers)

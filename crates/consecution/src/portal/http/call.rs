@@ -4,22 +4,24 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body as HttpBody;
+use axum::extract::Request;
+use axum::http::header::{CONNECTION, CONTENT_TYPE, HeaderValue, TRAILER};
+use axum::http::{StatusCode, Version};
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use chain::Chain;
 use futures_util::StreamExt;
-use hyper::body::Incoming;
-use hyper::header::{CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue, RETRY_AFTER, TRAILER};
-use hyper::{Request, Response, StatusCode, Version};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::answer::{Run, Running};
 use super::metrics::{Kind, Tracked};
 use super::prefer::{self, DUPLEX, PREFERENCE_APPLIED};
-use super::problem::{PROBLEM_JSON, Problem, RETRY_AFTER_S};
+use super::problem::Problem;
 use super::spool::{End, Mode, News};
 use super::upload::{Progress, Upload};
-use super::{Offered, Site, log, story};
-use crate::http::{Answer, Client, Reset};
+use super::{Offered, Site, headers, log};
+use crate::http::{self, Client, Reset};
 use crate::portal::{ChainError, ChainReply, ChainRequest, FailureReason, Report};
 use crate::trace::{CallId, Trace, TraceParent};
 use crate::transport::{Body, Cut};
@@ -69,14 +71,14 @@ struct Call<'a> {
 pub(super) async fn call(
     site: &Site,
     chain: &Offered,
-    request: Request<Incoming>,
+    request: Request,
     call_id: &CallId,
     client: &Client,
-) -> Response<Answer> {
+) -> Response {
     let tracked = Tracked::begin(&chain.metrics);
     let (head, incoming) = request.into_parts();
     let is_closed_to_end = head.version < Version::HTTP_11;
-    let is_held_back = head.headers.contains_key(EXPECT);
+    let is_held_back = http::is_held_back(&head.headers);
     let wants_duplex = prefer::has(&head.headers, DUPLEX);
     let parent = head.headers.get(TRACEPARENT);
     let trace = Trace {
@@ -126,7 +128,7 @@ pub(super) async fn call(
 
 impl Call<'_> {
     /// The reply to a call, as soon as it begins.
-    async fn reply(&mut self, reply: ChainReply, is_duplex: bool) -> Response<Answer> {
+    async fn reply(&mut self, reply: ChainReply, is_duplex: bool) -> Response {
         let ChainReply { mut body, report } = reply;
         match begin(&mut body, &self.progress).await {
             Beginning::Whole(chunks) => {
@@ -160,7 +162,7 @@ impl Call<'_> {
     }
 
     /// Waits until the reply may begin, or the run is over.
-    async fn settle(&mut self, run: Run, at: Option<Instant>) -> Response<Answer> {
+    async fn settle(&mut self, run: Run, at: Option<Instant>) -> Response {
         let progress = self.progress.clone();
         let settled = async {
             match at {
@@ -184,12 +186,12 @@ impl Call<'_> {
     }
 
     /// The reply of a run that ended before it began.
-    async fn over(&mut self, run: Run) -> Response<Answer> {
+    async fn over(&mut self, run: Run) -> Response {
         match run.output.end() {
             Some(End::Succeeded(report)) => {
                 let bytes = run.output.bytes();
                 let mut response = self.running(run, Some(bytes));
-                story::tell(&report, response.headers_mut());
+                headers::insert(&report, response.headers_mut());
                 response
             }
             Some(End::Failed(error)) => {
@@ -202,16 +204,16 @@ impl Call<'_> {
     }
 
     /// A reply whose end is not known yet.
-    fn open(&mut self, run: Run) -> Response<Answer> {
+    fn open(&mut self, run: Run) -> Response {
         let mut response = self.running(run, None);
         response.headers_mut().insert(TRAILER, TRAILERS);
         response
     }
 
-    fn running(&mut self, run: Run, bytes: Option<u64>) -> Response<Answer> {
+    fn running(&mut self, run: Run, bytes: Option<u64>) -> Response {
         let (tracked, reset) = (self.tracked.take(), self.reset.clone());
         let running = Running::new(run, bytes, tracked, reset, self.id, self.chain);
-        octets(Answer::Running(Box::pin(running)))
+        octets(HttpBody::new(running))
     }
 
     /// The run has ended.
@@ -228,15 +230,15 @@ impl Call<'_> {
         }
     }
 
-    fn whole(&mut self, report: Report, bytes: Bytes) -> Response<Answer> {
-        let mut response = octets(Answer::Whole(bytes));
-        story::tell(&report, response.headers_mut());
+    fn whole(&mut self, report: Report, bytes: Bytes) -> Response {
+        let mut response = octets(bytes.into());
+        headers::insert(&report, response.headers_mut());
         self.end(&Ok(report));
         log::success(&self.chain.name, self.id);
         response
     }
 
-    async fn failed(&mut self, error: ChainError) -> Response<Answer> {
+    async fn failed(&mut self, error: ChainError) -> Response {
         if self.progress.is_too_large() && matches!(error.reason, FailureReason::InputCut(_)) {
             return self.refuse_size();
         }
@@ -245,32 +247,32 @@ impl Call<'_> {
         response
     }
 
-    fn fault(&mut self, cut: &Cut) -> Response<Answer> {
+    fn fault(&mut self, cut: &Cut) -> Response {
         let (chain, status) = (&self.chain.name, StatusCode::INTERNAL_SERVER_ERROR);
         self.fail(Kind::Lost);
         log::fault(chain, self.id, cut, status);
-        let problem = Problem::new(status, "a fault of ours", cut.to_string(), self.id);
-        respond(&problem.of_chain(chain))
+        let detail = cut.to_string();
+        Problem::of_chain(chain, status, "a fault of ours", detail, self.id).into_response()
     }
 
-    fn refuse_size(&mut self) -> Response<Answer> {
+    fn refuse_size(&mut self) -> Response {
         self.fail(Kind::TooLarge);
         let bytes_max = self.site.request_bytes_max.unwrap_or_default();
         let detail = format!("the request's body is larger than {bytes_max} bytes");
-        let status = StatusCode::PAYLOAD_TOO_LARGE;
-        let problem = Problem::new(status, "the request is too large", detail, self.id);
-        respond(&problem.of_chain(&self.chain.name))
+        let (status, title) = (StatusCode::PAYLOAD_TOO_LARGE, "the request is too large");
+        Problem::of_chain(&self.chain.name, status, title, detail, self.id).into_response()
     }
 
     /// The client has sent nothing for too long.
-    fn refuse_to_wait(&mut self) -> Response<Answer> {
+    fn refuse_to_wait(&mut self) -> Response {
         self.fail(Kind::Stalled);
         let waited = self.site.stall_wait_max;
         let detail = format!("nothing more of the request's body has come for {waited:?}");
         let (chain, call_id, status) = (&self.chain.name, self.id, StatusCode::REQUEST_TIMEOUT);
         log::stalled(chain, call_id, status, &detail);
-        let problem = Problem::new(status, "the request does not come", detail, call_id);
-        let mut response = respond(&problem.of_chain(chain));
+        let title = "the request does not come";
+        let problem = Problem::of_chain(chain, status, title, detail, call_id);
+        let mut response = problem.into_response();
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(CONNECTION, close);
         response
@@ -321,28 +323,16 @@ fn joined(mut chunks: Vec<Bytes>) -> Bytes {
     }
 }
 
-fn octets(answer: Answer) -> Response<Answer> {
-    let mut response = Response::new(answer);
+fn octets(body: HttpBody) -> Response {
+    let mut response = Response::new(body);
     response.headers_mut().insert(CONTENT_TYPE, OCTETS);
     response
 }
 
-async fn failed(site: &Site, error: &ChainError, call_id: &CallId) -> Response<Answer> {
+async fn failed(site: &Site, error: &ChainError, call_id: &CallId) -> Response {
     let problem = site.problem(error, call_id).await;
-    log::failure("a call failed", error, call_id, problem.status);
-    let mut response = respond(&problem);
-    story::tell(&error.report, response.headers_mut());
-    response
-}
-
-/// A problem as a reply.
-pub(super) fn respond(problem: &Problem) -> Response<Answer> {
-    let mut response = Response::new(Answer::Whole(problem.to_json().into()));
-    *response.status_mut() = problem.status;
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
-    if problem.status == StatusCode::SERVICE_UNAVAILABLE {
-        headers.insert(RETRY_AFTER, RETRY_AFTER_S.into());
-    }
+    log::failure("a call failed", error, call_id, problem.status());
+    let mut response = problem.into_response();
+    headers::insert(&error.report, response.headers_mut());
     response
 }

@@ -5,9 +5,9 @@
 
 use std::borrow::Cow;
 
-use hyper::StatusCode;
+use axum::http::StatusCode;
 
-use super::story::milliseconds;
+use super::headers::milliseconds;
 use crate::portal::{ChainError, FailureReason};
 use crate::trace::CallId;
 use crate::transport::Cut;

@@ -1,6 +1,6 @@
 //! What a client would rather have, as `Prefer` says it (RFC 7240). Pure.
 
-use hyper::header::{HeaderMap, HeaderName};
+use axum::http::header::{HeaderMap, HeaderName};
 
 /// The header that says so, and the one that says what came of it.
 const PREFER: HeaderName = HeaderName::from_static("prefer");
@@ -40,7 +40,7 @@ fn split(text: &str, separator: char) -> impl Iterator<Item = &str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hyper::header::HeaderValue;
+    use axum::http::header::HeaderValue;
 
     fn wants_duplex(lines: &[&str]) -> bool {
         let mut headers = HeaderMap::new();

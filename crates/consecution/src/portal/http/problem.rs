@@ -1,26 +1,19 @@
-//! A failure, as `application/problem+json` (RFC 9457). Pure.
+//! A call's failure, as `application/problem+json` (RFC 9457).
 
-use hyper::StatusCode;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use super::story;
+use super::headers;
+use crate::http;
 use crate::portal::{ChainError, FailureReason};
 use crate::trace::CallId;
 
-/// The media type of a problem.
-pub(super) const PROBLEM_JSON: &str = "application/problem+json";
-
-/// How soon to come back, in seconds, where that may help.
-pub(super) const RETRY_AFTER_S: u32 = 1;
-
-/// What went wrong, for whoever called.
+/// What became of a call that failed.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Problem {
-    #[serde(serialize_with = "as_number")]
-    pub(super) status: StatusCode,
-    pub(super) title: &'static str,
-    pub(super) detail: String,
-    pub(super) call_id: String,
+    #[serde(flatten)]
+    base: http::Problem,
     #[serde(skip_serializing_if = "Option::is_none")]
     chain: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -39,36 +32,29 @@ pub(super) struct Problem {
     pipestatus: Option<String>,
 }
 
-fn as_number<S: serde::Serializer>(status: &StatusCode, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_u16(status.as_u16())
-}
-
 impl Problem {
-    /// A problem that is no link's.
-    pub(super) fn new(
+    /// A failure of a call of `chain` for which no link is to blame.
+    pub(super) fn of_chain(
+        chain: &str,
         status: StatusCode,
         title: &'static str,
         detail: impl Into<String>,
         call_id: &CallId,
     ) -> Problem {
         Problem {
-            status,
-            title,
-            detail: detail.into(),
-            call_id: call_id.to_string(),
+            base: http::Problem::new(status, title, detail).with_call_id(call_id),
+            chain: Some(chain.to_owned()),
             ..Problem::default()
         }
     }
 
-    /// With the reason for it, a lower-case fragment.
-    pub(super) fn because(mut self, reason: &str) -> Problem {
-        self.detail = format!("{}: {reason}", self.detail);
-        self
+    pub(super) fn status(&self) -> StatusCode {
+        self.base.status
     }
 
-    /// With the chain that it is about.
-    pub(super) fn of_chain(mut self, chain: &str) -> Problem {
-        self.chain = Some(chain.to_owned());
+    /// With the reason for it, a lower-case fragment.
+    pub(super) fn because(mut self, reason: &str) -> Problem {
+        self.base.detail = format!("{}: {reason}", self.base.detail);
         self
     }
 
@@ -92,9 +78,9 @@ impl Problem {
                 "the request's body is not complete",
             ),
         };
-        let mut problem = Problem::new(status, title, error.to_string(), call_id);
-        problem.chain = Some(error.chain.clone());
-        problem.pipestatus = Some(story::pipestatus(&error.report));
+        let detail = error.to_string();
+        let mut problem = Problem::of_chain(&error.chain, status, title, detail, call_id);
+        problem.pipestatus = Some(headers::pipestatus(&error.report));
         // Where the caller broke off, no link is to blame.
         if !matches!(error.reason, FailureReason::InputCut(_)) {
             problem.link_index = Some(error.index);
@@ -109,13 +95,11 @@ impl Problem {
         }
         problem
     }
+}
 
-    /// As JSON, and a line's end for whoever reads it in a terminal.
-    pub(super) fn to_json(&self) -> String {
-        // Text and numbers can always be written.
-        let mut json = serde_json::to_string(self).unwrap_or_default();
-        json.push('\n');
-        json
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        http::problem_response(self.status(), &self)
     }
 }
 
@@ -142,11 +126,11 @@ mod tests {
         };
         let error = ChainError::new(&chain, 1, reason, Bytes::from_static(b"no \xff\n"), report);
         let id = CallId::new(Some(b"seven"));
-        serde_json::from_str(&Problem::of_run(&error, &id).to_json()).unwrap()
+        serde_json::to_value(Problem::of_run(&error, &id)).unwrap()
     }
 
     #[test]
-    fn it_tells_the_whole_story() {
+    fn it_has_all_that_is_known_of_a_failure() {
         let wanted = serde_json::json!({
             "status": 502, "title": "a link failed",
             "detail": "link 2 'grep' (b grep) on runner 'north' exited with code 3",

@@ -8,10 +8,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::Offered;
 use super::looks::{LinkState, Links, Looks};
+use crate::http;
 use crate::portal::{Portal, Publication};
 
 /// What is known of whether chains can be run.
@@ -22,7 +24,7 @@ pub(super) struct Readiness {
 /// Whether chains can be run, as it is shown.
 #[derive(Debug, Serialize)]
 pub(super) struct Ready {
-    pub(super) ready: bool,
+    ready: bool,
     /// Why not.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
@@ -134,6 +136,12 @@ impl Ready {
             reason,
             missing,
         }
+    }
+}
+
+impl IntoResponse for Ready {
+    fn into_response(self) -> Response {
+        http::readiness(self.ready, &self)
     }
 }
 

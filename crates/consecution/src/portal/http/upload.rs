@@ -6,26 +6,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use axum::body::{Body, HttpBody as _};
 use bytes::Bytes;
 use futures_util::Stream;
-use futures_util::future::poll_fn;
-use hyper::body::{Body as _, Incoming};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
+use crate::http::swallow;
 use crate::transport::Cut;
-
-/// How much of a body that no link wants any more is still taken from the
-/// client, and for how long: one that is sending would find its connection
-/// reset, and never see the reply.
-const LEFTOVER_BYTES_MAX: u64 = 256 * 1024 * 1024;
-const LEFTOVER_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// A request's body: pulled chunk by chunk, and cut off where the client broke
 /// off or sent more than it may.
 pub(super) struct Upload {
     /// `None` when it has ended, one way or the other.
-    incoming: Option<Incoming>,
+    incoming: Option<Body>,
     bytes_left: u64,
     progress: Progress,
     /// The client waits for our word before it sends anything, and has not got
@@ -106,7 +100,7 @@ impl Progress {
 }
 
 impl Upload {
-    pub(super) fn new(incoming: Incoming, bytes_max: Option<u64>, is_held_back: bool) -> Upload {
+    pub(super) fn new(incoming: Body, bytes_max: Option<u64>, is_held_back: bool) -> Upload {
         let progress = Progress::default();
         if incoming.is_end_stream() {
             progress.end();
@@ -196,21 +190,11 @@ impl Drop for Upload {
             // A client that sends all before it reads is not done before that.
             let progress = self.progress.clone();
             runtime.spawn(async move {
-                let _ = tokio::time::timeout(LEFTOVER_WAIT_MAX, swallow(incoming)).await;
+                swallow(incoming).await;
                 progress.end();
             });
         } else {
             self.progress.end();
         }
-    }
-}
-
-/// Reads what is left of a body, for a while.
-async fn swallow(mut incoming: Incoming) {
-    let mut bytes = 0;
-    while bytes < LEFTOVER_BYTES_MAX {
-        let frame = poll_fn(|context| Pin::new(&mut incoming).poll_frame(context)).await;
-        let Some(Ok(frame)) = frame else { return };
-        bytes += frame.data_ref().map_or(0, |chunk| chunk.len() as u64);
     }
 }

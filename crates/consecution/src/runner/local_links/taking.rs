@@ -1,4 +1,4 @@
-//! Taking what a call needs out of the pools.
+//! Takes the pipelines for a call from the pools.
 
 use std::sync::Arc;
 
@@ -9,21 +9,21 @@ use super::super::pool::{Pool, TakeError, Taken};
 use super::super::sequences::Step;
 use super::super::service::WarmPipeline;
 
-/// A pipeline that was taken for a call: for all of its links, or for some in a row.
+/// A pipeline that was taken for all links of a call, or for some consecutive ones.
 pub(in crate::runner) struct Segment {
     pub(in crate::runner) taken: Taken<WarmPipeline>,
-    /// The codes of the link before it that complete its input.
+    /// The exit codes of the link before it with which its input is complete.
     pub(in crate::runner) accepted: Vec<u8>,
 }
 
-/// Where a segment of a call is to come from.
+/// The pool that a segment of a call will come from.
 pub(super) struct Planned {
     pub(super) pool: Arc<Pool<WarmPipeline>>,
     pub(super) accepted: Vec<u8>,
 }
 
 impl Planned {
-    /// From that pool, with this as its first link.
+    /// A segment from this pool, whose first link is `first`.
     pub(super) fn new(pool: &Arc<Pool<WarmPipeline>>, first: &Step) -> Planned {
         Planned {
             pool: Arc::clone(pool),
@@ -32,8 +32,8 @@ impl Planned {
     }
 }
 
-/// Takes the first one, however long that takes, and then of the others what there is room
-/// for.
+/// Takes the first pipeline, waiting for room, and then as many of the others as there is
+/// room for at once.
 pub(super) async fn take(planned: &[Planned]) -> Result<Vec<Segment>, TakeError> {
     let Some((first, others)) = planned.split_first() else {
         return Err(TakeError::Busy);
@@ -43,16 +43,16 @@ pub(super) async fn take(planned: &[Planned]) -> Result<Vec<Segment>, TakeError>
         accepted: first.accepted.clone(),
     }];
     if !others.is_empty() {
-        // Why not, their own call will be told.
+        // If this fails, the portal calls these links itself and gets the reason then.
         taken.extend(take_beside(others).await.unwrap_or_default());
     }
     Ok(taken)
 }
 
-/// Takes one after the other, as far as there is room at once.
+/// Takes as many pipelines, from the first on, as there is room for at once.
 ///
 /// # Errors
-/// Why not the first one.
+/// The first pipeline cannot be taken, for this reason.
 pub(super) async fn take_beside(planned: &[Planned]) -> Result<Vec<Segment>, TakeError> {
     let mut takes = Vec::new();
     for Planned { pool, accepted } in planned {
@@ -74,7 +74,7 @@ pub(super) async fn take_beside(planned: &[Planned]) -> Result<Vec<Segment>, Tak
                 taken,
                 accepted: accepted.clone(),
             }),
-            // Why not, their own call will be told.
+            // The portal calls the rest itself and gets the reason then.
             _ if !segments.is_empty() => break,
             Some(Err(error)) => return Err(error),
             None => return Err(TakeError::Busy),

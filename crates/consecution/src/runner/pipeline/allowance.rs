@@ -1,5 +1,5 @@
-//! How much a process may write, unless as much as it likes. One that writes more
-//! is stopped, as by the kernel where a file becomes too large.
+//! Limits how much a process may write, if there is a limit. A process that writes more is
+//! stopped, as the kernel does when a file becomes too large (SIGXFSZ).
 
 use tokio::sync::oneshot;
 
@@ -10,14 +10,14 @@ pub(in crate::runner) struct Bounds {
     pub(in crate::runner) stderr_bytes_max: Option<u64>,
 }
 
-/// How many bytes may still come, if not as many as will.
+/// How many bytes a process may still write, if that is limited.
 #[derive(Debug)]
 pub(super) struct Allowance {
     left: Option<u64>,
     tell: Option<oneshot::Sender<()>>,
 }
 
-/// Told when it is more.
+/// Notified when the process has written more than it may.
 pub(super) type Excess = oneshot::Receiver<()>;
 
 /// More was written than is allowed.
@@ -34,10 +34,10 @@ impl Allowance {
         (allowance, excess)
     }
 
-    /// Takes so many bytes off.
+    /// Subtracts `bytes`.
     ///
     /// # Errors
-    /// It is too much, now or before; whoever looks after the process is told.
+    /// The limit is exceeded, now or before. The task that follows the process is notified.
     pub(super) fn take(&mut self, bytes: usize) -> Result<(), Exceeded> {
         let Some(left) = &mut self.left else {
             return Ok(());
@@ -49,7 +49,7 @@ impl Allowance {
             }
             _ => {
                 if let Some(tell) = self.tell.take() {
-                    // Refused only when the process is gone already.
+                    // Fails only if the process is gone already.
                     let _ = tell.send(());
                 }
                 Err(Exceeded)

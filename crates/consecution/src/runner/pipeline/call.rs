@@ -1,9 +1,10 @@
-//! A pipeline at work, to the end of all its links.
+//! Runs a pipeline's call until all of its processes have ended.
 //!
-//! While all goes well it is woken by the last link only: inner ones give the next one
-//! its end by themselves. Once any has ended otherwise, or the last one has, it winds
-//! down: it hears of each that is left, ends those behind a failed one, and reads on for
-//! whoever has lost its reader.
+//! While everything goes well, only the last link wakes this task: the inits of inner
+//! links pass the end of the input on by themselves. When the last link has ended, or an
+//! inner link has failed, the call winds down: it listens to each process that is left,
+//! kills those behind a failed one, and reads the output of those that have lost their
+//! reader.
 
 use std::future::poll_fn;
 use std::io;
@@ -29,18 +30,18 @@ use crate::transport::{Body, Cut, Ending, LAST_WORDS_WAIT_MAX, Next, Outcome};
 /// A pipeline at work.
 pub(super) struct Call {
     pub(super) links: Links,
-    /// Raised by the init of an inner link that has not ended as it should.
+    /// The init of an inner link raises this if its command has failed.
     pub(super) alarm: Option<AsyncFd<Alarm>>,
     pub(super) stderrs: Vec<Reader>,
     pub(super) kept: Kept,
-    /// Of the last link.
+    /// The other side of the last link's output.
     pub(super) output: OutputEnd,
-    /// Told when that is more than is allowed.
+    /// Notified when that output exceeds its limit.
     pub(super) excess: Excess,
     pub(super) stderr_bytes_max: Option<u64>,
 }
 
-/// What is left of a pipeline that is over: files that are to be closed.
+/// The files of a pipeline that is over. They are closed when this is dropped.
 #[expect(dead_code, reason = "all that it is for is to be dropped")]
 pub(super) struct Remains {
     links: Option<Links>,
@@ -50,8 +51,8 @@ pub(super) struct Remains {
 }
 
 impl Call {
-    /// Sees all processes through to their ends, whichever those are, and leaves none
-    /// of them behind. The outcomes are in chain order.
+    /// Runs all processes to their ends, however they end, and leaves none behind. Returns
+    /// their outcomes in chain order.
     pub(super) async fn run(self, work: Work) -> (Vec<Outcome>, Remains) {
         let started = Instant::now();
         let Call {
@@ -77,9 +78,10 @@ impl Call {
                 alarm: alarm.as_ref(),
                 is_winding_down: false,
             };
-            // Dropped as soon as the first process is gone: that tells upstream.
+            // Dropped as soon as the first process is gone, so that the sender of the input
+            // learns that nobody reads it.
             let mut feeding = pin!(Some(feed(work.input, stdin)));
-            // What is here already goes in first: the links work while we do the rest.
+            // Feed first what has arrived already: the links can work during the rest.
             let fed_at_once = fed(feeding.as_mut()).now_or_never();
             progress.links.iter_mut().for_each(Link::ignore_reports);
             if let Some(fed) = fed_at_once {
@@ -96,7 +98,7 @@ impl Call {
             let mut excess = pin!(excess.fuse());
             let mut deadline = pin!(until(work.deadline));
             loop {
-                // Also of what was fed at once, before anything is waited for.
+                // Before the first wait too: the input that was fed at once may be cut off.
                 progress.end_behind_failures();
                 if progress.links[last].has_ended() {
                     progress.wind_down();
@@ -120,7 +122,7 @@ impl Call {
                     }
                     Some((at, output)) = swallowing.next() => {
                         progress.stop(at, Ending::Unread.into());
-                        // Not closed before all are gone: that would be a SIGPIPE.
+                        // Keep it open until all are gone: closing it would send SIGPIPE.
                         swallowed.push(output);
                     }
                     fed = fed(feeding.as_mut()) => {
@@ -139,7 +141,8 @@ impl Call {
         let links = links.end().await;
         drop(is_over);
         let rest = join_all(said.iter_mut().map(Said::listen_to_rest));
-        // A listener that is too slow for all of it gets the end with the outcome.
+        // A listener that is too slow for all of standard error gets its end with the
+        // outcome.
         let _ = tokio::time::timeout(LAST_WORDS_WAIT_MAX, rest).await;
         let mut outcomes = Vec::with_capacity(ends.len());
         for ((end, ended_at), said) in ends.into_iter().zip(&mut said) {
@@ -167,12 +170,12 @@ impl Call {
     }
 }
 
-/// What is known of the links, and what follows from it.
+/// The state of the links during a call.
 struct Progress<'a> {
-    /// At least one.
+    /// The links in chain order; at least one.
     links: &'a mut Vec<Link>,
     alarm: Option<&'a AsyncFd<Alarm>>,
-    /// One has ended, so that all others are listened to.
+    /// A link has ended, so all others are listened to.
     is_winding_down: bool,
 }
 
@@ -181,17 +184,17 @@ impl Progress<'_> {
         self.links.iter().all(Link::has_ended)
     }
 
-    /// The input is complete, or never will be.
+    /// The input has been fed completely, or was cut off.
     fn fed(&mut self, fed: &Result<(), Cut>) {
         if fed.is_err() {
             self.stop(0, Ending::Cut.into());
         }
     }
 
-    /// Resolves when more is known than before.
+    /// Resolves when a link's state has changed.
     async fn until_more(&mut self) {
         poll_fn(|context| self.poll_more(context)).await;
-        // Inner links that have ended well have told nobody.
+        // Inner links that have succeeded wake nobody, so look at all of them.
         self.links.iter_mut().for_each(Link::look);
     }
 
@@ -229,7 +232,7 @@ impl Progress<'_> {
         }
     }
 
-    /// Links behind one that has failed never see the end of their input.
+    /// Stops all links behind a failed link, so that they never see an end of their input.
     fn end_behind_failures(&mut self) {
         for at in 1..self.links.len() {
             let (before, behind) = self.links.split_at_mut(at);
@@ -249,7 +252,7 @@ impl Progress<'_> {
         }
     }
 
-    /// What links write whose reader is gone, once.
+    /// The outputs of links whose reader is gone; each is returned once.
     fn take_unread(&mut self) -> Vec<(usize, io::Result<Reader>)> {
         let mut unread = Vec::new();
         for at in 1..self.links.len() {
@@ -262,12 +265,12 @@ impl Progress<'_> {
     }
 }
 
-/// Reads on for a link that nobody reads any more; resolves, with which one and what it
-/// writes to, when it has had its chance to end by itself.
+/// Reads the output of link `at`, which has lost its reader. Resolves, with `at` and the
+/// output, when the link has had its chance to exit by itself.
 async fn lost_reader(at: usize, mut output: io::Result<Reader>) -> (usize, io::Result<Reader>) {
     match &mut output {
         Ok(output) => swallow(output).await,
-        // It can still end by itself, if it has little left to write.
+        // The link may still exit by itself, if it has little left to write.
         Err(_) => tokio::time::sleep(UNREAD_WAIT_MAX).await,
     }
     (at, output)
@@ -281,7 +284,7 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-/// What comes of feeding, as long as there is somebody to feed.
+/// The result of feeding; never resolves once there is no process to feed.
 async fn fed<F: Future>(feeding: Pin<&mut Option<F>>) -> F::Output {
     match feeding.as_pin_mut() {
         Some(feeding) => feeding.await,
@@ -289,8 +292,7 @@ async fn fed<F: Future>(feeding: Pin<&mut Option<F>>) -> F::Output {
     }
 }
 
-/// Gives a process its input, and then the end of it, which only a complete one
-/// has.
+/// Writes the input to a process's pipe. Closes the pipe only if the input is complete.
 async fn feed(mut input: Body, stdin: &mut Option<Writer>) -> Result<(), Cut> {
     while let Some(pipe) = stdin {
         let next = tokio::select! {
@@ -305,8 +307,8 @@ async fn feed(mut input: Body, stdin: &mut Option<Writer>) -> Result<(), Cut> {
             Next::Unread | Next::End => false,
         };
         if !is_read {
-            // The end; or it reads no more, which is its business, and its exit
-            // code says whether that is right. Dropping the body tells upstream.
+            // The input has ended; or the process reads no more, which is no failure: its
+            // exit code decides. Dropping the body tells the sender.
             *stdin = None;
         }
     }

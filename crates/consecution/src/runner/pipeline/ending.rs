@@ -1,4 +1,4 @@
-//! How a process has ended, in the words of a call's outcome.
+//! Translates how a process has ended into the ending of a call.
 
 use std::io;
 
@@ -8,14 +8,14 @@ use crate::transport::Ending;
 
 pub(super) const SIGKILL: i32 = rustix::process::Signal::KILL.as_raw();
 
-/// What the kernel sends to who makes a file larger than it may be.
+/// The signal that the kernel sends to a process that exceeds its file size limit.
 const SIGXFSZ: i32 = rustix::process::Signal::XFSZ.as_raw();
 
-/// How a call is lost whose process did not end by itself.
+/// Why a call is lost whose init was killed.
 const KILLED_WITH_INIT: &str =
     "its process was killed with its zygote, or by somebody else (has the host run out of memory?)";
 
-/// How a process has ended, and what is to be said of it beside what it has said itself.
+/// How a process has ended, with a remark of ours to add to its standard error.
 #[derive(Debug)]
 pub(super) struct End {
     pub(super) ending: Ending,
@@ -31,14 +31,14 @@ impl From<Ending> for End {
     }
 }
 
-/// The ending that an event of the process means, if it means one.
+/// The ending that an event of a process means; `None` if the process goes on.
 pub(super) fn ending(event: io::Result<Event>) -> Option<Ending> {
     match event {
         Ok(Event::Started) => None,
         Ok(Event::Exited(WaitStatus::Exited(code))) => Some(Ending::Exited(code)),
         Ok(Event::Exited(WaitStatus::Signalled(signal))) => Some(Ending::Signalled(signal)),
-        // Of what a command can do, nothing ends its init: that is what happens to it
-        // where its zygote is killed, or memory runs out.
+        // A command cannot end its init. Only others can, by killing init or the zygote,
+        // and the kernel if memory runs out.
         Ok(Event::Gone | Event::Failed(..)) => Some(Ending::Lost(KILLED_WITH_INIT.into())),
         Err(error) => Some(not_followed(&error)),
     }
@@ -48,7 +48,7 @@ pub(super) fn not_followed(error: &io::Error) -> Ending {
     Ending::Lost(format!("its process could not be followed: {error}").into())
 }
 
-/// How one ends that has written more than it may.
+/// The ending of a process that has written more than it may.
 pub(super) fn too_much(what: &str) -> End {
     End {
         ending: Ending::Signalled(SIGXFSZ),
@@ -56,8 +56,8 @@ pub(super) fn too_much(what: &str) -> End {
     }
 }
 
-/// How one has ended of which the kernel has killed a part, however the rest of it has
-/// ended: what that has written lacks what was killed.
+/// The ending if memory ran out and the kernel has killed a part of the command, however
+/// the rest has ended: the output of the killed part is missing.
 pub(super) fn out_of_memory(limit_bytes: u64, rest: &Ending) -> End {
     let limit = chain::units::format_memory(limit_bytes);
     let rest = match rest {

@@ -1,10 +1,11 @@
-//! The processes of a pipeline and the pipes between them: what is waited for, and who
-//! holds what until when.
+//! The processes of a pipeline and the pipes between them.
 //!
-//! Of the pipe between two links the runner has the reading end, so that the writer never
-//! gets a SIGPIPE, and the message in which the writing end is in flight, so that the
-//! reader sees no end that is none. It lets go of both when all is over, and of the
-//! message before that only where the reader's input is complete.
+//! For each pipe between two links the runner holds two things until the call is over:
+//!
+//! - the reading end, so that the writer never gets a SIGPIPE;
+//! - the message in which the writing end is in flight, so that the reader gets no
+//!   end-of-file before its input is complete. The runner drops the message earlier only
+//!   if the input is complete.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -21,25 +22,25 @@ use super::watch;
 use crate::pipe::{Reader, Writer, is_ready};
 use crate::transport::Ending;
 
-/// All processes of a pipeline, in chain order. Dropping it kills what still runs, and
-/// waits for that before it closes anything: so it blocks where something does.
+/// All processes of a pipeline, in chain order. Dropping it kills those that still run and
+/// waits for them before it closes anything; so dropping blocks if a process still runs.
 #[derive(Debug, Default)]
 pub(super) struct Links {
     pub(super) links: Vec<Link>,
-    /// Of the first one. `None` once its input is complete, or nobody reads it any more.
+    /// The first process's input. `None` once it is complete, or is not read any more.
     pub(super) stdin: Option<Writer>,
 }
 
 impl Links {
-    /// Kills what is left, and waits for it where something is. Where nothing was, gives
-    /// what is still open.
+    /// Kills processes that still run, and waits for them. If none was left, returns
+    /// `self`, whose files are still open.
     pub(super) async fn end(mut self) -> Option<Links> {
         if self.links.iter().all(Link::is_gone) {
             return Some(self);
         }
         self.kill();
-        // Elsewhere, since it blocks; if there is no elsewhere any more, the runtime
-        // drops it here.
+        // On a blocking thread, because the drop blocks. If the runtime is shutting down,
+        // it drops the closure here.
         let _ = tokio::task::spawn_blocking(move || drop(self)).await;
         None
     }
@@ -63,29 +64,30 @@ impl Drop for Links {
 /// One process of a pipeline.
 #[derive(Debug)]
 pub(super) struct Link {
-    // Before the process whose descriptors they watch, and so dropped before it.
-    /// What its init says.
+    // The next two watch descriptors of `process`, so they are declared, and dropped,
+    // before it.
+    /// Readable when init has reported.
     reports: Option<AsyncFd<RawFd>>,
-    /// Whether its init lives.
+    /// Readable when init is gone.
     life: Option<AsyncFd<RawFd>>,
     process: sandbox::Process,
-    /// What lies between it and the next one; `None` behind the last one.
+    /// The pipe to the next process; `None` for the last process.
     joint: Option<Joint>,
-    /// How it has ended, once that is known.
+    /// How the process has ended, once that is known.
     pub(super) end: Option<End>,
 }
 
 /// The pipe between a process and the next one.
 #[derive(Debug)]
 pub(super) struct Joint {
-    /// The codes with which the next one's input is complete.
+    /// The exit codes of the writer with which the next process's input is complete.
     accepted: ExitCodes,
-    /// The writing end; `None` once the next one's input is complete.
+    /// The writing end in flight; `None` once the next process's input is complete.
     in_flight: Option<InFlight>,
-    /// The reading end. Its description is the reader's own as well: whatever is set
-    /// there, such as not to block, the reader would meet.
+    /// The reading end. It shares its open file description with the reader's standard
+    /// input: do not make it non-blocking, because that would affect the reader.
     reading: OwnedFd,
-    /// It is read in the reader's place.
+    /// The runner reads the pipe in place of a reader that is gone.
     is_taken: bool,
 }
 
@@ -101,7 +103,7 @@ impl Joint {
 }
 
 impl Link {
-    /// A process that was asked for, whose events are waited for.
+    /// A process that a zygote was asked to start. Its reports can be waited for.
     pub(super) fn new(process: sandbox::Process, joint: Option<Joint>) -> io::Result<Link> {
         Ok(Link {
             reports: Some(watch(process.as_raw_fd())?),
@@ -112,7 +114,7 @@ impl Link {
         })
     }
 
-    /// From here on the end of its init can be waited for as well.
+    /// Watches the end of its init too. Call this after the process has started.
     pub(super) fn watch_life(&mut self) -> io::Result<()> {
         let pidfd = self.process.lifeline().map(|pidfd| pidfd.as_raw_fd());
         self.life = pidfd.map(watch).transpose()?;
@@ -123,16 +125,16 @@ impl Link {
         self.life.is_some()
     }
 
-    /// While all goes well, what its init says is of no interest before the last link has
-    /// ended: it must wake nobody. The alarm tells of what does not go well, and the end
-    /// of init, where that can tell nothing.
+    /// Stops waiting for init's reports, so that they wake nobody: while everything goes
+    /// well, they are not needed before the last link has ended. A failure raises the
+    /// alarm; if init itself is killed, its end is noticed.
     pub(super) fn ignore_reports(&mut self) {
         if self.joint.is_some() && self.life.is_some() {
             self.reports = None;
         }
     }
 
-    /// Waits for what its init says again.
+    /// Waits for init's reports again.
     pub(super) fn watch_reports(&mut self) {
         if self.end.is_none() && self.reports.is_none() {
             match watch(self.process.as_raw_fd()) {
@@ -142,7 +144,8 @@ impl Link {
         }
     }
 
-    /// Is there an event, which can only be its end? Only for one that has been started.
+    /// Ready if init has reported. Call this only after the start was reported: then the
+    /// report can only be the end.
     pub(super) fn poll_report(&self, context: &mut Context<'_>) -> Poll<()> {
         let Some(reports) = &self.reports else {
             return Poll::Pending;
@@ -151,7 +154,7 @@ impl Link {
             let Ok(mut ready) = ready!(reports.poll_read_ready(context)) else {
                 return Poll::Ready(());
             };
-            // The runtime may still remember the event that said it has started.
+            // The runtime may still remember the readiness from the report of the start.
             if is_ready(&self.process, PollFlags::IN) {
                 return Poll::Ready(());
             }
@@ -172,15 +175,15 @@ impl Link {
         }
     }
 
-    /// Resolves when it has ended; where what its init says is of no interest, only when
-    /// that is gone.
+    /// Ready when the process has ended. While reports are ignored, only when its init is
+    /// gone.
     pub(super) fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<()> {
         while self.end.is_none() && self.reports.is_some() {
             let event = ready!(self.poll_event(context));
             self.take(event);
         }
         if self.end.is_none() {
-            // Where it cannot be waited for, the last one's end is.
+            // If this init cannot be watched, the end of the last link is noticed instead.
             let Some(life) = &self.life else {
                 return Poll::Pending;
             };
@@ -190,7 +193,7 @@ impl Link {
         Poll::Ready(())
     }
 
-    /// Learns whether it has ended, without waiting for that.
+    /// Checks, without waiting, whether the process has ended.
     pub(super) fn look(&mut self) {
         while self.end.is_none() {
             match self.process.next_event().transpose() {
@@ -203,7 +206,7 @@ impl Link {
     fn take(&mut self, event: io::Result<Event>) {
         let Some(ending) = ending(event) else { return };
         if self.process.has_completed() {
-            // Init lets go of it as well, or has.
+            // Init drops its copy of the message as well, or has already.
             self.let_go();
             self.end = Some(ending.into());
             return;
@@ -220,7 +223,7 @@ impl Link {
         if let (Ending::Exited(code), Some(accepted)) = (&ending, accepted)
             && accepted.contains(*code)
         {
-            // Init could not tell whether the kernel has killed a part of it.
+            // Init could not find out whether the kernel has killed a part of the command.
             self.let_go();
         }
         self.end = Some(ending.into());
@@ -232,8 +235,8 @@ impl Link {
         }
     }
 
-    /// Has it ended, so that the input of the next one will never be complete? Nothing of
-    /// it is missing where the next one has stopped to read.
+    /// Whether the process has ended so that the next one's input will never be complete.
+    /// False if the next process no longer reads: then no input is missing.
     pub(super) fn has_failed(&self) -> bool {
         let is_incomplete = (self.joint.as_ref()).is_some_and(|joint| joint.in_flight.is_some());
         let end = self.end.as_ref();
@@ -244,18 +247,17 @@ impl Link {
         self.end.is_some()
     }
 
-    /// When its command was gone, where its init has said so.
+    /// When the command was gone, if init has reported it.
     pub(super) fn ended_at(&self) -> Option<std::time::Instant> {
         self.process.ended_at()
     }
 
-    /// Nothing of it runs any more.
+    /// Whether nothing of the process runs any more.
     fn is_gone(&self) -> bool {
         self.process.is_over()
     }
 
-    /// Kills it, for that reason, unless it has ended by itself: what its init has said
-    /// is how it has.
+    /// Kills the process, and records `end`, unless init has already reported another end.
     pub(super) fn stop(&mut self, end: End) {
         self.look();
         if self.end.is_none() {
@@ -264,9 +266,10 @@ impl Link {
         }
     }
 
-    /// It has ended when the next one no longer read what it wrote. Where that was longer
-    /// ago than it may take to end by itself, it counts as stopped: nobody was there to do
-    /// it, since while all goes well nobody is told that a link has ended.
+    /// Corrects the end of a process whose reader ended at `reader_ended`. If the process
+    /// ran on for longer than it may take to exit by itself, it counts as stopped because
+    /// it was unread. Nobody stopped it in time, because the end of an inner link wakes
+    /// nobody while everything goes well.
     pub(super) fn was_unread_since(&mut self, reader_ended: std::time::Instant) {
         let late = (self.process.ended_at())
             .and_then(|ended| ended.checked_duration_since(reader_ended))
@@ -276,9 +279,9 @@ impl Link {
         }
     }
 
-    /// The pipe behind it, once, to be read in place of a reader that is gone: opened once
-    /// more, since our description of it is the reader's as well, of which something may
-    /// still be dying.
+    /// The pipe behind this process, to be read in place of a reader that is gone; returned
+    /// once. It is opened anew, because the reader shares our open file description, and
+    /// parts of the reader may still be ending.
     pub(super) fn take_output(&mut self) -> Option<io::Result<Reader>> {
         let joint = self.joint.as_mut()?;
         if std::mem::replace(&mut joint.is_taken, true) {

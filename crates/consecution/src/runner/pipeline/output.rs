@@ -1,5 +1,5 @@
-//! What a process writes to standard output: read by whoever wants it, or, where
-//! nobody wants it any more, swallowed for a while.
+//! A process's standard output: a body for its reader. If the reader goes away, the output
+//! is read and discarded for a short while.
 
 use std::io;
 use std::pin::Pin;
@@ -14,22 +14,23 @@ use super::allowance::Allowance;
 use crate::pipe::{Moved, Reader, Writer};
 use crate::transport::{Body, Chunks, Cut, MovedChunk};
 
-/// When nobody reads a process's output any more, a shell's pipe still has room
-/// for this much before the process notices. A process that ends within that
-/// room ends by itself, and its exit code counts; one that writes more is
-/// stopped. So what a pipeline gives does not hang on who was quicker.
+/// How much a process may still write after its reader is gone. In a shell, a pipe has
+/// room for this much before the process notices. A process that writes no more than this
+/// exits by itself, and its exit code counts; a process that writes more is stopped. So the
+/// result of a pipeline does not depend on which process was faster.
 const UNREAD_BYTES_MAX: usize = 64 * 1024;
 
-/// And this is how long it may take to end by itself: what has written its last bytes ends
-/// within milliseconds, and nobody waits for one that goes on for long.
+/// How long a process may take to exit by itself after its reader is gone: one that has
+/// written its last bytes exits within milliseconds.
 pub(super) const UNREAD_WAIT_MAX: Duration = Duration::from_millis(250);
 
-/// A process's output while somebody reads it. When that reader goes away
-/// before the end, the pipe goes to whoever looks after the process.
+/// A process's output for its reader. If the reader drops this before the end, the pipe is
+/// handed back to the task that follows the process.
 pub(super) struct Output {
-    /// `None` when it has ended.
+    /// `None` after the end of the output.
     pipe: Option<Reader>,
-    /// Told when nobody writes any more, of which the pipe itself may not know yet.
+    /// Resolves when nobody writes any more. The pipe may not show its end yet, because we
+    /// hold a writing end.
     is_over: Over,
     hand_back: Option<oneshot::Sender<Reader>>,
     allowance: Allowance,
@@ -44,7 +45,7 @@ struct Over {
 
 impl Over {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        // The other end is dropped, and never says a word.
+        // The other side only drops its sender and never sends.
         self.is_known = self.is_known || self.told.poll_unpin(context).is_ready();
         match self.is_known {
             true => Poll::Ready(()),
@@ -55,14 +56,14 @@ impl Over {
 
 /// The other side of an [`Output`], for the task that follows the process.
 pub(super) struct OutputEnd {
-    /// To be dropped when nobody writes any more.
+    /// Drop this when nobody writes any more.
     pub(super) is_over: oneshot::Sender<()>,
-    /// Gives it back when nobody reads it any more, before its end.
+    /// Receives the pipe if the reader goes away before the end.
     pub(super) handed_back: oneshot::Receiver<Reader>,
 }
 
-/// Whether it was more than is allowed. The pipe stays open then, since the
-/// process may still run.
+/// Whether the output exceeded its limit. If so, the pipe stays open, because the process
+/// may still run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Excess {
     None,
@@ -71,7 +72,7 @@ enum Excess {
 }
 
 impl Output {
-    /// As a body.
+    /// The output as a body, and its other side.
     pub(super) fn body(pipe: Reader, allowance: Allowance) -> (Body, OutputEnd) {
         let (tell, is_over) = oneshot::channel();
         let (hand_back, handed_back) = oneshot::channel();
@@ -92,7 +93,7 @@ impl Output {
         (body, end)
     }
 
-    /// What comes next out of the pipe; where nobody writes any more, what is left in it.
+    /// The next chunk from the pipe; if nobody writes any more, what is left in it.
     fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
         let Some(pipe) = &mut self.pipe else {
             return Poll::Ready(Ok(None));
@@ -106,7 +107,7 @@ impl Output {
         Poll::Ready(pipe.rest())
     }
 
-    /// So much was read.
+    /// Counts `bytes` that were read against the limit.
     fn took(&mut self, bytes: usize) {
         if self.allowance.take(bytes).is_err() {
             self.excess = Excess::Found;
@@ -164,7 +165,7 @@ impl Chunks for Output {
         let moved = pipe.poll_move(to, context);
         if moved.is_pending() {
             ready!(self.is_over.poll(context));
-            // What is left is read.
+            // `poll_next` reads what is left.
             return Poll::Ready(MovedChunk::NotHere);
         }
         Poll::Ready(match ready!(moved) {
@@ -173,7 +174,7 @@ impl Chunks for Output {
                 MovedChunk::Moved
             }
             Ok(Moved::Unread) => MovedChunk::Unread,
-            // Reading it says so once more.
+            // `poll_next` will report this end or error.
             Ok(Moved::End) | Err(_) => MovedChunk::NotHere,
         })
     }
@@ -182,15 +183,15 @@ impl Chunks for Output {
 impl Drop for Output {
     fn drop(&mut self) {
         if let (Some(pipe), Some(hand_back)) = (self.pipe.take(), self.hand_back.take()) {
-            // Refused only when the process is gone already.
+            // Fails only if the process is gone already.
             let _ = hand_back.send(pipe);
         }
     }
 }
 
-/// Reads on in place of a reader that is gone, and resolves when the process that writes
-/// has had its chance to end by itself; not where it has closed its output, which says
-/// nothing of its end.
+/// Reads and discards the output in place of a reader that is gone. Resolves when the
+/// writing process has had its chance to exit by itself. Does not resolve early if the
+/// process closes its output: it may still run.
 pub(super) async fn swallow(pipe: &mut Reader) {
     let swallow = async {
         let mut swallowed_bytes = 0;

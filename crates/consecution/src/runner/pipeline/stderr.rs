@@ -1,4 +1,4 @@
-//! What a process writes to standard error: passed on as it comes, and its end kept.
+//! A process's standard error: passed on while it comes, with its end kept.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -11,7 +11,7 @@ use super::allowance::{Allowance, Exceeded};
 use crate::pipe::Reader;
 use crate::transport::STDERR_TAIL_BYTES_MAX;
 
-/// What a process says on standard error.
+/// A process's standard error.
 pub(super) struct Said {
     stderr: Reader,
     allowance: Allowance,
@@ -20,7 +20,7 @@ pub(super) struct Said {
 }
 
 impl Said {
-    /// Nothing yet. All of it is passed on to `listener`.
+    /// Reads `stderr` and passes everything on to `listener`.
     pub(super) fn new(
         stderr: Reader,
         bytes_max: Option<u64>,
@@ -34,8 +34,8 @@ impl Said {
         }
     }
 
-    /// Takes what is said until that is closed, or too much. Nothing is lost when it is
-    /// given up.
+    /// Reads until standard error is closed or exceeds its limit. Cancel-safe: nothing is
+    /// lost if the future is dropped.
     pub(super) async fn listen(&mut self) -> Result<(), Exceeded> {
         loop {
             self.stderr.until_readable().await;
@@ -57,7 +57,7 @@ impl Said {
         }
     }
 
-    /// Takes what is left, once nobody is there to say more.
+    /// Reads what is left in the pipe, once nobody writes to it any more.
     pub(super) async fn listen_to_rest(&mut self) {
         while let Ok(Some(chunk)) = self.stderr.rest() {
             if self.allowance.take(chunk.len()).is_err() {
@@ -68,7 +68,7 @@ impl Said {
         }
     }
 
-    /// Adds a line of ours, behind a line break if there is none.
+    /// Adds a line of our own, after a line break if the last line has none.
     pub(super) async fn remark(&mut self, remark: &str) {
         let line = self.tail.line(&format!("consecution: {remark}\n"));
         self.pass_on(line.into()).await;
@@ -76,12 +76,12 @@ impl Said {
 
     async fn pass_on(&mut self, chunk: Bytes) {
         if let Some(listener) = &self.listener {
-            // It fails only if the listener is gone.
+            // Fails only if the listener is gone.
             let _ = listener.send(chunk).await;
         }
     }
 
-    /// The end of what was said.
+    /// The end of standard error.
     pub(super) fn take_tail(&mut self) -> Bytes {
         std::mem::take(&mut self.tail).into_bytes()
     }
@@ -99,8 +99,8 @@ impl Tail {
         self.0.extend(bytes);
     }
 
-    /// Adds a line of ours, behind a line break if there is none; gives what was
-    /// added.
+    /// Adds a line of our own, after a line break if the last line has none. Returns the
+    /// bytes that were added.
     fn line(&mut self, line: &str) -> String {
         let breaks = self.0.back().is_some_and(|last| *last != b'\n');
         let added = format!("{}{line}", if breaks { "\n" } else { "" });

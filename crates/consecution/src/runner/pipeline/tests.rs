@@ -2,21 +2,18 @@
 //! tests.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
 
 use futures_util::{FutureExt, StreamExt};
-use rustix::process::{Pid, Signal, kill_process};
 use sandbox::{
     Ids, Launcher, Limits, MOUNT_POINT_FILES, MOUNT_POINT_FOLDERS, Network, SCRATCH_BYTES_DEFAULT,
     Spec,
 };
+use test_support::processes::{HostProcess, descendants, parent_of};
+use test_support::{PATIENCE, busybox};
 
 use super::*;
 use crate::transport::{Cut, Ending};
-
-/// How long anything may take that is expected to take a moment.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 const APPLETS: [&str; 8] = ["cat", "echo", "head", "sh", "sleep", "true", "wc", "yes"];
 
@@ -36,10 +33,7 @@ impl World {
         for name in MOUNT_POINT_FILES {
             fs::write(root.join(name), "").unwrap();
         }
-        fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
-        for applet in APPLETS {
-            symlink("busybox", root.join("bin").join(applet)).unwrap();
-        }
+        busybox::install(&root.join("bin"), APPLETS);
         fs::write(root.join("bin/broken"), "#!/bin/nonesuch\n").unwrap();
         for path in [folder.path(), &root.join("bin/broken")] {
             fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
@@ -180,26 +174,10 @@ fn open_input() -> (mpsc::Sender<Result<Bytes, Cut>>, Body) {
     (sender, Body::new(chunks))
 }
 
-/// The process of the host that has this in its command line, which must be one of a
-/// kind.
-fn find(marker: &str) -> Option<i32> {
-    let entries = fs::read_dir("/proc").unwrap().flatten();
-    let mut ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    ids.find(|id| {
-        let line = fs::read(Path::new("/proc").join(id.to_string()).join("cmdline"));
-        let line = String::from_utf8(line.unwrap_or_default()).unwrap_or_default();
-        line.starts_with("sh\0") && line.contains(marker)
-    })
-}
-
-fn parent(id: i32) -> i32 {
-    let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"));
-    line.unwrap().trim().parse().unwrap()
-}
-
-fn kill(id: i32) {
-    kill_process(Pid::from_raw(id).unwrap(), Signal::KILL).unwrap();
+/// The process that has this in its command line, which must be one of a kind.
+fn find(marker: &str) -> Option<HostProcess> {
+    let mut all = descendants(std::process::id()).into_iter();
+    all.find(|process| process.command.starts_with("sh ") && process.command.contains(marker))
 }
 
 /// Who is killed.
@@ -213,11 +191,13 @@ enum Killed {
 impl Killed {
     fn kill(self, marker: &str) {
         let command = find(marker).unwrap();
-        kill(match self {
-            Killed::Command => command,
-            Killed::Init => parent(command),
-            Killed::Zygote => parent(parent(command)),
-        });
+        let parent = |of: &HostProcess| HostProcess::new(parent_of(of.id)?);
+        let killed = match self {
+            Killed::Command => Some(command),
+            Killed::Init => parent(&command),
+            Killed::Zygote => parent(&command).as_ref().and_then(parent),
+        };
+        killed.unwrap().kill();
     }
 }
 
@@ -440,7 +420,7 @@ async fn what_cannot_be_started_leaves_nothing_of_the_others() {
     let error = chain.start().await.unwrap_err();
     assert_eq!(error.stage, 1);
     assert!(error.to_string().contains("execute"), "{error}");
-    assert_eq!(find(&marker), None);
+    assert!(find(&marker).is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]

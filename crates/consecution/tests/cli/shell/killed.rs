@@ -26,10 +26,11 @@ use super::reference::{Evaluated, Pipeline};
 use super::served::{failed_link, judge_reply};
 use super::{cases, from_environment, links};
 use crate::support::chain::{ChainFile, Link, chain_with, shell};
-use crate::support::command::eventually;
 use crate::support::home;
 use crate::support::http::{Reply, Served, serve};
-use crate::support::leftovers::{Seen, cgroups_of, descendants, expect_gone, mounts_of};
+use crate::support::leftovers::{cgroups_of, mounts_of};
+use test_support::eventually;
+use test_support::processes::{HostProcess, descendants, expect_gone, parent_of};
 
 /// How many calls there are, unless the environment says otherwise; and a day has at most.
 const CALLS: usize = 300;
@@ -218,7 +219,7 @@ impl Case {
 }
 
 /// The commands of links that run there, by chain and link.
-fn commands(served: &Served) -> BTreeMap<(usize, usize), Vec<Seen>> {
+fn commands(served: &Served) -> BTreeMap<(usize, usize), Vec<HostProcess>> {
     let all = descendants(served.process());
     let marked = all.into_iter().filter_map(|process| {
         let environment = fs::read(format!("/proc/{}/environ", process.id)).ok()?;
@@ -228,22 +229,16 @@ fn commands(served: &Served) -> BTreeMap<(usize, usize), Vec<Seen>> {
         let (chain, link) = mark.strip_prefix("=of ")?.split_once('.')?;
         Some(((chain.parse().ok()?, link.parse().ok()?), process))
     });
-    let marked: Vec<((usize, usize), Seen)> = marked.collect();
+    let marked: Vec<((usize, usize), HostProcess)> = marked.collect();
     let ids: BTreeSet<_> = marked.iter().map(|(_, process)| process.id).collect();
     let mut commands: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for (of, process) in marked {
         // Not what it has started itself: who loses such a one may go on as it likes.
-        if parent(process.id).is_some_and(|parent| !ids.contains(&parent)) {
+        if parent_of(process.id).is_some_and(|parent| !ids.contains(&parent)) {
             commands.entry(of).or_default().push(process);
         }
     }
     commands
-}
-
-fn parent(process: u32) -> Option<u32> {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
-    line.trim().parse().ok()
 }
 
 /// Kills something of a link of that chain: one command or all, its init or its zygote.
@@ -266,7 +261,7 @@ fn kill_some(served: &Served, chain: usize, random: &mut Random) {
 static KILLS: [AtomicUsize; 3] = [const { AtomicUsize::new(0) }; 3];
 
 /// Kills a command, its init or its zygote.
-fn kill(served: &Served, command: &Seen, random: &mut Random) {
+fn kill(served: &Served, command: &HostProcess, random: &mut Random) {
     let generation = match random.next() % KILLS_A_ZYGOTE {
         0 => 2,
         even if even % 2 == 0 => 1,
@@ -276,11 +271,11 @@ fn kill(served: &Served, command: &Seen, random: &mut Random) {
     if generation == 0 {
         return command.kill();
     }
-    let ancestor = (0..generation).try_fold(command.id, |process, _| parent(process));
+    let ancestor = (0..generation).try_fold(command.id, |process, _| parent_of(process));
     // By what is there now: an id may have come to mean another one.
     let all = descendants(served.process());
     let ancestor = ancestor.and_then(|id| all.iter().find(|process| process.id == id));
-    let is_still = (0..generation).try_fold(command.id, |process, _| parent(process));
+    let is_still = (0..generation).try_fold(command.id, |process, _| parent_of(process));
     if let Some(ancestor) = ancestor.filter(|ancestor| is_still == Some(ancestor.id)) {
         ancestor.kill();
     }

@@ -12,8 +12,9 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use super::commands::Stage;
-use crate::support::command::{PATIENCE, finish};
+use crate::support::command::finish;
 use crate::support::home;
+use test_support::PATIENCE;
 
 /// A link that nobody reads any more may write that much and still end by itself.
 const UNREAD_BYTES: usize = 64 * 1024;

@@ -1,6 +1,6 @@
 //! Showing a registry who asks: Basic, and tokens from a token server.
 
-use base64::Engine as _;
+use data_encoding::BASE64;
 use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use serde::Deserialize;
@@ -92,7 +92,7 @@ pub(super) async fn authorize(
 }
 
 fn basic(user: &str, password: &str) -> String {
-    let encoded = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
+    let encoded = BASE64.encode(format!("{user}:{password}").as_bytes());
     format!("Basic {encoded}")
 }
 

@@ -5,8 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use data_encoding::BASE64_NOPAD;
 use serde::Deserialize;
 
 mod helper;
@@ -242,10 +241,9 @@ fn read(text: &[u8]) -> serde_json::Result<Raw> {
 }
 
 fn decode(encoded: &str) -> Option<Credential> {
-    let lenient = GeneralPurposeConfig::new()
-        .with_decode_padding_mode(base64::engine::DecodePaddingMode::Indifferent);
-    let engine = GeneralPurpose::new(&base64::alphabet::STANDARD, lenient);
-    let text = String::from_utf8(engine.decode(encoded.trim()).ok()?).ok()?;
+    // Not all tools pad it.
+    let encoded = encoded.trim().trim_end_matches('=');
+    let text = String::from_utf8(BASE64_NOPAD.decode(encoded.as_bytes()).ok()?).ok()?;
     let (user, password) = text.trim_end_matches('\0').split_once(':')?;
     Some(Credential::Basic {
         user: user.to_owned(),

@@ -1,9 +1,10 @@
-//! What became of each link, as headers or trailers say it. Pure.
+//! The headers, or trailers, that say how each link ended and how long it took.
+//! Pure.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use axum::http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::portal::{LinkReport, Report};
 use crate::transport::Ending;
@@ -17,8 +18,8 @@ pub(super) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-tim
 /// What a shell adds to the number of the signal that ended a command.
 const STATUS_SIGNAL_BASE: i32 = 128;
 
-/// Adds what there is to say about the links.
-pub(super) fn tell(report: &Report, headers: &mut HeaderMap) {
+/// Inserts both headers, where `report` has anything for them.
+pub(super) fn insert(report: &Report, headers: &mut HeaderMap) {
     for (name, value) in [
         (PIPESTATUS, pipestatus(report)),
         (SERVER_TIMING, server_timing(report)),
@@ -128,7 +129,7 @@ mod tests {
             "l_nk_0;dur=1.23, l_nk_2;dur=1.23;desc=\"joined\""
         );
         let mut headers = HeaderMap::new();
-        tell(&report, &mut headers);
+        insert(&report, &mut headers);
         assert_eq!(headers[PIPESTATUS], "0,-,unread");
         assert_eq!(headers.len(), 2);
     }

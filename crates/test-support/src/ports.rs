@@ -8,14 +8,14 @@ use std::net::{Ipv4Addr, TcpListener};
 const FIRST: u16 = 10_000;
 const COUNT: u64 = 20_000;
 
-/// A port where nobody listens now.
-pub(crate) fn free_port() -> u16 {
+/// A port of loopback where nobody listens now.
+pub fn free_port() -> u16 {
     let [port] = free_ports();
     port
 }
 
 /// As many of them, none twice.
-pub(crate) fn free_ports<const MANY: usize>() -> [u16; MANY] {
+pub fn free_ports<const MANY: usize>() -> [u16; MANY] {
     let mut ports = [0; MANY];
     for at in 0..MANY {
         ports[at] = loop {

@@ -1,0 +1,82 @@
+//! Routes and responses that every address of this program has.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use axum::http::{Response, StatusCode};
+use axum::routing::get;
+use axum::{Extension, Router};
+use prometheus_client::registry::Registry;
+use serde::Serialize;
+
+use super::body::discard;
+use super::problem::{Problem, RETRY_AFTER_S};
+use crate::trace::CallId;
+
+/// The methods of what can only be looked at, as `Allow` has them. axum sends
+/// `HEAD` where `GET` goes.
+pub(crate) const LOOK: &str = "GET, HEAD";
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// `/healthz`, and `/metrics` with what is counted in `registry`.
+pub(crate) fn health_and_metrics<S>(registry: Arc<Registry>) -> Router<S> {
+    Router::new()
+        .route("/healthz", get(async || text(TEXT, "ok\n")))
+        .route("/metrics", get(metrics))
+        .with_state(registry)
+}
+
+async fn metrics(State(registry): State<Arc<Registry>>) -> Response<Body> {
+    let mut metrics = String::new();
+    // Writing to a string cannot fail.
+    let _ = prometheus_client::encoding::text::encode(&mut metrics, &registry);
+    text(OPENMETRICS, metrics)
+}
+
+/// Answers a request for a path that does not exist.
+pub(crate) async fn not_found(Extension(id): Extension<CallId>, request: Request) -> Problem {
+    let path = request.uri().path();
+    let problem = Problem::not_found(format!("there is nothing at {path}"));
+    discard(request);
+    problem.with_call_id(&id)
+}
+
+/// Answers a request with a method other than those of [`LOOK`].
+pub(crate) async fn only_looks(Extension(id): Extension<CallId>, request: Request) -> Problem {
+    let problem = Problem::not_allowed(request.uri().path(), LOOK);
+    discard(request);
+    problem.with_call_id(&id)
+}
+
+/// What `/readyz` answers: 200 where `is_ready`, else 503.
+pub(crate) fn readiness(is_ready: bool, readiness: &impl Serialize) -> Response<Body> {
+    if is_ready {
+        return json(StatusCode::OK, readiness);
+    }
+    let mut response = json(StatusCode::SERVICE_UNAVAILABLE, readiness);
+    let headers = response.headers_mut();
+    headers.insert(RETRY_AFTER, RETRY_AFTER_S.into());
+    response
+}
+
+/// `value` and the end of a line, for whoever reads it in a terminal.
+pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {
+    // Text and numbers can always be written.
+    let mut json = serde_json::to_string(value).unwrap_or_default();
+    json.push('\n');
+    let mut response = text(JSON, json);
+    *response.status_mut() = status;
+    response
+}
+
+fn text(kind: &'static str, text: impl Into<Body>) -> Response<Body> {
+    let mut response = Response::new(text.into());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}

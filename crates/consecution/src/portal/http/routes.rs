@@ -1,0 +1,192 @@
+//! The routes of a portal: which method and path lead where, and what all others
+//! are answered.
+//!
+//! Paths are compared byte by byte, and names in them are not decoded: what a chain
+//! may be called needs no encoding, so `%2e%2e` is a name that no chain has, and
+//! not a way up.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::ExtensionRejection;
+use axum::extract::{FromRequest, FromRequestParts, Request, State};
+use axum::handler::Handler;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get, post};
+use axum::{Extension, Router};
+use prometheus_client::registry::Registry;
+
+use super::chains::Offered;
+use super::readiness::Ready;
+use super::{Site, call};
+use crate::http::{self, Client, LOOK, Problem};
+use crate::trace::CallId;
+
+/// The methods of calls, as `Allow` has them; `PUT` is how `curl -T` uploads.
+const CALL: &str = "POST, PUT";
+
+/// Calls, and everything that can be looked at.
+pub(super) fn main(site: Arc<Site>, registry: Arc<Registry>) -> Router {
+    let calls = Router::new()
+        .route("/", post(call_first).put(call_first))
+        .route("/chains/{name}", post(call_named).put(call_named))
+        .method_not_allowed_fallback(async |request: PortalRequest| request.refuse_method(CALL));
+    looks(registry, PortalRequest::refuse_path)
+        .method_not_allowed_fallback(async |request: PortalRequest| request.refuse_method(LOOK))
+        .merge(calls)
+        .with_state(site)
+}
+
+/// The same but calls, for an address of its own: who looks after a portal needs no
+/// place among its clients, and nobody can call there.
+pub(super) fn admin(site: Arc<Site>, registry: Arc<Registry>) -> Router {
+    looks(registry, not_here)
+        .method_not_allowed_fallback(http::only_looks)
+        .with_state(site)
+}
+
+/// What can be looked at, and what answers where there is no route.
+fn looks<T: 'static>(
+    registry: Arc<Registry>,
+    not_found: impl Handler<T, Arc<Site>>,
+) -> Router<Arc<Site>> {
+    Router::new()
+        .route("/chains", get(list))
+        .route("/chains/{name}/readyz", get(chain_ready))
+        .route("/readyz", get(ready))
+        .merge(http::health_and_metrics(registry))
+        // An empty `{name}` is no name, whatever the method.
+        .route("/chains//readyz", any(not_found.clone()))
+        .fallback(not_found)
+}
+
+async fn call_first(request: PortalRequest) -> Response {
+    let chains = request.site.chains();
+    request.call(chains.first()).await
+}
+
+async fn call_named(request: PortalRequest) -> Response {
+    let chains = request.site.chains();
+    let chain = chains.find(request.chain_name());
+    request.call(chain).await
+}
+
+async fn list(State(site): State<Arc<Site>>) -> Response {
+    http::json(StatusCode::OK, &super::list(site.chains().all()))
+}
+
+async fn ready(State(site): State<Arc<Site>>, Extension(client): Extension<Client>) -> Ready {
+    let readiness = &site.readiness;
+    readiness
+        .of_all(site.chains().all(), client.is_draining())
+        .await
+}
+
+async fn chain_ready(request: PortalRequest) -> Result<Ready, Problem> {
+    let chains = request.site.chains();
+    let Some(chain) = chains.find(request.chain_name()) else {
+        let problem = request.not_found();
+        return Err(request.answer(problem));
+    };
+    let readiness = &request.site.readiness;
+    Ok(readiness.of_one(chain, request.client.is_draining()).await)
+}
+
+/// What [`admin`] answers where it has no route.
+async fn not_here(request: PortalRequest) -> Problem {
+    let path = request.path();
+    let problem = Problem::not_found(format!(
+        "there is nothing at {path}: this address is for looking after the server, \
+         with /healthz, /readyz, /metrics, /chains and /chains/<name>/readyz; \
+         chains are called at another one"
+    ));
+    request.answer(problem)
+}
+
+/// A request, with its id and its connection.
+struct PortalRequest {
+    site: Arc<Site>,
+    client: Client,
+    call_id: CallId,
+    inner: Request,
+}
+
+impl FromRequest<Arc<Site>> for PortalRequest {
+    type Rejection = ExtensionRejection;
+
+    async fn from_request(
+        request: Request,
+        site: &Arc<Site>,
+    ) -> Result<PortalRequest, ExtensionRejection> {
+        let (mut parts, body) = request.into_parts();
+        let Extension(client) = Extension::from_request_parts(&mut parts, site).await?;
+        let Extension(call_id) = Extension::from_request_parts(&mut parts, site).await?;
+        Ok(PortalRequest {
+            site: Arc::clone(site),
+            client,
+            call_id,
+            inner: Request::from_parts(parts, body),
+        })
+    }
+}
+
+impl PortalRequest {
+    fn path(&self) -> &str {
+        self.inner.uri().path()
+    }
+
+    /// The name in `/chains/{name}`, as it is written. axum's own extractor would
+    /// decode it.
+    fn chain_name(&self) -> &str {
+        self.path().split('/').nth(2).unwrap_or_default()
+    }
+
+    /// Runs `chain`, if there is one, and a place for calls.
+    async fn call(self, chain: Option<&Offered>) -> Response {
+        let Some(chain) = chain.filter(|_| !self.client.is_extra()) else {
+            return self.refuse_path().await.into_response();
+        };
+        let PortalRequest {
+            site,
+            client,
+            call_id,
+            inner,
+        } = self;
+        call::call(&site, chain, inner, &call_id, &client).await
+    }
+
+    async fn refuse_path(self) -> Problem {
+        let problem = self.not_found();
+        self.refuse(problem)
+    }
+
+    fn refuse_method(self, allow: &'static str) -> Problem {
+        let problem = Problem::not_allowed(self.path(), allow);
+        self.refuse(problem)
+    }
+
+    fn not_found(&self) -> Problem {
+        let path = self.path();
+        Problem::not_found(match path.starts_with("/chains/") {
+            true => format!("no chain is offered at {path}"),
+            false => format!("there is nothing at {path}"),
+        })
+    }
+
+    /// Answers with `problem`, or that there are too many connections, where this
+    /// one is only for who looks after the server.
+    fn refuse(self, problem: Problem) -> Problem {
+        if !self.client.is_extra() {
+            return self.answer(problem);
+        }
+        self.site.turned_away.inc();
+        let (status, title) = (StatusCode::SERVICE_UNAVAILABLE, "too many connections");
+        let detail = "as many connections are open as there may be at a time";
+        self.answer(Problem::new(status, title, detail))
+    }
+
+    fn answer(self, problem: Problem) -> Problem {
+        http::discard(self.inner);
+        problem.with_call_id(&self.call_id)
+    }
+}
