@@ -23,7 +23,7 @@ use crate::link_store::memory::Memory;
 use crate::portal::http::{LinkState, Links};
 use crate::portal::{Portal, PortalError};
 use crate::runner::{
-    Images, LinkStatus, LoadError, Options, Runner, Sandboxing, WAITING_MAX_ALONE,
+    Images, LinkStatus, LoadError, Options, Runner, Sandboxing, WAITING_CALLS_MAX_ALONE,
 };
 use crate::transport::Transport;
 use crate::transport::in_process::InProcess;
@@ -122,7 +122,7 @@ impl Serve {
         let options = Options {
             name: None,
             processes_max,
-            waiting_max: WAITING_MAX_ALONE,
+            waiting_max: WAITING_CALLS_MAX_ALONE,
             sandboxing,
             ..Options::default()
         };

@@ -8,7 +8,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
 
-/// How large a file with a secret may be.
+/// How large a file with a secret may be: more than any token or key takes, and an end to
+/// a path that names something else, such as a device.
 const SECRET_BYTES_MAX: u64 = 4096;
 
 /// How to reach NATS.

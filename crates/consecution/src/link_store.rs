@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use chain::{Link, LinkId};
 use futures_util::future::BoxFuture;
@@ -25,6 +25,12 @@ mod prune;
 
 pub use crate::registration::Registration;
 pub use prune::{PruneError, Pruned, prune};
+
+/// The shortest and the longest wait before a store is asked again that did not do what
+/// it was asked: most of what goes wrong is over at once, and a store that is away may be
+/// so for long, with many who wait for it.
+pub(crate) const RETRY_WAIT_MIN: Duration = Duration::from_millis(100);
+pub(crate) const RETRY_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// The most ids that one call of [`LinkStore::missing`] may ask about.
 pub const MISSING_MAX: usize = 32;

@@ -19,7 +19,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// How much is read at a time: what a pipe holds by default.
-const CHUNK_BYTES: usize = 64 * 1024;
+pub(crate) const CHUNK_BYTES: usize = 64 * 1024;
 
 /// And where a lot goes through: enough that what a chunk costs does not count,
 /// and little enough that it is still in the processor's cache when it goes on.
@@ -33,7 +33,7 @@ const WIDE_BYTES: usize = 512 * 1024;
 const WIDE_AFTER_BYTES: usize = 256 * 1024;
 
 /// How much is moved at a time, so that others get their turn.
-const MOVED_BYTES_MAX: usize = 1024 * 1024;
+pub(crate) const MOVED_BYTES_MAX: usize = 1024 * 1024;
 
 thread_local! {
     /// Room for the next chunk that is read on this thread. A small chunk is copied out of

@@ -61,7 +61,7 @@ use worker::Shared;
 pub const PROCESSES_MAX_DEFAULT: usize = 256;
 
 /// How many calls may wait on a runner that has none beside it, over all links.
-pub const WAITING_MAX_ALONE: usize = 64;
+pub const WAITING_CALLS_MAX_ALONE: usize = 64;
 
 /// Processes started in reserve at a time, for each processor: a start waits as
 /// much as it works.
@@ -105,7 +105,7 @@ impl Options {
         Options {
             name: None,
             pool,
-            waiting_max: WAITING_MAX_ALONE,
+            waiting_max: WAITING_CALLS_MAX_ALONE,
             ..Options::default()
         }
     }

@@ -31,16 +31,16 @@ use settings::settings;
 
 /// How many cgroups without a process are kept for the next ones, with two open
 /// files each. Where processes come and go, few rest at a time.
-const RESTING_MAX: usize = 32;
+const RESTING_CGROUPS_MAX: usize = 32;
 
 /// How many of them are looked at for one that is empty by now.
-const RESTING_TRIED_MAX: usize = 4;
+const RESTING_CGROUPS_TRIED_MAX: usize = 4;
 
 /// How many folders are tried to be removed whenever a process is gone, which
 /// leaves one for each of three controllers at most: each try takes a lock of the
 /// kernel's that the whole host shares, so to try all of them would be dear where
 /// many processes end at once. More than come, so that all go in the end.
-const RETIRED_TRIED_MAX: usize = 8;
+const RETIRED_FOLDERS_TRIED_MAX: usize = 8;
 
 /// A limit on resources cannot be kept.
 #[derive(Debug, thiserror::Error)]
@@ -141,7 +141,7 @@ impl Drop for Cgroup {
         // in the kernel, and whether it was killed.
         if made.limits.memory_bytes.is_none() && made.count_file.is_some() {
             let mut resting = self.of.resting.lock();
-            if resting.len() < RESTING_MAX {
+            if resting.len() < RESTING_CGROUPS_MAX {
                 resting.push_back(made);
                 return;
             }
@@ -197,7 +197,7 @@ impl Cgroups {
     /// Removes a cgroup, now or later.
     fn retire(&self, made: Made) {
         self.retired.lock().extend(made.folders);
-        self.try_retired(RETIRED_TRIED_MAX);
+        self.try_retired(RETIRED_FOLDERS_TRIED_MAX);
     }
 
     /// Tries to remove so many; those that cannot be removed yet go to the end.
@@ -287,7 +287,7 @@ impl Cgroups {
             .iter()
             .enumerate()
             .filter(|(_, made)| made.limits == *limits)
-            .take(RESTING_TRIED_MAX)
+            .take(RESTING_CGROUPS_TRIED_MAX)
             .find(|(_, made)| made.is_empty())
             .map(|(at, _)| at)?;
         resting.remove(at)
@@ -393,8 +393,8 @@ mod tests {
         let cgroups = Cgroups::new();
         let place = tempfile::tempdir().unwrap();
         // As good as a cgroup with a process in it: always busy, for everybody.
-        let busy = vec![PathBuf::from("/"); 2 * RETIRED_TRIED_MAX];
-        let names = 0..2 * RETIRED_TRIED_MAX;
+        let busy = vec![PathBuf::from("/"); 2 * RETIRED_FOLDERS_TRIED_MAX];
+        let names = 0..2 * RETIRED_FOLDERS_TRIED_MAX;
         let free: Vec<_> = names
             .map(|name| place.path().join(name.to_string()))
             .collect();
@@ -408,11 +408,11 @@ mod tests {
             ..Made::default()
         });
         cgroups.retire(Made::default());
-        assert_eq!(left(), 2 * RETIRED_TRIED_MAX);
+        assert_eq!(left(), 2 * RETIRED_FOLDERS_TRIED_MAX);
         cgroups.retire(Made::default());
-        assert_eq!(left(), RETIRED_TRIED_MAX);
+        assert_eq!(left(), RETIRED_FOLDERS_TRIED_MAX);
         cgroups.retire(Made::default());
         assert_eq!(left(), 0);
-        assert_eq!(cgroups.retired.lock().len(), 2 * RETIRED_TRIED_MAX);
+        assert_eq!(cgroups.retired.lock().len(), 2 * RETIRED_FOLDERS_TRIED_MAX);
     }
 }

@@ -11,7 +11,7 @@ use crate::wire::{LET_GO, Report, receive, send};
 /// How many places of a link wait for a process; each keeps an init and its
 /// namespaces, some 100 KiB of the kernel's memory. Where processes come and go,
 /// few wait at a time.
-const WAITING_MAX: usize = 16;
+const IDLE_PLACES_MAX: usize = 16;
 
 /// How long to wait for what init finds, which it does in some 50 us. Then another
 /// place is made, in some 500.
@@ -96,7 +96,7 @@ impl IdlePlaces {
     /// Keeps the place of a process that is over, unless there are enough.
     pub(crate) fn give_back(&self, place: IdlePlace) {
         let mut waiting = self.0.lock();
-        if waiting.len() < WAITING_MAX {
+        if waiting.len() < IDLE_PLACES_MAX {
             waiting.push(place);
         }
     }

@@ -82,7 +82,7 @@ pub(crate) struct Place {
 
 /// The most descriptors for a process: standard input, output and error, those for the
 /// successor, and the cgroups.
-const HANDED_MAX: usize = STDIO + SUCCESSOR_DESCRIPTORS + CGROUPS_MAX;
+const HANDED_DESCRIPTORS_MAX: usize = STDIO + SUCCESSOR_DESCRIPTORS + CGROUPS_MAX;
 
 impl Place {
     pub(crate) fn new(plan: &'static Plan) -> Result<Place, Errno> {
@@ -216,7 +216,7 @@ struct Watch {
     reuse: &'static Reuse,
     /// Descriptors in init's own table: the file with the last process id, the file with
     /// the number of sockets, and the folders.
-    files: [i32; WATCHED_MAX],
+    files: [i32; WATCHED_FILES_MAX],
     count: usize,
     /// The state found last.
     traces: Traces,
@@ -226,7 +226,7 @@ struct Watch {
 const LAST_PROCESS: usize = 0;
 const SOCKETS: usize = 1;
 const FOLDERS: usize = 2;
-const WATCHED_MAX: usize = FOLDERS + traces::FOLDERS_MAX;
+const WATCHED_FILES_MAX: usize = FOLDERS + traces::FOLDERS_MAX;
 
 /// What init keeps open, by number: the control socket, the rules of Landlock, and from
 /// then on what it watches with. No number between is free: what is handed to the next
@@ -239,12 +239,12 @@ const FIRST_WATCHED: i32 = 2;
 /// So that what is for the successor is never moved up, over what is to be moved next: the
 /// zygote has the first four numbers, and hands out the control socket and standard input,
 /// output and error before it.
-const _: () = assert!(FIRST_WATCHED as usize + WATCHED_MAX <= 4 + 1 + STDIO);
+const _: () = assert!(FIRST_WATCHED as usize + WATCHED_FILES_MAX <= 4 + 1 + STDIO);
 
 impl Watch {
     /// Each file that is opened has a higher number than the one before.
     fn open(reuse: &'static Reuse) -> Result<Watch, Errno> {
-        let mut files = [-1; WATCHED_MAX];
+        let mut files = [-1; WATCHED_FILES_MAX];
         files[LAST_PROCESS] = call::duplicate(reuse.last_process.as_raw_fd())?;
         files[SOCKETS] = call::open(network::SOCKETS)?;
         let folders = files.iter_mut().skip(FOLDERS).zip(&reuse.changeable);
@@ -311,7 +311,7 @@ fn wait_until_let_go(place: &Place) {
 /// Waits for the runner's next order. False if it wants no more processes here.
 fn is_asked_again(place: &Place) -> Result<bool, Failed> {
     let mut bytes = [0; START_BYTES + 1];
-    let mut descriptors = [-1; HANDED_MAX];
+    let mut descriptors = [-1; HANDED_DESCRIPTORS_MAX];
     let control = place.control.load(Ordering::Relaxed);
     let received = loop {
         match call::receive(control, &mut bytes, &mut descriptors) {

@@ -116,7 +116,8 @@ fn host_files(spec: &Spec) -> Result<Vec<(PathBuf, Vec<u8>)>, Failure> {
     Ok(files)
 }
 
-/// More of a file of the host than this is not copied.
+/// More of a file of the host than this is not copied: what links need of it (names of
+/// hosts, resolvers) takes a few KiB, and each copy takes memory.
 const HOST_FILE_BYTES_MAX: u64 = 1 << 20;
 
 fn io_failure(step: Step, subject: &str) -> impl FnOnce(std::io::Error) -> Failure + use<'_> {

@@ -20,7 +20,8 @@ use crate::idle_places::{IdlePlace, IdlePlaces};
 use crate::sys;
 use crate::wire::{Message, Report, receive, skip};
 
-/// How long to wait for the kernel to end what was killed.
+/// How long to wait for the kernel to end what was killed: that takes it microseconds, and
+/// longer only where a process is stuck in the kernel, which may be for ever.
 const KILL_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// The sandbox's ends of a process's standard descriptors.

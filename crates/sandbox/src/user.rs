@@ -45,7 +45,8 @@ fn in_range(id: u32) -> u32 {
     }
 }
 
-/// A password or group file larger than this is not read.
+/// A password or group file larger than this is not read: it is the image's, and would be
+/// in the zygote's memory as a whole.
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// The kernel's own bound is 65,536; no filter needs as many.

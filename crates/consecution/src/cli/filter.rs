@@ -2,7 +2,6 @@
 //! `send`. The exit status is the failed link's, or one that `timeout` and `env` use.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use crate::chain_file::{self, ChainFileError};
 use anyhow::Context;
@@ -11,7 +10,7 @@ use chain::{Chain, Deadline};
 use clap::builder::{PathBufValueParser, TypedValueParser};
 
 use crate::portal::{ChainError, ChainReply, ChainRequest, FailureReason, Portal};
-use crate::transport::Next;
+use crate::transport::{LAST_WORDS_WAIT_MAX, Next};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::stdio::{self, Errors, Output};
@@ -22,10 +21,6 @@ const EXIT_DEADLINE: u8 = 124;
 
 /// A shell adds this to the number of the signal that ended a command.
 const EXIT_SIGNAL_BASE: i32 = 128;
-
-/// How long to wait, after the run, for the end of the links' standard error. It may
-/// never come, if the runner that sends it was lost.
-const LAST_WORDS_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// The arguments that `run` and `send` share.
 #[derive(Debug, clap::Args)]
@@ -171,6 +166,8 @@ async fn stopped() -> anyhow::Result<i32> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

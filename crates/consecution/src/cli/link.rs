@@ -19,7 +19,7 @@ use super::table::table;
 use super::{complain, print, servers};
 
 /// How many characters of a command line the list shows.
-const COMMAND_CHARACTERS_MAX: usize = 60;
+const COMMAND_CHARS_MAX: usize = 60;
 
 /// How many of a link's names the list shows.
 const NAMES_SHOWN_MAX: usize = 3;
@@ -343,7 +343,7 @@ fn description(id: LinkId, link: &Link, runners: &Runners) -> String {
 fn command(link: &Link) -> String {
     let words = link.command.iter().chain(&link.arguments);
     let line = words.cloned().collect::<Vec<_>>().join(" ");
-    text::excerpt(&line, COMMAND_CHARACTERS_MAX)
+    text::excerpt(&line, COMMAND_CHARS_MAX)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use parking_lot::Mutex;
 
 /// How many characters of a digest tell layers apart, as Docker shows them.
-const DIGEST_CHARACTERS: usize = 12;
+const DIGEST_CHARS: usize = 12;
 
 /// Bars on standard error if that is a terminal.
 pub(crate) fn on_terminal() -> Arc<dyn Progress> {
@@ -43,13 +43,7 @@ impl Progress for Bars {
         let bar = self
             .all
             .add(ProgressBar::new(total_bytes).with_style(style));
-        bar.set_prefix(
-            layer
-                .hex()
-                .chars()
-                .take(DIGEST_CHARACTERS)
-                .collect::<String>(),
-        );
+        bar.set_prefix(layer.hex().chars().take(DIGEST_CHARS).collect::<String>());
         bars.insert(layer.clone(), bar);
     }
 

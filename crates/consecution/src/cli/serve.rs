@@ -131,14 +131,14 @@ impl Saying {
 
 async fn say_when_ready(app: &Serve, chain: &Chain) {
     /// How long to wait before checking a broken chain again.
-    const LOOK: Duration = Duration::from_secs(1);
+    const LOOK_EVERY: Duration = Duration::from_secs(1);
     let mut log = LogOnChange::default();
     while let Err(error) = app.ready(chain).await {
         let error = with_causes(&error);
         if log.lets(&error) {
             tracing::warn!("chain '{}' is not ready: {error}", chain.name);
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(LOOK_EVERY).await;
     }
     tracing::info!("chain '{}' is ready", chain.name);
 }

@@ -9,7 +9,7 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
-use crate::pipe::{Writer, widen};
+use crate::pipe::{CHUNK_BYTES, MOVED_BYTES_MAX, Writer, widen};
 use crate::transport::{Body, Cut};
 use anyhow::{Context, ensure};
 use bytes::Bytes;
@@ -19,12 +19,6 @@ use rustix::fs::{FileType, Stat, fstat};
 use rustix::io::Errno;
 use rustix::pipe::{SpliceFlags, splice};
 use tokio::sync::mpsc;
-
-/// Most bytes to move with one `splice`.
-const MOVED_BYTES_MAX: usize = 1024 * 1024;
-
-/// Most bytes to copy at a time if `splice` is not possible: the default size of a pipe.
-const COPIED_BYTES: usize = 64 * 1024;
 
 /// Most chunks of standard error that wait for the thread that writes them.
 const CHUNKS_WAITING_MAX: usize = 2;
@@ -188,7 +182,7 @@ fn pump(from: &OwnedFd, to: &OwnedFd) -> Result<(), Failed> {
     loop {
         match splice(from, None, to, None, MOVED_BYTES_MAX, SpliceFlags::MOVE) {
             Ok(0) => return Ok(()),
-            Ok(bytes) if bytes >= COPIED_BYTES && !is_wide => {
+            Ok(bytes) if bytes >= CHUNK_BYTES && !is_wide => {
                 widen(from);
                 widen(to);
                 is_wide = true;
@@ -210,7 +204,7 @@ fn is_regular_file(end: &OwnedFd) -> bool {
 }
 
 fn copy(from: &OwnedFd, to: &OwnedFd) -> Result<(), Failed> {
-    let mut chunk = vec![0; COPIED_BYTES];
+    let mut chunk = vec![0; CHUNK_BYTES];
     loop {
         match rustix::io::read(from, &mut chunk) {
             Ok(0) => return Ok(()),

@@ -13,16 +13,13 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::backoff::Backoff;
-use crate::link_store::{LinkStore, LinkStoreError, MISSING_MAX};
+use crate::link_store::{LinkStore, LinkStoreError, MISSING_MAX, RETRY_WAIT_MAX, RETRY_WAIT_MIN};
 use crate::log_batch::LogBatch;
 use crate::log_on_change::LogOnChange;
 
-/// The most links that are put at the same time.
+/// The most links that are put at the same time: enough that a chain of many is known
+/// soon, and no more than a store takes beside what others ask of it.
 const PUTS_MAX: usize = 16;
-
-/// The shortest and the longest wait before a store is tried again.
-const RETRY_BACKOFF_MIN: Duration = Duration::from_millis(100);
-const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// The shortest and the longest pause between two checks for links that the store has
 /// lost. It grows while links are missed again and again though the store has all of them.
@@ -135,7 +132,7 @@ impl Publishing {
         republished: &Arc<LogBatch>,
     ) -> Infallible {
         let name = &self.chain.name;
-        let mut backoff = Backoff::new(RETRY_BACKOFF_MIN, RETRY_BACKOFF_MAX);
+        let mut backoff = Backoff::new(RETRY_WAIT_MIN, RETRY_WAIT_MAX);
         while let Err(error) = self.publish(store).await {
             self.wait(&error.to_string());
             sleep(backoff.next()).await;

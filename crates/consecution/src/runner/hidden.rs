@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 /// The private folders that images have files in, but for `/dev/shm`.
 const PRIVATE: [&str; 3] = ["tmp", "var/tmp", "run"];
 
-/// How many entries of a private folder are looked at.
+/// How many entries of a private folder are looked at: an image may have any number there,
+/// and the first few that are found are enough for a warning.
 const ENTRIES_MAX: usize = 1000;
 
 /// For each private folder that the image has files in, the path of one of them, as

@@ -26,7 +26,8 @@ mod taking;
 
 pub(super) use taking::Segment;
 
-/// How often to look for sequences and pools that are not used any more.
+/// How often to look for sequences and pools that are not used any more: they have been
+/// idle for minutes then, and some seconds more cost only the memory that they take.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
 
 /// The most pools of several links that are not kept warm, for calls whose sequence has no

@@ -19,9 +19,9 @@ use tokio::time::Instant;
 
 use super::pool::SpoiledBy;
 use crate::pipe::{Reader, Writer};
-use crate::transport::{Body, Outcome, PendingOutcome};
+use crate::transport::{Body, LAST_WORDS_WAIT_MAX, Outcome, PendingOutcome};
 use allowance::Allowance;
-use call::{Call, LAST_WORDS_WAIT_MAX};
+use call::Call;
 use ending::SIGKILL;
 use link::{Joint, Link, Links};
 use output::Output;

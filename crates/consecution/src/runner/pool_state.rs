@@ -41,6 +41,7 @@ use orders::{Heat, Orders};
 use share::Share;
 #[cfg(test)]
 pub(super) use share::{COLD_MIN, IDLE_MAX, REFILL_PAUSE};
+pub(super) use starved::STARVED_OVER_AFTER;
 use starved::Starved;
 
 /// A time, as what has passed since the pools were made.

@@ -33,7 +33,7 @@ const LATELY: Duration = Duration::from_secs(300);
 const SETTLED: Duration = Duration::from_secs(60);
 
 /// How many sequences are remembered that were asked for once.
-const ONCE_MAX: usize = 1024;
+const ONCE_SEQUENCES_MAX: usize = 1024;
 
 /// Links in a row; there is one at least. Clones are the same.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -161,7 +161,7 @@ impl Sequences {
         if before.is_some_and(|before| now.saturating_sub(*before) <= LATELY) {
             return self.keep(sequence, now);
         }
-        if self.once.len() >= ONCE_MAX {
+        if self.once.len() >= ONCE_SEQUENCES_MAX {
             self.once.clear();
         }
         self.once.insert(sequence.clone(), now);

@@ -54,7 +54,8 @@ const TURN_MAX: Duration = Duration::from_millis(20);
 /// as a rule they are gone at once.
 const REAPED_WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// How long to wait to see whether it is its zygote with which a process was killed.
+/// How long to wait to see whether it is its zygote with which a process was killed: the
+/// kernel ends both at the same time, and tells of them one after the other.
 const GONE_WAIT_MAX: Duration = Duration::from_millis(100);
 
 /// How long a starved runner takes to refuse a call, as long as few calls take: it must

@@ -7,7 +7,6 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::io::Errno;
@@ -16,10 +15,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::pipeline::StartFailure;
+use super::pool_state::STARVED_OVER_AFTER;
 use super::states::States;
-
-/// How long no start must have failed for that before it counts as over.
-const OVER_AFTER: Duration = Duration::from_secs(10);
 
 /// What is missing, by what the kernel says, and what to do about it.
 const MISSING: [(Errno, &str); 8] = [
@@ -145,7 +142,7 @@ impl Starvation {
         }
         let over = {
             let mut failures = self.failures.lock();
-            failures.take_if(|failures| failures.last.elapsed() >= OVER_AFTER)
+            failures.take_if(|failures| failures.last.elapsed() >= STARVED_OVER_AFTER)
         };
         if let Some(Failures { count, .. }) = over {
             self.is_starved.store(false, Ordering::Relaxed);
@@ -211,10 +208,10 @@ mod tests {
         starvation.failed(&first);
         starvation.failed(&second);
         // Some succeed while others fail.
-        tokio::time::advance(OVER_AFTER / 2).await;
+        tokio::time::advance(STARVED_OVER_AFTER / 2).await;
         starvation.succeeded();
         assert_eq!((starvation.is_on(), told()), (true, Some(first)));
-        tokio::time::advance(OVER_AFTER).await;
+        tokio::time::advance(STARVED_OVER_AFTER).await;
         starvation.succeeded();
         assert_eq!((starvation.is_on(), told()), (false, None));
     }

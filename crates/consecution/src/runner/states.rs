@@ -18,7 +18,7 @@ use crate::link_store::RunnerState;
 const TELL_PAUSE: Duration = Duration::from_millis(250);
 
 /// How much of the reason is told why a link is broken, in characters.
-const REASON_CHARACTERS_MAX: usize = 500;
+const REASON_CHARS_MAX: usize = 500;
 
 /// What is known of a runner's links.
 #[derive(Default)]
@@ -92,7 +92,7 @@ impl States {
             processes_max,
             draining: self.is_draining,
             starved: (self.starved.as_deref()).map(|reason| {
-                let reason = reason.chars().take(REASON_CHARACTERS_MAX);
+                let reason = reason.chars().take(REASON_CHARS_MAX);
                 reason.collect()
             }),
             ..RunnerState::default()
@@ -107,7 +107,7 @@ impl States {
                     if summary.broken.len() < RunnerState::LINKS_LISTED_MAX =>
                 {
                     let reason = format!("failed to {}", with_causes(&**error));
-                    let reason = reason.chars().take(REASON_CHARACTERS_MAX).collect();
+                    let reason = reason.chars().take(REASON_CHARS_MAX).collect();
                     summary.broken.insert(id.to_string(), reason);
                 }
                 LinkState::Loading | LinkState::Broken(_) => {}

@@ -47,7 +47,7 @@ impl Default for Bounds {
 const DOUBLINGS_MAX: u32 = 5;
 
 /// How often per turn a waiting pull checks whether another pull's turn is over.
-const LOOKS: u32 = 16;
+const LOOKS_PER_TURN: u32 = 16;
 
 pub(super) struct Turns {
     bounds: Bounds,
@@ -130,7 +130,7 @@ impl Turns {
         };
         loop {
             self.state.lock().admit(&self.bounds, Instant::now());
-            let look_again = self.bounds.turn / LOOKS;
+            let look_again = self.bounds.turn / LOOKS_PER_TURN;
             if timeout(look_again, turn.told.notified()).await.is_ok() {
                 return turn;
             }

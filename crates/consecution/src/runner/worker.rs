@@ -36,7 +36,7 @@ const RETRY_WAIT_MIN: Duration = Duration::from_secs(1);
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// How many characters of its id a link has as host name, as with Docker.
-const HOSTNAME_CHARACTERS: usize = 12;
+const HOSTNAME_CHARS: usize = 12;
 
 /// The state that all workers of a runner share.
 pub(super) struct Shared {
@@ -392,7 +392,7 @@ fn spec(id: LinkId, link: &Link, image: &Image, rules: &Sandboxing) -> Spec {
         .or(config.working_directory.as_ref())
         .cloned();
     let mut hostname = id.to_string();
-    hostname.truncate(HOSTNAME_CHARACTERS);
+    hostname.truncate(HOSTNAME_CHARS);
     Spec {
         root: image.root().to_owned(),
         command,

@@ -12,15 +12,17 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::failure::{Failure, FailureKind};
 use super::store::Store;
 use crate::backoff::Backoff;
-use crate::link_store::Registration;
+use crate::link_store::{RETRY_WAIT_MAX, RETRY_WAIT_MIN, Registration};
 
 /// The lease: how long etcd keeps the key without renewal.
 const LEASE_SECONDS: i64 = 10;
 
-/// How often to renew the lease.
+/// How often to say that one is still there: three times in the time of a lease, so that
+/// two such words may be lost, or late.
 const RENEW_EVERY: Duration = Duration::from_secs(3);
 
-/// The shortest time between two puts of a changed state.
+/// How long a state stands, at least, before it is put again: many things change at the
+/// same time, and each put is written to the disks of etcd's servers.
 const PUT_EVERY: Duration = Duration::from_millis(250);
 
 /// How often to look whether the key is there still, and was not deleted under
@@ -29,10 +31,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// How long to wait where etcd does not permit it: somebody may change that.
 const DENIED_WAIT: Duration = Duration::from_secs(60);
-
-/// How long to wait before a new lease.
-const BACKOFF_MIN: Duration = Duration::from_millis(100);
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// The longest time for deleting the key on shutdown. After that, the lease runs out.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(2);
@@ -85,7 +83,7 @@ struct Holder<'a, S> {
 impl<S: Send + Sync> Holder<'_, S> {
     /// Holds a lease, and another one whenever that is lost.
     async fn hold(&mut self) -> Infallible {
-        let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
+        let mut backoff = Backoff::new(RETRY_WAIT_MIN, RETRY_WAIT_MAX);
         let mut log = super::log_on_change();
         let mut is_denied = false;
         loop {
@@ -103,7 +101,7 @@ impl<S: Send + Sync> Holder<'_, S> {
             if failure.kind.is_answer() && log.lets(reason) {
                 tracing::warn!("trying again: failed to put {key} into etcd: {reason}");
             }
-            if started.elapsed() > BACKOFF_MAX {
+            if started.elapsed() > RETRY_WAIT_MAX {
                 backoff.reset();
             }
             sleep(backoff.next()).await;

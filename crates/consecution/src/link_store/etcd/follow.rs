@@ -5,7 +5,6 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use etcd_client::{Client, Error, WatchOptions, WatchResponse, WatchStream};
 use futures_util::stream::BoxStream;
@@ -17,12 +16,8 @@ use super::keys::{self, LINKS};
 use super::store::{MESSAGE_BYTES_MAX, Store, position_of};
 use super::view::{Position, View};
 use crate::backoff::Backoff;
-use crate::link_store::Change;
 use crate::link_store::changes::Known;
-
-/// How long to wait before the next list.
-const BACKOFF_MIN: Duration = Duration::from_millis(100);
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
+use crate::link_store::{Change, RETRY_WAIT_MAX, RETRY_WAIT_MIN};
 
 /// Follows for as long as the stream is held.
 pub(super) fn watch(store: Arc<Store>) -> BoxStream<'static, Change> {
@@ -36,7 +31,7 @@ pub(super) fn watch(store: Arc<Store>) -> BoxStream<'static, Change> {
 
 async fn follow(store: &Store, known: &Known) -> Infallible {
     let mut view = View::default();
-    let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
+    let mut backoff = Backoff::new(RETRY_WAIT_MIN, RETRY_WAIT_MAX);
     let mut log = super::log_on_change();
     loop {
         let started = Instant::now();
@@ -50,7 +45,7 @@ async fn follow(store: &Store, known: &Known) -> Infallible {
         } else {
             tracing::debug!("listing the links in etcd again: {}", failure.reason);
         }
-        if started.elapsed() > BACKOFF_MAX {
+        if started.elapsed() > RETRY_WAIT_MAX {
             backoff.reset();
         }
         sleep(backoff.next()).await;

@@ -17,7 +17,8 @@ use crate::config::{EtcdOptions, SecretError, Tls};
 /// Where etcd is if nobody says.
 const ENDPOINT_DEFAULT: &str = "http://127.0.0.1:2379";
 
-/// How long to wait for a connection, until another server is tried.
+/// How long to wait for a connection, until another server is tried: two of them fit into
+/// the time that an answer may take.
 const CONNECT_SECONDS_MAX: u64 = 2;
 
 /// How often to ask whether the server is still there, while we wait for it.

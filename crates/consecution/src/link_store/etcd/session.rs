@@ -20,11 +20,13 @@ use crate::config::EtcdOptions;
 use crate::connection::Connection;
 use crate::log_on_change::LogOnChange;
 
-/// How long an answer may take, however many servers are asked for it.
+/// How long an answer may take, however many servers are asked for it: long enough for a
+/// cluster to choose a leader, and then somebody is told that it does not answer.
 const CALL_SECONDS_MAX: u64 = 5;
 
-/// The longest time to connect and sign in to a server.
-const CONNECT_SECONDS_MAX: u64 = 3;
+/// How long it may take to be known to a server: less than an answer may take, so that
+/// another server can be asked within it.
+const LOG_IN_SECONDS_MAX: u64 = 3;
 
 /// The etcd servers, and the state of the connection to them.
 pub(super) struct Session {
@@ -198,12 +200,12 @@ impl Session {
     /// Makes a connection. Without a user it is made when it is first used.
     async fn connect(&self, endpoint: &str, deadline: Instant) -> Result<Client, Failure> {
         let connect_options = self.connect_options(endpoint).await?;
-        let deadline = deadline.min(Instant::now() + Duration::from_secs(CONNECT_SECONDS_MAX));
+        let deadline = deadline.min(Instant::now() + Duration::from_secs(LOG_IN_SECONDS_MAX));
         let connecting = Client::connect([endpoint], Some(connect_options));
         match timeout_at(deadline, connecting).await {
             Ok(connected) => Ok(connected?),
             Err(_) => Err(Failure::unreachable(format!(
-                "no answer within {CONNECT_SECONDS_MAX} s"
+                "no answer within {LOG_IN_SECONDS_MAX} s"
             ))),
         }
     }

@@ -26,10 +26,10 @@ const PAGE_KEYS_ONLY: i64 = 1000;
 pub(super) const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
 /// How often to try to put a key that others change all the time.
-const PUTS_MAX: usize = 10;
+const PUT_ATTEMPTS_MAX: usize = 10;
 
 /// How many contents are remembered to have been skipped.
-const SKIPPED_MAX: usize = 1000;
+const SKIPPED_KEYS_MAX: usize = 1000;
 
 /// What is kept in etcd.
 pub(super) struct Store {
@@ -146,7 +146,7 @@ impl Store {
         read: impl Fn(&[u8]) -> Result<T, String>,
     ) -> Result<(T, bool), Failure> {
         let mut revision = 0;
-        for _ in 0..PUTS_MAX {
+        for _ in 0..PUT_ATTEMPTS_MAX {
             let ask = async |mut client: etcd_client::Client| {
                 let is_as_seen = Compare::mod_revision(key, CompareOp::Equal, revision);
                 let txn = Txn::new()
@@ -177,14 +177,14 @@ impl Store {
             }
         }
         Err(Failure::refused(format!(
-            "{key} was changed by others {PUTS_MAX} times while it was put; find out who does that"
+            "{key} was changed by others {PUT_ATTEMPTS_MAX} times while it was put; find out who does that"
         )))
     }
 
     /// Says that this content is of no use, once.
     pub(super) fn skip(&self, entry: &KeyValue, reason: &str) {
         let mut skipped = self.skipped.lock();
-        if skipped.len() >= SKIPPED_MAX {
+        if skipped.len() >= SKIPPED_KEYS_MAX {
             skipped.clear();
         }
         if skipped.insert((entry.key().to_vec(), entry.mod_revision())) {

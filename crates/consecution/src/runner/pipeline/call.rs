@@ -10,7 +10,6 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
@@ -26,10 +25,7 @@ use super::output::{OutputEnd, UNREAD_WAIT_MAX, swallow};
 use super::stderr::Said;
 use super::{Kept, Work};
 use crate::pipe::{Reader, Writer};
-use crate::transport::{Body, Cut, Ending, Next, Outcome};
-
-/// How long to wait for the rest of a killed process's standard error.
-pub(super) const LAST_WORDS_WAIT_MAX: Duration = Duration::from_secs(1);
+use crate::transport::{Body, Cut, Ending, LAST_WORDS_WAIT_MAX, Next, Outcome};
 
 /// A pipeline at work.
 pub(super) struct Call {

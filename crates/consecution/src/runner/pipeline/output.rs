@@ -20,7 +20,8 @@ use crate::transport::{Body, Chunks, Cut, MovedChunk};
 /// result of a pipeline does not depend on which process was faster.
 const UNREAD_BYTES_MAX: usize = 64 * 1024;
 
-/// How long a process may take to exit by itself after its reader is gone.
+/// How long a process may take to exit by itself after its reader is gone: one that has
+/// written its last bytes exits within milliseconds.
 pub(super) const UNREAD_WAIT_MAX: Duration = Duration::from_millis(250);
 
 /// A process's output for its reader. If the reader drops this before the end, the pipe is

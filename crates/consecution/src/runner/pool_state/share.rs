@@ -25,9 +25,10 @@ const HEADROOM: f64 = 2.0;
 /// How much a start's time changes what starts are taken to take.
 const START_TIME_WEIGHT: f64 = 0.2;
 
-/// How long refilling rests after a failed start: at first, and at most.
-pub(super) const REFILL_BACKOFF_MIN: Duration = Duration::from_millis(100);
-pub(super) const REFILL_BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// How long refilling rests after a failed start, or after an idle pipeline was spoiled: at
+/// first, since it may be for once, and at most, since it takes processors for nothing.
+pub(super) const REFILL_REST_MIN: Duration = Duration::from_millis(100);
+pub(super) const REFILL_REST_MAX: Duration = Duration::from_secs(30);
 
 /// How long the replacement of a pipeline that was taken waits while another one
 /// is in reserve: until the call is well on its way or over, as a short one is,
@@ -39,11 +40,6 @@ pub(in super::super) const REFILL_PAUSE: Duration = Duration::from_millis(3);
 /// least, and not all equally long, since those of many pools start together.
 pub(in super::super) const IDLE_MAX: Duration = Duration::from_secs(60);
 const IDLE_MIN_PART: f64 = 0.75;
-
-/// How long refilling rests after an idle pipeline was spoiled: at first, and at
-/// most.
-pub(super) const SPOILED_REST_MIN: Duration = Duration::from_millis(100);
-pub(super) const SPOILED_REST_MAX: Duration = Duration::from_secs(30);
 
 /// For how long a pool is cold whose idle pipeline has ended or written by itself:
 /// at first, and at most.
@@ -240,7 +236,7 @@ impl Share {
 
     /// A start has failed.
     pub(super) fn learn_failure(&mut self, now: Moment) {
-        let wait = doubled(REFILL_BACKOFF_MIN, REFILL_BACKOFF_MAX, self.failures);
+        let wait = doubled(REFILL_REST_MIN, REFILL_REST_MAX, self.failures);
         self.failures = self.failures.saturating_add(1);
         self.refill_at = now + wait;
     }
@@ -248,7 +244,7 @@ impl Share {
     /// An idle pipeline was spoiled. Others are not started in its place at once: what
     /// has spoiled it may spoil them too.
     pub(super) fn rest(&mut self, now: Moment) {
-        let rest = doubled(SPOILED_REST_MIN, SPOILED_REST_MAX, self.spoiled);
+        let rest = doubled(REFILL_REST_MIN, REFILL_REST_MAX, self.spoiled);
         self.spoiled = self.spoiled.saturating_add(1);
         self.rests_until = (self.rests_until).max(now + rest);
     }

@@ -7,11 +7,12 @@ use crate::backoff::doubled;
 
 /// For how long no process is added after a start has failed for want of something:
 /// at first, and at most.
-pub(super) const STARVED_MIN: Duration = Duration::from_millis(100);
-pub(super) const STARVED_MAX: Duration = Duration::from_secs(5);
+pub(super) const STARVED_REST_MIN: Duration = Duration::from_millis(100);
+pub(super) const STARVED_REST_MAX: Duration = Duration::from_secs(5);
 
-/// After that long without such a failure the next one is the first again.
-const STARVED_FORGOTTEN: Duration = Duration::from_secs(10);
+/// How long no start must have failed for want of something until that counts as over:
+/// twice what starts rest at most, so that some have been tried since.
+pub(in super::super) const STARVED_OVER_AFTER: Duration = Duration::from_secs(10);
 
 /// What is known of a runner that had too little of something, once.
 #[derive(Debug, Default)]
@@ -30,10 +31,10 @@ impl Starved {
             self.processes_max = self.processes_max.min(left);
             return;
         }
-        if now >= self.until + STARVED_FORGOTTEN {
+        if now >= self.until + STARVED_OVER_AFTER {
             self.times = 0;
         }
-        let wait = doubled(STARVED_MIN, STARVED_MAX, self.times);
+        let wait = doubled(STARVED_REST_MIN, STARVED_REST_MAX, self.times);
         *self = Starved {
             until: now + wait,
             processes_max: left,

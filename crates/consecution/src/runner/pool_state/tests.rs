@@ -4,11 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use super::share::{
-    COLD_MAX, COLD_MIN, IDLE_MAX, REFILL_BACKOFF_MAX, REFILL_BACKOFF_MIN, REFILL_PAUSE,
-    SPOILED_REST_MAX, SPOILED_REST_MIN,
-};
-use super::starved::{STARVED_MAX, STARVED_MIN};
+use super::share::{COLD_MAX, COLD_MIN, IDLE_MAX, REFILL_PAUSE, REFILL_REST_MAX, REFILL_REST_MIN};
+use super::starved::{STARVED_REST_MAX, STARVED_REST_MIN};
 use super::*;
 
 const MS: Duration = Duration::from_millis(1);
@@ -191,7 +188,7 @@ fn a_failed_start_is_told_to_who_waits_and_delays_refills_only() {
     assert_eq!(state.start_failed(link, MS), None);
     assert!(state.actions().is_empty(), "refilling rests");
     let refill_at = state.next_tick(link, MS).unwrap();
-    assert_eq!(refill_at, MS + REFILL_BACKOFF_MIN);
+    assert_eq!(refill_at, MS + REFILL_REST_MIN);
 
     let Take::Wait(ticket) = state.take(link, 2 * MS) else {
         panic!("nothing is idle")
@@ -200,10 +197,10 @@ fn a_failed_start_is_told_to_who_waits_and_delays_refills_only() {
     assert_eq!(state.start_failed(link, 3 * MS), Some(ticket));
     assert_eq!(
         state.next_tick(link, 3 * MS),
-        Some(3 * MS + 2 * REFILL_BACKOFF_MIN)
+        Some(3 * MS + 2 * REFILL_REST_MIN)
     );
 
-    state.tick(link, 3 * MS + 2 * REFILL_BACKOFF_MIN);
+    state.tick(link, 3 * MS + 2 * REFILL_REST_MIN);
     assert_eq!(state.actions(), [Action::Start(link)]);
 }
 
@@ -216,7 +213,7 @@ fn refills_that_keep_failing_are_tried_rarely_but_for_ever() {
         assert_eq!(state.actions(), [Action::Start(link)]);
         state.start_failed(link, now);
         let next = state.next_tick(link, now).unwrap();
-        assert!(next - now <= REFILL_BACKOFF_MAX);
+        assert!(next - now <= REFILL_REST_MAX);
         now = next;
         state.tick(link, now);
     }
@@ -280,7 +277,7 @@ fn a_process_that_others_spoil_is_replaced_later_each_time() {
     let mut state = pools(10);
     let link = state.add(config(2), 1, MS);
     settle(&mut state, MS);
-    let (mut now, mut rest) = (MS, SPOILED_REST_MIN);
+    let (mut now, mut rest) = (MS, REFILL_REST_MIN);
     for _ in 0..12 {
         state.spoiled(link, 0, now);
         assert_eq!(state.actions(), []);
@@ -289,9 +286,9 @@ fn a_process_that_others_spoil_is_replaced_later_each_time() {
         state.tick(link, now);
         settle(&mut state, now);
         assert_eq!(state.counts(link).idle, 2);
-        rest = SPOILED_REST_MAX.min(rest * 2);
+        rest = REFILL_REST_MAX.min(rest * 2);
     }
-    assert_eq!(rest, SPOILED_REST_MAX);
+    assert_eq!(rest, REFILL_REST_MAX);
     // Whoever waits does not wait for that, and one that is taken was not spoiled.
     state.spoiled(link, 0, now);
     assert_eq!(state.take(link, now), Take::Idle);
@@ -426,7 +423,7 @@ fn a_starved_runner_has_room_for_what_it_has_and_tries_again_later_each_time() {
     assert_eq!(state.take(link, now), Take::Idle);
     assert_eq!(state.take(link, now), Take::Idle);
     assert!(matches!(state.take(link, now), Take::Wait(_)));
-    let mut wait = STARVED_MIN;
+    let mut wait = STARVED_REST_MIN;
     for _ in 0..10 {
         // Which were in reserve, or for who waits.
         let starts = state.actions().len();
@@ -444,9 +441,9 @@ fn a_starved_runner_has_room_for_what_it_has_and_tries_again_later_each_time() {
         assert_eq!(state.next_tick(link, now), Some(now + wait));
         now += wait;
         state.tick(link, now);
-        wait = STARVED_MAX.min(wait * 2);
+        wait = STARVED_REST_MAX.min(wait * 2);
     }
-    assert_eq!(wait, STARVED_MAX);
+    assert_eq!(wait, STARVED_REST_MAX);
     assert_eq!(state.counts(link).in_use, 2);
     // What ends leaves its room, also to another link.
     for _ in 0..state.actions().len() {

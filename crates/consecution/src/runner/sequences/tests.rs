@@ -161,7 +161,7 @@ fn a_link_is_warm_by_itself_however_many_sequences_it_is_in() {
 #[test]
 fn one_off_sequences_are_remembered_within_a_bound_and_change_nothing() {
     let mut sequences = serving(2);
-    for number in 0..10 * u32::try_from(ONCE_MAX).unwrap() {
+    for number in 0..10 * u32::try_from(ONCE_SEQUENCES_MAX).unwrap() {
         let codes = number.to_le_bytes();
         let once = Sequence::new(vec![
             Step::new(id(0), &[]),
@@ -172,7 +172,7 @@ fn one_off_sequences_are_remembered_within_a_bound_and_change_nothing() {
         if !sequences.once.contains_key(&once) {
             assert_eq!(sequences.asked(&once, SECOND), []);
         }
-        assert!(sequences.once.len() <= ONCE_MAX);
+        assert!(sequences.once.len() <= ONCE_SEQUENCES_MAX);
     }
     assert!(sequences.kept.is_empty());
 }

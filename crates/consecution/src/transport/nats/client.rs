@@ -13,6 +13,7 @@ use chain::LinkId;
 use futures_util::stream;
 use tokio::time::{Instant, timeout};
 
+use super::connection::bounds::WHOLE_BYTES_MAX;
 use super::connection::inbox::Mailbox;
 use super::connection::{Shared, publish};
 use super::exchange::body::{self, Source, StderrSink};
@@ -49,15 +50,13 @@ const BEGINNING_BYTES_MIN: usize = 4 * 1024;
 
 /// How often other tasks may run before the request is sent; the body's end may come
 /// meanwhile.
-const YIELDS: usize = 8;
-
-/// The largest body that travels in one message, whatever the server allows.
-const WHOLE_BYTES_MAX: usize = 1024 * 1024;
+const YIELDS_MAX: usize = 8;
 
 /// How long after a call's deadline its runner may take to report how it ended.
 const OVERDUE_GRACE: Duration = Duration::from_secs(1);
 
-/// How long a request may wait to be sent.
+/// How long a request or a probe may wait to be sent: whoever waits for it is better told
+/// that the server takes nothing.
 const SEND_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// How long a probe waits for a connection: less than the caller waits for the probe, so
@@ -136,7 +135,7 @@ impl<'a> Call<'a> {
     async fn gather(&mut self, room: usize) {
         let _ = timeout(FIRST_BYTES_WAIT, self.source.begin()).await;
         if self.source.held_bytes() < BEGINNING_BYTES_MIN {
-            self.source.gather_now(room, YIELDS).await;
+            self.source.gather_now(room, YIELDS_MAX).await;
         } else {
             let _ = timeout(REST_WAIT, self.source.gather(room)).await;
         }

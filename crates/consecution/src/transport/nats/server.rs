@@ -27,7 +27,7 @@ const LAST_REQUESTS_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// The longest reply subject that is answered. The server closes a connection that sends a
 /// line of more than 4 KiB, and our line contains more than the reply subject.
-const REPLY_BYTES_MAX: usize = 1024;
+const REPLY_SUBJECT_BYTES_MAX: usize = 1024;
 
 /// See [`crate::transport::Transport::serve`].
 pub(crate) fn serve(shared: Arc<Shared>, id: LinkId, service: Arc<dyn Service>) -> Registration {
@@ -134,7 +134,7 @@ fn answerable(reply: &[u8]) -> Option<Subject> {
         .iter()
         .any(|beginning| reply.starts_with(beginning));
     let is_subject = is_a_callers
-        && reply.len() <= REPLY_BYTES_MAX
+        && reply.len() <= REPLY_SUBJECT_BYTES_MAX
         && !reply.contains(|character: char| character.is_control() || character.is_whitespace())
         && reply.split('.').all(is_plain);
     is_subject.then(|| reply.into())
@@ -181,7 +181,7 @@ mod tests {
         ] {
             assert_eq!(answerable(reply.as_bytes()).as_deref(), Some(reply));
         }
-        let too_long = "a".repeat(REPLY_BYTES_MAX + 1);
+        let too_long = "a".repeat(REPLY_SUBJECT_BYTES_MAX + 1);
         for reply in [
             "consecution.link.188b0237c1423313d2eff0dbfb4d426a",
             "$JS.API.STREAM.DELETE.x",

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use chain::LinkId;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::SEND_WAIT_MAX;
 use crate::transport::RefusalReason;
 use crate::transport::nats::connection::inbox::Mailbox;
 use crate::transport::nats::connection::{Shared, publish};
@@ -32,9 +33,6 @@ const MORE_PROBES: usize = 7;
 
 /// How long to wait for answers to these.
 const MORE_WAIT: Duration = Duration::from_millis(750);
-
-/// How long a probe may wait to be sent.
-const SEND_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// The result of looking for a link's runners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

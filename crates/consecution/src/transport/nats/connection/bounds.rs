@@ -17,3 +17,7 @@ pub(crate) const SUBSCRIPTION_MESSAGES_MAX: usize = 64 * 1024;
 /// Messages that may wait to be written; whoever has one more waits its turn.
 /// Few, so that a sign of life does not wait behind hundreds of large frames.
 pub(crate) const OUTGOING_MESSAGES_MAX: usize = 128;
+
+/// The largest body that travels in one message, whatever the server allows: each message
+/// is in memory as a whole, here and in the server. What is larger goes in frames.
+pub(crate) const WHOLE_BYTES_MAX: usize = 1024 * 1024;

@@ -8,7 +8,7 @@ use async_nats::rustls::pki_types::pem;
 use crate::config::SecretError;
 
 /// How long the seed of an NKey is, and what that of a user starts with.
-pub(crate) const SEED_CHARACTERS: usize = 58;
+pub(crate) const SEED_CHARS: usize = 58;
 pub(crate) const SEED_PREFIX: &str = "SU";
 
 /// Options for NATS that cannot be right. The texts read well after "failed to".
@@ -23,9 +23,7 @@ pub enum NatsError {
         "use the addresses of the NATS servers: they name different users; name one, or give user and password by themselves"
     )]
     Users,
-    #[error(
-        "use the NKey seed for NATS: it must be {SEED_CHARACTERS} characters, {SEED_PREFIX} first"
-    )]
+    #[error("use the NKey seed for NATS: it must be {SEED_CHARS} characters, {SEED_PREFIX} first")]
     Seed,
     #[error(transparent)]
     Secret(#[from] SecretError),

@@ -8,7 +8,7 @@ use std::fs;
 use async_nats::Auth;
 use tokio::task::spawn_blocking;
 
-use super::error::{NatsError, SEED_CHARACTERS, SEED_PREFIX};
+use super::error::{NatsError, SEED_CHARS, SEED_PREFIX};
 use crate::config::NatsIdentity;
 
 /// The credentials to send to a server, with a signature of its `nonce` if the identity has
@@ -72,10 +72,7 @@ fn read(identity: &NatsIdentity, nonce: &[u8]) -> Result<Auth, NatsError> {
 /// The public key of a user's seed, and the nonce signed with it; `None` if it is no seed.
 fn sign(seed: &str, nonce: &[u8]) -> Option<(String, Vec<u8>)> {
     let is_base32 = |byte: u8| matches!(byte, b'A'..=b'Z' | b'2'..=b'7');
-    if seed.len() != SEED_CHARACTERS
-        || !seed.starts_with(SEED_PREFIX)
-        || !seed.bytes().all(is_base32)
-    {
+    if seed.len() != SEED_CHARS || !seed.starts_with(SEED_PREFIX) || !seed.bytes().all(is_base32) {
         return None;
     }
     let keys = nkeys::KeyPair::from_seed(seed).ok()?;
@@ -127,7 +124,7 @@ mod tests {
             String::new(),
             "hidden".to_owned(),
             fenced("SUhidden"),
-            fenced(&format!("SU{}", "A".repeat(SEED_CHARACTERS - 2))),
+            fenced(&format!("SU{}", "A".repeat(SEED_CHARS - 2))),
             "\u{feff}hidden\n".repeat(100),
         ] {
             fs::write(&path, &text).unwrap();

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use crate::text::excerpt;
 
 /// The most streams that are named in the log.
-const STREAMS_MAX: usize = 16;
+const STREAMS_NAMED_MAX: usize = 16;
 
 /// How many characters of a stream's name, or of another answer, are logged.
 const SHOWN_CHARS_MAX: usize = 128;
@@ -32,7 +32,7 @@ impl Strangers {
         // All senders other than streams count as one: their answers may differ each time.
         let key = stream.clone().unwrap_or_default();
         let mut said = self.0.lock();
-        if said.len() >= STREAMS_MAX || !said.insert(key) {
+        if said.len() >= STREAMS_NAMED_MAX || !said.insert(key) {
             return;
         }
         drop(said);

@@ -1,17 +1,11 @@
 //! The runner's side of a call that it has taken: until all of the output is sent,
 //! and then how the call ended.
 
-use std::time::Duration;
-
 use tokio::time::{Instant, sleep_until};
 
 use super::duplex::Duplex;
 use super::state::Broken;
-use crate::transport::PendingOutcome;
-
-/// How long the last of standard error may wait for its reader once the call is
-/// over.
-const STDERR_GRACE: Duration = Duration::from_secs(1);
+use crate::transport::{LAST_WORDS_WAIT_MAX, PendingOutcome};
 
 /// See the module. Takes the call, with so many links that follow; the caller may
 /// send so much of its body at first. Where the caller is lost the process is stopped
@@ -41,7 +35,7 @@ pub(crate) async fn run(
             step = duplex.wait() => drop(duplex.act(step).await?),
             outcome = &mut outcome, if grace_over.is_none() => {
                 ended = Some(outcome);
-                grace_over = Some(Instant::now() + STDERR_GRACE);
+                grace_over = Some(Instant::now() + LAST_WORDS_WAIT_MAX);
             }
             () = passed(grace) => duplex.stderr_outgoing = None,
         }

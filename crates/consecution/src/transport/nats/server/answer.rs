@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use super::replying::Replying;
+use crate::transport::nats::connection::bounds::WHOLE_BYTES_MAX;
 use crate::transport::nats::exchange::body::{self, Sink, Source, StderrSink};
 use crate::transport::nats::exchange::duplex::Duplex;
 use crate::transport::nats::exchange::line::Line;
@@ -30,11 +31,8 @@ use crate::transport::{
 /// messages per call than an idle one.
 const OUTPUT_WAIT: Duration = Duration::from_millis(20);
 
-/// The largest output that travels in one message, whatever the server allows.
-const WHOLE_BYTES_MAX: usize = 1024 * 1024;
-
 /// The most bytes that one byte of standard error takes in a header.
-const ESCAPED_MAX: usize = 3;
+const ESCAPED_BYTES_MAX: usize = 3;
 
 /// The deadline of a plain call without one: a plain caller sends no signs of life, so the
 /// runner cannot know whether it still waits.
@@ -275,7 +273,7 @@ impl Taken {
         }
         let left = room.saturating_sub(output.held_bytes());
         let said: usize = outcome.links().map(|link| link.stderr.len()).sum();
-        let fits = ESCAPED_MAX * said <= left;
+        let fits = ESCAPED_BYTES_MAX * said <= left;
         fits.then_some(outcome)
     }
 }

@@ -8,13 +8,10 @@ use std::sync::Arc;
 use async_nats::{HeaderMap, Message};
 use bytes::Bytes;
 
-use super::header::{self, Malformed};
+use super::header::{self, Malformed, REASON_BYTES_MAX};
 use super::outcome;
 use super::subject::{FRAME, JOINED, RUNNER};
 use crate::transport::Outcome;
-
-/// How much a reason in a frame may be.
-const REASON_BYTES_MAX: usize = 512;
 
 /// One event of a call, on its way to the other side.
 #[derive(Debug, Clone)]

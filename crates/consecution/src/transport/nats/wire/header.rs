@@ -11,7 +11,8 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
 /// What all headers of a message but the end of standard error take at most.
 pub(crate) const HEADERS_BYTES_MAX: usize = 6 * 1024;
 
-/// How much of a name, and of a reason, is sent.
+/// How much of a name, and of a reason, is sent: what is of use to somebody who reads it,
+/// and leaves room for all other headers below [`HEADERS_BYTES_MAX`].
 const NAME_BYTES_MAX: usize = 128;
 pub(crate) const REASON_BYTES_MAX: usize = 512;
 
