@@ -163,7 +163,7 @@ mod tests {
         let both = directives("consecution=debug");
         assert!(both.ends_with("sandbox=info,consecution=debug"), "{both}");
         let once = Filter::default().directives(Unasked::Once);
-        assert!(once.ends_with("sandbox=warn,crate::connection::trouble=error"));
+        assert!(once.ends_with("sandbox=warn,consecution::connection::trouble=error"));
     }
 
     #[test]
