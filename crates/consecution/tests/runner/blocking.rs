@@ -20,6 +20,7 @@ use tokio::time::sleep;
 use crate::support::runner::{World, images, is_soon, shell, soon};
 use crate::support::{home, slow_registry};
 use chain::Link;
+use consecution::error::with_causes;
 use consecution::open_store;
 use consecution::runner::PoolConfig;
 use consecution::runner::{Images, Options};
@@ -250,7 +251,7 @@ fn the_tree_of_a_pull_that_fails_half_way_is_deleted_elsewhere() {
             world.links.put(Arc::new(link.clone())).await.unwrap();
             let ticks = Ticks::start().await;
             let error = world.runner.ready(link.id()).await.unwrap_err();
-            let error = error.to_string();
+            let error = with_causes(&*error);
             assert!(error.contains("404"), "{error}");
             // Else it is soon tried again.
             assert!(world.links.remove(link.id()).await.unwrap());
