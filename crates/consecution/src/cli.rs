@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::app::Ids;
 use crate::chain_file::ChainFileError;
+use crate::error::{set_remedy, with_causes};
 use crate::text;
 use clap::{Args, Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -23,6 +24,7 @@ mod portal;
 mod progress;
 mod quote;
 mod reload;
+mod remedies;
 mod run;
 mod runner;
 mod runners;
@@ -216,6 +218,7 @@ fn is_coloured(stream: &impl IsTerminal) -> bool {
 }
 
 fn execute(arguments: Arguments) -> ExitCode {
+    set_remedy(remedies::remedy);
     let Arguments { global, command } = arguments;
     let unasked = match command {
         Command::Serve(_) | Command::Portal(_) => log::Unasked::Serving,
@@ -321,7 +324,7 @@ fn report(error: &anyhow::Error) {
             };
             let _ = writeln!(&stderr, "{shown}");
         }
-        _ => complain(format_args!("{error:#}")),
+        _ => complain(with_causes(error.as_ref())),
     }
 }
 

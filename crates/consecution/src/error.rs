@@ -2,10 +2,11 @@
 //!
 //! The text of an error of this project is a fragment that reads on behind "failed
 //! to". It does not repeat the text of its [`source`](Error::source): printing adds
-//! each cause once, as anyhow's `{:#}` and [`with_causes`] do.
+//! each cause once, as [`with_causes`] does.
 
 use std::error::Error;
 use std::fmt;
+use std::sync::OnceLock;
 
 /// "failed to", and what was to be done: the same error as a sentence.
 #[derive(Debug)]
@@ -24,11 +25,27 @@ impl<E: Error> Error for FailedTo<E> {
     }
 }
 
-/// An error, and after it each of its causes, on one line.
-pub fn with_causes(error: &dyn Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| (*error).source());
-    causes
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
+/// Says what a user can do about an error, in the words of the program that prints it: the
+/// name of an option, say. It reads on behind the error and a semicolon.
+pub type Remedy = fn(&(dyn Error + 'static)) -> Option<&'static str>;
+
+static REMEDY: OnceLock<Remedy> = OnceLock::new();
+
+/// From now on, [`with_causes`] asks `remedy` about each error and each of its causes. Only
+/// the first call counts: it is for the program's `main`, since this library does not know
+/// by which option a user can change something.
+pub fn set_remedy(remedy: Remedy) {
+    // Set before: somebody else's `main` has spoken.
+    let _ = REMEDY.set(remedy);
+}
+
+/// An error, after it each of its causes, and what can be done about them, on one line.
+pub fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let causes = || std::iter::successors(Some(error), |error| (*error).source());
+    let texts: Vec<String> = causes().map(ToString::to_string).collect();
+    let text = texts.join(": ");
+    match REMEDY.get().and_then(|remedy| causes().find_map(remedy)) {
+        Some(remedy) => format!("{text}; {remedy}"),
+        None => text,
+    }
 }

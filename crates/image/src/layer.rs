@@ -152,7 +152,7 @@ pub enum LayerProblem {
     },
     /// [`Limits::image_bytes_max`] is reached.
     #[error(
-        "the image has more than {most} bytes{}; raise the limit with --image-max if you trust it", shown(.entry)
+        "the image has more than {most} bytes{}", shown(.entry)
     )]
     TooLarge {
         /// The bound.

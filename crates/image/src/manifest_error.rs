@@ -41,9 +41,7 @@ pub enum ContentError {
         most: u64,
     },
     /// Its layers have more bytes than an image may have.
-    #[error(
-        "read the layers: compressed they have {found} bytes, at most {most} are allowed; raise the limit with --image-max if you trust the image"
-    )]
+    #[error("read the layers: compressed they have {found} bytes, at most {most} are allowed")]
     TooManyBytes {
         /// How many there are.
         found: u64,

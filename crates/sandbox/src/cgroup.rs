@@ -48,8 +48,7 @@ const RETIRED_FOLDERS_TRIED_MAX: usize = 8;
 pub enum CgroupError {
     #[error(
         "limit {what}: this host offers no {controller:?} cgroup controller to us; run as root, or have \
-         the cgroup of this process delegated (systemd: Delegate=yes), or remove the constraint, or run it \
-         without (--allow-unenforced-limits); `consecution sandbox check` says what can be kept here"
+         the cgroup of this process delegated (systemd: Delegate=yes), or remove the constraint"
     )]
     NoController {
         what: &'static str,
@@ -57,8 +56,7 @@ pub enum CgroupError {
     },
     #[error(
         "limit memory: this host has swap space, and its kernel does not limit that: turn it off (swapoff -a), \
-         or have it counted (version 1: swapaccount=1 on the kernel's command line), or remove the constraint, \
-         or run it without (--allow-unenforced-limits)"
+         or have it counted (version 1: swapaccount=1 on the kernel's command line), or remove the constraint"
     )]
     Swap,
     #[error("limit {what}: {}: {source}", path.display())]

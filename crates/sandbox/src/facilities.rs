@@ -172,7 +172,7 @@ fn of_image_path(hides_image_path: bool) -> Finding {
         true => (State::Yes, "processes do not see where an image is stored"),
         false => (State::No, "processes see where an image is stored"),
     };
-    let remedy = "keep --home on a file system that is no overlay of overlays, with overlay file \
+    let remedy = "keep the images on a file system that is no overlay of overlays, with overlay file \
          systems in the kernel (modprobe overlay)";
     finding("hidden paths", state, detail.to_owned(), remedy)
 }

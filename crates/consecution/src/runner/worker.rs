@@ -102,10 +102,7 @@ pub enum LoadError {
          another one is started"
     )]
     ZygoteGone,
-    #[error(
-        "give it the host's network, which this runner does not allow: start it with \
-         --allow-host-network, or set CONSECUTION_ALLOW_HOST_NETWORK"
-    )]
+    #[error("give it the host's network, which this runner does not allow")]
     HostNetwork,
     #[error("load it: the runner was stopped")]
     Stopped,

@@ -11,7 +11,7 @@ use crate::reference::Reference;
 pub enum StoreError {
     /// Another version of this program made it, after this one.
     #[error(
-        "open the image store {path}: it has version {found}, this program knows {known}; use the newer program, or another --home"
+        "open the image store {path}: it has version {found}, this program knows {known}; use the newer program, or another folder"
     )]
     Newer {
         /// The store.
@@ -48,7 +48,7 @@ pub enum StoreError {
     },
     /// We may not.
     #[error(
-        "{step} {path}: permission denied; it belongs to another user, choose your own with --home"
+        "{step} {path}: permission denied; it belongs to another user, choose a folder of your own"
     )]
     Denied {
         /// What we did.

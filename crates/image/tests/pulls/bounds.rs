@@ -59,10 +59,7 @@ async fn layers_of_too_many_bytes_are_not_even_asked_for() {
             request.path.contains("manifests").then_some(reply)
         });
         let error = error(&Home::new(), &server, &registries()).await;
-        assert!(
-            error.contains("at most 68719476736") && error.contains("--image-max"),
-            "{error}"
-        );
+        assert!(error.contains("at most 68719476736"), "{error}");
         assert_eq!(server.count("blobs"), 0);
     }
 }

@@ -131,7 +131,7 @@ fn a_store_of_a_newer_version_is_left_alone() {
     let error = image::Store::open(&home.path("home"), options())
         .unwrap_err()
         .told();
-    assert_says(&error, &["version 999", "knows 1", "--home"]);
+    assert_says(&error, &["version 999", "knows 1", "another folder"]);
 }
 
 fn limited(limits: image::Limits) -> Home {
@@ -172,14 +172,7 @@ fn layers_of_too_many_compressed_bytes_are_refused_unread() {
     made.digest = image::Digest::of(&made.manifest);
     write_layout(&folder, &[(&made, None)]);
     let error = refused_layout(&home, &folder);
-    assert_says(
-        &error,
-        &[
-            "compressed they have 1200034 bytes",
-            "1048576",
-            "--image-max",
-        ],
-    );
+    assert_says(&error, &["compressed they have 1200034 bytes", "1048576"]);
 }
 
 #[test]
@@ -203,7 +196,7 @@ fn a_stream_that_never_ends_is_refused() {
             .import(&reference("x"), input, &image::NoProgress);
         assert_says(
             &import.unwrap_err().told(),
-            &["standard input", "more than 1048576 bytes", "--image-max"],
+            &["standard input", "more than 1048576 bytes"],
         );
         assert_eq!(home.items("tmp"), [""; 0]);
     }
@@ -234,7 +227,7 @@ fn the_holes_of_sparse_files_count() {
     for bytes in [1 << 20, 1 << 35] {
         assert_says(
             &home.import_bytes("y", &hole(bytes)).unwrap_err().told(),
-            &["more than 1048576 bytes", "--image-max"],
+            &["more than 1048576 bytes"],
         );
     }
 }
@@ -267,11 +260,11 @@ fn bounds_are_kept() {
     write_layout(&home.path("layout"), &[(&made, None)]);
     assert_says(
         &home.import("x", &home.path("layout")).unwrap_err().told(),
-        &["more than 1048576 bytes", "--image-max"],
+        &["more than 1048576 bytes"],
     );
     assert_says(
         &home.import_bytes("x", &bomb).unwrap_err().told(),
-        &["more than 1048576 bytes", "--image-max"],
+        &["more than 1048576 bytes"],
     );
     let home = limited(image::Limits {
         entries_max: 2,
@@ -308,11 +301,7 @@ fn bounds_are_kept() {
 fn what_is_too_large_is_named_with_its_size() {
     let large = vec![7; 2 << 20];
     let tar = tar_of(&[("small", b"1"), ("some/large", &large), ("next", b"2")]);
-    let says = [
-        "entry 'some/large', which has 2097152",
-        "1048576",
-        "--image-max",
-    ];
+    let says = ["entry 'some/large', which has 2097152", "1048576"];
     // As a root file system, read from a stream, compressed, and from a file.
     let home = limited_to(1 << 20);
     let file = home.path("root.tar");
@@ -331,7 +320,7 @@ fn what_is_too_large_is_named_with_its_size() {
     assert_says(&refused_layout(&home, &folder), &says);
     // A hole is as large as it says.
     let hole = home.import_bytes("x", &hole(1 << 35)).unwrap_err();
-    let says = ["entry 'hole', which has 34359738368", "--image-max"];
+    let says = ["entry 'hole', which has 34359738368"];
     assert_says(&hole.told(), &says);
     // Many small ones: the one that had no room any more.
     let names: Vec<String> = (0..40).map(|place| format!("file{place:02}")).collect();

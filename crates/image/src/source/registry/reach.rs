@@ -73,11 +73,11 @@ impl Reach {
         if url.scheme() != "https" && !(url.scheme() == "http" && may_be_plain) {
             return Err(match self.trusted {
                 true => format!(
-                    "is at {to} without TLS; allow that with '--plain-http {}' if you trust it and the way there",
+                    "is at {to} without TLS; allow plain HTTP to '{}' if you trust it and the way there",
                     authority(url)
                 ),
                 false => format!(
-                    "is at {to} without TLS, where a registry may lead only if it is named by --plain-http itself, as {} would have to be, too",
+                    "is at {to} without TLS, where a registry may lead only if plain HTTP to itself is allowed, and to '{}', too",
                     authority(url)
                 ),
             });
@@ -214,27 +214,27 @@ mod tests {
     }
 
     #[test]
-    fn whoever_leads_to_where_there_is_no_tls_is_told_the_option() {
+    fn whoever_leads_to_where_there_is_no_tls_is_told_what_to_allow() {
         for (own, to, says) in [
             (
                 "http://127.0.0.1:5000",
                 "http://storage:9000/x",
-                "'--plain-http storage:9000'",
+                "allow plain HTTP to 'storage:9000'",
             ),
             (
                 "http://in.house:5000",
                 "http://storage/x",
-                "'--plain-http storage'",
+                "allow plain HTTP to 'storage'",
             ),
             (
                 "https://registry",
                 "http://storage:9000/x",
-                "storage:9000 would have to be",
+                "and to 'storage:9000', too",
             ),
         ] {
             let problem = reach(own).allow(&to.parse().unwrap()).unwrap_err();
             assert!(problem.contains(says), "{problem}");
-            assert!(problem.contains("storage") && problem.contains("--plain-http"));
+            assert!(problem.contains("storage") && problem.contains("plain HTTP"));
         }
     }
 
