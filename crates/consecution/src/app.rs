@@ -47,7 +47,7 @@ pub struct OneShot {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A link cannot be run here.
-    #[error("link {} '{name}' ({image}): failed to {}", index + 1, with_causes(error))]
+    #[error("link {} '{name}' ({image}): failed to {}", index + 1, with_causes(&**error))]
     Link {
         /// Which link, counted from 0.
         index: usize,

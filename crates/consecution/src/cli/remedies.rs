@@ -11,7 +11,7 @@ use crate::runner::LoadError;
 const IMAGE_MAX: &str = "raise the limit with --image-max if you trust it";
 const HOME: &str = "--home names the folder";
 const HOST_NETWORK: &str =
-    "start the runner with --allow-host-network, or set CONSECUTION_ALLOW_HOST_NETWORK";
+    "allow it with --allow-host-network, or CONSECUTION_ALLOW_HOST_NETWORK=true";
 const UNENFORCED_LIMITS: &str = "or run it without, with --allow-unenforced-limits; \
      `consecution sandbox check` says what can be kept here";
 
