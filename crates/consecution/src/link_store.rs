@@ -90,8 +90,8 @@ pub trait LinkStore: Send + Sync {
         since: Option<SystemTime>,
     ) -> BoxFuture<'_, Result<(), LinkStoreError>>;
 
-    /// All such records. A record that is older than its link is left out: the link was
-    /// removed and put again since.
+    /// When portals stopped naming each link that no portal names. Leaves out times from
+    /// before the link was last put: it was removed and put again since.
     fn unnamed(&self) -> BoxFuture<'_, Result<BTreeMap<LinkId, SystemTime>, LinkStoreError>>;
 
     /// First yields a [`Change::Put`] for each stored link, then every change until the

@@ -1,4 +1,4 @@
-//! What is not known yet, for whoever waits for it.
+//! A result that several tasks can await.
 
 use std::fmt;
 use std::pin::Pin;

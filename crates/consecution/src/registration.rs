@@ -22,8 +22,9 @@ impl Registration {
         }
     }
 
-    /// Takes it back, and waits until nothing is left of it. What that is, and how long
-    /// it may take, says who has given the registration.
+    /// Ends the registration, and waits until the trait's promise for that is kept: for a
+    /// service, that all calls sent to it are answered; for an announcement, that its key is
+    /// deleted. The method that returns the registration says how long this may take.
     pub async fn withdraw(self) {
         drop(self.withdraw);
         self.over.await;

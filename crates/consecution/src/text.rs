@@ -16,7 +16,7 @@ pub(crate) fn line(text: &str) -> Cow<'_, str> {
     escape(text, &[])
 }
 
-/// The same, and not long: what is beyond so many characters is left out.
+/// [`line`] of the first `characters_max` characters; `…` stands for the rest.
 pub(crate) fn excerpt(text: &str, characters_max: usize) -> String {
     let beyond = text.char_indices().nth(characters_max);
     let end = beyond.map_or(text.len(), |(at, _)| at);

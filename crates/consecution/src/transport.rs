@@ -224,8 +224,9 @@ pub struct Outcome {
     pub joined: Vec<Outcome>,
 }
 
-/// How long to wait for the rest of standard error once a call is over: what has written
-/// it is gone, but whoever holds the pipe or the connection may hang, or may not read.
+/// How long to wait for the rest of standard error once a call is over. The process is gone
+/// by then, but its descendants may keep the pipe open, and the reader of our standard error
+/// may be stuck.
 pub(crate) const LAST_WORDS_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// How many bytes from the end of a process's standard error an [`Outcome`] keeps.

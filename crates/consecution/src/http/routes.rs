@@ -64,7 +64,7 @@ pub(crate) fn readiness(is_ready: bool, readiness: &impl Serialize) -> Response<
     response
 }
 
-/// `value` and the end of a line, for whoever reads it in a terminal.
+/// `value` as JSON. A line feed follows, so that a terminal's prompt begins a new line.
 pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {
     // Text and numbers can always be written.
     let mut json = serde_json::to_string(value).unwrap_or_default();

@@ -255,7 +255,8 @@ impl From<Failure> for LinkStoreError {
     }
 }
 
-/// For whoever may have the same trouble over and over.
+/// For trouble that may repeat for as long as etcd is out of reach: logs it when it changes,
+/// and now and then while it stays the same.
 fn log_on_change() -> LogOnChange {
     LogOnChange::again_after(LOG_AGAIN_AFTER).other_after(LOG_OTHER_AFTER)
 }

@@ -141,8 +141,9 @@ impl IdlePipeline {
         }
     }
 
-    /// What has spoiled the pipeline, once it is spoiled: an act of one of its processes,
-    /// or somebody who has killed a process, its init or its zygote.
+    /// Why an idle pipeline is spoiled: one of its processes wrote or ended before its call,
+    /// or a process, its init or its zygote was killed from outside. To be called once it is
+    /// spoiled; waits for what its inits report, for [`LAST_WORDS_WAIT_MAX`] at most.
     pub(super) async fn spoiled_by(&mut self) -> SpoiledBy {
         if self.stdout.holds_bytes() {
             return SpoiledBy::Itself;
