@@ -30,6 +30,7 @@ fn main() {
         root,
         command,
         environment: Vec::new(),
+        takes_strings: false,
         working_directory: "/".into(),
         user: String::new(),
         writable: std::env::var_os("WRITABLE").is_some(),
@@ -80,7 +81,7 @@ fn run(zygote: &Zygote) {
     output.read_to_end(&mut read).unwrap();
     loop {
         match process.next_event().unwrap() {
-            Some(Event::Started | Event::Exited(_)) => {}
+            Some(Event::Prepared | Event::Started | Event::Exited(_)) => {}
             Some(Event::Gone) => return,
             Some(Event::Failed(step, errno)) => panic!("{}", zygote.explain(step, errno)),
             None => {

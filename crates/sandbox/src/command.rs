@@ -50,6 +50,7 @@ pub(crate) fn plan(
         program: c_path(Step::FindCommand, &program)?,
         arguments,
         environment: pairs,
+        own_variables: spec.takes_strings.then_some(spec.environment.len()),
         working_directory: find_working_directory(&spec.working_directory)?,
         set_groups: spec.ids != Ids::Own,
         identity,

@@ -313,6 +313,7 @@ impl ScratchRoot {
             root: self.0.clone(),
             command: vec!["/none".to_owned()],
             environment: Vec::new(),
+            takes_strings: false,
             working_directory: "/".to_owned(),
             user: String::new(),
             writable,

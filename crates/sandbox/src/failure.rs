@@ -55,6 +55,7 @@ steps! {
     StartInit "start a process",
     MountOverlay "mount the private writable root",
     MountPrivate "mount a private folder",
+    ReadStrings "read the arguments of the request",
     StartCommand "start the command's process",
     JoinCgroup "join its cgroup",
     EnterDomain "enter its Landlock domain",
@@ -287,7 +288,8 @@ mod tests {
         let plan = body(include_str!("mounts.rs"), "fn plan(");
         let mounts = ["plan_overlay(", "proc(", "private::plan("];
         assert!(mounts.map(|made| plan.find(made).unwrap()).is_sorted());
-        steps.extend([Step::MountOverlay, Step::MountPrivate, Step::StartCommand]);
+        steps.extend([Step::MountOverlay, Step::MountPrivate]);
+        steps.extend(named(body(include_str!("init.rs"), "\nfn start_command(")));
         steps.extend(named(body(include_str!("init.rs"), "\nfn execute(")));
         let process = include_str!("process.rs");
         steps.extend(named(body(process, "fn limit_memory(")));

@@ -21,7 +21,11 @@ use crate::joint::{self, Successor};
 use crate::process::{Process, Stdio};
 use crate::program::Program;
 use crate::spec::{Ids, Limits, Spec};
-use crate::wire::{Found, ORDER_BYTES_MAX, Opened, Order, Start, StartSuccessor, receive, send};
+use crate::strings::{Strings, StringsError};
+use crate::wire::{
+    DESCRIPTORS_MAX, Found, ORDER_BYTES_MAX, Opened, Order, PREPARE, START_BYTES, Start,
+    StartSuccessor, receive, send,
+};
 use crate::zygote;
 
 /// How long a zygote may take to enter its sandbox; it takes milliseconds.
@@ -120,6 +124,7 @@ impl Launcher {
             owner: None,
             found: Found::default(),
             command: spec.command.clone(),
+            own_variables: spec.takes_strings.then_some(spec.environment.len()),
             working_directory: spec.working_directory.clone(),
             user: spec.user.clone(),
             limits,
@@ -213,6 +218,8 @@ pub struct Zygote {
     owner: Option<(u32, u32)>,
     found: Found,
     command: Vec<String>,
+    /// How many variables each process may have instead of its link's, if it may.
+    own_variables: Option<usize>,
     working_directory: String,
     user: String,
     limits: Limits,
@@ -289,31 +296,8 @@ impl Zygote {
         stdio: &Stdio,
         successor: Option<Successor<'_>>,
     ) -> Result<Process, StartError> {
-        for pipe in [&stdio.stdin, &stdio.stdout, &stdio.stderr] {
-            self.give(pipe);
-        }
-        let cgroup = match &self.cgroups {
-            Some(cgroups) => Some(Cgroups::create(cgroups, &self.limits)?),
-            None => None,
-        };
-        let mut descriptors = vec![
-            stdio.stdin.as_fd(),
-            stdio.stdout.as_fd(),
-            stdio.stderr.as_fd(),
-        ];
-        let mut start = Start { successor: None };
-        if let Some(successor) = &successor {
-            let counts_file = cgroup.as_ref().and_then(Cgroup::counts_file);
-            start.successor = Some(StartSuccessor {
-                accepted: successor.accepted,
-                counts_kills: counts_file.is_some(),
-            });
-            descriptors.extend([successor.output.as_fd(), successor.alarm.as_fd()]);
-            descriptors.extend(counts_file);
-        }
-        let joins = cgroup.as_ref().map_or(&[][..], Cgroup::join_files);
-        descriptors.extend(joins.iter().map(AsFd::as_fd));
-        let start = start.to_bytes();
+        let cgroup = self.cgroup()?;
+        let (start, mut descriptors) = self.start_message(stdio, None, successor, cgroup.as_ref());
         while let Some(place) = self.places.take() {
             // Where its init has been killed, there may be another.
             if send(&place.control, &start, &descriptors, SendFlags::DONTWAIT).is_ok() {
@@ -321,13 +305,110 @@ impl Zygote {
                 return Ok(Process::new(control, Some(pidfd), &self.places, cgroup));
             }
         }
-        let flags = SocketFlags::CLOEXEC;
-        let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
-        let (control, theirs) = pair.map_err(|error| StartError::Zygote(error.into()))?;
+        let (control, theirs) = control_sockets()?;
         descriptors.insert(0, theirs.as_fd());
         send(self.socket(), &start, &descriptors, SendFlags::DONTWAIT)
             .map_err(StartError::Zygote)?;
         Ok(Process::new(control, None, &self.places, cgroup))
+    }
+
+    /// Asks for a place in which nothing is left to do but to execute the command, for
+    /// [`execute`](Zygote::execute). Does not wait for it: its first event is
+    /// [`Event::Prepared`](crate::Event::Prepared).
+    ///
+    /// # Errors
+    /// As those of [`start`](Zygote::start).
+    pub fn prepare(&self) -> Result<Process, StartError> {
+        let cgroup = self.cgroup()?;
+        if let Some(IdlePlace { control, pidfd }) = self.places.take() {
+            return Ok(Process::prepared(control, pidfd, &self.places, cgroup));
+        }
+        let (control, theirs) = control_sockets()?;
+        let asked = send(
+            self.socket(),
+            PREPARE,
+            &[theirs.as_fd()],
+            SendFlags::DONTWAIT,
+        );
+        asked.map_err(StartError::Zygote)?;
+        Ok(Process::new(control, None, &self.places, cgroup))
+    }
+
+    /// Executes the command in a place that is [prepared](Zygote::prepare), with these
+    /// strings instead of the link's, if there are any. Does not wait for it: the next
+    /// event says whether it has started.
+    ///
+    /// # Errors
+    /// The place is gone.
+    pub fn execute(
+        &self,
+        process: &Process,
+        stdio: Stdio,
+        strings: Option<&Strings>,
+        successor: Option<Successor<'_>>,
+    ) -> Result<(), StartError> {
+        let (start, descriptors) = self.start_message(&stdio, strings, successor, process.cgroup());
+        let sent = send(process, &start, &descriptors, SendFlags::DONTWAIT);
+        sent.map_err(StartError::Place)
+    }
+
+    /// Arguments and environment for one process, instead of those of the link: as many as
+    /// there are in the spec, the command's name first and the variables by the same names
+    /// in the same order.
+    ///
+    /// # Errors
+    /// [`StringsError`] says what is too much, or missing.
+    pub fn strings(
+        &self,
+        command: &[String],
+        environment: &[(String, String)],
+    ) -> Result<Strings, StringsError> {
+        let given = command.len() + environment.len();
+        let own_variables = self.own_variables.unwrap_or(0);
+        let expected = self.command.len() + own_variables;
+        if (command.len(), environment.len()) != (self.command.len(), own_variables) {
+            return Err(StringsError::Count { given, expected });
+        }
+        Strings::new(command, environment)
+    }
+
+    fn cgroup(&self) -> Result<Option<Cgroup>, StartError> {
+        let cgroups = self.cgroups.as_ref();
+        let cgroup = cgroups.map(|cgroups| Cgroups::create(cgroups, &self.limits));
+        Ok(cgroup.transpose()?)
+    }
+
+    /// What init is sent to start a process, and the descriptors that go with it.
+    fn start_message<'a>(
+        &self,
+        stdio: &'a Stdio,
+        strings: Option<&'a Strings>,
+        successor: Option<Successor<'a>>,
+        cgroup: Option<&'a Cgroup>,
+    ) -> ([u8; START_BYTES], Vec<BorrowedFd<'a>>) {
+        let pipes = [&stdio.stdin, &stdio.stdout, &stdio.stderr];
+        for pipe in pipes {
+            self.give(pipe);
+        }
+        let mut descriptors = Vec::with_capacity(DESCRIPTORS_MAX);
+        descriptors.extend(pipes.map(AsFd::as_fd));
+        descriptors.extend(strings.map(AsFd::as_fd));
+        let mut start = Start {
+            has_strings: strings.is_some(),
+            successor: None,
+        };
+        if let Some(successor) = successor {
+            let counts_file = cgroup.and_then(Cgroup::counts_file);
+            start.successor = Some(StartSuccessor {
+                accepted: successor.accepted,
+                counts_kills: counts_file.is_some(),
+            });
+            descriptors.extend([successor.output.as_fd(), successor.alarm.as_fd()]);
+            descriptors.extend(counts_file);
+        }
+        let joins = cgroup.map_or(&[][..], Cgroup::join_files);
+        descriptors.extend(joins.iter().map(AsFd::as_fd));
+        (start.to_bytes(), descriptors)
     }
 
     /// Kills it, and with it every process that it started, and waits for nothing. For
@@ -414,6 +495,8 @@ impl Drop for Zygote {
 pub enum StartError {
     #[error("ask the zygote for a process: {0}")]
     Zygote(io::Error),
+    #[error("execute the command in its place, which is gone: {0}")]
+    Place(io::Error),
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
 }
@@ -428,6 +511,13 @@ fn end(entering: &mut Child) {
     let _ = kill_process_group(group, Signal::KILL);
     let reap = || waitid(WaitId::Pgid(Some(group)), WaitIdOptions::EXITED);
     while rustix::io::retry_on_intr(reap).is_ok() {}
+}
+
+/// The two ends of a process's control socket: ours, and its init's.
+fn control_sockets() -> Result<(OwnedFd, OwnedFd), StartError> {
+    let flags = SocketFlags::CLOEXEC;
+    let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
+    pair.map_err(|error| StartError::Zygote(error.into()))
 }
 
 fn send_order(socket: BorrowedFd<'_>, order: &Order) -> io::Result<()> {
@@ -466,6 +556,7 @@ mod tests {
                 owner: None,
                 found: Found::default(),
                 command: Vec::new(),
+                own_variables: None,
                 working_directory: String::new(),
                 user: String::new(),
                 limits: Limits::default(),

@@ -19,6 +19,7 @@
 //!         root: "/srv/busybox".into(),
 //!         command: vec!["grep".into(), "data".into()],
 //!         environment: Vec::new(),
+//!         takes_strings: false,
 //!         working_directory: "/".into(),
 //!         user: "nobody".into(),
 //!         writable: false,
@@ -72,6 +73,7 @@ mod program;
 mod rlimits;
 mod seccomp;
 mod spec;
+mod strings;
 #[expect(unsafe_code, reason = "the one place where it is allowed")]
 mod sys;
 mod traces;
@@ -89,5 +91,6 @@ pub use process::{Event, Process, Stdio, WaitStatus};
 pub use spec::{
     Ids, IdsError, Limits, Network, PROCESSES_DEFAULT, SCRATCH_BYTES_DEFAULT, SHIFTED_IDS, Spec,
 };
+pub use strings::{STRING_BYTES_MAX, STRINGS_BYTES_MAX, Strings, StringsError};
 pub use sys::standard_streams::{standard_input_was_closed, standard_output_was_closed};
 pub use zygote::run_zygote_if_asked;

@@ -41,8 +41,8 @@ pub struct Stdio {
 pub struct Process {
     /// `None` only while it is dropped.
     control: Option<OwnedFd>,
-    /// Of its init, which sends it when the command has been executed; the first
-    /// one in a place.
+    /// Of its init, which sends it when the command has been executed, the first one in
+    /// a place, or when the place is prepared.
     pidfd: Option<OwnedFd>,
     /// Where its place goes, which may turn out to be without a trace of it.
     places: Weak<IdlePlaces>,
@@ -62,6 +62,8 @@ pub struct Process {
 /// What becomes of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
+    /// Its place is there, and waits for [`Zygote::execute`](crate::Zygote::execute).
+    Prepared,
     /// The command has been executed.
     Started,
     /// It could not be, for [`Zygote::explain`](crate::Zygote::explain) to put
@@ -115,6 +117,22 @@ impl Process {
         }
     }
 
+    /// One whose place waits for its command.
+    pub(crate) fn prepared(
+        control: OwnedFd,
+        pidfd: OwnedFd,
+        places: &Arc<IdlePlaces>,
+        cgroup: Option<Cgroup>,
+    ) -> Process {
+        let mut process = Process::new(control, Some(pidfd), places, cgroup);
+        process.early.push_back(Event::Prepared);
+        process
+    }
+
+    pub(crate) fn cgroup(&self) -> Option<&Cgroup> {
+        self.cgroup.as_ref()
+    }
+
     fn control(&self) -> BorrowedFd<'_> {
         self.control.as_ref().expect("there until dropped").as_fd()
     }
@@ -141,6 +159,11 @@ impl Process {
     /// not be woken by what it says.
     pub fn lifeline(&self) -> Option<BorrowedFd<'_>> {
         self.pidfd.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Is there an event of which its descriptor does not tell?
+    pub fn has_early_event(&self) -> bool {
+        !self.early.is_empty()
     }
 
     /// The next event, or `None` if there is none yet: then its descriptor tells
@@ -170,12 +193,15 @@ impl Process {
             Err(error) => return Err(error),
         };
         match Report::from_bytes(&message.bytes) {
-            Some(Report::Started) => {
+            Some(report @ (Report::Started | Report::Prepared)) => {
                 if self.pidfd.is_none() {
                     let pidfd = message.descriptors.into_iter().next();
                     self.pidfd = Some(pidfd.ok_or(io::ErrorKind::InvalidData)?);
                 }
-                Ok(Some(self.limit_memory()))
+                Ok(Some(match report {
+                    Report::Prepared => Event::Prepared,
+                    _ => self.limit_memory(),
+                }))
             }
             Some(Report::Failed(step, errno)) => Ok(Some(Event::Failed(step, errno))),
             Some(Report::Exited {

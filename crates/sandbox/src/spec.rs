@@ -17,6 +17,9 @@ pub struct Spec {
     /// The whole environment; `PATH`, `HOME` and `HOSTNAME` are added where they
     /// are missing.
     pub environment: Vec<(String, String)>,
+    /// A process may have arguments and variables of its own: see
+    /// [`Zygote::strings`](crate::Zygote::strings).
+    pub takes_strings: bool,
     /// Where the process starts, a path inside the root.
     pub working_directory: String,
     /// `name`, `uid`, `name:group`, `uid:gid`, or nothing for root: as in an

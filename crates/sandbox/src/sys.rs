@@ -23,6 +23,9 @@ use rustix::mount::MountAttrFlags;
 
 pub(crate) mod in_our_memory;
 pub(crate) mod standard_streams;
+mod strings_room;
+
+pub(crate) use strings_room::StringsRoom;
 
 /// The kernel's error number.
 pub(crate) type Errno = i32;
@@ -520,7 +523,15 @@ impl StringArray {
             pointers,
         }
     }
+
+    pub(crate) fn pointers(&self) -> Pointers<'_> {
+        Pointers(&self.pointers)
+    }
 }
+
+/// Pointers to strings that live as long, with a null at their end.
+#[derive(Clone, Copy)]
+pub(crate) struct Pointers<'a>(&'a [AtomicPtr<c_char>]);
 
 #[cfg(test)]
 mod tests {

@@ -22,13 +22,20 @@ use crate::spec::Spec;
 
 /// Asks for a process. With the message come, in this order: to the zygote the control
 /// socket, so that it is there for a word about the others; standard input, output,
-/// error; what it needs for its successor; and a descriptor for each cgroup to join. An
-/// init that waits for the next process is asked over its control socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// error; a file with its strings, if it has some of its own; what it needs for its
+/// successor; and a descriptor for each cgroup to join. An init that waits for the next
+/// process is asked over its control socket.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Start {
+    /// A file comes with arguments and an environment for this process alone.
+    pub(crate) has_strings: bool,
     /// Where the process's output is another one's input.
     pub(crate) successor: Option<StartSuccessor>,
 }
+
+/// Asks the zygote for a place whose init waits for a [`Start`]; the control socket comes
+/// with it.
+pub(crate) const PREPARE: &[u8] = b"prepare";
 
 /// What init is told of the successor. With it come the socket on which the writing end
 /// of the process's output is in flight, the alarm, and perhaps a file that counts.
@@ -42,6 +49,9 @@ pub(crate) struct StartSuccessor {
 }
 
 const START: &[u8; 5] = b"start";
+
+/// In the byte behind that.
+const HAS_STRINGS: u8 = 1 << 7;
 
 /// Tells an init that nobody waits for anything that its last process did: it may look
 /// through the place.
@@ -59,6 +69,7 @@ impl Start {
             None => (0, ExitCodes::default()),
             Some(successor) => (1 + u8::from(successor.counts_kills), successor.accepted),
         };
+        let kind = kind | u8::from(self.has_strings) * HAS_STRINGS;
         let mut bytes = [0; START_BYTES];
         let all = START.iter().chain([&kind]).copied().chain(codes.bits());
         for (place, byte) in bytes.iter_mut().zip(all) {
@@ -71,15 +82,18 @@ impl Start {
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Start> {
         let (kind, codes) = bytes.strip_prefix(START)?.split_first()?;
         let accepted = ExitCodes::from_bits(codes.try_into().ok()?);
-        let successor = match kind {
+        let successor = match kind & !HAS_STRINGS {
             0 => None,
-            1 | 2 => Some(StartSuccessor {
+            kind @ (1 | 2) => Some(StartSuccessor {
                 accepted,
-                counts_kills: *kind == 2,
+                counts_kills: kind == 2,
             }),
             _ => return None,
         };
-        Some(Start { successor })
+        Some(Start {
+            has_strings: kind & HAS_STRINGS != 0,
+            successor,
+        })
     }
 
     /// How many descriptors come for the successor.
@@ -92,7 +106,7 @@ impl Start {
 
     /// Are so many as come with this, not counting the control socket?
     pub(crate) fn comes_with(self, descriptors: usize) -> bool {
-        let least = STDIO + self.successor_descriptors();
+        let least = STDIO + usize::from(self.has_strings) + self.successor_descriptors();
         (least..=least + CGROUPS_MAX).contains(&descriptors)
     }
 }
@@ -171,6 +185,9 @@ pub(crate) enum Report {
     /// The command that was gone has left no trace, and init waits for the next
     /// [`Start`]. Where it has left one, init exits instead.
     Traceless,
+    /// The place is there, and init waits for the first [`Start`]; its pidfd comes with
+    /// this.
+    Prepared,
 }
 
 /// The length of a [`Report`].
@@ -192,6 +209,7 @@ impl Report {
                 [3, status.cast_unsigned(), flags, high, low]
             }
             Report::Traceless => [4, 0, 0, 0, 0],
+            Report::Prepared => [5, 0, 0, 0, 0],
         };
         let mut bytes = [0; REPORT_BYTES];
         for (place, byte) in bytes
@@ -223,6 +241,7 @@ impl Report {
                 at: u64::from(high) << 32 | u64::from(low),
             }),
             4 => Some(Report::Traceless),
+            5 => Some(Report::Prepared),
             _ => None,
         }
     }
@@ -238,7 +257,7 @@ pub(crate) struct Message {
 }
 
 /// As come with a [`Start`].
-pub(crate) const DESCRIPTORS_MAX: usize = 1 + STDIO + SUCCESSOR_DESCRIPTORS + CGROUPS_MAX;
+pub(crate) const DESCRIPTORS_MAX: usize = 1 + STDIO + 1 + SUCCESSOR_DESCRIPTORS + CGROUPS_MAX;
 
 /// Sends a message, whole or not at all.
 pub(crate) fn send(
@@ -326,6 +345,7 @@ mod tests {
                 at: 1 << 32 | 5,
             },
             Report::Traceless,
+            Report::Prepared,
         ] {
             assert_eq!(Report::from_bytes(&report.to_bytes()), Some(report));
         }
@@ -350,19 +370,24 @@ mod tests {
                 counts_kills,
             })
         };
-        for (successor, descriptors) in [
-            (None, STDIO),
-            (successor(&[0], false), STDIO + 2),
-            (successor(&[3, 255], true), STDIO + 3),
+        for (successor, has_strings, descriptors) in [
+            (None, false, STDIO),
+            (None, true, STDIO + 1),
+            (successor(&[0], false), false, STDIO + 2),
+            (successor(&[3, 255], true), false, STDIO + 3),
+            (successor(&[0], true), true, STDIO + 4),
         ] {
-            let start = Start { successor };
+            let start = Start {
+                has_strings,
+                successor,
+            };
             assert_eq!(Start::from_bytes(&start.to_bytes()), Some(start));
             for count in 0..=DESCRIPTORS_MAX + 1 {
                 let fits = (descriptors..=descriptors + CGROUPS_MAX).contains(&count);
                 assert_eq!(start.comes_with(count), fits, "{start:?} with {count}");
             }
         }
-        let start = Start { successor: None }.to_bytes();
+        let start = Start::default().to_bytes();
         let mut unknown_kind = start;
         unknown_kind[START.len()] = 3;
         for bytes in [

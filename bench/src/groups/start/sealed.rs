@@ -26,6 +26,7 @@ impl Sealed {
             root: place.root()?,
             command: vec![format!("/bin/{COMMAND}")],
             environment: Vec::new(),
+            takes_strings: false,
             working_directory: "/".to_owned(),
             user: String::new(),
             writable: false,

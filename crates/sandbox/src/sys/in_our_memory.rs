@@ -76,17 +76,17 @@ pub(crate) fn change_folder(path: &CStr) -> Result<(), Errno> {
 }
 
 /// Executes a program; returns only what kept it from doing so.
-pub(crate) fn execute(path: &CStr, arguments: &StringArray, environment: &StringArray) -> Errno {
+pub(crate) fn execute(path: &CStr, arguments: Pointers<'_>, environment: Pointers<'_>) -> Errno {
     let call = [
         path.as_ptr() as usize,
-        arguments.pointers.as_ptr() as usize,
-        environment.pointers.as_ptr() as usize,
+        arguments.0.as_ptr() as usize,
+        environment.0.as_ptr() as usize,
         0,
         0,
         0,
     ];
-    // SAFETY: each array ends with a null, and its strings, which it owns,
-    // live across the call; AtomicPtr has the layout of a pointer.
+    // SAFETY: each array ends with a null, and its strings live across the call;
+    // AtomicPtr has the layout of a pointer.
     unsafe { syscall(libc::SYS_execve, call) }
         .err()
         .unwrap_or(libc::EIO)
@@ -399,11 +399,16 @@ pub(crate) fn open(path: &CStr) -> Result<i32, Errno> {
 
 /// Reads the beginning of a file, wherever it has been read before: how many bytes.
 pub(crate) fn read_beginning(file: i32, bytes: &mut [u8]) -> Result<usize, Errno> {
+    read_at(file, bytes, 0)
+}
+
+/// Reads from that offset of a file on: how many bytes, none at its end.
+pub(crate) fn read_at(file: i32, bytes: &mut [u8], offset: usize) -> Result<usize, Errno> {
     let arguments = [
         file as usize,
         bytes.as_mut_ptr() as usize,
         bytes.len(),
-        0,
+        offset,
         0,
         0,
     ];

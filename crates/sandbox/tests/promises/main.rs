@@ -19,6 +19,7 @@ mod files;
 mod identity;
 mod init;
 mod joined;
+mod late;
 mod limits;
 mod many;
 mod namespaces;

@@ -52,6 +52,7 @@ impl World {
             root: self.folder.path().join("root"),
             command: command.iter().map(|word| (*word).to_owned()).collect(),
             environment: Vec::new(),
+            takes_strings: false,
             working_directory: "/".to_owned(),
             user: String::new(),
             writable: false,
