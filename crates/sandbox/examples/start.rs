@@ -35,6 +35,8 @@ fn main() {
         user: String::new(),
         writable: std::env::var_os("WRITABLE").is_some(),
         scratch_bytes: sandbox::SCRATCH_BYTES_DEFAULT,
+        input: sandbox::Input::Pipe,
+        output: sandbox::Output::Pipe,
         network: Network::None,
         hostname: "measured".into(),
         ids: Ids::detect(),

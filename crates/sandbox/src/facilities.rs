@@ -318,6 +318,8 @@ impl ScratchRoot {
             user: String::new(),
             writable,
             scratch_bytes: SCRATCH_BYTES_DEFAULT,
+            input: crate::Input::Pipe,
+            output: crate::Output::Pipe,
             network: Network::None,
             hostname: "check".to_owned(),
             ids,

@@ -55,6 +55,9 @@ steps! {
     StartInit "start a process",
     MountOverlay "mount the private writable root",
     MountPrivate "mount a private folder",
+    MakeInput "make the place of its Input",
+    MakeOutput "make the place of its Output",
+    StoreInput "store the input of the request",
     ReadStrings "read the arguments of the request",
     StartCommand "start the command's process",
     JoinCgroup "join its cgroup",
@@ -289,7 +292,10 @@ mod tests {
         let mounts = ["plan_overlay(", "proc(", "private::plan("];
         assert!(mounts.map(|made| plan.find(made).unwrap()).is_sorted());
         steps.extend([Step::MountOverlay, Step::MountPrivate]);
-        steps.extend(named(body(include_str!("init.rs"), "\nfn start_command(")));
+        let handover = include_str!("handover.rs");
+        let (_, made) = handover.split_once("pub(crate) fn make(").unwrap();
+        steps.extend(named(made.split_once("\n    }\n").unwrap().0));
+        steps.extend([Step::StoreInput, Step::ReadStrings, Step::StartCommand]);
         steps.extend(named(body(include_str!("init.rs"), "\nfn execute(")));
         let process = include_str!("process.rs");
         steps.extend(named(body(process, "fn limit_memory(")));

@@ -15,6 +15,7 @@ use rustix::fd::{AsRawFd, OwnedFd};
 
 use crate::completion::Completion;
 use crate::failure::Step;
+use crate::handover::{Handover, Left};
 use crate::landlock::{self, Domain};
 use crate::mounts::Operation;
 use crate::network;
@@ -25,7 +26,7 @@ use crate::sys::{
 use crate::traces::{self, Traces};
 use crate::user::Identity;
 use crate::wire::{
-    CGROUPS_MAX, Found, LET_GO, Report, START_BYTES, STDIO, SUCCESSOR_DESCRIPTORS, Start,
+    CGROUPS_MAX, Found, LET_GO, Passed, Report, START_BYTES, STDIO, SUCCESSOR_DESCRIPTORS, Start,
 };
 use crate::zygote::UMASK;
 
@@ -43,6 +44,7 @@ pub(crate) struct Plan {
     pub(crate) set_groups: bool,
     pub(crate) limits: ProcessLimits,
     pub(crate) mounts: Vec<Operation>,
+    pub(crate) handover: Handover,
     /// How places are reused; `None` if they are not.
     pub(crate) reuse: Option<Reuse>,
     pub(crate) found: Found,
@@ -195,6 +197,10 @@ fn run(place: &'static Place) -> Result<std::convert::Infallible, Failed> {
     place.rules.store(rules, Ordering::Relaxed);
     // If this fails, there is no state to compare with, and the place is not reused.
     let mut watch = (place.plan.reuse.as_ref()).and_then(|reuse| Watch::open(reuse).ok());
+    if let Some(input) = place.plan.handover.make()? {
+        let passed = tell(place, Report::Passed(Passed::Input), Some(input));
+        passed.map_err(|errno| (Step::MakeInput, errno))?;
+    }
     let (mut command, kept) = if place.is_asked.load(Ordering::Relaxed) {
         let command = start_command(place)?;
         (command, introduce(place, &mut watch, Report::Started)?)
@@ -205,16 +211,26 @@ fn run(place: &'static Place) -> Result<std::convert::Infallible, Failed> {
     loop {
         let status = reap_until_gone(command);
         let at = call::monotonic_time();
-        let is_alone = call::is_childless();
         let completes = place.completion.is_earned(status);
+        let handover = &place.plan.handover;
+        if handover.leaves_output() {
+            end_the_rest();
+        }
+        let (left, output) = handover.find_output();
+        // What is still to be packed keeps its place.
+        let is_alone = call::is_childless() && !handover.leaves_folder();
         let exited = Report::Exited {
             status,
             is_alone,
             completes,
+            left,
             at,
         };
-        if tell(place, exited, None).is_err() {
+        if tell(place, exited, output).is_err() {
             call::exit(0);
+        }
+        if left == Left::There && handover.leaves_folder() {
+            wait_until_nobody_asks(place);
         }
         // Only after the report: when the next process sees its end of input, the runner can
         // find the report.
@@ -472,6 +488,28 @@ fn let_go(place: &Place, watch: &mut Option<Watch>) -> Result<(i32, u32), Errno>
     }
     call::close_from(place.completion.keep_from(kept)?)?;
     Ok((call::open_process(OWN_PID, place.plan.token)?, kept))
+}
+
+/// Kills what the command has left running, and waits until it is gone.
+fn end_the_rest() {
+    if call::is_childless() {
+        return;
+    }
+    // Without anybody to kill there is nobody to wait for either.
+    let _ = call::kill_all_others();
+    while !matches!(call::wait_for_any(), Err(errno) if errno != libc::EINTR) {}
+}
+
+/// Waits until the runner is done with the place.
+fn wait_until_nobody_asks(place: &Place) {
+    let control = place.control.load(Ordering::Relaxed);
+    loop {
+        match call::receive(control, &mut [0; 1], &mut [-1; 1]) {
+            Err(libc::EINTR) => {}
+            Ok(received) if received.length > 0 => {}
+            _ => return,
+        }
+    }
 }
 
 /// Waits for the command, and reaps other processes that end meanwhile.

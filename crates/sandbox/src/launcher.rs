@@ -8,24 +8,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use rustix::fs::{Gid, MemfdFlags, Uid};
+use rustix::fs::MemfdFlags;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, socketpair};
 use rustix::process::{
     Pid, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_send_signal, waitid,
 };
 
+use crate::about::About;
 use crate::cgroup::{Cgroup, CgroupError, Cgroups};
 use crate::failure::{Failure, Step};
 use crate::idle_places::{IdlePlace, IdlePlaces};
-use crate::joint::{self, Successor};
+use crate::joint::Successor;
 use crate::process::{Process, Stdio};
 use crate::program::Program;
 use crate::spec::{Ids, Limits, Spec};
 use crate::strings::{Strings, StringsError};
-use crate::wire::{
-    DESCRIPTORS_MAX, Found, ORDER_BYTES_MAX, Opened, Order, PREPARE, START_BYTES, Start,
-    StartSuccessor, receive, send,
-};
+use crate::wire::{Found, ORDER_BYTES_MAX, Opened, Order, PREPARE, receive, send};
 use crate::zygote;
 
 /// How long a zygote may take to enter its sandbox; it takes milliseconds.
@@ -39,9 +37,6 @@ const BUSY_WAIT_MAX: Duration = Duration::from_secs(1);
 /// separately. So a fork bomb hurts only its own link, and does not use up the host's
 /// processes.
 const LINK_PROCESSES_MAX: u64 = 4096;
-
-/// The file system of pipes without a name, from linux/magic.h.
-const PIPEFS_MAGIC: rustix::fs::FsWord = 0x5049_5045;
 
 /// Opens zygotes.
 #[derive(Debug, Clone)]
@@ -121,12 +116,8 @@ impl Launcher {
         let mut zygote = Zygote {
             socket: Some(ours),
             pidfd: None,
-            owner: None,
+            about: Arc::new(About::new(spec)),
             found: Found::default(),
-            command: spec.command.clone(),
-            own_variables: spec.takes_strings.then_some(spec.environment.len()),
-            working_directory: spec.working_directory.clone(),
-            user: spec.user.clone(),
             limits,
             cgroups,
             places: Arc::default(),
@@ -214,14 +205,8 @@ pub struct Zygote {
     /// `None` only while it is dropped.
     socket: Option<OwnedFd>,
     pidfd: Option<OwnedFd>,
-    /// The user and group of the host that its processes are, if not our own.
-    owner: Option<(u32, u32)>,
+    about: Arc<About>,
     found: Found,
-    command: Vec<String>,
-    /// How many variables each process may have instead of its link's, if it may.
-    own_variables: Option<usize>,
-    working_directory: String,
-    user: String,
     limits: Limits,
     cgroups: Option<Arc<Cgroups>>,
     /// Of processes that have left no trace.
@@ -258,7 +243,9 @@ impl Zygote {
                 }
                 Ok(Opened::Ready { .. }) if self.pidfd.is_none() => return Err(OpenError::Silent),
                 Ok(Opened::Ready { owner, found }) => {
-                    self.owner = owner;
+                    if let Some(about) = Arc::get_mut(&mut self.about) {
+                        about.owner = owner;
+                    }
                     self.found = found;
                     return Ok(());
                 }
@@ -297,23 +284,25 @@ impl Zygote {
         successor: Option<Successor<'_>>,
     ) -> Result<Process, StartError> {
         let cgroup = self.cgroup()?;
-        let (start, mut descriptors) = self.start_message(stdio, None, successor, cgroup.as_ref());
+        let (start, mut descriptors) =
+            self.about
+                .start_message(stdio, None, successor, cgroup.as_ref());
         while let Some(place) = self.places.take() {
             // Where its init has been killed, there may be another.
             if send(&place.control, &start, &descriptors, SendFlags::DONTWAIT).is_ok() {
                 let IdlePlace { control, pidfd } = place;
-                return Ok(Process::new(control, Some(pidfd), &self.places, cgroup));
+                return Ok(self.process(control, Some(pidfd), cgroup));
             }
         }
         let (control, theirs) = control_sockets()?;
         descriptors.insert(0, theirs.as_fd());
         send(self.socket(), &start, &descriptors, SendFlags::DONTWAIT)
             .map_err(StartError::Zygote)?;
-        Ok(Process::new(control, None, &self.places, cgroup))
+        Ok(self.process(control, None, cgroup))
     }
 
     /// Asks for a place in which nothing is left to do but to execute the command, for
-    /// [`execute`](Zygote::execute). Does not wait for it: its first event is
+    /// [`Process::execute`]. Does not wait for it: its first event is
     /// [`Event::Prepared`](crate::Event::Prepared).
     ///
     /// # Errors
@@ -321,7 +310,7 @@ impl Zygote {
     pub fn prepare(&self) -> Result<Process, StartError> {
         let cgroup = self.cgroup()?;
         if let Some(IdlePlace { control, pidfd }) = self.places.take() {
-            return Ok(Process::prepared(control, pidfd, &self.places, cgroup));
+            return Ok(self.process(control, Some(pidfd), cgroup).prepared());
         }
         let (control, theirs) = control_sockets()?;
         let asked = send(
@@ -331,25 +320,7 @@ impl Zygote {
             SendFlags::DONTWAIT,
         );
         asked.map_err(StartError::Zygote)?;
-        Ok(Process::new(control, None, &self.places, cgroup))
-    }
-
-    /// Executes the command in a place that is [prepared](Zygote::prepare), with these
-    /// strings instead of the link's, if there are any. Does not wait for it: the next
-    /// event says whether it has started.
-    ///
-    /// # Errors
-    /// The place is gone.
-    pub fn execute(
-        &self,
-        process: &Process,
-        stdio: Stdio,
-        strings: Option<&Strings>,
-        successor: Option<Successor<'_>>,
-    ) -> Result<(), StartError> {
-        let (start, descriptors) = self.start_message(&stdio, strings, successor, process.cgroup());
-        let sent = send(process, &start, &descriptors, SendFlags::DONTWAIT);
-        sent.map_err(StartError::Place)
+        Ok(self.process(control, None, cgroup))
     }
 
     /// Arguments and environment for one process, instead of those of the link: as many as
@@ -364,51 +335,23 @@ impl Zygote {
         environment: &[(String, String)],
     ) -> Result<Strings, StringsError> {
         let given = command.len() + environment.len();
-        let own_variables = self.own_variables.unwrap_or(0);
-        let expected = self.command.len() + own_variables;
-        if (command.len(), environment.len()) != (self.command.len(), own_variables) {
+        let own_command = self.about.command.len();
+        let own_variables = self.about.own_variables.unwrap_or(0);
+        let expected = own_command + own_variables;
+        if (command.len(), environment.len()) != (own_command, own_variables) {
             return Err(StringsError::Count { given, expected });
         }
         Strings::new(command, environment)
+    }
+
+    fn process(&self, control: OwnedFd, pidfd: Option<OwnedFd>, cgroup: Option<Cgroup>) -> Process {
+        Process::new(control, pidfd, &self.places, cgroup, &self.about)
     }
 
     fn cgroup(&self) -> Result<Option<Cgroup>, StartError> {
         let cgroups = self.cgroups.as_ref();
         let cgroup = cgroups.map(|cgroups| Cgroups::create(cgroups, &self.limits));
         Ok(cgroup.transpose()?)
-    }
-
-    /// What init is sent to start a process, and the descriptors that go with it.
-    fn start_message<'a>(
-        &self,
-        stdio: &'a Stdio,
-        strings: Option<&'a Strings>,
-        successor: Option<Successor<'a>>,
-        cgroup: Option<&'a Cgroup>,
-    ) -> ([u8; START_BYTES], Vec<BorrowedFd<'a>>) {
-        let pipes = [&stdio.stdin, &stdio.stdout, &stdio.stderr];
-        for pipe in pipes {
-            self.give(pipe);
-        }
-        let mut descriptors = Vec::with_capacity(DESCRIPTORS_MAX);
-        descriptors.extend(pipes.map(AsFd::as_fd));
-        descriptors.extend(strings.map(AsFd::as_fd));
-        let mut start = Start {
-            has_strings: strings.is_some(),
-            successor: None,
-        };
-        if let Some(successor) = successor {
-            let counts_file = cgroup.and_then(Cgroup::counts_file);
-            start.successor = Some(StartSuccessor {
-                accepted: successor.accepted,
-                counts_kills: counts_file.is_some(),
-            });
-            descriptors.extend([successor.output.as_fd(), successor.alarm.as_fd()]);
-            descriptors.extend(counts_file);
-        }
-        let joins = cgroup.map_or(&[][..], Cgroup::join_files);
-        descriptors.extend(joins.iter().map(AsFd::as_fd));
-        (start.to_bytes(), descriptors)
     }
 
     /// Kills it, and with it every process that it started, and waits for nothing. For
@@ -425,22 +368,6 @@ impl Zygote {
         self.places.clear();
     }
 
-    /// Gives a pipe to the user that the processes are, as Docker does: else
-    /// they could use it, but not open `/dev/stdin` or `/dev/stdout`. One that lies
-    /// between two processes everybody may open, and it stays ours.
-    fn give(&self, pipe: &OwnedFd) {
-        let Some((user, group)) = self.owner else {
-            return;
-        };
-        // Only where no name of the host leads.
-        if rustix::fs::fstatfs(pipe).is_ok_and(|found| found.f_type == PIPEFS_MAGIC)
-            && !joint::is_for_all(pipe)
-        {
-            let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
-            let _ = rustix::fs::fchown(pipe, Some(user), Some(group));
-        }
-    }
-
     /// What this host lets its processes have.
     pub(crate) fn found(&self) -> Found {
         self.found
@@ -448,13 +375,7 @@ impl Zygote {
 
     /// What a process's failure to start was about.
     pub fn explain(&self, step: Step, errno: i32) -> Failure {
-        let subject = match step {
-            Step::Execute => self.command.first().map_or("", String::as_str),
-            Step::EnterWorkingDirectory => &self.working_directory,
-            Step::SetUser => &self.user,
-            _ => "",
-        };
-        Failure::new(step, subject, errno)
+        self.about.explain(step, errno)
     }
 }
 
@@ -495,8 +416,6 @@ impl Drop for Zygote {
 pub enum StartError {
     #[error("ask the zygote for a process: {0}")]
     Zygote(io::Error),
-    #[error("execute the command in its place, which is gone: {0}")]
-    Place(io::Error),
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
 }
@@ -553,12 +472,8 @@ mod tests {
             let mut zygote = Zygote {
                 socket: Some(ours),
                 pidfd: None,
-                owner: None,
+                about: Arc::default(),
                 found: Found::default(),
-                command: Vec::new(),
-                own_variables: None,
-                working_directory: String::new(),
-                user: String::new(),
                 limits: Limits::default(),
                 cgroups: None,
                 places: Arc::default(),

@@ -453,6 +453,11 @@ pub(crate) struct FileStatus([u64; 32]);
 impl FileStatus {
     pub(crate) const EMPTY: FileStatus = FileStatus([0; 32]);
 
+    /// Of which kind it is (`S_IF…`), from `stx_mode`.
+    pub(crate) fn kind(&self) -> u32 {
+        (self.0[3].to_le() >> 32) as u32 & libc::S_IFMT
+    }
+
     /// The number of its inode, `stx_ino`.
     pub(crate) fn file_number(&self) -> u64 {
         self.0[4]

@@ -17,6 +17,7 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Step};
+use crate::handover::Left;
 use crate::joint::ExitCodes;
 use crate::spec::Spec;
 
@@ -178,6 +179,9 @@ pub(crate) enum Report {
         /// It has a successor, whose input is complete: init lets go of the message
         /// that holds it open once this is said.
         completes: bool,
+        /// What it has left as its output, where that is no pipe; with a file comes a
+        /// descriptor for reading it.
+        left: Left,
         /// When that was, in nanoseconds of the host's `CLOCK_MONOTONIC`: it may be read
         /// much later.
         at: u64,
@@ -188,7 +192,23 @@ pub(crate) enum Report {
     /// The place is there, and init waits for the first [`Start`]; its pidfd comes with
     /// this.
     Prepared,
+    /// A descriptor comes with this, before init has anything else to say.
+    Passed(Passed),
 }
+
+/// What init passes on of its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Passed {
+    /// The file for the command's input, for writing.
+    Input,
+}
+
+impl Passed {
+    const ALL: [Passed; 1] = [Passed::Input];
+}
+
+/// Where the flags of an exit have what the command has left.
+const LEFT_SHIFT: u32 = 2;
 
 /// The length of a [`Report`].
 const REPORT_BYTES: usize = 20;
@@ -202,14 +222,17 @@ impl Report {
                 status,
                 is_alone,
                 completes,
+                left,
                 at,
             } => {
-                let flags = u32::from(is_alone) | u32::from(completes) << 1;
+                let flags =
+                    u32::from(is_alone) | u32::from(completes) << 1 | (left as u32) << LEFT_SHIFT;
                 let (high, low) = ((at >> 32) as u32, at as u32);
                 [3, status.cast_unsigned(), flags, high, low]
             }
             Report::Traceless => [4, 0, 0, 0, 0],
             Report::Prepared => [5, 0, 0, 0, 0],
+            Report::Passed(what) => [6, what as u32, 0, 0, 0],
         };
         let mut bytes = [0; REPORT_BYTES];
         for (place, byte) in bytes
@@ -238,10 +261,12 @@ impl Report {
                 status: first.cast_signed(),
                 is_alone: second & 1 != 0,
                 completes: second & 2 != 0,
+                left: *Left::ALL.get((second >> LEFT_SHIFT) as usize)?,
                 at: u64::from(high) << 32 | u64::from(low),
             }),
             4 => Some(Report::Traceless),
             5 => Some(Report::Prepared),
+            6 => Some(Report::Passed(*Passed::ALL.get(first as usize)?)),
             _ => None,
         }
     }
@@ -336,16 +361,19 @@ mod tests {
                 status: 0x7f00,
                 is_alone: true,
                 completes: false,
+                left: Left::Nothing,
                 at: u64::MAX - 1,
             },
             Report::Exited {
                 status: 9,
                 is_alone: false,
                 completes: true,
+                left: Left::Odd,
                 at: 1 << 32 | 5,
             },
             Report::Traceless,
             Report::Prepared,
+            Report::Passed(Passed::Input),
         ] {
             assert_eq!(Report::from_bytes(&report.to_bytes()), Some(report));
         }
@@ -360,6 +388,9 @@ mod tests {
         let mut unknown_step = Report::Failed(Step::Execute, 1).to_bytes();
         unknown_step[4] = 200;
         assert_eq!(Report::from_bytes(&unknown_step), None);
+        let mut unknown = Report::Passed(Passed::Input).to_bytes();
+        unknown[4] = 200;
+        assert_eq!(Report::from_bytes(&unknown), None);
     }
 
     #[test]

@@ -31,6 +31,8 @@ impl Sealed {
             user: String::new(),
             writable: false,
             scratch_bytes: sandbox::SCRATCH_BYTES_DEFAULT,
+            input: sandbox::Input::Pipe,
+            output: sandbox::Output::Pipe,
             network: Network::None,
             hostname: "bench".to_owned(),
             ids: Ids::detect(),

@@ -466,7 +466,9 @@ impl Drop for Run {
 fn end(link: &ChainLink, index: usize, outcome: &Outcome) -> End {
     let last = outcome.joined.last().unwrap_or(outcome);
     match &last.ending {
-        Ending::Exited(code) if link.accepts(*code) => End::Complete,
+        Ending::Exited(code) if link.accepts(*code) && last.output == OutputLeft::Given => {
+            End::Complete
+        }
         Ending::Unread => End::Broken(Cut::new("it was stopped as if nobody read its output")),
         _ => {
             let number = index + 1;

@@ -67,8 +67,6 @@ pub struct Config {
     pub floor: usize,
     /// Pipelines kept in reserve at most, however much is called.
     pub idle_max: usize,
-    /// Each pipeline is started for somebody who waits already, and none in reserve.
-    pub is_late: bool,
 }
 
 impl Default for Config {
@@ -76,7 +74,6 @@ impl Default for Config {
         Config {
             floor: 2,
             idle_max: 32,
-            is_late: false,
         }
     }
 }
@@ -296,7 +293,7 @@ impl PoolState {
         let started = self.change(member, now, |share| {
             share.starting -= 1;
             share.learn_start(took);
-            if let Some(ticket) = share.serve(now.saturating_sub(took)) {
+            if let Some(ticket) = share.serve() {
                 Started::For(ticket)
             } else if share.idle.len() < share.wanted(now) {
                 share.idle.push_back(replace_at);
@@ -306,9 +303,6 @@ impl PoolState {
             }
         });
         self.plan(now);
-        // Where it was started before those came who wait, nothing is under way for one of
-        // them any more, and others may come first.
-        self.bound_waiting(None, now);
         self.replace_old(member, now);
         started.unwrap_or(Started::Surplus)
     }

@@ -16,6 +16,7 @@ mod descriptors;
 mod docker;
 mod end_of_life;
 mod files;
+mod handover;
 mod identity;
 mod init;
 mod joined;

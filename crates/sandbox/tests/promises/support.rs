@@ -241,6 +241,8 @@ impl Setup {
             user: String::new(),
             writable: false,
             scratch_bytes: sandbox::SCRATCH_BYTES_DEFAULT,
+            input: sandbox::Input::Pipe,
+            output: sandbox::Output::Pipe,
             network: Network::None,
             hostname: "inside".into(),
             ids: Ids::detect(),

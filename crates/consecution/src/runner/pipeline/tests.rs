@@ -57,6 +57,8 @@ impl World {
             user: String::new(),
             writable: false,
             scratch_bytes: SCRATCH_BYTES_DEFAULT,
+            input: sandbox::Input::Pipe,
+            output: sandbox::Output::Pipe,
             network: Network::None,
             hostname: "inside".to_owned(),
             ids: Ids::detect(),

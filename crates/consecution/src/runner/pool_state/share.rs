@@ -145,7 +145,7 @@ impl Share {
     /// How much reserve there should be where nothing is called. One, if somebody was
     /// told to come back for it.
     pub(super) fn wanted_at_rest(&self, now: Moment) -> usize {
-        if self.is_cold || self.is_draining || self.config.is_late {
+        if self.is_cold || self.is_draining {
             0
         } else {
             self.config.floor.max(usize::from(now < self.owed_until))
@@ -195,13 +195,9 @@ impl Share {
         self.waiting.push_back(Waiting { ticket, since: now });
     }
 
-    /// Who gets a pipeline that was started at that time: whoever has waited longest.
-    /// Of a late pool nobody who has come since then.
-    pub(super) fn serve(&mut self, started_at: Moment) -> Option<Ticket> {
-        let is_late = self.config.is_late;
-        let first = (self.waiting.front()).filter(|first| !is_late || first.since <= started_at)?;
-        let ticket = first.ticket;
-        self.waiting.pop_front();
+    /// Who gets a pipeline that was started: whoever has waited longest.
+    pub(super) fn serve(&mut self) -> Option<Ticket> {
+        let ticket = self.waiting.pop_front()?.ticket;
         self.take();
         Some(ticket)
     }

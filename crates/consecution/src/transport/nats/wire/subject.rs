@@ -55,6 +55,9 @@ pub static JOINED: HeaderName = HeaderName::from_static("Consecution-Joined");
 pub static RUNNER: HeaderName = HeaderName::from_static("Consecution-Runner");
 /// In a reply: how the call ended.
 pub static ENDING: HeaderName = HeaderName::from_static("Consecution-Ending");
+/// In a reply: what has become of the file or folder that is the link's output, if there
+/// is none.
+pub static OUTPUT: HeaderName = HeaderName::from_static("Consecution-Output");
 /// In a reply: how many microseconds the process was at work.
 pub static ELAPSED_US: HeaderName = HeaderName::from_static("Consecution-Elapsed-Us");
 /// Says that a message is a frame of a stream, which, and its number.
@@ -72,6 +75,8 @@ pub struct OfLink {
     pub elapsed_us: HeaderName,
     /// As [`STDERR`].
     pub stderr: HeaderName,
+    /// As [`OUTPUT`].
+    pub output: HeaderName,
 }
 
 /// For each link of a call: first the one that was called, and then those that
@@ -89,6 +94,7 @@ pub static OF_LINKS: LazyLock<[OfLink; 1 + FOLLOWING_MAX]> = LazyLock::new(|| {
             ending: of_link(&ENDING),
             elapsed_us: of_link(&ELAPSED_US),
             stderr: of_link(&STDERR),
+            output: of_link(&OUTPUT),
         }
     })
 });
