@@ -37,6 +37,7 @@ mod service;
 mod starvation;
 mod states;
 mod turns;
+mod unsupported;
 mod worker;
 
 pub use fit::processes_that_fit;

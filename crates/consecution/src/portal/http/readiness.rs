@@ -192,11 +192,8 @@ mod tests {
             ..Link::new("fake")
         };
         Chain {
-            name: name.to_owned(),
             deadline: chain::Deadline::None,
-            links: (0..links)
-                .map(|index| ChainLink::new(link(index)))
-                .collect(),
+            ..Chain::new(name, (0..links).map(|index| ChainLink::new(link(index))))
         }
     }
 
