@@ -90,14 +90,14 @@ impl About {
         (start.to_bytes(), descriptors)
     }
 
-    /// Gives a pipe to the user that the processes are, as Docker does: else
-    /// they could use it, but not open `/dev/stdin` or `/dev/stdout`. One that lies
-    /// between two processes everybody may open, and it stays ours.
+    /// Gives a pipe to the user that the processes run as, as Docker does. Otherwise they
+    /// could use it, but not open `/dev/stdin` or `/dev/stdout`. A pipe between two
+    /// processes stays ours, since everybody may open that.
     fn give(&self, pipe: &OwnedFd) {
         let Some((user, group)) = self.owner else {
             return;
         };
-        // Only where no name of the host leads.
+        // Only a pipe without a name: no file of the host may change its owner.
         if rustix::fs::fstatfs(pipe).is_ok_and(|found| found.f_type == PIPEFS_MAGIC)
             && !joint::is_for_all(pipe)
         {

@@ -11,8 +11,9 @@ use std::mem::MaybeUninit;
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recv, recvmsg, sendmsg,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg,
+    sendmsg, socketpair,
 };
 use serde::{Deserialize, Serialize};
 
@@ -42,9 +43,9 @@ pub(crate) const PREPARE: &[u8] = b"prepare";
 /// of the process's output is in flight, the alarm, and perhaps a file that counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StartSuccessor {
-    /// With which codes the successor's input is complete.
+    /// The exit codes with which the successor's input is complete.
     pub(crate) accepted: ExitCodes,
-    /// A file comes as well in which the kernel counts what it has killed in the
+    /// Whether a file comes as well in which the kernel counts what it has killed in the
     /// process's cgroup.
     pub(crate) counts_kills: bool,
 }
@@ -79,7 +80,7 @@ impl Start {
         bytes
     }
 
-    /// Also in init, and so without a panic.
+    /// Init calls this too, so it must not panic.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Start> {
         let (kind, codes) = bytes.strip_prefix(START)?.split_first()?;
         let accepted = ExitCodes::from_bits(codes.try_into().ok()?);
@@ -105,15 +106,16 @@ impl Start {
         }
     }
 
-    /// Are so many as come with this, not counting the control socket?
+    /// Whether this is a possible number of descriptors for it, not counting the control
+    /// socket.
     pub(crate) fn comes_with(self, descriptors: usize) -> bool {
         let least = STDIO + usize::from(self.has_strings) + self.successor_descriptors();
         (least..=least + CGROUPS_MAX).contains(&descriptors)
     }
 }
 
-/// More cgroup descriptors than this do not come with a [`Start`]: version 1
-/// has one a controller, and three controllers matter.
+/// The most cgroup descriptors of a [`Start`]: version 1 has one for each controller, and
+/// we use three controllers.
 pub(crate) const CGROUPS_MAX: usize = 3;
 
 /// Standard input, output and error.
@@ -131,12 +133,12 @@ pub(crate) const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Order {
     pub(crate) spec: Spec,
-    /// How many processes and threads all of the link's processes may have
-    /// together: where no cgroup counts them for each by itself.
+    /// The most processes and threads of all of the link's processes together, if no
+    /// cgroup counts them for each process.
     pub(crate) link_processes_max: Option<u64>,
 }
 
-/// What not every host lets a link have.
+/// What a link has on some hosts and not on others.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Found {
     /// Its processes do not see where the image is stored.
@@ -153,31 +155,31 @@ pub(crate) struct Found {
 pub(crate) enum Opened {
     /// The process whose pidfd comes with this is the zygote from now on.
     Forked,
-    /// It is ready to start processes, which are this user and group of the
-    /// host, unless they are the runner's own.
+    /// It is ready to start processes, which run as this user and group of the host, if
+    /// not as the runner's own.
     Ready {
         owner: Option<(u32, u32)>,
         found: Found,
     },
-    /// It is not, and has exited.
+    /// It could not get ready, and has exited.
     Failed(Failure),
 }
 
-/// What a process's control socket says: five native 32-bit words. Made also in
-/// init, and so without a panic.
+/// A message over a process's control socket: five native 32-bit words. Init makes these,
+/// so that must not panic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Report {
     /// The command has been executed; its init's pidfd comes with this.
     Started,
-    /// It has not: this step failed with this error number.
+    /// It has not been executed: this step failed with this error number.
     Failed(Step, i32),
-    /// The command is gone, with this wait status; alone, if nothing that it has
-    /// started runs any more. Else init exits.
+    /// The command has ended with this wait status. It is alone if nothing that it
+    /// started still runs; otherwise init exits.
     Exited {
         status: i32,
         is_alone: bool,
-        /// It has a successor, whose input is complete: init lets go of the message
-        /// that holds it open once this is said.
+        /// Whether its successor's input is complete. After this report, init drops the
+        /// message that holds that input open.
         completes: bool,
         /// What it has left as its output, where that is no pipe; with a file comes a
         /// descriptor for reading it.
@@ -186,8 +188,8 @@ pub(crate) enum Report {
         /// much later.
         at: u64,
     },
-    /// The command that was gone has left no trace, and init waits for the next
-    /// [`Start`]. Where it has left one, init exits instead.
+    /// The ended command has left no trace, and init waits for the next [`Start`]. If it
+    /// has left one, init exits instead.
     Traceless,
     /// The place is there, and init waits for the first [`Start`]; its pidfd comes with
     /// this.
@@ -284,6 +286,12 @@ pub(crate) struct Message {
 /// As come with a [`Start`].
 pub(crate) const DESCRIPTORS_MAX: usize = 1 + STDIO + 1 + SUCCESSOR_DESCRIPTORS + CGROUPS_MAX;
 
+/// Makes two connected sockets.
+pub(crate) fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (family, flags) = (AddressFamily::UNIX, SocketFlags::CLOEXEC);
+    Ok(socketpair(family, SocketType::SEQPACKET, flags, None)?)
+}
+
 /// Sends a message, whole or not at all.
 pub(crate) fn send(
     socket: impl AsFd,
@@ -332,14 +340,13 @@ pub(crate) fn receive(socket: impl AsFd, flags: RecvFlags) -> io::Result<Option<
     }))
 }
 
-/// Lets go of the next message, and of all that came with it, once it has been
-/// received with [`RecvFlags::PEEK`].
+/// Drops the next message, which has been received with [`RecvFlags::PEEK`].
 pub(crate) fn skip(socket: impl AsFd) -> io::Result<()> {
     rustix::io::retry_on_intr(|| recv(&socket, &mut [0; 0], RecvFlags::DONTWAIT))?;
     Ok(())
 }
 
-/// Tells the runner how opening goes; if it is gone, so are we, soon.
+/// Tells the runner how opening goes. If the runner is gone, we end soon, too.
 pub(crate) fn send_opened(socket: impl AsFd, opened: &Opened, passed: &[BorrowedFd<'_>]) {
     if let Ok(json) = serde_json::to_vec(opened) {
         let _ = send(socket, &json, passed, SendFlags::empty());

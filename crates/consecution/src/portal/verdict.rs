@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chain::Chain;
+use chain::{Chain, Link};
 use parking_lot::Mutex;
 
 use super::failure::{ChainError, FailureReason, LinkReport, Report};
-use crate::transport::{Cut, Ending, Outcome, Waiting};
+use crate::transport::{Cut, Ending, Outcome, OutputLeft, Waiting};
 
 /// The state of a run, as far as it decides how the run ends.
 pub(super) struct RunState {
@@ -261,9 +261,8 @@ mod tests {
     fn state(links: usize) -> RunState {
         let links = (0..links).map(|_| ChainLink::new(Link::default()));
         RunState::new(Arc::new(Chain {
-            name: "test".to_owned(),
             deadline: Deadline::None,
-            links: links.collect(),
+            ..Chain::new("test", links)
         }))
     }
 

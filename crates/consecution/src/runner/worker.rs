@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
-use chain::{Link, LinkId, Network};
+use chain::{Link, LinkId, Network, Writable};
 use image::{Digest, Image, Reference};
-use sandbox::{Launcher, Limits, Spec, Zygote};
+use sandbox::{Input, Launcher, Limits, Output, Spec, Zygote};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
@@ -17,12 +17,13 @@ use super::hidden;
 use super::images::AgreedImages;
 use super::local_links::{LocalLink, LocalLinks, Membership};
 use super::metrics::{LinkMetrics, Metrics};
-use super::pipeline::watch;
+use super::pipeline::{Mode, watch};
 use super::reaper::{Reaped, Reaper};
 use super::sandboxing::Sandboxing;
 use super::service::LinkService;
 use super::starvation::Starvation;
 use super::states::{LinkState, StatusReporter};
+use super::unsupported;
 use crate::backoff::Backoff;
 use crate::error::with_causes;
 use crate::link_store::LinkStoreError;
@@ -104,6 +105,8 @@ pub enum LoadError {
     ZygoteGone,
     #[error("give it the host's network, which this runner does not allow")]
     HostNetwork,
+    #[error("give it `{key}`, which this version does not support")]
+    Unsupported { key: &'static str },
     #[error("load it: the runner was stopped")]
     Stopped,
 }
@@ -180,7 +183,7 @@ impl Serving {
             zygote: Arc::clone(zygote),
             metrics: Arc::clone(metrics),
             network: link.network,
-            is_late: link.late,
+            mode: mode(link),
         });
         let service = Arc::new(LinkService {
             served: membership.served().clone(),
@@ -273,6 +276,9 @@ async fn load(shared: &Shared, id: LinkId, link: &Link) -> Result<ZygoteHandle, 
     let rules = &shared.sandboxing;
     if link.network == Network::Host && !rules.host_network {
         return Err(LoadError::HostNetwork);
+    }
+    if let Some(key) = unsupported::key(link) {
+        return Err(LoadError::Unsupported { key });
     }
     loop {
         let image = shared.images.get(&link.image).await?;
@@ -394,6 +400,7 @@ fn spec(id: LinkId, link: &Link, image: &Image, rules: &Sandboxing) -> Spec {
         root: image.root().to_owned(),
         command,
         environment,
+        takes_strings: !link.parameters.is_empty(),
         working_directory: working_directory.unwrap_or_else(|| "/".to_owned()),
         user: link
             .user
@@ -401,14 +408,38 @@ fn spec(id: LinkId, link: &Link, image: &Image, rules: &Sandboxing) -> Spec {
             .or(config.user.as_ref())
             .cloned()
             .unwrap_or_default(),
-        writable: link.writable,
+        writable: link.writable == Writable::Yes,
         scratch_bytes: rules.scratch_bytes_max,
+        input: match link.input.as_deref() {
+            None => Input::Pipe,
+            Some("/dev/stdin") => Input::Seekable,
+            Some(path) => match path.strip_suffix('/') {
+                Some(folder) => Input::Folder(folder.to_owned()),
+                None => Input::File(path.to_owned()),
+            },
+        },
+        output: match link.output.as_deref() {
+            None => Output::Pipe,
+            Some(path) => match path.strip_suffix('/') {
+                Some(folder) => Output::Folder(folder.to_owned()),
+                None => Output::File(path.to_owned()),
+            },
+        },
         network: match link.network {
-            Network::None => sandbox::Network::None,
+            Network::None | Network::Loopback | Network::Sealed => sandbox::Network::None,
             Network::Host => sandbox::Network::Host,
         },
         hostname,
         ids: rules.ids,
+    }
+}
+
+/// How processes of the link start, and get and give their data.
+fn mode(link: &Link) -> Mode {
+    Mode {
+        is_late: link.is_late(),
+        stores_input: link.input.is_some(),
+        leaves_file: link.output.is_some(),
     }
 }
 

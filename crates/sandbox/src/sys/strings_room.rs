@@ -1,6 +1,8 @@
 //! Room for the strings of one process, in the zygote's memory: its init reads them into
 //! it, and neither may allocate.
 
+use std::sync::atomic::Ordering;
+
 use super::in_our_memory as call;
 use super::*;
 

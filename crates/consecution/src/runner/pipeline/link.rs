@@ -358,7 +358,9 @@ impl Link {
 
     /// Says that its input could not be stored.
     pub(super) fn has_no_input(&mut self, error: &io::Error) {
-        let errno = error.raw_os_error().unwrap_or(libc::EIO);
+        let errno = error
+            .raw_os_error()
+            .unwrap_or(rustix::io::Errno::IO.raw_os_error());
         let failure = self.process.explain(Step::StoreInput, errno);
         let reason = format!("failed to {failure}");
         self.stop(Ending::CannotStart(reason.into()).into());

@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, Stream, StreamExt};
@@ -146,7 +146,7 @@ impl FileOutput {
 fn read_at(file: &File, offset: u64, bytes_max: usize) -> io::Result<Bytes> {
     let mut chunk = Vec::with_capacity(bytes_max);
     let room = rustix::buffer::spare_capacity(&mut chunk);
-    rustix::io::retry_on_intr(|| rustix::io::pread(file, room, offset))?;
+    rustix::io::pread(file, room, offset)?;
     Ok(chunk.into())
 }
 
