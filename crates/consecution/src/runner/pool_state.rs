@@ -276,7 +276,7 @@ impl PoolState {
             if share.arrive(now) {
                 return Take::Idle;
             }
-            share.wait(ticket, now);
+            share.wait(ticket);
             Take::Wait(ticket)
         });
         self.plan(now);
@@ -313,7 +313,7 @@ impl PoolState {
         });
         self.plan(now);
         self.replace_old(member, now);
-        told?.map(|waiting| waiting.ticket)
+        told?
     }
 
     /// A start failed because the runner is short of something; returns the taker to answer,
@@ -353,7 +353,7 @@ impl PoolState {
     /// A taker waits no longer.
     pub(super) fn gave_up(&mut self, member: Member, ticket: Ticket, now: Moment) {
         self.change(member, now, |share| {
-            share.waiting.retain(|waiting| waiting.ticket != ticket);
+            share.waiting.retain(|waiting| *waiting != ticket);
         });
         self.plan(now);
     }
@@ -396,13 +396,7 @@ impl PoolState {
     /// answered as busy.
     pub(super) fn drain(&mut self, member: Member, now: Moment) -> Vec<Ticket> {
         // First, since a pool is forgotten as soon as it is drained.
-        let sent_away = self.change(member, now, |share| {
-            share
-                .waiting
-                .drain(..)
-                .map(|waiting| waiting.ticket)
-                .collect()
-        });
+        let sent_away = self.change(member, now, |share| share.waiting.drain(..).collect());
         while self.stop(member, now) {}
         self.change(member, now, |share| share.is_draining = true);
         self.plan(now);
@@ -525,7 +519,7 @@ impl PoolState {
             let most = most.max_by_key(|of| (uncovered(of), has_come(of)));
             let Some(most) = most else { break };
             let last = self.change(most, now, |share| share.waiting.pop_back());
-            let Some(last) = last.flatten().map(|last| (most, last.ticket)) else {
+            let Some(last) = last.flatten().map(|last| (most, last)) else {
                 break;
             };
             if newcomer == Some(last) {

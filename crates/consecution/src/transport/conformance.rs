@@ -326,7 +326,6 @@ async fn hands_on_every_ending(transport: &dyn Transport) {
         Ending::Cut,
         Ending::DeadlinePassed,
         Ending::Lost("it fell over".into()),
-        Ending::CannotStart("it has no room".into()),
     ];
     for ending in endings {
         let link = Served::new(transport, answering(fake::ended(ending.clone())));

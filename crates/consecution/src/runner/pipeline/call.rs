@@ -195,7 +195,7 @@ impl Call {
 
 /// How the output is ended for its reader.
 enum Finish {
-    Pipe(oneshot::Sender<()>),
+    Pipe(#[expect(dead_code, reason = "dropped when the output is over")] oneshot::Sender<()>),
     /// With the file, if there is one, and what resolves when nobody reads it any more.
     File(oneshot::Sender<OutputFile>, oneshot::Receiver<()>),
 }

@@ -92,6 +92,7 @@ impl Chain {
             .map(|(zygote, accepted)| Stage {
                 zygote: zygote.as_ref().unwrap(),
                 accepted,
+                mode: Mode::default(),
             })
             .collect();
         soon(IdlePipeline::start(&stages)).await
@@ -165,6 +166,7 @@ fn status(ending: &Ending) -> String {
         Ending::Cut => "cut".to_owned(),
         Ending::DeadlinePassed => "deadline".to_owned(),
         Ending::Lost(_) => "lost".to_owned(),
+        Ending::CannotStart(_) => "cannot-start".to_owned(),
     }
 }
 

@@ -722,10 +722,9 @@ fn a_long_pipeline_is_not_overtaken_by_short_ones_for_ever() {
         assert_eq!(started, ended == 3);
         if !started {
             // Two wait, of whom one goes again.
-            let Some(last) = state.shares[&short].waiting.back() else {
+            let Some(ticket) = state.shares[&short].waiting.back().copied() else {
                 panic!("somebody waits")
             };
-            let ticket = last.ticket;
             state.gave_up(short, ticket, now);
         }
     }
