@@ -161,6 +161,7 @@ impl Failure {
                 "what a process has open or executes, as in /proc/self/fd, is no part of an image: name the file itself",
             ),
             (Step::FindCommand, libc::EACCES) => Some("make it executable in the image: chmod +x"),
+            (Step::StoreInput, libc::ENOSPC) => Some(SCRATCH_IS_FULL),
             (Step::LimitMemory, libc::ENOMEM) => Some(
                 "raise Memory: the command, with its arguments and environment, takes more before it has read anything",
             ),
@@ -198,6 +199,9 @@ fn bounded(text: String) -> String {
     let end = text.floor_char_boundary(TEXT_BYTES_MAX);
     format!("{}…", &text[..end])
 }
+
+/// What to do where there is no room left in private folders.
+pub(crate) const SCRATCH_IS_FULL: &str = "its scratch space is full: the link needs more";
 
 /// The longest subject or reason. Long enough for most paths, and so short that two of
 /// them fit into one message even if JSON writes each byte as six.
