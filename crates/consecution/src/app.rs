@@ -31,13 +31,30 @@ use crate::transport::in_process::InProcess;
 #[cfg(feature = "cli")]
 pub(crate) use network::link_store;
 pub use network::{ConnectError, Network};
-/// To be called first in `main` of every program that has a runner in it: the
-/// program is also its own zygote, and does not return from here then.
 pub use sandbox::{Finding, Ids, State, run_zygote_if_asked};
 
-/// A chain, its portal and a runner in this process, for one payload.
+/// A chain, its portal and a runner in this process, for single calls.
+///
+/// Each call starts its processes, and none are kept in reserve, as in `consecution run`.
+/// [`Serve`] is for many calls.
+///
+/// ```no_run
+/// use consecution::runner::Sandboxing;
+/// use consecution::{OneShot, chain_file, images};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let chain = chain_file::read("words.yaml".as_ref())?;
+/// let images = images("/var/lib/words".as_ref())?;
+/// let here = OneShot::start(chain, images, Sandboxing::default()).await?;
+/// let reply = here.portal.send("this is raw data").await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Dropping it ends its processes. Needs a runtime of tokio, and a `main` that begins with
+/// [`run_zygote_if_asked`].
 pub struct OneShot {
-    /// Where to send the payload.
+    /// Calls the chain.
     pub portal: Portal,
     _runner: Runner,
 }
@@ -64,8 +81,8 @@ pub enum StartError {
 }
 
 impl OneShot {
-    /// Fetches what images are missing, opens every link's zygote, all at the
-    /// same time, and is ready.
+    /// Pulls the images that are missing, opens the zygotes of all links at the same
+    /// time, and returns when the chain can be called.
     ///
     /// # Errors
     /// The first link, in chain order, that cannot be run.
@@ -96,8 +113,11 @@ impl OneShot {
     }
 }
 
-/// Chains, their portals and a runner in this process, for as many payloads as
-/// come.
+/// Chains, their portals and a runner in this process, for many calls.
+///
+/// Processes are started before their calls come, as in `consecution serve`. Dropping it ends its processes. Needs a runtime of tokio, and a `main` that begins with
+/// [`run_zygote_if_asked`]. The [front page](crate#a-portal-and-a-runner-in-one-process) has
+/// an example.
 pub struct Serve {
     portals: Mutex<Vec<Portal>>,
     transport: Arc<dyn Transport>,
@@ -158,12 +178,12 @@ impl Serve {
         Ok(portals)
     }
 
-    /// Where to send payloads, in the order of the chains.
+    /// The portals, in the order of the chains.
     pub fn portals(&self) -> Vec<Portal> {
         self.portals.lock().clone()
     }
 
-    /// Knows which links can be called.
+    /// Tells which links can be called, for [`portal::http::bind`](crate::portal::http::bind).
     pub fn links(&self) -> Arc<dyn Links> {
         Arc::new(LinksHere(Arc::clone(&self.runner)))
     }
@@ -281,7 +301,8 @@ const MOUNT_POINTS: [MountPoint;
     points
 };
 
-/// Opens the image store under `home`, with roots as our sandbox wants them.
+/// Opens the image store in the folder `home`, so that it unpacks images for the sandbox:
+/// with the folders that it mounts on, and owned by the users of its processes.
 ///
 /// # Errors
 /// It cannot be made or read.
@@ -289,9 +310,9 @@ pub fn open_store(home: &Path) -> Result<Store, StoreError> {
     open_store_for(home, Ids::detect(), Limits::default())
 }
 
-/// The same, with bounds on what images may make us do, and for runners whose
-/// processes have other ids than they would by themselves: a root belongs to the
-/// ids that it was unpacked for.
+/// Does the same as [`open_store`], with other limits on an image, and for processes with
+/// other ids: an unpacked image belongs to the ids that it was unpacked for, so a runner's
+/// [`Sandboxing::ids`] must be the same.
 ///
 /// # Errors
 /// It cannot be made or read.
@@ -311,8 +332,10 @@ pub fn open_store_for(home: &Path, ids: Ids, limits: Limits) -> Result<Store, St
     Store::open(&home, options)
 }
 
-/// Images of the store under `home`, pulled as this user's Docker tools would
-/// where they are missing.
+/// Images from the store in the folder `home`, which is made if it is missing. An image
+/// that is not in it is pulled when a link needs it, with the credentials that
+/// `docker login` has left. To put one in by hand, see
+/// [`Store::import`](image::Store::import) of the field `store`.
 ///
 /// # Errors
 /// The store cannot be made or read.
@@ -324,7 +347,7 @@ pub fn images(home: &Path) -> Result<Images, StoreError> {
     })
 }
 
-/// What of the sandbox this host can enforce, for processes with those ids.
+/// Checks what of the sandbox this host can enforce, for processes with those ids.
 pub fn check_sandbox(ids: Ids) -> Vec<Finding> {
     sandbox::check(&Launcher::new(), ids)
 }

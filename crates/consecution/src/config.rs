@@ -1,7 +1,7 @@
-//! What it takes to reach a server: addresses, certificates, secrets.
+//! How to reach the servers: addresses, certificates, secrets.
 //!
-//! Plain data, for whoever embeds a portal or a runner, and for the command
-//! line. A secret is never printed: neither here nor by who uses it.
+//! All of it is plain data with a [`Default`]: a server on this machine, without
+//! credentials. Secrets are never printed.
 
 use std::fmt;
 use std::fs::File;
@@ -15,18 +15,18 @@ const SECRET_BYTES_MAX: u64 = 4096;
 /// How to reach NATS.
 #[derive(Debug, Clone, Default)]
 pub struct NatsOptions {
-    /// URLs of servers of one cluster; with none, the local one.
+    /// URLs of servers of one cluster; if empty, `nats://127.0.0.1:4222`.
     pub servers: Vec<String>,
-    /// Who we are, to the servers.
+    /// The credentials for the servers.
     pub identity: NatsIdentity,
-    /// Encryption; a server that asks for it gets it in any case.
+    /// Certificates. A server that requires TLS gets it without any of these too.
     pub tls: Tls,
 }
 
-/// Who we are, to NATS.
+/// Credentials for NATS.
 #[derive(Debug, Clone, Default)]
 pub enum NatsIdentity {
-    /// Nobody, or whoever a server's URL says.
+    /// None, or the user and password in a server's URL.
     #[default]
     Anonymous,
     /// A user and their password.
@@ -48,24 +48,25 @@ pub enum NatsIdentity {
 /// How to reach etcd.
 #[derive(Debug, Clone, Default)]
 pub struct EtcdOptions {
-    /// URLs of members of one cluster; with none, the local one.
+    /// URLs of members of one cluster; if empty, `http://127.0.0.1:2379`.
     pub endpoints: Vec<String>,
-    /// A user and their password.
+    /// A user and the password; `None` if etcd asks for none.
     pub user: Option<(String, Secret)>,
-    /// Encryption, for endpoints at `https://`.
+    /// Certificates, for endpoints at `https://`.
     pub tls: Tls,
 }
 
 /// Files for an encrypted connection, in PEM.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// Who may vouch for the server; if not given, whoever the system trusts.
+    /// The certificates of the authorities that may have signed the server's; if `None`,
+    /// those that the system trusts.
     pub ca_file: Option<PathBuf>,
-    /// Our certificate and its key, where the server asks for one.
+    /// The client's certificate and its key, if the server asks for one.
     pub client_files: Option<(PathBuf, PathBuf)>,
 }
 
-/// What must not be seen.
+/// A password, token or key. Its [`Debug`](fmt::Debug) text does not show it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Kept);
 
@@ -84,18 +85,18 @@ pub struct SecretError {
 }
 
 impl Secret {
-    /// Keeps it from being printed.
+    /// This text.
     pub fn new(secret: impl Into<String>) -> Secret {
         Secret(Kept::Here(secret.into()))
     }
 
-    /// What stands in a file, without the end of the line. It is read whenever the
-    /// secret is needed, so that a new one is used as soon as it is there.
+    /// The content of a file, without the end of the line. The file is read whenever the
+    /// secret is needed, so a new secret is used without a restart.
     pub fn in_file(path: impl Into<PathBuf>) -> Secret {
         Secret(Kept::InFile(path.into()))
     }
 
-    /// The secret itself, for whom it is meant. May have to wait for a file.
+    /// The text of the secret. Reads the file, if it is in one: blocks the thread.
     ///
     /// # Errors
     /// Its file cannot be read, or is too large for a secret.

@@ -1,4 +1,4 @@
-//! Walks a chain: bytes in, link after link, bytes out.
+//! Runs chains: bytes in, link after link, bytes out.
 //!
 //! The portal only composes calls. The reply's body of one link is the
 //! request's body of the next, so all links run at the same time, and
@@ -9,17 +9,20 @@
 //! links stands an adapter that gives an end-of-file only once the link before it is
 //! known to have succeeded, and cuts the stream off otherwise.
 //!
-//! | module | for |
-//! |---|---|
-//! | `run` | one run of a chain, a task: makes the calls, and decides what becomes of them |
-//! | `verdict` | what is known of a run, and what follows from it, as plain data |
-//! | `attempt` | one attempt at a call: asked for until somebody takes it |
-//! | `link_output` | the stream between two calls: holds back its end, drops what is written again, keeps its beginning |
-//! | `kept` | the beginning of a stream, for a call that is made again |
-//! | `plan` | which links may be taken together, as one call |
-//! | `failure` | reports and errors, and how they read |
-//! | `publish`, `publisher` | makes a chain's links known; those of all chains of a portal |
-//! | [`http`] | chains over HTTP |
+//! [`Portal::send`] takes and gives bytes, [`Portal::stream`] streams of them, and [`http`]
+//! offers chains over HTTP.
+
+// | module | for |
+// |---|---|
+// | `run` | one run of a chain, a task: makes the calls, and decides what becomes of them |
+// | `verdict` | what is known of a run, and what follows from it, as plain data |
+// | `attempt` | one attempt at a call: asked for until somebody takes it |
+// | `link_output` | the stream between two calls: holds back its end, drops what is written again, keeps its beginning |
+// | `kept` | the beginning of a stream, for a call that is made again |
+// | `plan` | which links may be taken together, as one call |
+// | `failure` | reports and errors, and how they read |
+// | `publish`, `publisher` | makes a chain's links known; those of all chains of a portal |
+// | `http` | chains over HTTP |
 
 mod attempt;
 mod failure;
@@ -51,7 +54,11 @@ use crate::trace::Trace;
 use crate::transport::{Body, Following, Transport};
 use publish::Publishing;
 
-/// One chain on a transport. Clones are cheap, and are the same portal.
+/// Calls one chain over a transport. Clones are cheap, and are the same portal.
+///
+/// [`connect`](Self::connect) makes one for running servers. For other options see
+/// [`Network`](crate::Network); for one with a runner in this process,
+/// [`Serve`](crate::Serve) and [`OneShot`](crate::OneShot).
 #[derive(Clone)]
 pub struct Portal {
     chain: Arc<Chain>,
@@ -112,10 +119,11 @@ impl Portal {
         Ok(portal)
     }
 
-    /// Makes the chain's links known. Doing so again changes nothing.
+    /// Puts the chain's links into the store, where runners find them. Doing so again
+    /// changes nothing.
     ///
     /// # Errors
-    /// The store cannot be reached; some links may have been made known.
+    /// The store cannot be reached; some links may have been put there.
     pub async fn publish(&self, links: &dyn LinkStore) -> Result<(), PortalError> {
         Ok(self.publishing.publish(links).await?)
     }
@@ -128,8 +136,8 @@ impl Portal {
         }
     }
 
-    /// Portals of these chains: those of `before` whose chains are as they were,
-    /// and new ones for the others.
+    /// A portal for each of these chains: the one of `before` with an equal chain, else a
+    /// new one.
     ///
     /// # Errors
     /// A chain is empty.
@@ -154,12 +162,12 @@ impl Portal {
         Arc::ptr_eq(&self.publishing, &other.publishing)
     }
 
-    /// Whether the chain's links have been made known.
+    /// Whether the chain's links have been published.
     pub fn publication(&self) -> watch::Receiver<Publication> {
         self.publishing.state()
     }
 
-    /// The chain that it walks.
+    /// The chain that it calls.
     pub fn chain(&self) -> &Arc<Chain> {
         &self.chain
     }
@@ -174,7 +182,7 @@ impl Portal {
     /// large.
     ///
     /// # Errors
-    /// The first link, in chain order, that failed.
+    /// The first link, in chain order, that failed, and why.
     pub async fn send(&self, payload: impl Into<Bytes>) -> Result<Bytes, ChainError> {
         let ChainReply { body, report } = self.stream(ChainRequest::new(payload.into()));
         let received = body.collect().await;
@@ -183,14 +191,17 @@ impl Portal {
         received.map_err(|cut| ChainError::cut_off(&self.chain, report, &cut))
     }
 
-    /// Sends a stream through the chain. To be called within a runtime of tokio: the run
+    /// Sends a stream through the chain. Must be called within a runtime of tokio: the run
     /// is a task, and begins now, as does the chain's deadline.
+    ///
+    /// If the run fails, the reply's body is cut off, and its
+    /// [report](ChainReply::report) is the error.
     pub fn stream(&self, request: ChainRequest) -> ChainReply {
         run::start(self.clone(), request)
     }
 }
 
-/// What a chain is to work on.
+/// What to run a chain on.
 #[derive(Debug)]
 pub struct ChainRequest {
     /// What the first link reads.
@@ -199,7 +210,7 @@ pub struct ChainRequest {
     pub trace: Trace,
     /// Gets what all links write to standard error while they run.
     pub stderr: Option<mpsc::Sender<Bytes>>,
-    /// Dropped when the run is over.
+    /// Held by the run, and dropped when it is over: a permit of a semaphore, for example.
     pub guard: Option<Box<dyn Any + Send>>,
 }
 
@@ -215,14 +226,15 @@ impl ChainRequest {
     }
 }
 
-/// What a chain makes of a stream. Dropping all of it stops the run.
+/// The output of a run, and its report. Dropping both stops the run.
 #[derive(Debug)]
 pub struct ChainReply {
     /// What the last link writes, as it writes it. It ends only once every link
     /// is known to have succeeded, and is cut off otherwise. Dropping it stops
     /// the links as a closed pipe would; that is not a failure.
     pub body: Body,
-    /// How the run ended.
+    /// A future of how the run ended: the report on each link, or the error of the first
+    /// link that failed.
     ///
     /// It is known once the body has been read to its end or was dropped: so
     /// read the body first, or both at the same time, but do not wait for the

@@ -4,18 +4,20 @@
 //! interface is described in `docs/http.md`. It must not know who runs links:
 //! what it says about them it is told through [`Links`].
 //!
-//! | module | for |
-//! |---|---|
-//! | `routes` | which method and path lead where |
-//! | `call` | one call of a chain |
-//! | `upload`, `answer` | the body of a request, and of a reply |
-//! | `spool` | output that comes before its reply may begin |
-//! | `prefer` | what a client would rather have |
-//! | `problem`, `headers` | how failures, and the ends of links, are written |
-//! | `chains` | the chains that are offered at one time |
-//! | `looks`, `readiness` | what keeps chains from being run |
-//! | `metrics` | what is counted |
-//! | `log` | what the log says of calls |
+//! [`bind`] opens an address, and [`Server::serve`] then answers on it.
+
+// | module | for |
+// |---|---|
+// | `routes` | which method and path lead where |
+// | `call` | one call of a chain |
+// | `upload`, `answer` | the body of a request, and of a reply |
+// | `spool` | output that comes before its reply may begin |
+// | `prefer` | what a client would rather have |
+// | `problem`, `headers` | how failures, and the ends of links, are written |
+// | `chains` | the chains that are offered at one time |
+// | `looks`, `readiness` | what keeps chains from being run |
+// | `metrics` | what is counted |
+// | `log` | what the log says of calls |
 
 mod answer;
 mod call;
