@@ -66,13 +66,13 @@ pub enum StartError {
     /// A link cannot be run here.
     #[error("link {} '{name}' ({image}): failed to {}", index + 1, with_causes(&**error))]
     Link {
-        /// Which link, counted from 0.
+        /// The link's position in the chain, from 0.
         index: usize,
-        /// What the chain calls it.
+        /// Its name in the chain.
         name: String,
         /// Its image.
         image: String,
-        /// What is wrong.
+        /// Why not.
         error: Arc<LoadError>,
     },
     /// The portal cannot be opened.
@@ -126,8 +126,8 @@ pub struct Serve {
 }
 
 impl Serve {
-    /// Starts to load every link, and does not wait for it: a link that cannot
-    /// be loaded is tried again and again, and hurts no other one.
+    /// Starts to load every link, without waiting for it. A link that cannot be loaded is
+    /// retried, and does not affect the others.
     ///
     /// # Errors
     /// A portal cannot be opened.
@@ -158,9 +158,8 @@ impl Serve {
         Ok(serve)
     }
 
-    /// Takes these chains in the place of those that there were. Where one is as
-    /// it was, its portal is the same. What is under way in the others goes on;
-    /// links that nobody uses any more after that are let go.
+    /// Replaces the offered chains. A chain that has not changed keeps its portal. Calls of the
+    /// other chains are finished; links that are no longer used after that are dropped.
     ///
     /// # Errors
     /// A portal cannot be opened; nothing has changed then.
@@ -188,7 +187,7 @@ impl Serve {
         Arc::new(LinksHere(Arc::clone(&self.runner)))
     }
 
-    /// What the runner counts, for [`portal::http::bind`](crate::portal::http::bind).
+    /// The runner's metrics, for [`portal::http::bind`](crate::portal::http::bind).
     pub fn registry(&self) -> Registry {
         let mut registry = http::registry();
         self.runner.register(&mut registry);
@@ -198,22 +197,22 @@ impl Serve {
     /// Waits for each link of a chain to be loaded, in chain order.
     ///
     /// # Errors
-    /// The first one that could not be; it is tried again all the same.
+    /// The first link that could not be loaded; the runner still retries it.
     pub async fn ready(&self, chain: &Chain) -> Result<(), StartError> {
         until_ready(&self.runner, chain).await
     }
 }
 
-/// The links of chains in this process, each for as long as somebody uses it.
+/// The links in this process, each for as long as a portal uses it.
 #[derive(Default)]
 struct UsedLinks {
     links: Memory,
-    /// How many links of chains each is.
+    /// How many times the chains in use contain each link.
     users: tokio::sync::Mutex<BTreeMap<LinkId, usize>>,
 }
 
 impl UsedLinks {
-    /// The links of that portal are used.
+    /// Publishes the links of a portal, and counts them as used.
     async fn begin(&self, portal: &Portal) -> Result<(), PortalError> {
         let mut users = self.users.lock().await;
         portal.publish(&self.links).await?;
@@ -223,7 +222,7 @@ impl UsedLinks {
         Ok(())
     }
 
-    /// They are used no longer once nobody has that portal any more.
+    /// Waits until nobody holds the portal any more, and counts its links as used no longer.
     async fn end(self: Arc<Self>, portal: Portal) {
         let chain = Arc::clone(portal.chain());
         let mut publication = portal.publication();
@@ -237,7 +236,7 @@ impl UsedLinks {
             *count -= 1;
             if *count == 0 {
                 users.remove(&link.id);
-                // A store in memory can be reached.
+                // A store in memory does not fail.
                 let _ = self.links.remove(link.id).await;
             }
         }
@@ -282,7 +281,7 @@ async fn until_ready(runner: &Runner, chain: &Chain) -> Result<(), StartError> {
     Ok(())
 }
 
-/// What the sandbox mounts over, and so every root must have.
+/// The paths that the sandbox mounts over, so that every root must have them.
 const MOUNT_POINTS: [MountPoint;
     sandbox::MOUNT_POINT_FOLDERS.len() + sandbox::MOUNT_POINT_FILES.len()] = {
     let folders = sandbox::MOUNT_POINT_FOLDERS;
@@ -327,7 +326,7 @@ pub fn open_store_for(home: &Path, ids: Ids, limits: Limits) -> Result<Store, St
         limits,
         sync: true,
     };
-    // Zygotes open roots from another folder than ours.
+    // Zygotes open roots from another working directory.
     let home = std::path::absolute(home).unwrap_or_else(|_| home.to_owned());
     Store::open(&home, options)
 }
@@ -352,8 +351,8 @@ pub fn check_sandbox(ids: Ids) -> Vec<Finding> {
     sandbox::check(&Launcher::new(), ids)
 }
 
-/// Where state and images live if nobody says otherwise: `/var/lib/consecution`
-/// for root, else below the XDG data folder. `None` where that cannot be told.
+/// The default folder for state and images: `/var/lib/consecution` for root, otherwise in the
+/// XDG data folder. `None` if neither `XDG_DATA_HOME` nor `HOME` is set.
 pub fn default_home() -> Option<PathBuf> {
     if rustix::process::geteuid().is_root() {
         return Some(PathBuf::from("/var/lib/consecution"));

@@ -8,8 +8,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
 
-/// How large a file with a secret may be: more than any token or key takes, and an end to
-/// a path that names something else, such as a device.
+/// The largest file with a secret: more than any token or key needs. It stops reading if the
+/// path names something else, such as a device.
 const SECRET_BYTES_MAX: u64 = 4096;
 
 /// How to reach NATS.
@@ -40,8 +40,7 @@ pub enum NatsIdentity {
     Token(Secret),
     /// The seed of an NKey.
     NKey(Secret),
-    /// A credentials file, as `nsc` makes it: a JWT and the seed for it. It is read
-    /// for each connection.
+    /// A credentials file of `nsc`, with a JWT and its seed. It is read for each connection.
     Credentials(PathBuf),
 }
 
@@ -76,12 +75,12 @@ enum Kept {
     InFile(PathBuf),
 }
 
-/// A secret cannot be had. The text reads well after "failed to".
+/// A secret cannot be read. The text reads well after "failed to".
 #[derive(Debug, thiserror::Error)]
-#[error("read the secret in {}: {reason}", path.display())]
+#[error("read the secret in {}", path.display())]
 pub struct SecretError {
     path: PathBuf,
-    reason: io::Error,
+    source: io::Error,
 }
 
 impl Secret {
@@ -115,7 +114,7 @@ impl Secret {
             Ok(())
         });
         let path = path.clone();
-        read.map_err(|reason| SecretError { path, reason })?;
+        read.map_err(|source| SecretError { path, source })?;
         text.truncate(text.trim_end_matches(['\r', '\n']).len());
         Ok(text)
     }
@@ -130,6 +129,7 @@ impl fmt::Debug for Secret {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::with_causes;
 
     #[test]
     fn a_secret_is_not_printed() {
@@ -142,14 +142,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("secret");
         let secret = Secret::in_file(&path);
-        let error = secret.read().unwrap_err().to_string();
+        let error = with_causes(&secret.read().unwrap_err());
         assert!(error.starts_with("read the secret in /"), "{error}");
         for (text, expected) in [("one\r\n", "one"), (" two ", " two "), ("", "")] {
             std::fs::write(&path, text).unwrap();
             assert_eq!(secret.read().unwrap(), expected);
         }
         std::fs::write(&path, "x".repeat(5000)).unwrap();
-        let error = secret.read().unwrap_err().to_string();
+        let error = with_causes(&secret.read().unwrap_err());
         assert!(error.ends_with("it is larger than 4096 bytes"), "{error}");
     }
 }

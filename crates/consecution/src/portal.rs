@@ -1,13 +1,11 @@
 //! Runs chains: bytes in, link after link, bytes out.
 //!
-//! The portal only composes calls. The reply's body of one link is the
-//! request's body of the next, so all links run at the same time, and
-//! back-pressure and early close pass through by themselves. It must not know
-//! how a call travels, nor what runs it.
+//! The reply's body of one link is the request's body of the next, so all links run at the
+//! same time, and back-pressure and early close pass through. The portal must not know how a
+//! call travels, nor what runs it.
 //!
-//! A chain is strict, and that is what this module adds to a pipe: between two
-//! links stands an adapter that gives an end-of-file only once the link before it is
-//! known to have succeeded, and cuts the stream off otherwise.
+//! Unlike a pipe, a chain is strict: a link gets an end-of-file only once the link before it
+//! is known to have succeeded. Otherwise its input is cut off.
 //!
 //! [`Portal::send`] takes and gives bytes, [`Portal::stream`] streams of them, and [`http`]
 //! offers chains over HTTP.
@@ -62,30 +60,29 @@ use publish::Publishing;
 #[derive(Clone)]
 pub struct Portal {
     chain: Arc<Chain>,
-    /// For each link, those that may be taken with it.
+    /// For each link, the following links that the same runner may run too.
     following: Arc<[Arc<[Following]>]>,
     transport: Arc<dyn Transport>,
     publishing: Arc<Publishing>,
-    /// Where nobody else looks after its links; never locked, since nobody asks it
-    /// anything.
+    /// Keeps the links published, if nobody else does. Nobody ever locks it: the mutex only
+    /// makes the portal `Sync`.
     _publisher: Option<Arc<Mutex<Publisher>>>,
 }
 
 /// A chain cannot be offered.
 #[derive(Debug, thiserror::Error)]
 pub enum PortalError {
-    /// A chain without links gives nothing to run.
+    /// The chain has no links.
     #[error("open the chain: it has no links")]
     NoLinks,
-    /// Its links could not be made known.
+    /// Its links could not be published.
     #[error("publish the chain's links")]
     LinkStore(#[from] LinkStoreError),
 }
 
 impl Portal {
-    /// A portal whose links are yet to be [published](Self::publish). It takes
-    /// calls all the same: they succeed if somebody else has published the links,
-    /// and runners serve them.
+    /// A portal whose links are not [published](Self::publish) yet. It already takes calls:
+    /// they succeed if somebody else has published the links, and runners serve them.
     ///
     /// # Errors
     /// The chain is empty.
@@ -128,7 +125,7 @@ impl Portal {
         Ok(self.publishing.publish(links).await?)
     }
 
-    /// The same, which holds its publisher.
+    /// The same portal, which now holds its publisher.
     pub(crate) fn kept_by(self, publisher: Publisher) -> Portal {
         Portal {
             _publisher: Some(Arc::new(Mutex::new(publisher))),
@@ -157,7 +154,7 @@ impl Portal {
         chains.into_iter().map(portal).collect()
     }
 
-    /// Whether both are the same portal, and not only for the same chain.
+    /// Whether both are clones of one portal, and not only for equal chains.
     pub(crate) fn is(&self, other: &Portal) -> bool {
         Arc::ptr_eq(&self.publishing, &other.publishing)
     }
@@ -172,14 +169,13 @@ impl Portal {
         &self.chain
     }
 
-    /// Sends one payload through the chain and gives what comes out.
+    /// Sends one payload through the chain and returns its output.
     ///
     /// It takes no longer than the chain's deadline, which is
-    /// [`DEFAULT_DEADLINE`](chain::DEFAULT_DEADLINE) where its file does not say:
-    /// set `deadline` of the chain before the portal is opened for another one.
+    /// [`DEFAULT_DEADLINE`](chain::DEFAULT_DEADLINE) if its file has none; for another one, set
+    /// `deadline` of the chain before you open the portal.
     ///
-    /// The reply is held in memory: [`stream`](Self::stream) where it may be
-    /// large.
+    /// The output is held in memory: use [`stream`](Self::stream) if it may be large.
     ///
     /// # Errors
     /// The first link, in chain order, that failed, and why.
@@ -204,18 +200,18 @@ impl Portal {
 /// What to run a chain on.
 #[derive(Debug)]
 pub struct ChainRequest {
-    /// What the first link reads.
+    /// The input of the first link.
     pub body: Body,
-    /// What follows the call.
+    /// The call's id, and its place in a trace.
     pub trace: Trace,
-    /// Gets what all links write to standard error while they run.
+    /// Receives standard error of all links while they run.
     pub stderr: Option<mpsc::Sender<Bytes>>,
     /// Held by the run, and dropped when it is over: a permit of a semaphore, for example.
     pub guard: Option<Box<dyn Any + Send>>,
 }
 
 impl ChainRequest {
-    /// A new call with that body, and nobody listening to stderr.
+    /// A request of a new call with this body, without a listener for standard error.
     pub fn new(body: impl Into<Body>) -> ChainRequest {
         ChainRequest {
             body: body.into(),
@@ -229,18 +225,18 @@ impl ChainRequest {
 /// The output of a run, and its report. Dropping both stops the run.
 #[derive(Debug)]
 pub struct ChainReply {
-    /// What the last link writes, as it writes it. It ends only once every link
-    /// is known to have succeeded, and is cut off otherwise. Dropping it stops
-    /// the links as a closed pipe would; that is not a failure.
+    /// The output of the last link, as it writes it. It ends only once every link is known to
+    /// have succeeded; otherwise it is cut off. Dropping it stops the links as a closed pipe
+    /// would, which is not a failure.
     pub body: Body,
     /// A future of how the run ended: the report on each link, or the error of the first
     /// link that failed.
     ///
-    /// It is known once the body has been read to its end or was dropped: so
-    /// read the body first, or both at the same time, but do not wait for the
-    /// report while holding a body that nobody reads.
+    /// Resolves once the body has been read to its end, or was dropped. So read the body
+    /// first, or both at the same time; do not wait for the report while you hold a body that
+    /// nobody reads.
     pub report: PendingReport,
 }
 
-/// How a run ended, once that is known.
+/// The report of a run. Resolves once it is known how the run ended.
 pub type PendingReport = Pending<Result<Report, ChainError>>;
