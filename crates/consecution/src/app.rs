@@ -31,13 +31,30 @@ use crate::transport::in_process::InProcess;
 #[cfg(feature = "cli")]
 pub(crate) use network::link_store;
 pub use network::{ConnectError, Network};
-/// To be called first in `main` of every program that has a runner in it: the
-/// program is also its own zygote, and does not return from here then.
 pub use sandbox::{Finding, Ids, State, run_zygote_if_asked};
 
-/// A chain, its portal and a runner in this process, for one payload.
+/// A chain, its portal and a runner in this process, for single calls.
+///
+/// Each call starts its processes, and none are kept in reserve, as in `consecution run`.
+/// [`Serve`] is for many calls.
+///
+/// ```no_run
+/// use consecution::runner::Sandboxing;
+/// use consecution::{OneShot, chain_file, images};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let chain = chain_file::read("words.yaml".as_ref())?;
+/// let images = images("/var/lib/words".as_ref())?;
+/// let here = OneShot::start(chain, images, Sandboxing::default()).await?;
+/// let reply = here.portal.send("this is raw data").await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Dropping it ends its processes. Needs a runtime of tokio, and a `main` that begins with
+/// [`run_zygote_if_asked`].
 pub struct OneShot {
-    /// Where to send the payload.
+    /// Calls the chain.
     pub portal: Portal,
     _runner: Runner,
 }
@@ -49,13 +66,13 @@ pub enum StartError {
     /// A link cannot be run here.
     #[error("link {} '{name}' ({image}): failed to {}", index + 1, with_causes(&**error))]
     Link {
-        /// Which link, counted from 0.
+        /// The link's position in the chain, from 0.
         index: usize,
-        /// What the chain calls it.
+        /// Its name in the chain.
         name: String,
         /// Its image.
         image: String,
-        /// What is wrong.
+        /// Why not.
         error: Arc<LoadError>,
     },
     /// The portal cannot be opened.
@@ -64,8 +81,8 @@ pub enum StartError {
 }
 
 impl OneShot {
-    /// Fetches what images are missing, opens every link's zygote, all at the
-    /// same time, and is ready.
+    /// Pulls the images that are missing, opens the zygotes of all links at the same
+    /// time, and returns when the chain can be called.
     ///
     /// # Errors
     /// The first link, in chain order, that cannot be run.
@@ -96,8 +113,11 @@ impl OneShot {
     }
 }
 
-/// Chains, their portals and a runner in this process, for as many payloads as
-/// come.
+/// Chains, their portals and a runner in this process, for many calls.
+///
+/// Processes are started before their calls come, as in `consecution serve`. Dropping it ends its processes. Needs a runtime of tokio, and a `main` that begins with
+/// [`run_zygote_if_asked`]. The [front page](crate#a-portal-and-a-runner-in-one-process) has
+/// an example.
 pub struct Serve {
     portals: Mutex<Vec<Portal>>,
     transport: Arc<dyn Transport>,
@@ -106,8 +126,8 @@ pub struct Serve {
 }
 
 impl Serve {
-    /// Starts to load every link, and does not wait for it: a link that cannot
-    /// be loaded is tried again and again, and hurts no other one.
+    /// Starts to load every link, without waiting for it. A link that cannot be loaded is
+    /// retried, and does not affect the others.
     ///
     /// # Errors
     /// A portal cannot be opened.
@@ -138,9 +158,8 @@ impl Serve {
         Ok(serve)
     }
 
-    /// Takes these chains in the place of those that there were. Where one is as
-    /// it was, its portal is the same. What is under way in the others goes on;
-    /// links that nobody uses any more after that are let go.
+    /// Replaces the offered chains. A chain that has not changed keeps its portal. Calls of the
+    /// other chains are finished; links that are no longer used after that are dropped.
     ///
     /// # Errors
     /// A portal cannot be opened; nothing has changed then.
@@ -158,17 +177,17 @@ impl Serve {
         Ok(portals)
     }
 
-    /// Where to send payloads, in the order of the chains.
+    /// The portals, in the order of the chains.
     pub fn portals(&self) -> Vec<Portal> {
         self.portals.lock().clone()
     }
 
-    /// Knows which links can be called.
+    /// Tells which links can be called, for [`portal::http::bind`](crate::portal::http::bind).
     pub fn links(&self) -> Arc<dyn Links> {
         Arc::new(LinksHere(Arc::clone(&self.runner)))
     }
 
-    /// What the runner counts, for [`portal::http::bind`](crate::portal::http::bind).
+    /// The runner's metrics, for [`portal::http::bind`](crate::portal::http::bind).
     pub fn registry(&self) -> Registry {
         let mut registry = http::registry();
         self.runner.register(&mut registry);
@@ -178,22 +197,22 @@ impl Serve {
     /// Waits for each link of a chain to be loaded, in chain order.
     ///
     /// # Errors
-    /// The first one that could not be; it is tried again all the same.
+    /// The first link that could not be loaded; the runner still retries it.
     pub async fn ready(&self, chain: &Chain) -> Result<(), StartError> {
         until_ready(&self.runner, chain).await
     }
 }
 
-/// The links of chains in this process, each for as long as somebody uses it.
+/// The links in this process, each for as long as a portal uses it.
 #[derive(Default)]
 struct UsedLinks {
     links: Memory,
-    /// How many links of chains each is.
+    /// How many times the chains in use contain each link.
     users: tokio::sync::Mutex<BTreeMap<LinkId, usize>>,
 }
 
 impl UsedLinks {
-    /// The links of that portal are used.
+    /// Publishes the links of a portal, and counts them as used.
     async fn begin(&self, portal: &Portal) -> Result<(), PortalError> {
         let mut users = self.users.lock().await;
         portal.publish(&self.links).await?;
@@ -203,7 +222,7 @@ impl UsedLinks {
         Ok(())
     }
 
-    /// They are used no longer once nobody has that portal any more.
+    /// Waits until nobody holds the portal any more, and counts its links as used no longer.
     async fn end(self: Arc<Self>, portal: Portal) {
         let chain = Arc::clone(portal.chain());
         let mut publication = portal.publication();
@@ -217,7 +236,7 @@ impl UsedLinks {
             *count -= 1;
             if *count == 0 {
                 users.remove(&link.id);
-                // A store in memory can be reached.
+                // A store in memory does not fail.
                 let _ = self.links.remove(link.id).await;
             }
         }
@@ -262,7 +281,7 @@ async fn until_ready(runner: &Runner, chain: &Chain) -> Result<(), StartError> {
     Ok(())
 }
 
-/// What the sandbox mounts over, and so every root must have.
+/// The paths that the sandbox mounts over, so that every root must have them.
 const MOUNT_POINTS: [MountPoint;
     sandbox::MOUNT_POINT_FOLDERS.len() + sandbox::MOUNT_POINT_FILES.len()] = {
     let folders = sandbox::MOUNT_POINT_FOLDERS;
@@ -281,7 +300,8 @@ const MOUNT_POINTS: [MountPoint;
     points
 };
 
-/// Opens the image store under `home`, with roots as our sandbox wants them.
+/// Opens the image store in the folder `home`, so that it unpacks images for the sandbox:
+/// with the folders that it mounts on, and owned by the users of its processes.
 ///
 /// # Errors
 /// It cannot be made or read.
@@ -289,9 +309,9 @@ pub fn open_store(home: &Path) -> Result<Store, StoreError> {
     open_store_for(home, Ids::detect(), Limits::default())
 }
 
-/// The same, with bounds on what images may make us do, and for runners whose
-/// processes have other ids than they would by themselves: a root belongs to the
-/// ids that it was unpacked for.
+/// Does the same as [`open_store`], with other limits on an image, and for processes with
+/// other ids: an unpacked image belongs to the ids that it was unpacked for, so a runner's
+/// [`Sandboxing::ids`] must be the same.
 ///
 /// # Errors
 /// It cannot be made or read.
@@ -306,13 +326,15 @@ pub fn open_store_for(home: &Path, ids: Ids, limits: Limits) -> Result<Store, St
         limits,
         sync: true,
     };
-    // Zygotes open roots from another folder than ours.
+    // Zygotes open roots from another working directory.
     let home = std::path::absolute(home).unwrap_or_else(|_| home.to_owned());
     Store::open(&home, options)
 }
 
-/// Images of the store under `home`, pulled as this user's Docker tools would
-/// where they are missing.
+/// Images from the store in the folder `home`, which is made if it is missing. An image
+/// that is not in it is pulled when a link needs it, with the credentials that
+/// `docker login` has left. To put one in by hand, see
+/// [`Store::import`](image::Store::import) of the field `store`.
 ///
 /// # Errors
 /// The store cannot be made or read.
@@ -324,13 +346,13 @@ pub fn images(home: &Path) -> Result<Images, StoreError> {
     })
 }
 
-/// What of the sandbox this host can enforce, for processes with those ids.
+/// Checks what of the sandbox this host can enforce, for processes with those ids.
 pub fn check_sandbox(ids: Ids) -> Vec<Finding> {
     sandbox::check(&Launcher::new(), ids)
 }
 
-/// Where state and images live if nobody says otherwise: `/var/lib/consecution`
-/// for root, else below the XDG data folder. `None` where that cannot be told.
+/// The default folder for state and images: `/var/lib/consecution` for root, otherwise in the
+/// XDG data folder. `None` if neither `XDG_DATA_HOME` nor `HOME` is set.
 pub fn default_home() -> Option<PathBuf> {
     if rustix::process::geteuid().is_root() {
         return Some(PathBuf::from("/var/lib/consecution"));

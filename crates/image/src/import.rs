@@ -13,8 +13,23 @@ use crate::source::archive::{self, Files, Found, FoundLayer, Hashing, ImportErro
 use crate::store::{Image, NamedBy, Staging, Store};
 
 impl Store {
-    /// Reads an image from an archive, a folder or a stream, told apart by
-    /// content, and gives it this name.
+    /// Reads an image, puts it into the store and gives it this name, in the place of an
+    /// image that has it.
+    ///
+    /// The input is an archive of `docker save`, an OCI archive or layout folder, or a root
+    /// file system as tar, plain or compressed with gzip or zstd: its content tells which.
+    /// Blocks the thread while it unpacks: within a runtime of tokio, call it in
+    /// `spawn_blocking`.
+    ///
+    /// ```no_run
+    /// use image::{Input, NoProgress, Store, StoreOptions};
+    ///
+    /// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = Store::open("/var/lib/example".as_ref(), StoreOptions::default())?;
+    /// let image = store.import(&"tool:1".parse()?, Input::Path("tool.tar".into()), &NoProgress)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// When the input is no image, or cannot be unpacked.
@@ -87,8 +102,8 @@ impl Import<'_> {
         Ok(staging.publish(self.reference, (digest, by), index, &config)?)
     }
 
-    /// An archive may hold fewer bytes than it gives to read: it can be sparse,
-    /// and name one layer many times.
+    /// An archive may have fewer bytes than can be read from it: it can be sparse, or
+    /// name one layer many times.
     fn check_sizes(&self, layers: &[FoundLayer]) -> Result<(), ImportError> {
         let mut sizes = Vec::new();
         for layer in layers {
@@ -144,7 +159,8 @@ impl Import<'_> {
                 }
                 let (reader, found) = Hashing::new(reader, descriptor.digest.hasher());
                 let unpacked = staging.unpack(&unpacked, Box::new(reader));
-                // A wrong digest is the better answer, whatever came of it.
+                // If the digest is wrong, that is the error to report, whatever else went
+                // wrong.
                 let found = found.lock().clone();
                 match found {
                     Some(found) if found != descriptor.digest => {
@@ -164,7 +180,8 @@ impl Import<'_> {
         Ok(())
     }
 
-    /// A tar of files is one layer, and its config says no more than that.
+    /// Imports a tar of files as an image with one layer, and a config that says no more
+    /// than that.
     fn root_file_system(&self) -> Result<Image, ImportError> {
         let reader: Box<dyn Read + Send> = match self.files {
             Files::Tar(tar) => tar.whole(),

@@ -29,28 +29,77 @@ use crate::transport::{RefusalReason, Transport};
 /// How long [`Portal::connect`] waits for servers and runners.
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// How long to wait before publishing again where that has failed, at first.
+/// The first wait before a failed publish is repeated.
 const PUBLISH_AGAIN_MIN: Duration = Duration::from_millis(10);
 
-/// How long to wait before looking again whether a link is served: at first, and
-/// at most.
+/// How long to wait before probing again whether a link is served: at first, and at most.
 const LOOK_AGAIN_MIN: Duration = Duration::from_millis(1);
 const LOOK_AGAIN_MAX: Duration = Duration::from_millis(500);
 
-/// How long something that is waited for may be missing before it is said.
+/// How long to wait for something before that is logged.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long etcd may have no links until a runner that was just started believes
-/// it: portals look every 10 s whether theirs are still there.
+/// How long a runner that was just started waits for a first link before it counts an empty
+/// etcd as complete: portals check every 10 s whether their links are still there.
 const NO_LINKS_WAIT: Duration = Duration::from_secs(20);
 
-/// How old what runners say of themselves may be where it is told why nobody
-/// serves a link, and how long to wait for it.
+/// How old the states of runners may be that explain why nobody serves a link, and how long
+/// to wait for them.
 const RUNNERS_AGE_MAX: Duration = Duration::from_secs(1);
 const RUNNERS_WAIT_MAX: Duration = Duration::from_millis(500);
 
-/// Connections to the servers that portals and runners share. Clones are the
-/// same.
+/// The connections to NATS and etcd of a program that has portals, a runner or both.
+/// Clones share the connections. Needs a runtime of tokio.
+///
+/// Here a program has a runner and a portal, and calls its own chain. Other portals may call
+/// this runner, and other runners may answer this portal:
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use consecution::config::{EtcdOptions, NatsOptions};
+/// use consecution::runner::{self, RunnerName};
+/// use consecution::transport::nats::Role;
+/// use consecution::{Network, chain_file, images};
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     consecution::run_zygote_if_asked();
+///     tokio::runtime::Runtime::new()?.block_on(run())?;
+///     // Processes and folders that are still being removed.
+///     runner::until_reaped(Duration::from_secs(5));
+///     Ok(())
+/// }
+///
+/// async fn run() -> Result<(), Box<dyn std::error::Error>> {
+///     let nats = NatsOptions {
+///         servers: vec!["nats://127.0.0.1:4222".to_owned()],
+///         ..NatsOptions::default()
+///     };
+///     let etcd = EtcdOptions {
+///         endpoints: vec!["http://127.0.0.1:2379".to_owned()],
+///         ..EtcdOptions::default()
+///     };
+///     let name: RunnerName = "words".parse()?;
+///     let network = Network::connect(&nats, &etcd, Role::Runner, name.as_str())?;
+///
+///     let options = runner::Options {
+///         name: Some(name),
+///         ..runner::Options::default()
+///     };
+///     let runner = network.runner(options, images("/var/lib/words".as_ref())?);
+///
+///     let chain = chain_file::read("words.yaml".as_ref())?;
+///     let portal = network.open(chain, Duration::from_secs(30)).await?;
+///     let _publisher = network.publisher(std::slice::from_ref(&portal));
+///     println!("{:?}", portal.send("this is raw data").await?);
+///
+///     runner.drain().await;
+///     network.close().await;
+///     Ok(())
+/// }
+/// ```
+///
+/// `examples/embedded.rs` is a program with a runner alone.
 #[derive(Clone)]
 pub struct Network {
     nats: Nats,
@@ -60,31 +109,46 @@ pub struct Network {
 /// A portal could not be connected. The texts read well on their own, followed by
 /// those of their sources.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "each text says it")]
 pub enum ConnectError {
+    /// The chain file cannot be read, or something in it is wrong.
     #[error(transparent)]
     ChainFile(#[from] ChainFileError),
+    /// An option for NATS is wrong.
     #[error(transparent)]
     Nats(#[from] FailedTo<NatsError>),
+    /// An option for etcd is wrong.
     #[error(transparent)]
     Etcd(#[from] FailedTo<EtcdError>),
+    /// The chain has no links, or etcd could not be reached in time to publish them.
     #[error(transparent)]
     Portal(#[from] FailedTo<PortalError>),
+    /// No runner served a link of the chain in time.
     #[error("link {} '{name}' ({image}) cannot be called: {reason}", index + 1)]
     NotServed {
+        /// The position of the link in the chain, from 0.
         index: usize,
+        /// The link's name in the chain.
         name: String,
+        /// The link's image.
         image: String,
+        /// Why: what a runner says that cannot serve it, or that none answers.
         reason: String,
     },
 }
 
 impl Network {
-    /// Starts to connect, and does not wait for it. `name` is the portal's or the
-    /// runner's.
+    /// Starts to connect, and does not wait until it is connected: servers that cannot be
+    /// reached are tried again and again. Must be called within a runtime of tokio.
+    ///
+    /// NATS lists the connection by `name`, and a run's [report](crate::portal::Report)
+    /// calls a runner by it: so give it the name of the runner's
+    /// [options](Options::name), if there is a runner.
+    ///
+    /// A program with both a runner and portals may take either `role`. If the permissions
+    /// of the NATS server tell portals and runners apart, it opens a network for each.
     ///
     /// # Errors
-    /// An address, a certificate or a secret is not one.
+    /// An address is malformed, or a certificate or secret cannot be read.
     pub fn connect(
         nats: &NatsOptions,
         etcd: &EtcdOptions,
@@ -97,17 +161,18 @@ impl Network {
         })
     }
 
-    /// What carries calls.
+    /// The transport, which carries calls: NATS.
     pub fn transport(&self) -> Arc<dyn Transport> {
         Arc::new(self.nats.clone())
     }
 
-    /// What keeps links.
+    /// The link store: etcd.
     pub fn links(&self) -> Arc<dyn LinkStore> {
         Arc::new(self.etcd.clone())
     }
 
-    /// How it is with the connections, by the name of the server.
+    /// The state of each connection, by the name of the server, for
+    /// [`runner::http::bind`](crate::runner::http::bind).
     pub fn connections(&self) -> Connections {
         Connections::from([
             ("nats", self.nats.connection()),
@@ -115,9 +180,9 @@ impl Network {
         ])
     }
 
-    /// The same for a runner, and as long as etcd has no links, that: it may have
-    /// lost them, and a runner with none of its links had better not take the
-    /// place of one that still has them.
+    /// The same for the readiness of a runner, with one state more: "links" waits for as
+    /// long as etcd has no links, but not for ever. etcd may have lost them, and a runner
+    /// without links must not replace one that still has them.
     pub fn connections_of(&self, runner: &Runner) -> Connections {
         let why =
             "etcd has no links; if it has lost them, portals put them there again within 10 s";
@@ -141,20 +206,22 @@ impl Network {
         connections
     }
 
-    /// Keeps the links of these chains known, and says that their portal is there,
-    /// for as long as that is held.
+    /// Publishes the links of these chains, also when etcd has lost them, and the state of
+    /// a portal that serves these chains, until the publisher is dropped.
     pub fn publisher(&self, portals: &[Portal]) -> Publisher {
         Publisher::start(self.links(), &name::unique("portal"), portals)
     }
 
-    /// Starts a runner that serves what is known, and what comes.
+    /// Starts a runner that serves the links in the store, and those that are put there
+    /// later.
     pub fn runner(&self, options: Options, images: Images) -> Runner {
         let (transport, links) = (self.transport(), self.links());
         Runner::start(options, transport, links, images, Launcher::new())
     }
 
-    /// Opens a portal, and waits until its links are known and a runner serves
-    /// each of them; not longer than `wait`.
+    /// Opens a portal, publishes its links once, and waits until a runner serves each of
+    /// them; not longer than `wait`. For a portal that is to live on when etcd loses its
+    /// data, keep a [`publisher`](Self::publisher) of it.
     ///
     /// # Errors
     /// What was missing when the time was over.
@@ -166,8 +233,7 @@ impl Network {
         Ok(portal)
     }
 
-    /// Waits until runners serve the links of these chains; not longer than
-    /// `wait`.
+    /// Waits until runners serve all links of these chains, but no longer than `wait`.
     ///
     /// # Errors
     /// What was missing when the time was over.
@@ -278,7 +344,8 @@ impl Network {
         }
     }
 
-    /// Knows which links can be called, and what runners say of the others.
+    /// Tells which links can be called, and what runners say of the others, for
+    /// [`portal::http::bind`](crate::portal::http::bind).
     pub fn served(&self) -> Arc<dyn Links> {
         Arc::new(LinksThere {
             probed: Probed::new(self.transport()),
@@ -288,7 +355,8 @@ impl Network {
         })
     }
 
-    /// Sends what is still to be sent, and closes the connections.
+    /// Sends what is still in buffers, and closes the connections. Await
+    /// [`Runner::drain`] first.
     pub async fn close(&self) {
         self.nats.close().await;
     }
@@ -300,12 +368,12 @@ fn is_to_be_said(began: Instant, deadline: Instant) -> bool {
     began.elapsed() >= PATIENCE && Instant::now() + PATIENCE < deadline
 }
 
-/// Why links are not published where the time was over before an answer came.
+/// Why links are not published, if the time was over before etcd answered.
 const SILENT: &str = "etcd does not answer in time; check that it runs and can be reached";
 
 type Runners = BTreeMap<String, RunnerState>;
 
-/// Why a runner cannot serve a link, if there is one that says so.
+/// Why a runner cannot serve a link, if one has announced that.
 fn problem(runners: &Runners, id: LinkId) -> Option<String> {
     let id = id.to_string();
     runners.iter().find_map(|(runner, state)| {
@@ -314,13 +382,13 @@ fn problem(runners: &Runners, id: LinkId) -> Option<String> {
     })
 }
 
-/// The links that runners elsewhere serve, or cannot.
+/// The links of runners in other processes.
 struct LinksThere {
     probed: Probed,
     nats: watch::Receiver<Connection>,
     etcd: Etcd,
-    /// What runners have said last, and when. Held while they are looked up, so
-    /// that this is done once however many links nobody serves.
+    /// The last known states of runners, and when they were read. Locked while they are read,
+    /// so that they are read once however many links nobody serves.
     runners: Mutex<Option<(Instant, Arc<Runners>)>>,
 }
 
@@ -360,23 +428,22 @@ impl Links for LinksThere {
     }
 }
 
-/// Only the links, for whoever makes no calls.
+/// The link store alone, for commands that make no calls.
 ///
 /// # Errors
-/// An address, a certificate or a secret is not one.
+/// An address, a certificate or a secret is invalid.
 #[cfg(feature = "cli")]
 pub(crate) fn link_store(etcd: &EtcdOptions) -> Result<Arc<dyn LinkStore>, ConnectError> {
     Ok(Arc::new(Etcd::new(etcd).map_err(FailedTo)?))
 }
 
 impl Portal {
-    /// Reads a chain file, connects to the servers, makes the chain's links
-    /// known, and waits until runners serve them. As long as the portal or a clone
-    /// of it is there, they are put again where etcd loses them.
+    /// Reads a chain file, connects to the servers, publishes the chain's links, and waits
+    /// until runners serve them. While the portal or a clone of it lives, links that etcd
+    /// loses are published again.
     ///
-    /// `nats` and each of `etcds` is a URL; `nats` may be several, separated by
-    /// commas. For TLS and credentials, and to wait for less or more, see
-    /// [`Network`].
+    /// `nats` is one URL or several, separated by commas; each of `etcds` is a URL. For TLS,
+    /// credentials and another time to wait, see [`Network`].
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -390,8 +457,7 @@ impl Portal {
     /// ```
     ///
     /// # Errors
-    /// The file is wrong, or something that is needed was not there within 30
-    /// seconds.
+    /// The file is invalid, or the chain could not be called within 30 s.
     pub async fn connect(
         file: impl AsRef<Path>,
         nats: &str,
