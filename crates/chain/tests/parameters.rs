@@ -234,18 +234,31 @@ fn a_pattern_that_cannot_be_used_says_where_and_why() {
         ("x(?u:\u{e9})", "Unicode is not supported", Some(3..4)),
         (
             "((a{100}){100}){100}",
-            "compiled, it is larger than 262144 bytes",
+            "compiled, it is larger than 524288 bytes: repeat less",
+            None,
+        ),
+        (
+            "(a|b{1000})*",
+            "compiled, it is larger than 16384 bytes: repeat less, or let no",
             None,
         ),
         (
             "a{1001}{1001}{1001}",
-            "compiled, it is larger than 262144 bytes",
+            "compiled, it is larger than 524288 bytes: repeat less",
             None,
         ),
     ] {
         let error = Pattern::new(pattern).expect_err(pattern);
         assert!(error.to_string().contains(problem), "{pattern}: {error}");
         assert_eq!(error.span(), span, "{pattern}");
+    }
+    for large in [
+        ".{0,4096}",
+        "[a-z]{1,1000}",
+        "([a-z]{1,63}\\.)+[a-z]{2,63}",
+        "[^/]*",
+    ] {
+        assert!(Pattern::new(large).is_ok(), "{large}");
     }
     let deep = format!("{}a{}", "(".repeat(1000), ")".repeat(1000));
     assert!(Pattern::new(&deep).is_err());
