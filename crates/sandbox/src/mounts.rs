@@ -28,7 +28,7 @@ mod private;
 mod root_overlay;
 
 pub(crate) use devices::{Devices, own_devices};
-pub(crate) use private::changeable;
+pub(crate) use private::{changeable, private_folders};
 
 /// Folders that a root must have, because something is mounted on each.
 pub const MOUNT_POINT_FOLDERS: [&str; 5] = ["dev", "proc", "run", "tmp", "var/tmp"];
