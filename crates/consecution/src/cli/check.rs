@@ -145,7 +145,7 @@ Warm: 8
 Input: /tmp/in.docx
 Output: /tmp/out/
 Files:
-  /etc/app.conf: a line
+  /etc/app.conf: 'a line'
   /usr/local/bin/x:
     Text: |
       #!/bin/sh
