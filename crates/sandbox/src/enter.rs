@@ -10,10 +10,11 @@ use rustix::thread::UnshareFlags;
 
 use crate::failure::{Failure, Step};
 use crate::init::Plan;
+use crate::mounts::View;
 use crate::spec::{Ids, Spec};
 use crate::sys::MountToken;
 use crate::user::{self, Identity};
-use crate::wire::{Found, Opened, Order, send_opened};
+use crate::wire::{Opened, Order, send_opened};
 use crate::{capabilities, command, mounts, network, rlimits, seccomp, sys};
 
 /// Takes this process into the sandbox that is ordered, and says what remains to be
@@ -40,14 +41,10 @@ pub(crate) fn enter(order: &Order, socket: &OwnedFd) -> Result<Plan, Failure> {
     become_root(spec.ids)?;
 
     let outside = mounts::gather(spec, devices)?;
-    let found = Found {
-        is_bounded,
-        ..outside.found
-    };
     mounts::change_root(&outside)?;
 
-    // Inside: from here on every path is the image's.
-    mounts::furnish(outside)?;
+    // Inside: from here on no path leads to the host.
+    let furnished = mounts::furnish(outside, spec, &identity)?;
     set_hostname(&spec.hostname)?;
     // Whether it can or not: a link on a host without inotify has nothing to bound.
     rlimits::bound_user_namespace();
@@ -56,7 +53,10 @@ pub(crate) fn enter(order: &Order, socket: &OwnedFd) -> Result<Plan, Failure> {
 
     let token = MountToken(random()?);
     let uid = identity.uid;
-    let plan = command::plan(spec, identity, limits, found, token)?;
+    // And here each path is the image's.
+    let view = View::enter()?;
+    let plan = command::plan(spec, identity, limits, &furnished, is_bounded, token)?;
+    view.leave()?;
 
     let counts_processes = order.link_processes_max.is_none();
     let kept = capabilities::kept(uid, spec.ids, is_bounded && counts_processes);

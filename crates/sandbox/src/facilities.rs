@@ -13,7 +13,7 @@ use crate::launcher::{Launcher, OpenError, Zygote};
 use crate::mounts::{MOUNT_POINT_FILES, MOUNT_POINT_FOLDERS};
 use crate::process::{Event, Stdio};
 use crate::rlimits;
-use crate::spec::{Ids, Limits, Network, SCRATCH_BYTES_DEFAULT, Spec};
+use crate::spec::{Ids, Limits, Network, SCRATCH_BYTES_DEFAULT, Spec, Writable};
 use crate::sys;
 
 /// What this host offers, looked at without making a sandbox.
@@ -82,7 +82,7 @@ pub fn check(launcher: &Launcher, ids: Ids) -> Vec<Finding> {
             return vec![needed("sandbox", Err((detail, None)), "")];
         }
     };
-    let tried = root.try_out(launcher, ids, false);
+    let tried = root.try_out(launcher, ids, Writable::No);
     let found = tried.as_ref().map(Zygote::found).ok();
     let mut findings = vec![
         needed(
@@ -92,7 +92,7 @@ pub fn check(launcher: &Launcher, ids: Ids) -> Vec<Finding> {
         ),
         of_ids(ids),
     ];
-    let writable = root.try_out(launcher, ids, true);
+    let writable = root.try_out(launcher, ids, Writable::Private);
     findings.push(Finding {
         is_needed: false,
         ..needed(
@@ -307,7 +307,7 @@ impl ScratchRoot {
         &self,
         launcher: &Launcher,
         ids: Ids,
-        writable: bool,
+        writable: Writable,
     ) -> Result<Zygote, (String, Option<String>)> {
         let spec = Spec {
             root: self.0.clone(),
@@ -315,6 +315,7 @@ impl ScratchRoot {
             environment: Vec::new(),
             working_directory: "/".to_owned(),
             user: String::new(),
+            files: Vec::new(),
             writable,
             scratch_bytes: SCRATCH_BYTES_DEFAULT,
             network: Network::None,

@@ -42,8 +42,9 @@ steps! {
     BecomeRoot "become the sandbox's root",
     CloneRoot "mount the image's root",
     PivotRoot "make the image's root the root",
-    MountDevices "mount /dev",
+    AddFiles "add the link's files",
     MountHostFiles "mount the host's network files",
+    MountDevices "mount /dev",
     MountProc "mount /proc",
     SetHostname "set the host name",
     SetLimits "set the resource limits",
@@ -53,8 +54,9 @@ steps! {
     MakeStack "make room for a process",
     EnterNetwork "enter an empty network",
     StartInit "start a process",
-    MountOverlay "mount the private writable root",
     MountPrivate "mount a private folder",
+    MountOverlay "mount the private writable root",
+    ChangeRoot "change to its root",
     StartCommand "start the command's process",
     JoinCgroup "join its cgroup",
     EnterDomain "enter its Landlock domain",
@@ -269,7 +271,12 @@ mod tests {
             ("mounts::change_root(", &[Step::PivotRoot]),
             (
                 "mounts::furnish(",
-                &[Step::MountDevices, Step::MountHostFiles, Step::MountProc],
+                &[
+                    Step::AddFiles,
+                    Step::MountHostFiles,
+                    Step::MountDevices,
+                    Step::MountProc,
+                ],
             ),
             ("set_hostname(", &[Step::SetHostname]),
             ("rlimits::set(", &[Step::SetLimits]),
@@ -285,9 +292,15 @@ mod tests {
         steps.extend(entering.iter().flat_map(|(_, steps)| *steps));
         steps.extend(named(body(include_str!("zygote.rs"), "\nfn start(")));
         let plan = body(include_str!("mounts.rs"), "fn plan(");
-        let mounts = ["plan_overlay(", "proc(", "private::plan("];
+        let mounts = [
+            "Step::MountPrivate",
+            "plan_overlay(",
+            "proc(",
+            "private::plan_mounts(",
+        ];
         assert!(mounts.map(|made| plan.find(made).unwrap()).is_sorted());
-        steps.extend([Step::MountOverlay, Step::MountPrivate, Step::StartCommand]);
+        steps.extend([Step::MountPrivate, Step::MountOverlay]);
+        steps.extend([Step::ChangeRoot, Step::StartCommand]);
         steps.extend(named(body(include_str!("init.rs"), "\nfn execute(")));
         let process = include_str!("process.rs");
         steps.extend(named(body(process, "fn limit_memory(")));

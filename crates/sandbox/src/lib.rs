@@ -9,7 +9,7 @@
 //! ```no_run
 //! use std::io::{Read as _, Write as _};
 //!
-//! use sandbox::{Ids, Launcher, Limits, Network, Spec, Stdio};
+//! use sandbox::{Ids, Launcher, Limits, Network, Spec, Stdio, Writable};
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     // First of all: a zygote is this same program.
@@ -21,7 +21,8 @@
 //!         environment: Vec::new(),
 //!         working_directory: "/".into(),
 //!         user: "nobody".into(),
-//!         writable: false,
+//!         files: Vec::new(),
+//!         writable: Writable::Private,
 //!         scratch_bytes: sandbox::SCRATCH_BYTES_DEFAULT,
 //!         network: Network::None,
 //!         hostname: "example".into(),
@@ -87,7 +88,8 @@ pub use launcher::{Launcher, OpenError, StartError, Zygote};
 pub use mounts::{MOUNT_POINT_FILES, MOUNT_POINT_FOLDERS};
 pub use process::{Event, Process, Stdio, WaitStatus};
 pub use spec::{
-    Ids, IdsError, Limits, Network, PROCESSES_DEFAULT, SCRATCH_BYTES_DEFAULT, SHIFTED_IDS, Spec,
+    Content, Ids, IdsError, Limits, Network, PROCESSES_DEFAULT, SCRATCH_BYTES_DEFAULT, SHIFTED_IDS,
+    Spec, SpecFile, Writable,
 };
 pub use sys::standard_streams::{standard_input_was_closed, standard_output_was_closed};
 pub use zygote::run_zygote_if_asked;

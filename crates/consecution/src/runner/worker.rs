@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chain::{Link, LinkId, Network};
 use image::{Digest, Image, Reference};
-use sandbox::{Launcher, Limits, Spec, Zygote};
+use sandbox::{Launcher, Limits, Spec, Writable, Zygote};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
@@ -401,7 +401,11 @@ fn spec(id: LinkId, link: &Link, image: &Image, rules: &Sandboxing) -> Spec {
             .or(config.user.as_ref())
             .cloned()
             .unwrap_or_default(),
-        writable: link.writable,
+        files: Vec::new(),
+        writable: match link.writable {
+            true => Writable::Private,
+            false => Writable::No,
+        },
         scratch_bytes: rules.scratch_bytes_max,
         network: match link.network {
             Network::None => sandbox::Network::None,

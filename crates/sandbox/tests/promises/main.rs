@@ -24,6 +24,7 @@ mod many;
 mod namespaces;
 mod network;
 mod odd_images;
+mod own_files;
 mod own_program;
 mod places;
 mod privilege;

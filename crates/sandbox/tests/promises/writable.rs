@@ -3,13 +3,13 @@
 
 use std::fs;
 
-use sandbox::{Ids, Spec};
+use sandbox::{Ids, Spec, Writable};
 
 use crate::support::{Running, Setup, kernel, promises};
 
 fn writable(setup: &Setup, script: &str) -> Spec {
     Spec {
-        writable: true,
+        writable: Writable::Private,
         ..setup.script(script)
     }
 }
