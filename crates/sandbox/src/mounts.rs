@@ -47,18 +47,24 @@ pub const MOUNT_POINT_FOLDERS: [&str; 5] = ["dev", "proc", "run", "tmp", "var/tm
 /// Files that a root must have for a link on the host's network.
 pub const MOUNT_POINT_FILES: [&str; 2] = ["etc/hosts", "etc/resolv.conf"];
 
-/// A file for each 8 KiB, and no more: each takes the kernel a kilobyte.
-const BYTES_PER_FILE: u64 = 8 * 1024;
-const FILES_MIN: u64 = 1024;
+/// A file system in memory has one inode for each 8 KiB of its size. An inode takes the
+/// kernel about 1 KiB that the size does not include: so inodes take at most an eighth
+/// more.
+const BYTES_PER_INODE: u64 = 8 * 1024;
 
-/// The options of a file system in memory, which without them may take half of
-/// the host's.
+/// However small a file system is, it has so many inodes: programs make many files
+/// without content, such as locks.
+const INODES_MIN: u64 = 1024;
+
+/// The options of a file system in memory. Without them tmpfs may take half of the host's
+/// memory.
 fn sized(mode: &str, bytes: u64) -> String {
-    let files = (bytes / BYTES_PER_FILE).max(FILES_MIN);
-    format!("{mode},size={bytes},nr_inodes={files}")
+    let inodes = (bytes / BYTES_PER_INODE).max(INODES_MIN);
+    format!("{mode},size={bytes},nr_inodes={inodes}")
 }
 
-/// What comes from outside, as mounts that are not in place yet.
+/// What comes from outside of the new root: mounts that are not attached yet, and the
+/// content of files.
 pub(crate) struct Outside {
     scaffold: OwnedFd,
     image: OwnedFd,
@@ -68,9 +74,9 @@ pub(crate) struct Outside {
     proc: OwnedFd,
 }
 
-/// Opens the root, which is the current folder, and what else comes from the
-/// host, in this process's new mount namespace. `own_devices` are the link's own, where
-/// it could be given some.
+/// Opens the root, which is the current folder, and what else comes from the host, in
+/// this process's new mount namespace. `own_devices` are the link's own device files, if
+/// they could be made.
 pub(crate) fn gather(spec: &Spec, own_devices: Option<OwnedFd>) -> Result<Outside, Failure> {
     rustix::mount::mount_change(
         "/",
@@ -95,8 +101,8 @@ pub(crate) fn gather(spec: &Spec, own_devices: Option<OwnedFd>) -> Result<Outsid
     })
 }
 
-/// Reads the files of the host that the link needs. It gets copies: by a mount of the
-/// file itself it could lock it, and be told when the host reads it.
+/// Reads the host's files that the link needs. The link gets copies: through a mount of
+/// the file itself it could lock the host's file, and watch when the host reads it.
 fn host_files(spec: &Spec) -> Result<Vec<(PathBuf, Vec<u8>)>, Failure> {
     let mut files = Vec::new();
     for path in network::files(spec.network) {
@@ -115,15 +121,15 @@ fn host_files(spec: &Spec) -> Result<Vec<(PathBuf, Vec<u8>)>, Failure> {
     Ok(files)
 }
 
-/// More of a file of the host than this is not copied: what links need of it (names of
-/// hosts, resolvers) takes a few KiB, and each copy takes memory.
+/// The most that is copied of a file of the host; the rest is cut off. What links need of
+/// it (host names, resolvers) takes a few KiB, and each copy takes memory.
 const HOST_FILE_BYTES_MAX: u64 = 1 << 20;
 
 fn io_failure(step: Step, subject: &str) -> impl FnOnce(std::io::Error) -> Failure + use<'_> {
-    move |error| Failure::new(step, subject, error.raw_os_error().unwrap_or(libc::EIO))
+    move |error| Failure::io(step, subject, &error)
 }
 
-/// What a mount from outside is made to be.
+/// The attributes of every mount from outside.
 const HARMLESS: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY
     .union(MountAttrFlags::MOUNT_ATTR_NOSUID)
     .union(MountAttrFlags::MOUNT_ATTR_NODEV);
@@ -143,8 +149,9 @@ fn clone_mount(path: &Path, subject: &Path, step: Step) -> Result<OwnedFd, Failu
     rustix::mount::open_tree(CWD, path, clone).map_err(failure(step, subject))
 }
 
-/// The `/proc` of the zygote's own namespace. Made while the host's is still to
-/// be seen: the kernel shows a new one only to who could see one before.
+/// Makes the `/proc` of the zygote's own PID namespace. It must be made while the host's
+/// is still visible: in a user namespace, the kernel allows a new `/proc` only where
+/// another one can be seen.
 fn make_proc() -> rustix::io::Result<OwnedFd> {
     let proc = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_create(&proc)?;
@@ -162,8 +169,8 @@ pub(crate) fn change_root(outside: &Outside) -> Result<(), Failure> {
     attach(&outside.scaffold, Path::new("."), Step::PivotRoot)?;
     rustix::process::fchdir(&outside.scaffold).map_err(failure())?;
     rustix::process::pivot_root(".", ".").map_err(failure())?;
-    // The old root lies on the new one now, where `..` would still find it. So
-    // it has to go before any path of the image is followed.
+    // The old root is mounted on top of the new one now, where `..` would still find it.
+    // So it has to go before any path of the image is followed.
     rustix::process::fchdir(&host).map_err(failure())?;
     rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(failure())?;
     rustix::process::chdir("/").map_err(failure())
@@ -187,8 +194,8 @@ impl Furnished {
     }
 }
 
-/// Puts the rest in place. Whatever links the image has in these places, they
-/// lead nowhere but to the image.
+/// Attaches the rest. If the image has symbolic links in these places, they can no longer
+/// lead out of the image.
 pub(crate) fn furnish(
     outside: Outside,
     spec: &Spec,
@@ -311,10 +318,10 @@ fn attach(mount: &OwnedFd, path: &Path, step: Step) -> Result<(), Failure> {
     rustix::mount::move_mount(mount, "", CWD, path, flags).map_err(failure(step, path))
 }
 
-/// Something that is done anew for each process, by init.
+/// A step that init takes anew for each process.
 pub(crate) enum Operation {
     Mount(PrivateMount),
-    /// Unless it exists.
+    /// Makes a folder, unless it exists.
     MakeFolder {
         path: CString,
         mode: u32,
@@ -337,6 +344,7 @@ pub(crate) struct PrivateMount {
     pub(crate) step: Step,
 }
 
+/// The flags of every mount that a process has for itself.
 const PRIVATE: libc::c_ulong = libc::MS_NOSUID | libc::MS_NODEV;
 
 /// That somebody has looked into a folder is no change of it.
@@ -393,20 +401,21 @@ pub(crate) fn plan(spec: &Spec, furnished: &Furnished) -> Result<MountPlan, Fail
     })
 }
 
-/// The process's own `/proc`. Read-only: for most of its settings the kernel asks who
-/// one is outside, not which capabilities one has; and that may be root, where ids are
-/// not shifted. Costs nothing here, other than mounts over parts of it. And without
-/// init, which would tell of the runner's cgroup, of the zygote's memory, and how long
-/// earlier processes took.
+/// Mounts the process's own `/proc`.
+///
+/// It is read-only, because for most settings in it the kernel checks the user outside,
+/// and not capabilities; if ids are not shifted, that user may be root. Unlike mounts
+/// over parts of `/proc`, this costs nothing. And it hides init (`hidepid`), which would
+/// show the runner's cgroup, the zygote's memory, and how long earlier processes took.
 fn proc(target: &Path, flags: libc::c_ulong) -> Result<Operation, Failure> {
     let flags = flags | PRIVATE | libc::MS_NOEXEC | libc::MS_RDONLY;
     let options = "hidepid=ptraceable";
     mount("proc", target, "proc", flags, options, Step::MountProc)
 }
 
-/// Mounts `/proc` as it is already. The kernel then drops what it remembers of names
-/// that were looked for there; it gives each a number and the time when it was first
-/// looked for, for anybody to see.
+/// Mounts `/proc` again, with the flags that it has. The kernel then forgets which names
+/// were looked up there: it gives each a number and the time of its first lookup, for
+/// every process to see.
 pub(crate) fn forget_proc(own: &OwnFolders) -> Result<Operation, Failure> {
     proc(&own.proc, libc::MS_REMOUNT)
 }
@@ -435,7 +444,8 @@ fn plan_overlay(own: &OwnFolders, plan: &mut Vec<Operation>) -> Result<PathBuf, 
     let options = root_overlay::options(&upper, &work);
     let flags = PRIVATE | libc::MS_NODIRATIME;
     plan.push(mount("overlay", &root, "overlay", flags, &options, step)?);
-    // An overlay shows no mounts of what lies below it.
+    // An overlay does not show the mounts in its lower folder, so they are repeated in
+    // it.
     let dev = below(Path::new(ROOT), &own.dev);
     let target = below(&root, &own.dev);
     plan.push(bind(&dev, &target, libc::MS_REC, step)?);

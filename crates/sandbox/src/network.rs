@@ -1,11 +1,11 @@
 //! Networks: none, or the host's.
 //!
-//! A network namespace costs half a millisecond to make, so it is not made for
-//! each process: each place in the zygote has one, and a place is used by one
-//! process after the other, never by two at a time. Nothing stays in a namespace
-//! when its processes are gone: a command may not configure it, and its loopback
-//! is down. So a process has no network at all, not even one to itself, and two
-//! of one link do not meet in the names of sockets or the numbers of ports.
+//! A network namespace takes half a millisecond to make, so it is not made for each
+//! process: each place in the zygote has one, and one process after the other uses a
+//! place, never two at a time. A process cannot change the namespace for the next one: a
+//! command may not configure it, and its loopback is down. So a process has no network at
+//! all, not even one to itself, and two processes of one link cannot meet by names of
+//! sockets or by ports.
 
 use std::ffi::CStr;
 
@@ -16,7 +16,7 @@ use rustix::thread::UnshareFlags;
 use crate::spec::Network;
 use crate::sys::{Errno, MountToken, in_our_memory as call};
 
-/// The namespace to create for that network.
+/// The namespace to make for that network.
 pub(crate) fn namespace(network: Network) -> UnshareFlags {
     match network {
         Network::None => UnshareFlags::NEWNET,
@@ -33,14 +33,14 @@ pub(crate) fn files(network: Network) -> &'static [&'static str] {
     }
 }
 
-/// The networks of a zygote's places: it is in one of them at a time, and what it
-/// starts is where it is.
+/// The network namespaces of a zygote's places. The zygote is in one of them at a time,
+/// and what it starts is in the same.
 pub(crate) struct Networks {
     kind: Network,
     token: MountToken,
-    /// Of the place that it is in.
+    /// The number of the place whose network the zygote is in.
     current: usize,
-    /// By the number of the place.
+    /// The namespaces, by the number of their place.
     made: Vec<OwnedFd>,
 }
 
@@ -54,7 +54,8 @@ impl Networks {
         }
     }
 
-    /// Goes to the network of place `number`, which is known, or the next one.
+    /// Enters the network of place `number`, which is known or the next new one. If
+    /// sockets are left in it, the place gets a new network.
     pub(crate) fn enter(&mut self, number: usize) -> Result<(), Errno> {
         if self.kind == Network::Host {
             return Ok(());
@@ -83,7 +84,7 @@ impl Networks {
 
     fn enter_new(&mut self, number: usize) -> Result<(), Errno> {
         call::new_network_namespace(self.token)?;
-        // Also if it cannot be kept: it is nobody else's.
+        // Even if a later step fails, the zygote is in the new one now.
         self.current = number;
         Ok(())
     }
@@ -95,14 +96,15 @@ fn own_namespace() -> Result<OwnedFd, Errno> {
     own.map_err(rustix::io::Errno::raw_os_error)
 }
 
-/// Where the kernel says how many sockets there are in the network of who opens it.
+/// The file that shows how many sockets there are in the network of the process that
+/// opens it.
 pub(crate) const SOCKETS: &CStr = c"/proc/self/net/sockstat";
 
-/// Has that network no socket? With no process in it that has one, there may still be
-/// some in messages that they hold themselves, and they keep their names and whatever
-/// else was sent with them: files, and locks on files.
+/// Whether that network has no socket. Even if no process is left there, sockets may be
+/// left that hold each other in their messages. They keep their names, and whatever else
+/// was sent with them: files, and locks on files.
 ///
-/// For init, too, by the rules of `sys.rs`.
+/// Init calls this too, by the rules of `sys.rs`.
 pub(crate) fn has_no_sockets(sockets: i32) -> bool {
     const NONE: &[u8] = b"sockets: used 0\n";
     let mut beginning = [0; NONE.len()];

@@ -10,7 +10,7 @@
 //! of the folders, and an object of each kind: each must have the number that follows
 //! the last one made here. docs/sandbox.md has the list of all that a process can leave.
 //!
-//! In the zygote's memory, by the rules of `sys.rs`.
+//! This code runs in the zygote's memory, by the rules of `sys.rs`.
 
 use std::ffi::CString;
 
@@ -23,12 +23,14 @@ pub(crate) const FOLDERS_MAX: usize = 5;
 /// How a place looks.
 #[derive(Clone, Copy)]
 pub(crate) struct Traces {
-    /// All that is made or removed in a folder changes its times, unless that was within
-    /// one tick of the kernel's clock; and all that is made has a number.
+    /// Making or removing something in a folder changes its times, unless both fall
+    /// within one tick of the kernel's clock; what was made then shows in the file
+    /// number.
     folders: [FileStatus; FOLDERS_MAX],
-    /// Of the last file that was made in the file system that the folders share.
+    /// The inode number of the last file made in the file system that the folders share.
     file_number: u64,
-    /// Of the last objects that were made; [`NO_ID`] where there was none.
+    /// The ids of the last System V objects made, one of each kind; [`NO_ID`] if there
+    /// was none.
     ipc_ids: [i32; 3],
 }
 
@@ -45,7 +47,7 @@ impl Traces {
         })
     }
 
-    /// How it looks now. Takes the next numbers.
+    /// The state of a place now. Uses up the next numbers.
     pub(crate) fn find(scratch: i32, folders: &[CString]) -> Result<Traces, Errno> {
         Ok(Traces {
             ipc_ids: call::next_ipc_ids(NO_ID)?,
@@ -53,7 +55,7 @@ impl Traces {
         })
     }
 
-    /// Has nothing been left between these and `later`, which were found next?
+    /// Whether nothing was left between this state and `later`, which was found next.
     pub(crate) fn are_followed_by(&self, later: &Traces) -> bool {
         let mut ids = self.ipc_ids.iter().zip(&later.ipc_ids);
         self.folders == later.folders
@@ -70,14 +72,14 @@ fn look_at(scratch: i32, folders: &[CString]) -> Result<[FileStatus; FOLDERS_MAX
     Ok(found)
 }
 
-/// Is that the id of the next object of System V? An id is a place in a table, which are
-/// used in turn, and above it how often the turn has begun (ipc/util.c). The table of few
-/// objects has 64 places.
+/// Whether `after` is the id of the next System V object after `before`. An id is a place
+/// in a table, whose places are used in turn, and in the bits above it the number of
+/// turns (ipc/util.c). The table has 64 places while there are few objects.
 fn is_next_id(before: i32, after: i32) -> bool {
     const PLACE: i32 = 0x7fff;
     const LAST_PLACE: i32 = 63;
     if before == NO_ID {
-        // The first one; or the kernel knows none.
+        // The first object; or the kernel has no System V objects.
         after == 0 || after == NO_ID
     } else if before & PLACE == LAST_PLACE {
         (before | PLACE).checked_add(1) == Some(after)

@@ -16,7 +16,7 @@ use super::{Operation, SCRATCH_FLAGS, bind, folder_of, mount, scratch, text};
 use crate::failure::{Failure, Step};
 use crate::spec::{Network, Spec, Writable};
 
-/// Each with its name in the file system, and who may write there.
+/// The private folders: path, name in the shared file system, and mode.
 const FOLDERS: [(&str, &str, u32); 3] = [
     ("/tmp", "tmp", 0o1777),
     ("/var/tmp", "var-tmp", 0o1777),
@@ -174,7 +174,8 @@ pub(super) fn plan_mounts(
 ) -> Result<(), Failure> {
     let step = Step::MountPrivate;
     for (at, folder) in own.private.iter().enumerate() {
-        // One within another, which is empty, is made there first.
+        // A folder within another one has to be made there first, since that one is
+        // empty.
         let around = own.private[..at]
             .iter()
             .rfind(|other| folder.path.starts_with(&other.path));

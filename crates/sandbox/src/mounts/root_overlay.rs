@@ -31,10 +31,11 @@ pub(super) fn make() -> rustix::io::Result<OwnedFd> {
     let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(&overlay, "lowerdir", LAYERS)?;
     fsconfig_set_string(&overlay, "source", "image")?;
-    // Else folders have a number that is given when they are first looked for, which
-    // tells all processes of the link what others have looked for, and when.
+    // Otherwise a folder gets its inode number at its first lookup, which would show all
+    // processes of the link what others have looked up, and in which order.
     fsconfig_set_string(&overlay, "xino", "on")?;
-    // What says "trusted" in an image is not trusted.
+    // Do not follow `trusted.overlay.*` attributes of an image's files: images are not
+    // trusted.
     fsconfig_set_flag(&overlay, "userxattr")?;
     fsconfig_create(&overlay)?;
     fsmount(&overlay, FsMountFlags::FSMOUNT_CLOEXEC, HARMLESS)

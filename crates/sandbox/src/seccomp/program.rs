@@ -1,9 +1,9 @@
-//! One program for the kernel out of a table, which says what is answered to a call by
-//! its number alone, and of checks of the arguments of the others.
+//! Compiles one program for the kernel from a table of answers by call number, and checks
+//! of the arguments of the remaining calls.
 //!
-//! The kernel runs a program for each number once, when it is installed, to remember
-//! those that are always allowed; and for most of the other calls each time. So the
-//! table is searched by halves, and not from its first entry to its last.
+//! When a program is installed, the kernel runs it once for each number and remembers the
+//! calls that are always allowed. For most others it runs the program each time. So the
+//! program finds the number in the table by a binary search.
 
 use std::collections::BTreeMap;
 
@@ -23,10 +23,10 @@ pub(super) enum Answer {
     Check,
 }
 
-/// The answers by number; one that is not there does not exist.
+/// The answers by number. A call without an entry does not exist.
 pub(super) type Table = BTreeMap<u32, Answer>;
 
-/// Rules, and the error with which is refused what they match.
+/// An error, and the rules that tell which calls are refused with it.
 pub(super) type Check = (i32, Rules);
 
 /// What is answered to a call that does not exist.
@@ -39,18 +39,19 @@ const JUMP_IF_AT_LEAST: u16 = 0x35;
 const RETURN: u16 = 0x06;
 const NUMBER: u32 = 0;
 
-/// A jump to the checks, as long as it is not known how far that is.
+/// Stands for a jump to the checks until it is known how far that is.
 const TO_CHECKS: Instruction = instruction(JUMP, u32::MAX);
 
-/// The program. Of several checks that match a call the first one answers.
+/// Compiles the program. If several checks match a call, the first one answers.
 pub(super) fn program(table: &Table, checks: &[Check]) -> Result<BpfProgram, BackendError> {
     let architecture: TargetArch = std::env::consts::ARCH.try_into()?;
     let compile = |rules, errno| -> Result<BpfProgram, BackendError> {
         let refuse = action(Answer::Refuse(errno));
         SeccompFilter::new(rules, SeccompAction::Allow, refuse, architecture)?.try_into()
     };
-    // Without rules it does nothing but kill what calls as another architecture does,
-    // and allow the others.
+    // Without rules, a filter kills a process that calls as another architecture does,
+    // and allows all else. The search takes the place of its last instruction, which
+    // allows.
     let mut program = compile(Rules::new(), libc::EPERM)?;
     program.pop();
     program.push(instruction(LOAD, NUMBER));
@@ -66,7 +67,7 @@ pub(super) fn program(table: &Table, checks: &[Check]) -> Result<BpfProgram, Bac
         let (allow, end) = (answer(Answer::Allow), check.len());
         for (at, instruction) in check.iter_mut().enumerate() {
             if *instruction == allow {
-                // What one has nothing against goes to the next one.
+                // What this check does not refuse goes to the next one.
                 *instruction = self::instruction(JUMP, distance(at, end));
             }
         }
@@ -76,7 +77,7 @@ pub(super) fn program(table: &Table, checks: &[Check]) -> Result<BpfProgram, Bac
     Ok(program)
 }
 
-/// The first number of each row of numbers with the same answer.
+/// The intervals of numbers with the same answer, each by its first number.
 fn intervals(table: &Table) -> Vec<(u32, Answer)> {
     let answer = |number: u32| table.get(&number).copied().unwrap_or(NOT_THERE);
     let mut intervals = vec![(0, answer(0))];
@@ -89,7 +90,7 @@ fn intervals(table: &Table) -> Vec<(u32, Answer)> {
     intervals
 }
 
-/// Finds the interval that a number is in. There is one at least.
+/// A binary search for the interval that a number is in. There must be at least one.
 fn search(intervals: &[(u32, Answer)]) -> BpfProgram {
     let (below, above) = intervals.split_at(intervals.len() / 2);
     if below.is_empty() {
@@ -106,7 +107,7 @@ fn search(intervals: &[(u32, Answer)]) -> BpfProgram {
             jump.jt = length;
             program.push(jump);
         }
-        // A jump that depends on something does not reach that far.
+        // A conditional jump reaches 255 instructions at most.
         Err(_) => {
             jump.jf = 1;
             let length = distance(0, below.len() + 1);
@@ -137,7 +138,7 @@ const fn instruction(code: u16, k: u32) -> Instruction {
     Instruction { code, jt, jf, k }
 }
 
-/// How many instructions are between two places. The kernel takes 4,096 at most.
+/// The number of instructions between two places. The kernel takes 4,096 at most.
 fn distance(from: usize, to: usize) -> u32 {
     u32::try_from(to - from - 1).unwrap_or(u32::MAX)
 }
