@@ -30,6 +30,7 @@ mod name;
 mod pipeline;
 mod pool;
 mod pool_state;
+mod provisions;
 mod reaper;
 mod sandboxing;
 mod sequences;
@@ -48,6 +49,7 @@ use metrics::Metrics;
 pub use name::{RunnerName, RunnerNameError};
 /// The settings and the counts of pools.
 pub use pool_state::{Config as PoolConfig, Counts};
+pub use provisions::Provisions;
 use reaper::Reaper;
 pub use reaper::until_reaped;
 pub use sandboxing::Sandboxing;

@@ -33,6 +33,7 @@ fn main() {
         working_directory: "/".into(),
         user: String::new(),
         files: Vec::new(),
+        data: Vec::new(),
         writable: match std::env::var_os("WRITABLE") {
             Some(_) => Writable::Private,
             None => Writable::No,

@@ -32,6 +32,12 @@ pub(crate) fn enter(order: &Order, socket: &OwnedFd) -> Result<Plan, Failure> {
     rlimits::raise();
     // Before we give up our privileges on the host, if we have any.
     let devices = mounts::own_devices(spec.ids);
+    // Whose id is not there inside could not walk to it later. Without privileges a mount
+    // takes a mount namespace of our own, and we stay who we are.
+    let data = match spec.ids {
+        Ids::Shifted { .. } => Some(mounts::open_data(spec)?),
+        Ids::Own => None,
+    };
     // Our next child gets a time namespace of the link's own. That changes no clock; but
     // the host's time namespace is a file under /proc that other links could lock, too.
     // If the kernel refuses, the link stays in the host's.
@@ -40,7 +46,7 @@ pub(crate) fn enter(order: &Order, socket: &OwnedFd) -> Result<Plan, Failure> {
     enter_namespaces(spec, &identity, socket)?;
     become_root(spec.ids)?;
 
-    let outside = mounts::gather(spec, devices)?;
+    let outside = mounts::gather(spec, devices, data)?;
     mounts::change_root(&outside)?;
 
     // Inside: from here on no path leads to the host.

@@ -318,6 +318,7 @@ impl ScratchRoot {
             working_directory: "/".to_owned(),
             user: String::new(),
             files: Vec::new(),
+            data: Vec::new(),
             writable,
             scratch_bytes: SCRATCH_BYTES_DEFAULT,
             network: Network::None,

@@ -38,6 +38,7 @@ steps! {
     ReceiveOrder "receive the order",
     OpenRoot "open the image's root",
     ResolveUser "find the user",
+    OpenData "open the data",
     CreateNamespaces "create the namespaces",
     MapIds "map the user and group ids",
     BecomeRoot "become the sandbox's root",
@@ -45,6 +46,7 @@ steps! {
     PivotRoot "make the image's root the root",
     AddFiles "add the link's files",
     MountHostFiles "mount the host's network files",
+    MountData "mount the data",
     MountDevices "mount /dev",
     MountProc "mount /proc",
     SetHostname "set the host name",
@@ -280,6 +282,7 @@ mod tests {
         let entering = [
             ("open_root(", &[Step::OpenRoot][..]),
             ("user::resolve(", &[Step::ResolveUser]),
+            ("mounts::open_data(", &[Step::OpenData]),
             ("enter_namespaces(", &[Step::CreateNamespaces, Step::MapIds]),
             ("become_root(", &[Step::BecomeRoot]),
             ("mounts::gather(", &[Step::CloneRoot]),
@@ -289,6 +292,7 @@ mod tests {
                 &[
                     Step::AddFiles,
                     Step::MountHostFiles,
+                    Step::MountData,
                     Step::MountDevices,
                     Step::MountProc,
                 ],

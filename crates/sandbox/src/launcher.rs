@@ -18,6 +18,7 @@ use crate::cgroup::{Cgroup, CgroupError, Cgroups};
 use crate::failure::{Failure, Step, with_causes};
 use crate::idle_places::{IdlePlace, IdlePlaces};
 use crate::joint::{self, Successor};
+use crate::mounts;
 use crate::process::{Process, Stdio};
 use crate::program::Program;
 use crate::spec::{Ids, Limits, Spec};
@@ -92,6 +93,7 @@ impl Launcher {
         if zygote::asked() {
             return Err(OpenError::NoZygote);
         }
+        mounts::check_data(spec).map_err(OpenError::Failed)?;
         // A limit that cannot be kept is found now, not with the first request.
         let limits = Cgroups::keepable(&self.cgroups, &limits)?;
         let cgroups = limits.any().then(|| self.cgroups.clone());

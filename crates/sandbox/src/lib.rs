@@ -22,6 +22,7 @@
 //!         working_directory: "/".into(),
 //!         user: "nobody".into(),
 //!         files: Vec::new(),
+//!         data: Vec::new(),
 //!         writable: Writable::Private,
 //!         scratch_bytes: sandbox::SCRATCH_BYTES_DEFAULT,
 //!         network: Network::None,
@@ -89,7 +90,7 @@ pub use mounts::{MOUNT_POINT_FILES, MOUNT_POINT_FOLDERS};
 pub use process::{Event, Process, Stdio, WaitStatus};
 pub use spec::{
     Content, Ids, IdsError, Limits, Network, PROCESSES_DEFAULT, SCRATCH_BYTES_DEFAULT, SHIFTED_IDS,
-    Spec, SpecFile, Writable,
+    Spec, SpecData, SpecFile, Writable,
 };
 pub use sys::standard_streams::{standard_input_was_closed, standard_output_was_closed};
 pub use zygote::run_zygote_if_asked;

@@ -29,6 +29,7 @@ use inside::below;
 use scaffold::{EMPTY, FILES, IMAGE, PROC, ROOT};
 
 mod additions;
+mod data;
 mod devices;
 mod inside;
 mod layer;
@@ -36,7 +37,9 @@ mod masks;
 mod private;
 mod root_overlay;
 mod scaffold;
+mod small_files;
 
+pub(crate) use data::{Data, check as check_data, open as open_data};
 pub(crate) use devices::{Devices, own_devices};
 pub(crate) use private::{OwnFolders, changeable};
 pub(crate) use scaffold::{SCRATCH, View};
@@ -71,13 +74,20 @@ pub(crate) struct Outside {
     has_own_devices: bool,
     devices: Devices,
     network_files: Vec<(PathBuf, Vec<u8>)>,
+    small_files: Vec<(PathBuf, Vec<u8>)>,
+    small_folders: Vec<PathBuf>,
+    data: Vec<Data>,
     proc: OwnedFd,
 }
 
 /// Opens the root, which is the current folder, and what else comes from the host, in
 /// this process's new mount namespace. `own_devices` are the link's own device files, if
 /// they could be made.
-pub(crate) fn gather(spec: &Spec, own_devices: Option<OwnedFd>) -> Result<Outside, Failure> {
+pub(crate) fn gather(
+    spec: &Spec,
+    own_devices: Option<OwnedFd>,
+    data: Option<Vec<Data>>,
+) -> Result<Outside, Failure> {
     rustix::mount::mount_change(
         "/",
         MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
@@ -97,6 +107,12 @@ pub(crate) fn gather(spec: &Spec, own_devices: Option<OwnedFd>) -> Result<Outsid
         has_own_devices: devices.are_own(),
         devices,
         network_files,
+        small_files: small_files::files(spec),
+        small_folders: small_files::folders(),
+        data: match data {
+            Some(data) => data,
+            None => data::open(spec)?,
+        },
         proc: make_proc().map_err(failure(Step::MountProc, Path::new("/proc")))?,
     })
 }
@@ -204,8 +220,10 @@ pub(crate) fn furnish(
     attach(&outside.image, Path::new(IMAGE), Step::CloneRoot)?;
     attach(&outside.proc, Path::new(PROC), Step::MountProc)?;
     let own = OwnFolders::find()?;
-    let additions = additions(spec, identity, &outside.network_files)?;
+    let mut additions = additions(spec, identity, &outside.network_files)?;
+    add_data(spec, &outside.data, &mut additions)?;
     let placed = additions::place(&additions, &own)?;
+    add_small(&outside, &own, &placed)?;
     let hides_image_path = mount_root(spec, &placed)?;
     outside.devices.attach(&below(Path::new(ROOT), &own.dev))?;
     mount_for_all(&placed.binds)?;
@@ -252,6 +270,44 @@ fn additions(
     Ok(additions)
 }
 
+fn add_data(spec: &Spec, data: &[Data], additions: &mut Vec<Addition>) -> Result<(), Failure> {
+    for (number, (wanted, data)) in spec.data.iter().zip(data).enumerate() {
+        let (source, is_folder) = data::mount(data, &wanted.source, number)?;
+        additions.push(Addition {
+            path: wanted.path.clone(),
+            source,
+            is_folder,
+            replaces_link: false,
+            step: Step::MountData,
+        });
+    }
+    Ok(())
+}
+
+/// Adds the small files to the link's layer, other than where the image or the link has
+/// something else in mind.
+fn add_small(outside: &Outside, own: &OwnFolders, placed: &Placed) -> Result<(), Failure> {
+    let spot = |path: &Path| {
+        let spot = inside::find(Path::new(IMAGE), path, |at| own.is_own(at)).ok()?;
+        let is_taken = |bind: &Bind| {
+            spot.path.starts_with(&bind.target) || bind.target.starts_with(&spot.path)
+        };
+        let is_hidden = own.hiding(&spot.path).is_some();
+        (!is_hidden && !placed.binds.iter().any(is_taken)).then_some(spot)
+    };
+    for (path, content) in &outside.small_files {
+        if let Some(spot) = spot(path) {
+            layer::add_small_file(&spot, content)?;
+        }
+    }
+    for path in &outside.small_folders {
+        if let Some(spot) = spot(path) {
+            layer::add_small_folder(&spot)?;
+        }
+    }
+    Ok(())
+}
+
 fn write(path: &Path, content: &[u8], mode: u32, owner: Option<(u32, u32)>) -> std::io::Result<()> {
     std::fs::write(path, content)?;
     if let Some((user, group)) = owner {
@@ -266,7 +322,7 @@ fn mount_root(spec: &Spec, placed: &Placed) -> Result<bool, Failure> {
     for (path, is_folder, step) in &placed.missing {
         layer::add_point(path, *is_folder, *step)?;
     }
-    let overlay = root_overlay::make();
+    let overlay = root_overlay::make(root_overlay::LAYERS, "image");
     match (overlay, spec.writable, placed.missing.first()) {
         (Ok(overlay), ..) => {
             attach(&overlay, Path::new(ROOT), Step::CloneRoot)?;

@@ -25,6 +25,8 @@ pub struct Spec {
     pub user: String,
     /// Files that the root has beside its image.
     pub files: Vec<SpecFile>,
+    /// Folders and files of the host that the root has beside its image.
+    pub data: Vec<SpecData>,
     /// Whether a process may write to its root.
     pub writable: Writable,
     /// How much each process may keep in `/tmp`, in `/var/tmp`, and, where it is
@@ -53,6 +55,17 @@ pub struct SpecFile {
     pub content: Content,
     /// It belongs to the link's user, and not to the root's.
     pub of_user: bool,
+}
+
+/// A folder or a file of the host that a link's root has beside its image, read-only,
+/// without set-id bits and devices. All users must be able to read all of it, unless it
+/// belongs to the link's own ids.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpecData {
+    /// Where: an absolute path, whose links are followed inside the root.
+    pub path: PathBuf,
+    /// What: a path of the host, whose links are followed there.
+    pub source: PathBuf,
 }
 
 /// The content of a file. It may be a secret, so no text for developers shows it.

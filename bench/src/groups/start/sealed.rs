@@ -29,6 +29,7 @@ impl Sealed {
             working_directory: "/".to_owned(),
             user: String::new(),
             files: Vec::new(),
+            data: Vec::new(),
             writable: sandbox::Writable::Private,
             scratch_bytes: sandbox::SCRATCH_BYTES_DEFAULT,
             network: Network::None,

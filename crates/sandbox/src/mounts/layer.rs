@@ -31,8 +31,18 @@ pub(super) fn add_small_file(spot: &Spot, content: &[u8]) -> Result<(), Failure>
     }
 }
 
+/// Adds a folder unless the image has something in that place.
+pub(super) fn add_small_folder(spot: &Spot) -> Result<(), Failure> {
+    match spot.kind {
+        Kind::Folder | Kind::File => Ok(()),
+        Kind::Missing => {
+            add_folder(&spot.path).map_err(io_failure(Step::AddFiles, &shown(&spot.path)))
+        }
+    }
+}
+
 /// Adds a folder, with those that it lies in.
-pub(super) fn add_folder(path: &Path) -> std::io::Result<()> {
+fn add_folder(path: &Path) -> std::io::Result<()> {
     let folders: Vec<_> = path.ancestors().collect();
     for folder in folders.into_iter().rev().skip(1) {
         let made = below(Path::new(LAYER), folder);

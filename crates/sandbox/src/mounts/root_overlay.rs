@@ -16,8 +16,9 @@ use rustix::mount::{
 
 use super::HARMLESS;
 
-/// The topmost first: `scaffold::LAYER` and `scaffold::IMAGE`.
-const LAYERS: &str = "/layer:/image";
+/// The layers of a link's root, the topmost first: `scaffold::LAYER` and
+/// `scaffold::IMAGE`.
+pub(super) const LAYERS: &str = "/layer:/image";
 
 /// As options of `mount`, for who makes one for each process: what that writes is in
 /// these folders.
@@ -25,12 +26,12 @@ pub(super) fn options(upper: &str, work: &str) -> String {
     format!("lowerdir={LAYERS},upperdir={upper},workdir={work},xino=on,userxattr")
 }
 
-/// Makes one for all processes, which nobody can write to: a mount that is in no place
-/// yet.
-pub(super) fn make() -> rustix::io::Result<OwnedFd> {
+/// Makes one of two layers for all processes, which nobody can write to: a mount that is
+/// in no place yet. The kernel shows `source` for where it comes from.
+pub(super) fn make(layers: &str, source: &str) -> rustix::io::Result<OwnedFd> {
     let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(&overlay, "lowerdir", LAYERS)?;
-    fsconfig_set_string(&overlay, "source", "image")?;
+    fsconfig_set_string(&overlay, "lowerdir", layers)?;
+    fsconfig_set_string(&overlay, "source", source)?;
     // Otherwise a folder gets its inode number at its first lookup, which would show all
     // processes of the link what others have looked up, and in which order.
     fsconfig_set_string(&overlay, "xino", "on")?;

@@ -11,6 +11,7 @@ mod support;
 
 mod attack;
 mod command;
+mod data;
 mod defaults;
 mod descriptors;
 mod docker;

@@ -183,7 +183,7 @@ promises! {
         let refused = [
             ("/proc/x", "each process has a /proc of its own"),
             ("/dev/x", "each process has a /dev of its own"),
-            ("/dev", "each process has one of its own"),
+            ("/dev", "of its own"),
             ("/tmp", "each process has one of its own"),
             ("/var", "each process has a /var/tmp of its own, which lies in it"),
             ("/", "of its own, which lies in it"),

@@ -240,6 +240,7 @@ impl Setup {
             working_directory: "/".into(),
             user: String::new(),
             files: Vec::new(),
+            data: Vec::new(),
             writable: Writable::No,
             scratch_bytes: sandbox::SCRATCH_BYTES_DEFAULT,
             network: Network::None,

@@ -55,6 +55,7 @@ impl World {
             working_directory: "/".to_owned(),
             user: String::new(),
             files: Vec::new(),
+            data: Vec::new(),
             writable: sandbox::Writable::Private,
             scratch_bytes: SCRATCH_BYTES_DEFAULT,
             network: Network::None,
