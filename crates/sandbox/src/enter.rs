@@ -46,7 +46,7 @@ pub(crate) fn enter(order: &Order, socket: &OwnedFd) -> Result<Plan, Failure> {
     enter_namespaces(spec, &identity, socket)?;
     become_root(spec.ids)?;
 
-    let outside = mounts::gather(spec, devices, data)?;
+    let outside = mounts::gather(order, devices, data)?;
     mounts::change_root(&outside)?;
 
     // Inside: from here on no path leads to the host.

@@ -96,7 +96,7 @@ pub fn check(launcher: &Launcher, ids: Ids) -> Vec<Finding> {
         ..needed(
             "writable roots",
             writable.map(drop),
-            "an overlay for each process",
+            "an overlay for each process, which links have unless they say Writable: never",
         )
     });
     if let Some(found) = found {

@@ -144,7 +144,9 @@ impl Failure {
                  `--security-opt systempaths=unconfined`",
             ),
             (Step::MountOverlay, libc::EPERM | libc::ENODEV | libc::EINVAL) => Some(
-                "`Writable` needs overlay file systems in user namespaces: Linux 5.11 or newer",
+                "a root that can be written to needs overlay file systems in user namespaces, over the \
+                 file system of the images: Linux 5.11 or newer, and no stack of overlays; or set \
+                 Writable: never",
             ),
             (Step::MountHostFiles, libc::ENOENT | libc::ELOOP | libc::ENOTDIR | libc::EISDIR) => {
                 Some(

@@ -106,6 +106,8 @@ impl Launcher {
         let cgroups = limits.any().then(|| self.cgroups.clone());
         let order = Order {
             spec: spec.clone(),
+            memory_bytes: limits.memory_bytes,
+            cpu_millicores: limits.cpu_millicores,
             link_processes_max: match limits.processes {
                 Some(_) => None,
                 None => Some(LINK_PROCESSES_MAX),

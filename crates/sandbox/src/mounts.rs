@@ -22,7 +22,7 @@ use rustix::mount::{
 use crate::failure::{Failure, Step};
 use crate::spec::{Spec, Writable};
 use crate::user::Identity;
-use crate::wire::Found;
+use crate::wire::{Found, Order};
 use crate::{network, sys};
 use additions::{Addition, Bind, Placed};
 use inside::below;
@@ -84,10 +84,11 @@ pub(crate) struct Outside {
 /// this process's new mount namespace. `own_devices` are the link's own device files, if
 /// they could be made.
 pub(crate) fn gather(
-    spec: &Spec,
+    order: &Order,
     own_devices: Option<OwnedFd>,
     data: Option<Vec<Data>>,
 ) -> Result<Outside, Failure> {
+    let spec = &order.spec;
     rustix::mount::mount_change(
         "/",
         MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
@@ -107,7 +108,7 @@ pub(crate) fn gather(
         has_own_devices: devices.are_own(),
         devices,
         network_files,
-        small_files: small_files::files(spec),
+        small_files: small_files::files(order),
         small_folders: small_files::folders(),
         data: match data {
             Some(data) => data,

@@ -38,10 +38,10 @@ fn a_link_brings_files_along() {
         .expect_output("one\ntwo\nthree\n644\n755\n");
     let command = link(&["/opt/say"]).with("Files", files);
     run_on(&chain([command]), b"").expect_output("three\n");
-    let nowhere = shell("true").with("Files", "{/proc/x: a}");
+    let nowhere = shell("true").with("Files", "{/etc/passwd/x: a}");
     run_on(&chain([nowhere]), b"")
         .expect_code(125)
-        .expect_stderr(&["add the link's files \"/proc/x\""]);
+        .expect_stderr(&["add the link's files \"/etc/passwd/x\": not a directory"]);
 }
 
 #[test]

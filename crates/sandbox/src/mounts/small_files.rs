@@ -4,7 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::spec::{Network, Spec};
+use crate::spec::Network;
+use crate::wire::Order;
 
 /// How many processors there are, and whether memory comes in large pages: for `lscpu`,
 /// the JVM, `nproc` and C libraries.
@@ -25,18 +26,52 @@ const PROCESSORS: &str = "/sys/devices/system/cpu";
 const BYTES_MAX: u64 = 4096;
 
 /// The files, each with its content.
-pub(super) fn files(spec: &Spec) -> Vec<(PathBuf, Vec<u8>)> {
+pub(super) fn files(order: &Order) -> Vec<(PathBuf, Vec<u8>)> {
+    let spec = &order.spec;
     let of_machine = OF_MACHINE.iter().filter_map(|path| {
         let content = read(Path::new(path))?;
         Some((PathBuf::from(path), content))
     });
     let mut files: Vec<_> = of_machine.collect();
+    files.extend(of_limits(order.memory_bytes, order.cpu_millicores));
     if spec.network != Network::Host {
         files.push(("/etc/hosts".into(), hosts(&spec.hostname).into_bytes()));
         let name = format!("{}\n", spec.hostname);
         files.push(("/etc/hostname".into(), name.into_bytes()));
     }
     files
+}
+
+/// The period in which the kernel counts processor time, in microseconds.
+const CPU_PERIOD: u64 = 100_000;
+
+/// The limits of a process, as files that Node.js (libuv) and the Rust library read to size
+/// themselves: as cgroups of version 2 have them, and of version 1. A cgroup itself could
+/// only be mounted by a process that has joined it, in a place that is not used again.
+fn of_limits(
+    memory_bytes: Option<u64>,
+    cpu_millicores: Option<u64>,
+) -> impl Iterator<Item = (PathBuf, Vec<u8>)> {
+    let memory = memory_bytes.into_iter().flat_map(|bytes| {
+        [
+            ("memory.max", bytes.to_string()),
+            ("memory.high", "max".to_owned()),
+            ("memory/memory.limit_in_bytes", bytes.to_string()),
+            ("memory/memory.soft_limit_in_bytes", bytes.to_string()),
+        ]
+    });
+    let cpu = cpu_millicores.into_iter().flat_map(|millicores| {
+        let quota = millicores.saturating_mul(CPU_PERIOD) / 1000;
+        [
+            ("cpu.max", format!("{quota} {CPU_PERIOD}")),
+            ("cpu/cpu.cfs_quota_us", quota.to_string()),
+            ("cpu/cpu.cfs_period_us", CPU_PERIOD.to_string()),
+        ]
+    });
+    memory.chain(cpu).map(|(name, value)| {
+        let path = Path::new("/sys/fs/cgroup").join(name);
+        (path, format!("{value}\n").into_bytes())
+    })
 }
 
 fn read(path: &Path) -> Option<Vec<u8>> {

@@ -649,7 +649,7 @@ static void all(const char *folder, int port, const char *name, const char *null
   TRY("open-by-handle", opens_by_handle());
   TRY("leave-the-root", leaves_root());
   TRY("mount", mounts());
-  TRY("sysfs", has_entries("/sys/class") || has_entries("/sys/fs") || has_entries("/sys/module"));
+  TRY("sysfs", has_entries("/sys/class") || has_entries("/sys/module"));
   // What /proc and /dev tell and take.
   TRY("core-pattern", opens("/proc/sys/kernel/core_pattern", O_WRONLY));
   TRY("modprobe-path", opens("/proc/sys/kernel/modprobe", O_WRONLY));

@@ -96,7 +96,7 @@ promises! {
 
     fn one_with_a_root_that_was_not_written_to_is(setup) {
         let zygote = setup.open(&Spec { writable: Writable::Private, ..setup.script(ON_REQUEST) });
-        for nothing in ["true", "ls -lR /etc /home", "cat /etc/passwd", "chmod 755 /nonesuch"] {
+        for nothing in ["true", "ls -lR /etc /home", "ls -la /", "cat /etc/passwd", "chmod 755 /nonesuch", "head -c 1 /bin/busybox"] {
             let run = || Running::start(&zygote).finish(format!("{nothing}\n").as_bytes());
             assert_eq!(place(&run()), place(&run()), "{nothing}");
         }

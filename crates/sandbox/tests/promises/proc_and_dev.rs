@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use sandbox::{Spec, Writable};
+use sandbox::{Limits, Spec, Writable};
 
 use crate::support::{Running, exited, promises};
 
@@ -80,6 +80,18 @@ promises! {
             );
             assert_eq!(setup.run(&Spec { writable, ..setup.script(&script) }, b"").success(), expected);
         }
+    }
+
+    fn a_process_may_read_its_limits(setup) {
+        let limits = Limits { memory_bytes: Some(64 << 20), cpu_millicores: Some(1500), ..Limits::default() };
+        if !sandbox::facilities().controllers.iter().all(|(_, place)| place.is_some()) {
+            return test_support::skip("no cgroups");
+        }
+        let script = setup.script("cd /sys/fs/cgroup; cat memory.max cpu.max memory/memory.limit_in_bytes");
+        let zygote = setup.open_limited(&script, limits);
+        let read = || Running::start(&zygote).finish(b"").success();
+        assert_eq!(read(), "67108864\n150000 100000\n67108864\n");
+        assert_eq!(setup.prints("ls /sys/fs 2>/dev/null; true"), "");
     }
 
     // Nobody could tell through it, either.
