@@ -219,6 +219,8 @@ pub struct Outcome {
     pub stderr: Bytes,
     /// The time from when the runner accepted the call until its process was gone.
     pub elapsed: Duration,
+    /// What the process has left, if its output is a file or folder.
+    pub output: OutputLeft,
     /// How the [joined](Reply::joined) links ended, in chain order. Empty if the runner
     /// was lost: then nothing is known about them.
     pub joined: Vec<Outcome>,
@@ -239,6 +241,7 @@ impl Outcome {
             ending,
             stderr: Bytes::new(),
             elapsed: Duration::ZERO,
+            output: OutputLeft::Given,
             joined: Vec::new(),
         }
     }
@@ -283,9 +286,24 @@ impl Outcome {
     }
 }
 
+/// Whether a process that is to leave its output in a file or folder has done so.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OutputLeft {
+    /// The reply's body is its output.
+    #[default]
+    Given,
+    /// There was nothing in its place.
+    Missing,
+    /// There was something else in its place: a link, a folder instead of a file.
+    Odd,
+}
+
 /// How a call's process ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
+    /// The process could not be started, for this reason, once its input had been stored:
+    /// the call was accepted by then. It would fail elsewhere as well.
+    CannotStart(Arc<str>),
     /// The process exited by itself with this code.
     Exited(u8),
     /// This signal ended the process, and the runner did not send it.

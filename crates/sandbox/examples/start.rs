@@ -30,6 +30,7 @@ fn main() {
         root,
         command,
         environment: Vec::new(),
+        takes_strings: false,
         working_directory: "/".into(),
         user: String::new(),
         files: Vec::new(),
@@ -39,6 +40,8 @@ fn main() {
             None => Writable::No,
         },
         scratch_bytes: sandbox::SCRATCH_BYTES_DEFAULT,
+        input: sandbox::Input::Pipe,
+        output: sandbox::Output::Pipe,
         network: Network::None,
         hostname: "measured".into(),
         ids: Ids::detect(),
@@ -85,7 +88,7 @@ fn run(zygote: &Zygote) {
     output.read_to_end(&mut read).unwrap();
     loop {
         match process.next_event().unwrap() {
-            Some(Event::Started | Event::Exited(_)) => {}
+            Some(Event::Prepared | Event::Started | Event::Exited(_)) => {}
             Some(Event::Gone) => return,
             Some(Event::Failed(step, errno)) => panic!("{}", zygote.explain(step, errno)),
             None => {

@@ -16,7 +16,9 @@ use crate::failure::{Failure, Step};
 use crate::init::{Place, Plan};
 use crate::network::Networks;
 use crate::sys;
-use crate::wire::{ORDER_BYTES_MAX, Opened, Order, Report, Start, receive, send, send_opened};
+use crate::wire::{
+    ORDER_BYTES_MAX, Opened, Order, PREPARE, Report, Start, receive, send, send_opened,
+};
 
 /// What commands inherit.
 pub(crate) const UMASK: u32 = 0o022;
@@ -128,7 +130,8 @@ fn receive_order(socket: &OwnedFd) -> Result<Order, Failure> {
     serde_json::from_slice(&json).map_err(|error| failure(error.to_string()))
 }
 
-/// Starts a process for each message, until the runner closes the socket.
+/// Starts a process for each message, or an init that waits for one, until there will be
+/// no more.
 fn serve(socket: &OwnedFd, plan: &'static Plan, mut networks: Networks) -> ExitCode {
     let mut places: Vec<&'static Place> = Vec::new();
     loop {
@@ -136,16 +139,15 @@ fn serve(socket: &OwnedFd, plan: &'static Plan, mut networks: Networks) -> ExitC
             return ExitCode::SUCCESS;
         };
         let descriptors = message.descriptors;
+        let others = descriptors.len().checked_sub(1);
         let asked = Start::from_bytes(&message.bytes).filter(|asked| {
-            let others = descriptors.len().checked_sub(1);
             message.is_short || others.is_some_and(|others| asked.comes_with(others))
         });
-        let Some(asked) = asked else {
-            // Only the runner can write here, and it does not write such a message.
+        if asked.is_none() && message.bytes != PREPARE {
+            // Only the runner can write here, so this is not it any more.
             return ExitCode::FAILURE;
-        };
-        // Without room even for the control socket, the kernel has closed it, which the
-        // runner sees.
+        }
+        // Where there is no room even for that, the runner sees it closed.
         let Some(control) = descriptors.first() else {
             continue;
         };
@@ -163,12 +165,13 @@ fn serve(socket: &OwnedFd, plan: &'static Plan, mut networks: Networks) -> ExitC
     }
 }
 
-/// Starts a process; from then on its init does all the talking.
+/// Starts a process, or an init that waits until it is asked for one; from then on init
+/// does all the talking.
 fn start(
     places: &mut Vec<&'static Place>,
     plan: &'static Plan,
     networks: &mut Networks,
-    asked: Start,
+    asked: Option<Start>,
     descriptors: &[OwnedFd],
 ) -> Result<(), (Step, sys::Errno)> {
     let number = match places.iter().position(|place| place.is_free()) {
@@ -187,6 +190,10 @@ fn start(
         return Err((Step::StartInit, libc::EINVAL));
     };
     place.control.store(control.as_raw_fd(), Ordering::Relaxed);
-    place.hand(asked, handed.iter().map(AsRawFd::as_raw_fd));
-    place.start().map_err(|errno| (Step::StartInit, errno))
+    place.hand(
+        asked.unwrap_or_default(),
+        handed.iter().map(AsRawFd::as_raw_fd),
+    );
+    let started = place.start(asked.is_some());
+    started.map_err(|errno| (Step::StartInit, errno))
 }

@@ -14,9 +14,10 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, interval, timeout};
 
 use super::metrics::LinkMetrics;
+use super::pipeline::Mode;
 use super::pool::{Capacity, Pool, TakeError};
 use super::pool_state::{self, Moment};
-use super::sequences::{Change, Sequence, Sequences, Step, cut};
+use super::sequences::{Border, Change, Sequence, Sequences, Step, cut};
 use super::service::{PipelineStarter, Starts, WarmPipeline};
 use super::worker::ZygoteHandle;
 use crate::transport::{FOLLOWING_MAX, Following};
@@ -45,8 +46,17 @@ pub(super) struct LocalLink {
     pub(super) zygote: Arc<ZygoteHandle>,
     pub(super) metrics: Arc<LinkMetrics>,
     pub(super) network: Network,
-    /// Its processes are started when their requests come, never earlier (`Warm: false`).
-    pub(super) is_late: bool,
+    pub(super) mode: Mode,
+}
+
+impl LocalLink {
+    fn border(&self) -> Border {
+        Border {
+            network: self.network,
+            stores_input: self.mode.stores_input,
+            leaves_file: self.mode.leaves_file,
+        }
+    }
 }
 
 /// The settings for new pools.
@@ -192,12 +202,12 @@ impl Shared {
                     Some((served, Step::new(next.id, &next.accepted)))
                 }));
             }
-            let networks: Vec<_> = links
+            let borders: Vec<_> = links
                 .iter()
-                .map(|(served, _)| served.link.network)
+                .map(|(served, _)| served.link.border())
                 .collect();
             let (mut joined, mut changes) = (Vec::new(), Vec::new());
-            for piece in cut(&networks, self.making.links_max) {
+            for piece in cut(&borders, self.making.links_max) {
                 let links = &links[piece];
                 let steps = links.iter().map(|(_, step)| step.clone()).collect();
                 let sequence = Sequence::new(steps);
@@ -330,7 +340,6 @@ impl Making {
     fn pool(&self, links: Vec<Arc<LocalLink>>, sequence: &Sequence) -> Pool<WarmPipeline> {
         let config = pool_state::Config {
             floor: 0,
-            is_late: links.iter().any(|link| link.is_late),
             ..self.config.clone()
         };
         let ids: Vec<_> = sequence.ids().collect();

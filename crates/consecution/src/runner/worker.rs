@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chain::{DataSource, Link, LinkId, Network, Writable};
 use image::{Digest, Image, Reference};
-use sandbox::{Launcher, Limits, Spec, SpecData, Zygote};
+use sandbox::{Input, Launcher, Limits, Output, Spec, SpecData, Zygote};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
@@ -17,7 +17,7 @@ use super::hidden;
 use super::images::AgreedImages;
 use super::local_links::{LocalLink, LocalLinks, Membership};
 use super::metrics::{LinkMetrics, Metrics};
-use super::pipeline::watch;
+use super::pipeline::{Mode, watch};
 use super::provisions::{Found, Provided};
 use super::reaper::{Reaped, Reaper};
 use super::sandboxing::Sandboxing;
@@ -211,7 +211,7 @@ impl Serving {
             zygote: Arc::clone(zygote),
             metrics: Arc::clone(metrics),
             network: link.network,
-            is_late: link.is_late(),
+            mode: mode(link),
         });
         let service = Arc::new(LinkService {
             served: membership.served().clone(),
@@ -510,6 +510,7 @@ fn spec(
         root: image.root().to_owned(),
         command,
         environment,
+        takes_strings: !link.parameters.is_empty(),
         working_directory: working_directory.unwrap_or_else(|| "/".to_owned()),
         user: link
             .user
@@ -524,12 +525,36 @@ fn spec(
             Writable::Never => sandbox::Writable::No,
         },
         scratch_bytes: link.constraints.scratch.unwrap_or(rules.scratch_bytes_max),
+        input: match link.input.as_deref() {
+            None => Input::Pipe,
+            Some("/dev/stdin") => Input::Seekable,
+            Some(path) => match path.strip_suffix('/') {
+                Some(folder) => Input::Folder(folder.to_owned()),
+                None => Input::File(path.to_owned()),
+            },
+        },
+        output: match link.output.as_deref() {
+            None => Output::Pipe,
+            Some(path) => match path.strip_suffix('/') {
+                Some(folder) => Output::Folder(folder.to_owned()),
+                None => Output::File(path.to_owned()),
+            },
+        },
         network: match link.network {
             Network::None | Network::Loopback | Network::Sealed => sandbox::Network::None,
             Network::Host => sandbox::Network::Host,
         },
         hostname,
         ids: rules.ids,
+    }
+}
+
+/// How processes of the link start, and get and give their data.
+fn mode(link: &Link) -> Mode {
+    Mode {
+        is_late: link.is_late(),
+        stores_input: link.input.is_some(),
+        leaves_file: link.output.is_some(),
     }
 }
 

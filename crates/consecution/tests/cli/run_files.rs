@@ -1,178 +1,70 @@
-//! Files, data and secrets of links, a root that they may write to, and how much.
+//! Programs that want files, as they are, over `run` and `serve`.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
+use crate::support::chain::{ChainFile, chain, chain_with, link, shell};
+use crate::support::command::run_on;
+use crate::support::http::serve;
 
-use crate::support::chain::{ChainFile, chain, link, shell};
-use crate::support::command::{self, Finished, consecution, finish, run_on};
-use crate::support::home;
-use test_support::PATIENCE;
+/// An archive with `hello.txt` in it. Its index is at its end.
+const ZIP: &[u8] = b"PK\x03\x04\x14\x00\x00\x00\x00\x00\x00\x00!\x005\x87\x00L\x11\x00\x00\x00\x11\
+    \x00\x00\x00\x09\x00\x00\x00hello.txthello from a zip\x0aPK\x01\x02\x14\x03\x14\x00\x00\x00\
+    \x00\x00\x00\x00!\x005\x87\x00L\x11\x00\x00\x00\x11\x00\x00\x00\x09\x00\x00\x00\x00\x00\x00\
+    \x00\x00\x00\x00\x00\xa4\x01\x00\x00\x00\x00hello.txtPK\x05\x06\x00\x00\x00\x00\x01\x00\x01\
+    \x007\x00\x00\x008\x00\x00\x00\x00\x00";
 
-#[track_caller]
-fn run_with(chain: &ChainFile, options: &[&str]) -> Finished {
-    let mut run = command::run(chain.path());
-    run.args(options);
-    finish(run, b"", PATIENCE)
-}
-
-/// A folder of the host that all may read.
-fn folder() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
-    folder
-}
-
-fn put(path: &Path, content: &str, mode: u32) {
-    fs::write(path, content).unwrap();
-    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+fn output(chain: &ChainFile, input: &[u8]) -> Vec<u8> {
+    run_on(chain, input).expect_success().stdout
 }
 
 #[test]
-fn a_link_brings_files_along() {
-    let script = "cat /etc/app.conf /run/app/two; /opt/say; stat -c %a /etc/app.conf /opt/say";
-    let files = "{/etc/app.conf: \"one\\n\", /run/app/two: \"two\\n\", \
-         /opt/say: {Text: \"#!/bin/sh\\necho three\\n\", Mode: 0755}}";
-    run_on(&chain([shell(script).with("Files", files)]), b"")
-        .expect_success()
-        .expect_output("one\ntwo\nthree\n644\n755\n");
-    let command = link(&["/opt/say"]).with("Files", files);
-    run_on(&chain([command]), b"").expect_output("three\n");
-    let nowhere = shell("true").with("Files", "{/etc/passwd/x: a}");
-    run_on(&chain([nowhere]), b"")
-        .expect_code(125)
-        .expect_stderr(&["add the link's files \"/etc/passwd/x\": not a directory"]);
-}
-
-#[test]
-fn data_is_what_the_runner_has_by_that_name() {
-    let folder = folder();
-    put(&folder.path().join("model"), "a model\n", 0o644);
-    let models = shell("cat /models/model; echo x > /models/new || echo sealed");
-    let models = chain([models.with("Data", "{/models: whisper}")]);
-    run_with(&models, &[])
-        .expect_code(125)
-        .expect_stderr(&["the data \"whisper\"", "--data NAME=PATH"]);
-    let option = format!("whisper={}", folder.path().display());
-    let ran = run_with(&models, &["--data", &option]);
-    ran.expect_success().expect_output("a model\nsealed\n");
-    // As a file, and by a relative path.
-    let file = chain([shell("cat /models").with("Data", "{/models: whisper}")]);
-    let mut run = command::run(file.path());
-    run.args(["--data", "whisper=model"])
-        .current_dir(folder.path());
-    finish(run, b"", PATIENCE).expect_output("a model\n");
-    // A link on the host is followed there.
-    symlink(folder.path(), folder.path().join("current")).unwrap();
-    let option = format!(
-        "other=/nonesuch,whisper={}/current",
-        folder.path().display()
+fn a_program_that_needs_a_name_gets_one() {
+    let unzip = link(&["/bin/unzip", "-p", "/tmp/in.zip"]).with("Input", "/tmp/in.zip");
+    assert_eq!(output(&chain([unzip]), ZIP), b"hello from a zip\n");
+    let sum = link(&["/bin/sha256sum", "/run/words"]).with("Input", "/run/words");
+    let found = output(&chain([sum]), b"words\n");
+    assert_eq!(
+        String::from_utf8_lossy(&found),
+        "ff646650bc064e5981d37e75caf62e8551f146dff3b8967dd9cf36d263480e3a  /run/words\n"
     );
-    let mut run = command::run(models.path());
-    run.env("CONSECUTION_DATA", option);
-    finish(run, b"", PATIENCE).expect_output("a model\nsealed\n");
-    for (option, reason) in [
-        (
-            "whisper=/nonesuch",
-            "open the data \"/nonesuch\": no such file",
-        ),
-        ("whisper=/dev/null", "it is a device"),
-        ("whisper", "write a name and a path"),
-    ] {
-        let refused = run_with(&models, &["--data", option]);
-        assert!(refused.stderr.contains(reason), "{}", refused.stderr);
+}
+
+#[test]
+fn one_that_seeks_can_and_its_neighbours_stream() {
+    let links = [
+        link(&["/bin/tr", "a-z", "A-Z"]),
+        link(&["/bin/tail", "-c", "5"]).with("Input", "/dev/stdin"),
+        shell("sort > /tmp/out")
+            .with("Output", "/tmp/out")
+            .with("User", "nobody"),
+        link(&["/bin/cat"]),
+    ];
+    assert_eq!(output(&chain(links), b"one\nb\na\n"), b"\nA\nB\n");
+}
+
+#[test]
+fn an_output_that_is_missing_is_told() {
+    let links = [shell("echo hm").with("Output", "/tmp/a/out.pdf")];
+    run_on(&chain(links), b"")
+        .expect_code(1)
+        .expect_output("")
+        .expect_stderr(&[
+            "hm\n",
+            "has not written its output: there is no /tmp/a/out.pdf",
+        ]);
+}
+
+#[test]
+fn http_has_files_too() {
+    let copy = shell("cat /tmp/in > /tmp/out")
+        .with("Input", "/tmp/in")
+        .with("Output", "/tmp/out");
+    let missing = shell("true").with("Output", "/tmp/out");
+    let copy = chain_with("Name: copy", [copy]);
+    let missing = chain_with("Name: missing", [missing]);
+    let served = serve(&[&copy, &missing]);
+    for size in [0, 1, 100_000, 5 << 20] {
+        let input = vec![b'x'; size];
+        assert!(served.post("/chains/copy", &input).expect(200).body == input);
     }
-    if rustix::process::geteuid().is_root() {
-        put(&folder.path().join("key"), "", 0o600);
-        let option = format!("whisper={}", folder.path().display());
-        run_with(&models, &["--data", &option])
-            .expect_code(125)
-            .expect_stderr(&["key\": not all users can read it: chmod o+r"]);
-    }
-}
-
-#[test]
-fn an_image_may_be_data() {
-    let home = home::with_busybox();
-    let mut import = consecution(home.path());
-    import
-        .args(["image", "import", "models:1"])
-        .arg(home::busybox_tar());
-    finish(import, b"", PATIENCE).expect_success();
-    let link = shell("ls /models/bin/busybox; echo x > /models/x || echo sealed");
-    let chain = chain([link.with("Data", "{/models: \"image:models:1\"}")]);
-    let mut run = consecution(home.path());
-    run.arg("run").arg(chain.path());
-    finish(run, b"", PATIENCE)
-        .expect_success()
-        .expect_output("/models/bin/busybox\nsealed\n");
-    let none = shell("true").with("Data", "{/models: \"image:127.0.0.1:9/none\"}");
-    run_on(&crate::support::chain::chain([none]), b"")
-        .expect_code(125)
-        .expect_stderr(&["which is its data"]);
-}
-
-#[test]
-fn a_secret_is_told_to_nobody_but_the_command() {
-    let folder = folder();
-    let path = folder.path().join("stripe.key");
-    put(&path, "s3cret-5bd1", 0o600);
-    let script = "sha256sum < /run/secrets/key; stat -c '%a %u' /run/secrets/key; env; exit 3";
-    let with = |script: &str| {
-        let link = shell(script).with("Secrets", "{/run/secrets/key: stripe}");
-        chain([link.with("User", "\"33:33\"")])
-    };
-    let secret = with(script);
-    run_with(&secret, &[])
-        .expect_code(125)
-        .expect_stderr(&["the secret \"stripe\"", "--secret NAME=FILE"]);
-    let option = format!("stripe={}", path.display());
-    let mut run = command::run(secret.path());
-    run.args(["--secret", &option, "--log", "trace"]);
-    let ran = finish(run, b"", PATIENCE).expect_code(3);
-    assert!(ran.text().contains("400 33"), "{}", ran.text());
-    assert!(!format!("{}{}", ran.text(), ran.stderr).contains("s3cret"));
-    // Only if the command says so itself.
-    run_with(&with("cat /run/secrets/key"), &["--secret", &option])
-        .expect_success()
-        .expect_output("s3cret-5bd1");
-    // Nor in errors.
-    put(&path, &"s3cret-5bd1".repeat(200_000), 0o600);
-    let ran = run_with(&secret, &["--secret", &option]).expect_code(125);
-    let ran = ran.expect_stderr(&["read the secret \"stripe\"", "more than 1 MiB"]);
-    assert!(!ran.stderr.contains("s3cret"), "{}", ran.stderr);
-}
-
-#[test]
-fn a_root_may_be_written_to_unless_a_link_says_never() {
-    let script = "(echo x > /new) 2>/dev/null && cat /new || echo sealed; mkdir -p $HOME/.cache 2>/dev/null && echo home";
-    for (value, output) in [
-        (None, "x\nhome\n"),
-        (Some("false"), "x\nhome\n"),
-        (Some("true"), "x\nhome\n"),
-        (Some("never"), "sealed\n"),
-    ] {
-        let link = shell(&format!("{script}; true"));
-        let link = match value {
-            Some(value) => link.with("Writable", value),
-            None => link,
-        };
-        let ran = run_on(&chain([link]), b"").expect_success();
-        assert_eq!(ran.text(), output, "{value:?}");
-    }
-}
-
-#[test]
-fn scratch_is_what_the_link_asks_for_up_to_what_the_runner_allows() {
-    let script = "head -c 30000000 /dev/zero > /tmp/file; wc -c < /tmp/file";
-    let small = chain([shell(script).with("Constraints", "{Scratch: 2M}")]);
-    let ran = run_on(&small, b"");
-    let held: u64 = ran.text().trim().parse().unwrap();
-    // Four private folders and the root share their room.
-    assert!(held <= 10 << 20, "{held}");
-    let large = chain([shell(script).with("Constraints", "{Scratch: 3G}")]);
-    run_on(&large, b"")
-        .expect_code(125)
-        .expect_stderr(&["scratch", "--scratch-max"]);
-    run_with(&large, &["--scratch-max", "4G"]).expect_output("30000000\n");
+    let problem = served.post("/chains/missing", b"").problem(502);
+    assert_eq!(problem["title"], "a link has not written its output");
 }

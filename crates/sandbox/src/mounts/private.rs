@@ -52,6 +52,8 @@ pub(super) struct Folder {
 pub(crate) struct OwnFolders {
     /// Each behind the one that it lies in, and that of shared memory last.
     private: Vec<Folder>,
+    /// Where each of the private ones is, by the name that links have for it.
+    named: Vec<(&'static str, PathBuf)>,
     pub(super) dev: PathBuf,
     pub(super) proc: PathBuf,
 }
@@ -68,19 +70,33 @@ impl OwnFolders {
             mode,
         };
         let mut private: Vec<Folder> = Vec::new();
-        for (path, name, mode) in FOLDERS {
+        let mut named = vec![("/dev/shm", shared_memory.path.clone())];
+        for (called, name, mode) in FOLDERS {
             let path = folder(
-                Path::new(path),
+                Path::new(called),
                 Some(&shared_memory.path),
                 Step::MountPrivate,
             )?;
+            named.push((called, path.clone()));
             if path != shared_memory.path && !private.iter().any(|other| other.path == path) {
                 private.push(Folder { path, name, mode });
             }
         }
         private.sort_by_key(|folder| folder.path.components().count());
         private.push(shared_memory);
-        Ok(OwnFolders { private, dev, proc })
+        Ok(OwnFolders {
+            private,
+            named,
+            dev,
+            proc,
+        })
+    }
+
+    /// The private folder that has the path of a link in it, by its name, and the rest of
+    /// that path.
+    pub(crate) fn within<'a>(&self, path: &'a Path) -> Option<(&Path, &'a Path)> {
+        let mut named = self.named.iter();
+        named.find_map(|(name, folder)| Some((&**folder, path.strip_prefix(name).ok()?)))
     }
 
     /// The private ones, `/dev` and `/proc`.
@@ -211,6 +227,7 @@ mod tests {
             .collect();
         let own = OwnFolders {
             private,
+            named: Vec::new(),
             dev: "/dev".into(),
             proc: "/proc".into(),
         };
