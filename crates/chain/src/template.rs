@@ -59,7 +59,7 @@ fn next(rest: &str, at: usize) -> (Piece<'_>, usize) {
 }
 
 /// Whether a parameter, data or a secret may be called so.
-pub(crate) fn is_name(name: &str) -> bool {
+pub fn is_name(name: &str) -> bool {
     name.len() <= MAX_PARAMETER_NAME_BYTES
         && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && name
