@@ -136,6 +136,10 @@ pub(crate) struct Order {
     /// The most processes and threads of all of the link's processes together, if no
     /// cgroup counts them for each process.
     pub(crate) link_processes_max: Option<u64>,
+    /// How much memory, in bytes, and processor time, in thousandths of a core, each of its
+    /// processes may have: for programs that look that up.
+    pub(crate) memory_bytes: Option<u64>,
+    pub(crate) cpu_millicores: Option<u64>,
 }
 
 /// What a link has on some hosts and not on others.

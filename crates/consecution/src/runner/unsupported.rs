@@ -11,13 +11,9 @@ pub(super) fn key(link: &Link) -> Option<&'static str> {
     let keys = [
         ("Warm: number", matches!(link.warm, Warm::Count(_))),
         ("Network: loopback", link.network == Network::Loopback),
-        ("Files", !link.files.is_empty()),
-        ("Data", !link.data.is_empty()),
-        ("Secrets", !link.secrets.is_empty()),
         ("Parameters", !link.parameters.is_empty()),
         ("Constraints: CPUTime", constraints.cpu_time.is_some()),
         ("Constraints: Output", constraints.output.is_some()),
-        ("Constraints: Scratch", constraints.scratch.is_some()),
         ("Constraints: OpenFiles", constraints.open_files.is_some()),
     ];
     keys.into_iter()
