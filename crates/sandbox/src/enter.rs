@@ -10,16 +10,23 @@ use rustix::thread::UnshareFlags;
 
 use crate::failure::{Failure, Step};
 use crate::init::Plan;
-use crate::spec::{Ids, Spec};
+use crate::spec::{Ids, Network, Spec};
 use crate::sys::MountToken;
 use crate::user::{self, Identity};
 use crate::wire::{Found, Opened, Order, send_opened};
 use crate::{capabilities, command, mounts, network, rlimits, seccomp, sys};
 
+/// What remains to be done for each process.
+pub(crate) struct Entered {
+    pub(crate) plan: Plan,
+    /// Where the filter asks before a command gets a socket of the internet's.
+    pub(crate) listener: Option<OwnedFd>,
+}
+
 /// Takes this process into the sandbox that is ordered, and says what remains to be
 /// done for each process there. The process that returns is another than the
 /// one that called, which has exited.
-pub(crate) fn enter(order: &Order, socket: &OwnedFd) -> Result<Plan, Failure> {
+pub(crate) fn enter(order: &Order, socket: &OwnedFd) -> Result<Entered, Failure> {
     let spec = &order.spec;
     // As the user of the host that we are: the way to the root may be his alone.
     let root = open_root(&spec.root)?;
@@ -56,14 +63,18 @@ pub(crate) fn enter(order: &Order, socket: &OwnedFd) -> Result<Plan, Failure> {
 
     let token = MountToken(random()?);
     let uid = identity.uid;
-    let plan = command::plan(spec, identity, limits, found, token)?;
+    let mut plan = command::plan(spec, identity, limits, found, token)?;
 
     let counts_processes = order.link_processes_max.is_none();
     let kept = capabilities::kept(uid, spec.ids, is_bounded && counts_processes);
     capabilities::drop_for_good(kept)
         .map_err(|error| Failure::new(Step::DropCapabilities, "", error.raw_os_error()))?;
-    seccomp::install(token, spec.network)?;
-    Ok(plan)
+    let listener = seccomp::install(token, spec.network)?;
+    if spec.network == Network::Loopback && listener.is_none() {
+        // Nobody would know who has used the network of a place.
+        plan.reuse = None;
+    }
+    Ok(Entered { plan, listener })
 }
 
 /// Opens the image's root and goes there: the current folder is what survives

@@ -317,7 +317,7 @@ impl ScratchRoot {
             user: String::new(),
             writable,
             scratch_bytes: SCRATCH_BYTES_DEFAULT,
-            network: Network::None,
+            network: Network::Loopback,
             hostname: "check".to_owned(),
             ids,
         };

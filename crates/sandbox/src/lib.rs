@@ -23,7 +23,7 @@
 //!         user: "nobody".into(),
 //!         writable: false,
 //!         scratch_bytes: sandbox::SCRATCH_BYTES_DEFAULT,
-//!         network: Network::None,
+//!         network: Network::Loopback,
 //!         hostname: "example".into(),
 //!         ids: Ids::detect(),
 //!     };

@@ -17,6 +17,7 @@
 //! unknown (`EINVAL`, `ENOTTY`), no file takes attributes (`EOPNOTSUPP`), and what would
 //! allow core dumps, or is advice that harms others, seems to succeed (no error).
 
+use rustix::fd::OwnedFd;
 use seccompiler::{BackendError, BpfProgram};
 
 use crate::failure::{Failure, Step};
@@ -28,15 +29,28 @@ mod calls;
 mod program;
 mod rules;
 
-/// Compiles and installs the filter for a link with that network.
-pub(crate) fn install(token: MountToken, network: Network) -> Result<(), Failure> {
-    let filter = filter(token, network)
-        .map_err(|error| Failure::because(Step::InstallFilter, "", error.to_string()))?;
-    sys::install_filter(&filter).map_err(|errno| Failure::new(Step::InstallFilter, "", errno))
+/// Compiles and installs the filter for a link with that network. With a loopback, the
+/// filter asks before a command gets a socket of the internet's: a descriptor, on which
+/// it does. Who listens to a filter around ours (as that of some containers) is the only
+/// one whom the kernel lets: then it does not ask.
+pub(crate) fn install(token: MountToken, network: Network) -> Result<Option<OwnedFd>, Failure> {
+    let compiled = |asks| {
+        filter(token, network, asks)
+            .map_err(|error| Failure::because(Step::InstallFilter, "", error.to_string()))
+    };
+    let failure = |errno| Failure::new(Step::InstallFilter, "", errno);
+    if network == Network::Loopback {
+        match sys::install_asking_filter(&compiled(true)?) {
+            Err(libc::EBUSY) => {}
+            listener => return listener.map(Some).map_err(failure),
+        }
+    }
+    sys::install_filter(&compiled(false)?).map_err(failure)?;
+    Ok(None)
 }
 
-fn filter(token: MountToken, network: Network) -> Result<BpfProgram, BackendError> {
-    let mut checks = checks(token, network)?;
+fn filter(token: MountToken, network: Network, asks: bool) -> Result<BpfProgram, BackendError> {
+    let mut checks = checks(token, network, asks)?;
     let table = table(&checks);
     // The others have their answer.
     for (_, rules) in &mut checks {
@@ -50,18 +64,32 @@ fn filter(token: MountToken, network: Network) -> Result<BpfProgram, BackendErro
 
 /// What is refused of the calls that are allowed, and with which error. Where several
 /// have an objection, the first one answers.
-fn checks(token: MountToken, network: Network) -> Result<Vec<Check>, BackendError> {
+fn checks(token: MountToken, network: Network, asks: bool) -> Result<Vec<Check>, BackendError> {
     let mut checks = vec![
-        (libc::ENOMEM, rules::huge_mappings()?),
-        (libc::EPERM, rules::forbidden_calls(token)?),
-        (libc::EOPNOTSUPP, rules::attributes()),
-        (libc::ENOTTY, rules::unknown_requests()?),
-        (libc::EINVAL, rules::unknown_values()?),
-        (0, rules::ignored_advice()?),
-        (0, rules::core_limits()?),
+        (Answer::Refuse(libc::ENOMEM), rules::huge_mappings()?),
+        (Answer::Refuse(libc::EPERM), rules::forbidden_calls(token)?),
+        (
+            Answer::Refuse(libc::EPROTONOSUPPORT),
+            rules::unknown_protocols()?,
+        ),
+        (Answer::Refuse(libc::EOPNOTSUPP), rules::attributes()),
+        (Answer::Refuse(libc::ENOTTY), rules::unknown_requests()?),
+        (Answer::Refuse(libc::EINVAL), rules::unknown_values()?),
+        (Answer::Refuse(0), rules::ignored_advice()?),
+        (Answer::Refuse(0), rules::core_limits()?),
     ];
-    if network == Network::None {
-        checks.insert(0, (libc::EAFNOSUPPORT, rules::network_sockets()?));
+    let mut first = |errno, rules| checks.insert(0, (Answer::Refuse(errno), rules));
+    match network {
+        Network::Sealed => first(libc::EAFNOSUPPORT, rules::network_sockets()?),
+        Network::Loopback => {
+            first(libc::EPROTONOSUPPORT, rules::internet_beyond_loopback()?);
+            first(libc::ENOPROTOOPT, rules::options_beyond_loopback()?);
+            first(libc::EOPNOTSUPP, rules::route_sockets()?);
+        }
+        Network::Host => {}
+    }
+    if asks {
+        checks.push((Answer::Ask, rules::internet_sockets(token)?));
     }
     Ok(checks)
 }
@@ -72,11 +100,11 @@ fn table(checks: &[Check]) -> Table {
     let allowed = calls::ALLOWED.iter().chain(calls::PRIVILEGED);
     let allowed = allowed.filter_map(|(_, call)| Some((number(*call)?, Answer::Allow)));
     let mut table: Table = allowed.collect();
-    for (errno, rules) in checks.iter().rev() {
+    for (refusal, rules) in checks.iter().rev() {
         for (call, rules) in rules {
             let Some(call) = number(*call) else { continue };
             if rules.is_empty() {
-                table.insert(call, Answer::Refuse(*errno));
+                table.insert(call, *refusal);
             } else if let Some(answer @ Answer::Allow) = table.get_mut(&call) {
                 *answer = Answer::Check;
             }
@@ -97,23 +125,29 @@ mod tests {
     use proptest::prelude::*;
     use seccompiler::{SeccompAction, SeccompFilter, TargetArch};
 
-    use super::program::run;
+    use super::program::{alone, run};
     use super::*;
 
-    const NETWORKS: [Network; 2] = [Network::None, Network::Host];
+    /// Each with whether the filter asks.
+    const FILTERS: [(Network, bool); 4] = [
+        (Network::Sealed, false),
+        (Network::Loopback, true),
+        (Network::Loopback, false),
+        (Network::Host, false),
+    ];
 
     #[test]
     fn the_filter_compiles_to_what_the_kernel_takes() {
-        for network in NETWORKS {
-            let filter = filter(MountToken(1), network).unwrap();
+        for (network, asks) in FILTERS {
+            let filter = filter(MountToken(1), network, asks).unwrap();
             assert!(filter.len() < 4096, "{} instructions", filter.len());
         }
     }
 
     #[test]
     fn only_of_calls_that_are_allowed_the_arguments_are_checked() {
-        for network in NETWORKS {
-            let checks = checks(MountToken(1), network).unwrap();
+        for (network, asks) in FILTERS {
+            let checks = checks(MountToken(1), network, asks).unwrap();
             let table = table(&checks);
             for (call, rules) in checks.iter().flat_map(|(_, rules)| rules) {
                 let answer = table[&number(*call).unwrap()];
@@ -124,19 +158,15 @@ mod tests {
 
     /// Each check as a filter by itself, the last one of which that objects answers; as
     /// the kernel has it where several are installed.
-    fn separate_filters(token: MountToken, network: Network) -> Vec<BpfProgram> {
+    fn separate_filters(token: MountToken, network: Network, asks: bool) -> Vec<BpfProgram> {
         let architecture: TargetArch = std::env::consts::ARCH.try_into().unwrap();
-        let compile = |rules, others, these| -> BpfProgram {
-            let filter = SeccompFilter::new(rules, others, these, architecture);
-            filter.unwrap().try_into().unwrap()
-        };
-        let refuse = |errno: i32| SeccompAction::Errno(errno.cast_unsigned());
-        let allow = SeccompAction::Allow;
+        let unknown = SeccompAction::Errno(libc::ENOSYS.cast_unsigned());
         let allowed = calls::ALLOWED.iter().chain(calls::PRIVILEGED);
         let allowed = allowed.map(|(_, call)| (*call, Vec::new())).collect();
-        let mut filters = vec![compile(allowed, refuse(libc::ENOSYS), allow.clone())];
-        let checks = checks(token, network).unwrap().into_iter().rev();
-        filters.extend(checks.map(|(errno, rules)| compile(rules, allow.clone(), refuse(errno))));
+        let known = SeccompFilter::new(allowed, unknown, SeccompAction::Allow, architecture);
+        let mut filters = vec![known.unwrap().try_into().unwrap()];
+        let checks = checks(token, network, asks).unwrap().into_iter().rev();
+        filters.extend(checks.map(|(answer, rules)| alone(rules, answer).unwrap()));
         filters
     }
 
@@ -161,20 +191,85 @@ mod tests {
         fn one_filter_answers_as_many_would(arguments in [
             arguments(), arguments(), arguments(), arguments(), arguments(), arguments(),
         ]) {
-            static FILTERS: LazyLock<[(BpfProgram, Vec<BpfProgram>); 2]> = LazyLock::new(|| {
-                NETWORKS.map(|network| {
-                    let filter = filter(MountToken(TOKEN), network).unwrap();
-                    (filter, separate_filters(MountToken(TOKEN), network))
+            static COMPILED: LazyLock<[(BpfProgram, Vec<BpfProgram>); FILTERS.len()]> = LazyLock::new(|| {
+                FILTERS.map(|(network, asks)| {
+                    let filter = filter(MountToken(TOKEN), network, asks).unwrap();
+                    (filter, separate_filters(MountToken(TOKEN), network, asks))
                 })
             });
             let allow = u32::from(SeccompAction::Allow);
-            for (filter, separate) in &*FILTERS {
+            for (filter, separate) in &*COMPILED {
                 for number in (0..600).chain([0x4000_0000, u32::MAX]) {
                     let mut answers = separate.iter().rev().map(|one| run(one, number, arguments));
                     let wanted = answers.find(|answer| *answer != allow).unwrap_or(allow);
                     prop_assert_eq!(run(filter, number, arguments), wanted, "call {}", number);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn who_may_have_a_socket_of_the_internets() {
+        const UNIX: u64 = libc::AF_UNIX as u64;
+        const STREAM: u64 = libc::SOCK_STREAM as u64;
+        let refused = |errno| program::action(Answer::Refuse(errno));
+        let [asked, allowed] = [Answer::Ask, Answer::Allow].map(program::action);
+        let [v4, v6, netlink] =
+            [libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK].map(|family| family as u64);
+        let [tcp, udp, icmp] = [libc::IPPROTO_TCP, libc::IPPROTO_UDP, libc::IPPROTO_ICMP]
+            .map(|protocol| protocol as u64);
+        let audit = libc::NETLINK_AUDIT as u64;
+        for (network, inet, ping, route, auditing) in [
+            (
+                Network::Sealed,
+                refused(libc::EAFNOSUPPORT),
+                refused(libc::EAFNOSUPPORT),
+                refused(libc::EAFNOSUPPORT),
+                refused(libc::EAFNOSUPPORT),
+            ),
+            (
+                Network::Loopback,
+                asked,
+                refused(libc::EPROTONOSUPPORT),
+                refused(libc::EOPNOTSUPP),
+                refused(libc::EPROTONOSUPPORT),
+            ),
+            (
+                Network::Host,
+                allowed,
+                allowed,
+                allowed,
+                refused(libc::EPROTONOSUPPORT),
+            ),
+        ] {
+            let asks = network == Network::Loopback;
+            let filter = filter(MountToken(TOKEN), network, asks).unwrap();
+            let answer = |call: i64, family, protocol, token| {
+                run(
+                    &filter,
+                    number(call).unwrap(),
+                    [family, STREAM, protocol, 0, 0, token],
+                )
+            };
+            let socket = |family, protocol| answer(libc::SYS_socket, family, protocol, 0);
+            assert_eq!(socket(UNIX, 0), allowed);
+            for family in [v4, v6] {
+                for protocol in [0, tcp, udp] {
+                    assert_eq!(
+                        socket(family, protocol),
+                        inet,
+                        "{network:?} {family} {protocol}"
+                    );
+                }
+            }
+            assert_eq!(socket(v4, icmp), ping, "{network:?}");
+            assert_eq!(socket(netlink, 0), route, "{network:?}");
+            assert_eq!(socket(netlink, audit), auditing, "{network:?}");
+            // The zygote's own.
+            let own = answer(libc::SYS_socket, v4, 0, TOKEN);
+            assert_eq!(own == allowed, network != Network::Sealed);
+            let pair = answer(libc::SYS_socketpair, v4, 0, 0);
+            assert_eq!(pair == allowed, network == Network::Host);
         }
     }
 

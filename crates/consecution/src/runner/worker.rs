@@ -404,7 +404,7 @@ fn spec(id: LinkId, link: &Link, image: &Image, rules: &Sandboxing) -> Spec {
         writable: link.writable,
         scratch_bytes: rules.scratch_bytes_max,
         network: match link.network {
-            Network::None => sandbox::Network::None,
+            Network::None => sandbox::Network::Loopback,
             Network::Host => sandbox::Network::Host,
         },
         hostname,

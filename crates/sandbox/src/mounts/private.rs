@@ -75,7 +75,8 @@ fn resolved(path: &str) -> Result<PathBuf, Failure> {
 /// The folders in which a process may change anything, where that can be told.
 pub(crate) fn changeable(spec: &Spec) -> Result<Option<Vec<CString>>, Failure> {
     // In a writable root it is everywhere; and among the host's sockets it cannot
-    // be seen whether a process has left one, which holds something here.
+    // be seen whether a process has left one, which holds something here. (Of a network
+    // of its own, the zygote knows.)
     if spec.writable || spec.network == Network::Host {
         return Ok(None);
     }

@@ -500,6 +500,29 @@ pub(super) const SOCKETS: [(i32, &[i32]); 4] = [
     (libc::AF_NETLINK, &[libc::NETLINK_ROUTE]),
 ];
 
+/// Kinds of sockets that are neither streams nor datagrams: `SOCK_RAW`, `SOCK_RDM`,
+/// `SOCK_SEQPACKET`, `SOCK_DCCP` and `SOCK_PACKET`.
+pub(super) const BARE_SOCKETS: &[u64] = &[3, 4, 5, 6, 10];
+
+/// Options of sockets that a command with a loopback may not set, by their level, in
+/// ranges: memberships and their filters, which are memory that no cgroup counts; IPv6's
+/// labels of flows, of which the host has 4,096; what makes a part of the kernel be loaded
+/// (`TCP_ULP`) or its code be changed for the host as a whole (`TCP_MD5SIG`, `TCP_TX_DELAY`,
+/// `TCP_AO_…`, `UDP_ENCAP`); and IPsec. From linux/in.h, in6.h, tcp.h and udp.h.
+pub(super) const OPTIONS_BEYOND_LOOPBACK: &[(i32, &[(u32, u32)])] = &[
+    // IP_IPSEC_POLICY, IP_XFRM_POLICY; IP_ADD_MEMBERSHIP to MCAST_MSFILTER.
+    (libc::IPPROTO_IP, &[(16, 17), (35, 48)]),
+    // IPV6_JOIN_GROUP to IPV6_LEAVE_ANYCAST, IPV6_FLOWLABEL_MGR; IPV6_IPSEC_POLICY,
+    // IPV6_XFRM_POLICY; MCAST_JOIN_GROUP to MCAST_MSFILTER.
+    (
+        libc::IPPROTO_IPV6,
+        &[(20, 21), (27, 28), (32, 32), (34, 35), (42, 48)],
+    ),
+    // TCP_MD5SIG, TCP_ULP, TCP_MD5SIG_EXT, TCP_TX_DELAY to TCP_AO_REPAIR.
+    (libc::IPPROTO_TCP, &[(14, 14), (31, 32), (37, 42)]),
+    (libc::IPPROTO_UDP, &[(100, 100)]),
+];
+
 /// Huge pages are a store of the whole host's, which no cgroup for memory counts:
 /// the calls that ask for them, by the argument and the flag that do. Answered as
 /// by a kernel that has none for whoever asks.

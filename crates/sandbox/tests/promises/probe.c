@@ -1,6 +1,7 @@
 // Tries from inside what a shell cannot. Linked statically, so that it runs in
 // any root. Each line of output is a name and "ok" or an error's name.
 #define _GNU_SOURCE
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/keyctl.h>
@@ -99,6 +100,46 @@ static void allowed(void) {
   report("mkfifo", mkfifo("/tmp/fifo", 0600));
 }
 
+// Talks to itself over the loopback.
+static long talks(int family, int kind) {
+  struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+  struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_addr = in6addr_loopback};
+  void *address = family == AF_INET ? (void *)&v4 : &v6;
+  socklen_t length = family == AF_INET ? sizeof v4 : sizeof v6;
+  char byte = 0;
+  int here = socket(family, kind, 0), there = socket(family, kind, 0);
+  if (bind(there, address, length) != 0 || getsockname(there, address, &length) != 0 ||
+      (kind == SOCK_STREAM && listen(there, 1) != 0) || connect(here, address, length) != 0)
+    return -1;
+  if (kind == SOCK_STREAM) there = accept(there, NULL, NULL);
+  return write(here, "x", 1) == 1 && read(there, &byte, 1) == 1 && byte == 'x' ? 0 : -1;
+}
+
+// Beyond the loopback is nothing.
+static long goes_out(int family, int kind) {
+  struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = 9};
+  struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_port = 9};
+  inet_pton(AF_INET, "192.0.2.1", &v4.sin_addr);
+  inet_pton(AF_INET6, "2001:db8::1", &v6.sin6_addr);
+  void *address = family == AF_INET ? (void *)&v4 : &v6;
+  return connect(socket(family, kind, 0), address, family == AF_INET ? sizeof v4 : sizeof v6);
+}
+
+static void loopback(void) {
+  const int families[] = {AF_INET, AF_INET6}, kinds[] = {SOCK_STREAM, SOCK_DGRAM};
+  const char *const names[] = {"tcp4", "udp4", "tcp6", "udp6"}, *const outside[] = {"tcp4-out", "udp4-out", "tcp6-out", "udp6-out"};
+  for (int at = 0; at < 4; at++) {
+    report(names[at], talks(families[at / 2], kinds[at % 2]));
+    report(outside[at], goes_out(families[at / 2], kinds[at % 2]));
+  }
+  report("raw", socket(AF_INET, SOCK_RAW, IPPROTO_TCP));
+  report("packet", socket(AF_PACKET, SOCK_RAW, 0));
+  report("ping", socket(AF_INET, SOCK_DGRAM, IPPROTO_ICMP));
+  report("mptcp", socket(AF_INET, SOCK_STREAM, 262));
+  report("routes", socket(AF_NETLINK, SOCK_RAW, 0));
+  report("audit", socket(AF_NETLINK, SOCK_RAW, 9));
+}
+
 int main(int count, char **arguments) {
   const char *what = count > 1 ? arguments[1] : "";
   if (!strcmp(what, "forbidden")) {
@@ -107,6 +148,8 @@ int main(int count, char **arguments) {
     absent();
   } else if (!strcmp(what, "allowed")) {
     allowed();
+  } else if (!strcmp(what, "loopback")) {
+    loopback();
   } else if (!strcmp(what, "ids")) {
     uid_t uids[3];
     gid_t gids[3];

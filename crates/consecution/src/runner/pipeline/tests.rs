@@ -56,7 +56,7 @@ impl World {
             user: String::new(),
             writable: false,
             scratch_bytes: SCRATCH_BYTES_DEFAULT,
-            network: Network::None,
+            network: Network::Loopback,
             hostname: "inside".to_owned(),
             ids: Ids::detect(),
         };
