@@ -1,15 +1,15 @@
-//! Chunked bodies, read without a copy.
+//! Decodes chunked bodies without copies.
 
 use anyhow::{Context, bail};
 
-/// Characters of a chunk's size, extensions and all.
+/// The longest line with a chunk's size, extensions included.
 const LINE_BYTES_MAX: usize = 256;
 
-/// Takes the framing off a chunked body, however it is cut into reads.
+/// Removes the framing of a chunked body, however it is split into reads.
 #[derive(Debug, Default)]
 pub(crate) struct Decoder {
     place: In,
-    /// A line that has not ended yet.
+    /// The present line, while it is incomplete.
     line: Vec<u8>,
 }
 
@@ -26,12 +26,12 @@ enum In {
 }
 
 impl Decoder {
-    /// Whether all has been seen, trailers included.
+    /// Whether the body is complete, with its trailers.
     pub(crate) fn is_over(&self) -> bool {
         matches!(self.place, In::Over)
     }
 
-    /// Gives what is in `bytes` of the body to `sink`.
+    /// Passes the data in `bytes` to `sink`.
     pub(crate) fn feed(
         &mut self,
         mut bytes: &[u8],
@@ -78,7 +78,7 @@ impl Decoder {
             In::EndOfData if line.is_empty() => In::Size,
             In::Trailers if line.is_empty() => In::Over,
             In::Trailers => In::Trailers,
-            In::EndOfData | In::Data(_) | In::Over => bail!("a chunk is longer than it says"),
+            In::EndOfData | In::Data(_) | In::Over => bail!("a chunk is longer than announced"),
         })
     }
 }

@@ -1,4 +1,4 @@
-//! `docker run`, where an engine answers.
+//! `docker run`, if a Docker engine answers.
 
 use std::process::{Command, Stdio};
 
@@ -7,7 +7,7 @@ use crate::process::Process;
 
 const IMAGE: &str = "consecution-bench";
 
-/// An engine that answers, with an image of our own; gone when dropped.
+/// A Docker engine with an image of ours, which is removed when this is dropped.
 pub(crate) struct Docker;
 
 impl Docker {
@@ -24,14 +24,14 @@ impl Docker {
         Ok(Some(Docker))
     }
 
-    /// One container of it.
+    /// Runs one container of the image.
     pub(crate) fn run(&self, command: &[&str]) -> Command {
         let mut run = Command::new("docker");
         run.args(["run", "--rm", "-i", IMAGE]).args(command);
         run
     }
 
-    /// A pipeline of containers of it.
+    /// Runs a pipeline of containers of the image.
     pub(crate) fn pipeline(&self, stages: &[&str]) -> Command {
         let run = |stage: &&str| format!("docker run --rm -i {IMAGE} {stage}");
         let stages: Vec<_> = stages.iter().map(run).collect();
@@ -47,7 +47,9 @@ impl Drop for Docker {
         remove.args(["image", "rm", IMAGE]);
         let removed = Process::start_silent(remove).and_then(Process::succeed);
         if removed.is_err() {
-            eprintln!("bench: docker keeps the image {IMAGE}");
+            eprintln!(
+                "bench: failed to remove the image {IMAGE} from docker; remove it with `docker image rm {IMAGE}`"
+            );
         }
     }
 }

@@ -1,8 +1,7 @@
-//! The least that running programs can cost: `vfork` and `exec`, pipes, a wait,
-//! and nothing else.
+//! The least that running programs can cost: `vfork`, `exec`, pipes and a wait.
 //!
-//! It does not go through [`Process`](crate::process::Process), whose care is no
-//! part of that floor. What is started here ends with its input.
+//! It does without [`Process`](crate::process::Process), whose cost must not count. The
+//! processes end by themselves with their input.
 
 use std::io::{self, PipeReader, PipeWriter, Read, Write, pipe};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -12,8 +11,8 @@ use anyhow::{anyhow, ensure};
 
 use crate::place::Place;
 
-/// Runs a pipeline of busybox' commands without a shell: feeds it, reads what it
-/// writes into `output`, and reaps all of it.
+/// Runs a pipeline of busybox commands without a shell: feeds it, reads its output into
+/// `output`, and reaps all processes.
 pub(crate) fn run(
     place: &Place,
     stages: &[&str],
@@ -24,7 +23,7 @@ pub(crate) fn run(
     let mut children: Vec<Child> = Vec::with_capacity(stages.len());
     let mut reader = stages.iter().try_fold(reader, |before, stage| {
         let (reader, after) = pipe()?;
-        // The command has our ends of these pipes until it is dropped.
+        // Dropping the command closes our ends of these pipes.
         let mut command = Command::new(&place.busybox);
         command.args(stage.split(' '));
         command.stdin(before).stdout(after).stderr(Stdio::inherit());
@@ -42,9 +41,9 @@ pub(crate) fn run(
     Ok(())
 }
 
-/// A pipeline of busybox' commands that were started ahead and wait for their input. The
-/// least that keeps what Consecution promises: each stage gets its end of input only when
-/// the one before it has exited with 0, from somebody who waits for that.
+/// A pipeline of busybox commands that were started ahead and wait for their input. It is the
+/// least that keeps the promise of Consecution: a stage gets its end-of-file only when the
+/// stage before it has exited with 0, from a thread that waits for that.
 pub(crate) struct Warm {
     input: PipeWriter,
     output: PipeReader,
@@ -52,7 +51,7 @@ pub(crate) struct Warm {
 }
 
 impl Warm {
-    /// Starts all of it.
+    /// Starts all processes.
     pub(crate) fn start(place: &Place, stages: &[&str]) -> anyhow::Result<Warm> {
         let (mut reader, input) = pipe()?;
         let mut waiting = Vec::with_capacity(stages.len());
@@ -82,14 +81,16 @@ impl Warm {
         })
     }
 
-    /// Feeds it, reads what it writes into `output`, and reaps all of it.
+    /// Feeds the pipeline, reads its output into `output`, and reaps all processes.
     pub(crate) fn run(mut self, input: &[u8], output: &mut Vec<u8>) -> anyhow::Result<()> {
         self.input.write_all(input)?;
         drop(self.input);
         output.clear();
         self.output.read_to_end(output)?;
         for waiting in self.waiting {
-            let status = waiting.join().map_err(|_| anyhow!("nobody waited"))??;
+            let status = waiting
+                .join()
+                .map_err(|_| anyhow!("a waiting thread has panicked"))??;
             ensure!(status.success(), "a command of busybox ended with {status}");
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! What is measured together, a file each.
+//! The groups of measurements, one in each file.
 
 use clap::ValueEnum;
 
@@ -12,7 +12,7 @@ mod pipes;
 mod scale;
 mod start;
 
-/// Things that are measured together, side by side.
+/// A group of measurements.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum Group {
     /// One run of a small chain, from nothing, as from a shell.

@@ -1,5 +1,5 @@
-//! An HTTP client that costs as little as can be: what it takes from the
-//! machine's processors is missing to what is measured.
+//! An HTTP client that costs as little as possible: it shares the processors with what is
+//! measured.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -8,22 +8,22 @@ use anyhow::{Context, bail};
 
 use crate::chunked::Decoder;
 
-/// Bytes of a read.
+/// The bytes of a read.
 const READ_BYTES: usize = 256 * 1024;
 
-/// Bytes of a reply's head.
+/// The most bytes of a reply's head.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
-/// Bytes of a failed reply's body that are shown.
+/// The most bytes of a failed reply's body to show.
 const PROBLEM_BYTES_MAX: usize = 4096;
 
 /// How long a request's body is.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Length {
     Known(u64),
-    /// It is so long that the reply is read while it is sent.
+    /// So long that the reply is read while the body is sent.
     Large(u64),
-    /// It comes in chunks, and the reply is read meanwhile.
+    /// In chunks; the reply is read while they are sent.
     Chunked,
 }
 
@@ -57,7 +57,7 @@ pub(crate) struct Reply {
     stream: TcpStream,
     pub(crate) status: u16,
     body: Body,
-    /// Read, and not yet looked at.
+    /// Bytes that were read and not parsed yet.
     buffer: Vec<u8>,
     filled: usize,
 }
@@ -74,8 +74,7 @@ impl Reply {
         Reply::begin_with(stream, vec![0; READ_BYTES])
     }
 
-    /// As `begin`, with room to read into, which must have at least
-    /// [`HEAD_BYTES_MAX`] bytes.
+    /// Like `begin`, with a buffer, which must have at least [`HEAD_BYTES_MAX`] bytes.
     fn begin_with(mut stream: TcpStream, mut buffer: Vec<u8>) -> anyhow::Result<Reply> {
         let mut filled = 0;
         let end = loop {
@@ -115,7 +114,7 @@ impl Reply {
         })
     }
 
-    /// Fails unless it is a success; says why it is none.
+    /// Fails with the reply's body unless the reply is a success.
     pub(crate) fn expect_success(mut self) -> anyhow::Result<Reply> {
         if self.status == 200 {
             return Ok(self);
@@ -138,7 +137,7 @@ impl Reply {
         }
     }
 
-    /// Gives some more of the body to `sink`.
+    /// Passes some more of the body to `sink`.
     fn read_some(
         &mut self,
         sink: &mut impl FnMut(&[u8]) -> anyhow::Result<()>,
@@ -164,7 +163,7 @@ impl Reply {
         Ok(())
     }
 
-    /// Gives all of the body to `sink`.
+    /// Passes the rest of the body to `sink`.
     pub(crate) fn read_to_end(
         &mut self,
         mut sink: impl FnMut(&[u8]) -> anyhow::Result<()>,
@@ -196,11 +195,11 @@ impl Reply {
     }
 }
 
-/// One request, again and again on one connection.
+/// Repeats one request on one connection.
 pub(crate) struct Caller {
     request: Vec<u8>,
     output: Vec<u8>,
-    /// Gone once a call has failed.
+    /// `None` once a call has failed.
     connection: Option<(TcpStream, Vec<u8>)>,
 }
 
@@ -219,7 +218,7 @@ impl Caller {
         Ok(stream.write_all(&self.request)?)
     }
 
-    /// Reads the reply to what was sent; it must be `expected`.
+    /// Reads the reply, whose body must be `expected`.
     pub(crate) fn receive(&mut self, expected: &[u8]) -> anyhow::Result<()> {
         let (stream, buffer) = self.connection.take().context(FAILED_BEFORE)?;
         let mut reply = Reply::begin_with(stream, buffer)?.expect_success()?;
@@ -238,7 +237,7 @@ impl Caller {
         Ok(())
     }
 
-    /// The request and its reply.
+    /// Sends the request, and reads its reply.
     pub(crate) fn call(&mut self, expected: &[u8]) -> anyhow::Result<()> {
         self.send()?;
         self.receive(expected)

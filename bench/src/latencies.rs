@@ -1,10 +1,10 @@
-//! How long many calls took, as an HDR histogram.
+//! The times of many calls, as an HDR histogram.
 
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-/// What is longer counts as this; no measurement here lasts as long.
+/// Longer times count as this; no measurement here lasts as long.
 const TIME_MAX: Duration = Duration::from_secs(600);
 
 const DIGITS: u8 = 3;

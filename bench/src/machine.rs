@@ -1,4 +1,4 @@
-//! What it ran on, without saying whose it is.
+//! Describes the machine, without anything that identifies it.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -33,7 +33,7 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
 }
 
-/// The first entry of that name in a file with a colon behind each.
+/// The value of the first line `name: value` in a file.
 fn entry(path: &str, name: &str) -> String {
     let text = read(path);
     let mut entries = text.lines().filter_map(|line| line.split_once(':'));

@@ -1,10 +1,9 @@
 //! `make bench`: Consecution side by side with other programs, in one run.
 //!
-//! Ratios come first, since absolute figures say as much about the machine, and
-//! about what else it does, as about a program. What is compared runs in turns,
-//! so that the machine's moods meet all of it alike. All servers are started
-//! here, on free loopback ports, and stopped by their process ids, however the
-//! bench ends; nothing else is touched.
+//! Ratios come first, since absolute figures say as much about the machine and its load as
+//! about a program. The programs to compare run in turns, so that other load affects all of
+//! them alike. The bench starts all servers itself, on free loopback ports, and stops them by
+//! their process ids, however it ends; it touches nothing else.
 
 #![forbid(unsafe_code)]
 
@@ -39,10 +38,10 @@ use tokio::time::timeout;
 use options::Options;
 use place::Place;
 
-/// What a shell reports for a program that SIGINT has ended.
+/// The exit status of a shell for a program that SIGINT has ended.
 const INTERRUPTED: u8 = 130;
 
-/// How long the measuring thread may take to give up.
+/// How long the measuring thread may take to end after a signal.
 const CLEAN_UP_WAIT: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
@@ -55,7 +54,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Measures on a thread of its own, so that a signal is heard meanwhile.
+/// Measures on a thread of its own, and handles signals meanwhile.
 fn watched(options: Options) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -76,7 +75,7 @@ fn watched(options: Options) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Ends what has been started. Whoever measures it fails then, and cleans up.
+/// Ends all started processes. The measuring thread then fails, and cleans up.
 async fn interrupted(finished: oneshot::Receiver<anyhow::Result<()>>) -> ExitCode {
     process::stop_all();
     let _ = timeout(CLEAN_UP_WAIT, finished).await;

@@ -1,8 +1,8 @@
-//! Samples, and what they say.
+//! Samples and their statistics.
 
 use std::time::Duration;
 
-/// What has been measured several times.
+/// Measurements of one thing.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Samples(Vec<f64>);
 
@@ -15,8 +15,7 @@ impl Samples {
         self.add(time.as_secs_f64() * 1000.0);
     }
 
-    /// The value that `share` of them do not exceed; not a number where there
-    /// are none.
+    /// The value that `share` of the samples do not exceed; NaN without samples.
     pub(crate) fn quantile(&self, share: f64) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
@@ -25,7 +24,7 @@ impl Samples {
         sorted.get(place).copied().unwrap_or(f64::NAN)
     }
 
-    /// The one in the middle, or what lies between the two there.
+    /// The median: the mean of the two in the middle if their number is even.
     pub(crate) fn median(&self) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
@@ -45,14 +44,14 @@ impl Samples {
         self.quantile(1.0)
     }
 
-    /// Each one by what `other` has in its place: what was measured in the same
-    /// turn, when the machine was in the same mood.
+    /// Each sample divided by that of `other` from the same turn, when the load on the machine
+    /// was the same.
     pub(crate) fn by(&self, other: &Samples) -> Samples {
         let pairs = self.0.iter().zip(&other.0);
         Samples(pairs.map(|(one, other)| one / other).collect())
     }
 
-    /// Each one by the same number.
+    /// Each sample divided by the same number.
     pub(crate) fn by_number(&self, number: f64) -> Samples {
         self.0.iter().map(|one| one / number).collect()
     }

@@ -1,4 +1,4 @@
-//! What is measured, and how thoroughly.
+//! The options of the bench.
 
 use std::path::PathBuf;
 
@@ -12,25 +12,25 @@ pub(crate) struct Options {
     /// Measure these groups only.
     #[arg(long, value_name = "GROUP", value_delimiter = ',')]
     only: Vec<Group>,
-    /// How much goes through each pipe, in MiB.
+    /// How many MiB to send through each pipe.
     #[arg(long, value_name = "MIB", default_value_t = 2048)]
     pub(crate) mebibytes: u64,
-    /// How many times each of the long measurements is made.
+    /// How many times to make each long measurement.
     #[arg(long, value_name = "NUMBER", default_value_t = 3)]
     pub(crate) rounds: usize,
-    /// Where the results go.
+    /// The folder for results.
     #[arg(long, value_name = "FOLDER", default_value = "bench/results")]
     pub(crate) results: PathBuf,
     /// The folder for images, which is kept from run to run.
     #[arg(long, value_name = "FOLDER", default_value = ".work/bench")]
     pub(crate) home: PathBuf,
-    /// The program that is measured [default: the one beside this one].
+    /// The program to measure [default: the one beside this one].
     #[arg(long, value_name = "FILE")]
     pub(crate) program: Option<PathBuf>,
 }
 
 impl Options {
-    /// What is to be measured, in order.
+    /// The groups to measure, in order.
     pub(crate) fn groups(&self) -> Vec<Group> {
         if self.only.is_empty() {
             Group::value_variants().to_vec()

@@ -1,7 +1,7 @@
-//! Bytes to send through pipes, and what becomes of them.
+//! Bytes to send through pipes, and their receivers.
 //!
-//! They lie in memory, and are moved by the kernel, so that neither a disk nor
-//! the bench itself is what is measured.
+//! They are in memory, and the kernel moves them, so that neither a disk nor the bench itself
+//! is measured.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -13,17 +13,17 @@ use anyhow::{Context, ensure};
 use rustix::fs::{MemfdFlags, memfd_create, sendfile};
 use rustix::pipe::{SpliceFlags, splice};
 
-/// Bytes that are moved at once.
+/// How many bytes to move at a time.
 const MOVE_BYTES: usize = 1 << 20;
 
-/// A file in memory, gone when it is dropped, whatever happens.
+/// A file in memory.
 pub(crate) struct Payload {
     file: File,
     pub(crate) bytes: u64,
 }
 
 impl Payload {
-    /// That many bytes, no two blocks of which are alike.
+    /// Makes so many bytes, of which no two blocks are alike.
     pub(crate) fn make(bytes: u64) -> anyhow::Result<Payload> {
         let mut file = File::from(memfd_create("payload", MemfdFlags::CLOEXEC)?);
         let (mut random, mut left) = (Random(0x9E37_79B9_7F4A_7C15), bytes);
@@ -39,13 +39,13 @@ impl Payload {
         Ok(Payload { file, bytes })
     }
 
-    /// It from its beginning, as a file to read.
+    /// Opens the payload for reading from its beginning.
     pub(crate) fn open(&self) -> anyhow::Result<File> {
         let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         Ok(OpenOptions::new().read(true).open(path)?)
     }
 
-    /// Sends its first `bytes` bytes; says how many went.
+    /// Sends the first `bytes` bytes; returns how many were sent.
     pub(crate) fn send(&self, socket: &TcpStream, bytes: u64) -> (u64, anyhow::Result<()>) {
         let mut offset = 0;
         while offset < bytes {
@@ -85,7 +85,7 @@ impl Random {
     }
 }
 
-/// Throws away what comes out of a pipe, and says how much it was.
+/// Discards the bytes from a pipe; returns how many there were.
 pub(crate) fn discard(pipe: impl AsFd) -> anyhow::Result<u64> {
     let nowhere = OpenOptions::new().write(true).open("/dev/null")?;
     let mut bytes = 0;
@@ -97,7 +97,7 @@ pub(crate) fn discard(pipe: impl AsFd) -> anyhow::Result<u64> {
     }
 }
 
-/// Gives what comes out of a pipe to `sink`, and says how much it was.
+/// Passes the bytes from a pipe to `sink`; returns how many there were.
 pub(crate) fn read_all(
     mut pipe: impl Read,
     mut sink: impl FnMut(&[u8]) -> anyhow::Result<()>,

@@ -1,5 +1,5 @@
-//! Servers that run a process for each HTTP request, as others have them: the
-//! whole pipeline as one script, without a sandbox.
+//! Other servers that run a process for each HTTP request: the whole pipeline as one script,
+//! without a sandbox.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -14,28 +14,27 @@ use crate::place::{Place, find};
 use crate::servers::{Server, free_address};
 use crate::words::{INPUT, OUTPUT, STAGES};
 
-/// Requests that fcgiwrap runs scripts for at a time; it starts as many
-/// processes, each of which runs one after the other.
+/// How many scripts fcgiwrap runs at a time: it starts as many workers.
 const FCGIWRAP_PROCESSES: usize = 16;
 
 /// A server that answers a request with the output of `examples/words`.
 pub(crate) struct Peer {
-    /// What ends first stands first.
+    /// Dropped in this order.
     _servers: Vec<Server>,
     pub(crate) address: SocketAddr,
     pub(crate) request: Vec<u8>,
 }
 
 impl Peer {
-    /// Debian's `webhook`. It gives a script what it has found in a JSON document,
-    /// and no standard input.
+    /// Debian's `webhook`. It passes values of a JSON document to a script as arguments, and no
+    /// standard input.
     pub(crate) fn webhook(place: &Place) -> anyhow::Result<Peer> {
         let text = str::from_utf8(INPUT)?.trim_end();
         let pipeline = place.pipeline(&STAGES);
         let (first, others) = pipeline
             .split_once(" | ")
             .context("there is one stage only")?;
-        // A shell has a short text in a pipe without another process.
+        // With a here-document, a shell needs no other process for a short text.
         let body = format!("{first} <<END | {others}\n$1\nEND\n");
         let script = script(place, "webhook.sh", &body)?;
         let hooks = json!([{
@@ -77,7 +76,7 @@ impl Peer {
         Peer::ready(vec![server, wrapper], address, request)
     }
 
-    /// Waits until it answers.
+    /// Waits until the server answers.
     fn ready(servers: Vec<Server>, address: SocketAddr, request: Vec<u8>) -> anyhow::Result<Peer> {
         let answers = || Caller::connect(address, &request)?.call(OUTPUT);
         servers[0].until(|| answers().ok())?;
@@ -97,11 +96,11 @@ fn script(place: &Place, name: &str, body: &str) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// Nothing that it needs lies outside of the bench's folder.
+/// A configuration of nginx that uses only files in the bench's folder.
 fn nginx(place: &Place, address: SocketAddr, socket: &Path, script: &Path) -> String {
     let folder = place.path("nginx");
     let (folder, socket, script) = (folder.display(), socket.display(), script.display());
-    // Its workers are another user's otherwise, who has no way to the socket.
+    // Otherwise its workers run as another user, who cannot reach the socket.
     let user = match rustix::process::geteuid().is_root() {
         true => "user root;",
         false => "",

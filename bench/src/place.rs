@@ -1,5 +1,4 @@
-//! Where it all happens: the program that is measured, the busybox that it is
-//! measured with, folders.
+//! The environment of all measurements: the measured program, busybox, and folders.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,17 +12,17 @@ use tempfile::TempDir;
 use crate::options::Options;
 use crate::process::Process;
 
-/// What makes a root file system of this machine's busybox.
+/// The script that makes a root file system of this machine's busybox.
 const PACK_IMAGE: &str = "scripts/busybox-image";
 
-/// Where Debian keeps some servers, and not everybody looks.
+/// Where Debian installs some servers; not in every user's PATH.
 const MORE_PATH: &str = "/usr/sbin:/sbin";
 
-/// What all measurements need.
+/// See the module.
 pub(crate) struct Place {
-    /// `consecution`.
+    /// The program `consecution`.
     pub(crate) program: PathBuf,
-    /// With a busybox image.
+    /// Its home, with a busybox image.
     pub(crate) home: PathBuf,
     /// The busybox that is also in the image.
     pub(crate) busybox: PathBuf,
@@ -53,7 +52,7 @@ impl Place {
         Ok(place)
     }
 
-    /// Gives a root file system to a command.
+    /// Writes a root file system of busybox, as an archive, to the standard input of a command.
     pub(crate) fn pack_image_into(&self, mut command: Command) -> anyhow::Result<()> {
         let mut pack = Command::new(PACK_IMAGE);
         pack.arg(&self.busybox).stdin(Stdio::null());
@@ -63,7 +62,7 @@ impl Place {
         pack.succeed()
     }
 
-    /// The root of the busybox image, as runners have it.
+    /// The root of the busybox image, as runners use it.
     pub(crate) fn root(&self) -> anyhow::Result<PathBuf> {
         let options = StoreOptions {
             owners: match Ids::detect() {
@@ -80,14 +79,14 @@ impl Place {
             .to_owned())
     }
 
-    /// The program, with its home.
+    /// A command of the program, with its home.
     pub(crate) fn consecution(&self) -> Command {
         let mut command = Command::new(&self.program);
         command.env("CONSECUTION_HOME", &self.home);
         command
     }
 
-    /// A pipeline of that busybox' commands, as a shell reads it.
+    /// A pipeline of busybox commands, in the syntax of a shell.
     pub(crate) fn pipeline(&self, stages: &[&str]) -> String {
         let busybox = self.busybox.display();
         let stages: Vec<_> = stages
@@ -97,21 +96,20 @@ impl Place {
         stages.join(" | ")
     }
 
-    /// That, for the system's shell.
+    /// Runs such a pipeline in the system's shell.
     pub(crate) fn shell(&self, stages: &[&str]) -> Command {
         let mut command = Command::new("sh");
         command.arg("-c").arg(self.pipeline(stages));
         command
     }
 
-    /// The turns of a long measurement, each as a text that says where it is. There
-    /// is one at least; where they are slow there are fewer, so that somebody
-    /// waits for the end.
+    /// The turns of a long measurement, each as a text for progress. There are fewer if they are
+    /// slow, so that the bench ends in time, but at least one.
     pub(crate) fn turns(&self, what: &str, time_max: Duration) -> impl Iterator<Item = String> {
         self.many_turns(what, 1, time_max)
     }
 
-    /// The turns of a measurement that is quick enough for several in each round.
+    /// The turns of a measurement that is fast enough for several in each round.
     pub(crate) fn many_turns(
         &self,
         what: &str,
@@ -124,12 +122,12 @@ impl Place {
             .map(move |turn| format!("{what}, turn {turn} of {rounds}"))
     }
 
-    /// A file or folder of that name, gone when the bench ends.
+    /// The path of a temporary file or folder, removed when the bench ends.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    /// Writes a file, and says where.
+    /// Writes a temporary file, and returns its path.
     pub(crate) fn write(&self, name: &str, text: &str) -> anyhow::Result<PathBuf> {
         let path = self.path(name);
         let written = std::fs::write(&path, text);
@@ -143,13 +141,13 @@ fn pack_with_output(mut pack: Command) -> Command {
     pack
 }
 
-/// Where a tool is.
+/// The path of an installed tool.
 pub(crate) fn find(tool: &str) -> anyhow::Result<PathBuf> {
     let path = std::env::var("PATH").unwrap_or_default();
     let folders = path.split(':').chain(MORE_PATH.split(':'));
     let mut places = folders.map(|folder| Path::new(folder).join(tool));
     match places.find(|place| place.is_file()) {
         Some(place) => Ok(place),
-        None => bail!("{tool} is not here; see scripts/setup"),
+        None => bail!("{tool} is not installed; scripts/setup installs it"),
     }
 }

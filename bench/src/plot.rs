@@ -1,4 +1,4 @@
-//! Ratios as bars, beside what is asked of them, as SVG.
+//! Draws ratios as bars, with marks for their bounds and aims, as SVG.
 
 use std::fmt::Write as _;
 
@@ -17,7 +17,7 @@ const STYLE: &str = "text{font:13px sans-serif;fill:#24292f}\
 .bar{fill:#4a7bb7}.asked{stroke:#b7563f;stroke-width:2}.aim{stroke:#3f8f4f;stroke-width:2}\
 @media(prefers-color-scheme:dark){text{fill:#d0d7de}}";
 
-/// A bar for each ratio, with marks where it is asked to be.
+/// A bar for each ratio, with marks for its bound and aim.
 pub(crate) fn ratios(findings: &Findings) -> String {
     let is_ratio = |row: &&Row| row.unit == Unit::Ratio && row.measured.is_finite();
     let rows: Vec<&Row> = findings.rows.iter().filter(is_ratio).collect();

@@ -1,4 +1,4 @@
-//! What a process has of the machine, as the kernel counts it.
+//! The memory and processor time of processes, as the kernel counts them.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -7,27 +7,27 @@ use std::time::Duration;
 use anyhow::Context;
 use rustix::process::Pid;
 
-/// What resets the peak, written into `clear_refs`.
+/// Written into `clear_refs`, this resets the peak of memory.
 const RESET_PEAK: &str = "5";
 
-/// Lets the peak of a process begin anew.
+/// Resets the peak of a process's memory.
 pub(crate) fn reset_peak(pid: Pid) -> anyhow::Result<()> {
     let path = format!("/proc/{}/clear_refs", pid.as_raw_pid());
     std::fs::write(&path, RESET_PEAK).with_context(|| format!("failed to write {path}"))
 }
 
-/// The most that a process has had in memory, in bytes.
+/// The peak of a process's resident memory, in bytes.
 pub(crate) fn peak(pid: Pid) -> anyhow::Result<u64> {
     status(pid, "VmHWM:")
 }
 
-/// What a process has in memory now, in bytes.
+/// A process's resident memory, in bytes.
 pub(crate) fn resident(pid: Pid) -> anyhow::Result<u64> {
     status(pid, "VmRSS:")
 }
 
-/// The memory of a process and of all that it has started, in bytes: what is
-/// shared counts for each of those that share it with an equal part.
+/// The memory of a process and all its descendants, in bytes. Shared memory counts in equal
+/// parts for each process that shares it.
 pub(crate) fn memory_of_all(pid: Pid) -> anyhow::Result<u64> {
     let mut all = BTreeMap::new();
     for entry in std::fs::read_dir("/proc")? {
@@ -49,7 +49,7 @@ pub(crate) fn memory_of_all(pid: Pid) -> anyhow::Result<u64> {
     Ok(bytes)
 }
 
-/// A process's part of what it has in memory; 0 where it is gone.
+/// A process's proportional memory; 0 if the process is gone.
 fn proportional(pid: i32) -> anyhow::Result<u64> {
     let path = format!("/proc/{pid}/smaps_rollup");
     match std::fs::read_to_string(&path) {
@@ -61,19 +61,19 @@ fn proportional(pid: i32) -> anyhow::Result<u64> {
     }
 }
 
-/// What proc(5) says of a process.
+/// Fields of a process's `stat`; see proc(5).
 struct Stat {
     parent: i32,
-    /// Where its stack and its arguments are. They are elsewhere in each program
-    /// that is executed: where parent and child have the same, they share all of
-    /// their memory, as the first process of a sandbox and its zygote do.
+    /// The addresses of its stack and its arguments, which are random for each executed
+    /// program. If parent and child have the same, they share all of their memory, as the
+    /// first process of a sandbox and its zygote do.
     addresses: (u64, u64),
 }
 
 impl Stat {
     fn read(pid: i32) -> Option<Stat> {
         let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name before that may have spaces in it.
+        // The name before the parenthesis may contain spaces.
         let (_, fields) = text.rsplit_once(')')?;
         let fields: Vec<&str> = fields.split_whitespace().collect();
         let field = |place: usize| fields.get(place)?.parse::<u64>().ok();
@@ -84,15 +84,15 @@ impl Stat {
     }
 }
 
-/// How long a process has had a processor; what it has started does not count.
+/// The processor time of a process, without that of its descendants.
 pub(crate) fn processor_time(pid: Pid) -> anyhow::Result<Duration> {
-    // Of each thread: the process' own file is about its first one only.
+    // Of each thread: the process's own file is only about its first thread.
     let threads = format!("/proc/{}/task", pid.as_raw_pid());
     let failed = || format!("failed to read schedstat in {threads}");
     let mut time = Duration::ZERO;
     for thread in std::fs::read_dir(&threads).with_context(failed)? {
         let path = thread?.path().join("schedstat");
-        // A thread may end meanwhile; those that do the work stay.
+        // A thread may end meanwhile; the ones that work do not.
         let Ok(text) = std::fs::read_to_string(path) else {
             continue;
         };

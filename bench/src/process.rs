@@ -1,7 +1,7 @@
-//! Processes that the bench starts, none of which outlives it.
+//! The processes that the bench starts; none of them outlives it.
 //!
-//! Each leads a process group of its own: a shell's pipeline can be ended as a
-//! whole, and what is typed at the terminal comes to the bench alone.
+//! Each leads a process group of its own. So a shell's pipeline can be killed as a whole, and
+//! signals from the terminal reach the bench alone.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
-/// How long a process may take to end when it is told to.
+/// How long a process may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// How often a process is looked at while it ends.
+/// Interval of checks whether a process has ended.
 const GLANCE: Duration = Duration::from_millis(5);
 
-/// The processes that have been started and not been reaped.
+/// The processes that were started and not reaped yet.
 static ALL: Mutex<Started> = Mutex::new(Started {
     pids: BTreeSet::new(),
     is_over: false,
@@ -27,7 +27,7 @@ static ALL: Mutex<Started> = Mutex::new(Started {
 
 struct Started {
     pids: BTreeSet<i32>,
-    /// No more are started.
+    /// No more processes may be started.
     is_over: bool,
 }
 
@@ -36,7 +36,7 @@ fn all() -> MutexGuard<'static, Started> {
     ALL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A process that we have started; ended when dropped.
+/// A started process; killed when dropped.
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Child,
@@ -57,7 +57,7 @@ impl Process {
         Ok(Process { child, name })
     }
 
-    /// As `start`, without input or output.
+    /// Like `start`, without input or output.
     pub(crate) fn start_silent(mut command: Command) -> anyhow::Result<Process> {
         command.stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(Stdio::null());
@@ -68,12 +68,12 @@ impl Process {
         Pid::from_child(&self.child)
     }
 
-    /// Its standard input, where that was asked for.
+    /// Its standard input, if that is a pipe.
     pub(crate) fn input(&mut self) -> anyhow::Result<ChildStdin> {
         self.child.stdin.take().context("standard input is no pipe")
     }
 
-    /// Its standard output, where that was asked for.
+    /// Its standard output, if that is a pipe.
     pub(crate) fn output(&mut self) -> anyhow::Result<ChildStdout> {
         let output = self.child.stdout.take();
         output.context("standard output is no pipe")
@@ -83,7 +83,7 @@ impl Process {
         has_ended(self.pid())
     }
 
-    /// Waits for its end, which must be a success.
+    /// Waits until it exits; fails unless it exits with 0.
     pub(crate) fn succeed(mut self) -> anyhow::Result<()> {
         match self.reap().with_context(|| self.failed("wait for"))? {
             status if status.success() => Ok(()),
@@ -95,11 +95,11 @@ impl Process {
         format!("failed to {what} {}", self.name)
     }
 
-    /// The lock is not held while it waits, and a process id is not free for
-    /// others before it is forgotten here.
+    /// Reaps the process. Waits without the lock; but the process id is removed from [`ALL`]
+    /// under the lock before the kernel may give it to another process.
     fn reap(&mut self) -> io::Result<ExitStatus> {
         let waiting = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-        // Fails where it has been reaped; then the next line knows how it ended.
+        // This fails if the process was reaped already; then `wait` below returns its status.
         let _ = waitid(WaitId::Pid(self.pid()), waiting);
         let mut all = all();
         all.pids.remove(&self.pid().as_raw_pid());
@@ -117,11 +117,11 @@ impl Drop for Process {
     }
 }
 
-/// Ends all processes that there are, and lets no more begin.
+/// Ends all started processes, and lets no more start.
 pub(crate) fn stop_all() {
     let mut all = all();
     all.is_over = true;
-    // Under the lock: none of them is reaped, and its id given away, meanwhile.
+    // Under the lock, so that none of them is reaped, and its id reused, meanwhile.
     let pids: Vec<Pid> = all
         .pids
         .iter()
@@ -130,7 +130,7 @@ pub(crate) fn stop_all() {
     end(&pids);
 }
 
-/// Tells process groups to end, and makes them.
+/// Sends SIGTERM to process groups, and SIGKILL if they do not end in time.
 fn end(leaders: &[Pid]) {
     for &leader in leaders {
         let _ = kill_process_group(leader, Signal::TERM);
@@ -144,7 +144,7 @@ fn end(leaders: &[Pid]) {
     }
 }
 
-/// Whether a child has ended. It is not reaped.
+/// Whether a child has ended; does not reap it.
 fn has_ended(pid: Pid) -> bool {
     let looking = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
     !matches!(waitid(WaitId::Pid(pid), looking), Ok(None))

@@ -1,4 +1,4 @@
-//! What was found, as a table on the terminal, as JSON and as a plot.
+//! Prints results as a table, and writes them as JSON and as a plot.
 
 use std::path::Path;
 
@@ -8,13 +8,13 @@ use serde_json::{Map, Value, json};
 use crate::measure::Samples;
 use crate::plot;
 
-/// What a group has found.
+/// The results of a group.
 pub(crate) struct Findings {
     /// The group, as a file name.
     pub(crate) name: &'static str,
-    /// What was done, in a line.
+    /// What was measured, in one line.
     pub(crate) what: String,
-    /// Ratios, and whatever else something is asked of.
+    /// Ratios, and other figures with bounds.
     pub(crate) rows: Vec<Row>,
     /// Absolute figures.
     pub(crate) absolute: Vec<Row>,
@@ -25,7 +25,7 @@ pub(crate) struct Row {
     pub(crate) what: String,
     pub(crate) unit: Unit,
     pub(crate) measured: f64,
-    /// The least and the most that went into it, where there were several.
+    /// The least and the most of its samples, if it is a median.
     pub(crate) spread: Option<(f64, f64)>,
     pub(crate) asked: Option<Asked>,
 }
@@ -41,7 +41,7 @@ pub(crate) enum Unit {
     MillisecondsPerMebibyte,
 }
 
-/// What is asked of a figure.
+/// The bound and the aim of a figure.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asked {
     pub(crate) at_least: f64,
@@ -49,8 +49,8 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
-    /// Whether `measured` is as good as `bound`. The aim says which way is
-    /// better.
+    /// Whether `measured` is as good as `bound`. Better is the direction from the bound to the
+    /// aim.
     fn is_reached(self, measured: f64, bound: f64) -> bool {
         if self.aim >= self.at_least {
             measured >= bound
@@ -141,7 +141,7 @@ impl Unit {
     }
 }
 
-/// Four digits are more than any of it is worth.
+/// Rounds to four digits: no figure here is more accurate.
 fn rounded(value: f64) -> f64 {
     if value == 0.0 || !value.is_finite() {
         return value;
@@ -188,7 +188,7 @@ fn line(row: &Row, width: usize) -> String {
     format!("  {:width$} {:>11}", row.what, row.unit.show(row.measured))
 }
 
-/// Keeps it in the folder: what other groups have found stays there.
+/// Writes the results into the folder. Results of other groups stay there.
 pub(crate) fn keep(findings: &Findings, ran_on: &Value, folder: &Path) -> anyhow::Result<()> {
     let path = folder.join("latest.json");
     let failed = || format!("failed to write {}", path.display());

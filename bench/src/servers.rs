@@ -1,5 +1,4 @@
-//! The servers that a network of portals and runners is made of, each on a free
-//! loopback port.
+//! Starts NATS, etcd, portals and runners, each on a free loopback port.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -32,7 +31,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts it; what it says goes to a file.
+    /// Starts a server; its output goes to a file.
     pub(crate) fn start(place: &Place, name: &str, mut command: Command) -> anyhow::Result<Server> {
         let log = place.path(&format!("{name}.log"));
         let file = File::create(&log)?;
@@ -48,7 +47,7 @@ impl Server {
         self.process.pid()
     }
 
-    /// Waits until `look` finds what it looks for.
+    /// Waits until `look` returns something.
     pub(crate) fn until<T>(&self, look: impl Fn() -> Option<T>) -> anyhow::Result<T> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -63,7 +62,7 @@ impl Server {
         }
     }
 
-    /// Waits until a runner, which was given `--listen`, serves a link.
+    /// Waits until this server, a runner with `--listen`, serves a link.
     pub(crate) fn until_serving(&self) -> anyhow::Result<()> {
         let address = self.until(|| self.said("listening on http://"))?;
         let address = address.parse()?;
@@ -71,11 +70,11 @@ impl Server {
         self.until(|| answer(address, "/readyz").and_then(serves))
     }
 
-    /// What stands behind `mark` in its log, up to the next space.
+    /// The word behind `mark` in its log.
     fn said(&self, mark: &str) -> Option<String> {
         let said = std::fs::read_to_string(&self.log).ok()?;
         let (_, behind) = said.split_once(mark)?;
-        // Only once the line is complete.
+        // The line may still be incomplete.
         let (line, _) = behind.split_once('\n')?;
         line.split_whitespace().next().map(str::to_owned)
     }
@@ -88,7 +87,7 @@ pub(crate) struct Nats {
     monitoring: SocketAddr,
 }
 
-/// How NATS trades memory for work, as docs/operations.md recommends.
+/// NATS uses more memory for less work with this, as docs/operations.md recommends.
 pub(crate) const NATS_GOGC: &str = "400";
 
 impl Nats {
@@ -113,14 +112,15 @@ impl Nats {
 
     /// How many messages have been published since it started.
     pub(crate) fn messages(&self) -> anyhow::Result<u64> {
-        let said = answer(self.monitoring, "/varz").context("NATS does not say how it is")?;
+        let said = answer(self.monitoring, "/varz")
+            .context("NATS does not answer on its monitoring port")?;
         let said: serde_json::Value = serde_json::from_str(&said)?;
         let messages = said["in_msgs"].as_u64();
-        messages.context("NATS does not say how many messages it has had")
+        messages.context("NATS does not report its number of messages")
     }
 }
 
-/// Whether a NATS server there says hello.
+/// Whether a NATS server answers there.
 fn greets(address: SocketAddr) -> bool {
     let Ok(stream) = TcpStream::connect(address) else {
         return false;
@@ -178,7 +178,7 @@ pub(crate) struct Between<'a> {
 }
 
 impl Between<'_> {
-    /// The program, with the servers as options.
+    /// A command of the program, with the servers as options.
     pub(crate) fn command(&self, place: &Place, command: &str) -> Command {
         let mut consecution = place.consecution();
         consecution.arg(command);
@@ -222,8 +222,8 @@ impl Between<'_> {
         Portal::start(place, &format!("{name}-portal"), command)
     }
 
-    /// Sends a payload through a chain: its links are known, and served, when
-    /// that has succeeded.
+    /// Sends a payload through a chain. When this has succeeded, the chain's links are published
+    /// and served.
     pub(crate) fn send(&self, place: &Place, chain: &Path) -> anyhow::Result<()> {
         let mut command = self.command(place, "send");
         command
@@ -248,7 +248,7 @@ impl Portal {
         Portal::start(place, "serve", command)
     }
 
-    /// Starts one, whose command is complete but for where it listens.
+    /// Starts a portal with this command, to which only the address to listen on is added.
     pub(crate) fn start(place: &Place, name: &str, mut command: Command) -> anyhow::Result<Portal> {
         command.args(["--listen", "127.0.0.1:0", "--grace", "1s"]);
         let server = Server::start(place, name, command)?;
@@ -270,7 +270,7 @@ fn answers(address: SocketAddr, path: &str) -> bool {
     answer(address, path).is_some()
 }
 
-/// What a GET of that path gives, if it is answered with 200.
+/// The body of the answer to a GET of that path, if its status is 200.
 fn answer(address: SocketAddr, path: &str) -> Option<String> {
     let ask = || -> anyhow::Result<String> {
         let mut stream = TcpStream::connect(address)?;
@@ -287,7 +287,7 @@ fn answer(address: SocketAddr, path: &str) -> Option<String> {
     ask().ok()
 }
 
-/// An address where nobody listens now.
+/// A free loopback address.
 pub(crate) fn free_address() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, free_port()).into()
 }

@@ -1,5 +1,5 @@
-//! The chain of `examples/words`, which everybody can run: as a chain, as a
-//! pipeline of a shell, as a script behind a server.
+//! The chain of `examples/words`, which every contender can run: as a chain, as a pipeline of
+//! a shell, or as a script behind a server.
 
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
@@ -14,7 +14,7 @@ pub(crate) const STAGES: [&str; 3] = ["cat", "grep data", "xargs -n 1"];
 pub(crate) const INPUT: &[u8] = b"this is raw data\n";
 pub(crate) const OUTPUT: &[u8] = b"this\nis\nraw\ndata\n";
 
-/// How long it takes a command to make the output of the input.
+/// How long a command takes to turn the input into the output.
 pub(crate) fn once(mut command: Command) -> anyhow::Result<Duration> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let begin = Instant::now();

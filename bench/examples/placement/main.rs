@@ -1,11 +1,11 @@
-//! Which runners should serve which links, where there are too many of both for
-//! all runners to serve all links: ways to choose, tried on made-up chains.
+//! Compares ways to choose which runners serve which links, when there are too many of both
+//! for all runners to serve all links. The chains are made up.
 //!
 //! It starts nothing and measures nothing: it computes, from a seed, the table
 //! that `docs/decisions/0041-a-plan-for-10000-runners.md` shows.
 //!
-//! `cargo run --release -p bench --example placement`; `-- --help` says what can
-//! be changed.
+//! Run it with `cargo run --release -p bench --example placement`; `-- --help` lists the
+//! options.
 #![forbid(unsafe_code)]
 
 mod measure;
@@ -29,39 +29,38 @@ struct Options {
     /// Links, in chains of one to five.
     #[arg(long, default_value_t = 100_000)]
     links: usize,
-    /// How unlike chains are: the n-th is called n to the power of this less
-    /// often than the first.
+    /// The exponent of Zipf's law: the n-th chain is called n to the power of this less often
+    /// than the first.
     #[arg(long, default_value_t = 1.0)]
     zipf: f64,
     /// The share of places in chains that have a link which many chains use.
     #[arg(long, default_value_t = 0.2)]
     common: f64,
-    /// How much of what all runners can do is asked of them.
+    /// The load, as a share of what all runners can do.
     #[arg(long, default_value_t = 0.5)]
     load: f64,
-    /// Runners of a link, at least.
+    /// The fewest runners of a link.
     #[arg(long, default_value_t = 3)]
     replicas: usize,
-    /// How much of a runner a link may ask of each of its runners; where it asks
-    /// for more, it gets more of them.
+    /// The largest share of a runner that a link may use on each of its runners; with more load,
+    /// it gets more runners.
     #[arg(long, default_value_t = 0.05)]
     share: f64,
-    /// How far above the mean a runner's load may be, where that is bounded.
+    /// The largest load of a runner, as a multiple of the mean, for the rules that bound it.
     #[arg(long, default_value_t = 1.25)]
     bound: f64,
-    /// Rank runners not for each link or chain by itself, but for all of one of so
-    /// many buckets.
+    /// Put links or chains into so many buckets, and rank runners once for each bucket.
     #[arg(long)]
     buckets: Option<u64>,
     /// Processes that a runner keeps warm.
     #[arg(long, default_value_t = 256)]
     warm: usize,
-    /// Decides what is left to chance.
+    /// The seed of all random numbers.
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
 
-/// The share of links, or of chains, that are removed to see what that moves.
+/// The share of links, or of chains, to remove to see how many links must be loaded then.
 const REMOVED: f64 = 0.01;
 
 fn main() {
@@ -125,7 +124,7 @@ fn main() {
     );
 }
 
-/// Adds what moves when runners and links come and go, one at a time.
+/// Adds how many links must be loaded when runners and links come and go, one at a time.
 fn churn(row: Row, units: &Units, ranking: &Ranking, rule: &Rule, base: &Placement) -> Row {
     let before = units.pairs(base);
     let new = |change| {
@@ -146,7 +145,7 @@ fn churn(row: Row, units: &Units, ranking: &Ranking, rule: &Rule, base: &Placeme
     }
 }
 
-/// Runners drawn at random once, and kept in a list somewhere.
+/// Runners drawn at random once, and kept in a list.
 fn random_row(world: &World, units: &Units, options: &Options) -> Row {
     let mut random = Random::new(options.seed ^ 1);
     let draw = |_| random.distinct(options.replicas, options.runners);
@@ -154,7 +153,7 @@ fn random_row(world: &World, units: &Units, options: &Options) -> Row {
     let name = "random, from a list";
     let row = measure::at_rest(name, world, units, &placement, Called::ByLink, options);
     Row {
-        // Somebody else must be drawn for all of them; who joins gets nothing.
+        // Another runner must be drawn for each of its links; a runner that joins gets none.
         leaves: Some(row.links_mean),
         joins: Some(0.0),
         removed: Some(0.0),

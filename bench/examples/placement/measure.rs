@@ -1,38 +1,37 @@
-//! What a placement is worth.
+//! Evaluates a placement.
 
 use super::Options;
 use super::placement::{Placement, Units};
 use super::world::World;
 
-/// What a call names.
+/// Where a call goes.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Called {
-    /// A link: any runner that serves it takes the call, and goes on with those
-    /// that follow as far as it serves them, too.
+    /// To any runner that serves the link; it also runs the following links that it serves.
     ByLink,
-    /// The unit: one of its runners takes all of it.
+    /// To one of the unit's runners, which runs all of the unit.
     ByUnit,
 }
 
 /// A row of the table.
 pub(crate) struct Row {
     pub(crate) name: String,
-    /// Links that a runner serves: the mean, and the most.
+    /// The links that a runner serves: the mean, and the most.
     pub(crate) links_mean: f64,
     pub(crate) links_most: usize,
-    /// The load of the busiest runner, by the mean.
+    /// The load of the busiest runner, divided by the mean.
     pub(crate) busiest: f64,
-    /// What is asked of runners beyond what they can do, by all that is asked.
+    /// The load beyond what runners can do, divided by all load.
     pub(crate) beyond: f64,
-    /// Links that some runner must load when one leaves, when one joins, and for
-    /// each unit that is removed.
+    /// How many links runners must load when a runner leaves, when one joins, and for each unit
+    /// that is removed.
     pub(crate) leaves: Option<f64>,
     pub(crate) joins: Option<f64>,
     pub(crate) removed: Option<f64>,
-    /// Runs of chains that are one call, and calls for a run.
+    /// The share of runs that are one call, and the calls of a run.
     pub(crate) joined: f64,
     pub(crate) calls: f64,
-    /// Calls that find no warm process.
+    /// The share of calls that find no warm process.
     pub(crate) cold: f64,
 }
 
@@ -87,7 +86,7 @@ pub(crate) fn everywhere(world: &World, options: &Options) -> Row {
     }
 }
 
-/// What there is to say as long as nobody comes or goes.
+/// A row without the columns about changes.
 pub(crate) fn at_rest(
     name: &str,
     world: &World,
@@ -138,7 +137,7 @@ impl Served {
         self.0[link as usize].binary_search(&runner).is_ok()
     }
 
-    /// What each runner is asked for each of its links.
+    /// For each runner, the load of each of its links.
     fn of_runners(&self, loads: &[f64], runners: usize) -> Vec<Vec<f64>> {
         let mut links = vec![Vec::new(); runners];
         for (served, load) in self.0.iter().zip(loads) {
@@ -150,9 +149,9 @@ impl Served {
     }
 }
 
-/// How all runs of chains go, in the mean.
+/// The mean of all runs.
 struct Runs {
-    /// What each runner is asked for.
+    /// The load of each runner.
     loads: Vec<f64>,
     joined: f64,
     calls: f64,
@@ -173,8 +172,8 @@ impl Runs {
         }
     }
 
-    /// Goes through every way that a run can take, with how likely it is: of a
-    /// link's runners, each is as likely as the others.
+    /// Adds up all ways that a run can take, with their probabilities: all runners of a link
+    /// are equally likely.
     fn by_link(world: &World, served: &Served, runners: usize) -> Runs {
         let mut loads = vec![0.0; runners];
         let (mut joined, mut calls, mut all) = (0.0, 0.0, 0.0);
@@ -212,8 +211,8 @@ impl Runs {
     }
 }
 
-/// How much of that finds no warm process, where only so many links have one:
-/// those that were called last (Che's approximation of that).
+/// The load of calls that find no warm process, if only the `warm` links that were called last
+/// have one (Che's approximation).
 fn cold(loads: &[f64], warm: usize) -> f64 {
     if loads.len() <= warm {
         return 0.0;

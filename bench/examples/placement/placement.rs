@@ -1,49 +1,48 @@
-//! Choosing runners by rendezvous: each unit (a link, or a chain) ranks all
-//! runners by a hash of both, and is served by the first ones. Where loads are
-//! bounded, a runner that has enough is passed over.
+//! Rendezvous hashing: each unit (a link or a chain) ranks all runners by a hash of both, and
+//! is served by the first ones. If loads are bounded, runners with too much load are skipped.
 
 use super::Options;
 use super::random::mix;
 use super::world::World;
 
-/// Runners that may join, one at a time.
+/// How many runners may join, one at a time.
 pub(crate) const COMINGS: usize = 8;
 
-/// Runners that a unit ranks beyond those that it needs.
+/// How many runners a unit ranks beyond those that it needs.
 const SPARE_CANDIDATES: usize = 32;
 
 /// The runners of each unit.
 pub(crate) type Placement = Vec<Vec<u16>>;
 
-/// What is placed as a whole.
+/// The units to place.
 pub(crate) struct Units {
-    /// What is asked of runners for each, in runners.
+    /// The load of each unit, in runners.
     pub(crate) load: Vec<f64>,
-    /// The links of each.
+    /// The links of each unit.
     pub(crate) links: Vec<Vec<u32>>,
-    /// All of them, most asked for first.
+    /// All units, those with the most load first.
     order: Vec<u32>,
 }
 
-/// How many runners, and which.
+/// How many runners a unit gets, and which.
 pub(crate) struct Rule {
-    /// At least so many,
+    /// The fewest runners of a unit.
     pub(crate) replicas: usize,
-    /// and as many as it takes to ask no more than this of each.
+    /// The most load of a unit on each of its runners; with more, it gets more runners.
     pub(crate) share: f64,
-    /// No runner is loaded more than so many times the mean.
+    /// The most load of a runner, as a multiple of the mean.
     pub(crate) bound: f64,
 }
 
-/// What is otherwise than at rest.
+/// A change to the runners or units.
 #[derive(Clone, Copy)]
 pub(crate) enum Change {
     None,
-    /// One of the runners is gone.
+    /// One runner leaves.
     Leaves(usize),
-    /// There is one more.
+    /// One runner joins.
     Joins(usize),
-    /// The first units are gone.
+    /// The first units are removed.
     Removed(usize),
 }
 
@@ -65,8 +64,8 @@ impl Units {
         Units { load, links, order }
     }
 
-    /// Who serves what, in order: links in the upper bits, runners in the lower
-    /// ones.
+    /// All pairs of a link and one of its runners, sorted: the link in the upper bits, the runner
+    /// in the lower ones.
     pub(crate) fn pairs(&self, placement: &Placement) -> Vec<u64> {
         let mut pairs = Vec::new();
         for (links, runners) in self.links.iter().zip(placement) {
@@ -90,7 +89,7 @@ impl Rule {
     }
 }
 
-/// For each unit, runners in the order in which it wants them.
+/// For each unit, its first-ranked runners in order.
 pub(crate) struct Ranking {
     candidates: Vec<Vec<u16>>,
     runners: usize,
@@ -150,7 +149,7 @@ impl Ranking {
                 .filter(|it| has_room(&it))
                 .take(count)
                 .collect();
-            // Where all have enough, the first ones get more.
+            // If all candidates have too much load, the first ones get more.
             for runner in candidates {
                 if chosen.len() < count && !chosen.contains(runner) {
                     chosen.push(*runner);
@@ -167,11 +166,11 @@ impl Ranking {
 
 /// The runners with the highest scores, highest first.
 fn first(unit: u64, hashes: &[u64], count: usize) -> Vec<u16> {
-    /// A runner's number in the place of the lowest bits.
+    /// The lowest bits of a score are the runner's number.
     const RUNNER: u64 = 0xffff;
     let scores = hashes.iter().enumerate();
     let scores = scores.map(|(runner, hash)| mix(unit ^ hash) & !RUNNER | runner as u64);
-    // About twice as many as are wanted are above that.
+    // About twice as many scores as needed are above this.
     let share = 1.0 - 2.0 * count as f64 / hashes.len() as f64;
     let least = (share.max(0.0) * u64::MAX as f64) as u64;
     let mut best: Vec<u64> = scores.clone().filter(|score| *score >= least).collect();

@@ -1,9 +1,9 @@
-//! Chance, the same for the same seed.
+//! Random numbers from a seed.
 
 /// SplitMix64.
 pub(crate) struct Random(u64);
 
-/// Makes one number of another that looks like chance.
+/// Hashes a number.
 pub(crate) fn mix(mut number: u64) -> u64 {
     number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -20,7 +20,7 @@ impl Random {
         mix(self.0)
     }
 
-    /// From 0 up to, but not, 1.
+    /// A number from 0 up to, but not including, 1.
     pub(crate) fn share(&mut self) -> f64 {
         (self.number() >> 11) as f64 / (1_u64 << 53) as f64
     }

@@ -1,18 +1,18 @@
-//! Made-up chains, and how much each is called.
+//! Made-up chains, and their loads.
 
 use super::Options;
 use super::random::Random;
 
-/// A chain has at most so many links.
+/// The most links of a chain.
 const LINKS_MAX: usize = 5;
 
-/// One of so many links is one that many chains use.
+/// One of so many links is a common one, which many chains use.
 const LINKS_PER_COMMON_LINK: usize = 100;
 
 pub(crate) struct Chain {
-    /// Which links, in order; the same one may come twice.
+    /// Its links, in order; one may occur twice.
     pub(crate) links: Vec<u32>,
-    /// What is asked of runners for it, in runners.
+    /// Its load, in runners.
     pub(crate) load: f64,
 }
 
@@ -43,7 +43,7 @@ impl World {
         World { chains, links }
     }
 
-    /// Shares out what is asked: each place in a chain costs the same a call.
+    /// Distributes the load: each place in a chain costs the same for a call.
     fn share_out(chains: &mut [Chain], random: &mut Random, options: &Options) {
         let mut ranks: Vec<usize> = (1..=chains.len()).collect();
         for at in (1..ranks.len()).rev() {
@@ -58,7 +58,7 @@ impl World {
         }
     }
 
-    /// What is asked of runners for each link.
+    /// The load of each link.
     pub(crate) fn link_loads(&self) -> Vec<f64> {
         let mut loads = vec![0.0; self.links];
         for Chain { links, load } in &self.chains {
@@ -70,7 +70,7 @@ impl World {
     }
 }
 
-/// Draws numbers, the first ones more often.
+/// Draws numbers by Zipf's law: small ones more often.
 struct Zipf(Vec<f64>);
 
 impl Zipf {

@@ -1,8 +1,8 @@
-//! How many instructions a call takes, as callgrind counts them: nearly the same
-//! number each time, whatever else the machine does.
+//! How many instructions a call takes, counted by callgrind: nearly the same number each
+//! time, whatever else the machine does.
 //!
-//! Only the portal is counted. A runner cannot be: it starts its zygotes from its
-//! own program, which under callgrind is another one.
+//! Only the portal is counted. A runner cannot be: it starts its zygotes from its own
+//! program, which under callgrind is callgrind's.
 
 use std::path::Path;
 use std::process::Command;
@@ -15,8 +15,8 @@ use crate::report::{Findings, Row, Unit};
 use crate::servers::{Between, Etcd, Nats, Portal};
 use crate::words::{CHAIN, INPUT, OUTPUT};
 
-/// Calls of the first portal. The second one has more, and the difference is
-/// theirs alone: neither what a start takes, nor a first call, is in it.
+/// How many calls the first portal gets, and how many more the second one. The difference of
+/// their counts is the cost of those calls alone, without the start and first calls.
 const FEW_CALLS: u32 = 50;
 const MORE_CALLS: u32 = 400;
 
@@ -45,7 +45,7 @@ pub(crate) fn measure(place: &Place) -> anyhow::Result<Findings> {
     })
 }
 
-/// What a portal takes from its start to its end, with so many calls.
+/// The instructions of a portal from its start to its end, with so many calls.
 fn count(place: &Place, between: &Between<'_>, name: &str, calls: u32) -> anyhow::Result<f64> {
     let counts = place.path(&format!("{name}.callgrind"));
     let mut command = between.command(place, "portal");

@@ -1,5 +1,5 @@
-//! A small chain that is warm, over HTTP: beside shells that start the same
-//! commands, and beside servers that run a script for each request.
+//! Calls of a small warm chain over HTTP, compared with shells that start the same commands,
+//! and with servers that run a script for each request.
 
 use crate::http::{self, Length};
 use crate::peers::Peer;
@@ -13,7 +13,7 @@ mod crowd;
 mod load;
 mod schedule;
 
-/// What ends first stands first.
+/// All servers. The fields are dropped in this order.
 struct Everything {
     serve: Portal,
     portal: Portal,
@@ -24,7 +24,7 @@ struct Everything {
     nats: Nats,
 }
 
-/// Who answers HTTP requests.
+/// A server to call, and the request for it.
 #[derive(Clone, Copy)]
 struct Target<'a> {
     name: &'static str,

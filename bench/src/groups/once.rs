@@ -1,5 +1,5 @@
-//! One run of `examples/words`, from nothing: beside the shell's own pipeline,
-//! and Docker's where an engine answers.
+//! One run of `examples/words` with nothing started before, beside a shell's pipeline, and a
+//! pipeline of `docker run` if a Docker engine answers.
 
 use crate::docker::Docker;
 use crate::measure::Samples;
@@ -9,7 +9,7 @@ use crate::words::{CHAIN, STAGES, once};
 
 const TURNS: usize = 40;
 
-/// An engine takes a second each.
+/// Fewer, because each takes a second.
 const DOCKER_TURNS: usize = 5;
 
 pub(crate) fn measure(place: &Place) -> anyhow::Result<Findings> {
@@ -20,7 +20,7 @@ pub(crate) fn measure(place: &Place) -> anyhow::Result<Findings> {
         command
     };
     let (mut shells, mut runs, mut dockers) = <(Samples, Samples, Samples)>::default();
-    // The first turn warms what can be warmed.
+    // The first turn only warms caches.
     for turn in 0..=TURNS {
         let shell = once(place.shell(&STAGES))?;
         let run = once(run())?;

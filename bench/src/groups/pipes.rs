@@ -1,5 +1,5 @@
-//! Pipes: large bodies, endless ones, and many at a time, through three `cat`
-//! links, beside a shell's `cat | cat | cat` of the same busybox.
+//! Large bodies, endless ones, and many at a time, through three `cat` links, compared with
+//! `cat | cat | cat` in a shell, all of the same busybox.
 
 use crate::measure::Samples;
 use crate::payload::Payload;
@@ -105,7 +105,7 @@ pub(crate) fn measure(place: &Place) -> anyhow::Result<Findings> {
     })
 }
 
-/// The worst of the peaks, in MiB.
+/// The highest of the peaks, in MiB.
 fn peak(what: &str, samples: &Samples) -> Row {
     Row::single(what, Unit::Mebibytes, samples.most())
 }

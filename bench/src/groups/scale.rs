@@ -1,5 +1,4 @@
-//! How it grows: bursts, more runners, many links, links that are new, and large
-//! images.
+//! Scaling: bursts, more runners, many links, new links, and large images.
 
 use std::path::PathBuf;
 
@@ -13,7 +12,7 @@ mod links;
 mod runners;
 mod unpack;
 
-/// A portal, runners, and what is between them. What ends first stands first.
+/// A portal, runners, and the servers between them. The fields are dropped in this order.
 struct Network {
     portal: Portal,
     runners: Vec<Server>,
@@ -22,12 +21,12 @@ struct Network {
 }
 
 impl Network {
-    /// With one runner, when all links are served.
+    /// Starts a network with one runner, and waits until all links are served.
     fn start(place: &Place, name: &str, chains: &[PathBuf]) -> anyhow::Result<Network> {
         Network::start_with(place, name, chains, &[])
     }
 
-    /// With options for its runner.
+    /// The same, with options for the runner.
     fn start_with(
         place: &Place,
         name: &str,
@@ -71,8 +70,8 @@ pub(crate) fn measure(place: &Place) -> anyhow::Result<Findings> {
     add(links::measure(place)?);
     match unpack::measure(place) {
         Ok(found) => add(found),
-        // It needs packages from elsewhere.
-        Err(error) => eprintln!("scale: without unpacking: {error:#}"),
+        // It needs packages that may not be available.
+        Err(error) => eprintln!("scale: unpacking is not measured: {error:#}"),
     }
     Ok(Findings {
         name: "scale",

@@ -1,4 +1,4 @@
-//! One process: sealed, beside a bare one, and beside other programs that seal.
+//! The start of one sealed process, compared with a bare one and with other sandboxes.
 
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
@@ -15,25 +15,25 @@ use sealed::Sealed;
 mod others;
 mod sealed;
 
-/// What is run.
+/// The command to run.
 const COMMAND: &str = "cat";
 
-/// What it is fed, and what it writes.
+/// Its input and output.
 const TEXT: &[u8] = b"this is raw data\n";
 
-/// Starts one after the other.
+/// How many starts a turn has, one after the other.
 const STARTS: usize = 60;
 
-/// Turns, for each round.
+/// The number of turns for each round.
 const TURNS_PER_ROUND: usize = 8;
 
-/// No turn begins after that.
+/// No turn begins after this time.
 const TURNS_TIME: Duration = Duration::from_secs(40);
 
-/// For what was started before to be gone.
+/// Pause for processes that were started before to be gone.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Milliseconds of one start, by turns.
+/// The milliseconds of one start, one sample for each turn.
 #[derive(Default)]
 struct Found {
     sealed: Samples,
@@ -68,7 +68,7 @@ pub(crate) fn measure(place: &Place) -> anyhow::Result<Findings> {
     Ok(found.findings(&others))
 }
 
-/// One start after the other: milliseconds of each.
+/// The median milliseconds of starts one after the other.
 fn alone(mut run: impl FnMut(&mut Vec<u8>) -> anyhow::Result<()>) -> anyhow::Result<f64> {
     sleep(PAUSE);
     let mut times = Samples::default();
@@ -82,8 +82,8 @@ fn alone(mut run: impl FnMut(&mut Vec<u8>) -> anyhow::Result<()>) -> anyhow::Res
     Ok(times.median())
 }
 
-/// One start after the other on each core: milliseconds of all by how many there
-/// were, which is what a start costs where there is nothing idle to do it.
+/// Starts one after the other on each core: the milliseconds of all divided by their number,
+/// which is the cost of a start when no core is idle.
 fn busy(
     cores: usize,
     run: impl Fn(usize, &mut Vec<u8>) -> anyhow::Result<()> + Sync,

@@ -3,6 +3,7 @@
 //! What a link runs is said by [`Link`]. Nothing here may change a link's id, and
 //! nothing here knows of files: `file` reads and writes chains.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use crate::limits;
 use crate::link::Link;
 use crate::link_id::LinkId;
+use crate::parameters::Parameter;
 use crate::units::{UnitError, parse_duration};
 
 /// How long a whole call over HTTP, or of a library's portal, may take where the
@@ -26,8 +28,25 @@ pub struct Chain {
     pub name: String,
     /// How long a whole call may take.
     pub deadline: Deadline,
+    /// The media type of the chain's output; `None` where the file does not say.
+    pub content_type: Option<String>,
+    /// The parameters that its links use, by name.
+    pub parameters: BTreeMap<String, Parameter>,
     /// The links in order; there is at least one.
     pub links: Vec<ChainLink>,
+}
+
+impl Chain {
+    /// A chain as a file has it that says nothing but its name and its links.
+    pub fn new(name: impl Into<String>, links: impl IntoIterator<Item = ChainLink>) -> Self {
+        Self {
+            name: name.into(),
+            deadline: Deadline::Unset,
+            content_type: None,
+            parameters: BTreeMap::new(),
+            links: links.into_iter().collect(),
+        }
+    }
 }
 
 /// How long a whole call of a chain may take.

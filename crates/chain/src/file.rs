@@ -2,7 +2,8 @@
 //!
 //! Opens no file: text comes in, and goes out. In order: `tree` turns YAML into
 //! nodes that know where they stand, `fields` checks the keys of a mapping, `value`
-//! the scalars and lists behind them, `read` puts a chain together, and `write` goes
+//! the scalars and lists behind them, `path` the paths, `templates` the texts with
+//! parameters; `files` and `link` put a link together, `read` a chain, and `write` goes
 //! back. They report what they find to a [`Problems`], so that one pass finds all
 //! independent errors.
 //!
@@ -12,13 +13,21 @@
 mod diagnostic;
 mod faults;
 mod fields;
+mod files;
+mod link;
+mod media_type;
+mod path;
 mod read;
 mod suggest;
+mod templates;
 mod tree;
 mod value;
 mod write;
 
 pub use diagnostic::{Diagnostic, FileError, Suggestion};
+
+use std::borrow::Cow;
+use std::rc::Rc;
 
 use crate::chain::{Chain, ChainLink, chain_name_from};
 use crate::limits::{MAX_FILE_BYTES, MAX_LINK_FILE_BYTES};
@@ -86,7 +95,7 @@ impl Link {
     /// When it cannot be used, with all that is wrong with it.
     pub fn from_yaml(text: impl AsRef<[u8]>, label: &str) -> Result<Self, FileError> {
         let (text, problems) = (text.as_ref(), Problems::default());
-        read_text(text, label, MAX_LINK_FILE_BYTES, problems, read::link)
+        read_text(text, label, MAX_LINK_FILE_BYTES, problems, link::link)
     }
 }
 
@@ -111,33 +120,31 @@ fn read_text<T>(
     mut problems: Problems,
     read: impl FnOnce(&tree::Node, &mut Problems) -> Option<T>,
 ) -> Result<T, FileError> {
-    let text = decode(bytes, max_bytes, &mut problems);
-    let root = match &text {
-        Ok(text) => tree::parse(text, max_bytes, &mut problems),
-        Err(_) => None,
+    let text: Rc<str> = decode(bytes, max_bytes, &mut problems).into();
+    problems.text = Rc::clone(&text);
+    let root = match problems.is_empty() {
+        true => tree::parse(&text, max_bytes, &mut problems),
+        false => None,
     };
     let value = root.and_then(|root| read(&root, &mut problems));
     match value {
         Some(value) if problems.is_empty() => Ok(value),
-        _ => {
-            let text = text.unwrap_or_else(|lossy| lossy);
-            Err(FileError::new(label, text, problems))
-        }
+        _ => Err(FileError::new(label, problems)),
     }
 }
 
-/// The text without a byte-order mark, or as much of it as can be shown.
-fn decode(bytes: &[u8], max_bytes: usize, problems: &mut Problems) -> Result<String, String> {
+/// The text without a byte-order mark; with a problem, as much of it as can be shown.
+fn decode<'b>(bytes: &'b [u8], max_bytes: usize, problems: &mut Problems) -> Cow<'b, str> {
     if bytes.len() > max_bytes {
         problems.push(
             Diagnostic::new(0..0, format!("the file is larger than {max_bytes} bytes"))
                 .help("a chain file holds links, not data: data goes in through stdin"),
         );
-        return Err(String::new());
+        return Cow::default();
     }
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     match std::str::from_utf8(bytes) {
-        Ok(text) => Ok(text.to_owned()),
+        Ok(text) => text.into(),
         Err(error) => {
             let start = error.valid_up_to();
             // The lossy text has a replacement character where the bytes were.
@@ -151,7 +158,7 @@ fn decode(bytes: &[u8], max_bytes: usize, problems: &mut Problems) -> Result<Str
                 .label("not UTF-8")
                 .help("save the file as UTF-8"),
             );
-            Err(String::from_utf8_lossy(bytes).into_owned())
+            String::from_utf8_lossy(bytes)
         }
     }
 }

@@ -53,14 +53,20 @@
 
 mod chain;
 mod file;
+mod identity;
 pub mod limits;
 mod link;
 mod link_id;
+mod parameters;
+mod pattern;
+mod template;
 pub mod text;
 pub mod units;
 
 pub use crate::chain::{Chain, ChainLink, DEFAULT_DEADLINE, Deadline};
 pub use crate::file::{Diagnostic, FileError, Suggestion};
-pub use crate::link::{Constraints, Link, Network};
+pub use crate::link::{Constraints, DataSource, Link, LiteralFile, Network, Warm, Writable};
 pub use crate::link_id::{LinkId, LinkIdError};
+pub use crate::parameters::{Filled, Parameter, ParameterError};
+pub use crate::pattern::{Pattern, PatternError};
 pub use crate::units::CpuLimit;

@@ -27,6 +27,41 @@ pub const MAX_ENVIRONMENT_NAME_BYTES: usize = 255;
 /// Bytes of a name of a chain or a link.
 pub const MAX_NAME_BYTES: usize = 100;
 
+/// Parameters of a chain.
+pub const MAX_PARAMETERS: usize = 64;
+
+/// Bytes of the name of a parameter, of data or of a secret.
+pub const MAX_PARAMETER_NAME_BYTES: usize = 64;
+
+/// Bytes of a parameter's pattern.
+pub const MAX_PATTERN_BYTES: usize = 4096;
+
+/// Bytes of a parameter's pattern once it is compiled.
+pub const MAX_COMPILED_PATTERN_BYTES: usize = 256 * 1024;
+
+/// Bytes of all arguments and variables of a link together, once the values of its
+/// parameters are in them; each counts with a NUL at its end.
+pub const MAX_FILLED_BYTES: usize = 2 << 20;
+
+/// `Files`, `Data` and `Secrets` of a link, each.
+pub const MAX_FILES: usize = 64;
+
+/// Bytes of a literal file.
+pub const MAX_LITERAL_FILE_BYTES: usize = 64 * 1024;
+
+/// Bytes of all literal files of a link together.
+pub const MAX_LITERAL_FILES_BYTES: usize = 1 << 20;
+
+/// Bytes of a path at which a link finds or leaves something: as for
+/// [`MAX_ENVIRONMENT_NAME_BYTES`].
+pub const MAX_PATH_BYTES: usize = 255;
+
+/// Processes of a link in reserve that its `Warm` may ask for.
+pub const MAX_WARM: u16 = 256;
+
+/// Bytes of a media type.
+pub const MAX_CONTENT_TYPE_BYTES: usize = 255;
+
 /// Nested lists and mappings in a file; a chain needs five.
 pub const MAX_NESTING_LEVELS: usize = 16;
 

@@ -4,9 +4,11 @@
 //! towards the [`LinkId`]. How a chain uses a link must not appear here.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::time::Duration;
 
+use crate::identity;
 use crate::link_id::LinkId;
+use crate::pattern::Pattern;
 use crate::units::CpuLimit;
 
 /// What a link runs: an image, a command in it, and what the command finds.
@@ -27,23 +29,101 @@ pub struct Link {
     /// A user and perhaps a group, by name or number (`nobody`, `1000:1000`);
     /// `None` for the image's own.
     pub user: Option<String>,
-    /// Whether the root is a private, throw-away writable one.
-    pub writable: bool,
+    /// Whether the root can be written.
+    pub writable: Writable,
     /// Which network the command sees.
     pub network: Network,
-    /// Whether each process is started for its request, after that has come, and
-    /// none ahead: `Warm: false`.
-    pub late: bool,
+    /// How many processes are started before their requests come.
+    pub warm: Warm,
+    /// Where the input is stored before the command is executed: a path below a
+    /// private folder. A slash at the end means a folder, and a tar that is unpacked
+    /// there; `/dev/stdin` stores it nowhere, but the command can seek in its stdin.
+    pub input: Option<String>,
+    /// Where the command leaves its output: a path below a private folder. A slash at
+    /// the end means a folder, and a tar of what is there.
+    pub output: Option<String>,
+    /// Small files over those of the image, read-only, by path.
+    pub files: BTreeMap<String, LiteralFile>,
+    /// Files and folders that runners have, or images, read-only, by path.
+    pub data: BTreeMap<String, DataSource>,
+    /// Names of secrets that runners have, by the path at which the command finds one.
+    pub secrets: BTreeMap<String, String>,
+    /// The parameters that are used in [`arguments`](Self::arguments) and in the values
+    /// of [`environment`](Self::environment), and their patterns. Where there are any,
+    /// those texts are templates, with `${name}` for a value and `$${` for a literal
+    /// `${`; where there are none, they are texts.
+    pub parameters: BTreeMap<String, Pattern>,
     /// What the command may use up.
     pub constraints: Constraints,
+}
+
+/// Whether a link can write to its root.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Writable {
+    /// As the default is, which is not in the id: `Writable: false`.
+    #[default]
+    No,
+    /// A private root that is thrown away with the process.
+    Yes,
+    /// A root that is read-only, whatever the default is.
+    Never,
+}
+
+/// Processes of a link that are started before their requests come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Warm {
+    /// As many as calls need.
+    #[default]
+    Default,
+    /// None: each process is started when its request has come.
+    Late,
+    /// So many in reserve.
+    Count(u16),
+}
+
+/// A small file that a link brings along.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct LiteralFile {
+    /// What is in it.
+    pub content: Vec<u8>,
+    /// Its permissions: nine bits.
+    pub mode: u32,
+}
+
+impl LiteralFile {
+    /// The permissions of a file whose link does not say any.
+    pub const DEFAULT_MODE: u32 = 0o644;
+
+    /// A file with the default permissions.
+    pub fn new(content: impl Into<Vec<u8>>) -> Self {
+        Self {
+            content: content.into(),
+            mode: Self::DEFAULT_MODE,
+        }
+    }
+}
+
+/// Where data of a link comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum DataSource {
+    /// A file or folder that the runner has by this name. The name promises that it is
+    /// the same everywhere, as an image's does.
+    Name(String),
+    /// The root of the image of this reference.
+    Image(String),
 }
 
 /// Which network a link sees.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Network {
-    /// No network, so that the link is a function of its input.
+    /// No network but, perhaps, a loopback of its own, so that the link is a function
+    /// of its input.
     #[default]
     None,
+    /// A loopback of its own, and nothing else.
+    Loopback,
+    /// No network at all, not even a loopback.
+    Sealed,
     /// The network of the host it runs on.
     Host,
 }
@@ -57,6 +137,14 @@ pub struct Constraints {
     pub cpu: Option<CpuLimit>,
     /// Processes and threads at a time.
     pub processes: Option<u32>,
+    /// Processor time of all its processes together.
+    pub cpu_time: Option<Duration>,
+    /// Bytes of output.
+    pub output: Option<u64>,
+    /// Bytes in its private folders.
+    pub scratch: Option<u64>,
+    /// Files that each of its processes may have open.
+    pub open_files: Option<u32>,
 }
 
 impl Link {
@@ -70,174 +158,62 @@ impl Link {
 
     /// The name of what this link runs.
     pub fn id(&self) -> LinkId {
-        LinkId::of(&self.identity())
+        LinkId::of(&identity::of(self))
     }
 
     /// Whether the output can depend on nothing but the input, so that a call
     /// may safely be made again.
     pub fn is_pure(&self) -> bool {
-        self.network == Network::None
+        self.network != Network::Host
     }
 
-    /// The JSON that the id is made from: `[Image, Command, Argument, …]`.
-    ///
-    /// An absent command is `null`, which no command can be. Other settings
-    /// follow as an object, which no argument can be, and only where they
-    /// differ from the defaults, so that a setting that is added to the format
-    /// one day leaves all ids as they are. Written by hand rather than through
-    /// a `serde_json` map, whose order depends on a feature that any other
-    /// crate in the tree may turn on.
-    fn identity(&self) -> String {
-        let mut array = format!("[{},", json_string(&self.image));
-        match &self.command {
-            Some(command) => array.push_str(&json_string(command)),
-            None => array.push_str("null"),
-        }
-        for argument in &self.arguments {
-            array.push(',');
-            array.push_str(&json_string(argument));
-        }
-        let settings = self.settings();
-        if !settings.is_empty() {
-            array.push(',');
-            array.push_str(&json_object(&settings));
-        }
-        array.push(']');
-        array
+    /// Whether each process is executed after its request has come: `Warm: false`, or
+    /// what it needs comes with the request.
+    pub fn is_late(&self) -> bool {
+        self.warm == Warm::Late || self.input.is_some() || !self.parameters.is_empty()
     }
-
-    /// The settings that differ from the defaults, as JSON by key.
-    fn settings(&self) -> BTreeMap<&str, String> {
-        let mut settings = BTreeMap::new();
-        let constraints = self.constraints.settings();
-        if !constraints.is_empty() {
-            settings.insert("Constraints", json_object(&constraints));
-        }
-        if !self.environment.is_empty() {
-            let variables = self
-                .environment
-                .iter()
-                .map(|(name, value)| (name.as_str(), json_string(value)))
-                .collect();
-            settings.insert("Environment", json_object(&variables));
-        }
-        if self.network == Network::Host {
-            settings.insert("Network", json_string("host"));
-        }
-        if let Some(user) = &self.user {
-            settings.insert("User", json_string(user));
-        }
-        if self.late {
-            settings.insert("Warm", "false".to_owned());
-        }
-        if let Some(directory) = &self.working_directory {
-            settings.insert("WorkingDirectory", json_string(directory));
-        }
-        if self.writable {
-            settings.insert("Writable", "true".to_owned());
-        }
-        settings
-    }
-}
-
-impl Constraints {
-    /// The limits that are set, as whole numbers of their smallest unit, so
-    /// that every spelling of a limit counts as the same one.
-    fn settings(&self) -> BTreeMap<&str, String> {
-        let limits = [
-            ("CPU", self.cpu.map(|cpu| u64::from(cpu.millicores()))),
-            ("Memory", self.memory),
-            ("Processes", self.processes.map(u64::from)),
-        ];
-        limits
-            .into_iter()
-            .filter_map(|(key, limit)| Some((key, limit?.to_string())))
-            .collect()
-    }
-}
-
-fn json_string(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
-}
-
-fn json_object(entries: &BTreeMap<&str, String>) -> String {
-    let mut object = String::from("{");
-    for (index, (key, value)) in entries.iter().enumerate() {
-        let comma = if index == 0 { "" } else { "," };
-        // Writing to a string cannot fail.
-        let _ = write!(object, "{comma}{}:{value}", json_string(key));
-    }
-    object.push('}');
-    object
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn cat() -> Link {
-        Link {
-            command: Some("/bin/cat".into()),
+    #[test]
+    fn all_links_are_pure_but_those_with_the_hosts_network() {
+        let with = |network| Link {
+            network,
             ..Link::new("busybox")
+        };
+        for network in [Network::None, Network::Loopback, Network::Sealed] {
+            assert!(with(network).is_pure(), "{network:?}");
         }
+        assert!(!with(Network::Host).is_pure());
     }
 
     #[test]
-    fn the_id_is_what_md5sum_gives() {
-        // printf '["busybox","/bin/cat"]' | md5sum
-        assert_eq!(cat().id().to_string(), "188b0237c1423313d2eff0dbfb4d426a");
-    }
-
-    #[test]
-    fn the_identity_has_exact_bytes() {
-        assert_eq!(cat().identity(), r#"["busybox","/bin/cat"]"#);
-        assert_eq!(Link::new("busybox").identity(), r#"["busybox",null]"#);
-        let tricky = Link {
-            arguments: vec!["a\"\\/\u{e9}\u{1f600}\n\u{1}\u{7f}".into(), String::new()],
-            ..cat()
+    fn what_comes_with_a_request_makes_a_link_late() {
+        let link = Link::new("busybox");
+        assert!(!link.is_late());
+        let warm = |warm| Link {
+            warm,
+            ..link.clone()
         };
-        assert_eq!(
-            tricky.identity(),
-            "[\"busybox\",\"/bin/cat\",\"a\\\"\\\\/\u{e9}\u{1f600}\\n\\u0001\u{7f}\",\"\"]"
-        );
-    }
-
-    #[test]
-    fn settings_come_last_sorted_and_only_where_set() {
-        let link = Link {
-            arguments: vec!["-n".into()],
-            environment: [("Z", "1"), ("A", "2")]
-                .map(|(n, v)| (n.into(), v.into()))
-                .into(),
-            working_directory: Some("/tmp".into()),
-            user: Some("1000".into()),
-            writable: true,
-            network: Network::Host,
-            late: true,
-            constraints: Constraints {
-                memory: Some(20 << 20),
-                cpu: CpuLimit::from_millicores(500),
-                processes: Some(8),
-            },
-            ..cat()
+        assert!(warm(Warm::Late).is_late() && !warm(Warm::Count(8)).is_late());
+        let input = Link {
+            input: Some("/dev/stdin".into()),
+            ..link.clone()
         };
-        assert_eq!(
-            link.identity(),
-            concat!(
-                r#"["busybox","/bin/cat","-n",{"Constraints":{"CPU":500,"Memory":20971520,"Processes":8},"#,
-                r#""Environment":{"A":"2","Z":"1"},"Network":"host","User":"1000","#,
-                r#""Warm":false,"WorkingDirectory":"/tmp","Writable":true}]"#
-            )
-        );
-    }
-
-    #[test]
-    fn a_link_is_pure_without_a_network() {
-        assert!(cat().is_pure());
-        let link = Link {
-            network: Network::Host,
-            ..cat()
+        assert!(input.is_late());
+        let output = Link {
+            output: Some("/tmp/out".into()),
+            ..link.clone()
         };
-        assert!(!link.is_pure());
+        assert!(!output.is_late());
+        let pattern = Pattern::new("a*").unwrap();
+        let parameters = Link {
+            parameters: [("x".into(), pattern)].into(),
+            ..link
+        };
+        assert!(parameters.is_late());
     }
 }

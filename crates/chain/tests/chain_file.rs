@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chain::{Chain, ChainLink, CpuLimit, Deadline, Link, LinkId, Network};
+use chain::{Chain, ChainLink, CpuLimit, Deadline, Link, LinkId, Network, Warm, Writable};
 
 fn parse(text: &str) -> Chain {
     Chain::parse(text, "chain.yaml", "test").unwrap_or_else(|error| panic!("{error}"))
@@ -83,9 +83,9 @@ Chain:
     assert_eq!(link.environment["C"], "");
     assert_eq!(link.working_directory.as_deref(), Some("/srv"));
     assert_eq!(link.user.as_deref(), Some("1000:1000"));
-    assert!(link.writable);
+    assert_eq!(link.writable, Writable::Yes);
     assert_eq!(link.network, Network::Host);
-    assert!(link.late);
+    assert_eq!(link.warm, Warm::Late);
     assert!(!link.is_pure());
     assert_eq!(link.constraints.memory, Some(3 << 29));
     assert_eq!(link.constraints.cpu, CpuLimit::from_millicores(500));

@@ -60,19 +60,14 @@ Chain:
 }
 
 #[test]
-fn a_number_of_warm_processes_is_refused_and_not_taken_for_true_or_false() {
-    for number in ["0", "1", "8", "2.5"] {
-        let file = format!("Chain:\n- Image: busybox\n  Warm: {number}\n");
-        let error = error(&file).to_string();
-        for part in [
-            format!("`Warm` must be true or false, not `{number}`"),
-            "how many are started ahead cannot be chosen".to_owned(),
-        ] {
-            assert!(error.contains(&part), "{error}");
-        }
+fn a_number_of_warm_processes_is_bounded_and_not_taken_for_true_or_false() {
+    for number in ["0", "257", "2.5", "-1"] {
+        let error = error(link(&format!("Warm: {number}"))).to_string();
+        let expected = format!("`Warm` must be a whole number from 1 to 256, not `{number}`");
+        assert!(error.contains(&expected), "{error}");
         assert!(!error.contains("did you mean"), "{error}");
     }
-    let error = error("Chain:\n- Image: busybox\n  Warm: no\n").to_string();
+    let error = error(link("Warm: no")).to_string();
     assert!(error.contains("did you mean `false`?"), "{error}");
 }
 

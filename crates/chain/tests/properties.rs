@@ -6,7 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chain::units::{MAX_CPU_MILLICORES, MAX_MEMORY_BYTES, MIN_CPU_MILLICORES, MIN_MEMORY_BYTES};
-use chain::{Chain, ChainLink, Constraints, CpuLimit, Deadline, Link, Network, limits};
+use chain::{
+    Chain, ChainLink, Constraints, CpuLimit, DataSource, Deadline, Link, LiteralFile, Network,
+    Warm, Writable, limits,
+};
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -133,12 +136,107 @@ fn constraints() -> impl Strategy<Value = Constraints> {
         option::of(memory),
         option::of(cpu),
         option::of(1u32..=1 << 22),
+        option::of((1u64..1 << 30).prop_map(Duration::from_millis)),
+        option::of(prop_oneof![1u64..=MAX_MEMORY_BYTES, Just(1)]),
+        option::of(MIN_MEMORY_BYTES..=MAX_MEMORY_BYTES),
+        option::of(16u32..=1 << 20),
     )
-        .prop_map(|(memory, cpu, processes)| Constraints {
-            memory,
-            cpu,
-            processes,
+        .prop_map(
+            |(memory, cpu, processes, cpu_time, output, scratch, open_files)| Constraints {
+                memory,
+                cpu,
+                processes,
+                cpu_time,
+                output,
+                scratch,
+                open_files,
+            },
+        )
+}
+
+/// A part of a path.
+fn part() -> impl Strategy<Value = String> {
+    text().prop_map(|text| {
+        let part = text.replace('/', "");
+        let part = &part[..part.floor_char_boundary(40)];
+        match part {
+            "" | "." | ".." => "x".to_owned(),
+            part => part.to_owned(),
+        }
+    })
+}
+
+fn private_path() -> impl Strategy<Value = String> {
+    let folder = select(vec!["/tmp", "/var/tmp", "/run", "/dev/shm"]);
+    let slash = select(vec!["", "/"]);
+    (folder, vec(part(), 1..3), slash)
+        .prop_map(|(folder, parts, slash)| format!("{folder}/{}{slash}", parts.join("/")))
+}
+
+fn literal_file() -> impl Strategy<Value = LiteralFile> {
+    let content = prop_oneof![
+        text().prop_map(String::into_bytes),
+        "\\PC{0,9}\0?".prop_map(String::into_bytes),
+        vec(any::<u8>(), 0..20),
+    ];
+    let mode = prop_oneof![Just(LiteralFile::DEFAULT_MODE), 0u32..=0o777];
+    (content, mode).prop_map(|(content, mode)| LiteralFile { content, mode })
+}
+
+fn name() -> impl Strategy<Value = String> {
+    "[A-Za-z_][A-Za-z0-9_-]{0,63}"
+}
+
+fn data_source() -> impl Strategy<Value = DataSource> {
+    prop_oneof![
+        name().prop_map(DataSource::Name),
+        word().prop_map(DataSource::Image)
+    ]
+}
+
+/// What a link finds beside its image, and where its input and output are; none of it
+/// at or below another.
+fn beside() -> impl Strategy<Value = Link> {
+    let numbered = |folder: &'static str| {
+        move |(index, part): (usize, String)| format!("{folder}{index}/{part}")
+    };
+    let paths = |folder| {
+        vec(part(), 0..3).prop_map(move |parts| {
+            let numbered = parts.into_iter().enumerate().map(numbered(folder));
+            numbered.collect::<Vec<_>>()
         })
+    };
+    let input = prop_oneof![private_path(), Just("/dev/stdin".to_owned())];
+    let what = (
+        (paths("/etc/f"), vec(literal_file(), 3)),
+        (paths("/srv/d"), vec(data_source(), 3)),
+        (paths("/run/secrets"), vec(name(), 3)),
+        option::of(input),
+        option::of(private_path()),
+    );
+    let clash = |link: &Link| {
+        let path = |path: &Option<String>| {
+            path.clone()
+                .map(|path| path.trim_end_matches('/').to_owned() + "/")
+        };
+        let paths = [path(&link.input), path(&link.output)]
+            .into_iter()
+            .flatten();
+        let mut all: Vec<String> = paths
+            .chain(link.secrets.keys().map(|path| format!("{path}/")))
+            .collect();
+        all.sort();
+        all.windows(2).any(|two| two[1].starts_with(&two[0]))
+    };
+    what.prop_map(|(files, data, secrets, input, output)| Link {
+        files: files.0.into_iter().zip(files.1).collect(),
+        data: data.0.into_iter().zip(data.1).collect(),
+        secrets: secrets.0.into_iter().zip(secrets.1).collect(),
+        input,
+        output,
+        ..Link::default()
+    })
+    .prop_filter("paths of their own", move |link| !clash(link))
 }
 
 fn environment() -> impl Strategy<Value = BTreeMap<String, String>> {
@@ -148,19 +246,24 @@ fn environment() -> impl Strategy<Value = BTreeMap<String, String>> {
 fn link() -> impl Strategy<Value = Link> {
     let command =
         option::of(text().prop_map(|text| if text.is_empty() { "x".into() } else { text }));
-    let network = select(vec![Network::None, Network::Host]);
+    let network = select(vec![
+        Network::None,
+        Network::Loopback,
+        Network::Sealed,
+        Network::Host,
+    ]);
+    let writable = select(vec![Writable::No, Writable::Yes, Writable::Never]);
+    let warm = prop_oneof![
+        Just(Warm::Default),
+        Just(Warm::Late),
+        (1u16..=limits::MAX_WARM).prop_map(Warm::Count)
+    ];
     let directory = option::of(text().prop_map(|path| format!("/{path}")));
     let what = (word(), command, vec(text(), 0..6), environment(), directory);
-    let how = (
-        option::of(word()),
-        any::<bool>(),
-        network,
-        any::<bool>(),
-        constraints(),
-    );
-    (what, how).prop_map(
-        |((image, command, arguments, environment, working_directory), how)| {
-            let (user, writable, network, late, constraints) = how;
+    let how = (option::of(word()), writable, network, warm, constraints());
+    (what, how, beside()).prop_map(
+        |((image, command, arguments, environment, working_directory), how, beside)| {
+            let (user, writable, network, warm, constraints) = how;
             Link {
                 image,
                 command,
@@ -170,8 +273,9 @@ fn link() -> impl Strategy<Value = Link> {
                 user,
                 writable,
                 network,
-                late,
+                warm,
                 constraints,
+                ..beside
             }
         },
     )
@@ -218,9 +322,8 @@ fn chain() -> impl Strategy<Value = Chain> {
         deadline().prop_map(Deadline::After),
     ];
     (name, deadline, vec(chain_link(), 1..5)).prop_map(|(name, deadline, links)| Chain {
-        name,
         deadline,
-        links,
+        ..Chain::new(name, links)
     })
 }
 
@@ -271,7 +374,7 @@ proptest! {
 
     #[test]
     fn each_thing_that_runs_changes_the_id(link in link(), other in link()) {
-        let mut variants = vec![link.clone(); 10];
+        let mut variants = vec![link.clone(); 15];
         variants[0].image = other.image;
         variants[1].command = other.command;
         variants[2].arguments = other.arguments;
@@ -281,7 +384,12 @@ proptest! {
         variants[6].writable = other.writable;
         variants[7].network = other.network;
         variants[8].constraints = other.constraints;
-        variants[9].late = other.late;
+        variants[9].warm = other.warm;
+        variants[10].input = other.input;
+        variants[11].output = other.output;
+        variants[12].files = other.files;
+        variants[13].data = other.data;
+        variants[14].secrets = other.secrets;
         for variant in variants {
             prop_assert_eq!(variant == link, variant.id() == link.id());
         }
@@ -290,7 +398,7 @@ proptest! {
     #[test]
     fn how_a_chain_uses_a_link_does_not_change_the_id(used in chain_link()) {
         prop_assert_eq!(used.id, used.link.id());
-        let chain = Chain { name: "x".into(), deadline: Deadline::None, links: vec![used] };
+        let chain = Chain::new("x", [used]);
         let read = Chain::parse(chain.to_yaml(), "chain.yaml", "x").expect("it reads back");
         prop_assert_eq!(read.links[0].id, chain.links[0].id);
         prop_assert_eq!(ChainLink::new(Arc::clone(&read.links[0].link)).id, chain.links[0].id);
@@ -357,11 +465,11 @@ fn a_command_is_not_an_argument_and_an_argument_not_a_setting() {
         ..Link::new("i")
     };
     let writable = Link {
-        writable: true,
+        writable: Writable::Yes,
         ..link(Some("a"), &[])
     };
     let late = Link {
-        late: true,
+        warm: Warm::Late,
         ..link(Some("a"), &[])
     };
     let links = [

@@ -31,13 +31,13 @@ use crate::transport::in_process::InProcess;
 #[cfg(feature = "cli")]
 pub(crate) use network::link_store;
 pub use network::{ConnectError, Network};
-/// To be called first in `main` of every program that has a runner in it: the
-/// program is also its own zygote, and does not return from here then.
+/// Call this first in `main` of every program that has a runner in it. The program is also
+/// executed as its own zygote; then this does not return.
 pub use sandbox::{Finding, Ids, State, run_zygote_if_asked};
 
 /// A chain, its portal and a runner in this process, for one payload.
 pub struct OneShot {
-    /// Where to send the payload.
+    /// Offers the chain.
     pub portal: Portal,
     _runner: Runner,
 }
@@ -49,13 +49,13 @@ pub enum StartError {
     /// A link cannot be run here.
     #[error("link {} '{name}' ({image}): failed to {}", index + 1, with_causes(&**error))]
     Link {
-        /// Which link, counted from 0.
+        /// The link's position in the chain, from 0.
         index: usize,
-        /// What the chain calls it.
+        /// Its name in the chain.
         name: String,
         /// Its image.
         image: String,
-        /// What is wrong.
+        /// Why not.
         error: Arc<LoadError>,
     },
     /// The portal cannot be opened.
@@ -64,8 +64,8 @@ pub enum StartError {
 }
 
 impl OneShot {
-    /// Fetches what images are missing, opens every link's zygote, all at the
-    /// same time, and is ready.
+    /// Pulls missing images and opens the zygotes of all links, all at the same time. Resolves
+    /// when the chain is ready.
     ///
     /// # Errors
     /// The first link, in chain order, that cannot be run.
@@ -96,8 +96,7 @@ impl OneShot {
     }
 }
 
-/// Chains, their portals and a runner in this process, for as many payloads as
-/// come.
+/// Chains, their portals and a runner in this process, for any number of payloads.
 pub struct Serve {
     portals: Mutex<Vec<Portal>>,
     transport: Arc<dyn Transport>,
@@ -106,8 +105,8 @@ pub struct Serve {
 }
 
 impl Serve {
-    /// Starts to load every link, and does not wait for it: a link that cannot
-    /// be loaded is tried again and again, and hurts no other one.
+    /// Starts to load every link, without waiting for it. A link that cannot be loaded is
+    /// retried, and does not affect the others.
     ///
     /// # Errors
     /// A portal cannot be opened.
@@ -138,9 +137,8 @@ impl Serve {
         Ok(serve)
     }
 
-    /// Takes these chains in the place of those that there were. Where one is as
-    /// it was, its portal is the same. What is under way in the others goes on;
-    /// links that nobody uses any more after that are let go.
+    /// Replaces the offered chains. A chain that has not changed keeps its portal. Calls of the
+    /// other chains are finished; links that are no longer used after that are dropped.
     ///
     /// # Errors
     /// A portal cannot be opened; nothing has changed then.
@@ -158,17 +156,17 @@ impl Serve {
         Ok(portals)
     }
 
-    /// Where to send payloads, in the order of the chains.
+    /// The portals, in the order of the chains.
     pub fn portals(&self) -> Vec<Portal> {
         self.portals.lock().clone()
     }
 
-    /// Knows which links can be called.
+    /// The states of links, for readiness.
     pub fn links(&self) -> Arc<dyn Links> {
         Arc::new(LinksHere(Arc::clone(&self.runner)))
     }
 
-    /// What the runner counts, for [`portal::http::bind`](crate::portal::http::bind).
+    /// The runner's metrics, for [`portal::http::bind`](crate::portal::http::bind).
     pub fn registry(&self) -> Registry {
         let mut registry = http::registry();
         self.runner.register(&mut registry);
@@ -178,22 +176,22 @@ impl Serve {
     /// Waits for each link of a chain to be loaded, in chain order.
     ///
     /// # Errors
-    /// The first one that could not be; it is tried again all the same.
+    /// The first link that could not be loaded; the runner still retries it.
     pub async fn ready(&self, chain: &Chain) -> Result<(), StartError> {
         until_ready(&self.runner, chain).await
     }
 }
 
-/// The links of chains in this process, each for as long as somebody uses it.
+/// The links in this process, each for as long as a portal uses it.
 #[derive(Default)]
 struct UsedLinks {
     links: Memory,
-    /// How many links of chains each is.
+    /// How many times the chains in use contain each link.
     users: tokio::sync::Mutex<BTreeMap<LinkId, usize>>,
 }
 
 impl UsedLinks {
-    /// The links of that portal are used.
+    /// Publishes the links of a portal, and counts them as used.
     async fn begin(&self, portal: &Portal) -> Result<(), PortalError> {
         let mut users = self.users.lock().await;
         portal.publish(&self.links).await?;
@@ -203,7 +201,7 @@ impl UsedLinks {
         Ok(())
     }
 
-    /// They are used no longer once nobody has that portal any more.
+    /// Waits until nobody holds the portal any more, and counts its links as used no longer.
     async fn end(self: Arc<Self>, portal: Portal) {
         let chain = Arc::clone(portal.chain());
         let mut publication = portal.publication();
@@ -217,7 +215,7 @@ impl UsedLinks {
             *count -= 1;
             if *count == 0 {
                 users.remove(&link.id);
-                // A store in memory can be reached.
+                // A store in memory does not fail.
                 let _ = self.links.remove(link.id).await;
             }
         }
@@ -262,7 +260,7 @@ async fn until_ready(runner: &Runner, chain: &Chain) -> Result<(), StartError> {
     Ok(())
 }
 
-/// What the sandbox mounts over, and so every root must have.
+/// The paths that the sandbox mounts over, so that every root must have them.
 const MOUNT_POINTS: [MountPoint;
     sandbox::MOUNT_POINT_FOLDERS.len() + sandbox::MOUNT_POINT_FILES.len()] = {
     let folders = sandbox::MOUNT_POINT_FOLDERS;
@@ -281,7 +279,7 @@ const MOUNT_POINTS: [MountPoint;
     points
 };
 
-/// Opens the image store under `home`, with roots as our sandbox wants them.
+/// Opens the image store under `home`, with roots as the sandbox needs them.
 ///
 /// # Errors
 /// It cannot be made or read.
@@ -289,9 +287,8 @@ pub fn open_store(home: &Path) -> Result<Store, StoreError> {
     open_store_for(home, Ids::detect(), Limits::default())
 }
 
-/// The same, with bounds on what images may make us do, and for runners whose
-/// processes have other ids than they would by themselves: a root belongs to the
-/// ids that it was unpacked for.
+/// Like [`open_store`], with limits on images, and for processes with these ids: a root is
+/// owned by the ids that it was unpacked for.
 ///
 /// # Errors
 /// It cannot be made or read.
@@ -306,13 +303,13 @@ pub fn open_store_for(home: &Path, ids: Ids, limits: Limits) -> Result<Store, St
         limits,
         sync: true,
     };
-    // Zygotes open roots from another folder than ours.
+    // Zygotes open roots from another working directory.
     let home = std::path::absolute(home).unwrap_or_else(|_| home.to_owned());
     Store::open(&home, options)
 }
 
-/// Images of the store under `home`, pulled as this user's Docker tools would
-/// where they are missing.
+/// Images of the store under `home`. Missing ones are pulled with the credentials of this
+/// user's Docker tools.
 ///
 /// # Errors
 /// The store cannot be made or read.
@@ -324,13 +321,13 @@ pub fn images(home: &Path) -> Result<Images, StoreError> {
     })
 }
 
-/// What of the sandbox this host can enforce, for processes with those ids.
+/// Checks which parts of the sandbox this host can enforce, for processes with these ids.
 pub fn check_sandbox(ids: Ids) -> Vec<Finding> {
     sandbox::check(&Launcher::new(), ids)
 }
 
-/// Where state and images live if nobody says otherwise: `/var/lib/consecution`
-/// for root, else below the XDG data folder. `None` where that cannot be told.
+/// The default folder for state and images: `/var/lib/consecution` for root, otherwise in the
+/// XDG data folder. `None` if neither `XDG_DATA_HOME` nor `HOME` is set.
 pub fn default_home() -> Option<PathBuf> {
     if rustix::process::geteuid().is_root() {
         return Some(PathBuf::from("/var/lib/consecution"));

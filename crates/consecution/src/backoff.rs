@@ -1,14 +1,14 @@
-//! Waits that are longer each time that something fails.
+//! Exponential backoff with jitter.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
-/// Waits that double, up to a bound.
+/// Waits that double with each failure, up to a limit.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     min: Duration,
     max: Duration,
-    /// In a row, so far.
+    /// The failures in a row so far.
     failures: u32,
 }
 
@@ -22,8 +22,8 @@ impl Backoff {
         }
     }
 
-    /// How long to wait now: between half of what it is this time and all of
-    /// it, so that those who failed together do not come back together.
+    /// How long to wait now: a random part of the present wait, at least half of it, so that
+    /// those who failed together do not come back together.
     pub(crate) fn next(&mut self) -> Duration {
         let whole = doubled(self.min, self.max, self.failures);
         self.failures = self.failures.saturating_add(1);
@@ -31,13 +31,13 @@ impl Backoff {
         whole / 2 + whole.mul_f64(f64::from(random) / f64::from(u32::MAX)) / 2
     }
 
-    /// It went well: the next failure is the first again.
+    /// Starts again with the shortest wait, after a success.
     pub(crate) fn reset(&mut self) {
         self.failures = 0;
     }
 }
 
-/// How long to wait after one more failure than so many in a row: `min` at first, then
+/// The wait after a failure that follows so many others in a row: `min` after the first, then
 /// twice as long each time, up to `max`.
 pub(crate) fn doubled(min: Duration, max: Duration, failures: u32) -> Duration {
     min.saturating_mul(1u32.checked_shl(failures).unwrap_or(u32::MAX))

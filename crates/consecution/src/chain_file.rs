@@ -1,4 +1,4 @@
-//! Chain files from the disk.
+//! Reads chain files.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -9,16 +9,25 @@ use chain::{Chain, FileError};
 
 use crate::error::with_causes;
 
-/// A chain file cannot be used. The texts read well on their own.
+/// A chain file cannot be used. The texts read well on their own, followed by those of their
+/// sources.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "each text says it")]
 pub enum ChainFileError {
-    #[error("failed to read chain file {}: {error}", path.display())]
-    Read { path: PathBuf, error: io::Error },
+    #[error("failed to read chain file {}", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        cause: io::Error,
+    },
     #[error("failed to read chain file {}: it is a folder; name the file in it", path.display())]
     Folder { path: PathBuf },
-    #[error("failed to read the folder {} of chain files: {error}", path.display())]
-    ReadFolder { path: PathBuf, error: io::Error },
+    #[error("failed to read the folder {} of chain files", path.display())]
+    ReadFolder {
+        path: PathBuf,
+        #[source]
+        cause: io::Error,
+    },
     #[error("failed to find a chain file in {}: it has no *.yaml and no *.yml", path.display())]
     NoFile { path: PathBuf },
     #[error("{0}")]
@@ -39,9 +48,9 @@ pub enum ChainFileError {
 /// # Errors
 /// It cannot be read, or something in it is wrong.
 pub fn read(path: &Path) -> Result<Chain, ChainFileError> {
-    let failed = |error| ChainFileError::Read {
+    let failed = |cause| ChainFileError::Read {
         path: path.to_owned(),
-        error,
+        cause,
     };
     let file = File::open(path).map_err(failed)?;
     if file.metadata().is_ok_and(|found| found.is_dir()) {
@@ -51,32 +60,32 @@ pub fn read(path: &Path) -> Result<Chain, ChainFileError> {
     read_from(file, path)
 }
 
-/// Reads and parses a chain file that is open already. `path` is what messages call
-/// it, and what the chain is called after where the file does not say.
+/// Reads and parses a chain file that is already open. `path` names it in messages, and names
+/// the chain if the file does not.
 ///
 /// # Errors
 /// It cannot be read, or something in it is wrong.
 pub fn read_from(file: impl Read, path: &Path) -> Result<Chain, ChainFileError> {
     let mut text = Vec::new();
-    // One byte more than is allowed shows the parser that it is too long.
+    // With one byte more than allowed, the parser reports that the file is too long.
     let limit = chain::limits::MAX_FILE_BYTES as u64 + 1;
     let read = file.take(limit).read_to_end(&mut text);
-    read.map_err(|error| ChainFileError::Read {
+    read.map_err(|cause| ChainFileError::Read {
         path: path.to_owned(),
-        error,
+        cause,
     })?;
     let label = path.display().to_string();
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     Chain::parse_with(&text, &label, &stem, image_problem).map_err(ChainFileError::Invalid)
 }
 
-/// Reads chain files that are to be offered together, so no two chains may have
-/// the same name. Of a folder, all `*.yaml` and `*.yml` in it are read, by name;
-/// not hidden ones, nor those of folders in it.
+/// Reads chain files that will be offered together, so no two chains may have the same name.
+/// Of a folder, reads all `*.yaml` and `*.yml`, in the order of their names; but no hidden
+/// ones, and none of folders in it.
 ///
 /// # Errors
-/// The first one that is wrong, or that has the name of one before it; a folder
-/// without any.
+/// The first file that is invalid, or whose chain has the name of an earlier one; or a folder
+/// has no chain file.
 pub fn read_all(paths: &[PathBuf]) -> Result<Vec<Chain>, ChainFileError> {
     let mut chains: Vec<Chain> = Vec::new();
     let mut by_name: BTreeMap<String, PathBuf> = BTreeMap::new();
@@ -100,14 +109,14 @@ fn files(given: &Path) -> Result<Vec<PathBuf>, ChainFileError> {
     if !given.is_dir() {
         return Ok(vec![given.to_owned()]);
     }
-    let failed = |error| ChainFileError::ReadFolder {
+    let failed = |cause| ChainFileError::ReadFolder {
         path: given.to_owned(),
-        error,
+        cause,
     };
     let mut files = Vec::new();
     for entry in fs::read_dir(given).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
-        // What cannot be looked at is read, so that it is an error that is told.
+        // If `is_dir` fails, the file is read, so that the error is reported.
         if is_chain_file(&path) && !path.is_dir() {
             files.push(path);
         }
@@ -127,7 +136,7 @@ fn is_chain_file(path: &Path) -> bool {
     !is_hidden && extension.is_some_and(|extension| extension == "yaml" || extension == "yml")
 }
 
-/// The chain file leaves the syntax of image names to whoever fetches them.
+/// What is wrong with an image's name: the chain's parser leaves that to us.
 fn image_problem(name: &str) -> Option<String> {
     let problem = name.parse::<image::Reference>().err()?.problem;
     Some(with_causes(&problem))

@@ -1,22 +1,20 @@
-//! Chunks that wait for a time, in about as much memory as they are long.
+//! A queue of chunks that takes about as much memory as the chunks have bytes. Pure.
 //!
-//! A chunk is usually a slice of the buffer that it was read into, and keeps all
-//! of that buffer: one byte from a socket holds 8 KiB, one from a pipe 64 KiB. So
-//! small chunks are copied, one behind the other, into buffers that are filled.
-//! A chunk that is the only one is not copied: most small calls have no other.
-//! Pure.
+//! A chunk is usually a slice of the buffer that it was read into, and keeps all of that
+//! buffer allocated: one byte from a socket holds 8 KiB, one from a pipe 64 KiB. So small
+//! chunks are copied one behind the other into shared buffers. A single chunk is not copied:
+//! most small calls have only one.
 
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
-/// Chunks from this size on are held as they are. Who reads from sockets and
-/// pipes reads 128 KiB at most, so such a chunk keeps no more than four times its
-/// size.
+/// Chunks of at least this size are not copied. Reads from sockets and pipes are of 128 KiB
+/// at most, so such a chunk keeps no more than four times its size.
 const LARGE_BYTES: usize = 32 * 1024;
 
-/// How large the buffers are that small chunks are copied into: as large as what
-/// is held already, between these.
+/// The size of the buffers for small chunks: as many bytes as are queued already, but between
+/// these.
 const BUFFER_BYTES_MIN: usize = 1024;
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
 
@@ -24,13 +22,13 @@ const BUFFER_BYTES_MAX: usize = 64 * 1024;
 #[derive(Debug, Default)]
 pub(crate) struct ChunkQueue {
     chunks: VecDeque<Bytes>,
-    /// Copies of what came behind those, and room for more.
+    /// The buffer for copies of the chunks behind those.
     filling: BytesMut,
     bytes: usize,
 }
 
 impl ChunkQueue {
-    /// How many bytes there are.
+    /// How many bytes are queued.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -51,7 +49,7 @@ impl ChunkQueue {
             self.chunks.push_back(chunk);
             return;
         }
-        // The first one is no longer alone.
+        // The first chunk was not copied while it was the only one.
         let is_alone = self.chunks.len() == 1 && self.filling.is_empty();
         if let Some(first) = self
             .chunks
@@ -76,7 +74,7 @@ impl ChunkQueue {
         Some(chunk)
     }
 
-    /// All of it in one piece.
+    /// Takes all bytes in one piece.
     pub(crate) fn take_all(&mut self) -> Bytes {
         let bytes = std::mem::take(&mut self.bytes);
         self.seal();
@@ -91,7 +89,7 @@ impl ChunkQueue {
         all.freeze()
     }
 
-    /// Puts what was taken back to the front.
+    /// Puts bytes that were taken back to the front.
     pub(crate) fn put_back(&mut self, chunk: Bytes) {
         if !chunk.is_empty() {
             self.bytes += chunk.len();
@@ -99,13 +97,13 @@ impl ChunkQueue {
         }
     }
 
-    /// The same bytes once more; they share their memory.
+    /// All bytes as chunks, which share the queue's memory.
     pub(crate) fn chunks(&mut self) -> VecDeque<Bytes> {
         self.seal();
         self.chunks.clone()
     }
 
-    /// Fills buffers with it.
+    /// Copies a chunk into the buffers.
     fn copy(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let room = self.filling.capacity() - self.filling.len();
@@ -121,7 +119,7 @@ impl ChunkQueue {
         }
     }
 
-    /// Nothing more goes before what comes next. The buffer's room is kept.
+    /// Moves the copied bytes into `chunks`. The free part of the buffer stays for more.
     fn seal(&mut self) {
         if !self.filling.is_empty() {
             self.chunks.push_back(self.filling.split().freeze());

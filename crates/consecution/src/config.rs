@@ -1,15 +1,14 @@
-//! What it takes to reach a server: addresses, certificates, secrets.
+//! The options for connecting to servers: addresses, certificates, secrets.
 //!
-//! Plain data, for whoever embeds a portal or a runner, and for the command
-//! line. A secret is never printed: neither here nor by who uses it.
+//! They are plain data. A secret must never be printed, neither here nor where it is used.
 
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
 
-/// How large a file with a secret may be: more than any token or key takes, and an end to
-/// a path that names something else, such as a device.
+/// The largest file with a secret: more than any token or key needs. It stops reading if the
+/// path names something else, such as a device.
 const SECRET_BYTES_MAX: u64 = 4096;
 
 /// How to reach NATS.
@@ -17,16 +16,16 @@ const SECRET_BYTES_MAX: u64 = 4096;
 pub struct NatsOptions {
     /// URLs of servers of one cluster; with none, the local one.
     pub servers: Vec<String>,
-    /// Who we are, to the servers.
+    /// The identity that we prove to the servers.
     pub identity: NatsIdentity,
-    /// Encryption; a server that asks for it gets it in any case.
+    /// Files for TLS. TLS is also used if a server requires it.
     pub tls: Tls,
 }
 
-/// Who we are, to NATS.
+/// An identity that a NATS server can verify.
 #[derive(Debug, Clone, Default)]
 pub enum NatsIdentity {
-    /// Nobody, or whoever a server's URL says.
+    /// The user in a server's URL, or none.
     #[default]
     Anonymous,
     /// A user and their password.
@@ -40,8 +39,7 @@ pub enum NatsIdentity {
     Token(Secret),
     /// The seed of an NKey.
     NKey(Secret),
-    /// A credentials file, as `nsc` makes it: a JWT and the seed for it. It is read
-    /// for each connection.
+    /// A credentials file of `nsc`, with a JWT and its seed. It is read for each connection.
     Credentials(PathBuf),
 }
 
@@ -52,20 +50,21 @@ pub struct EtcdOptions {
     pub endpoints: Vec<String>,
     /// A user and their password.
     pub user: Option<(String, Secret)>,
-    /// Encryption, for endpoints at `https://`.
+    /// Files for TLS, for `https://` endpoints.
     pub tls: Tls,
 }
 
 /// Files for an encrypted connection, in PEM.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// Who may vouch for the server; if not given, whoever the system trusts.
+    /// The certificates of the CAs to verify the server with; by default, those that the system
+    /// trusts.
     pub ca_file: Option<PathBuf>,
-    /// Our certificate and its key, where the server asks for one.
+    /// Our certificate and its key, for servers that ask for one.
     pub client_files: Option<(PathBuf, PathBuf)>,
 }
 
-/// What must not be seen.
+/// A secret, which is never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Kept);
 
@@ -75,27 +74,27 @@ enum Kept {
     InFile(PathBuf),
 }
 
-/// A secret cannot be had. The text reads well after "failed to".
+/// A secret cannot be read. The text reads well after "failed to".
 #[derive(Debug, thiserror::Error)]
-#[error("read the secret in {}: {reason}", path.display())]
+#[error("read the secret in {}", path.display())]
 pub struct SecretError {
     path: PathBuf,
-    reason: io::Error,
+    source: io::Error,
 }
 
 impl Secret {
-    /// Keeps it from being printed.
+    /// A secret in memory.
     pub fn new(secret: impl Into<String>) -> Secret {
         Secret(Kept::Here(secret.into()))
     }
 
-    /// What stands in a file, without the end of the line. It is read whenever the
-    /// secret is needed, so that a new one is used as soon as it is there.
+    /// A secret in a file, without the end of the line. The file is read whenever the secret is
+    /// needed, so that a changed one is used at once.
     pub fn in_file(path: impl Into<PathBuf>) -> Secret {
         Secret(Kept::InFile(path.into()))
     }
 
-    /// The secret itself, for whom it is meant. May have to wait for a file.
+    /// Reads the secret. Blocks while it reads a file.
     ///
     /// # Errors
     /// Its file cannot be read, or is too large for a secret.
@@ -114,7 +113,7 @@ impl Secret {
             Ok(())
         });
         let path = path.clone();
-        read.map_err(|reason| SecretError { path, reason })?;
+        read.map_err(|source| SecretError { path, source })?;
         text.truncate(text.trim_end_matches(['\r', '\n']).len());
         Ok(text)
     }
@@ -129,6 +128,7 @@ impl fmt::Debug for Secret {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::with_causes;
 
     #[test]
     fn a_secret_is_not_printed() {
@@ -141,14 +141,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("secret");
         let secret = Secret::in_file(&path);
-        let error = secret.read().unwrap_err().to_string();
+        let error = with_causes(&secret.read().unwrap_err());
         assert!(error.starts_with("read the secret in /"), "{error}");
         for (text, expected) in [("one\r\n", "one"), (" two ", " two "), ("", "")] {
             std::fs::write(&path, text).unwrap();
             assert_eq!(secret.read().unwrap(), expected);
         }
         std::fs::write(&path, "x".repeat(5000)).unwrap();
-        let error = secret.read().unwrap_err().to_string();
+        let error = with_causes(&secret.read().unwrap_err());
         assert!(error.ends_with("it is larger than 4096 bytes"), "{error}");
     }
 }

@@ -1,14 +1,14 @@
-//! How errors are put together.
+//! Texts of errors.
 //!
-//! The text of an error of this project is a fragment that reads on behind "failed
-//! to". It does not repeat the text of its [`source`](Error::source): printing adds
-//! each cause once, as [`with_causes`] does.
+//! The text of an error of this project is a fragment that reads well after "failed to". It
+//! does not repeat the text of its [`source`](Error::source): to print each cause once, use
+//! [`with_causes`].
 
 use std::error::Error;
 use std::fmt;
 use std::sync::OnceLock;
 
-/// "failed to", and what was to be done: the same error as a sentence.
+/// The same error with "failed to" in front of its text.
 #[derive(Debug)]
 pub struct FailedTo<E>(pub E);
 
@@ -19,14 +19,14 @@ impl<E: fmt::Display> fmt::Display for FailedTo<E> {
 }
 
 impl<E: Error> Error for FailedTo<E> {
-    /// The text of the error itself is told already.
+    /// The source of the inner error, whose own text is already shown.
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.0.source()
     }
 }
 
-/// Says what a user can do about an error, in the words of the program that prints it: the
-/// name of an option, say. It reads on behind the error and a semicolon.
+/// Says what a user can do about an error in terms of the program that prints it, for example
+/// by naming an option. The text reads well after the error and a semicolon.
 pub type Remedy = fn(&(dyn Error + 'static)) -> Option<&'static str>;
 
 static REMEDY: OnceLock<Remedy> = OnceLock::new();
@@ -35,11 +35,11 @@ static REMEDY: OnceLock<Remedy> = OnceLock::new();
 /// the first call counts: it is for the program's `main`, since this library does not know
 /// by which option a user can change something.
 pub fn set_remedy(remedy: Remedy) {
-    // Set before: somebody else's `main` has spoken.
+    // It fails if it was called before: then the first remedy stays.
     let _ = REMEDY.set(remedy);
 }
 
-/// An error, after it each of its causes, and what can be done about them, on one line.
+/// The texts of an error and of all its causes, and what can be done about them, on one line.
 pub fn with_causes(error: &(dyn Error + 'static)) -> String {
     let causes = || std::iter::successors(Some(error), |error| (*error).source());
     let texts: Vec<String> = causes().map(ToString::to_string).collect();

@@ -1,20 +1,20 @@
-//! HTTP/1.1 on one address, for whoever has something to offer there.
+//! An HTTP/1.1 server for one address.
 //!
-//! It takes, bounds and drains connections, and has the routes and responses that
-//! every address of this program shares. What an address offers is a
-//! [`Router`](axum::Router); this module must not know what is in it.
+//! It accepts, bounds and drains connections, and has the routes and responses that all
+//! addresses of this program share. Each address serves a [`Router`](axum::Router); this
+//! module must not know what is in it.
 //!
 //! | module | for |
 //! |---|---|
-//! | `listen` | where to listen, as users write it |
-//! | `server` | takes connections, and drains them |
-//! | `places` | room for connections, and who makes room for others |
-//! | `connection` | one connection, to its end |
-//! | `socket` | whether a client is still there |
-//! | `stall` | whether it still takes what it was sent |
-//! | `client` | what a route may know of a connection, and ask of it |
+//! | `listen` | parses addresses, and listens there |
+//! | `server` | accepts connections, and drains them |
+//! | `places` | limits connections, and decides which one makes room for others |
+//! | `connection` | serves one connection |
+//! | `socket` | notices that a client is gone |
+//! | `stall` | notices that a client no longer reads |
+//! | `client` | a connection as routes see it |
 //! | `routes`, `problem` | routes and responses that all addresses share |
-//! | `body` | what is left of a request that has its answer |
+//! | `body` | the rest of a body whose request has been answered |
 
 mod body;
 mod client;
@@ -38,33 +38,33 @@ pub use listen::{Listen, ListenAddressError, ListenError};
 pub(crate) use problem::{Problem, problem_response};
 pub(crate) use routes::{LOOK, health_and_metrics, json, not_found, only_looks, readiness};
 pub use server::{Drained, Server};
+pub(crate) use stall::look_every;
 
-/// How many connections there may be at a time, unless it is said otherwise. A
-/// few more are for looking and not for calling.
+/// The default limit on connections. A few more are for monitoring, and take no calls.
 pub const CONNECTIONS_MAX_DEFAULT: usize = 1024;
 
-/// How long a client may take for a request's head, and for the next one, unless
-/// it is said otherwise.
+/// By default, how long a client may take to send a request's head, and to begin the next
+/// request.
 pub const HEAD_WAIT_MAX_DEFAULT: Duration = Duration::from_secs(30);
 
-/// How long a drain waits for requests in flight, unless it is said otherwise.
+/// By default, how long a drain waits for requests in flight.
 pub const GRACE_DEFAULT: Duration = Duration::from_secs(30);
 
-/// How long a client may take nothing of its reply, or send nothing of its
-/// request, unless it is said otherwise.
+/// By default, how long a client may read nothing of its reply, or send nothing of its
+/// request.
 pub const STALL_WAIT_MAX_DEFAULT: Duration = Duration::from_secs(60);
 
-/// How to serve.
+/// The settings of a server.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Connections at a time.
+    /// The most connections.
     pub connections_max: usize,
-    /// How long a client may take for a request's head, and for the next one.
+    /// How long a client may take to send a request's head, and to begin the next request.
     pub head_wait_max: Duration,
     /// How long a drain waits for requests in flight.
     pub grace: Duration,
-    /// How long a client may take nothing of its reply while nothing else moves,
-    /// or send nothing of its request while that is waited for.
+    /// How long a client may read nothing of its reply while nothing else moves, or send
+    /// nothing of its request while we wait for it.
     pub stall_wait_max: Duration,
 }
 
@@ -79,13 +79,12 @@ impl Default for Options {
     }
 }
 
-/// What is counted in this process, with nothing in it yet. All names begin with
-/// `consecution_`.
+/// An empty registry for the metrics of this process. All names begin with `consecution_`.
 pub fn registry() -> Registry {
     Registry::with_prefix("consecution")
 }
 
-/// Counts open connections.
+/// Registers the number of open connections.
 pub(crate) fn count_connections(registry: &mut Registry) -> Gauge {
     let connections = Gauge::default();
     registry.register("http_connections", "Open connections", connections.clone());

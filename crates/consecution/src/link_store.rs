@@ -7,6 +7,7 @@
 //! promises.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -174,9 +175,9 @@ pub enum Change {
 #[derive(Debug, thiserror::Error)]
 pub enum LinkStoreError {
     /// The store cannot be reached now; trying again later may help.
-    #[error("reach the link store: {0}")]
-    Unavailable(Arc<str>),
+    #[error("reach the link store")]
+    Unavailable(#[source] Box<dyn Error + Send + Sync>),
     /// The store denies permission.
-    #[error("use the link store: {0}")]
-    Denied(Arc<str>),
+    #[error("use the link store")]
+    Denied(#[source] Box<dyn Error + Send + Sync>),
 }

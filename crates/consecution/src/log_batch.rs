@@ -1,4 +1,4 @@
-//! Things that happen many at a time, as one log line.
+//! One log line for many events of a kind that come at the same time.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,19 +7,19 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::sleep;
 
-/// How long to let more gather, once something has happened.
+/// How long to gather events after the first one.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// How many of them a line names.
+/// The most names in a line.
 const NAMED_MAX: usize = 5;
 
-/// Gathers what happens, and says it a little later.
+/// Gathers events, and logs them together a little later.
 pub(crate) struct LogBatch {
     gathered: Mutex<Batch>,
     say: fn(&Batch),
 }
 
-/// What has happened within a short time: reads as a list of names.
+/// The gathered events; displays as a list of names.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Batch {
     named: Vec<String>,
@@ -27,7 +27,7 @@ pub(crate) struct Batch {
 }
 
 impl LogBatch {
-    /// One that says what it has gathered with `say`.
+    /// Logs what it has gathered with `say`.
     pub(crate) fn new(say: fn(&Batch)) -> Arc<LogBatch> {
         Arc::new(LogBatch {
             gathered: Mutex::default(),
@@ -35,7 +35,7 @@ impl LogBatch {
         })
     }
 
-    /// It has happened to `name`. Needs a tokio runtime.
+    /// Adds the event of `name`. Needs a tokio runtime.
     pub(crate) fn add(self: &Arc<Self>, name: String) {
         let is_first = {
             let mut gathered = self.gathered.lock();
@@ -61,7 +61,7 @@ impl Batch {
         }
     }
 
-    /// How many there are, in words: `1 link`, `12 links`.
+    /// How many events there are, in words: `1 link`, `12 links`.
     pub(crate) fn links(&self) -> String {
         match self.count {
             1 => "1 link".to_owned(),

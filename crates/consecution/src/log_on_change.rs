@@ -1,4 +1,4 @@
-//! Logs trouble when it is new, and not each time that it is met.
+//! Decides when to log a trouble that repeats: when it is new or changes.
 
 use std::time::Duration;
 
@@ -7,17 +7,16 @@ use tokio::time::Instant;
 /// Remembers what was logged last.
 #[derive(Debug, Default)]
 pub(crate) struct LogOnChange {
-    /// How long the same trouble goes on until it is logged again, if ever.
+    /// After how long the same trouble is logged again, if ever.
     again_after: Option<Duration>,
-    /// How long something is the last that was logged, at least.
+    /// How long to wait after a log line before another trouble is logged.
     other_after: Duration,
-    /// The trouble, empty where all is well, and when it was logged.
+    /// The last logged trouble, empty if all was well, and when it was logged.
     last: Option<(String, Instant)>,
 }
 
 impl LogOnChange {
-    /// One that lets the same trouble be logged again after that time. That of
-    /// [`Default`] never does.
+    /// Logs the same trouble again after that time; the [`Default`] never does.
     pub(crate) fn again_after(again_after: Duration) -> LogOnChange {
         LogOnChange {
             again_after: Some(again_after),
@@ -25,7 +24,7 @@ impl LogOnChange {
         }
     }
 
-    /// For what comes and goes: other trouble, too, is only logged after that time.
+    /// Logs other trouble, too, only after that time. Use it for troubles that alternate.
     pub(crate) fn other_after(self, other_after: Duration) -> LogOnChange {
         LogOnChange {
             other_after,
@@ -33,7 +32,7 @@ impl LogOnChange {
         }
     }
 
-    /// Whether trouble is to be logged now. If so, it counts as logged.
+    /// Whether to log this trouble now. If so, it counts as logged.
     pub(crate) fn lets(&mut self, trouble: &str) -> bool {
         let now = Instant::now();
         let is_due = match &self.last {
@@ -52,8 +51,8 @@ impl LogOnChange {
         is_due
     }
 
-    /// Whether it is to be logged that all is well, which it is after trouble, and
-    /// at first. If so, it counts as logged.
+    /// Whether to log that all is well: after trouble, and the first time. If so, it counts as
+    /// logged.
     pub(crate) fn lets_all_is_well(&mut self) -> bool {
         let is_due = !matches!(&self.last, Some((logged, _)) if logged.is_empty());
         if is_due {
@@ -62,7 +61,7 @@ impl LogOnChange {
         is_due
     }
 
-    /// All is well: the next trouble is new. Gives whether any was logged.
+    /// All is well, so the next trouble is new. Returns whether anything was logged before.
     pub(crate) fn forget(&mut self) -> bool {
         self.last.take().is_some()
     }

@@ -1,25 +1,25 @@
-//! Names of processes: the host's, and something that makes them unique.
+//! Unique names of processes: the host's name, and random digits.
 
 use data_encoding::HEXLOWER;
 use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::system::uname;
 
-/// How much of the host's name a name has, in bytes.
+/// The most bytes of the host's name in a name.
 const HOST_BYTES_MAX: usize = 63;
 
-/// Bytes of chance behind it: there may be
-/// several processes on a host, and several hosts of one name.
+/// How many random bytes follow it: there may be several processes on a host, and several
+/// hosts of one name.
 const RANDOM_BYTES: usize = 4;
 
-/// A name that no other process has; `kind` stands in it where the host's name
-/// gives nothing.
+/// A name that no other process has. It begins with `kind` if the host's name has no allowed
+/// character.
 pub(crate) fn unique(kind: &str) -> String {
     let host = uname();
     let host = host_part(&host.nodename().to_string_lossy(), kind);
     format!("{host}-{}", random_digits::<RANDOM_BYTES>())
 }
 
-/// So many bytes of chance, written as twice as many hexadecimal digits.
+/// So many random bytes, as hexadecimal digits.
 pub(crate) fn random_digits<const BYTES: usize>() -> String {
     let mut bytes = [0; BYTES];
     // So few bytes are never given in part, and only a kernel older than any that we run
@@ -28,13 +28,12 @@ pub(crate) fn random_digits<const BYTES: usize>() -> String {
     HEXLOWER.encode(&bytes)
 }
 
-/// Whether a character may stand in a name: it must have no meaning in keys and
-/// subjects.
+/// Whether a character is allowed in a name: one without a meaning in keys and subjects.
 pub(crate) fn is_allowed(character: char) -> bool {
     character.is_ascii_graphic() && !"/.*>".contains(character)
 }
 
-/// The host's own name without its domain, as far as it may stand in ours.
+/// The host's name without its domain, with only the allowed characters.
 fn host_part(nodename: &str, kind: &str) -> String {
     let own = nodename.split('.').next().unwrap_or_default();
     let host: String = own

@@ -6,12 +6,12 @@ use std::task::{Context, Poll};
 
 use futures_util::future::{BoxFuture, FutureExt, Shared};
 
-/// What will be known some time: a future that may be waited for in several places.
+/// The result of a future. Clones can be awaited in several places.
 #[derive(Clone)]
 pub struct Pending<T: Clone>(Shared<BoxFuture<'static, T>>);
 
 impl<T: Clone> Pending<T> {
-    /// What `future` will give.
+    /// The result of `future`.
     pub fn new(future: impl Future<Output = T> + Send + 'static) -> Pending<T> {
         Pending(future.boxed().shared())
     }

@@ -1,8 +1,7 @@
-//! Pipes to and from other processes, without waiting for them.
+//! Non-blocking pipes to and from other processes.
 //!
-//! What lies in one pipe can be moved into another one within the kernel: bytes
-//! change their owner, and are not copied. That is how a lot goes from link to
-//! link at the speed of a local pipe.
+//! Bytes in one pipe can be moved into another one within the kernel (`splice`), without
+//! copies. So large bodies pass from link to link at the speed of a local pipe.
 
 use std::cell::Cell;
 use std::io;
@@ -18,21 +17,20 @@ use rustix::pipe::{SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, splice};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// How much is read at a time: what a pipe holds by default.
+/// How much to read at a time: what a pipe holds by default.
 pub(crate) const CHUNK_BYTES: usize = 64 * 1024;
 
-/// And where a lot goes through: enough that what a chunk costs does not count,
-/// and little enough that it is still in the processor's cache when it goes on.
+/// How much to read at a time from a pipe with much data: enough that the cost of a chunk does
+/// not matter, and little enough that it stays in the processor's cache.
 const WIDE_CHUNK_BYTES: usize = 128 * 1024;
 
-/// How wide a pipe is made that a lot goes through.
+/// The size that a pipe with much data is set to.
 const WIDE_BYTES: usize = 512 * 1024;
 
-/// How much has to go through it before that is worth a system call, and the
-/// memory.
+/// How much must have passed a pipe before that is worth a system call and the memory.
 const WIDE_AFTER_BYTES: usize = 256 * 1024;
 
-/// How much is moved at a time, so that others get their turn.
+/// How much to move at a time, so that other tasks get their turn.
 pub(crate) const MOVED_BYTES_MAX: usize = 1024 * 1024;
 
 thread_local! {
@@ -65,18 +63,18 @@ pub(crate) struct Reader(End);
 #[derive(Debug)]
 pub(crate) struct Writer(End);
 
-/// What came of moving bytes from pipe to pipe.
+/// The result of moving bytes from pipe to pipe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Moved {
-    /// So many were moved.
+    /// So many bytes were moved.
     Bytes(usize),
-    /// There will be no more.
+    /// The first pipe has ended.
     End,
-    /// Nobody reads the other pipe any more.
+    /// The other pipe has no reader any more.
     Unread,
 }
 
-/// An end of a pipe, and how much has gone through it.
+/// An end of a pipe, and how many bytes have passed it.
 #[derive(Debug)]
 struct End {
     descriptor: AsyncFd<OwnedFd>,
@@ -92,9 +90,8 @@ impl End {
         })
     }
 
-    /// So much more has gone through. Once it is a lot, the pipe is made so large
-    /// that who is at its two ends need not take turns all the time. It is a
-    /// matter of speed: where the kernel refuses, the pipe stays as it is.
+    /// So many more bytes have passed. Once these are many, enlarges the pipe, so that its two
+    /// ends need not take turns all the time. If the kernel refuses that, it only costs speed.
     fn count(&self, bytes: usize) {
         if self.is_wide() {
             return;
@@ -105,7 +102,7 @@ impl End {
         }
     }
 
-    /// Whether a lot has gone through.
+    /// Whether many bytes have passed.
     fn is_wide(&self) -> bool {
         self.bytes.load(Ordering::Relaxed) >= WIDE_AFTER_BYTES
     }
@@ -119,7 +116,7 @@ fn watch(descriptor: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>
     AsyncFd::with_interest(descriptor, interest)
 }
 
-/// Makes a pipe wide, if it is one and may be.
+/// Enlarges a pipe; does nothing if it is no pipe, or the kernel refuses.
 pub(crate) fn widen(pipe: impl AsFd) {
     if fcntl_getpipe_size(&pipe).is_ok_and(|size| size < WIDE_BYTES) {
         let _ = fcntl_setpipe_size(&pipe, WIDE_BYTES);
@@ -135,8 +132,7 @@ impl Reader {
         End::new(pipe.into(), Interest::READABLE).map(Reader)
     }
 
-    /// What is in the pipe, or comes next; `None` at its end. Nothing is lost
-    /// when it is given up.
+    /// The next chunk; `None` at the end. Cancel-safe.
     ///
     /// # Errors
     /// It cannot be read.
@@ -163,8 +159,8 @@ impl Reader {
         }
     }
 
-    /// What is in the pipe, or `None` where it is empty; does not wait. To be used when all
-    /// writers are known to be gone, though the pipe may not have said so yet.
+    /// The next chunk, or `None` if the pipe is empty; does not wait. Use this when all writers
+    /// are known to be gone, though the runtime may not have noticed their end yet.
     ///
     /// # Errors
     /// It cannot be read.
@@ -175,19 +171,18 @@ impl Reader {
         }
     }
 
-    /// Resolves when there is something to read, if only an end.
+    /// Resolves when there is data or an end to read.
     pub(crate) async fn until_readable(&self) {
-        // Where it cannot be waited for, reading will say so.
+        // If waiting fails, reading will fail too, and report it.
         let _ = self.0.descriptor.readable().await;
     }
 
-    /// Is there something in it to be read, and not only an end?
+    /// Whether there is data to read, and not only an end.
     pub(crate) fn holds_bytes(&self) -> bool {
         rustix::io::ioctl_fionread(self.0.descriptor.get_ref()).is_ok_and(|bytes| bytes > 0)
     }
 
-    /// Moves what is in the pipe, or comes next, into another one when that has
-    /// room. Nothing is lost when it is given up.
+    /// Moves the next bytes into another pipe, once that has room. Cancel-safe.
     ///
     /// # Errors
     /// It cannot be read.
@@ -198,7 +193,7 @@ impl Reader {
     ) -> Poll<io::Result<Moved>> {
         loop {
             let mut ready = ready!(self.0.descriptor.poll_read_ready(context))?;
-            // "Try again" does not say which of the two has to be waited for.
+            // EAGAIN does not tell which of the two pipes to wait for.
             let mut is_full = false;
             let moved = ready.try_io(|from| match splice_some(from, to) {
                 Err(Errno::AGAIN) if is_ready(from, PollFlags::IN) => {
@@ -255,7 +250,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Resolves when nobody reads it any more.
+    /// Resolves when the pipe has no reader any more.
     pub(crate) async fn until_unread(&self) {
         if self.0.descriptor.ready(Interest::ERROR).await.is_err() {
             std::future::pending().await
@@ -265,7 +260,7 @@ impl Writer {
     fn poll_room(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             let mut ready = ready!(self.0.descriptor.poll_write_ready(context))?;
-            // What the runtime knows may be out of date.
+            // The readiness that the runtime remembers may be outdated.
             let looked = ready.try_io(|pipe| match is_ready(pipe, PollFlags::OUT) {
                 true => Ok(()),
                 false => Err(io::ErrorKind::WouldBlock.into()),

@@ -1,24 +1,22 @@
-//! Walks a chain: bytes in, link after link, bytes out.
+//! Runs a chain: calls its links, and pipes the output of each into the next.
 //!
-//! The portal only composes calls. The reply's body of one link is the
-//! request's body of the next, so all links run at the same time, and
-//! back-pressure and early close pass through by themselves. It must not know
-//! how a call travels, nor what runs it.
+//! The reply's body of one link is the request's body of the next, so all links run at the
+//! same time, and back-pressure and early close pass through. The portal must not know how a
+//! call travels, nor what runs it.
 //!
-//! A chain is strict, and that is what this module adds to a pipe: between two
-//! links stands an adapter that gives an end-of-file only once the link before it is
-//! known to have succeeded, and cuts the stream off otherwise.
+//! Unlike a pipe, a chain is strict: a link gets an end-of-file only once the link before it
+//! is known to have succeeded. Otherwise its input is cut off.
 //!
 //! | module | for |
 //! |---|---|
-//! | `run` | one run of a chain, a task: makes the calls, and decides what becomes of them |
-//! | `verdict` | what is known of a run, and what follows from it, as plain data |
-//! | `attempt` | one attempt at a call: asked for until somebody takes it |
-//! | `link_output` | the stream between two calls: holds back its end, drops what is written again, keeps its beginning |
-//! | `kept` | the beginning of a stream, for a call that is made again |
-//! | `plan` | which links may be taken together, as one call |
-//! | `failure` | reports and errors, and how they read |
-//! | `publish`, `publisher` | makes a chain's links known; those of all chains of a portal |
+//! | `run` | one run of a chain, a task: makes the calls, and follows them to their ends |
+//! | `verdict` | decides how a run ends, as plain data |
+//! | `attempt` | one attempt at a call: asks until a runner accepts it |
+//! | `link_output` | the stream between two calls: holds back its end, skips repeated output |
+//! | `kept` | the beginning of a stream, for a call that is repeated |
+//! | `plan` | which links one runner may run together, as one call |
+//! | `failure` | reports and errors, and their texts |
+//! | `publish`, `publisher` | puts links into the link store: those of a chain, and of all chains of a portal |
 //! | [`http`] | chains over HTTP |
 
 mod attempt;
@@ -51,34 +49,33 @@ use crate::trace::Trace;
 use crate::transport::{Body, Following, Transport};
 use publish::Publishing;
 
-/// One chain on a transport. Clones are cheap, and are the same portal.
+/// Offers one chain on a transport. Clones are cheap, and share the portal.
 #[derive(Clone)]
 pub struct Portal {
     chain: Arc<Chain>,
-    /// For each link, those that may be taken with it.
+    /// For each link, the following links that the same runner may run too.
     following: Arc<[Arc<[Following]>]>,
     transport: Arc<dyn Transport>,
     publishing: Arc<Publishing>,
-    /// Where nobody else looks after its links; never locked, since nobody asks it
-    /// anything.
+    /// Keeps the links published, if nobody else does. Nobody ever locks it: the mutex only
+    /// makes the portal `Sync`.
     _publisher: Option<Arc<Mutex<Publisher>>>,
 }
 
 /// A chain cannot be offered.
 #[derive(Debug, thiserror::Error)]
 pub enum PortalError {
-    /// A chain without links gives nothing to run.
+    /// The chain has no links.
     #[error("open the chain: it has no links")]
     NoLinks,
-    /// Its links could not be made known.
+    /// Its links could not be published.
     #[error("publish the chain's links")]
     LinkStore(#[from] LinkStoreError),
 }
 
 impl Portal {
-    /// A portal whose links are yet to be [published](Self::publish). It takes
-    /// calls all the same: they succeed if somebody else has published the links,
-    /// and runners serve them.
+    /// A portal whose links are not [published](Self::publish) yet. It already takes calls:
+    /// they succeed if somebody else has published the links, and runners serve them.
     ///
     /// # Errors
     /// The chain is empty.
@@ -112,15 +109,15 @@ impl Portal {
         Ok(portal)
     }
 
-    /// Makes the chain's links known. Doing so again changes nothing.
+    /// Publishes the chain's links. Doing so again changes nothing.
     ///
     /// # Errors
-    /// The store cannot be reached; some links may have been made known.
+    /// The store cannot be reached; some links may have been published.
     pub async fn publish(&self, links: &dyn LinkStore) -> Result<(), PortalError> {
         Ok(self.publishing.publish(links).await?)
     }
 
-    /// The same, which holds its publisher.
+    /// The same portal, which now holds its publisher.
     pub(crate) fn kept_by(self, publisher: Publisher) -> Portal {
         Portal {
             _publisher: Some(Arc::new(Mutex::new(publisher))),
@@ -128,8 +125,8 @@ impl Portal {
         }
     }
 
-    /// Portals of these chains: those of `before` whose chains are as they were,
-    /// and new ones for the others.
+    /// Portals for these chains: those of `before` for unchanged chains, and new ones for the
+    /// others.
     ///
     /// # Errors
     /// A chain is empty.
@@ -149,29 +146,28 @@ impl Portal {
         chains.into_iter().map(portal).collect()
     }
 
-    /// Whether both are the same portal, and not only for the same chain.
+    /// Whether both are clones of one portal, and not only for equal chains.
     pub(crate) fn is(&self, other: &Portal) -> bool {
         Arc::ptr_eq(&self.publishing, &other.publishing)
     }
 
-    /// Whether the chain's links have been made known.
+    /// Whether the chain's links have been published.
     pub fn publication(&self) -> watch::Receiver<Publication> {
         self.publishing.state()
     }
 
-    /// The chain that it walks.
+    /// The chain that it offers.
     pub fn chain(&self) -> &Arc<Chain> {
         &self.chain
     }
 
-    /// Sends one payload through the chain and gives what comes out.
+    /// Sends one payload through the chain and returns its output.
     ///
     /// It takes no longer than the chain's deadline, which is
-    /// [`DEFAULT_DEADLINE`](chain::DEFAULT_DEADLINE) where its file does not say:
-    /// set `deadline` of the chain before the portal is opened for another one.
+    /// [`DEFAULT_DEADLINE`](chain::DEFAULT_DEADLINE) if its file has none; for another one, set
+    /// `deadline` of the chain before you open the portal.
     ///
-    /// The reply is held in memory: [`stream`](Self::stream) where it may be
-    /// large.
+    /// The output is held in memory: use [`stream`](Self::stream) if it may be large.
     ///
     /// # Errors
     /// The first link, in chain order, that failed.
@@ -183,28 +179,28 @@ impl Portal {
         received.map_err(|cut| ChainError::cut_off(&self.chain, report, &cut))
     }
 
-    /// Sends a stream through the chain. To be called within a runtime of tokio: the run
-    /// is a task, and begins now, as does the chain's deadline.
+    /// Sends a stream through the chain. Must be called within a tokio runtime: the run is a
+    /// task. The run begins now, and so does the chain's deadline.
     pub fn stream(&self, request: ChainRequest) -> ChainReply {
         run::start(self.clone(), request)
     }
 }
 
-/// What a chain is to work on.
+/// A request to a chain.
 #[derive(Debug)]
 pub struct ChainRequest {
-    /// What the first link reads.
+    /// The input of the first link.
     pub body: Body,
-    /// What follows the call.
+    /// The call's id, and its place in a trace.
     pub trace: Trace,
-    /// Gets what all links write to standard error while they run.
+    /// Receives standard error of all links while they run.
     pub stderr: Option<mpsc::Sender<Bytes>>,
     /// Dropped when the run is over.
     pub guard: Option<Box<dyn Any + Send>>,
 }
 
 impl ChainRequest {
-    /// A new call with that body, and nobody listening to stderr.
+    /// A request of a new call with this body, without a listener for standard error.
     pub fn new(body: impl Into<Body>) -> ChainRequest {
         ChainRequest {
             body: body.into(),
@@ -215,20 +211,20 @@ impl ChainRequest {
     }
 }
 
-/// What a chain makes of a stream. Dropping all of it stops the run.
+/// The reply of a chain. Dropping all of it stops the run.
 #[derive(Debug)]
 pub struct ChainReply {
-    /// What the last link writes, as it writes it. It ends only once every link
-    /// is known to have succeeded, and is cut off otherwise. Dropping it stops
-    /// the links as a closed pipe would; that is not a failure.
+    /// The output of the last link, as it writes it. It ends only once every link is known to
+    /// have succeeded; otherwise it is cut off. Dropping it stops the links as a closed pipe
+    /// would, which is not a failure.
     pub body: Body,
     /// How the run ended.
     ///
-    /// It is known once the body has been read to its end or was dropped: so
-    /// read the body first, or both at the same time, but do not wait for the
-    /// report while holding a body that nobody reads.
+    /// Resolves once the body has been read to its end, or was dropped. So read the body
+    /// first, or both at the same time; do not wait for the report while you hold a body that
+    /// nobody reads.
     pub report: PendingReport,
 }
 
-/// How a run ended, once that is known.
+/// The report of a run. Resolves once it is known how the run ended.
 pub type PendingReport = Pending<Result<Report, ChainError>>;

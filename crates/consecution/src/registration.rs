@@ -1,9 +1,9 @@
-//! What is made known to others for as long as somebody holds on to it.
+//! Registrations that last as long as they are held.
 
 use futures_util::future::{BoxFuture, FutureExt};
 
-/// Keeps something known: a service that a transport offers, a runner or a portal that a
-/// link store tells of. Some time after this is dropped it is known no more.
+/// Keeps a service registered at a transport, or a runner or portal announced in a link store.
+/// Dropping it ends the registration some time later.
 pub struct Registration {
     withdraw: Box<dyn Send + Sync>,
     over: BoxFuture<'static, ()>,

@@ -1,7 +1,7 @@
-//! The runner: watches the links that are known, and serves each of them with a
-//! worker of its own, so that a broken link never hurts another.
+//! The runner: watches the link store, and serves each link with a worker of its own, so
+//! that a broken link never affects another.
 //!
-//! It must not know of chains or portals: all that it sees is links and calls.
+//! It must not know of chains or portals: it only sees links and calls.
 
 use std::collections::BTreeMap;
 use std::num::NonZero;
@@ -37,6 +37,7 @@ mod service;
 mod starvation;
 mod states;
 mod turns;
+mod unsupported;
 mod worker;
 
 pub use fit::processes_that_fit;
@@ -45,7 +46,7 @@ pub use images::{FindRegistries, Images};
 use local_links::{LocalLinks, Making};
 use metrics::Metrics;
 pub use name::{RunnerName, RunnerNameError};
-/// How many processes a link, or links in a row, have ready.
+/// The settings and the counts of pools.
 pub use pool_state::{Config as PoolConfig, Counts};
 use reaper::Reaper;
 pub use reaper::until_reaped;
@@ -56,47 +57,45 @@ use states::{LinkState, States, StatusReporter};
 pub use worker::LoadError;
 use worker::Shared;
 
-/// How many processes a runner has at most over all links, idle ones included,
-/// unless it is told otherwise.
+/// The default limit on processes of a runner, over all links and with idle ones.
 pub const PROCESSES_MAX_DEFAULT: usize = 256;
 
-/// How many calls may wait on a runner that has none beside it, over all links.
+/// How many calls may wait, over all links, on a runner that is the only one.
 pub const WAITING_CALLS_MAX_ALONE: usize = 64;
 
-/// Processes started in reserve at a time, for each processor: a start waits as
-/// much as it works.
+/// With so many processes starting for each processor, no more are started for reserves:
+/// during a start, the processor is idle about half of the time.
 const REFILLING_PER_PROCESSOR_MAX: usize = 4;
 
-/// Pipelines started at a time, for each processor: more would only take turns on
-/// it, while those that are over by then leave their places to the next ones.
+/// The most pipelines started at a time for each processor: more would only slow each other
+/// down, and all would be ready late.
 const STARTS_PER_PROCESSOR_MAX: usize = 2;
 
-/// Zygotes opened at a time, for each processor: one waits for the kernel, and for those
-/// that it comes of, as much as it works.
+/// The most zygotes opened at a time for each processor: while one is opened, the processor
+/// is idle about half of the time.
 const OPENS_PER_PROCESSOR_MAX: usize = 2;
 
-/// How a runner keeps its processes, and what it is called.
+/// The settings of a runner.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The name under which it is announced in the link store. With `None` nobody
-    /// is to know of it: it is not announced, and says nothing in the log of
-    /// links that cannot be loaded, which whoever asks for them is told.
+    /// The name under which it is announced in the link store. With `None` it is not announced,
+    /// and does not log which links are served or broken: whoever waits for a link gets the
+    /// error.
     pub name: Option<RunnerName>,
-    /// The pool of each link, and of links in a row that are asked for together.
+    /// The pool of each link, and of consecutive links that are called together.
     pub pool: PoolConfig,
-    /// Processes over all links, idle ones included.
+    /// The most processes, over all links and with idle ones.
     pub processes_max: usize,
-    /// Calls over all links that may wait while all processes are in use; the
-    /// others are told at once. Where there are other runners to go to, a call
-    /// had better not wait for this one.
+    /// How many calls, over all links, may wait while all processes are in use. Further calls
+    /// are refused at once; so if there are other runners, make this small: they may have
+    /// room.
     pub waiting_max: usize,
-    /// What its links may have.
+    /// Limits and rules for its links.
     pub sandboxing: Sandboxing,
 }
 
 impl Options {
-    /// For one run: nothing is kept warm, since nothing comes after it, and
-    /// nobody is told of it.
+    /// For a single run: keeps nothing warm, and is not announced.
     pub fn one_shot() -> Options {
         let pool = PoolConfig {
             floor: 0,
@@ -123,36 +122,35 @@ impl Default for Options {
     }
 }
 
-/// Serves links. Dropping it ends every process that it started.
+/// A runner. Dropping it ends every process that it started.
 pub struct Runner {
     states: watch::Sender<States>,
     watching: JoinHandle<()>,
-    /// Closed when all workers are gone.
+    /// Closed once all workers are gone.
     over: watch::Receiver<()>,
     processes_max: usize,
     capacity: Capacity<WarmPipeline>,
     metrics: Arc<Metrics>,
     reapers: [Reaper; 2],
-    /// `None` where nobody is to know of it, or not any more.
+    /// `None` if it is not announced, or no longer.
     announcement: Mutex<Option<Registration>>,
 }
 
-/// How far a runner is with a link.
+/// The state of a link on a runner.
 #[derive(Debug, Clone)]
 pub enum LinkStatus {
-    /// It has not heard of it.
+    /// The runner does not know the link.
     Unknown,
-    /// Its image is fetched, its first processes prepared.
+    /// Its image is being pulled, or its zygote opened.
     Loading,
     /// It answers calls.
     Serving(Counts),
-    /// It could not be loaded, or its zygote is gone; it is tried again after a
-    /// while.
+    /// It could not be loaded, or its zygote is gone; it is loaded again after a while.
     Broken(Arc<LoadError>),
 }
 
 impl Runner {
-    /// Starts to serve the links of `links`, and those that come, over
+    /// Starts to serve the links in `links`, and those that are put there later, over
     /// `transport`.
     pub fn start(
         options: Options,
@@ -182,7 +180,8 @@ impl Runner {
         let agreed = AgreedImages::new(images, Arc::clone(&links), Arc::clone(&metrics));
         let starvation = Arc::new(Starvation::new(&states));
         let links_max = match options.sandboxing.bounds().output_bytes_max {
-            // Only what passes us can be counted.
+            // Output between the processes of a pipeline does not pass the runner, so it could
+            // not be counted.
             Some(_) => 1,
             None => processes_max.clamp(1, FOLLOWING_MAX + 1),
         };
@@ -233,7 +232,7 @@ impl Runner {
     /// Waits until link `id`, which must have been put into the store, is served.
     ///
     /// # Errors
-    /// Why it could not be loaded; the runner goes on trying.
+    /// Why it could not be loaded; the runner still retries it.
     pub async fn ready(&self, id: LinkId) -> Result<(), Arc<LoadError>> {
         let mut states = self.states.subscribe();
         loop {
@@ -252,7 +251,7 @@ impl Runner {
         }
     }
 
-    /// How it is with link `id` now.
+    /// The present state of link `id`.
     pub fn status(&self, id: LinkId) -> LinkStatus {
         match self.states.borrow().get(id) {
             None => LinkStatus::Unknown,
@@ -262,14 +261,14 @@ impl Runner {
         }
     }
 
-    /// Resolves when it knows of a link, whether it serves that or not.
+    /// Resolves when the runner knows a link, whether it serves it or not.
     pub fn until_links_known(&self) -> impl Future<Output = ()> + Send + 'static {
         let mut states = self.states.subscribe();
-        // Without a runner there is nothing to wait for.
+        // An error means that the runner is gone: then there is nothing to wait for.
         async move { drop(states.wait_for(|states| !states.is_empty()).await) }
     }
 
-    /// How many processes of link `id` there are; `None` where it is not served.
+    /// How many processes of link `id` there are; `None` if it is not served.
     pub fn counts(&self, id: LinkId) -> Option<Counts> {
         match self.status(id) {
             LinkStatus::Serving(counts) => Some(counts),
@@ -277,19 +276,19 @@ impl Runner {
         }
     }
 
-    /// What it says of itself to whoever looks after it.
+    /// The state that it announces.
     pub fn state(&self) -> RunnerState {
         self.states.borrow().summary(self.processes_max)
     }
 
-    /// Adds what it counts to what the process counts.
+    /// Registers its metrics.
     pub fn register(&self, registry: &mut Registry) {
         self.metrics
             .register(registry, &self.capacity, &self.states);
     }
 
-    /// Takes no more calls, finishes those that it has, however long they take,
-    /// and stops then: bound it by a timeout, and drop the runner after that.
+    /// Accepts no more calls, and resolves when the accepted ones are finished, however long
+    /// they take. So use a timeout, and drop the runner after that.
     pub async fn drain(&self) {
         states::drain(&self.states);
         let mut over = self.over.clone();
@@ -310,13 +309,12 @@ impl Runner {
 impl Drop for Runner {
     fn drop(&mut self) {
         self.watching.abort();
-        // Who else looks at the states does not keep the pools.
+        // Clears the states, which others may still hold: a state must keep no link alive.
         states::drain(&self.states);
     }
 }
 
-/// Keeps a worker for each link that is known, until the runner is drained and
-/// all of them are gone.
+/// Keeps a worker for each known link, until the runner is drained and all workers are gone.
 async fn serve(
     shared: Arc<Shared>,
     changes: BoxStream<'static, Change>,
@@ -330,7 +328,7 @@ async fn serve(
         tracing::info!("{} removed, and served no longer: {batch}", batch.links());
     });
     let mut workers = JoinSet::new();
-    // Dropped, each tells its worker to finish what it has.
+    // Dropping one tells its worker to finish its calls and end.
     let mut stops: BTreeMap<LinkId, oneshot::Sender<()>> = BTreeMap::new();
     loop {
         tokio::select! {

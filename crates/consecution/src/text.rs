@@ -1,17 +1,17 @@
-//! Text of strangers, made fit for a terminal and for a log.
+//! Escapes text from outside for terminals and logs.
 //!
-//! Names in layers, answers of registries, reasons of runners elsewhere: all of
-//! them get into errors, as they are. They are escaped where they come out, in
-//! the command line and its log, so that none of them is forgotten: there they
-//! must not begin a line, move the cursor or hide what stands beside them.
+//! Names in layers, answers of registries and reasons of other runners get into errors
+//! unchanged. They are escaped where they are printed, by the command line and the log, so
+//! that none is forgotten: there they must not begin a line, move the cursor or hide the text
+//! beside them.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use chain::text::is_printable;
 
-/// On one line: what is not printable is written as JSON has it, `\n` or
-/// `\u001b`. So a line of JSON stays one that means the same.
+/// Escapes a text to one line: characters that are not printable are written as in JSON, `\n`
+/// or `\u001b`. So a line of JSON keeps its meaning.
 pub(crate) fn line(text: &str) -> Cow<'_, str> {
     escape(text, &[])
 }

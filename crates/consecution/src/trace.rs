@@ -1,40 +1,38 @@
-//! What follows a call through every process that has a part in it.
+//! The ids that follow a call through all processes that take part in it.
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::name::random_digits;
 
-/// A caller's own id may be this long; a longer one is replaced.
+/// The longest id that a caller may give; a longer one is replaced.
 const CALL_ID_BYTES_MAX: usize = 128;
 
-/// Bytes of chance in an id of ours; it is written with twice as many digits.
+/// How many random bytes an id of ours has; it is written with twice as many digits.
 const RANDOM_BYTES: usize = 16;
 
-/// How long a `traceparent` is that we hand on, at most; longer ones are of no
-/// version that there is.
+/// The longest `traceparent` that is passed on; no existing version is longer.
 const TRACEPARENT_BYTES_MAX: usize = 128;
 
-/// What follows a call. Clones are cheap.
+/// The ids of a call. Clones are cheap.
 #[derive(Debug, Clone, Default)]
 pub struct Trace {
     /// The call's id.
     pub call_id: CallId,
-    /// The caller's place in a distributed trace (W3C Trace Context), handed on
-    /// as it came.
+    /// The caller's place in a distributed trace (W3C Trace Context), passed on unchanged.
     pub parent: Option<TraceParent>,
 }
 
-/// A call's id: visible ASCII, and not long. By default a new one.
+/// A call's id: visible ASCII, at most 128 bytes. The default is a new one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallId(Arc<str>);
 
-/// The value of a `traceparent` header: visible ASCII, and not long.
+/// The value of a `traceparent` header: visible ASCII, at most 128 bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceParent(Arc<str>);
 
 impl CallId {
-    /// The caller's own id if it is sane, else a new one.
+    /// The caller's id if it is valid, otherwise a new one.
     pub fn new(given: Option<&[u8]>) -> CallId {
         match given.and_then(|given| visible(given, CALL_ID_BYTES_MAX)) {
             Some(given) => CallId(given),
@@ -61,7 +59,7 @@ impl fmt::Display for CallId {
 }
 
 impl TraceParent {
-    /// The caller's, if it can be one.
+    /// The caller's value, if it is valid.
     pub fn new(given: &[u8]) -> Option<TraceParent> {
         visible(given, TRACEPARENT_BYTES_MAX).map(TraceParent)
     }
@@ -72,7 +70,7 @@ impl TraceParent {
     }
 }
 
-/// What was given, if it is visible ASCII and not too long.
+/// The given text, if it is visible ASCII and not too long.
 fn visible(given: &[u8], bytes_max: usize) -> Option<Arc<str>> {
     let is_visible =
         (1..=bytes_max).contains(&given.len()) && given.iter().all(u8::is_ascii_graphic);

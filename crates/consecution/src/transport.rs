@@ -301,3 +301,11 @@ pub enum Ending {
     /// The runner was lost, for this reason. Nobody knows what became of the process.
     Lost(Arc<str>),
 }
+
+/// What a shell adds to the number of a signal to make a status of it.
+const SIGNAL_STATUS_BASE: i32 = 128;
+
+/// The status that a shell gives a process that this signal has ended.
+pub(crate) fn status_of_signal(signal: i32) -> i32 {
+    SIGNAL_STATUS_BASE + signal
+}

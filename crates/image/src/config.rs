@@ -90,9 +90,9 @@ impl OneOrMany {
     }
 }
 
-/// Reads a config blob whose digest was verified, for a manifest of `layers`
-/// layers. What it takes, [`manifest::read`](crate::manifest::read) refuses: no
-/// digest may name two images.
+/// Reads a config blob whose digest was verified, for a manifest of `layers` layers.
+/// [`manifest::read`](crate::manifest::read) refuses everything that this accepts, so
+/// that no digest can name two images.
 pub(crate) fn read(bytes: &[u8], layers: usize) -> Result<ReadConfig, ContentError> {
     let raw: Raw = serde_json::from_slice(bytes).map_err(|cause| ContentError::Malformed {
         what: "config",

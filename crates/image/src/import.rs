@@ -87,8 +87,8 @@ impl Import<'_> {
         Ok(staging.publish(self.reference, (digest, by), index, &config)?)
     }
 
-    /// An archive may hold fewer bytes than it gives to read: it can be sparse,
-    /// and name one layer many times.
+    /// An archive may have fewer bytes than can be read from it: it can be sparse, or
+    /// name one layer many times.
     fn check_sizes(&self, layers: &[FoundLayer]) -> Result<(), ImportError> {
         let mut sizes = Vec::new();
         for layer in layers {
@@ -144,7 +144,8 @@ impl Import<'_> {
                 }
                 let (reader, found) = Hashing::new(reader, descriptor.digest.hasher());
                 let unpacked = staging.unpack(&unpacked, Box::new(reader));
-                // A wrong digest is the better answer, whatever came of it.
+                // If the digest is wrong, that is the error to report, whatever else went
+                // wrong.
                 let found = found.lock().clone();
                 match found {
                     Some(found) if found != descriptor.digest => {
@@ -164,7 +165,8 @@ impl Import<'_> {
         Ok(())
     }
 
-    /// A tar of files is one layer, and its config says no more than that.
+    /// Imports a tar of files as an image with one layer, and a config that says no more
+    /// than that.
     fn root_file_system(&self) -> Result<Image, ImportError> {
         let reader: Box<dyn Read + Send> = match self.files {
             Files::Tar(tar) => tar.whole(),

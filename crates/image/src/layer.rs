@@ -64,6 +64,9 @@ pub enum MountPoint {
     File(&'static str),
 }
 
+/// The longest path that the kernel takes, in bytes.
+pub(crate) const PATH_BYTES_MAX: usize = 4095;
+
 /// Bounds on what an image may make us do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -77,11 +80,12 @@ pub struct Limits {
     pub paths_bytes_max: u64,
     /// Bytes in the path of one entry.
     pub path_bytes_max: usize,
-    /// Folders and links that the paths of all entries together lead through, as
-    /// far as they are not those of the entry before: what finding them costs.
+    /// Folders and links that the paths of all entries together lead through, which is
+    /// what looking them up costs. A folder that is still open from an earlier entry does
+    /// not count.
     pub steps_max: u64,
-    /// Memory for what must be remembered of an image's entries at a time: some 10
-    /// bytes for each of a layer, and the names of its folders.
+    /// Memory for what must be remembered of an image's entries at a time: some 10 bytes
+    /// for each entry of a layer, and the names of its folders.
     pub memory_bytes_max: u64,
     /// Layers in one image.
     pub layers_max: usize,
@@ -95,7 +99,7 @@ impl Default for Limits {
             image_bytes_max: 64 << 30,
             entries_max: 4_000_000,
             paths_bytes_max: 512 << 20,
-            path_bytes_max: 4095,
+            path_bytes_max: PATH_BYTES_MAX,
             steps_max: 64_000_000,
             memory_bytes_max: 64 << 20,
             layers_max: 127,
@@ -187,7 +191,7 @@ pub enum LayerProblem {
         #[source]
         cause: io::Error,
     },
-    /// The caller gave up.
+    /// The caller has cancelled the unpacking.
     #[error("it was cancelled")]
     Cancelled,
 }
@@ -198,7 +202,7 @@ fn shown(entry: &Option<(String, u64)>) -> String {
 }
 
 impl LayerProblem {
-    /// The same, with the entry where it occurred, if it is one of size.
+    /// Adds the entry in which it occurred, if this is a problem of size.
     pub(crate) fn of_entry(self, path: &[u8], bytes: u64) -> Self {
         match self {
             Self::TooLarge { most, entry: None } => {
@@ -210,7 +214,7 @@ impl LayerProblem {
         }
     }
 
-    /// An error of the file system, with a full disk told apart.
+    /// A step failed on the file system; a full disk has a variant of its own.
     pub(crate) fn io(step: &'static str, path: &[u8], cause: impl Into<io::Error>) -> Self {
         let cause = cause.into();
         let path = String::from_utf8_lossy(path).into_owned();
@@ -220,6 +224,11 @@ impl LayerProblem {
         }
     }
 
+    /// A tar ended too early.
+    pub(crate) fn cut_off() -> Self {
+        Self::damaged("the tar ends in the middle of an entry")
+    }
+
     pub(crate) fn damaged(problem: impl Into<String>) -> Self {
         Self::Damaged {
             problem: problem.into(),
@@ -227,7 +236,7 @@ impl LayerProblem {
         }
     }
 
-    /// What could not be read.
+    /// Reading failed with an I/O error.
     pub(crate) fn unreadable(problem: &str, cause: io::Error) -> Self {
         Self::Damaged {
             problem: problem.to_owned(),

@@ -1,8 +1,8 @@
 //! Manifests and indexes, OCI's and Docker's: reading, and choosing a platform.
 //!
-//! Pure. A document is taken for what its media type and its fields both say;
-//! where they disagree it is refused, since two readers must not see two images.
-//! Docker's and OCI's names for the same kind are no disagreement.
+//! Pure. A document is read as what its media type and its fields both say. If they
+//! disagree it is refused, since two readers must not see two images. Docker's and OCI's
+//! names for the same kind do not disagree.
 
 use std::fmt;
 
@@ -38,12 +38,12 @@ fn null_is_none<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Str
     Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
-/// What BuildKit marks attestations with, in an index of images.
+/// The annotation by which BuildKit marks attestations in an index of images.
 const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
 
 impl Descriptor {
-    /// Whether it says itself that it is of no image: of a signature, a list of
-    /// parts, an attestation. Not all of those do.
+    /// Whether it says that it is not of an image, but of a signature, a list of parts or
+    /// an attestation. Not all of those say so.
     pub(crate) fn is_artifact(&self) -> bool {
         let annotations = self.annotations.as_ref();
         annotations.is_some_and(|all| all.contains_key(REFERENCE_TYPE))
@@ -183,8 +183,8 @@ impl Kind {
     }
 }
 
-/// Those that can be read: one that cannot is not the one that is looked for, as
-/// if it were for another machine.
+/// The entries that can be read. One that cannot be read is skipped like one for another
+/// machine.
 fn entries(listed: Vec<Listed>) -> Vec<Descriptor> {
     let read = |entry| match entry {
         Listed::Descriptor(descriptor) => Some(descriptor),
@@ -230,9 +230,10 @@ fn artifact(kind: String) -> ContentError {
     }
 }
 
-/// A media type of somebody's own means something of his own. Any other is what a
-/// registry or a tool took it for (`text/html`, `application/json`): its bytes are
-/// those that its digest names, and reading them shows whether they are a config.
+/// Whether a config may have this media type. A vendor's own type means something else
+/// than a config. Any other is what a registry or a tool guessed (`text/html`,
+/// `application/json`): the bytes are those that the digest names, and reading them shows
+/// whether they are a config.
 fn may_be_config(media_type: &str) -> bool {
     matches!(media_type, OCI_CONFIG | DOCKER_CONFIG)
         || !media_type
@@ -258,9 +259,9 @@ fn check_image(manifest: &Manifest, layers_max: usize) -> Result<(), ContentErro
         .try_for_each(|layer| check_layer(&layer.media_type))
 }
 
-/// Fails when layers of these sizes are more than an image may have. They are
-/// kept on the disk until they are unpacked, so that is asked before the first
-/// of them is fetched or read.
+/// Fails if layers of these sizes are larger than an image may be. Checked before the
+/// first of them is fetched or read, since they are kept on the disk until they are
+/// unpacked.
 pub(crate) fn check_sizes(
     sizes: impl Iterator<Item = u64>,
     image_bytes_max: u64,
@@ -275,8 +276,8 @@ pub(crate) fn check_sizes(
     Ok(())
 }
 
-/// How a layer is compressed is seen from its bytes; here only whether it is a
-/// layer of ours at all.
+/// Checks only whether it is a layer that we can use. How it is compressed, its bytes
+/// show.
 fn check_layer(media_type: &str) -> Result<(), ContentError> {
     let refuse = |advice| {
         Err(ContentError::WrongMediaType {
@@ -304,6 +305,18 @@ fn check_layer(media_type: &str) -> Result<(), ContentError> {
         | "application/vnd.docker.image.rootfs.diff.tar.gzip"
         | "application/vnd.docker.image.rootfs.diff.tar.zstd" => Ok(()),
         _ => refuse("it is not a file system layer in tar, plain or with gzip or zstd"),
+    }
+}
+
+/// The most indexes that lead to one another. Tools write one, or two where an archive has
+/// several images.
+pub(crate) const INDEX_DEPTH_MAX: usize = 3;
+
+/// The error for more than [`INDEX_DEPTH_MAX`] indexes.
+pub(crate) fn too_deep() -> ContentError {
+    ContentError::Malformed {
+        what: "index",
+        problem: format!("more than {INDEX_DEPTH_MAX} indexes lead to one another").into(),
     }
 }
 

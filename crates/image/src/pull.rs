@@ -23,9 +23,9 @@ use crate::store::{BlobFile, Image, NamedBy, Staging, Store, StoreError};
 /// Layers downloaded at a time, as Docker does.
 const DOWNLOADS_MAX: usize = 3;
 
-/// How long, from the start of a pull on, it waits for another one that downloads
-/// a layer of it from elsewhere. Images that have one in common are often pulled
-/// together, and then most are here by then.
+/// How long a pull waits, from its start, for another pull that downloads one of its
+/// layers from elsewhere. Images that share a layer are often pulled together, and within
+/// a few seconds most layers are here.
 const SHARING: Duration = Duration::from_secs(5);
 
 /// A downloaded layer, verified, and the path of its file.
@@ -106,7 +106,7 @@ async fn pull(
     blocking(move || sweeper.sweep()).await?;
     let from = format!("{}/{}", reference.registry(), reference.repository());
     let held = store.lock(&resolved.digest, &from).await?;
-    // Whoever held the lock may have been pulling just this.
+    // The last holder of the lock may have pulled this very image.
     if let Some(image) = known(store, reference, &resolved).await? {
         return Ok(image);
     }
@@ -263,7 +263,8 @@ impl Pull<'_> {
         Ok((staging, files))
     }
 
-    /// And deletes the files of its layers, which nobody needs any more.
+    /// Publishes the image, and deletes the files of its layers, which nobody needs any
+    /// more.
     async fn publish(
         &self,
         reference: &Reference,
@@ -287,8 +288,8 @@ impl Pull<'_> {
     }
 }
 
-/// Dropped, it is where that blocks nobody: a tree may have millions of files, and
-/// takes as long to delete. A pull that fails or is dropped has its own at hand.
+/// Drops what it holds on a thread that may block: deleting a tree of millions of files
+/// takes a while. A pull that fails or is dropped holds such a tree.
 struct Aside<T: Send + 'static>(Option<T>);
 
 impl<T: Send + 'static> Aside<T> {
@@ -312,7 +313,7 @@ impl<T: Send + 'static> Drop for Aside<T> {
     }
 }
 
-/// Does something that waits for the disk where that blocks nobody.
+/// Runs work that waits for the disk on a thread that may block.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, StoreError> {

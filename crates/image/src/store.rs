@@ -86,15 +86,15 @@ pub struct Store {
     inner: Arc<Inner>,
 }
 
-/// How the name of a root by the digest of a config begins.
+/// The prefix of a root's name if its digest is that of a config.
 const OF_CONFIG: &str = "config-";
 
-/// Of what a digest that names a root is.
+/// What the digest that names a root is the digest of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NamedBy {
     Manifest,
     Config,
-    /// Of either, to be found out.
+    /// Not known: either of them.
     Either,
 }
 
@@ -102,7 +102,7 @@ pub(crate) enum NamedBy {
 struct Inner {
     folder: PathBuf,
     options: StoreOptions,
-    /// Damaged records that were told of.
+    /// Damaged records that were logged.
     told: Mutex<HashSet<PathBuf>>,
 }
 
@@ -204,9 +204,9 @@ impl Store {
         &self.inner.options.limits
     }
 
-    /// Waits until nobody else gets this image from there, in any process, and keeps
-    /// others from it. Whoever gets the same from elsewhere has another lock: how
-    /// long a registry takes is for it to say, and nobody who asks another is to wait
+    /// Waits until nobody else, in any process, gets this image from that place, and then
+    /// keeps others from it. Getting the same image from another place has another lock:
+    /// a registry may take as long as it likes, and nobody who asks another one must wait
     /// for that.
     pub(crate) async fn lock(&self, digest: &Digest, from: &str) -> Result<File, StoreError> {
         let path = self.lock_path(digest, from);
@@ -226,9 +226,9 @@ impl Store {
         self.path(["locks", &both.file_name()])
     }
 
-    /// The folder of an image: one for each way of owning files, since a root
-    /// that was unpacked for other owners is of no use; and apart for digests of
-    /// configs, so that none of them passes for that of a manifest.
+    /// The folder of an image. There is one for each way of owning files, since a root
+    /// that was unpacked for other owners is of no use; and another one for digests of
+    /// configs, so that none of them passes for the digest of a manifest.
     fn root_folder(&self, digest: &Digest, of_config: bool) -> PathBuf {
         let owners = match self.inner.options.owners {
             Owners::Mine => "mine".to_owned(),

@@ -1,11 +1,10 @@
 //! Cgroups: how much memory, processor time and how many processes each process
 //! of a link may use. Version 2, version 1, or a mixture, as the host has it.
 //!
-//! A runner's cgroups stand under `consecution/<process id>-<random>`, one a
-//! process, in a folder that it holds locked. One that remembers nothing of its
-//! process is used again, since to make one costs more than to join it; all are
-//! removed with the runner. What a runner that was killed has left behind is
-//! removed by the next one.
+//! A runner's cgroups are in the folder `consecution/<process id>-<random>`, which it
+//! keeps locked; one for each process. A cgroup that keeps nothing of its process is used
+//! again, since making one takes longer than joining it. The runner removes all of them
+//! when it ends; the next runner removes what a killed one has left behind.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -29,17 +28,17 @@ pub(crate) use made::COUNTS_BYTES_MAX;
 use made::{Made, let_go_of_pages};
 use settings::settings;
 
-/// How many cgroups without a process are kept for the next ones, with two open
-/// files each. Where processes come and go, few rest at a time.
+/// The most cgroups without a process that are kept for the next ones, each with two open
+/// files. If processes come and go, few rest at a time.
 const RESTING_CGROUPS_MAX: usize = 32;
 
-/// How many of them are looked at for one that is empty by now.
+/// The most of them that are checked for being empty by now: each check is a system call.
 const RESTING_CGROUPS_TRIED_MAX: usize = 4;
 
-/// How many folders are tried to be removed whenever a process is gone, which
-/// leaves one for each of three controllers at most: each try takes a lock of the
-/// kernel's that the whole host shares, so to try all of them would be dear where
-/// many processes end at once. More than come, so that all go in the end.
+/// The most folders that are tried to be removed when a process has ended. That is more
+/// than the 3 that a process leaves (one for each controller), so that all go in the end.
+/// Not all at once, because each try takes a lock of the kernel that the whole host
+/// shares, which would be slow when many processes end together.
 const RETIRED_FOLDERS_TRIED_MAX: usize = 8;
 
 /// A limit on resources cannot be kept.
@@ -59,7 +58,7 @@ pub enum CgroupError {
          or have it counted (version 1: swapaccount=1 on the kernel's command line), or remove the constraint"
     )]
     Swap,
-    #[error("limit {what}: {}: {source}", path.display())]
+    #[error("limit {what}: {}", path.display())]
     Refused {
         what: &'static str,
         path: PathBuf,
@@ -72,8 +71,8 @@ pub enum CgroupError {
 pub struct CgroupPlace {
     /// The folder in which they are made.
     pub folder: PathBuf,
-    /// It is within the cgroup of whoever makes them, and so what limits that one
-    /// limits them as well.
+    /// Whether it is within the cgroup of this process, so that this process's limits
+    /// hold there as well.
     pub is_in_own: bool,
 }
 
@@ -86,14 +85,14 @@ pub(crate) enum Version {
 /// The cgroups of one runner.
 #[derive(Debug)]
 pub(crate) struct Cgroups {
-    /// Looked for when the first limit is wanted.
+    /// Found when the first limit is set.
     hierarchies: OnceLock<Hierarchies>,
-    /// Of the runner's own folder in each of them.
+    /// The name of the runner's own folder in each of them.
     name: String,
-    /// Memory that goes there has to be limited as well.
+    /// Whether the host has swap space, which has to be limited together with memory.
     has_swap: bool,
     made: AtomicU64,
-    /// Those that may be used again, the longest unused first.
+    /// Cgroups that may be used again, the longest unused first.
     resting: Mutex<VecDeque<Made>>,
     /// Folders that could not be removed yet, because of processes that were
     /// killed and are not gone yet; the longest untried first.
@@ -108,25 +107,25 @@ pub(crate) struct Cgroup {
 }
 
 impl Cgroup {
-    /// Files that take a process id each; writing "0" brings the writer in.
+    /// The files by which a process joins: whoever writes "0" to one moves there.
     pub(crate) fn join_files(&self) -> &[OwnedFd] {
         &self.made.join_files
     }
 
-    /// Has the kernel killed a process in it because it had no memory left? How
-    /// much it may have.
+    /// The limit on memory, in bytes, if the kernel has killed a process in the cgroup for
+    /// going over it.
     pub(crate) fn ran_out_of_memory(&self) -> Option<u64> {
         self.made.ran_out_of_memory()
     }
 
-    /// The file in which the kernel counts what it has killed in it, for
-    /// [`counts_a_kill`]; `None` where its memory has no limit.
+    /// The file in which the kernel counts the processes that it has killed here for lack
+    /// of memory, for [`counts_a_kill`]; `None` if memory has no limit.
     pub(crate) fn counts_file(&self) -> Option<BorrowedFd<'_>> {
         self.made.counts_file()
     }
 
-    /// Sets what limit on memory there could not be before the command was executed.
-    /// False where it needs more already.
+    /// Sets a limit on memory that was too low for executing the command, now that this
+    /// is done. False if the command needs more already.
     pub(crate) fn limit_memory(&self) -> bool {
         self.made.limit_memory()
     }
@@ -135,8 +134,8 @@ impl Cgroup {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         let made = std::mem::take(&mut self.made);
-        // One with a memory limit would go on counting what its process has left
-        // in the kernel, and whether it was killed.
+        // A cgroup with a memory limit is not used again: it would go on counting what
+        // its process has left in the kernel, and that it was killed.
         if made.limits.memory_bytes.is_none() && made.count_file.is_some() {
             let mut resting = self.of.resting.lock();
             if resting.len() < RESTING_CGROUPS_MAX {
@@ -161,16 +160,16 @@ impl Drop for Cgroups {
     }
 }
 
-/// Has the kernel killed a process, by what it counts of a cgroup's memory
-/// (`memory.events`, `memory.oom_control`)? Kernels before 4.13 do not say. In init as
-/// well, and so without a panic.
+/// Whether the kernel has killed a process for lack of memory, by what it counts for a
+/// cgroup (`memory.events`, `memory.oom_control`). Kernels before 4.13 do not tell. Init
+/// calls this too, so it must not panic.
 pub(crate) fn counts_a_kill(counts: &[u8]) -> bool {
     let mut lines = counts.split(|byte| *byte == b'\n');
     let kills = lines.find_map(|line| line.strip_prefix(b"oom_kill "));
     kills.is_some_and(|count| count != b"0")
 }
 
-/// Is there swap space, by `/proc/swaps`? One line says what the others are.
+/// Whether there is swap space, by `/proc/swaps`, whose first line is a header.
 fn has_swap(swaps: &str) -> bool {
     swaps.lines().nth(1).is_some()
 }
@@ -198,7 +197,8 @@ impl Cgroups {
         self.try_retired(RETIRED_FOLDERS_TRIED_MAX);
     }
 
-    /// Tries to remove so many; those that cannot be removed yet go to the end.
+    /// Tries to remove at most `tried_max` folders; those that are still busy go to the
+    /// end.
     fn try_retired(&self, tried_max: usize) {
         let mut tried: Vec<PathBuf> = {
             let mut retired = self.retired.lock();
@@ -213,7 +213,7 @@ impl Cgroups {
         self.retired.lock().extend(tried);
     }
 
-    /// Which of the [`CONTROLLERS`] we have here, each with where that is.
+    /// Each of the [`CONTROLLERS`], with the place for its cgroups, if there is one here.
     pub(crate) fn controllers(&self) -> Vec<(&'static str, Option<CgroupPlace>)> {
         let hierarchies = self.hierarchies();
         let place = |controller: &str| {
@@ -232,11 +232,11 @@ impl Cgroups {
             .get_or_init(|| Hierarchies::find(&self.name))
     }
 
-    /// Which of these limits can be kept here, with the default for what is not
-    /// set. A cgroup with them is made, for the first process.
+    /// The limits of these that can be kept here, with defaults for those that are not
+    /// set. Makes a cgroup with them, for the first process.
     ///
     /// # Errors
-    /// One that is set cannot be, though it has to.
+    /// A limit that is set cannot be kept, and they are not [`Limits::best_effort`].
     pub(crate) fn keepable(this: &Arc<Cgroups>, limits: &Limits) -> Result<Limits, CgroupError> {
         let wanted = Limits {
             processes: limits.processes.or(Some(PROCESSES_DEFAULT)),
@@ -294,7 +294,7 @@ impl Cgroups {
     fn make(&self, limits: &Limits) -> Result<Made, CgroupError> {
         let name = self.made.fetch_add(1, Ordering::Relaxed).to_string();
         let name = Path::new(&self.name).join(name);
-        // As much as can be kept is better than nothing, for who wants that.
+        // With best effort, a limit on memory without swap is better than none.
         let needs_swap = self.has_swap && !limits.best_effort;
         let mut made = Made::new(limits, needs_swap);
         let mut settings = settings(limits).into_iter();
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn swap_space_is_what_more_than_one_line_tells_of() {
+    fn swap_space_shows_in_a_second_line() {
         let header = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n";
         assert!(!has_swap("") && !has_swap(header));
         assert!(has_swap(&format!(

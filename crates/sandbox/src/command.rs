@@ -19,8 +19,8 @@ use crate::sys::{MountToken, StringArray};
 use crate::user::Identity;
 use crate::wire::Found;
 
-/// What remains for each process, with everything looked up and allocated that
-/// can be: where it is carried out, neither is possible.
+/// Plans what remains to be done for each process. Everything is looked up and allocated
+/// here, since neither is possible where the plan is carried out.
 pub(crate) fn plan(
     spec: &Spec,
     identity: Identity,
@@ -62,9 +62,9 @@ pub(crate) fn plan(
     })
 }
 
-/// How places are used again, where it can be told what a process leaves there, and
-/// taken back what it has moved on. The file is of kernels that can restore processes
-/// (CONFIG_CHECKPOINT_RESTORE), which those of distributions can.
+/// How places are used again; `None` if not every trace could be found, or the last
+/// process id not be reset. The latter needs a file of kernels with
+/// CONFIG_CHECKPOINT_RESTORE, which those of distributions have.
 fn reuse(spec: &Spec) -> Result<Option<Reuse>, Failure> {
     let Some(changeable) = mounts::changeable(spec)? else {
         return Ok(None);
@@ -81,7 +81,7 @@ fn reuse(spec: &Spec) -> Result<Option<Reuse>, Failure> {
     }))
 }
 
-/// What Docker adds to an environment that has not got it.
+/// The environment, with what Docker adds if it is missing.
 fn environment(spec: &Spec, identity: &Identity) -> Vec<(String, String)> {
     let defaults = [
         (
@@ -133,9 +133,9 @@ fn find_command(spec: &Spec, search: &str) -> Result<PathBuf, Failure> {
     Err(Failure::because(Step::FindCommand, name.as_str(), reason))
 }
 
-/// What is there by the image's own links. Those of `/proc` to what a process has
-/// open or executes are not followed: what the zygote has is not the image's, and
-/// the command's process will have something else there.
+/// Looks at what is at a path, through the image's own links. The links of `/proc` to
+/// what a process has open or executes are not followed: the zygote's are not the
+/// image's, and the command's process will have others.
 fn look_at(path: &Path) -> Result<Metadata, i32> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let links = ResolveFlags::NO_MAGICLINKS;
@@ -168,8 +168,8 @@ fn find_working_directory(path: &str) -> Result<CString, Failure> {
     Ok(c_path)
 }
 
-/// What the image has in a folder that is private to each process, no process
-/// sees.
+/// Fails for a path in a folder of which each process has its own: no process sees what
+/// the image has there.
 fn check_visible(step: Step, path: &Path) -> Result<(), Failure> {
     match mounts::hidden_by(path, step)? {
         None => Ok(()),

@@ -16,31 +16,31 @@ use crate::user::{self, Identity};
 use crate::wire::{Found, Opened, Order, send_opened};
 use crate::{capabilities, command, mounts, network, rlimits, seccomp, sys};
 
-/// What remains to be done for each process.
+/// What a zygote has when it is inside.
 pub(crate) struct Entered {
+    /// What remains to be done for each process.
     pub(crate) plan: Plan,
-    /// Where the filter asks before a command gets a socket of the internet's.
+    /// The descriptor on which the system call filter asks about internet sockets.
     pub(crate) listener: Option<OwnedFd>,
 }
 
-/// Takes this process into the sandbox that is ordered, and says what remains to be
-/// done for each process there. The process that returns is another than the
-/// one that called, which has exited.
+/// Enters the sandbox that `order` describes. Forks on the way: a copy of this process
+/// returns, and the caller exits.
 pub(crate) fn enter(order: &Order, socket: &OwnedFd) -> Result<Entered, Failure> {
     let spec = &order.spec;
-    // As the user of the host that we are: the way to the root may be his alone.
+    // Still as our own user of the host: maybe only this user may reach the root.
     let root = open_root(&spec.root)?;
     let identity = user::resolve(&root, spec)?;
-    // A folder of the host's own mounts: `/proc/self/fd/N/..` would lead from there to
-    // all of the host.
+    // The descriptor is of the host's mounts: `/proc/self/fd/N/..` would lead from it to
+    // every file of the host.
     drop(root);
 
     rlimits::raise();
-    // While we still have the privileges of the host, if we had them.
+    // Before we give up our privileges on the host, if we have any.
     let devices = mounts::own_devices(spec.ids);
-    // A time namespace of the link's own, for what it makes next: it changes no clock, but
-    // the host's is a file under /proc that others can lock. Where it cannot be had, it is
-    // the host's.
+    // Our next child gets a time namespace of the link's own. That changes no clock; but
+    // the host's time namespace is a file under /proc that other links could lock, too.
+    // If the kernel refuses, the link stays in the host's.
     let _ = sys::unshare(libc::CLONE_NEWTIME);
     let is_bounded = enter_bounds(spec.ids, socket)?;
     enter_namespaces(spec, &identity, socket)?;
@@ -56,7 +56,7 @@ pub(crate) fn enter(order: &Order, socket: &OwnedFd) -> Result<Entered, Failure>
     // Inside: from here on every path is the image's.
     mounts::furnish(outside)?;
     set_hostname(&spec.hostname)?;
-    // Whether it can or not: a link on a host without inotify has nothing to bound.
+    // A failure does not matter: on a host without inotify there is nothing to bound.
     rlimits::bound_user_namespace();
     let limits = rlimits::set(order.link_processes_max)
         .map_err(|error| Failure::new(Step::SetLimits, "", error.raw_os_error()))?;
@@ -77,8 +77,8 @@ pub(crate) fn enter(order: &Order, socket: &OwnedFd) -> Result<Entered, Failure>
     Ok(Entered { plan, listener })
 }
 
-/// Opens the image's root and goes there: the current folder is what survives
-/// the change of namespaces, when its path may no longer be walked.
+/// Opens the image's root and makes it the current folder. In the new namespaces we may
+/// no longer have the right to walk its path, but the current folder stays.
 fn open_root(root: &Path) -> Result<OwnedFd, Failure> {
     let failure = |error: rustix::io::Errno| {
         Failure::new(
@@ -93,19 +93,20 @@ fn open_root(root: &Path) -> Result<OwnedFd, Failure> {
     Ok(folder)
 }
 
-/// Enters a user namespace around the link's own. What the kernel counts for each user
-/// of a namespace it counts for whoever made the namespace as well: so bounds that hold
-/// for a user here hold for the link as a whole, however many users its processes
-/// become. Says whether it could set them.
+/// Enters a user namespace around the link's own. What the kernel counts for each user of
+/// a namespace, it also counts for the user who created that namespace. So a bound on one
+/// user out here bounds the link as a whole, however many users its processes become.
+/// Returns whether the bounds could be set.
 ///
-/// Only who is outside may map ids into it, so somebody stays there until that is done.
+/// Only a process outside of a user namespace may map ids into it, so a child stays
+/// outside until that is done.
 fn enter_bounds(ids: Ids, socket: &OwnedFd) -> Result<bool, Failure> {
     let Ids::Shifted { base } = ids else {
-        // One user.
+        // The link has one user, so there is nothing to add up.
         return Ok(false);
     };
     let failure = |errno| Failure::new(Step::CreateNamespaces, "", errno);
-    let io_failure = |error: std::io::Error| failure(error.raw_os_error().unwrap_or(libc::EIO));
+    let io_failure = |error| Failure::io(Step::CreateNamespaces, "", &error);
     let (mut entered, mut tell_entered) = std::io::pipe().map_err(io_failure)?;
     let (mut mapped, mut tell_mapped) = std::io::pipe().map_err(io_failure)?;
     if sys::fork().map_err(failure)?.is_none() {
@@ -122,22 +123,23 @@ fn enter_bounds(ids: Ids, socket: &OwnedFd) -> Result<bool, Failure> {
     drop((entered, tell_mapped));
     sys::unshare(libc::CLONE_NEWUSER).map_err(failure)?;
     tell_entered.write_all(&[1]).map_err(io_failure)?;
-    // An end without a byte: the other has failed, and has said so.
+    // The pipe ended without a byte: the child has failed, and has reported it.
     if mapped.read_exact(&mut [0]).is_err() {
         std::process::exit(1);
     }
-    // Only who is in this namespace may make one in it, and give that its ids: for which
-    // our files under /proc have to be ours.
+    // Only a user of this namespace may make a namespace within it, and map that one's
+    // ids. The latter is done through our files under /proc, which belong to our user
+    // only if we are dumpable.
     take_first_id().map_err(failure)?;
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable)
         .map_err(|error| failure(error.raw_os_error()))?;
-    // The link's own namespace takes this one from whoever makes it.
+    // The link's own namespace inherits this bound from the process that makes it.
     rlimits::bound_signals().map_err(|error| failure(error.raw_os_error()))?;
     Ok(rlimits::bound_user_namespace())
 }
 
-/// Forks into new namespaces. Who forks still has the privilege to map ids into
-/// the new user namespace, does so, and exits; the copy goes on.
+/// Forks into new namespaces. The parent still has the privilege to map ids into the new
+/// user namespace: it does so, and exits. The copy goes on.
 fn enter_namespaces(spec: &Spec, identity: &Identity, socket: &OwnedFd) -> Result<(), Failure> {
     // No IPC namespace here: each process gets one of its own.
     let flags = UnshareFlags::NEWUSER
@@ -147,11 +149,12 @@ fn enter_namespaces(spec: &Spec, identity: &Identity, socket: &OwnedFd) -> Resul
         | UnshareFlags::NEWCGROUP
         | network::namespace(spec.network);
     let failure = |errno| Failure::new(Step::CreateNamespaces, "", errno);
-    let io_failure = |error: std::io::Error| failure(error.raw_os_error().unwrap_or(libc::EIO));
+    let io_failure = |error| Failure::io(Step::CreateNamespaces, "", &error);
     let (mut mapped, mut tell_mapped) = std::io::pipe().map_err(io_failure)?;
     match sys::fork_into_namespaces(flags.bits().cast_signed()).map_err(failure)? {
         Some((zygote, pidfd)) => {
-            // First of all: the runner is its parent, and has to reap it.
+            // First of all, because the runner is the copy's parent and has to kill and
+            // reap it.
             send_opened(socket, &Opened::Forked, &[pidfd.as_fd()]);
             user::map_ids(zygote, spec.ids, identity)?;
             tell_mapped.write_all(&[1]).map_err(io_failure)?;
@@ -159,7 +162,7 @@ fn enter_namespaces(spec: &Spec, identity: &Identity, socket: &OwnedFd) -> Resul
         }
         None => {
             drop(tell_mapped);
-            // An end without a byte: the other has failed, and has said so.
+            // The pipe ended without a byte: the parent has failed, and has reported it.
             if mapped.read_exact(&mut [0]).is_err() {
                 std::process::exit(1);
             }
@@ -168,8 +171,8 @@ fn enter_namespaces(spec: &Spec, identity: &Identity, socket: &OwnedFd) -> Resul
     }
 }
 
-/// Becomes root inside, which is nobody outside; and no longer shows its memory
-/// to anyone: it holds the mount token.
+/// Becomes the sandbox's root, who is nobody outside. From here on nobody else may
+/// inspect this process's memory, because it will hold the mount token.
 fn become_root(ids: Ids) -> Result<(), Failure> {
     let failure = |errno| Failure::new(Step::BecomeRoot, "", errno);
     if let Ids::Shifted { .. } = ids {
@@ -190,6 +193,7 @@ fn set_hostname(name: &str) -> Result<(), Failure> {
         .map_err(|error| Failure::new(Step::SetHostname, name, error.raw_os_error()))
 }
 
+/// A secret for the mount token.
 fn random() -> Result<u64, Failure> {
     let mut bytes = [0; 8];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())

@@ -8,12 +8,12 @@ use std::path::PathBuf;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::cgroup::{CgroupError, CgroupPlace, Cgroups};
-use crate::failure::Step;
-use crate::launcher::{Launcher, OpenError, Zygote};
+use crate::failure::{Step, with_causes};
+use crate::launcher::{LINK_PROCESSES_MAX, Launcher, OpenError, Zygote};
 use crate::mounts::{MOUNT_POINT_FILES, MOUNT_POINT_FOLDERS};
 use crate::process::{Event, Stdio};
 use crate::rlimits;
-use crate::spec::{Ids, Limits, Network, SCRATCH_BYTES_DEFAULT, Spec};
+use crate::spec::{Ids, Limits, Network, SCRATCH_BYTES_DEFAULT, SHIFTED_IDS_COUNT, Spec};
 use crate::sys;
 
 /// What this host offers, looked at without making a sandbox.
@@ -58,8 +58,7 @@ pub struct Finding {
     pub remedy: Option<String>,
 }
 
-/// The version of Landlock that has all that is made use of, and the kernel that
-/// brought it.
+/// The version of Landlock that has all that we use, and the kernel that brought it.
 const LANDLOCK_WANTED: u32 = 7;
 const LANDLOCK_WANTED_KERNEL: &str = "Linux 6.15";
 
@@ -70,8 +69,7 @@ const CGROUPS_REMEDY: &str = "run as root, or have the cgroup of the runner, alo
 pub const OWN_CGROUP_REMEDY: &str = "where the runner's own cgroup has limits for its links as well \
      (systemd: MemoryMax=), have it delegated to the runner alone (systemd: Delegate=yes)";
 
-/// Makes sandboxes as a link would have them, and says of each facility whether
-/// it works here.
+/// Makes sandboxes like a link's, and tells of each facility whether it works here.
 pub fn check(launcher: &Launcher, ids: Ids) -> Vec<Finding> {
     let facilities = facilities();
     let root = match ScratchRoot::new() {
@@ -152,7 +150,9 @@ fn of_ids(ids: Ids) -> Finding {
          have any user, who is nobody on the host";
     match ids {
         Ids::Shifted { base } => {
-            let detail = format!("65536 of this host, from {base} on, which should be nobody's");
+            let detail = format!(
+                "{SHIFTED_IDS_COUNT} of this host, from {base} on, which should be nobody's"
+            );
             finding("ids of their own", State::Yes, detail, remedy)
         }
         Ids::Own if rustix::process::geteuid().is_root() => {
@@ -230,7 +230,7 @@ fn of_landlock(version: u32) -> Finding {
     finding("Landlock", state, detail, &remedy)
 }
 
-/// Where the host has the kernel send core dumps of processes with `core_pattern`.
+/// Whether core dumps are stopped, where the host has this `core_pattern`.
 fn of_core_dumps(pattern: &str, stops_dumps_to_programs: bool) -> Finding {
     let (state, detail) = match pattern.as_bytes().first() {
         Some(b'@') => (
@@ -263,15 +263,17 @@ fn of_controller(name: &'static str, controller: &str, place: Option<&CgroupPlac
         }
         None => {
             let detail = match controller {
-                "pids" => "no cgroups: 4096 processes for a link as a whole",
-                _ => "no cgroups: links with such a limit are refused",
+                "pids" => {
+                    format!("no cgroups: {LINK_PROCESSES_MAX} processes for a link as a whole")
+                }
+                _ => "no cgroups: links with such a limit are refused".to_owned(),
             };
-            finding(name, State::No, detail.to_owned(), CGROUPS_REMEDY)
+            finding(name, State::No, detail, CGROUPS_REMEDY)
         }
     }
 }
 
-/// Memory limits, where what goes to swap space would not count.
+/// Memory limits on a host where memory in swap space would not count.
 fn of_swap(name: &'static str) -> Finding {
     let detail = "the host has swap space that its kernel does not limit: links with such a limit are refused";
     let remedy =
@@ -279,7 +281,7 @@ fn of_swap(name: &'static str) -> Finding {
     finding(name, State::No, detail.to_owned(), remedy)
 }
 
-/// A root that has what every root must have, and a command that is none.
+/// A root with what every root must have, and a file `none` that cannot be executed.
 struct ScratchRoot(PathBuf);
 
 impl ScratchRoot {
@@ -301,8 +303,8 @@ impl ScratchRoot {
         Ok(root)
     }
 
-    /// Opens a zygote, and starts a process as far as that goes: everything has
-    /// been done for it when it cannot be executed.
+    /// Opens a zygote and starts a process whose command cannot be executed: if that is
+    /// what fails, everything before it works.
     fn try_out(
         &self,
         launcher: &Launcher,
@@ -328,7 +330,7 @@ impl ScratchRoot {
                     let remedy = failure.advice().map(str::to_owned);
                     (format!("failed to {}", failure.without_advice()), remedy)
                 }
-                error => (format!("failed to {error}"), None),
+                error => (format!("failed to {}", with_causes(&error)), None),
             })?;
         match first_event(&zygote) {
             Ok(Event::Failed(Step::Execute, _)) => Ok(zygote),
@@ -388,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn dumps_that_no_limit_stops_are_told() {
+    fn dumps_that_no_limit_stops_are_reported() {
         let state = |pattern, stops| of_core_dumps(pattern, stops).state;
         assert_eq!(state("core\n", false), State::Yes);
         assert_eq!(

@@ -1,6 +1,7 @@
 //! What can go wrong between a spec and a running process, step by step: which
 //! step, on what, why, and how to allow it.
 
+use std::error::Error;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -98,6 +99,11 @@ impl Failure {
         }
     }
 
+    /// The step failed on that subject with an I/O error.
+    pub(crate) fn io(step: Step, subject: impl Into<String>, error: &std::io::Error) -> Failure {
+        Failure::new(step, subject, error.raw_os_error().unwrap_or(libc::EIO))
+    }
+
     /// The step failed on that subject for a reason of ours.
     pub(crate) fn because(
         step: Step,
@@ -172,7 +178,15 @@ impl Failure {
     }
 }
 
-/// A failure is told in one message, whatever an image has for a name.
+/// An error, and after it each of its causes, on one line.
+pub(crate) fn with_causes(error: &dyn Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| (*error).source());
+    let texts: Vec<String> = causes.map(ToString::to_string).collect();
+    texts.join(": ")
+}
+
+/// Cuts a text, since a failure must fit into one message, however long the names in an
+/// image are.
 fn bounded(text: String) -> String {
     if text.len() <= TEXT_BYTES_MAX {
         return text;
@@ -181,13 +195,14 @@ fn bounded(text: String) -> String {
     format!("{}…", &text[..end])
 }
 
-/// The longest subject or reason; JSON may write a byte as six.
+/// The longest subject or reason. Long enough for most paths, and so short that two of
+/// them fit into one message even if JSON writes each byte as six.
 const TEXT_BYTES_MAX: usize = 1024;
 
 const _: () = assert!(2 * 6 * TEXT_BYTES_MAX + 1024 <= MESSAGE_BYTES_MAX);
 
 impl Failure {
-    /// As text, for whoever shows what to do about it elsewhere.
+    /// The failure as text, for callers that show the advice elsewhere.
     pub(crate) fn without_advice(&self) -> String {
         let mut text = self.step.to_string();
         if !self.subject.is_empty() {
@@ -283,7 +298,7 @@ mod tests {
 
         let mut steps = vec![Step::ReceiveOrder];
         steps.extend(entering.iter().flat_map(|(_, steps)| *steps));
-        steps.extend(named(body(include_str!("zygote.rs"), "\nfn start(")));
+        steps.extend(named(body(include_str!("zygote.rs"), "\n    fn start(")));
         let plan = body(include_str!("mounts.rs"), "fn plan(");
         let mounts = ["plan_overlay(", "proc(", "private::plan("];
         assert!(mounts.map(|made| plan.find(made).unwrap()).is_sorted());

@@ -1,5 +1,5 @@
-//! Places whose last process is over, for the next processes, if it has left no
-//! trace there.
+//! Idle places: their last process is over, and if it has left no trace, the next ones
+//! use them.
 
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -8,28 +8,27 @@ use rustix::net::{RecvFlags, SendFlags};
 
 use crate::wire::{LET_GO, Report, receive, send};
 
-/// How many places of a link wait for a process; each keeps an init and its
-/// namespaces, some 100 KiB of the kernel's memory. Where processes come and go,
-/// few wait at a time.
+/// The most idle places of a link. Each has an init and its namespaces, some 100 KiB of
+/// the kernel's memory. If processes come and go, few are idle at a time.
 const IDLE_PLACES_MAX: usize = 16;
 
-/// How long to wait for what init finds, which it does in some 50 us. Then another
-/// place is made, in some 500.
+/// How long to wait until init has checked a place, which takes some 50 µs. Waiting
+/// longer than the some 500 µs that a new place takes would be no gain.
 const FINDING_WAIT_MAX: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 500_000,
 };
 
-/// A place that waits: its init exits when the control socket is closed, or when
-/// it has found a trace.
+/// An idle place. Its init exits when the control socket is closed, or when it has found
+/// a trace.
 #[derive(Debug)]
 pub(crate) struct IdlePlace {
     pub(crate) control: OwnedFd,
-    /// Of its init.
+    /// The pidfd of its init.
     pub(crate) pidfd: OwnedFd,
 }
 
-/// The waiting places of a zygote.
+/// The idle places of a zygote.
 #[derive(Debug, Default)]
 pub(crate) struct IdlePlaces(Mutex<Vec<IdlePlace>>);
 
@@ -38,21 +37,22 @@ enum Finding {
     /// It is still looking.
     NotYet,
     NoTrace,
-    /// A trace, and has gone; or it is gone whatever it has found.
+    /// A trace, so that init has exited; or init is gone for another reason.
     Gone,
 }
 
 impl IdlePlace {
-    /// That of a process that is over, in which nobody is interested any more.
+    /// The place of a process that is over and dropped. Tells init that it may check the
+    /// place.
     pub(crate) fn let_go(control: OwnedFd, pidfd: OwnedFd) -> IdlePlace {
-        // If that does not get there, init waits a little longer.
+        // If this message gets lost, init waits a little longer.
         let _ = send(&control, LET_GO, &[], SendFlags::DONTWAIT);
         IdlePlace { control, pidfd }
     }
 
     fn finding_within(&self, wait: Timespec) -> Finding {
         let mut wanted = [PollFd::new(&self.control, PollFlags::IN)];
-        // Where it cannot be waited for, it is not there yet.
+        // If waiting fails, the result is not there yet.
         let _ = rustix::io::retry_on_intr(|| poll(&mut wanted, Some(&wait)));
         self.finding()
     }
@@ -70,9 +70,9 @@ impl IdlePlace {
 }
 
 impl IdlePlaces {
-    /// One without a trace: of those the one that was used last, whose memory is
-    /// at hand. Waits a moment for one that is still looked through, where that is
-    /// all there is: making another one takes longer. Places with a trace go.
+    /// Takes a place without a trace: of several the one that was used last, whose memory
+    /// is still in caches. If there is none, waits a moment for one that init still
+    /// checks, since making another place takes longer. Drops places with a trace.
     pub(crate) fn take(&self) -> Option<IdlePlace> {
         let mut waiting = self.0.lock();
         for at in (0..waiting.len()).rev() {
@@ -82,7 +82,7 @@ impl IdlePlaces {
                 Finding::Gone => drop(waiting.remove(at)),
             }
         }
-        // The first one of those that are left has been looked through longest.
+        // The first of those that are left has been in check for longest.
         let place = (!waiting.is_empty()).then(|| waiting.remove(0))?;
         drop(waiting);
         match place.finding_within(FINDING_WAIT_MAX) {
@@ -101,7 +101,7 @@ impl IdlePlaces {
         }
     }
 
-    /// Lets go of all, whose inits exit.
+    /// Drops all places; their inits exit.
     pub(crate) fn clear(&self) {
         let waiting = std::mem::take(&mut *self.0.lock());
         drop(waiting);

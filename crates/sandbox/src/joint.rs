@@ -14,9 +14,9 @@ use std::io;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::fs::Mode;
-use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, socketpair};
+use rustix::net::SendFlags;
 
-use crate::wire::send;
+use crate::wire::{send, socket_pair};
 
 /// The pipe's mode: both commands may open the pipe by its name in `/dev` or `/proc`,
 /// whichever users they run as.
@@ -35,9 +35,7 @@ impl InFlight {
     /// The host has no more sockets, or no more descriptors may be in flight.
     pub fn send(writer: impl AsFd) -> io::Result<InFlight> {
         rustix::fs::fchmod(&writer, MODE)?;
-        let flags = SocketFlags::CLOEXEC;
-        let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
-        let (ours, theirs) = pair?;
+        let (ours, theirs) = socket_pair()?;
         send(theirs, b"end", &[writer.as_fd()], SendFlags::DONTWAIT)?;
         Ok(InFlight(ours))
     }

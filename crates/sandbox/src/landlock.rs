@@ -2,11 +2,11 @@
 //! hold of something beyond its namespaces (a folder of the host that was left
 //! open, a socket, a process), it still may not use it.
 //!
-//! Each process gets a domain of its own, so that not even two of one link reach
-//! each other: files only below its own root, no TCP where it has no network, no
-//! abstract socket and no signal out of the domain, no tracing, and no change of
-//! mounts. Nothing here is a promise by itself: where the kernel knows less, the
-//! first walls stand alone, and `consecution sandbox check` says so.
+//! Each process gets a domain of its own, so that even two processes of one link cannot
+//! reach each other: files only below its own root, no TCP where it has no network, no
+//! abstract socket and no signal out of the domain, no tracing, and no change of mounts.
+//! None of this is a promise by itself: on a kernel that knows less of it, the first
+//! walls stand alone, and [`check`](crate::check) says so.
 
 use std::ffi::CStr;
 
@@ -18,7 +18,7 @@ use crate::sys::{self, Errno, in_our_memory as call};
 mod file {
     pub(super) const MAKE_CHAR: u64 = 1 << 6;
     pub(super) const MAKE_BLOCK: u64 = 1 << 11;
-    /// Everything of version 1: execute to make a symbolic link.
+    /// All rights of version 1, from executing to making a symbolic link.
     pub(super) const VERSION_1: u64 = (1 << 13) - 1;
     /// Rename between folders.
     pub(super) const REFER: u64 = 1 << 13;
@@ -41,8 +41,8 @@ pub(crate) struct Domain {
     pub(crate) flags: u32,
 }
 
-/// As much as this kernel knows, for a link with that network; `None` where it
-/// knows too little.
+/// The domain for a link with that network, as far as this kernel knows Landlock; `None`
+/// if it knows too little.
 pub(crate) fn plan(network: Network) -> Option<Domain> {
     domain(sys::landlock_version(), network)
 }
@@ -82,12 +82,12 @@ fn domain(version: u32, network: Network) -> Option<Domain> {
     })
 }
 
-/// The root of who enters the domain: a private writable one is another for each
-/// process.
+/// The root, as the process sees it that enters the domain: a writable one is each
+/// process's own.
 const ROOT: &CStr = c"/";
 
-/// Opens the rules of the processes in a place, once its root is there: a descriptor. For
-/// init, by the rules of `sys.rs`.
+/// Makes the rules for the processes of a place, once its root is mounted. Returns a
+/// descriptor. Runs in init, by the rules of `sys.rs`.
 pub(crate) fn open_rules(domain: &Domain) -> Result<i32, Errno> {
     let rules = call::landlock_create(&domain.rules)?;
     let root = call::open_path(ROOT)?;
@@ -96,8 +96,8 @@ pub(crate) fn open_rules(domain: &Domain) -> Result<i32, Errno> {
     Ok(rules)
 }
 
-/// Enters a domain of its own with those rules, for good; in the zygote's memory, by the
-/// rules of `sys.rs`. Each process that does is in another domain.
+/// Enters a domain of its own with those rules, for good. Each process that does so is in
+/// another domain. Runs in the zygote's memory, by the rules of `sys.rs`.
 pub(crate) fn enter(domain: &Domain, rules: i32) -> Result<(), Errno> {
     call::landlock_enter(rules, domain.flags)
 }

@@ -9,19 +9,21 @@ use std::time::{Duration, Instant};
 
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::fs::{Gid, MemfdFlags, Uid};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, socketpair};
+use rustix::net::{RecvFlags, SendFlags};
 use rustix::process::{
     Pid, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_send_signal, waitid,
 };
 
 use crate::cgroup::{Cgroup, CgroupError, Cgroups};
-use crate::failure::{Failure, Step};
+use crate::failure::{Failure, Step, with_causes};
 use crate::idle_places::{IdlePlace, IdlePlaces};
 use crate::joint::{self, Successor};
 use crate::process::{Process, Stdio};
 use crate::program::Program;
 use crate::spec::{Ids, Limits, Spec};
-use crate::wire::{Found, ORDER_BYTES_MAX, Opened, Order, Start, StartSuccessor, receive, send};
+use crate::wire::{
+    Found, ORDER_BYTES_MAX, Opened, Order, Start, StartSuccessor, receive, send, socket_pair,
+};
 use crate::zygote;
 
 /// How long a zygote may take to enter its sandbox; it takes milliseconds.
@@ -34,7 +36,7 @@ const BUSY_WAIT_MAX: Duration = Duration::from_secs(1);
 /// The most processes and threads of a link if no cgroup counts those of each process
 /// separately. So a fork bomb hurts only its own link, and does not use up the host's
 /// processes.
-const LINK_PROCESSES_MAX: u64 = 4096;
+pub(crate) const LINK_PROCESSES_MAX: u64 = 4096;
 
 /// The file system of pipes without a name, from linux/magic.h.
 const PIPEFS_MAGIC: rustix::fs::FsWord = 0x5049_5045;
@@ -101,11 +103,7 @@ impl Launcher {
             },
         };
         let io = |what| move |source: io::Error| OpenError::Io { what, source };
-        let seqpacket = |flags| {
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
-                .map_err(|error| io("make a socket")(error.into()))
-        };
-        let (ours, theirs) = seqpacket(SocketFlags::CLOEXEC)?;
+        let (ours, theirs) = socket_pair().map_err(io("make a socket"))?;
         rustix::net::sockopt::set_socket_timeout(
             &ours,
             rustix::net::sockopt::Timeout::Recv,
@@ -173,7 +171,7 @@ impl Default for Launcher {
     }
 }
 
-/// A zygote could not be opened.
+/// A zygote could not be opened. Its text does not repeat that of its `source()`.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "each text says it")]
 pub enum OpenError {
@@ -181,7 +179,7 @@ pub enum OpenError {
     Failed(Failure),
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
-    #[error("{what}: {source}")]
+    #[error("{what}")]
     Io {
         what: &'static str,
         source: io::Error,
@@ -209,7 +207,7 @@ pub struct Zygote {
     /// `None` only while it is dropped.
     socket: Option<OwnedFd>,
     pidfd: Option<OwnedFd>,
-    /// The user and group of the host that its processes are, if not our own.
+    /// The user and group of the host that its processes run as, if not our own.
     owner: Option<(u32, u32)>,
     found: Found,
     command: Vec<String>,
@@ -217,7 +215,7 @@ pub struct Zygote {
     user: String,
     limits: Limits,
     cgroups: Option<Arc<Cgroups>>,
-    /// Of processes that have left no trace.
+    /// The places of processes that have left no trace, for the next ones.
     places: Arc<IdlePlaces>,
 }
 
@@ -271,8 +269,8 @@ impl Zygote {
         self.start_as(&stdio, None)
     }
 
-    /// As [`start`](Zygote::start), for a process whose standard output is the input of
-    /// another one, which gets the end of it from the first one's init.
+    /// As [`start`](Zygote::start), for a process whose standard output is another one's
+    /// input. The first one's init gives the other one the end of that input.
     ///
     /// # Errors
     /// As those of [`start`](Zygote::start).
@@ -315,23 +313,21 @@ impl Zygote {
         descriptors.extend(joins.iter().map(AsFd::as_fd));
         let start = start.to_bytes();
         while let Some(place) = self.places.take() {
-            // Where its init has been killed, there may be another.
+            // If the init of this one was killed, there may be another place.
             if send(&place.control, &start, &descriptors, SendFlags::DONTWAIT).is_ok() {
                 let IdlePlace { control, pidfd } = place;
                 return Ok(Process::new(control, Some(pidfd), &self.places, cgroup));
             }
         }
-        let flags = SocketFlags::CLOEXEC;
-        let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
-        let (control, theirs) = pair.map_err(|error| StartError::Zygote(error.into()))?;
+        let (control, theirs) = socket_pair().map_err(StartError::Zygote)?;
         descriptors.insert(0, theirs.as_fd());
         send(self.socket(), &start, &descriptors, SendFlags::DONTWAIT)
             .map_err(StartError::Zygote)?;
         Ok(Process::new(control, None, &self.places, cgroup))
     }
 
-    /// Kills it, and with it every process that it started, and waits for nothing. For
-    /// whoever ends several: dropped one after the other, they are gone together.
+    /// Kills it and every process that it started, without waiting. To end several
+    /// zygotes, kill all of them first: dropping the first one then waits for all.
     pub fn kill(&self) {
         if let Some(pidfd) = &self.pidfd {
             // "No such process" is what we want.
@@ -339,19 +335,19 @@ impl Zygote {
         }
     }
 
-    /// Lets go of the places that wait for a process: the next starts take longer.
+    /// Drops the idle places, which frees memory; the next starts take longer.
     pub fn rest(&self) {
         self.places.clear();
     }
 
-    /// Gives a pipe to the user that the processes are, as Docker does: else
-    /// they could use it, but not open `/dev/stdin` or `/dev/stdout`. One that lies
-    /// between two processes everybody may open, and it stays ours.
+    /// Gives a pipe to the user that the processes run as, as Docker does. Otherwise they
+    /// could use it, but not open `/dev/stdin` or `/dev/stdout`. A pipe between two
+    /// processes stays ours, since everybody may open that.
     fn give(&self, pipe: &OwnedFd) {
         let Some((user, group)) = self.owner else {
             return;
         };
-        // Only where no name of the host leads.
+        // Only a pipe without a name: no file of the host may change its owner.
         if rustix::fs::fstatfs(pipe).is_ok_and(|found| found.f_type == PIPEFS_MAGIC)
             && !joint::is_for_all(pipe)
         {
@@ -360,12 +356,12 @@ impl Zygote {
         }
     }
 
-    /// What this host lets its processes have.
+    /// What this host gives to its processes.
     pub(crate) fn found(&self) -> Found {
         self.found
     }
 
-    /// What a process's failure to start was about.
+    /// Puts into words why a process could not be started.
     pub fn explain(&self, step: Step, errno: i32) -> Failure {
         let subject = match step {
             Step::Execute => self.command.first().map_or("", String::as_str),
@@ -377,15 +373,15 @@ impl Zygote {
     }
 }
 
-/// Of its process: readable once that is gone, and with it all that it started,
-/// whoever has ended it.
+/// The pidfd of its process, readable once that and all that it started are gone, whoever
+/// ended them.
 impl AsFd for Zygote {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_ref().expect("there once it is open").as_fd()
     }
 }
 
-/// For those who wait for descriptors by their number.
+/// For event loops that wait for descriptors by number.
 impl AsRawFd for Zygote {
     fn as_raw_fd(&self) -> RawFd {
         self.as_fd().as_raw_fd()
@@ -408,23 +404,29 @@ impl Drop for Zygote {
     }
 }
 
-/// A process could not be asked for.
+/// A process could not be requested. Its text has those of its causes.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "each text says it")]
 pub enum StartError {
     #[error("ask the zygote for a process: {0}")]
     Zygote(io::Error),
-    #[error(transparent)]
-    Cgroup(#[from] CgroupError),
+    #[error("{}", with_causes(.0))]
+    Cgroup(CgroupError),
 }
 
-/// Kills and reaps what a zygote was to come of, and what that has forked, which
-/// may be our child without our having a descriptor of it: they share a process
-/// group, since the zygote leaves ours before anything else.
+impl From<CgroupError> for StartError {
+    fn from(error: CgroupError) -> StartError {
+        StartError::Cgroup(error)
+    }
+}
+
+/// Kills and reaps a process that was to become a zygote, and what it has forked. That
+/// may be our child without our having a descriptor of it; but both are in one process
+/// group, since a zygote leaves ours first of all.
 fn end(entering: &mut Child) {
     let group = Pid::from_child(entering);
     let _ = entering.kill();
-    // There is no such group where it has not come that far.
+    // There is no such group if it has not got that far.
     let _ = kill_process_group(group, Signal::KILL);
     let reap = || waitid(WaitId::Pgid(Some(group)), WaitIdOptions::EXITED);
     while rustix::io::retry_on_intr(reap).is_ok() {}
@@ -448,15 +450,26 @@ mod tests {
     use crate::wire::send_opened;
 
     #[test]
+    fn an_error_tells_each_cause_once() {
+        let refused = || CgroupError::Refused {
+            what: "memory",
+            path: "/c".into(),
+            source: io::Error::other("full"),
+        };
+        let opened: OpenError = refused().into();
+        assert_eq!(with_causes(&opened), "limit memory: /c: full");
+        let started: StartError = refused().into();
+        assert_eq!(with_causes(&started), "limit memory: /c: full");
+    }
+
+    #[test]
     fn a_zygote_whose_descriptor_does_not_come_is_not_taken() {
         let ready = Opened::Ready {
             owner: None,
             found: Found::default(),
         };
         for said in [&[Opened::Forked][..], &[ready]] {
-            let flags = SocketFlags::CLOEXEC;
-            let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
-            let (ours, theirs) = pair.unwrap();
+            let (ours, theirs) = socket_pair().unwrap();
             for opened in said {
                 send_opened(&theirs, opened, &[]);
             }

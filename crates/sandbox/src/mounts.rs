@@ -36,31 +36,37 @@ pub const MOUNT_POINT_FOLDERS: [&str; 5] = ["dev", "proc", "run", "tmp", "var/tm
 /// Files that a root must have for a link on the host's network.
 pub const MOUNT_POINT_FILES: [&str; 2] = ["etc/hosts", "etc/resolv.conf"];
 
-/// A file for each 8 KiB, and no more: each takes the kernel a kilobyte.
-const BYTES_PER_FILE: u64 = 8 * 1024;
-const FILES_MIN: u64 = 1024;
+/// A file system in memory has one inode for each 8 KiB of its size. An inode takes the
+/// kernel about 1 KiB that the size does not include: so inodes take at most an eighth
+/// more.
+const BYTES_PER_INODE: u64 = 8 * 1024;
 
-/// The options of a file system in memory, which without them may take half of
-/// the host's.
+/// However small a file system is, it has so many inodes: programs make many files
+/// without content, such as locks.
+const INODES_MIN: u64 = 1024;
+
+/// The options of a file system in memory. Without them tmpfs may take half of the host's
+/// memory.
 fn sized(mode: &str, bytes: u64) -> String {
-    let files = (bytes / BYTES_PER_FILE).max(FILES_MIN);
-    format!("{mode},size={bytes},nr_inodes={files}")
+    let inodes = (bytes / BYTES_PER_INODE).max(INODES_MIN);
+    format!("{mode},size={bytes},nr_inodes={inodes}")
 }
 
-/// What comes from outside, as mounts that are not in place yet.
+/// What comes from outside of the new root: mounts that are not attached yet, and the
+/// content of files.
 pub(crate) struct Outside {
     root: OwnedFd,
     pub(crate) found: Found,
     devices: Devices,
     files: Vec<(PathBuf, Vec<u8>)>,
-    /// The root will lie below an overlay for each process.
+    /// Whether each process gets an overlay over the root.
     is_writable: bool,
     proc: OwnedFd,
 }
 
-/// Opens the root, which is the current folder, and what else comes from the
-/// host, in this process's new mount namespace. `own_devices` are the link's own, where
-/// it could be given some.
+/// Opens the root, which is the current folder, and what else comes from the host, in
+/// this process's new mount namespace. `own_devices` are the link's own device files, if
+/// they could be made.
 pub(crate) fn gather(spec: &Spec, own_devices: Option<OwnedFd>) -> Result<Outside, Failure> {
     rustix::mount::mount_change(
         "/",
@@ -73,8 +79,8 @@ pub(crate) fn gather(spec: &Spec, own_devices: Option<OwnedFd>) -> Result<Outsid
     };
     let files = host_files(spec)?;
     let proc = make_proc().map_err(failure(Step::MountProc, Path::new("/proc")))?;
-    // Last, since it covers what the others come from. A writable root is an
-    // overlay anyway.
+    // Last, since the overlay is put together on the host's /dev (see `root_overlay`). A
+    // writable root needs none here: each process gets an overlay over it anyway.
     let (root, hides_image_path) = match spec.writable {
         true => (clone_root(spec)?, true),
         false => match root_overlay::over(&clone_root(spec)?) {
@@ -96,8 +102,8 @@ pub(crate) fn gather(spec: &Spec, own_devices: Option<OwnedFd>) -> Result<Outsid
     })
 }
 
-/// Reads the files of the host that the link needs. It gets copies: by a mount of the
-/// file itself it could lock it, and be told when the host reads it.
+/// Reads the host's files that the link needs. The link gets copies: through a mount of
+/// the file itself it could lock the host's file, and watch when the host reads it.
 fn host_files(spec: &Spec) -> Result<Vec<(PathBuf, Vec<u8>)>, Failure> {
     let mut files = Vec::new();
     for path in network::files(spec.network) {
@@ -116,15 +122,15 @@ fn host_files(spec: &Spec) -> Result<Vec<(PathBuf, Vec<u8>)>, Failure> {
     Ok(files)
 }
 
-/// More of a file of the host than this is not copied: what links need of it (names of
-/// hosts, resolvers) takes a few KiB, and each copy takes memory.
+/// The most that is copied of a file of the host; the rest is cut off. What links need of
+/// it (host names, resolvers) takes a few KiB, and each copy takes memory.
 const HOST_FILE_BYTES_MAX: u64 = 1 << 20;
 
 fn io_failure(step: Step, subject: &str) -> impl FnOnce(std::io::Error) -> Failure + use<'_> {
-    move |error| Failure::new(step, subject, error.raw_os_error().unwrap_or(libc::EIO))
+    move |error| Failure::io(step, subject, &error)
 }
 
-/// What a mount from outside is made to be.
+/// The attributes of every mount from outside.
 const HARMLESS: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY
     .union(MountAttrFlags::MOUNT_ATTR_NOSUID)
     .union(MountAttrFlags::MOUNT_ATTR_NODEV);
@@ -144,8 +150,9 @@ fn clone_mount(path: &Path, subject: &Path, step: Step) -> Result<OwnedFd, Failu
     rustix::mount::open_tree(CWD, path, clone).map_err(failure(step, subject))
 }
 
-/// The `/proc` of the zygote's own namespace. Made while the host's is still to
-/// be seen: the kernel shows a new one only to who could see one before.
+/// Makes the `/proc` of the zygote's own PID namespace. It must be made while the host's
+/// is still visible: in a user namespace, the kernel allows a new `/proc` only where
+/// another one can be seen.
 fn make_proc() -> rustix::io::Result<OwnedFd> {
     let proc = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_create(&proc)?;
@@ -163,23 +170,24 @@ pub(crate) fn change_root(outside: &Outside) -> Result<(), Failure> {
     attach(&outside.root, Path::new("."), Step::PivotRoot)?;
     rustix::process::fchdir(&outside.root).map_err(failure())?;
     rustix::process::pivot_root(".", ".").map_err(failure())?;
-    // The old root lies on the new one now, where `..` would still find it. So
-    // it has to go before any path of the image is followed.
+    // The old root is mounted on top of the new one now, where `..` would still find it.
+    // So it has to go before any path of the image is followed.
     rustix::process::fchdir(&host).map_err(failure())?;
     rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(failure())?;
     rustix::process::chdir("/").map_err(failure())
 }
 
-/// Puts the rest in place. Whatever links the image has in these places, they
-/// lead nowhere but to the image.
+/// Attaches the rest. If the image has symbolic links in these places, they can no longer
+/// lead out of the image.
 pub(crate) fn furnish(outside: Outside) -> Result<(), Failure> {
     outside.devices.attach()?;
     mount_files(&outside.files, outside.is_writable)?;
     attach(&outside.proc, Path::new("/proc"), Step::MountProc)
 }
 
-/// Puts copies in place, from a file system in memory that is let go of again. It lies
-/// on `/proc` meanwhile, which every root has.
+/// Mounts copies of files over the image's files. The copies are in a file system in
+/// memory that lies on `/proc` meanwhile, a folder that every root has, and is detached
+/// in the end.
 fn mount_files(files: &[(PathBuf, Vec<u8>)], is_writable: bool) -> Result<(), Failure> {
     const SCAFFOLD: &str = "/proc";
     if files.is_empty() {
@@ -187,6 +195,7 @@ fn mount_files(files: &[(PathBuf, Vec<u8>)], is_writable: bool) -> Result<(), Fa
     }
     let step = Step::MountHostFiles;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    // Room for both files at their most, twice over.
     rustix::mount::mount("tmpfs", SCAFFOLD, "tmpfs", flags, Some(c"mode=755,size=4m"))
         .map_err(failure(step, Path::new(SCAFFOLD)))?;
     for (number, (path, content)) in files.iter().enumerate() {
@@ -196,11 +205,11 @@ fn mount_files(files: &[(PathBuf, Vec<u8>)], is_writable: bool) -> Result<(), Fa
         sys::mount_set_attributes(mount.as_fd(), HARMLESS | MountAttrFlags::MOUNT_ATTR_NOEXEC)
             .map_err(|errno| Failure::new(step, shown(path), errno))?;
         if is_writable {
-            attach(&mount, &led_to(path)?, step)?;
+            attach(&mount, &resolved(path)?, step)?;
             continue;
         }
-        // In the place of a link of that name, and not where that leads: there may be
-        // nothing, or what no process sees.
+        // Over a symbolic link itself, and not where it leads: that may be missing, or a
+        // place that no process sees.
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
         rustix::mount::move_mount(&mount, "", CWD, path, flags).map_err(failure(step, path))?;
     }
@@ -208,15 +217,13 @@ fn mount_files(files: &[(PathBuf, Vec<u8>)], is_writable: bool) -> Result<(), Fa
         .map_err(failure(step, Path::new(SCAFFOLD)))
 }
 
-/// Where a file of the image is, links resolved, for who mounts over it in an overlay: a
-/// link that begins with `/` would lead out of that. Not in a folder of which each
-/// process has its own.
-fn led_to(path: &Path) -> Result<PathBuf, Failure> {
+/// The path of a file of the image with links resolved. A mount in an overlay needs that:
+/// a link that begins with `/` would lead out of the overlay. Fails if the file is in a
+/// folder of which each process has its own.
+fn resolved(path: &Path) -> Result<PathBuf, Failure> {
     let step = Step::MountHostFiles;
     let place = std::fs::canonicalize(path);
-    let place = place.map_err(|error| {
-        Failure::new(step, shown(path), error.raw_os_error().unwrap_or(libc::EIO))
-    })?;
+    let place = place.map_err(|error| Failure::io(step, shown(path), &error))?;
     if place.is_dir() {
         return Err(Failure::new(step, shown(path), libc::EISDIR));
     }
@@ -245,23 +252,22 @@ fn shown(path: &Path) -> String {
     path.display().to_string()
 }
 
-/// Puts a mount in place, where a link of that name leads.
+/// Attaches a mount at a path, links followed.
 fn attach(mount: &OwnedFd, path: &Path, step: Step) -> Result<(), Failure> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
-    rustix::mount::move_mount(mount, "", CWD, path, flags)
-        .map_err(|error| Failure::new(step, path.display().to_string(), error.raw_os_error()))
+    rustix::mount::move_mount(mount, "", CWD, path, flags).map_err(failure(step, path))
 }
 
-/// Something that is done anew for each process, by init.
+/// A step that init takes anew for each process.
 pub(crate) enum Operation {
     Mount(PrivateMount),
-    /// Unless it exists.
+    /// Makes a folder, unless it exists.
     MakeFolder {
         path: CString,
         mode: u32,
         step: Step,
     },
-    /// To this folder, and lets go of the old one.
+    /// Makes this folder the root, and unmounts the old root.
     ChangeRoot(CString),
 }
 
@@ -275,6 +281,7 @@ pub(crate) struct PrivateMount {
     pub(crate) step: Step,
 }
 
+/// The flags of every mount that a process has for itself.
 const PRIVATE: libc::c_ulong = libc::MS_NOSUID | libc::MS_NODEV;
 
 /// Plans the mounts of each process, inside the new root.
@@ -296,26 +303,28 @@ pub(crate) fn plan(spec: &Spec) -> Result<Vec<Operation>, Failure> {
     Ok(plan)
 }
 
-/// The process's own `/proc`. Read-only: for most of its settings the kernel asks who
-/// one is outside, not which capabilities one has; and that may be root, where ids are
-/// not shifted. Costs nothing here, other than mounts over parts of it. And without
-/// init, which would tell of the runner's cgroup, of the zygote's memory, and how long
-/// earlier processes took.
+/// Mounts the process's own `/proc`.
+///
+/// It is read-only, because for most settings in it the kernel checks the user outside,
+/// and not capabilities; if ids are not shifted, that user may be root. Unlike mounts
+/// over parts of `/proc`, this costs nothing. And it hides init (`hidepid`), which would
+/// show the runner's cgroup, the zygote's memory, and how long earlier processes took.
 fn proc(target: &str, flags: libc::c_ulong) -> Result<Operation, Failure> {
     let flags = flags | PRIVATE | libc::MS_NOEXEC | libc::MS_RDONLY;
     let (target, options) = (target.as_bytes(), "hidepid=ptraceable");
     mount("proc", target, "proc", flags, options, Step::MountProc)
 }
 
-/// Mounts `/proc` as it is already. The kernel then drops what it remembers of names
-/// that were looked for there; it gives each a number and the time when it was first
-/// looked for, for anybody to see.
+/// Mounts `/proc` again, with the flags that it has. The kernel then forgets which names
+/// were looked up there: it gives each a number and the time of its first lookup, for
+/// every process to see.
 pub(crate) fn forget_proc() -> Result<Operation, Failure> {
     proc("/proc", libc::MS_REMOUNT)
 }
 
-/// Puts something empty on what is not to be seen in `/proc`: before the private
-/// folders are there, the folder of one is empty, and nobody can write to it.
+/// Mounts something empty over what must not be seen in `/proc`. For folders that is
+/// `/dev/shm`: before the private folders are mounted it is empty, and nobody can write
+/// to it.
 fn plan_masks(prefix: &str, plan: &mut Vec<Operation>) -> Result<(), Failure> {
     for (name, kind) in masks::needed() {
         let empty = match kind {
@@ -329,7 +338,7 @@ fn plan_masks(prefix: &str, plan: &mut Vec<Operation>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Where a process with a writable root builds it.
+/// Where init puts together the overlay of a process with a writable root.
 const SCRATCH: &str = "/tmp";
 const OVERLAY_ROOT: &str = "/tmp/root";
 
@@ -355,9 +364,10 @@ fn plan_overlay(spec: &Spec, plan: &mut Vec<Operation>) -> Result<(), Failure> {
         options,
         step,
     )?);
-    // An overlay shows no mounts of what lies below it.
+    // An overlay does not show the mounts in its lower folder, so they are repeated in
+    // it.
     let files = network::files(spec.network).iter().map(Path::new);
-    let files = files.filter(|path| path.exists()).map(led_to);
+    let files = files.filter(|path| path.exists()).map(resolved);
     let mounted = std::iter::once(Ok(PathBuf::from("/dev"))).chain(files);
     for path in mounted {
         let path = path?;
@@ -369,18 +379,17 @@ fn plan_overlay(spec: &Spec, plan: &mut Vec<Operation>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Which of the folders that no process sees the image's content of has `path`
-/// in it, if any. The path must exist.
+/// The folder that hides `path`, because each process has a folder of its own there;
+/// `None` if processes see the path. It must exist.
 pub(crate) fn hidden_by(path: &Path, step: Step) -> Result<Option<PathBuf>, Failure> {
-    let path = std::fs::canonicalize(path).map_err(|error| {
-        let errno = error.raw_os_error().unwrap_or(libc::EIO);
-        Failure::new(step, shown(path), errno)
-    })?;
+    let place = std::fs::canonicalize(path);
+    let place = place.map_err(|error| Failure::io(step, shown(path), &error))?;
     let mut own = own_folders()?.into_iter();
-    Ok(own.find(|folder| path.starts_with(folder) && path != *folder))
+    Ok(own.find(|folder| place.starts_with(folder) && place != *folder))
 }
 
-/// The folders that no process sees as the image has them.
+/// The folders whose content in the image no process sees, because something is mounted
+/// on each.
 fn own_folders() -> Result<Vec<PathBuf>, Failure> {
     let mut folders = private::paths()?;
     folders.extend([PathBuf::from("/dev"), PathBuf::from("/proc")]);

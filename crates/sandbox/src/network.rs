@@ -1,16 +1,18 @@
 //! Networks: none, a loopback, or the host's.
 //!
-//! A network namespace costs half a millisecond to make, so it is not made for
-//! each process: each place in the zygote has one, and a place is used by one
-//! process after the other, never by two at a time. A command may not configure it.
+//! A network namespace takes half a millisecond to make, so it is not made for each
+//! process: each place in the zygote has one, and one process after the other uses a
+//! place, never two at a time. A command may not configure it.
 //!
-//! A *sealed* process has no sockets of the internet's at all. With a *loopback* it
-//! reaches itself, over TCP and UDP, and nothing else: two processes of one link do not
-//! meet in the numbers of ports. What such a socket leaves behind is too much to look
-//! for: counters, routes, connections that are closed and linger, keys. So the filter asks
-//! the zygote before a command gets its first one, and each that follows. From then on the
-//! network is [used](crate::init::Place::network_is_used): neither it nor the place is
-//! for another process. Nothing of this costs a process that makes no such socket.
+//! A *sealed* process has no internet sockets at all. With a *loopback*, a process reaches
+//! itself over TCP and UDP, and nothing else; two processes of one link cannot meet by
+//! ports or by names of sockets.
+//!
+//! An internet socket leaves much behind in its namespace, even if it never sent a packet:
+//! counters, routes, closed connections that linger, keys. That is too much to look for
+//! afterwards. So the system call filter asks the zygote before a command gets an internet
+//! socket (`SECCOMP_RET_USER_NOTIF`), and the zygote marks the network as used: neither it
+//! nor the place is for another process. A process without such a socket pays nothing.
 
 use std::ffi::CStr;
 use std::sync::atomic::Ordering;
@@ -24,7 +26,7 @@ use crate::init::Place;
 use crate::spec::Network;
 use crate::sys::{self, Errno, MountToken, in_our_memory as call};
 
-/// The namespace to create for that network.
+/// The namespace to make for that network.
 pub(crate) fn namespace(network: Network) -> UnshareFlags {
     match network {
         Network::Sealed | Network::Loopback => UnshareFlags::NEWNET,
@@ -41,23 +43,23 @@ pub(crate) fn files(network: Network) -> &'static [&'static str] {
     }
 }
 
-/// The networks of a zygote's places: it is in one of them at a time, and what it
-/// starts is where it is.
+/// The network namespaces of a zygote's places. The zygote is in one of them at a time,
+/// and what it starts is in the same.
 pub(crate) struct Networks {
     kind: Network,
     /// On which the filter asks for sockets of the internet's. `None` if it does not: there
     /// are none, or nobody knows of them.
     listener: Option<OwnedFd>,
     token: MountToken,
-    /// Of the place that it is in.
+    /// The number of the place whose network the zygote is in.
     current: usize,
-    /// By the number of the place.
+    /// The namespaces, by the number of their place.
     made: Vec<Namespace>,
 }
 
 struct Namespace {
     file: OwnedFd,
-    /// Which one it is, as long as the file is open.
+    /// The inode, which tells this namespace from all others while the file is open.
     inode: u64,
 }
 
@@ -72,8 +74,8 @@ impl Networks {
         }
     }
 
-    /// Goes to the network of a place, or to a new one where the last process there has
-    /// used it. The number of the place is known, or the next one.
+    /// Enters the network of a place, whose number is known or the next new one. If the
+    /// last process there has used it, or has left sockets, the place gets a new network.
     pub(crate) fn enter(&mut self, number: usize, place: &Place) -> Result<(), Errno> {
         if self.kind == Network::Host {
             return Ok(());
@@ -125,16 +127,15 @@ impl Networks {
         Ok(Namespace { file, inode })
     }
 
-    /// Answers commands that want sockets of the internet's, until there is something to
-    /// read on that socket of the zygote's: it goes first, so that no command holds up a
-    /// start for longer than one answer takes.
+    /// Answers commands that want internet sockets, until the zygote's own socket can be
+    /// read. That one goes first, so a start waits for one answer at most.
     pub(crate) fn hear_until_readable(&self, socket: &OwnedFd, places: &[&Place]) {
         let Some(listener) = &self.listener else {
             return;
         };
         loop {
             let mut wanted = [socket, listener].map(|file| PollFd::new(file, PollFlags::IN));
-            // Where that cannot be waited for, it is read all the same.
+            // If waiting fails, reading the socket says why.
             let waited = rustix::io::retry_on_intr(|| poll(&mut wanted, None));
             let [is_readable, is_asked] = wanted.map(|file| !file.revents().is_empty());
             if waited.is_err() || is_readable {
@@ -146,17 +147,17 @@ impl Networks {
         }
     }
 
-    /// Answers a command that wants a socket of the internet's: it gets one, and its network
-    /// is used from then on.
+    /// Lets a command have the internet socket that it asks for, and marks its network as
+    /// used before.
     fn hear(&self, listener: &OwnedFd, places: &[&Place]) {
-        // Who has been killed meanwhile needs no answer.
+        // An error means that the process was killed meanwhile.
         let Ok(call) = sys::receive_waiting_call(listener.as_fd()) else {
             return;
         };
         let namespace = rustix::fs::stat(format!("/proc/{}/ns/net", call.process));
         let inode = namespace.ok().map(|found| found.st_ino);
         let number = self.made.iter().position(|made| Some(made.inode) == inode);
-        // Where the kernel does not say which place it is in, it may be any.
+        // If the kernel does not say which network the process is in, it may be any.
         let used = number.map_or(0..places.len(), |number| number..number + 1);
         for place in places.get(used).into_iter().flatten() {
             place.network_is_used.store(true, Ordering::Release);
@@ -170,14 +171,15 @@ impl Networks {
 const LINGERING: &str = "/proc/sys/net/ipv4/tcp_max_tw_buckets";
 const LINGERING_MAX: &str = "4096";
 
-/// Where the kernel says how many sockets there are in the network of who opens it.
+/// The file that shows how many sockets there are in the network of the process that
+/// opens it.
 pub(crate) const SOCKETS: &CStr = c"/proc/self/net/sockstat";
 
-/// Has that network no socket? With no process in it that has one, there may still be
-/// some in messages that they hold themselves, and they keep their names and whatever
-/// else was sent with them: files, and locks on files.
+/// Whether that network has no socket. Even if no process is left there, sockets may be
+/// left that hold each other in their messages. They keep their names, and whatever else
+/// was sent with them: files, and locks on files.
 ///
-/// For init, too, by the rules of `sys.rs`.
+/// Init calls this too, by the rules of `sys.rs`.
 pub(crate) fn has_no_sockets(sockets: i32) -> bool {
     const NONE: &[u8] = b"sockets: used 0\n";
     let mut beginning = [0; NONE.len()];

@@ -33,29 +33,28 @@ pub struct Stdio {
     pub stderr: OwnedFd,
 }
 
-/// A process that was asked for. Dropping it kills it, with all that it started.
+/// A requested process. Dropping it kills it, with all that it started.
 ///
-/// Where it has no event, it may be waited for through its descriptor: readable
-/// means that there is one.
+/// If there is no event yet, wait until its descriptor is readable.
 #[derive(Debug)]
 pub struct Process {
     /// `None` only while it is dropped.
     control: Option<OwnedFd>,
-    /// Of its init, which sends it when the command has been executed; the first
-    /// one in a place.
+    /// The pidfd of its init. The first process in a place gets it from init once its
+    /// command has been executed.
     pidfd: Option<OwnedFd>,
-    /// Where its place goes, which may turn out to be without a trace of it.
+    /// Where its place goes, to be used again if the process has left no trace there.
     places: Weak<IdlePlaces>,
     is_over: bool,
     /// Whether it has completed the input of its successor.
     has_completed: bool,
-    /// When its command was gone, once that is known.
+    /// When its command ended, once that is known.
     ended_at: Option<Instant>,
     /// Events that were received before anybody asked for them.
     early: VecDeque<Event>,
     /// Given back when the process is gone.
     cgroup: Option<Cgroup>,
-    /// Kills it, and waits for that, where we had no room for its pidfd.
+    /// The thread that kills it, if this process had no room for its pidfd.
     killing: Option<JoinHandle<()>>,
 }
 
@@ -64,12 +63,12 @@ pub struct Process {
 pub enum Event {
     /// The command has been executed.
     Started,
-    /// It could not be, for [`Zygote::explain`](crate::Zygote::explain) to put
-    /// into words.
+    /// The command could not be executed. [`Zygote::explain`](crate::Zygote::explain)
+    /// puts into words why.
     Failed(Step, i32),
-    /// It is gone, and what it started is being killed.
+    /// The command has ended, and what it started is being killed.
     Exited(WaitStatus),
-    /// Init is gone without a word of the command: both were killed.
+    /// Init has ended without a report on the command: both were killed.
     Gone,
 }
 
@@ -94,8 +93,8 @@ impl WaitStatus {
 }
 
 impl Process {
-    /// One that was asked for, whose init has the other end of `control`; its
-    /// pidfd, where the place has been used before.
+    /// A requested process, whose init has the other end of `control`; with the init's
+    /// pidfd, if the place has been used before.
     pub(crate) fn new(
         control: OwnedFd,
         pidfd: Option<OwnedFd>,
@@ -119,26 +118,26 @@ impl Process {
         self.control.as_ref().expect("there until dropped").as_fd()
     }
 
-    /// Is it gone, and has left nothing behind that still runs?
+    /// Whether its command has ended and nothing that it started runs any more.
     pub fn is_over(&self) -> bool {
         self.is_over
     }
 
-    /// Has its successor all of its input? Known with the event that says how it has
-    /// ended, and before the successor sees the end.
+    /// Whether its successor has all of its input. Known with the event that tells how it
+    /// has ended, and before the successor sees the end.
     pub fn has_completed(&self) -> bool {
         self.has_completed
     }
 
-    /// When its command was gone, by what its init says; known with the event that
-    /// says how it has ended.
+    /// When its command ended, by the time that its init took. Known with the event that
+    /// tells how it has ended.
     pub fn ended_at(&self) -> Option<Instant> {
         self.ended_at
     }
 
-    /// Of its init: readable when that is gone. `None` before the command was executed.
-    /// Whoever cares only for how its process has ended if its init did not say so need
-    /// not be woken by what it says.
+    /// A descriptor that is readable once init is gone; `None` before the command was
+    /// executed. Whoever only has to notice that a process was killed waits for this one,
+    /// and is not woken by init's reports.
     pub fn lifeline(&self) -> Option<BorrowedFd<'_>> {
         self.pidfd.as_ref().map(AsFd::as_fd)
     }
@@ -148,8 +147,9 @@ impl Process {
     /// again and again.
     ///
     /// # Errors
-    /// Nothing is left of descriptors for what comes with the event. It is not lost:
-    /// the next call tries again, and killing the process needs none.
+    /// This process has no descriptor left for the one that comes with the event. The
+    /// event is not lost: the next call tries again. Killing the process needs no
+    /// descriptor.
     pub fn next_event(&mut self) -> io::Result<Option<Event>> {
         match self.early.pop_front() {
             Some(event) => Ok(Some(event)),
@@ -194,8 +194,8 @@ impl Process {
         }
     }
 
-    /// A message of init's. The first one with a pidfd is left there until there is
-    /// room for that, since without it the process could not be killed.
+    /// Receives a message of init's. The one with the pidfd stays in the socket until
+    /// there is room for the pidfd, since without it the process could not be killed.
     fn receive(&self) -> io::Result<Option<Message>> {
         if self.pidfd.is_some() {
             return receive(self.control(), RecvFlags::DONTWAIT);
@@ -208,8 +208,8 @@ impl Process {
         }
     }
 
-    /// What the command's start has come to: its memory is its own from here on, and
-    /// it has had no input yet.
+    /// Limits memory that could not be limited before the command was executed. It has
+    /// its own memory from here on, and has had no input yet.
     fn limit_memory(&mut self) -> Event {
         if self.cgroup.as_ref().is_none_or(Cgroup::limit_memory) {
             return Event::Started;
@@ -218,22 +218,22 @@ impl Process {
         Event::Failed(Step::LimitMemory, libc::ENOMEM)
     }
 
-    /// Has the kernel killed it, or something that it started, because it wanted
-    /// more memory than it may have? How many bytes that is.
+    /// The limit on memory, in bytes, if the kernel has killed the process, or something
+    /// that it started, for going over it.
     pub fn ran_out_of_memory(&self) -> Option<u64> {
         (self.cgroup.as_ref()).and_then(Cgroup::ran_out_of_memory)
     }
 
-    /// Kills the process and all that it started; needs no wait. `Gone` follows,
-    /// unless the command was faster.
+    /// Kills the process and all that it started. Returns at once; `Gone` follows, unless
+    /// the command was faster.
     pub fn kill(&mut self) {
         if self.is_over {
             return;
         }
         self.places = Weak::new();
         if self.pidfd.is_none() {
-            // Not started yet. From here on init's word that it has does not get
-            // through, and then it exits; and if it has got through, it is here.
+            // Not started yet. From here on init cannot report a start any more, and
+            // exits instead. If it reported one before, the report is here.
             let _ = shutdown(self.control(), Shutdown::Read);
             loop {
                 match self.receive_event() {
@@ -254,11 +254,12 @@ impl Process {
         }
     }
 
-    /// Kills it where there is a pidfd, and no room for it.
+    /// Kills it if a pidfd has come for which there is no room.
     fn kill_elsewhere(&mut self) {
         let (killed, is_killed) = sync_channel(1);
         let thread = sys::with_room_for_descriptors(self.control(), kill_whose_pidfd_comes, killed);
-        // It ends by itself as well if it could do nothing.
+        // This returns also if the thread could do nothing, since its sender is gone
+        // then.
         let _ = is_killed.recv();
         self.killing = thread.ok();
         self.early.push_back(Event::Started);
@@ -280,7 +281,7 @@ impl Process {
     }
 }
 
-/// The moment that is so many nanoseconds of `CLOCK_MONOTONIC`, and not later than now.
+/// The moment at which `CLOCK_MONOTONIC` had so many nanoseconds; not later than now.
 fn instant(nanoseconds: u64) -> Instant {
     let ago = sys::in_our_memory::monotonic_time().saturating_sub(nanoseconds);
     let (now, ago) = (Instant::now(), Duration::from_nanos(ago));
@@ -295,8 +296,8 @@ fn wait_until_gone(pidfd: &OwnedFd) {
     let _ = rustix::io::retry_on_intr(|| poll(&mut wanted, limit.as_ref()));
 }
 
-/// For a thread with room for what comes over `control` next: the pidfd of a process
-/// that is to be killed.
+/// Runs in a thread with room for a descriptor: receives the pidfd of a process over
+/// `control`, and kills that process.
 fn kill_whose_pidfd_comes(control: io::Result<OwnedFd>, killed: SyncSender<()>) {
     let message = control.and_then(|control| receive(&control, RecvFlags::DONTWAIT));
     let Ok(Some(message)) = message else {
@@ -327,7 +328,7 @@ impl AsFd for Process {
     }
 }
 
-/// For those who wait for descriptors by their number.
+/// For event loops that wait for descriptors by number.
 impl AsRawFd for Process {
     fn as_raw_fd(&self) -> RawFd {
         self.control().as_raw_fd()

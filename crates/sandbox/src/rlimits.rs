@@ -11,12 +11,14 @@ use crate::sys::{Errno, in_our_memory as call};
 const OPEN_FILES_SOFT_MAX: u64 = 1024;
 const OPEN_FILES_HARD_MAX: u64 = 4096;
 
-/// Open files of the zygote and of inits, which send a descriptor to the runner.
-/// The kernel lets nobody pass one over a socket while more are on their way, for
-/// the same user of the host, than the *sender* may have open: and of all links
-/// the inits and most commands are the same user. So inits have a limit that is
-/// well above what commands can have on the way.
+/// Open files of the zygote and of inits, which send a descriptor to the runner. The
+/// kernel refuses to send one over a socket while the same user of the host has more of
+/// them in flight than the *sender* may have open; and the inits of all links, and most
+/// commands, are the same user. So inits have a limit well above what commands can have
+/// in flight.
 const INIT_OPEN_FILES_MAX: u64 = 1024 * 1024;
+
+/// If the host allows inits fewer, commands get a quarter of that.
 const INIT_TO_COMMAND_OPEN_FILES: u64 = 4;
 
 /// The kernel's own bound of a limit on open files.
@@ -30,21 +32,22 @@ const STACK_BYTES_HARD_MAX: u64 = 64 * 1024 * 1024;
 /// Memory that cannot be swapped: what Linux gives by default.
 const LOCKED_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
-/// Signals that wait with what was sent along, timers among them. Counted for each
-/// user of a link, and charged to whoever runs the runner, too.
+/// Queued signals, of which each timer takes one. The kernel counts them for each user of
+/// a link, and for the user who runs the runner, too, who may have some ten thousand by
+/// default: so one link cannot use them up.
 const WAITING_SIGNALS_MAX: u64 = 1024;
 
-/// What a link's processes may have of inotify, for each user of the link. The
-/// kernel charges them to whoever runs the runner as well, and root of the host
-/// has 128 instances, for all that it runs.
+/// Inotify instances and watches of a link's processes, for each user of the link. The
+/// kernel counts them for the user who runs the runner as well, and root of the host has
+/// 128 instances, for everything that it runs.
 const INOTIFY_BOUNDS: [(&str, u64); 2] = [
     ("/proc/sys/user/max_inotify_instances", 8),
     ("/proc/sys/user/max_inotify_watches", 8192),
 ];
 
-/// A core dump of this many bytes is none: it is less than the kernel begins a
-/// file for, and where it pipes dumps to a program (`|` in core_pattern), which
-/// gets them whatever the limit is, this one alone stops it.
+/// The limit on core dumps that stops all of them. The kernel writes no file with 1 byte
+/// or less; and if it pipes dumps to a program (`|` in core_pattern), it ignores every
+/// limit but this one.
 const CORE_BYTES: u64 = 1;
 
 /// What each process sets for itself.
@@ -52,14 +55,14 @@ const CORE_BYTES: u64 = 1;
 pub(crate) struct ProcessLimits {
     open_files_soft: u64,
     open_files_hard: u64,
-    /// Counted for the user in the link's user namespace. Not the zygote's: it has
-    /// to make processes also where a command has used up this number.
+    /// Counted for the user in the link's user namespace. Not set for the zygote, which
+    /// has to make processes even if commands have used up this number.
     link_processes_max: Option<u64>,
 }
 
-/// Raises what has to be raised, for which it takes a capability of the host
-/// (CAP_SYS_RESOURCE): before the process is in a user namespace. Where that is
-/// refused, [`set`] goes by what there is.
+/// Raises limits, which takes a capability on the host (CAP_SYS_RESOURCE); so it is done
+/// before the process enters a user namespace. If it is refused, [`set`] makes do with
+/// the limits there are.
 pub(crate) fn raise() {
     let bound = std::fs::read_to_string(OPEN_FILES_BOUND);
     let bound = bound.ok().and_then(|bound| bound.trim().parse().ok());
@@ -73,7 +76,7 @@ pub(crate) fn raise() {
     }
 }
 
-/// Does [`CORE_BYTES`] hold for processes that this one's zygotes start?
+/// Whether the limit [`CORE_BYTES`] can be set for processes of this process's zygotes.
 pub(crate) fn stops_dumps_to_programs() -> bool {
     let may_raise = rustix::thread::capabilities(None)
         .is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_RESOURCE));
@@ -100,24 +103,25 @@ pub(crate) fn set(link_processes_max: Option<u64>) -> rustix::io::Result<Process
     })
 }
 
-/// Bounds what is counted for each user of this user namespace, by its own root, with a
-/// `/proc` that is still writable. Says whether it could: where there is no inotify there
-/// is nothing to bound, and where something keeps root from its settings (a security
-/// module might, or a `/proc` that is read-only) a link is not refused for that.
+/// Bounds what the kernel counts for each user of this user namespace. The namespace's
+/// root calls this while `/proc` is still writable. Returns whether all bounds were set.
+/// If not, the link is not refused: on a kernel without inotify there is nothing to
+/// bound, and a security module or a read-only `/proc` may keep root from these settings.
 pub(crate) fn bound_user_namespace() -> bool {
     let bound = |(file, most): (&str, u64)| std::fs::write(file, most.to_string()).is_ok();
     INOTIFY_BOUNDS.map(bound) == [true; INOTIFY_BOUNDS.len()]
 }
 
-/// Bounds the signals that wait, as [`set`] does. A user namespace takes the bound of
-/// whoever makes it for all its users together.
+/// Bounds queued signals, as [`set`] does. A user namespace inherits the bound of the
+/// process that makes it, for all its users together.
 pub(crate) fn bound_signals() -> rustix::io::Result<()> {
     let most = WAITING_SIGNALS_MAX;
     limit(Resource::Sigpending, most, most)
 }
 
-/// For a command's process, in the zygote's memory, by the rules of `sys.rs`. When
-/// it is its user already: a change of user counts, too.
+/// Sets the limits of a command's process, in the zygote's memory, by the rules of
+/// `sys.rs`. Comes after the change of user, since the limit on processes would count for
+/// that, too.
 pub(crate) fn take(limits: ProcessLimits) -> Result<(), Errno> {
     let (soft, hard) = (limits.open_files_soft, limits.open_files_hard);
     call::limit(libc::RLIMIT_NOFILE, soft, hard)?;
@@ -127,7 +131,7 @@ pub(crate) fn take(limits: ProcessLimits) -> Result<(), Errno> {
     }
 }
 
-/// Never raises what is hard already.
+/// Sets a limit, without raising the hard limit there is.
 fn limit(resource: Resource, soft: u64, hard_max: u64) -> rustix::io::Result<()> {
     let hard = hard(resource, hard_max);
     let limit = Rlimit {

@@ -6,16 +6,21 @@
 //! filter because of the *mount token*: the kernel ignores a sixth argument of calls
 //! that take fewer, but shows it to the filter. Privileged calls pass only with
 //! 64 secret random bits there, which live in the zygote's memory, where no
-//! command can look. (A command has no capability either, so the filter is the
-//! second wall and not the first.)
+//! command can look. (A command has no capability for these calls either, so the filter
+//! is the second wall and not the first.)
 //!
-//! What is not on the list of allowed calls does not exist (`ENOSYS`, so that programs
-//! fall back, as the C library does from `clone3` to `clone`), what is dangerous is
-//! forbidden (`EPERM`), as under Docker's default profile, without a network there is
-//! neither the internet nor netlink (`EAFNOSUPPORT`), there is no memory in huge pages
-//! (`ENOMEM`), commands of `fcntl` and requests of `ioctl` that are not on a list are
-//! unknown (`EINVAL`, `ENOTTY`), no file takes attributes (`EOPNOTSUPP`), and what would
-//! allow core dumps, or is advice that harms others, seems to succeed (no error).
+//! The filter refuses a call with an error that programs expect:
+//!
+//! - `ENOSYS`, if it is not on the list of allowed calls: programs then fall back, as the
+//!   C library does from `clone3` to `clone`.
+//! - `EPERM`, if it is dangerous, as under Docker's default profile.
+//! - `EAFNOSUPPORT`, for internet and netlink sockets without a network.
+//! - `ENOMEM`, for memory in huge pages.
+//! - `EINVAL` and `ENOTTY`, for commands of `fcntl` and requests of `ioctl` that are on
+//!   no list.
+//! - `EOPNOTSUPP`, for setting extended attributes.
+//! - No error, though nothing happens, for what would allow core dumps and for advice
+//!   that harms others.
 
 use rustix::fd::OwnedFd;
 use seccompiler::{BackendError, BpfProgram};
@@ -52,7 +57,7 @@ pub(crate) fn install(token: MountToken, network: Network) -> Result<Option<Owne
 fn filter(token: MountToken, network: Network, asks: bool) -> Result<BpfProgram, BackendError> {
     let mut checks = checks(token, network, asks)?;
     let table = table(&checks);
-    // The others have their answer.
+    // The table answers all other calls.
     for (_, rules) in &mut checks {
         rules.retain(|call, _| {
             number(*call).and_then(|call| table.get(&call)) == Some(&Answer::Check)
@@ -62,8 +67,8 @@ fn filter(token: MountToken, network: Network, asks: bool) -> Result<BpfProgram,
     program(&table, &checks)
 }
 
-/// What is refused of the calls that are allowed, and with which error. Where several
-/// have an objection, the first one answers.
+/// The checks of the arguments of allowed calls, each with its answer. If several match a
+/// call, the first one answers. `asks` says whether somebody listens to the filter.
 fn checks(token: MountToken, network: Network, asks: bool) -> Result<Vec<Check>, BackendError> {
     let mut checks = vec![
         (Answer::Refuse(libc::ENOMEM), rules::huge_mappings()?),
@@ -94,8 +99,8 @@ fn checks(token: MountToken, network: Network, asks: bool) -> Result<Vec<Check>,
     Ok(checks)
 }
 
-/// What is answered by the number of a call alone. What is refused whatever its
-/// arguments are need not be checked.
+/// The answers by the number of a call alone. A call that is refused whatever its
+/// arguments are needs no check of them.
 fn table(checks: &[Check]) -> Table {
     let allowed = calls::ALLOWED.iter().chain(calls::PRIVILEGED);
     let allowed = allowed.filter_map(|(_, call)| Some((number(*call)?, Answer::Allow)));
@@ -156,8 +161,8 @@ mod tests {
         }
     }
 
-    /// Each check as a filter by itself, the last one of which that objects answers; as
-    /// the kernel has it where several are installed.
+    /// Each check as a filter of its own. If several are installed, the kernel takes the
+    /// answer of the last one that objects.
     fn separate_filters(token: MountToken, network: Network, asks: bool) -> Vec<BpfProgram> {
         let architecture: TargetArch = std::env::consts::ARCH.try_into().unwrap();
         let unknown = SeccompAction::Errno(libc::ENOSYS.cast_unsigned());

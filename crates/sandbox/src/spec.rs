@@ -128,7 +128,7 @@ pub enum IdsError {
     NotMapped,
 }
 
-/// Does this `uid_map` have the `count` ids from `first` on, in one extent?
+/// Whether this `uid_map` has the `count` ids from `first` on in one extent.
 fn map_covers(map: &str, first: u32, count: u32) -> bool {
     map.lines().any(|line| {
         let mut numbers = line.split_whitespace().map(str::parse::<u64>);
@@ -157,7 +157,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Is there anything to enforce?
+    /// Whether there is anything to enforce.
     pub(crate) fn any(&self) -> bool {
         self.each().next().is_some()
     }
@@ -183,7 +183,7 @@ impl Limits {
         .filter(move |single| *single != none)
     }
 
-    /// These and those.
+    /// These limits, and those of `other` that are not set here.
     pub(crate) fn and(self, other: &Limits) -> Limits {
         Limits {
             memory_bytes: self.memory_bytes.or(other.memory_bytes),
@@ -194,8 +194,9 @@ impl Limits {
     }
 }
 
-/// How many processes and threads at a time a process with no such limit of its
-/// own may have, itself included.
+/// The most processes and threads of a process without such a limit of its own, itself
+/// included. Enough for a runtime with a thread for each core of a large host; a fork
+/// bomb gets no further.
 pub const PROCESSES_DEFAULT: u32 = 256;
 
 #[cfg(test)]

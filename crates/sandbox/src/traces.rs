@@ -10,30 +10,32 @@
 //! of the folders, and an object of each kind: each must have the number that follows
 //! the last one made here. docs/sandbox.md has the list of all that a process can leave.
 //!
-//! In the zygote's memory, by the rules of `sys.rs`.
+//! This code runs in the zygote's memory, by the rules of `sys.rs`.
 
 use crate::sys::{Errno, FileStatus, in_our_memory as call};
 
-/// As many private folders as there may be.
+/// The most private folders; `mounts/private.rs` has their list.
 pub(crate) const FOLDERS_MAX: usize = 4;
 
 /// How a place looks.
 #[derive(Clone, Copy)]
 pub(crate) struct Traces {
-    /// All that is made or removed in a folder changes its times, unless that was within
-    /// one tick of the kernel's clock; and all that is made has a number.
+    /// Making or removing something in a folder changes its times, unless both fall
+    /// within one tick of the kernel's clock; what was made then shows in the file
+    /// number.
     folders: [FileStatus; FOLDERS_MAX],
-    /// Of the last file that was made in the file system that the folders share.
+    /// The inode number of the last file made in the file system that the folders share.
     file_number: u64,
-    /// Of the last objects that were made; [`NO_ID`] where there was none.
+    /// The ids of the last System V objects made, one of each kind; [`NO_ID`] if there
+    /// was none.
     ipc_ids: [i32; 3],
 }
 
 const NO_ID: i32 = -1;
 
 impl Traces {
-    /// How a new place looks that may be changed in these folders, which are open: the
-    /// last files made there are the folders themselves.
+    /// The state of a new place whose changeable folders are these, which are open: they
+    /// are the last files made there.
     pub(crate) fn of_new(folders: impl Iterator<Item = i32>) -> Result<Traces, Errno> {
         let folders = look_at(folders)?;
         let numbers = folders.iter().map(FileStatus::file_number);
@@ -44,7 +46,7 @@ impl Traces {
         })
     }
 
-    /// How it looks now. Takes the next numbers.
+    /// The state of a place now. Uses up the next numbers.
     pub(crate) fn find(folders: impl Iterator<Item = i32> + Clone) -> Result<Traces, Errno> {
         let any = folders.clone().next().ok_or(libc::ENOENT)?;
         Ok(Traces {
@@ -54,7 +56,7 @@ impl Traces {
         })
     }
 
-    /// Has nothing been left between these and `later`, which were found next?
+    /// Whether nothing was left between this state and `later`, which was found next.
     pub(crate) fn are_followed_by(&self, later: &Traces) -> bool {
         let mut ids = self.ipc_ids.iter().zip(&later.ipc_ids);
         self.folders == later.folders
@@ -71,14 +73,14 @@ fn look_at(folders: impl Iterator<Item = i32>) -> Result<[FileStatus; FOLDERS_MA
     Ok(found)
 }
 
-/// Is that the id of the next object of System V? An id is a place in a table, which are
-/// used in turn, and above it how often the turn has begun (ipc/util.c). The table of few
-/// objects has 64 places.
+/// Whether `after` is the id of the next System V object after `before`. An id is a place
+/// in a table, whose places are used in turn, and in the bits above it the number of
+/// turns (ipc/util.c). The table has 64 places while there are few objects.
 fn is_next_id(before: i32, after: i32) -> bool {
     const PLACE: i32 = 0x7fff;
     const LAST_PLACE: i32 = 63;
     if before == NO_ID {
-        // The first one; or the kernel knows none.
+        // The first object; or the kernel has no System V objects.
         after == 0 || after == NO_ID
     } else if before & PLACE == LAST_PLACE {
         (before | PLACE).checked_add(1) == Some(after)

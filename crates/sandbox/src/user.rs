@@ -8,7 +8,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use crate::failure::{Failure, Step};
 use crate::spec::{Ids, SHIFTED_IDS_COUNT, Spec};
 
-/// What a process is, inside the sandbox.
+/// The user and groups of a process, as ids inside the sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub(crate) uid: u32,
@@ -19,7 +19,8 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// Which user and group of the host it is, unless the runner's own.
+    /// The user and group of the host that these ids stand for; `None` if they are the
+    /// runner's own.
     pub(crate) fn outside(&self, ids: Ids) -> Option<(u32, u32)> {
         match ids {
             Ids::Shifted { base } => Some((
@@ -31,12 +32,12 @@ impl Identity {
     }
 }
 
-/// Whose owner an unpacked image gives to all files whose owner is above the range, and
-/// whose place an id above the range takes where a link runs as such a one: so those
-/// files are its own. Known as nobody.
+/// The id of nobody. It owns all files of an unpacked image whose owner is above the
+/// range. If a link runs as an id above the range, that id takes the place of this one,
+/// so that such files are the link's own.
 const ABOVE_RANGE: u32 = 65534;
 
-/// Which id of the range an id is outside.
+/// The id of the range that an id stands for outside.
 fn in_range(id: u32) -> u32 {
     if id < SHIFTED_IDS_COUNT {
         id
@@ -45,14 +46,15 @@ fn in_range(id: u32) -> u32 {
     }
 }
 
-/// A password or group file larger than this is not read: it is the image's, and would be
-/// in the zygote's memory as a whole.
+/// The most that is read of a password or group file; the rest is ignored. The file is
+/// the image's, and would be in the zygote's memory as a whole. Real files have some KiB.
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
-/// The kernel's own bound is 65,536; no filter needs as many.
+/// The most supplementary groups; further ones are left out. The kernel would take
+/// 65,536, but no image gives a user so many.
 const GROUPS_MAX: usize = 1024;
 
-/// Finds who `user` is, by the root's own `/etc/passwd` and `/etc/group`, as
+/// Finds the ids of the spec's user in the root's own `/etc/passwd` and `/etc/group`, as
 /// Docker does: an unknown number is taken as it is, an unknown name is an error.
 pub(crate) fn resolve(root: &OwnedFd, spec: &Spec) -> Result<Identity, Failure> {
     let passwd = read_inside(root, "etc/passwd")?;
@@ -62,8 +64,9 @@ pub(crate) fn resolve(root: &OwnedFd, spec: &Spec) -> Result<Identity, Failure> 
         .map_err(|reason| Failure::because(Step::ResolveUser, spec.user.as_str(), reason))
 }
 
-/// The kernel takes the highest id of all for "leave it as it is", which would be root.
-/// Groups that stand for nothing outside cannot be had, and are left out.
+/// Refuses the highest number: the kernel takes it for "leave the id as it is", which
+/// would be root. Leaves out groups that are not mapped outside, since the kernel refuses
+/// to set them.
 fn check_mapped(mut identity: Identity, ids: Ids) -> Result<Identity, String> {
     if identity.uid == u32::MAX || identity.gid == u32::MAX {
         return Err(format!(
@@ -80,7 +83,7 @@ fn check_mapped(mut identity: Identity, ids: Ids) -> Result<Identity, String> {
     Ok(identity)
 }
 
-/// Reads a file of the root, without ever leaving it; a missing one is empty.
+/// Reads a file of the root; links cannot lead out of it. A missing file is empty.
 fn read_inside(root: &OwnedFd, path: &str) -> Result<String, Failure> {
     let failure = |error: rustix::io::Errno| {
         Failure::new(Step::ResolveUser, format!("/{path}"), error.raw_os_error())
@@ -94,13 +97,7 @@ fn read_inside(root: &OwnedFd, path: &str) -> Result<String, Failure> {
             std::fs::File::from(file)
                 .take(FILE_BYTES_MAX)
                 .read_to_end(&mut bytes)
-                .map_err(|error| {
-                    Failure::new(
-                        Step::ResolveUser,
-                        format!("/{path}"),
-                        error.raw_os_error().unwrap_or(libc::EIO),
-                    )
-                })?;
+                .map_err(|error| Failure::io(Step::ResolveUser, format!("/{path}"), &error))?;
             Ok(String::from_utf8_lossy(&bytes).into_owned())
         }
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(String::new()),
@@ -130,7 +127,11 @@ fn identity(user: &str, passwd: &str, group: &str) -> Result<Identity, String> {
             let number = |field: &str| {
                 field
                     .parse::<u32>()
-                    .map_err(|_| format!("/etc/passwd has no number where it should: {field:?}"))
+                    .map_err(|_| {
+                        format!(
+                            "the image's /etc/passwd has {field:?} where a number must be; correct it there"
+                        )
+                    })
             };
             (
                 Some(fields[0]),
@@ -169,7 +170,7 @@ fn identity(user: &str, passwd: &str, group: &str) -> Result<Identity, String> {
             .and_then(|fields| fields[2].parse().ok())
             .ok_or("the image's /etc/group does not have this group; use a number, or a name that it has")?,
     };
-    // With a group asked for by name, Docker gives that one alone.
+    // If the image's `User` names a group, Docker gives that one alone.
     Ok(Identity {
         uid,
         gid,
@@ -178,22 +179,23 @@ fn identity(user: &str, passwd: &str, group: &str) -> Result<Identity, String> {
     })
 }
 
-/// Gives the user namespace of `process` a range of ids, from `base` on. Only who has
-/// not entered it has the privilege.
+/// Maps the ids of the user namespace of `process` to a range outside, from `base` on.
+/// Only a process outside of that namespace has the privilege.
 pub(crate) fn map_range(process: i32, base: u32) -> Result<(), Failure> {
     let map = format!("0 {base} {SHIFTED_IDS_COUNT}\n");
     write_map(process, "uid_map", &map)?;
     write_map(process, "gid_map", &map)
 }
 
-/// Gives the user namespace of `process`, a link's, its ids. Only who has not entered it
-/// has the privilege.
+/// Maps the ids of a link's own user namespace, that of `process`. Only a process outside
+/// of that namespace has the privilege.
 pub(crate) fn map_ids(process: i32, ids: Ids, identity: &Identity) -> Result<(), Failure> {
     let (uids, gids) = match ids {
         // Those of the namespace around it are shifted already.
         Ids::Shifted { .. } => (map_with(identity.uid), map_with(identity.gid)),
         Ids::Own => {
-            // An unprivileged user may map groups only where they cannot be dropped.
+            // The kernel lets an unprivileged user map groups only after forbidding
+            // `setgroups`.
             write_map(process, "setgroups", "deny")?;
             let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
             (
@@ -206,8 +208,8 @@ pub(crate) fn map_ids(process: i32, ids: Ids, identity: &Identity) -> Result<(),
     write_map(process, "gid_map", &gids)
 }
 
-/// The map of a link that runs as `id`: the range as it is, but for one above it, which
-/// takes the place of [`ABOVE_RANGE`].
+/// The map of a link that runs as `id`: each id of the range is itself outside; but an
+/// `id` above the range takes the place of [`ABOVE_RANGE`].
 fn map_with(id: u32) -> String {
     if id < SHIFTED_IDS_COUNT {
         return format!("0 0 {SHIFTED_IDS_COUNT}\n");
@@ -224,13 +226,7 @@ fn write_map(process: i32, file: &str, content: &str) -> Result<(), Failure> {
         .write(true)
         .open(&path)
         .and_then(|mut file| file.write_all(content.as_bytes()))
-        .map_err(|error| {
-            Failure::new(
-                Step::MapIds,
-                path,
-                error.raw_os_error().unwrap_or(libc::EIO),
-            )
-        })
+        .map_err(|error| Failure::io(Step::MapIds, path, &error))
 }
 
 /// The groups that list `name` as a member.
@@ -264,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_root() {
+    fn an_empty_user_is_root() {
         assert_eq!(find(""), Ok((0, 0, vec![], "/root".into())));
         assert_eq!(
             identity("", "", "").map(|found| found.home),
@@ -282,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_that_stand_for_nothing_are_left_out() {
+    fn groups_that_are_not_mapped_are_left_out() {
         let group = "high:x:70000:www\nlow:x:7:www\nnobody:x:65534:www\n";
         let groups = |user: &str, passwd: &str| {
             let found = identity(user, passwd, group).unwrap();

@@ -11,8 +11,9 @@ use std::mem::MaybeUninit;
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recv, recvmsg, sendmsg,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg,
+    sendmsg, socketpair,
 };
 use serde::{Deserialize, Serialize};
 
@@ -20,31 +21,33 @@ use crate::failure::{Failure, Step};
 use crate::joint::ExitCodes;
 use crate::spec::Spec;
 
-/// Asks for a process. With the message come, in this order: to the zygote the control
-/// socket, so that it is there for a word about the others; standard input, output,
-/// error; what it needs for its successor; and a descriptor for each cgroup to join. An
-/// init that waits for the next process is asked over its control socket.
+/// Requests a process. With the message come descriptors, in this order: the control
+/// socket, only if it goes to the zygote, and first, so that a lack of room for the
+/// others can be reported; standard input, output and error; those for its successor; and
+/// one for each cgroup to join. An init that waits for the next process gets the request
+/// over its control socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Start {
-    /// Where the process's output is another one's input.
+    /// The process that reads this one's output, if that is not the runner.
     pub(crate) successor: Option<StartSuccessor>,
 }
 
-/// What init is told of the successor. With it come the socket on which the writing end
-/// of the process's output is in flight, the alarm, and perhaps a file that counts.
+/// What init has to know of the successor. With it come the socket on which the writing
+/// end of the process's output is in flight, the alarm, and perhaps the file of
+/// [`StartSuccessor::counts_kills`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StartSuccessor {
-    /// With which codes the successor's input is complete.
+    /// The exit codes with which the successor's input is complete.
     pub(crate) accepted: ExitCodes,
-    /// A file comes as well in which the kernel counts what it has killed in the
+    /// Whether a file comes as well in which the kernel counts what it has killed in the
     /// process's cgroup.
     pub(crate) counts_kills: bool,
 }
 
 const START: &[u8; 5] = b"start";
 
-/// Tells an init that nobody waits for anything that its last process did: it may look
-/// through the place.
+/// Tells an init that its last process has been dropped, so that it may check the place
+/// for traces.
 pub(crate) const LET_GO: &[u8] = b"let go";
 
 /// The length of a [`Start`].
@@ -67,7 +70,7 @@ impl Start {
         bytes
     }
 
-    /// Also in init, and so without a panic.
+    /// Init calls this too, so it must not panic.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Start> {
         let (kind, codes) = bytes.strip_prefix(START)?.split_first()?;
         let accepted = ExitCodes::from_bits(codes.try_into().ok()?);
@@ -90,15 +93,16 @@ impl Start {
         }
     }
 
-    /// Are so many as come with this, not counting the control socket?
+    /// Whether this is a possible number of descriptors for it, not counting the control
+    /// socket.
     pub(crate) fn comes_with(self, descriptors: usize) -> bool {
         let least = STDIO + self.successor_descriptors();
         (least..=least + CGROUPS_MAX).contains(&descriptors)
     }
 }
 
-/// More cgroup descriptors than this do not come with a [`Start`]: version 1
-/// has one a controller, and three controllers matter.
+/// The most cgroup descriptors of a [`Start`]: version 1 has one for each controller, and
+/// we use three controllers.
 pub(crate) const CGROUPS_MAX: usize = 3;
 
 /// Standard input, output and error.
@@ -116,12 +120,12 @@ pub(crate) const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Order {
     pub(crate) spec: Spec,
-    /// How many processes and threads all of the link's processes may have
-    /// together: where no cgroup counts them for each by itself.
+    /// The most processes and threads of all of the link's processes together, if no
+    /// cgroup counts them for each process.
     pub(crate) link_processes_max: Option<u64>,
 }
 
-/// What not every host lets a link have.
+/// What a link has on some hosts and not on others.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Found {
     /// Its processes do not see where the image is stored.
@@ -138,38 +142,38 @@ pub(crate) struct Found {
 pub(crate) enum Opened {
     /// The process whose pidfd comes with this is the zygote from now on.
     Forked,
-    /// It is ready to start processes, which are this user and group of the
-    /// host, unless they are the runner's own.
+    /// It is ready to start processes, which run as this user and group of the host, if
+    /// not as the runner's own.
     Ready {
         owner: Option<(u32, u32)>,
         found: Found,
     },
-    /// It is not, and has exited.
+    /// It could not get ready, and has exited.
     Failed(Failure),
 }
 
-/// What a process's control socket says: five native 32-bit words. Made also in
-/// init, and so without a panic.
+/// A message over a process's control socket: five native 32-bit words. Init makes these,
+/// so that must not panic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Report {
     /// The command has been executed; its init's pidfd comes with this.
     Started,
-    /// It has not: this step failed with this error number.
+    /// It has not been executed: this step failed with this error number.
     Failed(Step, i32),
-    /// The command is gone, with this wait status; alone, if nothing that it has
-    /// started runs any more. Else init exits.
+    /// The command has ended with this wait status. It is alone if nothing that it
+    /// started still runs; otherwise init exits.
     Exited {
         status: i32,
         is_alone: bool,
-        /// It has a successor, whose input is complete: init lets go of the message
-        /// that holds it open once this is said.
+        /// Whether its successor's input is complete. After this report, init drops the
+        /// message that holds that input open.
         completes: bool,
-        /// When that was, in nanoseconds of the host's `CLOCK_MONOTONIC`: it may be read
-        /// much later.
+        /// When it ended, in nanoseconds of the host's `CLOCK_MONOTONIC`, since the
+        /// report may be read much later.
         at: u64,
     },
-    /// The command that was gone has left no trace, and init waits for the next
-    /// [`Start`]. Where it has left one, init exits instead.
+    /// The ended command has left no trace, and init waits for the next [`Start`]. If it
+    /// has left one, init exits instead.
     Traceless,
 }
 
@@ -237,8 +241,14 @@ pub(crate) struct Message {
     pub(crate) is_short: bool,
 }
 
-/// As come with a [`Start`].
+/// The most descriptors of a message: those of a [`Start`].
 pub(crate) const DESCRIPTORS_MAX: usize = 1 + STDIO + SUCCESSOR_DESCRIPTORS + CGROUPS_MAX;
+
+/// Makes two connected sockets.
+pub(crate) fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (family, flags) = (AddressFamily::UNIX, SocketFlags::CLOEXEC);
+    Ok(socketpair(family, SocketType::SEQPACKET, flags, None)?)
+}
 
 /// Sends a message, whole or not at all.
 pub(crate) fn send(
@@ -288,14 +298,13 @@ pub(crate) fn receive(socket: impl AsFd, flags: RecvFlags) -> io::Result<Option<
     }))
 }
 
-/// Lets go of the next message, and of all that came with it, once it has been
-/// received with [`RecvFlags::PEEK`].
+/// Drops the next message, which has been received with [`RecvFlags::PEEK`].
 pub(crate) fn skip(socket: impl AsFd) -> io::Result<()> {
     rustix::io::retry_on_intr(|| recv(&socket, &mut [0; 0], RecvFlags::DONTWAIT))?;
     Ok(())
 }
 
-/// Tells the runner how opening goes; if it is gone, so are we, soon.
+/// Tells the runner how opening goes. If the runner is gone, we end soon, too.
 pub(crate) fn send_opened(socket: impl AsFd, opened: &Opened, passed: &[BorrowedFd<'_>]) {
     if let Ok(json) = serde_json::to_vec(opened) {
         let _ = send(socket, &json, passed, SendFlags::empty());

@@ -21,10 +21,10 @@ use crate::wire::{ORDER_BYTES_MAX, Opened, Order, Report, Start, receive, send, 
 /// What commands inherit.
 pub(crate) const UMASK: u32 = 0o022;
 
-/// What the zygote's first argument, its name, is.
+/// The zygote's name, which is its first argument.
 pub(crate) const NAME: &str = "consecution-zygote";
 
-/// Has this program been executed as a zygote?
+/// Whether this program was executed as a zygote.
 pub(crate) fn asked() -> bool {
     std::env::args_os().next().is_some_and(|name| name == NAME)
 }
@@ -43,7 +43,7 @@ fn run() -> ExitCode {
         return ExitCode::FAILURE;
     };
     reset_signals();
-    // What `ps` shows on the host, and its init within.
+    // The name that `ps` shows on the host; inits inherit it.
     let _ = rustix::thread::set_name(c"zygote");
     // The terminal's signals are for the runner.
     let _ = rustix::process::setsid();
@@ -58,7 +58,8 @@ fn run() -> ExitCode {
         }
     };
     let plan: &'static Plan = Box::leak(Box::new(plan));
-    // From here on there is nothing more to say to anyone but the runner.
+    // Standard error was for a panic on the way in. From here on, only the runner is
+    // told.
     let _ = rustix::stdio::dup2_stderr(rustix::stdio::stdin());
     let owner = plan.identity.outside(spec.ids);
     send_opened(
@@ -78,11 +79,11 @@ fn run() -> ExitCode {
     zygote.serve()
 }
 
-/// Our end of the socket was handed to us as standard input. Nothing else of the
-/// runner's stays open, also what it did not mean to pass on; but for standard
+/// Takes our end of the socket, which was handed to us as standard input. Closes
+/// everything else of the runner's, even what it passed on by mistake, except standard
 /// error, in case of a panic.
 fn take_socket() -> Option<OwnedFd> {
-    // Before anything here has a descriptor that might be closed with them.
+    // First of all, while nothing here has a descriptor that would be closed with them.
     sys::in_our_memory::close_from(3).ok()?;
     let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).ok()?;
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
@@ -92,9 +93,9 @@ fn take_socket() -> Option<OwnedFd> {
     Some(socket)
 }
 
-/// Everything at its default and nothing blocked, as a shell would have it; the
-/// Rust runtime ignores SIGPIPE, and the runner's parent may have ignored more.
-/// Only SIGCHLD is ignored, so that the kernel reaps; init sets it back.
+/// Sets every signal to its default and blocks none, as a shell does: the Rust runtime
+/// ignores SIGPIPE, and the runner's parent may have ignored more. Only SIGCHLD is
+/// ignored, so that the kernel reaps; init sets it back.
 fn reset_signals() {
     for signal in 1..=libc::SIGRTMAX() {
         sys::set_signal_action(signal, signal == libc::SIGCHLD);
@@ -127,7 +128,7 @@ struct Zygote {
 }
 
 impl Zygote {
-    /// Starts a process for each message, until there will be no more.
+    /// Starts a process for each message, until the runner closes the socket.
     fn serve(mut self) -> ExitCode {
         loop {
             (self.networks).hear_until_readable(&self.socket, &self.places);
@@ -140,24 +141,25 @@ impl Zygote {
                 message.is_short || others.is_some_and(|others| asked.comes_with(others))
             });
             let Some(asked) = asked else {
-                // Only the runner can write here, so this is not it any more.
+                // Only the runner can write here, and it does not write such a message.
                 return ExitCode::FAILURE;
             };
-            // Where there is no room even for that, the runner sees it closed.
+            // Without room even for the control socket, the kernel has closed it, which the
+            // runner sees.
             let Some(control) = descriptors.first() else {
                 continue;
             };
             let started = match message.is_short {
-                // What is missing may be a cgroup, and with it a limit.
+                // The missing descriptor may be a cgroup's, and with it a limit.
                 true => Err((Step::StartInit, libc::EMFILE)),
                 false => self.start(asked, &descriptors),
             };
             if let Err((step, errno)) = started {
                 let report = Report::Failed(step, errno).to_bytes();
-                // If the runner has gone away, it does not care.
+                // This fails only if the runner is gone; then nobody needs the report.
                 let _ = send(control, &report, &[], SendFlags::empty());
             }
-            // Init has copies of its own; ours close here.
+            // Our copies of the descriptors close here; init has its own.
         }
     }
 

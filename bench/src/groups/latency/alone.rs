@@ -1,4 +1,4 @@
-//! One at a time: each begins when the one before it has ended.
+//! Calls one at a time: each begins when the one before it has ended.
 
 use std::process::Command;
 use std::thread::sleep;
@@ -16,61 +16,60 @@ use crate::proc;
 use crate::report::{Row, Unit};
 use crate::words::{INPUT, OUTPUT, STAGES, once};
 
-/// How a contender is called.
+/// The pace of calls.
 #[derive(Clone, Copy)]
 struct Manner {
-    /// Between the end of a call and the next one.
+    /// The pause between the end of a call and the next one.
     pause: Duration,
     calls: u32,
 }
 
-/// As by somebody who waits for answers now and then. What a call leaves to be
-/// done, such as to start processes for the next one, is done meanwhile; what a
-/// shell does finds everything as quiet.
+/// With pauses. Work that a call leaves behind, such as the start of processes for the next
+/// one, is done meanwhile; so it delays neither our next call nor a shell's.
 const PACED: Manner = Manner {
     pause: Duration::from_millis(10),
     calls: 100,
 };
 
-/// As by a loop. What a call leaves to be done is met by the next one, and since
-/// there are many more calls than there ever are processes in reserve, each pays
-/// for its own: two cores can do no more of them than bare starts allow.
+/// As in a loop. Work that a call leaves behind delays the next one. There are many more calls
+/// than processes in reserve, so each call pays for the start of its own processes: it cannot
+/// be faster than bare starts.
 const BACK_TO_BACK: Manner = Manner {
     pause: Duration::ZERO,
     calls: 120,
 };
 
-/// Turns, for each round.
+/// The number of turns for each round.
 const TURNS_PER_ROUND: usize = 3;
 
-/// No turn begins after that. Of few calls a p99 is but the worst two or three,
-/// which are those that the host of a virtual machine has kept waiting.
+/// No turn begins after this time. It must be long: of few calls, the p99 is only the worst
+/// two or three, which the host of a virtual machine has delayed.
 const TURNS_TIME: Duration = Duration::from_secs(130);
 
-/// For what has been called before to come to rest.
+/// Pause for the contender that was called before to finish its work.
 const PAUSE: Duration = Duration::from_millis(100);
 
 type Calls<'a> = Box<dyn FnMut(Manner, &mut Latencies) -> anyhow::Result<()> + 'a>;
 
-/// Somebody who can be asked for the output.
+/// A program that can produce the output.
 struct Contender<'a> {
     name: &'static str,
-    /// Makes calls, and says how long each took.
+    /// Makes calls, and records their times.
     calls: Calls<'a>,
     paced: Times,
     back_to_back: Times,
 }
 
 struct Times {
-    /// All of all turns.
+    /// The times of all calls.
     all: Latencies,
-    /// Of each turn, in milliseconds.
+    /// The median of each turn, in milliseconds.
     medians: Samples,
 }
 
 type OfManner = for<'a> fn(&'a Contender<'_>) -> &'a Times;
 
-/// What all else is compared with.
+/// The contender that all others are compared with.
 const DASH: &str = "dash -c";
 
 pub(super) fn measure(
@@ -147,7 +146,7 @@ fn contender<'a>(
     mut call: impl FnMut() -> anyhow::Result<Duration> + 'a,
 ) -> Contender<'a> {
     of_calls(name, move |manner, times| {
-        // The first one warms what can be warmed.
+        // The first call only warms caches.
         call()?;
         for _ in 0..manner.calls {
             sleep(manner.pause);
@@ -212,7 +211,7 @@ fn rows(all: &[Contender<'_>], costs: &[Samples; 3]) -> anyhow::Result<(Vec<Row>
         anyhow::bail!("ours are not there");
     };
     let (mut rows, mut absolute) = (Vec::new(), Vec::new());
-    // At least and at best, of the medians: over the network, and in one process.
+    // The bound and the aim for the medians, over the network and in one process.
     let manners: [(_, OfManner, [(f64, f64); 2]); 2] = [
         (
             "paced",

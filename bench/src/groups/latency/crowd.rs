@@ -1,4 +1,4 @@
-//! Sixteen at a time, as fast as they are answered.
+//! Sixteen callers at a time, as fast as they are answered.
 
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
@@ -14,15 +14,15 @@ use crate::words::OUTPUT;
 
 const AT_A_TIME: usize = 16;
 
-/// How long each is called in a turn, and before that, untimed: so that it has
-/// as much at work as it wants.
+/// How long calls are counted in a turn, and how long they warm up before that: the target then
+/// has as many processes as it wants.
 const TIME: Duration = Duration::from_secs(2);
 const WARM_UP: Duration = Duration::from_millis(500);
 
-/// Between two of them.
+/// Pause between two targets.
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// No turn begins after that.
+/// No turn begins after this time.
 const TURNS_TIME: Duration = Duration::from_secs(30);
 
 /// Calls per second, of each target.
@@ -40,7 +40,7 @@ pub(super) fn measure<'a>(place: &Place, targets: [Target<'a>; 4]) -> anyhow::Re
     Ok(Crowd(found))
 }
 
-/// Calls it for a while, and says how many calls per second it has answered.
+/// Calls a target for a while; returns the calls per second that it has answered.
 fn call(target: Target<'_>) -> anyhow::Result<f64> {
     let begin = Instant::now() + WARM_UP;
     let end = begin + TIME;
@@ -65,7 +65,7 @@ fn call(target: Target<'_>) -> anyhow::Result<f64> {
 }
 
 impl Crowd<'_> {
-    /// How many calls per second whoever is slowest answers.
+    /// The calls per second of the slowest target.
     pub(super) fn slowest(&self) -> f64 {
         let all = self.0.iter().map(|(_, samples)| samples.median());
         all.fold(f64::INFINITY, f64::min)

@@ -1,5 +1,5 @@
-//! What load does to calls over NATS: how many messages they take, and how far the
-//! slowest are from the others.
+//! Calls over NATS under load: how many messages they take, and how much slower than the
+//! others the slowest are.
 
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
@@ -15,24 +15,24 @@ use crate::report::{Row, Unit};
 use crate::servers::Nats;
 use crate::words::OUTPUT;
 
-/// How many calls are under way.
+/// How many calls are in flight.
 const AT_A_TIME: [usize; 3] = [1, 16, 32];
 
-/// At how many the slowest are compared with the others.
+/// With how many calls in flight the slowest are compared with the others.
 const CROWD: usize = 16;
 
-/// How many calls are made in a turn, and before that, uncounted: so that the runner
-/// has as much at work as it wants.
+/// How many calls are counted in a turn, and how many warm up before that: the runner then has
+/// as many processes as it wants.
 const CALLS: usize = 800;
 const WARM_UP_CALLS: usize = 200;
 
-/// Between two measurements. What a call leaves to be sent is sent by then.
+/// Pause between two measurements: by then, all messages of earlier calls are sent.
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// No turn begins after that.
+/// No turn begins after this time.
 const TURNS_TIME: Duration = Duration::from_secs(30);
 
-/// At so many calls at a time.
+/// The measurements for one number of calls in flight.
 #[derive(Default)]
 struct Load {
     messages_a_call: Samples,
@@ -88,7 +88,7 @@ fn p99_by_median(times: &Latencies) -> f64 {
     times.quantile(0.99) / times.median()
 }
 
-/// Makes so many calls, and says how long each took.
+/// Makes so many calls, and returns their times.
 fn call(target: Target<'_>, at_a_time: usize, calls: usize) -> anyhow::Result<Latencies> {
     let one = || {
         let mut caller = Caller::connect(target.address, target.request)?;

@@ -1,8 +1,8 @@
-//! At a rate that does not depend on how soon they are answered.
+//! Calls at a rate that does not depend on how soon they are answered.
 //!
-//! A call's time runs from when it was due, not from when it could be made:
-//! calls that wait behind a slow one count what they have waited, which a
-//! caller in a loop would leave out ("coordinated omission").
+//! A call's time runs from when it was due, not from when it was made. So the time that calls
+//! wait behind a slow one counts; a caller in a loop would leave it out ("coordinated
+//! omission").
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, sleep};
@@ -17,19 +17,19 @@ use crate::place::Place;
 use crate::report::{Row, Unit};
 use crate::words::OUTPUT;
 
-/// Connections: so many calls may be under way.
+/// The number of connections, and so the most calls in flight.
 const CONNECTIONS: usize = 32;
 
-/// How long each is called in a turn.
+/// How long each target is called in a turn.
 const TIME: Duration = Duration::from_secs(3);
 
-/// Between two of them.
+/// Pause between two targets.
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// No turn begins after that.
+/// No turn begins after this time.
 const TURNS_TIME: Duration = Duration::from_secs(30);
 
-/// Which part of what the slowest of them can do is asked of all.
+/// The rate of calls, as a share of what the slowest target can answer.
 const LOAD: f64 = 0.5;
 
 pub(super) fn measure(

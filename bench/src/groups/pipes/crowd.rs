@@ -17,22 +17,22 @@ use crate::payload::Payload;
 use crate::place::Place;
 use crate::proc;
 
-/// Streams that are read.
+/// How many streams are read.
 const READ: u64 = 49;
 
-/// The issue asks for "unhurt"; less than this is more than noise.
+/// The streams count as unaffected by a stalled one down to this ratio: the rest is noise.
 pub(super) const UNHURT: f64 = 0.9;
 
-/// Which part of the payload each of them carries.
+/// Each stream carries one of so many parts of the payload.
 const PART: u64 = 256;
 
-/// Nothing more goes into a stream that has taken nothing in for so long.
+/// A stream that has accepted nothing for so long counts as stalled.
 const STALLED_AFTER: Duration = Duration::from_millis(300);
 
-/// For the processes of the last turn to be replaced.
+/// Pause for the processes of the last turn to be replaced.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// No turn begins after that.
+/// No turn begins after this time.
 const TURNS_TIME: Duration = Duration::from_secs(45);
 
 /// MiB per second over all streams, and MiB.
@@ -53,7 +53,7 @@ pub(super) fn measure(
     let address = network.one.address;
     let (portal, runner) = (network.one.pid(), network.runner.pid());
     let mut found = Crowd::default();
-    // One at first, to have the runner at work on as many before it is timed.
+    // The first round is not timed: it lets the runner start as many processes.
     streams(address, payload)?;
     for turn in place.turns("50 streams", TURNS_TIME) {
         eprintln!("pipes: {turn}");
@@ -71,7 +71,7 @@ pub(super) fn measure(
     Ok(found)
 }
 
-/// All streams that are read, at once: MiB per second.
+/// The MiB per second of all streams together.
 fn streams(address: SocketAddr, payload: &Payload) -> anyhow::Result<f64> {
     let bytes = payload.bytes / PART;
     let begin = Instant::now();
@@ -86,8 +86,8 @@ fn streams(address: SocketAddr, payload: &Payload) -> anyhow::Result<f64> {
     Ok(speed(READ * bytes, begin.elapsed()))
 }
 
-/// The same beside one that is written to for as long as it takes anything, and
-/// never read; and how many bytes that one took.
+/// The same beside a stalled stream: it is written to for as long as it accepts anything, and
+/// never read. Also returns how many bytes it has accepted.
 fn beside_stalled(address: SocketAddr, payload: &Payload) -> anyhow::Result<(f64, u64)> {
     let mut stalled = http::connect(address)?;
     stalled.write_all(http::head(Length::Large(u64::MAX >> 1)).as_bytes())?;
@@ -109,7 +109,7 @@ fn fill(mut stream: &TcpStream, taken: &AtomicU64) {
     }
 }
 
-/// Waits until nothing more is taken.
+/// Waits until the stalled stream accepts nothing more.
 fn until_stalled(taken: &AtomicU64) {
     let mut before = None;
     loop {

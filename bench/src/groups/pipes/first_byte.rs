@@ -1,4 +1,4 @@
-//! How soon something comes out of a stream that does not end.
+//! How soon the first byte comes out of a stream that does not end.
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -14,10 +14,10 @@ use crate::process::Process;
 
 const TURNS: usize = 50;
 
-/// Between streams: for the processes of the last one to be replaced.
+/// Pause between streams, for the processes of the last one to be replaced.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Milliseconds, first bytes' and later ones'.
+/// The milliseconds of first bytes and of later ones.
 #[derive(Default)]
 pub(super) struct Times {
     pub(super) first: Samples,
@@ -28,7 +28,7 @@ pub(super) struct Times {
 pub(super) struct FirstByte {
     pub(super) one: Times,
     pub(super) three: Times,
-    /// A byte through a pipeline that has been started before.
+    /// Of a byte through a pipeline that was started before.
     pub(super) shell: Samples,
 }
 
@@ -39,7 +39,7 @@ pub(super) fn measure(place: &Place, network: &Network) -> anyhow::Result<FirstB
     let mut shell = Process::start(shell)?;
     let (mut shell_in, mut shell_out) = (shell.input()?, shell.output()?);
     let mut found = FirstByte::default();
-    // The first turn warms what can be warmed.
+    // The first turn only warms caches.
     for turn in 0..=TURNS {
         let one = stream(network.one.address)?;
         let three = stream(network.three.address)?;
@@ -60,8 +60,8 @@ pub(super) fn measure(place: &Place, network: &Network) -> anyhow::Result<FirstB
     Ok(found)
 }
 
-/// Begins a stream, and gives it up again: how long its first byte took, which
-/// goes out with the request's head, and how long the next one.
+/// Begins a stream, and aborts it again. Returns the times of its first byte, which is sent
+/// with the request's head, and of the next one.
 fn stream(address: SocketAddr) -> anyhow::Result<(Duration, Duration)> {
     let mut stream = http::connect(address)?;
     let begin = Instant::now();

@@ -8,12 +8,12 @@ use rustix::process::Pid;
 use crate::place::Place;
 use crate::servers::{Between, Etcd, Nats, Portal, Server};
 
-/// Links that do the same, and are not the same.
+/// The names of three links that do the same, but have different ids.
 const LINKS: [&str; 3] = ["first", "second", "third"];
 
-/// What ends first stands first.
+/// Both networks. The fields are dropped in this order.
 pub(crate) struct Network {
-    /// The chain that all of it is for.
+    /// The file of the chain that both serve.
     pub(crate) chain: PathBuf,
     pub(crate) one: Portal,
     pub(crate) three: Portal,
@@ -37,8 +37,8 @@ impl Network {
         let runner = one.runner(place, "one")?;
         let one = one.portal(place, &chain, "one")?;
 
-        // A runner serves every link that its etcd knows of. So each has an etcd
-        // to itself, and the portal has one that no runner looks at.
+        // A runner serves every link in its etcd. So each runner has an etcd of its own, and
+        // the portal has one without a runner.
         let mut etcds = Vec::new();
         let mut runners = Vec::new();
         for link in LINKS {
@@ -78,7 +78,7 @@ impl Network {
     }
 }
 
-/// A chain of `cat` links that may last as long as they like.
+/// A chain of `cat` links without a deadline.
 fn chain_of(links: &[&str]) -> String {
     let mut chain = "Deadline: none\nChain:\n".to_owned();
     for link in links {

@@ -1,4 +1,4 @@
-//! A body much larger than what anything on its way may keep.
+//! The throughput of a body much larger than all buffers on its way.
 
 use std::io::Write;
 use std::net::{Shutdown, SocketAddr};
@@ -17,13 +17,13 @@ use crate::place::Place;
 use crate::proc;
 use crate::process::Process;
 
-/// Which part of the payload is compared byte by byte, before anything is timed.
+/// One of so many parts of the payload is compared byte by byte, before anything is timed.
 const COMPARED_PART: u64 = 8;
 
-/// How often the quick ones are measured in a turn.
+/// How often the fast ones are measured in a turn.
 const PER_TURN: usize = 3;
 
-/// No turn begins after that.
+/// No turn begins after this time.
 const TURNS_TIME: Duration = Duration::from_secs(90);
 
 /// MiB per second, and MiB.
@@ -33,7 +33,7 @@ pub(super) struct Throughput {
     pub(super) run: Samples,
     pub(super) one: Samples,
     pub(super) three: Samples,
-    /// Of the network with one runner, as is what follows.
+    /// This and what follows is of the network with one runner.
     pub(super) portal_peak: Samples,
     pub(super) runner_peak: Samples,
     /// How many milliseconds of a processor each MiB takes.
@@ -64,7 +64,7 @@ pub(super) fn measure(
     let mut found = Throughput::default();
     for turn in place.turns("large bodies", TURNS_TIME) {
         eprintln!("pipes: {turn}");
-        // They take a second each, and what else goes on then shows.
+        // Each takes only a second, so other load on the machine shows: take the median.
         let (mut shells, mut runs) = <(Samples, Samples)>::default();
         for _ in 0..PER_TURN {
             shells.add(speed(bytes, filter(shell(), payload)?));
@@ -81,7 +81,7 @@ pub(super) fn measure(
 }
 
 impl Throughput {
-    /// Through one runner, and what that costs.
+    /// Measures the network with one runner, and its costs.
     fn add_one(&mut self, network: &Network, payload: &Payload) -> anyhow::Result<()> {
         let pids = [
             network.one.pid(),
@@ -110,7 +110,7 @@ impl Throughput {
     }
 }
 
-/// How long a filter takes for all of the payload, its start included.
+/// How long a filter takes for the whole payload, with its start.
 fn filter(mut command: Command, payload: &Payload) -> anyhow::Result<Duration> {
     command.stdin(payload.open()?).stdout(Stdio::piped());
     let begin = Instant::now();
@@ -139,8 +139,8 @@ fn compare_filter(mut command: Command, payload: &Payload) -> anyhow::Result<()>
     Ok(())
 }
 
-/// How long it takes from the connection to the end of the reply, which comes
-/// while the request still goes out.
+/// How long a request takes from the connection to the end of the reply, which is read while
+/// the request is sent.
 pub(super) fn post(
     address: SocketAddr,
     payload: &Payload,
@@ -165,7 +165,7 @@ pub(super) fn post(
         };
         let time = read();
         if time.is_err() {
-            // Or it may wait for ever.
+            // Otherwise the upload may wait for ever.
             let _ = uploading.shutdown(Shutdown::Both);
         }
         let sent = upload.join().expect("nothing panics there");

@@ -1,4 +1,4 @@
-//! Many requests at once, where there were none.
+//! Many requests at once after a pause.
 
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
@@ -15,13 +15,13 @@ use crate::words::{CHAIN, INPUT, OUTPUT, STAGES};
 
 const REQUESTS: usize = 100;
 
-/// How long it is quiet before.
+/// The pause before.
 const QUIET: Duration = Duration::from_secs(3);
 
-/// Turns, for each round.
+/// The number of turns for each round.
 const TURNS_PER_ROUND: usize = 2;
 
-/// No turn begins after that.
+/// No turn begins after this time.
 const TURNS_TIME: Duration = Duration::from_secs(40);
 
 pub(super) fn measure(place: &Place) -> anyhow::Result<Rows> {
@@ -41,7 +41,7 @@ pub(super) fn measure(place: &Place) -> anyhow::Result<Rows> {
         all.try_for_each(|caller| caller.receive(OUTPUT))
             .context("one of a burst")?;
         bursts.add_milliseconds(begin.elapsed());
-        // Replacements are started even now.
+        // Replacements of the used processes are still being started.
         sleep(QUIET);
         bares.add_milliseconds(bare(place)?);
     }
@@ -59,8 +59,8 @@ pub(super) fn measure(place: &Place) -> anyhow::Result<Rows> {
     Ok((rows, absolute))
 }
 
-/// As many pipelines without a shell: one after the other on each core, since
-/// more at a time take longer.
+/// Runs as many pipelines without a shell: one after the other on each core, since more at a
+/// time would take longer.
 fn bare(place: &Place) -> anyhow::Result<Duration> {
     let cores = thread::available_parallelism()?.get();
     let begin = Instant::now();

@@ -1,4 +1,4 @@
-//! A link that nobody has heard of.
+//! The first call of a new link.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -15,19 +15,18 @@ use crate::place::Place;
 use crate::process::Process;
 use crate::report::{Row, Unit};
 
-/// New links, for each round.
+/// The number of new links for each round.
 const LINKS_PER_ROUND: usize = 8;
 
-/// No turn begins after that.
+/// No turn begins after this time.
 const TURNS_TIME: Duration = Duration::from_secs(20);
 
-/// For the runner to come to rest.
+/// Pause for the runner to finish its work.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Sends a payload through a link that is new, and then another one. Both start
-/// a program that connects to NATS and etcd; what the first one takes more is
-/// what it costs that the link is published, that the runner hears of it, has
-/// its image looked up, and starts its zygote and a process.
+/// Sends a payload through a new link, and then another one. Both start a program that
+/// connects to NATS and etcd. The first one takes longer by the time to publish the link, and
+/// for the runner to notice it, look its image up, and start its zygote and a process.
 pub(super) fn measure(place: &Place, network: &Network) -> anyhow::Result<Rows> {
     let (mut first, mut second, mut more) = <(Samples, Samples, Samples)>::default();
     let turns = place.many_turns("new links", LINKS_PER_ROUND, TURNS_TIME);

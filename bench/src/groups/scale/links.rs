@@ -1,4 +1,4 @@
-//! Many links, one of which is used; and that one alone.
+//! One used link among many, compared with the same link alone.
 
 use std::path::PathBuf;
 use std::thread::sleep;
@@ -16,19 +16,19 @@ use crate::report::{Row, Unit};
 
 const LINKS: usize = 1000;
 
-/// Calls of the one, in a turn.
+/// How many calls of that link a turn has.
 const CALLS: usize = 150;
 
-/// Turns, for each round.
+/// The number of turns for each round.
 const TURNS_PER_ROUND: usize = 4;
 
-/// No turn begins after that.
+/// No turn begins after this time.
 const TURNS_TIME: Duration = Duration::from_secs(30);
 
-/// Links whose first call is measured.
+/// Of how many links the first call is measured.
 const FIRST_CALLS: usize = 100;
 
-/// For everything to come to rest.
+/// Pauses for all processes to finish their work.
 const PAUSE: Duration = Duration::from_secs(3);
 const SHORT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -76,7 +76,7 @@ pub(super) fn measure(place: &Place) -> anyhow::Result<Rows> {
         ),
         mebibytes("the runner itself with 1,000 links", own),
     ];
-    // What is measured next is not to be met by what 1,000 links still do.
+    // So that the 1,000 links do not affect the next measurement.
     drop(many);
     let (more, more_absolute) = first::measure(place, &alone)?;
     rows.extend(more);
@@ -84,12 +84,12 @@ pub(super) fn measure(place: &Place) -> anyhow::Result<Rows> {
     Ok((rows, absolute))
 }
 
-/// A chain of one link, which is no other chain's.
+/// A chain of one link that no other chain has.
 fn chain(place: &Place, link: usize) -> anyhow::Result<PathBuf> {
     place.write(&format!("link-{link}.yaml"), &yaml(&mark(link)))
 }
 
-/// A chain whose link marks what goes through it.
+/// A chain whose link appends `mark` to each line.
 pub(super) fn yaml(mark: &str) -> String {
     format!("Chain:\n- {{Image: busybox, Command: sed, Arguments: ['s/$/ {mark}/']}}\n")
 }
@@ -104,12 +104,12 @@ fn caller(network: &Network, link: usize) -> anyhow::Result<Caller> {
     Caller::connect(network.portal.address, request.as_bytes())
 }
 
-/// What comes out. busybox' sed ends no line that was not ended.
+/// The expected output. The sed of busybox adds no missing end of line.
 fn output(link: usize) -> Vec<u8> {
     format!("{TEXT} {}", mark(link)).into_bytes()
 }
 
-/// The median of many calls of the link that is used.
+/// The median time of many calls of the used link.
 fn calls(network: &Network) -> anyhow::Result<f64> {
     sleep(SHORT_PAUSE);
     let (mut caller, output) = (caller(network, 0)?, output(0));
@@ -123,8 +123,8 @@ fn calls(network: &Network) -> anyhow::Result<f64> {
     Ok(times.median())
 }
 
-/// The first calls of links that few of which have a process waiting: a runner
-/// has not room for so many.
+/// The first calls of links most of which have no idle process: a runner has no room for so
+/// many.
 fn first_calls(network: &Network) -> anyhow::Result<Samples> {
     let mut times = Samples::default();
     for number in 1..=FIRST_CALLS {

@@ -1,4 +1,4 @@
-//! More runners, and a link that takes its time without a processor.
+//! Throughput with more runners, of a link that waits without using a processor.
 
 use std::net::SocketAddr;
 use std::thread;
@@ -12,20 +12,20 @@ use crate::report::{Row, Unit};
 
 const CHAIN: &str = "Chain:\n- {Image: busybox, Command: sleep, Arguments: ['0.05']}\n";
 
-/// What each runner may have at work.
+/// How many processes each runner may have.
 const AT_A_TIME: usize = 4;
 
-/// How many runners there are, in turn; the first is one.
+/// The numbers of runners; the first must be one.
 const RUNNERS: [usize; 4] = [1, 2, 4, 8];
 
-/// Calls under way for each place that there is: enough to fill all.
+/// How many calls are in flight for each process: enough that none is idle.
 const CALLS_PER_PLACE: usize = 2;
 
-/// How long it is called, and before that, untimed.
+/// How long calls are counted, and how long they warm up before that.
 const TIME: Duration = Duration::from_secs(2);
 const WARM_UP: Duration = Duration::from_millis(500);
 
-/// No turn begins after that.
+/// No turn begins after this time.
 const TURNS_TIME: Duration = Duration::from_secs(40);
 
 pub(super) fn measure(place: &Place) -> anyhow::Result<Rows> {
@@ -73,7 +73,7 @@ pub(super) fn measure(place: &Place) -> anyhow::Result<Rows> {
     Ok((rows, absolute.collect()))
 }
 
-/// Calls per second, with so many under way.
+/// Calls per second with so many in flight.
 fn call(address: SocketAddr, calls: usize) -> anyhow::Result<f64> {
     let request = http::head(Length::Known(0));
     let begin = Instant::now() + WARM_UP;

@@ -1,6 +1,6 @@
-//! A large image, unpacked: beside umoci.
+//! Unpacks a large image, compared with umoci.
 //!
-//! It is made of Debian's packages, once, and kept beside the images.
+//! The image is made of Debian's packages once, and kept beside the other images.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ const PACKAGES: [&str; 8] = [
     "coreutils",
 ];
 
-/// No turn begins after that.
+/// No turn begins after this time.
 const TURNS_TIME: Duration = Duration::from_secs(30);
 
 pub(super) fn measure(place: &Place) -> anyhow::Result<Rows> {
@@ -64,7 +64,7 @@ pub(super) fn measure(place: &Place) -> anyhow::Result<Rows> {
     Ok((rows, absolute))
 }
 
-/// A folder on the same file system as the images; gone when dropped.
+/// A temporary folder on the same file system as the images; removed when dropped.
 struct Aside(PathBuf);
 
 impl Aside {
@@ -98,7 +98,7 @@ fn umoci_at(umoci: &Path, what: &str, layout: &Path, tag: &str) -> Command {
     command
 }
 
-/// An OCI layout with the image: made if it is not there.
+/// The OCI layout with the image; made if it does not exist.
 fn layout(place: &Place, umoci: &Path) -> anyhow::Result<PathBuf> {
     let done = place.home.join("large-image");
     if done.is_dir() {
@@ -113,7 +113,7 @@ fn layout(place: &Place, umoci: &Path) -> anyhow::Result<PathBuf> {
     );
     std::fs::create_dir_all(&packages)?;
     let mut download = Command::new("apt-get");
-    // As whoever we are, since the folder is ours.
+    // Otherwise apt-get uses a user of its own, who may not write to the folder.
     let user = "APT::Sandbox::User=root";
     download.args(["--option", user, "--quiet", "download"]);
     download.args(PACKAGES);

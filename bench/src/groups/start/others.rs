@@ -1,4 +1,4 @@
-//! Other programs that seal a process, where they are and work.
+//! Other sandboxes, if they are installed and work.
 
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -15,11 +15,11 @@ use crate::measure::Samples;
 use crate::place::{Place, find};
 use crate::process::Process;
 
-/// One of them.
+/// Another sandbox.
 struct Other<'a> {
     name: &'static str,
     command: Box<dyn Fn() -> Command + 'a>,
-    /// Starts in a turn: the slow ones take a second each.
+    /// How many starts a turn has: the slow ones take a second each.
     starts: usize,
     found: Samples,
 }
@@ -38,7 +38,7 @@ impl<'a> Others<'a> {
         Ok(others)
     }
 
-    /// Adds it if it works here; says why if it does not.
+    /// Adds a sandbox if it works here; otherwise prints why not.
     fn add(
         &mut self,
         name: &'static str,
@@ -52,7 +52,7 @@ impl<'a> Others<'a> {
                 starts,
                 found: Samples::default(),
             }),
-            Err(error) => eprintln!("start: without {name}: {error:#}"),
+            Err(error) => eprintln!("start: {name} is not measured: {error:#}"),
         }
         Ok(())
     }
@@ -69,7 +69,7 @@ impl<'a> Others<'a> {
         Ok(())
     }
 
-    /// Milliseconds of one start.
+    /// The milliseconds of one start of each.
     pub(super) fn found(&self) -> impl Iterator<Item = (&'static str, &Samples)> {
         self.0.iter().map(|other| (other.name, &other.found))
     }
@@ -79,7 +79,7 @@ fn once(mut command: Command) -> anyhow::Result<Duration> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let begin = Instant::now();
     let mut process = Process::start(command)?;
-    // One that does not work may not read it; how it ends says more.
+    // A broken sandbox may not read it; its exit status says more.
     let _ = process.input()?.write_all(TEXT);
     let mut output = Vec::new();
     process.output()?.read_to_end(&mut output)?;
@@ -89,8 +89,7 @@ fn once(mut command: Command) -> anyhow::Result<Duration> {
     Ok(time)
 }
 
-/// As sealed as a link is, but for the system call filter, which must be given as
-/// a file.
+/// As sealed as a link, except for the system call filter, which bwrap takes only as a file.
 fn bubblewrap(root: PathBuf) -> anyhow::Result<impl Fn() -> Command> {
     let program = find("bwrap")?;
     Ok(move || {
@@ -106,7 +105,7 @@ fn bubblewrap(root: PathBuf) -> anyhow::Result<impl Fn() -> Command> {
     })
 }
 
-/// With its own defaults, and without a terminal.
+/// With runc's own defaults, and without a terminal.
 fn runc(place: &Place, root: PathBuf) -> anyhow::Result<impl Fn() -> Command> {
     let program = find("runc")?;
     let (bundle, state) = (place.path("runc-bundle"), place.path("runc"));

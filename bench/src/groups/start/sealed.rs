@@ -1,4 +1,4 @@
-//! A process as a runner starts it, without the runner.
+//! Starts sealed processes as a runner does, without the runner.
 
 use std::io::{self, Read, Write};
 
@@ -9,7 +9,7 @@ use sandbox::{Event, Ids, Launcher, Limits, Network, Process, Spec, Stdio, WaitS
 use super::COMMAND;
 use crate::place::Place;
 
-/// How long anything of it may take.
+/// How long to wait for each event of a process.
 const WAIT_MAX: Timespec = Timespec {
     tv_sec: 10,
     tv_nsec: 0,
@@ -41,12 +41,12 @@ impl Sealed {
         })
     }
 
-    /// Starts a process, feeds it, reads what it writes, and waits for its end.
+    /// Starts a process, feeds it, reads its output, and waits for its end.
     pub(super) fn run(&self, input: &[u8], output: &mut Vec<u8>) -> anyhow::Result<()> {
         self.start(input, output).map(drop)
     }
 
-    /// The same, and waits until its init is gone too, which a runner does not.
+    /// The same, and waits until its init is gone too, which a runner does not do.
     pub(super) fn run_until_gone(&self, input: &[u8], output: &mut Vec<u8>) -> anyhow::Result<()> {
         let mut process = self.start(input, output)?;
         match next_event(&mut process)? {

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::rc::Rc;
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet, normalize_untrusted_str};
 
@@ -92,6 +93,8 @@ impl Diagnostic {
 pub(super) struct Problems {
     found: Vec<Diagnostic>,
     omitted: usize,
+    /// The text of the file.
+    pub(super) text: Rc<str>,
     /// What is to be held against an image's name, besides what is here.
     pub(super) image_problem: Option<ImageProblem>,
 }
@@ -121,6 +124,42 @@ impl Problems {
     pub(super) fn is_empty(&self) -> bool {
         self.found.is_empty()
     }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.found.len() + self.omitted
+    }
+
+    /// Where a part of a scalar stands in the file: what is at `at` in its value and has
+    /// the given bytes. All of the scalar, where it is written otherwise than it reads.
+    pub(super) fn place_of(
+        &self,
+        scalar: &Range<usize>,
+        value: &str,
+        at: Range<usize>,
+    ) -> Range<usize> {
+        let (Some(source), Some(part)) = (self.text.get(scalar.clone()), value.get(at.clone()))
+        else {
+            return scalar.clone();
+        };
+        if let Some(start) = source.find(value) {
+            let start = scalar.start + start;
+            return start + at.start..start + at.end;
+        }
+        // It is as often before this in the file as in the value.
+        let Some(before) = value.get(..at.start) else {
+            return scalar.clone();
+        };
+        let count = |text: &str| text.matches(part).count();
+        if part.is_empty() || count(source) != count(value) {
+            return scalar.clone();
+        }
+        let found = source.match_indices(part).nth(count(before));
+        found.map_or(scalar.clone(), |(start, _)| {
+            let start = scalar.start + start;
+            start..start + part.len()
+        })
+    }
 }
 
 /// A file that cannot be used, with everything that is wrong with it.
@@ -144,7 +183,8 @@ impl fmt::Display for FileError {
 }
 
 impl FileError {
-    pub(super) fn new(label: &str, text: String, problems: Problems) -> Self {
+    pub(super) fn new(label: &str, problems: Problems) -> Self {
+        let text = String::from(&*problems.text);
         let mut diagnostics = problems.found;
         for diagnostic in &mut diagnostics {
             diagnostic.span = within(&text, &diagnostic.span);

@@ -23,7 +23,7 @@ pub(super) struct Section {
 pub(super) const TOP: Section = Section {
     what: "a chain file",
     place: "at the top of the file, beside `Chain`",
-    keys: &["Chain", "Name", "Deadline"],
+    keys: &["Chain", "Name", "Deadline", "ContentType", "Parameters"],
     example: "begin the file with `Chain:`, and list the links under it",
 };
 
@@ -41,7 +41,13 @@ pub(super) const LINK: Section = Section {
         "Writable",
         "Network",
         "Warm",
+        "Input",
+        "Output",
+        "Files",
+        "Data",
+        "Secrets",
         "Constraints",
+        "Parameters",
     ],
     example: "begin it with `Image: `",
 };
@@ -60,6 +66,11 @@ pub(super) const CHAIN_LINK: Section = Section {
         "Writable",
         "Network",
         "Warm",
+        "Input",
+        "Output",
+        "Files",
+        "Data",
+        "Secrets",
         "Constraints",
         "Name",
         "Deadline",
@@ -69,11 +80,43 @@ pub(super) const CHAIN_LINK: Section = Section {
     example: "begin it with `- Image: `",
 };
 
+/// A literal file.
+pub(super) const FILE: Section = Section {
+    what: "a file",
+    place: "to a file under `Files`",
+    keys: &["Text", "Base64", "Mode"],
+    example: "write it as in `/etc/app.conf: {Text: 'a b', Mode: 0600}`",
+};
+
+/// A parameter of a chain.
+pub(super) const PARAMETER: Section = Section {
+    what: "a parameter",
+    place: "to a parameter, under `Parameters`",
+    keys: &["Pattern", "Default"],
+    example: "write it as in `width: {Pattern: '[0-9]+', Default: '200'}`",
+};
+
+/// A parameter of a link by itself.
+pub(super) const LINK_PARAMETER: Section = Section {
+    what: "a link's parameter",
+    place: "to a link's parameter",
+    keys: &["Pattern"],
+    example: "write it as in `width: {Pattern: '[0-9]+'}`",
+};
+
 /// The limits of a link.
 pub(super) const CONSTRAINTS: Section = Section {
     what: "`Constraints`",
     place: "under `Constraints`",
-    keys: &["Memory", "CPU", "Processes"],
+    keys: &[
+        "Memory",
+        "CPU",
+        "Processes",
+        "CPUTime",
+        "Output",
+        "Scratch",
+        "OpenFiles",
+    ],
     example: "write it as `Constraints: {Memory: 20M}`",
 };
 
@@ -152,7 +195,7 @@ impl<'n> Fields<'n> {
             return;
         }
         let problem = Diagnostic::new(key.span.clone(), format!("unknown key {}", quoted(word)));
-        let elsewhere = [CHAIN_LINK, CONSTRAINTS, TOP]
+        let elsewhere = [CHAIN_LINK, CONSTRAINTS, TOP, PARAMETER, FILE]
             .into_iter()
             .find(|other| other.keys.contains(&word));
         let problem = if let Some(other) = elsewhere {

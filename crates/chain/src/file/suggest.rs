@@ -14,10 +14,7 @@ const OTHER_NAMES: &[(&str, &[&str])] = &[
         "Command",
         &["entrypoint", "cmd", "run", "exec", "executable", "program"],
     ),
-    (
-        "Arguments",
-        &["args", "arg", "argv", "parameters", "params"],
-    ),
+    ("Arguments", &["args", "arg", "argv"]),
     (
         "Environment",
         &["env", "envs", "environ", "variables", "envvars"],
@@ -46,6 +43,60 @@ const OTHER_NAMES: &[(&str, &[&str])] = &[
             "nproc",
         ],
     ),
+    (
+        "CPUTime",
+        &["cpuseconds", "cputimelimit", "processortime", "timecpu"],
+    ),
+    (
+        "Scratch",
+        &["tmp", "tmpfs", "disk", "ephemeralstorage", "storage"],
+    ),
+    (
+        "OpenFiles",
+        &[
+            "nofile",
+            "fds",
+            "filedescriptors",
+            "descriptors",
+            "maxfiles",
+        ],
+    ),
+    ("Input", &["in", "stdin", "inputfile", "infile"]),
+    (
+        "Output",
+        &["out", "stdout", "outputfile", "outfile", "maxoutput"],
+    ),
+    ("Files", &["file", "configs", "config", "configfiles"]),
+    (
+        "Data",
+        &["volumes", "volume", "mounts", "mount", "datasets", "models"],
+    ),
+    ("Secrets", &["secret", "credentials", "keys"]),
+    ("Warm", &["prewarm", "reserve", "poolsize", "warmup"]),
+    ("Writable", &["writeable", "rw"]),
+    (
+        "ContentType",
+        &["mimetype", "mime", "mediatype", "type", "outputtype"],
+    ),
+    (
+        "Parameters",
+        &[
+            "params",
+            "param",
+            "inputs",
+            "query",
+            "options",
+            "placeholders",
+        ],
+    ),
+    (
+        "Pattern",
+        &["regex", "regexp", "match", "matches", "format"],
+    ),
+    ("Default", &["defaultvalue", "value", "fallback"]),
+    ("Text", &["content", "contents", "body"]),
+    ("Base64", &["b64", "binary", "bytes"]),
+    ("Mode", &["permissions", "chmod", "perm", "perms"]),
     ("Retries", &["retry", "restarts", "attempts", "restart"]),
     (
         "AcceptedExitCodes",

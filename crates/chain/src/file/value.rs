@@ -61,11 +61,26 @@ pub(super) fn exec_text_where(
     test: impl FnOnce(&str) -> Result<(), &'static str>,
     problems: &mut Problems,
 ) -> Option<String> {
-    let text = exec_text(node, what, help, problems)?;
-    match test(&text) {
-        Ok(()) => Some(text),
+    let text = text(node, what, help, problems)?;
+    checked(node, what, text, help, test, problems)
+}
+
+/// A text, or a part of one, that can be handed to a process and passes a test.
+pub(super) fn checked(
+    node: &Node,
+    what: &str,
+    text: &str,
+    help: &str,
+    test: impl FnOnce(&str) -> Result<(), &'static str>,
+    problems: &mut Problems,
+) -> Option<String> {
+    if !check_exec_text(node, what, text, 0, problems) {
+        return None;
+    }
+    match test(text) {
+        Ok(()) => Some(text.to_owned()),
         Err(fault) => {
-            let message = faulty(what, fault, &text);
+            let message = faulty(what, fault, text);
             problems.push(Diagnostic::new(node.span.clone(), message).help(help));
             None
         }
@@ -182,30 +197,38 @@ pub(super) fn number<T: FromStr + PartialOrd + Display>(
 }
 
 /// One of a few words.
-pub(super) fn word<T: Copy>(
+pub(super) fn word<T: Copy, const N: usize>(
     node: &Node,
     what: &str,
-    words: [(&str, T); 2],
+    words: [(&str, T); N],
     help: &str,
     problems: &mut Problems,
 ) -> Option<T> {
     let text = text(node, what, help, problems)?;
     let found = words.iter().find(|(word, _)| *word == text);
     if found.is_none() {
-        let [one, other] = words.map(|(word, _)| word);
-        let message = format!("{what} must be {one} or {other}, not {}", quoted(text));
+        let words = words.map(|(word, _)| word);
+        let message = format!("{what} must be {}, not {}", one_of(&words), quoted(text));
         let problem = Diagnostic::new(node.span.clone(), message);
         let meant = match text.to_ascii_lowercase().as_str() {
             "yes" | "y" | "on" | "1" => Some("true"),
             "no" | "n" | "off" | "0" => Some("false"),
-            text => nearest(text, &[one, other]),
+            text => nearest(text, &words),
         };
-        problems.push(match meant.filter(|meant| [one, other].contains(meant)) {
+        problems.push(match meant.filter(|meant| words.contains(meant)) {
             Some(meant) => problem.suggest(meant),
             None => problem.help(help),
         });
     }
     found.map(|(_, value)| *value)
+}
+
+/// Words as a sentence has them that leaves the choice.
+fn one_of(words: &[&str]) -> String {
+    match words {
+        [rest @ .., last] if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        words => words.concat(),
+    }
 }
 
 /// What messages call a link.
@@ -228,29 +251,31 @@ pub(super) fn link_name(node: &Node, problems: &mut Problems) -> Option<String> 
     None
 }
 
-/// Environment variables by name.
-pub(super) fn environment(node: &Node, problems: &mut Problems) -> BTreeMap<String, String> {
-    let mut variables = BTreeMap::new();
+/// The entries of a mapping whose keys are for the author to choose; nothing behind the
+/// key is an empty one.
+pub(super) fn entries<'n>(
+    node: &'n Node,
+    kind: &Entries,
+    problems: &mut Problems,
+) -> Vec<(&'n str, &'n Node, &'n Node)> {
+    let mut named = Vec::new();
     let entries = match &*node.value {
         Value::Map(entries) => entries,
-        Value::Null => return variables,
+        Value::Null => return named,
         _ => {
-            let help = "write each variable on a line of its own, as in `LANG: C`";
-            wrong_type(node, "`Environment`", "a mapping", help, problems);
-            return variables;
+            wrong_type(node, kind.what, "a mapping", kind.help, problems);
+            return named;
         }
     };
-    if entries.len() > MAX_ENVIRONMENT_VARIABLES {
-        problems.push(Diagnostic::new(
-            node.span.clone(),
-            format!("`Environment` has more than {MAX_ENVIRONMENT_VARIABLES} variables"),
-        ));
-        return variables;
+    if let Some((key, _)) = entries.get(kind.max) {
+        let message = format!("{} has more than {} {}", kind.what, kind.max, kind.items);
+        problems.push(Diagnostic::new(key.span.clone(), message).label("one too many"));
+        return named;
     }
     let mut keys: BTreeMap<&str, &Node> = BTreeMap::new();
     for (key, value) in entries {
         let help = "put a name that YAML takes for something else in quotes";
-        let Some(name) = text(key, "the name of an environment variable", help, problems) else {
+        let Some(name) = text(key, kind.name, help, problems) else {
             continue;
         };
         if name == "<<" && matches!(*value.value, Value::Map(_) | Value::List(_)) {
@@ -260,14 +285,51 @@ pub(super) fn environment(node: &Node, problems: &mut Problems) -> BTreeMap<Stri
         if let Some(first) = keys.insert(name, key) {
             problems.push(duplicate(name, first, key));
         }
+        named.push((name, key, value));
+    }
+    named
+}
+
+/// A mapping whose keys are for the author to choose.
+pub(super) struct Entries {
+    /// The key in front of it.
+    pub(super) what: &'static str,
+    /// What a key of it is.
+    pub(super) name: &'static str,
+    /// What there may be so many of.
+    pub(super) items: &'static str,
+    pub(super) max: usize,
+    /// How it is written.
+    pub(super) help: &'static str,
+}
+
+const ENVIRONMENT: Entries = Entries {
+    what: "`Environment`",
+    name: "the name of an environment variable",
+    items: "variables",
+    max: MAX_ENVIRONMENT_VARIABLES,
+    help: "write each variable on a line of its own, as in `LANG: C`",
+};
+
+/// Environment variables by name. What else is to be held against a text is for `test`
+/// to say.
+pub(super) fn environment(
+    node: &Node,
+    mut test: impl FnMut(&Node, &str, &str, &mut Problems),
+    problems: &mut Problems,
+) -> BTreeMap<String, String> {
+    let mut variables = BTreeMap::new();
+    for (name, key, value) in entries(node, &ENVIRONMENT, problems) {
         let is_name = variable_name(key, name, problems);
         let what = format!("the environment variable {}", quoted(name));
         let help = "write '' for an empty value; the host's own value is never passed on";
         if let Some(text) = text(value, &what, help, problems)
             && check_exec_text(value, &what, text, name.len() + 1, problems)
-            && is_name
         {
-            variables.insert(name.to_owned(), text.to_owned());
+            test(value, name, text, problems);
+            if is_name {
+                variables.insert(name.to_owned(), text.to_owned());
+            }
         }
     }
     variables

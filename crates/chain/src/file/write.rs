@@ -1,8 +1,14 @@
 //! A chain as YAML that a person can read: only what differs from the
 //! defaults, and in quotes only what YAML could take for something else.
 
+use std::borrow::Cow;
+
+use data_encoding::BASE64;
+
 use crate::chain::{Chain, ChainLink, DEFAULT_ACCEPTED_EXIT_CODES, Deadline, default_link_name};
-use crate::link::{Constraints, Link, Network};
+use crate::link::{Constraints, DataSource, Link, LiteralFile, Network, Warm, Writable};
+use crate::parameters::Parameter;
+use crate::template;
 use crate::text::is_printable;
 use crate::units::{format_duration, format_memory};
 
@@ -15,22 +21,74 @@ pub(super) fn chain(chain: &Chain) -> String {
         Deadline::None => lines.entry("Deadline", "none"),
         Deadline::After(deadline) => lines.entry("Deadline", &format_duration(deadline)),
     }
+    if let Some(media_type) = &chain.content_type {
+        lines.entry("ContentType", &scalar(media_type));
+    }
+    write_parameters(chain, &mut lines);
     lines.line("Chain:");
+    let texts = match chain.parameters.is_empty() {
+        true => Texts::AsTheyAre,
+        false => Texts::Templates,
+    };
     for link in &chain.links {
-        lines.item(|lines| write_chain_link(link, lines));
+        lines.item(|lines| write_chain_link(link, texts, lines));
     }
     lines.text
+}
+
+/// What becomes of texts that may be templates.
+#[derive(Clone, Copy)]
+enum Texts {
+    AsTheyAre,
+    /// They are read as templates, also those of links that are none.
+    Templates,
+}
+
+impl Texts {
+    fn of<'t>(self, link: &Link, text: &'t str) -> Cow<'t, str> {
+        match self {
+            Self::Templates if link.parameters.is_empty() => template::escape(text).into(),
+            _ => text.into(),
+        }
+    }
+}
+
+fn write_parameters(chain: &Chain, lines: &mut Lines) {
+    if chain.parameters.is_empty() {
+        return;
+    }
+    lines.line("Parameters:");
+    lines.indented(|lines| {
+        for (name, Parameter { pattern, default }) in &chain.parameters {
+            lines.line(&format!("{}:", scalar(name)));
+            lines.indented(|lines| {
+                lines.value("Pattern:", pattern.as_str());
+                if let Some(default) = default {
+                    lines.value("Default:", default);
+                }
+            });
+        }
+    });
 }
 
 /// Writes a link that stands by itself.
 pub(super) fn link(link: &Link) -> String {
     let mut lines = Lines::default();
-    write_what_runs(link, &mut lines);
+    write_what_runs(link, Texts::AsTheyAre, &mut lines);
+    if !link.parameters.is_empty() {
+        lines.line("Parameters:");
+        lines.indented(|lines| {
+            for (name, pattern) in &link.parameters {
+                lines.line(&format!("{}:", scalar(name)));
+                lines.indented(|lines| lines.value("Pattern:", pattern.as_str()));
+            }
+        });
+    }
     lines.text
 }
 
-fn write_chain_link(link: &ChainLink, lines: &mut Lines) {
-    write_what_runs(&link.link, lines);
+fn write_chain_link(link: &ChainLink, texts: Texts, lines: &mut Lines) {
+    write_what_runs(&link.link, texts, lines);
     if link.name != default_link_name(&link.link) {
         lines.entry("Name", &scalar(&link.name));
     }
@@ -40,7 +98,7 @@ fn write_chain_link(link: &ChainLink, lines: &mut Lines) {
 /// Writes what a link has beside what stands in its command line.
 pub(super) fn settings(link: &ChainLink) -> String {
     let mut lines = Lines::default();
-    write_sandbox(&link.link, &mut lines);
+    write_sandbox(&link.link, Texts::AsTheyAre, &mut lines);
     write_use(link, &mut lines);
     lines.text
 }
@@ -58,7 +116,7 @@ fn write_use(link: &ChainLink, lines: &mut Lines) {
     }
 }
 
-fn write_what_runs(link: &Link, lines: &mut Lines) {
+fn write_what_runs(link: &Link, texts: Texts, lines: &mut Lines) {
     lines.entry("Image", &scalar(&link.image));
     if let Some(command) = &link.command {
         lines.entry("Command", &scalar(command));
@@ -66,18 +124,19 @@ fn write_what_runs(link: &Link, lines: &mut Lines) {
     if !link.arguments.is_empty() {
         lines.line("Arguments:");
         for argument in &link.arguments {
-            lines.value("-", argument);
+            lines.value("-", &texts.of(link, argument));
         }
     }
-    write_sandbox(link, lines);
+    write_sandbox(link, texts, lines);
 }
 
-fn write_sandbox(link: &Link, lines: &mut Lines) {
+fn write_sandbox(link: &Link, texts: Texts, lines: &mut Lines) {
     if !link.environment.is_empty() {
         lines.line("Environment:");
         lines.indented(|lines| {
             for (name, value) in &link.environment {
-                lines.value(&format!("{}:", scalar(name)), value);
+                let before = format!("{}:", scalar(name));
+                lines.value(&before, &texts.of(link, value));
             }
         });
     }
@@ -87,16 +146,81 @@ fn write_sandbox(link: &Link, lines: &mut Lines) {
     if let Some(user) = &link.user {
         lines.entry("User", &scalar(user));
     }
-    if link.writable {
-        lines.entry("Writable", "true");
+    match link.writable {
+        Writable::No => {}
+        Writable::Yes => lines.entry("Writable", "true"),
+        Writable::Never => lines.entry("Writable", "never"),
     }
-    if link.network == Network::Host {
-        lines.entry("Network", "host");
+    match link.network {
+        Network::None => {}
+        Network::Loopback => lines.entry("Network", "loopback"),
+        Network::Sealed => lines.entry("Network", "sealed"),
+        Network::Host => lines.entry("Network", "host"),
     }
-    if link.late {
-        lines.entry("Warm", "false");
+    match link.warm {
+        Warm::Default => {}
+        Warm::Late => lines.entry("Warm", "false"),
+        Warm::Count(count) => lines.entry("Warm", &count.to_string()),
     }
+    if let Some(path) = &link.input {
+        lines.entry("Input", &scalar(path));
+    }
+    if let Some(path) = &link.output {
+        lines.entry("Output", &scalar(path));
+    }
+    write_beside(link, lines);
     write_constraints(link.constraints, lines);
+}
+
+/// Writes what a link finds beside its image.
+fn write_beside(link: &Link, lines: &mut Lines) {
+    if !link.files.is_empty() {
+        lines.line("Files:");
+        lines.indented(|lines| {
+            for (path, file) in &link.files {
+                write_file(path, file, lines);
+            }
+        });
+    }
+    if !link.data.is_empty() {
+        lines.line("Data:");
+        lines.indented(|lines| {
+            for (path, source) in &link.data {
+                let source = match source {
+                    DataSource::Name(name) => scalar(name),
+                    DataSource::Image(image) => scalar(&format!("image:{image}")),
+                };
+                lines.entry(&scalar(path), &source);
+            }
+        });
+    }
+    if !link.secrets.is_empty() {
+        lines.line("Secrets:");
+        lines.indented(|lines| {
+            for (path, name) in &link.secrets {
+                lines.entry(&scalar(path), &scalar(name));
+            }
+        });
+    }
+}
+
+fn write_file(path: &str, file: &LiteralFile, lines: &mut Lines) {
+    let path = format!("{}:", scalar(path));
+    let text = std::str::from_utf8(&file.content);
+    let has_mode = file.mode != LiteralFile::DEFAULT_MODE;
+    if let (Ok(text), false) = (text, has_mode) {
+        return lines.value(&path, text);
+    }
+    lines.line(&path);
+    lines.indented(|lines| {
+        match text {
+            Ok(text) => lines.value("Text:", text),
+            Err(_) => lines.entry("Base64", &scalar(&BASE64.encode(&file.content))),
+        }
+        if has_mode {
+            lines.entry("Mode", &format!("{:04o}", file.mode));
+        }
+    });
 }
 
 fn write_constraints(constraints: Constraints, lines: &mut Lines) {
@@ -113,6 +237,18 @@ fn write_constraints(constraints: Constraints, lines: &mut Lines) {
         }
         if let Some(processes) = constraints.processes {
             lines.entry("Processes", &processes.to_string());
+        }
+        if let Some(time) = constraints.cpu_time {
+            lines.entry("CPUTime", &format_duration(time));
+        }
+        if let Some(bytes) = constraints.output {
+            lines.entry("Output", &format_memory(bytes));
+        }
+        if let Some(bytes) = constraints.scratch {
+            lines.entry("Scratch", &format_memory(bytes));
+        }
+        if let Some(files) = constraints.open_files {
+            lines.entry("OpenFiles", &files.to_string());
         }
     });
 }

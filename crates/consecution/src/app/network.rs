@@ -29,28 +29,26 @@ use crate::transport::{RefusalReason, Transport};
 /// How long [`Portal::connect`] waits for servers and runners.
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// How long to wait before publishing again where that has failed, at first.
+/// The first wait before a failed publish is repeated.
 const PUBLISH_AGAIN_MIN: Duration = Duration::from_millis(10);
 
-/// How long to wait before looking again whether a link is served: at first, and
-/// at most.
+/// How long to wait before probing again whether a link is served: at first, and at most.
 const LOOK_AGAIN_MIN: Duration = Duration::from_millis(1);
 const LOOK_AGAIN_MAX: Duration = Duration::from_millis(500);
 
-/// How long something that is waited for may be missing before it is said.
+/// How long to wait for something before that is logged.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long etcd may have no links until a runner that was just started believes
-/// it: portals look every 10 s whether theirs are still there.
+/// How long a runner that was just started waits for a first link before it counts an empty
+/// etcd as complete: portals check every 10 s whether their links are still there.
 const NO_LINKS_WAIT: Duration = Duration::from_secs(20);
 
-/// How old what runners say of themselves may be where it is told why nobody
-/// serves a link, and how long to wait for it.
+/// How old the states of runners may be that explain why nobody serves a link, and how long
+/// to wait for them.
 const RUNNERS_AGE_MAX: Duration = Duration::from_secs(1);
 const RUNNERS_WAIT_MAX: Duration = Duration::from_millis(500);
 
-/// Connections to the servers that portals and runners share. Clones are the
-/// same.
+/// The connections of a portal or runner to NATS and etcd. Clones share them.
 #[derive(Clone)]
 pub struct Network {
     nats: Nats,
@@ -80,11 +78,11 @@ pub enum ConnectError {
 }
 
 impl Network {
-    /// Starts to connect, and does not wait for it. `name` is the portal's or the
-    /// runner's.
+    /// Starts to connect, without waiting for the connections. `name` is the name of the
+    /// portal or runner.
     ///
     /// # Errors
-    /// An address, a certificate or a secret is not one.
+    /// An address, a certificate or a secret is invalid.
     pub fn connect(
         nats: &NatsOptions,
         etcd: &EtcdOptions,
@@ -97,17 +95,17 @@ impl Network {
         })
     }
 
-    /// What carries calls.
+    /// The transport for calls.
     pub fn transport(&self) -> Arc<dyn Transport> {
         Arc::new(self.nats.clone())
     }
 
-    /// What keeps links.
+    /// The link store.
     pub fn links(&self) -> Arc<dyn LinkStore> {
         Arc::new(self.etcd.clone())
     }
 
-    /// How it is with the connections, by the name of the server.
+    /// The states of the connections, by the name of the server.
     pub fn connections(&self) -> Connections {
         Connections::from([
             ("nats", self.nats.connection()),
@@ -141,20 +139,20 @@ impl Network {
         connections
     }
 
-    /// Keeps the links of these chains known, and says that their portal is there,
-    /// for as long as that is held.
+    /// Keeps the links of these chains published, and announces their portal, until the
+    /// returned publisher is dropped.
     pub fn publisher(&self, portals: &[Portal]) -> Publisher {
         Publisher::start(self.links(), &name::unique("portal"), portals)
     }
 
-    /// Starts a runner that serves what is known, and what comes.
+    /// Starts a runner that serves all links in etcd.
     pub fn runner(&self, options: Options, images: Images) -> Runner {
         let (transport, links) = (self.transport(), self.links());
         Runner::start(options, transport, links, images, Launcher::new())
     }
 
-    /// Opens a portal, and waits until its links are known and a runner serves
-    /// each of them; not longer than `wait`.
+    /// Opens a portal, and waits until its links are published and runners serve all of them,
+    /// but no longer than `wait`.
     ///
     /// # Errors
     /// What was missing when the time was over.
@@ -166,8 +164,7 @@ impl Network {
         Ok(portal)
     }
 
-    /// Waits until runners serve the links of these chains; not longer than
-    /// `wait`.
+    /// Waits until runners serve all links of these chains, but no longer than `wait`.
     ///
     /// # Errors
     /// What was missing when the time was over.
@@ -300,12 +297,12 @@ fn is_to_be_said(began: Instant, deadline: Instant) -> bool {
     began.elapsed() >= PATIENCE && Instant::now() + PATIENCE < deadline
 }
 
-/// Why links are not published where the time was over before an answer came.
+/// Why links are not published, if the time was over before etcd answered.
 const SILENT: &str = "etcd does not answer in time; check that it runs and can be reached";
 
 type Runners = BTreeMap<String, RunnerState>;
 
-/// Why a runner cannot serve a link, if there is one that says so.
+/// Why a runner cannot serve a link, if one has announced that.
 fn problem(runners: &Runners, id: LinkId) -> Option<String> {
     let id = id.to_string();
     runners.iter().find_map(|(runner, state)| {
@@ -314,13 +311,13 @@ fn problem(runners: &Runners, id: LinkId) -> Option<String> {
     })
 }
 
-/// The links that runners elsewhere serve, or cannot.
+/// The links of runners in other processes.
 struct LinksThere {
     probed: Probed,
     nats: watch::Receiver<Connection>,
     etcd: Etcd,
-    /// What runners have said last, and when. Held while they are looked up, so
-    /// that this is done once however many links nobody serves.
+    /// The last known states of runners, and when they were read. Locked while they are read,
+    /// so that they are read once however many links nobody serves.
     runners: Mutex<Option<(Instant, Arc<Runners>)>>,
 }
 
@@ -360,23 +357,22 @@ impl Links for LinksThere {
     }
 }
 
-/// Only the links, for whoever makes no calls.
+/// The link store alone, for commands that make no calls.
 ///
 /// # Errors
-/// An address, a certificate or a secret is not one.
+/// An address, a certificate or a secret is invalid.
 #[cfg(feature = "cli")]
 pub(crate) fn link_store(etcd: &EtcdOptions) -> Result<Arc<dyn LinkStore>, ConnectError> {
     Ok(Arc::new(Etcd::new(etcd).map_err(FailedTo)?))
 }
 
 impl Portal {
-    /// Reads a chain file, connects to the servers, makes the chain's links
-    /// known, and waits until runners serve them. As long as the portal or a clone
-    /// of it is there, they are put again where etcd loses them.
+    /// Reads a chain file, connects to the servers, publishes the chain's links, and waits
+    /// until runners serve them. While the portal or a clone of it exists, links that etcd
+    /// loses are published again.
     ///
-    /// `nats` and each of `etcds` is a URL; `nats` may be several, separated by
-    /// commas. For TLS and credentials, and to wait for less or more, see
-    /// [`Network`].
+    /// `nats` is one URL or several, separated by commas; each of `etcds` is a URL. For TLS,
+    /// credentials and another time to wait, see [`Network`].
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -390,8 +386,7 @@ impl Portal {
     /// ```
     ///
     /// # Errors
-    /// The file is wrong, or something that is needed was not there within 30
-    /// seconds.
+    /// The file is invalid, or the chain could not be called within 30 s.
     pub async fn connect(
         file: impl AsRef<Path>,
         nats: &str,

@@ -10,7 +10,7 @@ use chain::{Chain, Deadline};
 use clap::builder::{PathBufValueParser, TypedValueParser};
 
 use crate::portal::{ChainError, ChainReply, ChainRequest, FailureReason, Portal};
-use crate::transport::{LAST_WORDS_WAIT_MAX, Next};
+use crate::transport::{LAST_WORDS_WAIT_MAX, Next, status_of_signal};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::stdio::{self, Errors, Output};
@@ -18,9 +18,6 @@ use super::{EXIT_OWN_FAILURE, complain};
 
 /// A deadline passed: the same status as that of `timeout`.
 const EXIT_DEADLINE: u8 = 124;
-
-/// A shell adds this to the number of the signal that ended a command.
-const EXIT_SIGNAL_BASE: i32 = 128;
 
 /// The arguments that `run` and `send` share.
 #[derive(Debug, clap::Args)]
@@ -148,7 +145,7 @@ fn exit_code(error: &ChainError) -> u8 {
 }
 
 fn signal_code(signal: i32) -> u8 {
-    u8::try_from(EXIT_SIGNAL_BASE + signal).unwrap_or(EXIT_OWN_FAILURE)
+    u8::try_from(status_of_signal(signal)).unwrap_or(EXIT_OWN_FAILURE)
 }
 
 /// Waits for SIGINT, SIGTERM or SIGHUP and returns its number.

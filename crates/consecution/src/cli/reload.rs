@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::chain_file::{self, ChainFileError};
+use crate::error::with_causes;
 use chain::Chain;
 
 use super::signals::HangUps;
@@ -56,7 +57,7 @@ pub(crate) async fn on_hang_up(
 /// Logs the errors in a chain file, with their lines.
 fn refuse(error: &ChainFileError) {
     let ChainFileError::Invalid(invalid) = error else {
-        tracing::error!("all chains stay as they were: {error}");
+        tracing::error!("all chains stay as they were: {}", with_causes(error));
         return;
     };
     for problem in invalid.diagnostics() {

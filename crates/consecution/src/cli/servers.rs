@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::config::{EtcdOptions, NatsIdentity, NatsOptions, Secret, Tls};
+use crate::error::FailedTo;
 use anyhow::bail;
 
 /// NATS, which carries the calls.
@@ -206,8 +207,6 @@ fn secret(file: &Option<PathBuf>, variable: &str) -> anyhow::Result<Option<Secre
 /// A secret in a file. Reads it once now, so that a missing file is an error at start.
 fn read(path: &PathBuf) -> anyhow::Result<Secret> {
     let secret = Secret::in_file(path);
-    match secret.read() {
-        Ok(_) => Ok(secret),
-        Err(error) => bail!("failed to {error}"),
-    }
+    secret.read().map_err(FailedTo)?;
+    Ok(secret)
 }

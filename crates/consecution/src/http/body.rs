@@ -1,4 +1,4 @@
-//! What is left of the body of a request that has its answer.
+//! The rest of a body whose request has already been answered.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -9,7 +9,7 @@ use axum::extract::Request;
 use axum::http::header::EXPECT;
 use tokio::time::timeout;
 
-/// How much of such a body is still taken from the client, and for how long.
+/// How much of such a body is still read from the client, and for how long.
 const LEFTOVER_BYTES_MAX: u64 = 256 * 1024 * 1024;
 const LEFTOVER_WAIT_MAX: Duration = Duration::from_secs(5);
 
@@ -19,8 +19,8 @@ pub(crate) fn is_held_back(headers: &axum::http::HeaderMap) -> bool {
     headers.contains_key(EXPECT)
 }
 
-/// Drops a request that is answered without its body; a client that sends all of
-/// it before it reads is heard to the end, in a task of its own.
+/// Drops a request that is answered without its body. A task reads the body, because some
+/// clients send all of it before they read the reply.
 pub(crate) fn discard(request: Request) {
     let is_held_back = is_held_back(request.headers());
     let body = request.into_body();
@@ -29,9 +29,8 @@ pub(crate) fn discard(request: Request) {
     }
 }
 
-/// Reads what is left of a body, within bounds: where a body is dropped instead,
-/// the connection is reset under a client that still sends, and it never sees its
-/// reply.
+/// Reads the rest of a body, within bounds. If it were dropped, a client that still sends
+/// would get a reset, and never see its reply.
 pub(crate) async fn swallow(mut body: Body) {
     let swallowing = async {
         let mut bytes = 0;

@@ -1,4 +1,4 @@
-//! The connection that a request came on, as far as a site has to do with it.
+//! A request's connection, as routes see it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::server::Stage;
 
-/// Who asks, on which connection. Clones are the same.
+/// A request's connection. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Client(Arc<State>);
 
@@ -28,14 +28,12 @@ impl Client {
         }))
     }
 
-    /// Whether the server is about to end, so that whoever asks had better look
-    /// elsewhere.
+    /// Whether the server is draining, so that the client should use another one.
     pub(crate) fn is_draining(&self) -> bool {
         *self.0.stage.borrow() > Stage::Open
     }
 
-    /// Whether the connection is one of the few beyond the bound, which are for
-    /// looking and not for calling.
+    /// Whether the connection has an extra place, which is for monitoring and not for calls.
     pub(crate) fn is_extra(&self) -> bool {
         self.0.is_extra.load(Ordering::Acquire)
     }
@@ -44,13 +42,13 @@ impl Client {
         self.0.is_extra.store(is_extra, Ordering::Release);
     }
 
-    /// Asks for the connection to be reset.
+    /// The request to reset the connection.
     pub(crate) fn reset(&self) -> &Reset {
         &self.0.reset
     }
 
-    /// Something is run for the request: a client that closes its sending half
-    /// while the result is held has given it up, and the connection is closed.
+    /// A run for the request has begun. If the client closes its sending half before the
+    /// returned value is dropped, it has given the run up, and the connection is closed.
     pub(crate) fn run(&self) -> Run {
         self.0.runs.fetch_add(1, Ordering::AcqRel);
         Run(self.clone())
@@ -70,7 +68,7 @@ impl Drop for Run {
     }
 }
 
-/// Asks for the connection to be reset when it is closed. Clones are the same.
+/// Whether to reset the connection when it is closed. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Reset(Arc<AtomicBool>);
 

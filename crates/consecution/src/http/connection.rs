@@ -1,4 +1,4 @@
-//! One connection, from its first request to its end.
+//! Serves one connection.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -27,28 +27,28 @@ use crate::trace::CallId;
 /// The header that carries a request's id, both ways.
 const CALL_ID: HeaderName = HeaderName::from_static("consecution-call-id");
 
-/// How large a request's head may be, in bytes, and how many fields it may have.
+/// The most bytes of a request's head, and the most fields in it.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 const HEAD_FIELDS_MAX: usize = 100;
 
-/// How much is read ahead of a request, in bytes.
+/// The most bytes to read ahead.
 const BUFFER_BYTES_MAX: usize = 128 * 1024;
 
-/// How long a drain waits for a client that takes nothing more of its reply.
+/// How long a drain waits for a client that reads nothing of its reply.
 const DRAIN_STALL_MAX: Duration = Duration::from_secs(5);
 
-/// How far the end of a server has come, for its connections.
+/// How far the server's drain is, for its connections.
 #[derive(Clone)]
 pub(super) struct Progress {
     pub(super) stage: watch::Receiver<Stage>,
-    /// Connections without a request are closed in the last stage.
+    /// Whether connections without a request are closed in the last stage.
     pub(super) closes: bool,
 }
 
 impl Progress {
     async fn until_closing(&mut self) {
         let closing = self.stage.wait_for(|stage| *stage == Stage::Closing);
-        // A server that is gone has ended its connections, too.
+        // An error means that the server is gone; it ends its connections itself.
         if !self.closes || closing.await.is_err() {
             std::future::pending().await
         }
@@ -79,7 +79,7 @@ pub(super) async fn serve(stream: TcpStream, place: Place, site: Site, mut progr
         async move {
             let Ok(mut response) = response.await;
             let headers = response.headers_mut();
-            // Visible ASCII, which any header can carry.
+            // A call id is visible ASCII, so this does not fail.
             headers.extend(HeaderValue::from_str(call_id.as_str()).map(|id| (CALL_ID, id)));
             if client.is_draining() || client.is_extra() {
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -98,8 +98,8 @@ pub(super) async fn serve(stream: TcpStream, place: Place, site: Site, mut progr
         .max_header_size(HEAD_BYTES_MAX)
         .max_headers(HEAD_FIELDS_MAX)
         .max_buf_size(BUFFER_BYTES_MAX)
-        // A client may send all that it has to say, and then listen. One that has
-        // given a run up is noticed below.
+        // A client may close its sending half and then read. If that means that it has given a
+        // run up, it is noticed below.
         .half_close(true)
         .serve_connection(TokioIo::new(socket.clone()), service);
     let mut is_told = false;
@@ -125,8 +125,8 @@ pub(super) async fn serve(stream: TcpStream, place: Place, site: Site, mut progr
                 Pin::new(&mut connection).graceful_shutdown();
             }
             () = stall.longer_than(stall_wait_max) => {
-                tracing::info!("a client has taken nothing of its reply for {stall_wait_max:?}: it is cut off");
-                // Nothing of it is left in the kernel either.
+                tracing::info!("a client has read nothing of its reply for {stall_wait_max:?}: its connection is closed");
+                // So the kernel does not keep the unread reply either.
                 client.reset().ask();
                 break None;
             }
@@ -139,8 +139,8 @@ pub(super) async fn serve(stream: TcpStream, place: Place, site: Site, mut progr
         None => tracing::debug!("a connection was given up"),
     }
     if client.reset().is_asked_for() {
-        // An older client takes a connection that is closed for the end of the
-        // reply, which this is not.
+        // Old clients take the close of a connection for the end of the reply, so an
+        // incomplete reply must end in a reset.
         let _ = socket.stream().set_zero_linger();
     }
 }

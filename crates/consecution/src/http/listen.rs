@@ -1,4 +1,4 @@
-//! Where to listen, as users write it.
+//! Addresses to listen on, as users write them.
 
 use std::fmt;
 use std::io;
@@ -9,12 +9,10 @@ use std::time::Duration;
 use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpSocket, lookup_host};
 
-/// How many connections the kernel takes ahead of us.
+/// How many connections the kernel may accept before we do.
 const BACKLOG: u32 = 1024;
 
-/// When to ask a client that says nothing whether it is still there, how often,
-/// and how many times: one that has gone without a word is noticed within a
-/// minute.
+/// TCP keepalive: a client that has vanished is noticed within a minute.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
@@ -35,7 +33,7 @@ enum Host {
     Name(String),
 }
 
-/// A text is no address to listen on.
+/// A text is not an address to listen on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "each text says it")]
 pub enum ListenAddressError {
@@ -100,7 +98,7 @@ impl FromStr for Listen {
             _ => return Err(ListenAddressError::Port(port.to_owned())),
         };
         if let Some(ip) = bracketed {
-            // One that is right has been read above.
+            // Valid addresses were returned above.
             let ip = ip.trim_end_matches(']').to_owned();
             return Err(ListenAddressError::NotIpv6(ip));
         }
@@ -113,8 +111,7 @@ impl FromStr for Listen {
     }
 }
 
-/// Whether a host may be called that. What is all digits and dots is an address
-/// with a mistake in it.
+/// Whether this can be the name of a host. Digits and dots alone are a mistyped address.
 fn is_name(name: &str) -> bool {
     let is_part_of = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     name.bytes().all(is_part_of) && name.bytes().any(|byte| byte.is_ascii_alphabetic())
@@ -141,7 +138,7 @@ impl fmt::Display for Listen {
 }
 
 impl Listen {
-    /// Listens there. Connections that come have what is set here.
+    /// Listens on the address. Accepted connections inherit the options set here.
     pub(super) async fn bind(&self) -> Result<TcpListener, ListenError> {
         let listener = match &self.host {
             Host::All => self.bind_all(),
@@ -154,7 +151,7 @@ impl Listen {
         })
     }
 
-    /// On every address, of IPv6 and of IPv4; where there is no IPv6, of IPv4.
+    /// Listens on every address of IPv6 and IPv4; without IPv6, of IPv4 alone.
     fn bind_all(&self) -> io::Result<TcpListener> {
         let all = |ip: IpAddr| SocketAddr::new(ip, self.port);
         match open(all(Ipv6Addr::UNSPECIFIED.into()), Some(false)) {
@@ -163,8 +160,8 @@ impl Listen {
         }
     }
 
-    /// On the first address of that name that can be had; of IPv4 first, which
-    /// whoever connects to a name tries in any case.
+    /// Listens on the first usable address of that name. IPv4 comes first, because every client
+    /// that connects to a name tries it.
     async fn bind_name(&self, name: &str) -> io::Result<TcpListener> {
         let mut addresses: Vec<_> = lookup_host((name, self.port)).await?.collect();
         addresses.sort_by_key(SocketAddr::is_ipv6);
@@ -187,7 +184,7 @@ fn is_without_ipv6(error: &io::Error) -> bool {
     )
 }
 
-/// Opens a listener. `is_only_v6` is left to the host where it is `None`.
+/// Opens a listener. If `is_only_v6` is `None`, the host's default applies.
 fn open(address: SocketAddr, is_only_v6: Option<bool>) -> io::Result<TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
@@ -202,7 +199,7 @@ fn open(address: SocketAddr, is_only_v6: Option<bool>) -> io::Result<TcpListener
     sockopt::set_tcp_keepidle(&socket, KEEPALIVE_IDLE)?;
     sockopt::set_tcp_keepintvl(&socket, KEEPALIVE_INTERVAL)?;
     sockopt::set_tcp_keepcnt(&socket, KEEPALIVE_PROBES)?;
-    // Only a matter of speed.
+    // If this fails, it only costs speed.
     socket.set_nodelay(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)

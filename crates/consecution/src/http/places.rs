@@ -1,11 +1,10 @@
-//! Room for connections.
+//! Limits the number of connections.
 //!
-//! There are so many places as are asked for, and a few extra ones: who looks
-//! after a server must learn how it is also when clients have taken all places,
-//! and what a connection is for is not known before it has said so. An extra
-//! connection has little time. Where all extra places are taken the oldest
-//! connection there that has not said what it wants makes room, so that nobody
-//! can keep them by saying nothing.
+//! Beside the ordinary places there are a few extra ones, so that a server can be monitored
+//! even while clients hold all ordinary places: before its first request, nobody knows what a
+//! connection is for. A connection in an extra place has little time. If all extra places are
+//! taken, the oldest connection there that has not sent a request's head makes room, so that
+//! silent clients cannot hold them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -17,24 +16,24 @@ use tokio::time::{Instant, sleep_until, timeout};
 /// How many extra places there are.
 const EXTRA_MAX: usize = 16;
 
-/// How long a client in an extra place may take for a request's head, and for all.
+/// How long a connection in an extra place may take for a request's head, and altogether.
 pub(super) const EXTRA_HEAD_WAIT_MAX: Duration = Duration::from_secs(5);
 const EXTRA_WAIT_MAX: Duration = Duration::from_secs(15);
 
-/// How long it has for a request's head however many others come.
+/// How long it has for a request's head before it may have to make room.
 const EXTRA_HEAD_WAIT_MIN: Duration = Duration::from_millis(200);
 
 /// The places of one address.
 pub(super) struct Places {
     ordinary: Arc<Semaphore>,
     extra: Vec<Arc<Extra>>,
-    /// An extra place is free again.
+    /// Notified when an extra place is free again.
     is_free: Arc<Notify>,
 }
 
 /// The place of a connection, until it is dropped.
 pub(super) struct Place {
-    /// Empty in an extra place.
+    /// Empty while it is an extra place.
     ordinary: OnceLock<OwnedSemaphorePermit>,
     places: Arc<Semaphore>,
     extra: Option<Arc<Extra>>,
@@ -82,7 +81,7 @@ impl Places {
                 }
             };
             tokio::select! {
-                // Never closed, so never refused.
+                // The semaphore is never closed, so this never fails.
                 Ok(permit) = Arc::clone(&self.ordinary).acquire_owned() => {
                     return self.place(Some(permit), None);
                 }
@@ -97,7 +96,7 @@ impl Places {
         }
     }
 
-    /// A place beyond all bounds, for who must not be sent away.
+    /// A place beyond all limits, for a connection that must not be refused.
     pub(super) fn one_more(&self) -> Place {
         self.place(None, None)
     }
@@ -113,13 +112,13 @@ impl Places {
 }
 
 impl Place {
-    /// Whether it is an extra one, still.
+    /// Whether it is still an extra place.
     pub(super) fn is_extra(&self) -> bool {
         self.extra.is_some() && self.ordinary.get().is_none()
     }
 
-    /// A request's head has come: gives an extra place up for an ordinary one,
-    /// where there is one.
+    /// A request's head has come: exchanges an extra place for an ordinary one, if one is
+    /// free.
     pub(super) fn has_head(&self) {
         let Some(extra) = &self.extra else { return };
         extra.has_head.store(true, Ordering::Release);
@@ -131,7 +130,7 @@ impl Place {
         }
     }
 
-    /// Resolves when the connection must go.
+    /// Resolves when the connection must be closed.
     pub(super) async fn until_over(&self) {
         let Some(extra) = &self.extra else {
             return std::future::pending().await;

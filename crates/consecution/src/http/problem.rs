@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 
 use crate::trace::CallId;
 
-/// When a client should try again that was answered with 503, in seconds.
+/// After how many seconds a client should retry after a 503.
 pub(crate) const RETRY_AFTER_S: u32 = 1;
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
@@ -20,7 +20,7 @@ pub(crate) struct Problem {
     pub(crate) status: StatusCode,
     pub(crate) title: &'static str,
     pub(crate) detail: String,
-    /// The id of the request, as its reply's header has it.
+    /// The request's id, as in the reply's header.
     call_id: String,
     /// The value of `Allow`, for 405.
     #[serde(skip)]

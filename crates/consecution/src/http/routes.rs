@@ -1,4 +1,4 @@
-//! Routes and responses that every address of this program has.
+//! Routes and responses that all addresses of this program share.
 
 use std::sync::Arc;
 
@@ -15,15 +15,14 @@ use super::body::discard;
 use super::problem::{Problem, RETRY_AFTER_S};
 use crate::trace::CallId;
 
-/// The methods of what can only be looked at, as `Allow` has them. axum sends
-/// `HEAD` where `GET` goes.
+/// The methods of routes for monitoring, as in `Allow`. axum routes `HEAD` like `GET`.
 pub(crate) const LOOK: &str = "GET, HEAD";
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// `/healthz`, and `/metrics` with what is counted in `registry`.
+/// `/healthz`, and `/metrics` with the metrics in `registry`.
 pub(crate) fn health_and_metrics<S>(registry: Arc<Registry>) -> Router<S> {
     Router::new()
         .route("/healthz", get(async || text(TEXT, "ok\n")))
@@ -53,7 +52,7 @@ pub(crate) async fn only_looks(Extension(id): Extension<CallId>, request: Reques
     problem.with_call_id(&id)
 }
 
-/// What `/readyz` answers: 200 where `is_ready`, else 503.
+/// The answer of `/readyz`: 200 if `is_ready`, otherwise 503.
 pub(crate) fn readiness(is_ready: bool, readiness: &impl Serialize) -> Response<Body> {
     if is_ready {
         return json(StatusCode::OK, readiness);
@@ -66,7 +65,7 @@ pub(crate) fn readiness(is_ready: bool, readiness: &impl Serialize) -> Response<
 
 /// `value` as JSON. A line feed follows, so that a terminal's prompt begins a new line.
 pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {
-    // Text and numbers can always be written.
+    // A value of texts and numbers can always be written.
     let mut json = serde_json::to_string(value).unwrap_or_default();
     json.push('\n');
     let mut response = text(JSON, json);

@@ -1,10 +1,9 @@
-//! Connections: taken, bounded, and brought to an end.
+//! Accepts connections, bounds their number, and drains them.
 //!
-//! A drain has three stages. First no new connection is taken, but those that
-//! the kernel has taken for us already still are; replies say that their
-//! connection closes. Then connections without a request are closed. Whoever
-//! is not done when the grace period is over is cut off. An address beside, for
-//! who looks after the server, stays open until then.
+//! A drain has three stages. First, only connections that the kernel has already accepted for
+//! us are still served, and replies say that their connection closes. Then, connections
+//! without a request are closed. Finally, when the grace period is over, the rest is closed.
+//! A second address for monitoring stays open until then.
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,17 +23,17 @@ use super::listen::{Listen, ListenError};
 use super::places::Places;
 use super::stall::Unacknowledged;
 
-/// How long a drain waits for requests that are on their way on connections
-/// that have none.
+/// How long a drain waits for requests that clients may just be sending on idle connections.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// How long to wait when no connection can be taken, for want of descriptors.
+/// How long to wait if no connection can be accepted, for example because no descriptor is
+/// left.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
-/// How many connections there may be at a time on an address beside.
+/// The most connections on an address for monitoring.
 const BESIDE_CONNECTIONS_MAX: usize = 64;
 
-/// How far the end has come.
+/// The stages of a drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Stage {
     Open,
@@ -42,7 +41,7 @@ pub(super) enum Stage {
     Closing,
 }
 
-/// HTTP on one address, and perhaps on another one for who looks after it.
+/// HTTP on one address, and perhaps on a second one for monitoring.
 pub struct Server {
     main: Door,
     beside: Option<Door>,
@@ -50,43 +49,43 @@ pub struct Server {
     stage: watch::Sender<Stage>,
 }
 
-/// An address, and what is offered there.
+/// An address, and the routes there.
 struct Door {
     listener: TcpListener,
     site: Site,
     connections_max: usize,
 }
 
-/// What is offered at an address. Clones are the same.
+/// The routes of an address. Clones share them.
 #[derive(Clone)]
 pub(super) struct Site {
     pub(super) router: Router,
-    /// How many connections are open.
+    /// The number of open connections.
     pub(super) connections: Gauge,
     pub(super) waits: Waits,
 }
 
-/// How long clients are waited for.
+/// How long to wait for clients.
 #[derive(Clone)]
 pub(super) struct Waits {
-    /// For a head.
+    /// For a request's head.
     pub(super) head_max: Duration,
-    /// While nothing moves that should.
+    /// While nothing moves on a connection.
     pub(super) stall_max: Duration,
     pub(super) unacknowledged: Arc<Unacknowledged>,
 }
 
-/// How a server has ended.
+/// The result of a drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Drained {
-    /// Every request has had its reply.
+    /// Every request got its reply.
     All,
-    /// Some were cut off when the grace period was over.
+    /// Some requests were cut off when the grace period was over.
     CutOff,
 }
 
 impl Server {
-    /// Opens an address for what `router` offers, and counts its open connections.
+    /// Opens an address for `router`, and counts its open connections.
     pub(crate) async fn bind(
         listen: &Listen,
         options: Options,
@@ -113,8 +112,7 @@ impl Server {
         })
     }
 
-    /// The same, and what `router` offers on another address, whose connections
-    /// are not counted.
+    /// The same, with a second address for `router`, whose connections are not counted.
     pub(crate) async fn beside(
         self,
         listen: &Listen,
@@ -135,7 +133,7 @@ impl Server {
         })
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     ///
     /// # Errors
     /// The kernel does not say.
@@ -143,7 +141,7 @@ impl Server {
         self.main.listener.local_addr()
     }
 
-    /// Where it listens for who looks after it, if that is another address.
+    /// The second address, if there is one.
     ///
     /// # Errors
     /// The kernel does not say.
@@ -152,8 +150,8 @@ impl Server {
         beside.map(|door| door.listener.local_addr()).transpose()
     }
 
-    /// Serves until `stop` resolves, and then until every request has had its
-    /// reply, or the grace period is over.
+    /// Serves until `stop` resolves, and then drains: until every request got its reply, or the
+    /// grace period is over.
     pub async fn serve(self, stop: impl Future<Output = ()>) -> Drained {
         let Server {
             main,
@@ -198,8 +196,8 @@ impl Server {
 }
 
 impl Door {
-    /// Takes connections, and serves them, until `stop` resolves; gives one that
-    /// was taken and has no place yet.
+    /// Accepts and serves connections until `stop` resolves. Returns a connection that was
+    /// accepted and has no place yet, if there is one.
     async fn take_until(
         &self,
         stop: impl Future<Output = ()>,
@@ -250,11 +248,11 @@ fn is_of_one_client(error: &io::Error) -> bool {
     )
 }
 
-/// Connections that clients believe to have, since the kernel has made them.
+/// The connections that the kernel has accepted for us.
 fn taken_by_the_kernel(listener: TcpListener) -> Vec<TcpStream> {
     let mut streams = Vec::new();
     if let Ok(listener) = listener.into_std() {
-        // It does not block, so it ends with an error when there is none left.
+        // The listener does not block: an error means that there is none left.
         while let Ok((stream, _)) = listener.accept() {
             let stream = stream
                 .set_nonblocking(true)

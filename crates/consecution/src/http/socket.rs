@@ -1,8 +1,7 @@
-//! A client's socket: read and written by hyper, and looked at beside that.
+//! A client's socket, which hyper reads and writes, and which can be observed meanwhile.
 //!
-//! While a reply is due, hyper reads nothing, so that a client that has closed
-//! its sending half still gets the reply. Whoever must know whether the client
-//! is still there asks here.
+//! While a reply is pending, hyper does not read: a client that has closed its sending half
+//! still gets the reply. So whether the client is still there is checked here.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -13,25 +12,25 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// A client's socket. Clones are the same.
+/// A client's socket. Clones share it.
 #[derive(Clone)]
 pub(super) struct Socket(Arc<State>);
 
 struct State {
     stream: TcpStream,
-    /// Somebody waits for more from the client, and so will see its end.
+    /// hyper waits for more from the client, and so will notice its end.
     is_read: AtomicBool,
-    /// The end has been read.
+    /// The end was read.
     has_ended: AtomicBool,
     passed: Passed,
 }
 
-/// What has passed through a socket.
+/// The counts of bytes that have passed a socket.
 #[derive(Debug, Default)]
 pub(super) struct Passed {
     pub(super) bytes_read: AtomicU64,
     pub(super) bytes_written: AtomicU64,
-    /// There was no room for what was written last.
+    /// Whether the last write found no room.
     pub(super) is_blocked: AtomicBool,
 }
 
@@ -53,18 +52,16 @@ impl Socket {
         &self.0.passed
     }
 
-    /// To be called before whoever reads is polled: what it waited for before
-    /// counts no more.
+    /// Call this before hyper is polled: it resets what hyper waits for.
     pub(super) fn begin_poll(&self) {
         self.0.is_read.store(false, Ordering::Relaxed);
     }
 
-    /// Ready when the client has closed its sending half, or all of the
-    /// connection, and nobody else will see it: all that was sent has been read,
-    /// and nobody waits for more.
+    /// Ready when the client has closed its sending half, or the whole connection, and hyper
+    /// will not notice it: everything was read, and hyper waits for nothing more.
     ///
-    /// Where something is left to be read this must be polled again once that is
-    /// done: by the same task that reads.
+    /// While something is left to read, poll this again after it was read, in the task that
+    /// reads.
     pub(super) fn poll_closed(&self, context: &mut Context<'_>) -> Poll<()> {
         let State {
             stream,
@@ -169,7 +166,7 @@ impl AsyncWrite for Socket {
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         let shut = rustix::net::shutdown(self.stream(), rustix::net::Shutdown::Write);
         match shut {
-            // The client has left already.
+            // The client is already gone.
             Err(rustix::io::Errno::NOTCONN) => Poll::Ready(Ok(())),
             shut => Poll::Ready(shut.map_err(io::Error::from)),
         }

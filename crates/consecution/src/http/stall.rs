@@ -1,12 +1,12 @@
-//! Clients that take nothing more of what they were sent, found so that they can
-//! be let go.
+//! Finds clients that no longer read what they were sent, so that their connections can be
+//! closed.
 //!
-//! Whether a slow client still takes something cannot be seen by writing to its
-//! socket: with megabytes of buffers in the kernel, one that reads 10 KB/s makes
-//! no room for minutes. What moves is how much it has not acknowledged yet. The
-//! kernel tells that by an ioctl (`SIOCOUTQ`), which cannot be had without unsafe
-//! code, and in `/proc/self/net/tcp`, which is read here: only where nothing else
-//! has moved on a connection for a while, and once for all of those.
+//! Writing to the socket does not show whether a slow client still reads: the kernel buffers
+//! megabytes, so a client that reads 10 KB/s makes no room for minutes. But the number of
+//! bytes that it has not acknowledged changes. The kernel gives that number by an ioctl
+//! (`SIOCOUTQ`), which would need unsafe code, and in `/proc/self/net/tcp`. That file is read
+//! here, only if nothing else has moved on a connection for a while, and once for all such
+//! connections.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
@@ -19,26 +19,34 @@ use tokio::time::{Instant, sleep};
 
 use super::socket::Socket;
 
-/// Where the kernel lists sockets, for IPv4 and IPv6.
+/// The kernel's tables of sockets, for IPv4 and IPv6.
 const TABLES: [&str; 2] = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
 
-/// How long what they say is taken for new.
+/// How long their content is used before they are read again.
 const FRESH: Duration = Duration::from_millis(100);
 
-/// A client is looked at so often until its time is over, and at most every so
-/// often.
+/// How many times to check a client within the time for which it may do nothing. So it is
+/// noticed at most a quarter of that time late.
 const LOOKS: u32 = 4;
+
+/// The shortest time between two checks, so that a short limit causes no busy loop.
 const LOOK_EVERY_MIN: Duration = Duration::from_millis(10);
+
+/// Interval of checks of a client that may do nothing for `wait_max`.
+pub(crate) fn look_every(wait_max: Duration) -> Duration {
+    (wait_max / LOOKS).max(LOOK_EVERY_MIN)
+}
 
 /// Follows whether anything moves on a stream.
 pub(super) struct Stall {
     socket: Socket,
     unacknowledged: Arc<Unacknowledged>,
     inode: Option<u64>,
-    /// What had been read and written, and was not acknowledged, at the last look.
+    /// The bytes read and written, at the last check.
     seen: (u64, u64),
+    /// The bytes that were not acknowledged at the last check, if that is known.
     queue: Option<u64>,
-    /// Since when nothing has moved although something should.
+    /// Since when nothing has moved.
     since: Instant,
 }
 
@@ -65,11 +73,10 @@ impl Stall {
         }
     }
 
-    /// Resolves when bytes of ours have been lying there for that long, the other
-    /// side having acknowledged none of them, and has sent none. May be given up,
-    /// and asked for again.
+    /// Resolves when for that long the other side has acknowledged none of the bytes sent to
+    /// it, and has sent none itself. Cancel-safe.
     pub(super) async fn longer_than(&mut self, wait_max: Duration) {
-        let every = (wait_max / LOOKS).max(LOOK_EVERY_MIN);
+        let every = look_every(wait_max);
         loop {
             sleep(every).await;
             if self.moves().await {
@@ -80,7 +87,7 @@ impl Stall {
         }
     }
 
-    /// Whether something has moved since the last look, or need not.
+    /// Whether something has moved since the last check, or nothing has to.
     async fn moves(&mut self) -> bool {
         let passed = self.socket.passed();
         let read = passed.bytes_read.load(Ordering::Relaxed);
@@ -91,7 +98,7 @@ impl Stall {
             return true;
         }
         if self.queue == Some(0) {
-            // Nothing was written since.
+            // Everything was acknowledged, and nothing was written since.
             return true;
         }
         let queue = match self.inode {
@@ -102,14 +109,14 @@ impl Stall {
         match queue {
             Some(0) => true,
             Some(_) => queue != before,
-            // It is not known: what can be seen is whether there is room.
+            // It is not known. At least it is known whether the socket has room.
             None => !self.socket.passed().is_blocked.load(Ordering::Relaxed),
         }
     }
 }
 
 impl Unacknowledged {
-    /// Of that socket, if it is known.
+    /// The unacknowledged bytes of a socket, if they are known.
     async fn of(&self, inode: u64) -> Option<u64> {
         let mut table = self.0.lock().await;
         if !matches!(&*table, Some(table) if table.read_at.elapsed() < FRESH) {
@@ -117,7 +124,7 @@ impl Unacknowledged {
             let read = tokio::task::spawn_blocking(|| {
                 let mut by_inode = HashMap::new();
                 for path in TABLES {
-                    // Without IPv6 there is no second one.
+                    // Without IPv6, the second one does not exist.
                     if let Ok(file) = std::fs::File::open(path) {
                         read_table(BufReader::new(file), &mut by_inode);
                     }
@@ -136,6 +143,7 @@ fn read_table(table: impl BufRead, by_inode: &mut HashMap<u64, u64>) {
     by_inode.extend(lines.filter_map(|line| entry(&line)));
 }
 
+/// Reads the inode and the unacknowledged bytes from a line
 /// `sl local remote state sent:received timer retransmits user timeout inode …`
 fn entry(line: &str) -> Option<(u64, u64)> {
     let mut fields = line.split_ascii_whitespace();

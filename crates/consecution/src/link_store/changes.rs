@@ -19,23 +19,23 @@ use super::Change;
 /// Links by their id.
 pub(super) type Links = BTreeMap<LinkId, Arc<Link>>;
 
-/// The links that are known, and who watches them. Clones are the same.
+/// The known links, and their watchers. Clones share them.
 #[derive(Clone, Default)]
 pub(super) struct Known(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
     links: Links,
-    /// By a key that tells them apart.
+    /// The watchers, by a number.
     watchers: BTreeMap<u64, Told>,
     last_key: u64,
 }
 
-/// What one watcher was told.
+/// The notifications of one watcher.
 #[derive(Default)]
 struct Told {
     links: BTreeSet<LinkId>,
-    /// The links of which it was not told the truth yet.
+    /// The links about which its last notification is out of date.
     outdated: BTreeSet<LinkId>,
     wake: Arc<Notify>,
 }
@@ -76,17 +76,17 @@ impl State {
 }
 
 impl Known {
-    /// The link is known; true if it was not before.
+    /// Adds a link; returns whether it is new.
     pub(super) fn put(&self, id: LinkId, link: Arc<Link>) -> bool {
         self.0.lock().put(id, link)
     }
 
-    /// The link is not known any more; false if it was not before.
+    /// Removes a link; returns whether it was known.
     pub(super) fn remove(&self, id: LinkId) -> bool {
         self.0.lock().remove(id)
     }
 
-    /// Exactly these are known. Compares them all, so it is for lists.
+    /// Replaces all links. Compares all of them, so use it for lists only.
     pub(super) fn replace(&self, links: &Links) {
         let mut state = self.0.lock();
         let gone: Vec<_> = (state.links.keys().copied())
@@ -105,13 +105,13 @@ impl Known {
         self.0.lock().links.contains_key(&id)
     }
 
-    /// All of them, by id.
+    /// All links, by id.
     pub(super) fn list(&self) -> Vec<Arc<Link>> {
         self.0.lock().links.values().cloned().collect()
     }
 
-    /// What is known, and then what changes. `source`, which keeps it up to date,
-    /// is held for as long as the stream is.
+    /// Streams the known links, and then the changes. The stream holds `source`, the tasks that
+    /// keep the links up to date.
     pub(super) fn watch(&self, source: impl Send + 'static) -> BoxStream<'static, Change> {
         let watcher = Watcher::new(self.clone());
         stream::unfold((watcher, source), async |(watcher, source)| {
@@ -146,8 +146,7 @@ impl Watcher {
         Watcher { known, key, wake }
     }
 
-    /// What has changed since the last time, what is gone first; waits until
-    /// something has.
+    /// The changes since the last call, removals first; waits for one.
     async fn changes(&self) -> Vec<Change> {
         loop {
             let changes = self.untold();
@@ -158,7 +157,7 @@ impl Watcher {
         }
     }
 
-    /// What was not told yet, which is told with this.
+    /// Takes the changes that the watcher was not notified of yet.
     fn untold(&self) -> Vec<Change> {
         let mut state = self.known.0.lock();
         let State {
@@ -188,7 +187,7 @@ impl Watcher {
 impl Drop for Watcher {
     fn drop(&mut self) {
         let told = self.known.0.lock().watchers.remove(&self.key);
-        // Not under the lock, since it may be large.
+        // Dropped after the lock is released, because it may be large.
         drop(told);
     }
 }

@@ -9,13 +9,13 @@
 //!
 //! | module | for |
 //! |---|---|
-//! | `keys` | the keys, and what may stand in them |
-//! | `options` | what the user says of etcd, checked |
-//! | `session` | a connection to one server, then the next |
-//! | `failure` | what an error means |
+//! | `keys` | the keys and their values, validated |
+//! | `options` | what the user sets for etcd, validated |
+//! | `session` | the connection to one server at a time |
+//! | `failure` | errors, classified |
 //! | `store` | reading and writing keys |
-//! | `view`, `follow` | what a watcher knows, and how it gets to know it |
-//! | `announce` | a key that is there while its runner or portal is |
+//! | `view`, `follow` | the links that a watcher knows; lists and watches them |
+//! | `announce` | keeps the key of a runner or portal while it lives |
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ use tokio::sync::watch;
 
 use super::{Change, LinkStore, LinkStoreError, PortalState, Registration, RunnerState};
 use crate::config::EtcdOptions;
-use crate::connection::Connection;
+use crate::connection::{Connection, LOG_AGAIN_AFTER};
 use crate::log_on_change::LogOnChange;
 use failure::{Failure, FailureKind};
 use session::Session;
@@ -46,14 +46,10 @@ mod view;
 
 pub use options::EtcdError;
 
-/// How long the same trouble with etcd lasts before it is logged again, so that the log
-/// shows the trouble but does not fill with it.
-const LOG_AGAIN_AFTER: Duration = Duration::from_secs(60);
-
 /// How long to wait before another trouble is logged: the servers' troubles may alternate.
 const LOG_OTHER_AFTER: Duration = Duration::from_secs(5);
 
-/// What is off where a portal may not write its key.
+/// What does not work while a portal may not write its key.
 const WITHOUT_PORTALS_KEY: &str = "`consecution link prune` takes no account of this portal's \
     links, and `consecution link list` does not know their names; all else works without";
 
@@ -247,16 +243,14 @@ impl LinkStore for Etcd {
 
 impl From<Failure> for LinkStoreError {
     fn from(failure: Failure) -> LinkStoreError {
-        let reason = failure.reason.into();
         match failure.kind {
-            FailureKind::Denied => LinkStoreError::Denied(reason),
-            _ => LinkStoreError::Unavailable(reason),
+            FailureKind::Denied => LinkStoreError::Denied(failure.into()),
+            _ => LinkStoreError::Unavailable(failure.into()),
         }
     }
 }
 
-/// For trouble that may repeat for as long as etcd is out of reach: logs it when it changes,
-/// and now and then while it stays the same.
+/// For trouble that may repeat for as long as etcd is out of reach.
 fn log_on_change() -> LogOnChange {
     LogOnChange::again_after(LOG_AGAIN_AFTER).other_after(LOG_OTHER_AFTER)
 }

@@ -1,21 +1,20 @@
 //! Chains over HTTP/1.1: body in, body out.
 //!
-//! It turns requests into runs, and what becomes of them into replies; the
-//! interface is described in `docs/http.md`. It must not know who runs links:
-//! what it says about them it is told through [`Links`].
+//! It turns requests into runs, and their results into replies; `docs/http.md` describes the
+//! interface. It must not know who runs links: [`Links`] gives it their states.
 //!
 //! | module | for |
 //! |---|---|
-//! | `routes` | which method and path lead where |
+//! | `routes` | methods and paths |
 //! | `call` | one call of a chain |
-//! | `upload`, `answer` | the body of a request, and of a reply |
-//! | `spool` | output that comes before its reply may begin |
-//! | `prefer` | what a client would rather have |
-//! | `problem`, `headers` | how failures, and the ends of links, are written |
-//! | `chains` | the chains that are offered at one time |
-//! | `looks`, `readiness` | what keeps chains from being run |
-//! | `metrics` | what is counted |
-//! | `log` | what the log says of calls |
+//! | `upload`, `answer` | the bodies of requests and replies |
+//! | `spool` | buffers output that comes before its reply may begin |
+//! | `prefer` | the header `Prefer` |
+//! | `problem`, `headers` | failures, and how links ended, as clients see them |
+//! | `chains` | the chains that are offered at present |
+//! | `looks`, `readiness` | whether links can be called, and chains can be run |
+//! | `metrics` | metrics |
+//! | `log` | log lines about calls |
 
 mod answer;
 mod call;
@@ -51,16 +50,16 @@ use super::{ChainError, FailureReason, Portal};
 use crate::http::{self, Listen, ListenError, Server};
 use crate::trace::CallId;
 
-/// How to serve chains.
+/// The settings of a portal's address.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// How to serve at all.
+    /// The settings of the HTTP server.
     pub server: http::Options,
-    /// How large a request's body may be; `None` for no limit.
+    /// The most bytes of a request's body; `None` for no limit.
     pub request_bytes_max: Option<u64>,
-    /// Where output waits that comes before its reply may begin.
+    /// The buffer for output that comes before its reply may begin.
     pub spool: SpoolOptions,
-    /// Where, besides, everything but calls is offered to who looks after it.
+    /// A second address for monitoring, which takes no calls.
     pub admin: Option<Listen>,
 }
 
@@ -77,7 +76,7 @@ pub async fn bind(
     mut registry: Registry,
 ) -> Result<(Server, Offer), ListenError> {
     let spool = options.spool.clone();
-    // Elsewhere, since it looks at the disk.
+    // On a blocking thread, because it checks the spool's folder.
     let room = tokio::task::spawn_blocking(|| Room::open(spool)).await;
     let room = room.unwrap_or_else(|_| Room::open(SpoolOptions::default()));
     let site = Arc::new(Site::new(chains, links, &options, room, &mut registry));
@@ -100,8 +99,7 @@ pub async fn bind(
 pub struct Offer(Arc<Site>);
 
 impl Offer {
-    /// From now on these, and no others. Requests that are under way go on with
-    /// those that were there.
+    /// Replaces the chains. Requests in flight continue with the old ones.
     pub fn replace(&self, chains: Vec<Portal>) {
         let Site {
             chains: now,
@@ -113,17 +111,17 @@ impl Offer {
         let chains = Arc::new(chains.taking_over_from(&now));
         let before = std::mem::replace(&mut *now, chains);
         drop(now);
-        // Not under the lock, since it may be the last to hold a portal.
+        // Dropped after the lock is released: this may be the last that holds a portal.
         drop(before);
     }
 }
 
-/// What the routes of a portal work on.
+/// The state that the routes of a portal share.
 struct Site {
     chains: RwLock<Arc<Chains>>,
     metrics: Metrics,
     readiness: Readiness,
-    /// Requests that were turned away since there are too many connections.
+    /// Requests that were refused because there were too many connections.
     turned_away: Counter,
     request_bytes_max: Option<u64>,
     stall_wait_max: Duration,
@@ -168,7 +166,7 @@ impl Site {
         }
     }
 
-    /// The chains that are offered now.
+    /// The chains that are offered at present.
     fn chains(&self) -> Arc<Chains> {
         // Nothing that runs under the lock can leave it half-changed.
         let now = self.chains.read();

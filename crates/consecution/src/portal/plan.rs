@@ -45,9 +45,8 @@ mod tests {
             ..Link::default()
         };
         let mut chain = Chain {
-            name: "test".to_owned(),
             deadline: Deadline::None,
-            links: (0..4).map(|at| ChainLink::new(link(at))).collect(),
+            ..Chain::new("test", (0..4).map(|at| ChainLink::new(link(at))))
         };
         change(&mut chain);
         following(&chain).iter().map(|links| links.len()).collect()
@@ -83,9 +82,8 @@ mod tests {
     #[test]
     fn each_one_comes_with_the_codes_of_the_one_before() {
         let mut chain = Chain {
-            name: "test".to_owned(),
             deadline: Deadline::None,
-            links: (0..3).map(|_| ChainLink::new(Link::default())).collect(),
+            ..Chain::new("test", (0..3).map(|_| ChainLink::new(Link::default())))
         };
         chain.links[0].accepted_exit_codes = vec![0, 1];
         let following = following(&chain);
@@ -96,9 +94,8 @@ mod tests {
     #[test]
     fn no_more_go_together_than_a_request_may_name() {
         let chain = Chain {
-            name: "test".to_owned(),
             deadline: Deadline::None,
-            links: (0..40).map(|_| ChainLink::new(Link::default())).collect(),
+            ..Chain::new("test", (0..40).map(|_| ChainLink::new(Link::default())))
         };
         assert_eq!(following(&chain)[0].len(), FOLLOWING_MAX);
     }

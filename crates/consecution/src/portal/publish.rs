@@ -13,6 +13,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::backoff::Backoff;
+use crate::error::with_causes;
 use crate::link_store::{LinkStore, LinkStoreError, MISSING_MAX, RETRY_WAIT_MAX, RETRY_WAIT_MIN};
 use crate::log_batch::LogBatch;
 use crate::log_on_change::LogOnChange;
@@ -134,7 +135,7 @@ impl Publishing {
         let name = &self.chain.name;
         let mut backoff = Backoff::new(RETRY_WAIT_MIN, RETRY_WAIT_MAX);
         while let Err(error) = self.publish(store).await {
-            self.wait(&error.to_string());
+            self.wait(&with_causes(&error));
             sleep(backoff.next()).await;
         }
         tracing::info!(chain = name, "the links of chain '{name}' are published");
@@ -163,7 +164,8 @@ impl Publishing {
                     }
                 }
                 Err(error) => {
-                    if log.lets(&error.to_string()) {
+                    let error = with_causes(&error);
+                    if log.lets(&error) {
                         tracing::warn!(
                             chain = name,
                             "failed to publish links of chain '{name}' again: failed to {error}"

@@ -17,6 +17,7 @@ use tokio::time::sleep;
 use super::Portal;
 use super::publish::Publication;
 use crate::backoff::Backoff;
+use crate::error::with_causes;
 use crate::link_store::{LinkStore, MISSING_MAX, OfferedLink, PortalState, Registration};
 use crate::log_batch::LogBatch;
 
@@ -151,6 +152,7 @@ async fn look(portals: &[Portal], store: &dyn LinkStore) {
             Ok(missing) => missing,
             // The connection already logs that the store does not answer.
             Err(error) => {
+                let error = with_causes(&error);
                 tracing::debug!("failed to look for lost links: failed to {error}");
                 return;
             }

@@ -351,7 +351,7 @@ impl Run {
         } else if output.is_some_and(LinkOutput::is_unread) {
             "not called again, since nobody read its output"
         } else if output.is_some_and(LinkOutput::is_too_large) {
-            "not called again, since too much of its output had been given on"
+            "not called again, since too much of its output was already passed on"
         } else if !input.is_some_and(LinkOutput::can_be_read_again) {
             "not called again, since its input is too large to be kept"
         } else if input.is_some_and(LinkOutput::is_cut) {
@@ -422,7 +422,7 @@ impl Run {
                 .lost
                 .take()
                 .unwrap_or_else(|| Outcome::lost("its runner was lost"));
-            let why = "called again, it has written something else";
+            let why = "called again, it wrote other output than was already passed on";
             self.over(index, lost_since(lost, why));
         } else if let Stage::Asking(attempt) = &call.stage
             && output.is_unread()

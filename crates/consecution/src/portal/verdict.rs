@@ -248,9 +248,8 @@ mod tests {
     fn state(links: usize) -> RunState {
         let links = (0..links).map(|_| ChainLink::new(Link::default()));
         RunState::new(Arc::new(Chain {
-            name: "test".to_owned(),
             deadline: Deadline::None,
-            links: links.collect(),
+            ..Chain::new("test", links)
         }))
     }
 

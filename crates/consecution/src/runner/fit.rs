@@ -1,24 +1,24 @@
-//! How many processes a runner has room for, by the limits that it was started with:
-//! what does not fit would only fail to start, call after call.
+//! How many processes fit the limits that a runner was started with: more would only fail to
+//! start, call after call.
 
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, geteuid, getrlimit};
 
-/// How many open files a process of a link takes of its runner's, at most.
+/// The most open files that the runner needs for a process of a link.
 const FILES_A_PROCESS: u64 = 9;
 
-/// How many the runner has beside those: connections, and some links' zygotes.
+/// How many more open files the runner needs: for connections, and for zygotes.
 const FILES_APART: u64 = 64;
 
-/// A process of a link, and its init.
+/// The processes for a process of a link: itself, and its init.
 const TASKS_A_PROCESS: u64 = 2;
 
-/// The runner's threads, and some links' zygotes.
+/// How many more processes and threads the runner needs: for its threads, and for zygotes.
 const TASKS_APART: u64 = 64;
 
-/// As many of `processes_max` processes as this process's limits have room for, one at
-/// least. The log says which limit it is, where they are fewer.
+/// How many processes fit the limits of this process: at least one, and at most
+/// `processes_max`. Logs the limit if they are fewer.
 pub fn processes_that_fit(processes_max: usize) -> usize {
     let wanted = processes_max as u64;
     let limits = [
@@ -30,7 +30,7 @@ pub fn processes_that_fit(processes_max: usize) -> usize {
         },
         Limit {
             what: "processes (ulimit -u, systemd's LimitNPROC)",
-            // Of root the kernel does not count them.
+            // The kernel does not limit root's processes.
             have: (getrlimit(Resource::Nproc).current).filter(|_| !geteuid().is_root()),
             each: TASKS_A_PROCESS,
             apart: TASKS_APART,
@@ -51,17 +51,17 @@ pub fn processes_that_fit(processes_max: usize) -> usize {
     })
 }
 
-/// Something that each process takes some of.
+/// A resource that each process needs some of.
 struct Limit {
     what: &'static str,
-    /// `None` where there is no limit.
+    /// `None` if there is no limit.
     have: Option<u64>,
     each: u64,
     apart: u64,
 }
 
 impl Limit {
-    /// How many processes fit, and says so, where that is fewer than are wanted.
+    /// How many processes fit. Logs that if they are fewer than wanted.
     fn fits(&self, wanted: u64) -> Option<u64> {
         let have = self.have?;
         let need = wanted.saturating_mul(self.each) + self.apart;
@@ -78,8 +78,8 @@ impl Limit {
     }
 }
 
-/// How many more processes and threads the cgroup of a process may have, and those
-/// that it is in: by its `/proc/<pid>/cgroup`, and where cgroups are mounted.
+/// How many more processes and threads the cgroup of a process and its ancestors allow, given
+/// its `/proc/<pid>/cgroup`, and where cgroups are mounted.
 fn tasks_left(memberships: &str, mounted: &Path) -> Option<u64> {
     let folders = memberships.lines().filter_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
@@ -94,7 +94,7 @@ fn tasks_left(memberships: &str, mounted: &Path) -> Option<u64> {
         }
     });
     let number = |path: PathBuf| -> Option<u64> {
-        // Without a limit it is the word "max".
+        // Without a limit, the file has the word "max".
         std::fs::read_to_string(path).ok()?.trim().parse().ok()
     };
     folders

@@ -1,10 +1,10 @@
-//! A runner's own address: what it has counted, and how it is.
+//! A runner's HTTP address: its metrics and its readiness.
 //!
 //! | request | gives |
 //! |---|---|
 //! | `GET /healthz` | 200 while the process lives |
-//! | `GET /readyz` | 200 while it takes calls, hears of links and can start processes, else 503 |
-//! | `GET /metrics` | what is counted, for Prometheus |
+//! | `GET /readyz` | 200 while it accepts calls, knows of links and can start processes, else 503 |
+//! | `GET /metrics` | metrics, for Prometheus |
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,11 +26,10 @@ use crate::link_store::RunnerState;
 /// The connections that a runner needs, by the name of the server.
 pub type Connections = BTreeMap<&'static str, watch::Receiver<Connection>>;
 
-/// Opens an address on which it is said how `runner` is, and all that is counted
-/// in `registry`.
+/// Opens an address with the readiness of `runner`, and the metrics in `registry`.
 ///
 /// # Errors
-/// The address cannot be had.
+/// The address cannot be listened on.
 pub async fn bind(
     listen: &Listen,
     options: Options,
@@ -53,22 +52,22 @@ pub async fn bind(
     Server::bind(listen, options, router, open).await
 }
 
-/// What [`ready`] works on.
+/// The state for [`ready`].
 struct Site {
     states: watch::Sender<States>,
     processes_max: usize,
     connections: Connections,
 }
 
-/// How a runner is, as `/readyz` shows it. A broken link is no reason to be
-/// unready: it hurts no other, and is tried again.
+/// The state of a runner, as `/readyz` shows it. A broken link does not make it unready: it
+/// affects no other link, and is retried.
 #[derive(Serialize)]
 struct Readiness {
     ready: bool,
     draining: bool,
-    /// Servers that it is not connected to, and why.
+    /// The servers that it is not connected to, and why.
     waiting: BTreeMap<&'static str, String>,
-    /// Why processes cannot be started for want of something; `null` while they can.
+    /// Why processes cannot be started, if the runner is starved; otherwise `null`.
     starved: Option<String>,
     serving: usize,
     loading: Vec<String>,

@@ -1,12 +1,11 @@
 //! Images for a runner: from the store, or else from their registry.
 //!
-//! A name with a tag may mean different bytes at different times and places. So
-//! that all runners run the same, the first one that can run what it has found
-//! under a name pins the name in the link store, and everybody else uses what it
-//! is pinned to. That is the digest that a registry knows: of the index, where
-//! the name leads to one, so that machines of another kind find theirs by it;
-//! else of the manifest. What was imported from a file may have no such digest;
-//! its pin is that of its config, which leads those to it who import the same.
+//! A name with a tag may mean different bytes at different times and places. So that all
+//! runners run the same, the first runner that can run the image pins the name to a digest in
+//! the link store, and all others use that digest. It is the digest of the index if the name
+//! refers to one, so that machines of other architectures find their image by it; otherwise
+//! that of the manifest. An image that was imported from a file may have neither: then it is
+//! the digest of its config, which identifies the same file when others import it.
 
 use std::sync::Arc;
 
@@ -18,22 +17,21 @@ use super::turns::{Bounds, Turn, Turns, Watched};
 use super::worker::LoadError;
 use crate::link_store::LinkStore;
 
-/// Where a runner finds its images.
+/// The sources of a runner's images.
 #[derive(Clone)]
 pub struct Images {
-    /// Images on this machine.
+    /// The images on this machine.
     pub store: Store,
-    /// How to reach the registries that the others come from; asked only when
-    /// there is something to pull.
+    /// Finds out how to reach registries; called only when there is something to pull.
     pub registries: Arc<FindRegistries>,
-    /// Who is told how a download goes.
+    /// Receives the progress of downloads.
     pub progress: Arc<dyn Progress>,
 }
 
-/// Finds out how registries are reached, for which credentials are read.
+/// Finds out how to reach registries; reads credentials.
 pub type FindRegistries = dyn Fn() -> Result<Registries, CredentialsError> + Send + Sync;
 
-/// Images, as all runners agree on them.
+/// The images that all runners agree on.
 pub(super) struct AgreedImages {
     images: Images,
     links: Arc<dyn LinkStore>,
@@ -55,8 +53,8 @@ impl AgreedImages {
         }
     }
 
-    /// The image of that name, or what the name is pinned to; pulled if it is
-    /// not in the store.
+    /// The image of that name, or that which the name is pinned to. It is pulled if it is not
+    /// in the store.
     pub(super) async fn get(&self, name: &str) -> Result<Image, LoadError> {
         let reference: Reference = name.parse().map_err(LoadError::Reference)?;
         if reference.digest().is_some() {
@@ -79,9 +77,8 @@ impl AgreedImages {
         })
     }
 
-    /// Pins an image that can be run, unless its name is pinned. False if the
-    /// name means another one to the other runners: then [`get`](Self::get) it
-    /// again.
+    /// Pins the name of an image that can be run, unless it is pinned. Returns false if the
+    /// name is pinned to another image: then [`get`](Self::get) it again.
     pub(super) async fn agree(&self, image: &Image) -> Result<bool, LoadError> {
         if image.reference.digest().is_some() {
             return Ok(true);
@@ -98,7 +95,7 @@ impl AgreedImages {
         let mut called_back = 0;
         loop {
             let turn = self.turns.take(reference.registry(), called_back).await;
-            // Whoever had a turn before may have pulled just this.
+            // The pull that had the turn before may have been of the same image.
             if let Some(image) = self.here(reference).await? {
                 return Ok(image);
             }
@@ -110,21 +107,21 @@ impl AgreedImages {
                     let image = reference.familiar();
                     tracing::info!(
                         image,
-                        "it takes long, and others wait: it goes on when they are done"
+                        "the pull takes long, and others wait: it continues when they are done"
                     );
                 }
             }
         }
     }
 
-    /// Looks for it in the store, where that blocks nobody: what an earlier version
-    /// unpacked is gone through first.
+    /// Looks for an image in the store, on a blocking thread: an image that an earlier version
+    /// has unpacked is checked first.
     async fn here(&self, reference: &Reference) -> Result<Option<Image>, LoadError> {
         let (store, reference) = (self.images.store.clone(), reference.clone());
         let found = tokio::task::spawn_blocking(move || store.get(&reference)).await;
         match found {
             Ok(found) => found.map_err(LoadError::Store),
-            // The runtime ends, and this with it.
+            // The runtime is shutting down.
             Err(_) => Err(LoadError::Stopped),
         }
     }
@@ -136,9 +133,9 @@ impl AgreedImages {
             progress,
         } = &self.images;
         let registries = Arc::clone(registries);
-        // Elsewhere, since files are read.
+        // On a blocking thread, because it reads files.
         let found = tokio::task::spawn_blocking(move || registries()).await;
-        // Where there is none, the runtime ends, and this with it.
+        // An error means that the runtime is shutting down.
         let registries = found.map_err(|_| LoadError::Stopped)?;
         let registries = registries.map_err(LoadError::Credentials)?;
         self.metrics.pulls.inc();

@@ -1,7 +1,7 @@
-//! What a runner counts, and how it reads for Prometheus.
+//! Metrics of a runner, for Prometheus.
 //!
-//! What is counted of a link is made when the link is loaded, and is gone when
-//! the link is; a call only adds to it. Names are those of `docs/http.md`.
+//! The metrics of a link are made when the link is loaded, and removed with it; a call only
+//! adds to them. `docs/http.md` lists the names.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,7 +23,7 @@ use super::service::WarmPipeline;
 use super::states::States;
 use crate::transport::{Ending, Outcome};
 
-/// How a call ended, as the label says it.
+/// How a call ended, as a label.
 const ENDINGS: [&str; 7] = [
     "exited_0",
     "exited",
@@ -46,39 +46,39 @@ fn ending(ending: &Ending) -> usize {
     }
 }
 
-/// From half a millisecond to half a minute, each three times the one before: a
-/// runner may have many links.
+/// Buckets from half a millisecond to half a minute, each three times the one before: few,
+/// because a runner may have many links.
 fn latency() -> Histogram {
     Histogram::new(exponential_buckets(0.0005, 3.0, 11))
 }
 
-/// From a tenth of a second to seven minutes.
+/// Buckets from a tenth of a second to seven minutes.
 fn pull_time() -> Histogram {
     Histogram::new(exponential_buckets(0.1, 2.0, 13))
 }
 
-/// What is counted of a runner.
+/// The metrics of a runner.
 pub(super) struct Metrics {
-    /// Those of a link are held by whoever adds to them.
+    /// The metrics of links; weak, so that they vanish with the link.
     links: Mutex<BTreeMap<LinkId, Weak<LinkMetrics>>>,
-    /// How long starts take that succeed.
+    /// The times of successful starts.
     pub(super) starts: Histogram,
     pub(super) pulls: Counter,
     pub(super) pull_failures: Counter,
     pub(super) pull_times: Histogram,
 }
 
-/// What is counted of a link.
+/// The metrics of a link.
 pub(super) struct LinkMetrics {
     endings: [Counter; ENDINGS.len()],
     durations: Histogram,
-    /// Calls refused since there was no room.
+    /// Calls refused because there was no room.
     pub(super) busy: Counter,
-    /// Calls refused since the runner had too little of something to start a process.
+    /// Calls refused because the runner is starved.
     pub(super) starved: Counter,
-    /// Calls refused since no process could be started.
+    /// Calls refused because no process could be started.
     pub(super) cannot_start: Counter,
-    /// Calls that were given a process that was idle.
+    /// Calls that got an idle process.
     pub(super) hits: Counter,
     /// Calls that waited for a process to start.
     pub(super) misses: Counter,
@@ -120,7 +120,7 @@ impl Metrics {
         }
     }
 
-    /// Those of a link, which are new unless somebody still holds them.
+    /// The metrics of a link; new unless they are still held.
     pub(super) fn of_link(&self, id: LinkId) -> Arc<LinkMetrics> {
         let mut links = self.links.lock();
         links.retain(|_, metrics| metrics.strong_count() > 0);
@@ -140,7 +140,7 @@ impl Metrics {
             .collect()
     }
 
-    /// Adds all of it to what a process counts.
+    /// Registers all metrics.
     pub(super) fn register(
         self: &Arc<Self>,
         registry: &mut Registry,
@@ -165,8 +165,7 @@ impl Metrics {
     }
 }
 
-/// What is counted of links, looked up when it is asked for, since links come
-/// and go.
+/// Collects the metrics of links when they are asked for, since links come and go.
 struct OfLinks {
     metrics: Arc<Metrics>,
     capacity: Capacity<WarmPipeline>,
@@ -195,7 +194,7 @@ impl Collector for OfLinks {
 
 type OfLink = fn(&LinkMetrics) -> &Counter;
 
-/// What is counted of a link, without further labels.
+/// The counters of a link that have no further labels.
 const COUNTERS: [(&str, &str, OfLink); 4] = [
     (
         "runner_warm_hits",

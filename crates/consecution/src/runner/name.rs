@@ -1,4 +1,4 @@
-//! What a runner calls itself.
+//! The name of a runner.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,17 +6,16 @@ use std::sync::Arc;
 
 use crate::name::{is_allowed, unique};
 
-/// A name may be this long, in bytes.
+/// The most bytes of a name.
 const NAME_BYTES_MAX: usize = 128;
 
-/// A runner's name: 1 to 128 visible ASCII characters, none of which has a
-/// meaning where names are used, in keys and subjects: no `/`, `.`, `*`, `>`.
-/// By default the host's name and something that makes it unique. Clones are
-/// cheap.
+/// A runner's name: 1 to 128 visible ASCII characters without those that have a meaning in
+/// keys and subjects: `/`, `.`, `*`, `>`. The default is the host's name with random digits.
+/// Clones are cheap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunnerName(Arc<str>);
 
-/// A text is no runner's name.
+/// A text is not a runner's name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "use '{}' as a runner's name: it must be 1 to {NAME_BYTES_MAX} visible ASCII characters \

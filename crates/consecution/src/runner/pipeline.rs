@@ -73,12 +73,10 @@ struct Kept {
 }
 
 /// A pipeline could not be started, because one of its processes could not.
-#[derive(Debug, thiserror::Error)]
-#[error("{cause}")]
+#[derive(Debug)]
 pub(super) struct StartError {
     /// The position of that link in the pipeline, from 0.
     pub(super) stage: usize,
-    #[source]
     pub(super) cause: StartFailure,
 }
 
@@ -89,7 +87,7 @@ pub(super) enum StartFailure {
     Failed(#[from] Failure),
     #[error(transparent)]
     Sandbox(#[from] sandbox::StartError),
-    #[error("start a process: {0}")]
+    #[error("start a process")]
     Io(#[from] io::Error),
     #[error("start a process: it was killed before it began; is memory short?")]
     Killed,

@@ -1,14 +1,13 @@
-//! A pool of pipelines that are already started, all of the same links in a row; often of
-//! one alone.
+//! A pool of pipelines that are already started, all of the same consecutive links; often of
+//! one link alone.
 //!
-//! Taking returns at once if a pipeline is idle; its replacement starts
-//! after that, and nobody waits for it. A pipeline leaves the pool for good when
-//! it is taken. What is decided stands in [`pool_state`](super::pool_state);
-//! here it is done: starting, watching what is idle, telling who waits. It must
-//! not know what a pipeline is given to do.
+//! Taking returns at once if a pipeline is idle; its replacement starts in the background. A
+//! pipeline never returns to the pool. [`pool_state`](super::pool_state) decides; this module
+//! acts: it starts pipelines, watches idle ones, and answers takers. It must not know what
+//! work a pipeline is given.
 //!
-//! All pools that share a [`Capacity`] share one lock. Nothing under it waits,
-//! starts or drops a pipeline.
+//! All pools that share a [`Capacity`] share one lock. While it is held, nothing waits, and
+//! no pipeline is started or dropped.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
@@ -39,40 +38,40 @@ pub(super) trait Starter: Send + Sync + 'static {
     /// What it starts. Dropping one stops it.
     type Pipeline: Idle;
 
-    /// Starts a pipeline, until it is ready for its request.
+    /// Starts a pipeline. Resolves when it is ready for its request.
     ///
     /// # Errors
-    /// [`TakeError`], as whoever waits for it is told.
+    /// The answer for whoever waits for the pipeline.
     fn start(&self) -> impl Future<Output = Result<Self::Pipeline, TakeError>> + Send;
 
-    /// Nothing has been taken for a while: gives up what it keeps only to start
-    /// the next ones faster. Does not wait.
+    /// Nothing was taken for a while: releases what it keeps only to start faster. Does not
+    /// wait.
     fn rest(&self);
 }
 
 /// A pipeline without a request.
 pub(super) trait Idle: Send + Sync + 'static {
-    /// Resolves when it is no longer as good as fresh: one of its processes has ended, or
-    /// the last one has written something.
+    /// Resolves when the pipeline is spoiled: one of its processes has ended, or the last one
+    /// has written something.
     fn spoiled(&self) -> impl Future<Output = ()> + Send;
 
-    /// Who has spoiled it, once somebody has; not long after that.
+    /// Finds out what has spoiled it. Call this once it is spoiled; takes only a moment.
     fn spoiled_by(&mut self) -> impl Future<Output = SpoiledBy> + Send;
 }
 
-/// Who has spoiled a pipeline without a request.
+/// What has spoiled a pipeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SpoiledBy {
-    /// A process of it, which has ended or written by itself, as the next one would.
+    /// One of its processes has ended or written by itself, as that of the next pipeline would.
     Itself,
-    /// Somebody who has killed one, as the kernel does where memory runs out.
+    /// Somebody else has killed a process, as the kernel does if memory runs out.
     Others,
 }
 
-/// How long after the last one was taken a starter rests.
+/// How long after the last take a [`Starter`] is told to [`rest`](Starter::rest).
 const REST_AFTER: Duration = Duration::from_secs(10);
 
-/// The room for processes that all pools of a runner share. Clones are the same.
+/// The capacity for processes that all pools of a runner share. Clones share it.
 pub(super) struct Capacity<P> {
     shared: Arc<Shared<P>>,
 }
@@ -85,7 +84,7 @@ impl<P> Clone for Capacity<P> {
     }
 }
 
-/// The pool of some links in a row. Dropping it drains it.
+/// The pool of some consecutive links. Dropping it drains it.
 pub(super) struct Pool<P: Idle> {
     shared: Arc<Shared<P>>,
     member: Member,
@@ -93,17 +92,17 @@ pub(super) struct Pool<P: Idle> {
     keeper: JoinHandle<()>,
 }
 
-/// A pipeline that was taken, and its room.
+/// A pipeline that was taken, with the permit for its processes.
 pub(super) struct Taken<P: Idle> {
     /// The pipeline.
     pub pipeline: P,
-    /// To be dropped when the pipeline is gone, and not before.
+    /// Drop this once the pipeline is gone, and not before.
     pub permit: Permit<P>,
-    /// It was there already: nobody has waited for it to start.
+    /// Whether it was idle, so that nobody waited for its start.
     pub was_idle: bool,
 }
 
-/// Room for a pipeline that is in use.
+/// Counts a pipeline as in use, until this is dropped.
 pub(super) struct Permit<P: Idle> {
     shared: Arc<Shared<P>>,
     member: Member,
@@ -112,11 +111,11 @@ pub(super) struct Permit<P: Idle> {
 /// No pipeline could be taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum TakeError {
-    /// All processes are in use, and enough wait for one.
+    /// All processes are in use, and as many takers wait as may.
     #[error("all processes are in use")]
     Busy,
-    /// A start failed for want of something of which there is more elsewhere, or
-    /// later; for this reason.
+    /// A start failed because this runner is short of a resource; it may succeed later, or on
+    /// another runner.
     #[error("{0}")]
     Starved(Arc<str>),
     /// A link cannot be started, for this reason.
@@ -130,38 +129,37 @@ struct Shared<P> {
     runtime: Handle,
 }
 
-/// What the lock is for: what is decided, and what it is decided about, which
-/// always agree.
+/// The state and the pipelines that it counts. Both are under one lock, so they always agree.
 struct Inner<P> {
     state: PoolState,
     pools: BTreeMap<Member, PoolEntry<P>>,
-    /// What is to be dropped once the lock is free, since that may do anything.
+    /// Pipelines to drop once the lock is released.
     discarded: Vec<P>,
 }
 
-/// What one pool has.
+/// The pipelines and takers of one pool.
 struct PoolEntry<P> {
     /// The links of each pipeline.
     ids: Arc<[LinkId]>,
     start: Start<P>,
-    /// The oldest first.
+    /// Idle pipelines, oldest first.
     idle: VecDeque<IdleEntry<P>>,
     waiting: BTreeMap<Ticket, oneshot::Sender<Answer<P>>>,
     /// Wakes the keeper.
     changed: Arc<Notify>,
-    /// Tells that nobody has a pipeline of it, or waits for one, and none is on its
-    /// way.
+    /// Notified when no pipeline of it is in use or starting, and nobody waits for one.
     unused: Arc<Notify>,
-    /// It was said that it is cold, as it may be again and again.
+    /// It was logged that the pool is cold. It is logged once, though it may become cold again
+    /// and again.
     said_cold: bool,
 }
 
 type Start<P> = Arc<dyn Fn() -> BoxFuture<'static, Answer<P>> + Send + Sync>;
-/// What who waits is told. A pipeline that was sent counts as in use.
+/// The answer to a taker that waits. A pipeline that was sent counts as in use.
 type Answer<P> = Result<P, TakeError>;
 
 impl<P: Idle> Capacity<P> {
-    /// Room for that much.
+    /// A capacity with these limits.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -181,8 +179,8 @@ impl<P: Idle> Capacity<P> {
         }
     }
 
-    /// How many processes and takers each link has, over all pools: a pipeline has a
-    /// process of each of its links, and who waits for one waits for all of them.
+    /// How many processes and takers each link has, over all pools. A pipeline, and a taker
+    /// that waits for one, counts for each of its links.
     pub(super) fn counts(&self) -> BTreeMap<LinkId, Counts> {
         self.shared.with(|inner, _| {
             let mut counts: BTreeMap<LinkId, Counts> = BTreeMap::new();
@@ -196,7 +194,7 @@ impl<P: Idle> Capacity<P> {
         })
     }
 
-    /// As [`counts`](Self::counts), of one link.
+    /// Like [`counts`](Self::counts), for one link.
     pub(super) fn counts_of(&self, id: LinkId) -> Counts {
         self.shared.with(|inner, _| {
             let mut counts = Counts::default();
@@ -211,8 +209,7 @@ impl<P: Idle> Capacity<P> {
 }
 
 impl<P: Idle> Pool<P> {
-    /// Opens a pool of pipelines of those links, and starts what it is to have in
-    /// reserve.
+    /// Opens a pool of pipelines of these links, and starts its reserve.
     pub(super) fn new<S>(
         ids: impl Into<Arc<[LinkId]>>,
         starter: S,
@@ -225,7 +222,7 @@ impl<P: Idle> Pool<P> {
         let ids = ids.into();
         let weight = ids.len();
         let starter = Arc::new(starter);
-        // The keeper may outlive the pool for a moment: nothing of it is to.
+        // Weak, because the keeper may outlive the pool for a moment.
         let resting = Arc::downgrade(&starter);
         let start: Start<P> = Arc::new(move || {
             let starter = Arc::clone(&starter);
@@ -257,8 +254,8 @@ impl<P: Idle> Pool<P> {
         }
     }
 
-    /// Is to have that much in reserve from now on, also where nothing is called. What it
-    /// has beyond that is thrown away a little later.
+    /// Sets how many pipelines to keep in reserve even without calls. What is beyond that is
+    /// stopped a little later.
     pub(super) fn set_floor(&self, floor: usize) {
         self.shared.with(|inner, now| {
             inner.state.set_floor(self.member, floor, now);
@@ -268,20 +265,20 @@ impl<P: Idle> Pool<P> {
         });
     }
 
-    /// Takes a pipeline out of the pool: at once where one is idle, else when
-    /// one has been started.
+    /// Takes a pipeline out of the pool: at once if one is idle, otherwise once one has been
+    /// started.
     ///
     /// # Errors
-    /// [`TakeError`]: at once where there is no room to wait.
+    /// [`TakeError`]: at once if no more takers may wait.
     pub(super) async fn take(&self) -> Result<Taken<P>, TakeError> {
         self.take_as(PoolState::take).await
     }
 
-    /// As [`take`](Self::take), for somebody who has a pipeline of another pool already,
-    /// or would take a smaller one, and so must not wait for room.
+    /// Like [`take`](Self::take), for a caller that holds a pipeline of another pool, or would
+    /// take a smaller one, and so must not wait for room.
     ///
     /// # Errors
-    /// [`TakeError`]: at once where there is no room.
+    /// [`TakeError`]: at once if there is no room.
     pub(super) async fn take_beside(&self) -> Result<Taken<P>, TakeError> {
         self.take_as(PoolState::take_beside).await
     }
@@ -302,7 +299,7 @@ impl<P: Idle> Pool<P> {
                 };
                 match take(&mut inner.state, self.member, now) {
                     Take::Idle => {
-                        // For a refill that is due later.
+                        // A refill may be due later, and the keeper must wait for it.
                         pool.changed.notify_one();
                         Step::Idle(pool.idle.pop_back())
                     }
@@ -334,7 +331,7 @@ impl<P: Idle> Pool<P> {
                                 was_idle: true,
                             });
                         }
-                        // Just now; the next one may be as good as new.
+                        // It was spoiled just now. Try the next one.
                         Some((pipeline, Condition::Spoiled)) => {
                             let (shared, member) = (&self.shared, self.member);
                             shared.with(|inner, now| inner.state.taken_spoiled(member, now));
@@ -347,24 +344,23 @@ impl<P: Idle> Pool<P> {
         }
     }
 
-    /// Stops refilling, throws away what is idle and sends away who waits. What
-    /// is in use is left alone.
+    /// Starts no more pipelines, drops idle ones, and answers waiting takers as busy. Pipelines
+    /// in use are left alone.
     pub(super) fn drain(&self) {
         self.shared.with(|inner, now| {
             inner.state.drain(self.member, now);
             if let Some(pool) = inner.pools.get_mut(&self.member) {
-                // Who has gone already does not need to be told.
+                // A taker that is gone needs no answer.
                 let waiting = std::mem::take(&mut pool.waiting).into_values();
                 waiting.for_each(|answer| drop(answer.send(Err(TakeError::Busy))));
             }
         });
     }
 
-    /// Waits, when it is drained, until nobody has a pipeline of it, or waits for
-    /// one, and none is on its way.
+    /// Waits, after [`drain`](Self::drain), until no pipeline of it is in use or starting.
     pub(super) async fn until_unused(&self) {
         loop {
-            // Hears of what happens from here on, also before it is awaited.
+            // Notices what happens from here on, even before it is awaited.
             let unused = self.unused.notified();
             if self.counts().is_unused() {
                 return;
@@ -405,7 +401,7 @@ impl<P: Idle> Drop for Pool<P> {
     }
 }
 
-/// Somebody who waits, and may stop to.
+/// A taker that waits. Dropping it gives its place up.
 struct Waiting<'a, P: Idle> {
     pool: &'a Pool<P>,
     ticket: Ticket,
@@ -422,7 +418,7 @@ impl<P: Idle> Drop for Waiting<'_, P> {
                 inner.tell_if_unused(*member);
             }
         });
-        // Answered, but not heard: the pipeline goes, and gives its room back.
+        // It was answered and has not received the answer: drop the pipeline and its permit.
         if let Ok(Ok(pipeline)) = self.answered.try_recv() {
             drop((pipeline, self.pool.permit()));
         }
@@ -439,10 +435,8 @@ impl<P: Idle> Drop for Permit<P> {
 }
 
 impl<P: Idle> Shared<P> {
-    /// Changes the state, and does what follows.
+    /// Changes the state, and carries out the actions that follow.
     fn with<T>(self: &Arc<Self>, change: impl FnOnce(&mut Inner<P>, Moment) -> T) -> T {
-        // A panic under the lock is a fault of ours, and fails one call; the
-        // counts are still what they were.
         let mut inner = self.inner.lock();
         let result = change(&mut inner, self.began.elapsed());
         let mut starts = Vec::new();
@@ -460,7 +454,7 @@ impl<P: Idle> Shared<P> {
                 Action::SendAway(member, ticket) => {
                     let pool = inner.pools.get_mut(&member);
                     let answer = pool.and_then(|pool| pool.waiting.remove(&ticket));
-                    // Who has gone already does not need to be told.
+                    // A taker that is gone needs no answer.
                     answer.map(|answer| answer.send(Err(TakeError::Busy)));
                 }
             }
@@ -477,8 +471,7 @@ impl<P: Idle> Shared<P> {
         result
     }
 
-    /// Finds out who has spoiled a pipeline, and throws it away. It is no concern of
-    /// whoever wanted to have it.
+    /// Finds out what has spoiled a pipeline, and drops it, in a task of its own.
     fn find_out(self: &Arc<Self>, member: Member, mut pipeline: P) {
         let shared = Arc::clone(self);
         self.runtime.spawn(async move {
@@ -492,11 +485,11 @@ impl<P: Idle> Shared<P> {
         });
     }
 
-    /// Takes away what has been spoiled, or wakes `context` when something is.
+    /// Removes spoiled pipelines; if there are none, wakes `context` when one is.
     fn poll_spoiled(self: &Arc<Self>, member: Member, context: &mut Context<'_>) -> Poll<()> {
         let spoiled = self.with(|inner, now| {
             let mut spoiled = Vec::new();
-            // A pool that is gone leaves nothing to look after.
+            // The pool is gone, and its keeper will be aborted.
             let Some(pool) = inner.pools.get_mut(&member) else {
                 return spoiled;
             };
@@ -520,6 +513,7 @@ impl<P: Idle> Shared<P> {
 }
 
 impl<P> Inner<P> {
+    /// Notifies who waits for the pool to be unused, if it is.
     fn tell_if_unused(&self, member: Member) {
         if let Some(pool) = self.pools.get(&member)
             && self.state.counts(member).is_unused()
@@ -529,6 +523,7 @@ impl<P> Inner<P> {
         }
     }
 
+    /// Logs once that a pool is cold.
     fn say_cold(&mut self, member: Member) {
         if let Some(pool) = self.pools.get_mut(&member)
             && !std::mem::replace(&mut pool.said_cold, true)
@@ -536,14 +531,14 @@ impl<P> Inner<P> {
             tracing::warn!(
                 link_id = names(&pool.ids),
                 "a process of the link, or of those that follow, ended or wrote before it had \
-                 its input: for a while, they are started on demand (`Warm: false` always \
-                 does that)"
+                 its input: for a while, these links' processes are started on demand \
+                 (`Warm: false` always does that)"
             );
         }
     }
 }
 
-/// Looks after one pool: throws away what is spoiled, and lets time pass.
+/// Keeps one pool: removes spoiled pipelines, and tells the state when time has passed.
 async fn keep<P: Idle>(
     shared: Arc<Shared<P>>,
     member: Member,
@@ -568,12 +563,13 @@ async fn keep<P: Idle>(
     }
 }
 
-/// The links of a pool, for the log.
+/// The ids of a pool's links, for the log.
 fn names(ids: &[LinkId]) -> String {
     let ids: Vec<_> = ids.iter().map(LinkId::to_string).collect();
     ids.join(" ")
 }
 
+/// Resolves at that moment, if there is one.
 async fn until(moment: Option<Instant>) {
     match moment {
         Some(moment) => sleep_until(moment).await,

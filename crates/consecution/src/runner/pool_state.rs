@@ -1,32 +1,28 @@
-//! What the pools of a runner decide, as plain data.
+//! Decides, as plain data, which pools of a runner start and stop pipelines.
 //!
-//! It starts nothing, waits for nothing and reads no clock: events come in with
-//! the time at which they happen, counts change, and what is to be done comes
-//! out as [`Action`]s. A start is an approval that this state gives out, and
-//! that counts against the cap from then on, so that starts under way can never
-//! add up to more than there is room for.
+//! It starts nothing, waits for nothing and reads no clock: events go in with the time at
+//! which they happen, and [`Action`]s come out. Each start is an approval that counts
+//! against the limit on processes at once, so that starts under way never exceed it.
 //!
-//! A pool keeps pipelines of one kind; the *weight* of a pipeline is its number of
-//! processes, and it is processes that the cap counts. One state holds all pools,
-//! because they share one cap. A pipeline gets all of its room at once, or none of it.
+//! A pool keeps pipelines of one kind. The *weight* of a pipeline is its number of
+//! processes. One state holds all pools, because they share the limit. A pipeline gets room
+//! for all of its processes at once, or for none.
 //!
-//! Who needs a pipeline for a call that waits goes before who only wants one in
-//! reserve; among those who wait, the oldest goes first, whatever its pool, and is not
-//! overtaken by others for whom there would be room already: so a long pipeline, which
-//! needs much room at once, gets it as soon as enough has ended. Where there is no room,
-//! the pool that is called least gives idle pipelines up, and where there is some, the
-//! one that is called most gets it; one that is called again and again also gets the
-//! reserve of one that is hardly called: so of many links, those in use are warm. A call
-//! waits, or is told busy, only while its room is at work or on its way to a call.
-//!
-//! Of idle pipelines the youngest is taken first, and the oldest given up first; each
-//! is replaced when it has waited its time. Where starts fail for want of something
-//! that the whole runner has too little of, such as open files, what there is counts
-//! as all that there is room for, until it is tried again.
-//!
-//! Nobody starves: where waiting is bounded, room to wait goes to the pool with fewer
-//! who do; and one of single processes that is told busy while it has nothing gets the
-//! next room, and is left it until its caller has come back.
+//! - **Takers come before reserves.** The taker that has waited longest comes first, whatever
+//!   its pool. Takers for whom there would already be room do not overtake it; so a long
+//!   pipeline, which needs much room at once, gets it as soon as enough others have ended.
+//! - **Room goes to the pools that are called most.** If there is none, the pool that is
+//!   called least gives up idle pipelines. A pool that is called often also takes room from
+//!   the reserve of a pool that is hardly called; so of many links, those in use are warm. A
+//!   call waits, or is refused as busy, only while all room is in use or starting for calls.
+//! - **Young pipelines are taken, old ones stopped.** Each idle pipeline is replaced after
+//!   some time.
+//! - **A shortage lowers the limit.** If starts fail because the whole runner is short of
+//!   something, such as open files, then the present number of processes is the limit for a
+//!   while.
+//! - **No pool starves.** If too many takers wait, the pool with the most of them sends some
+//!   away. If a pool of single processes has none and refuses a call, it gets the next room
+//!   and keeps it until its caller has come back.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -44,30 +40,30 @@ pub(super) use share::{COLD_MIN, IDLE_MAX, REFILL_PAUSE};
 pub(super) use starved::STARVED_OVER_AFTER;
 use starved::Starved;
 
-/// A time, as what has passed since the pools were made.
+/// A time, as the duration since the pools were made.
 pub(super) type Moment = Duration;
 
-/// How long to wait before looking again whether there is too much in reserve.
+/// Interval of checks for surplus in a reserve.
 const SURPLUS_LOOK: Duration = Duration::from_secs(1);
 
-/// How much less a pool must be called, in powers of two, to give up what it has in
-/// reserve for the reserve of another.
+/// How much less a pool must be called than another one, in powers of two, to give up its
+/// reserve for the other's: eight times.
 const FAR_COLDER: Heat = 3;
 
-/// For how long, after an idle pipeline had to go for want of room, only those that are
-/// called start some in reserve: others would take the room that each call leaves, and the
-/// next one would have to take it back.
+/// After an idle pipeline was stopped to make room, only pools that are being called refill
+/// their reserve for this time: others would take the room that each call leaves, and the
+/// next call would have to take it back.
 const CALM: Duration = Duration::from_secs(1);
 
-/// How a pool is kept.
+/// The settings of a pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Pipelines kept in reserve even where nothing is called; with 0, they are
-    /// started on demand only.
+    /// Pipelines to keep in reserve even without calls; with 0, pipelines are only started on
+    /// demand.
     pub floor: usize,
-    /// Pipelines kept in reserve at most, however much is called.
+    /// The most pipelines to keep in reserve, however many calls come.
     pub idle_max: usize,
-    /// Each pipeline is started for somebody who waits already, and none in reserve.
+    /// Each pipeline is started after its taker has come, and none in reserve (`Warm: false`).
     pub is_late: bool,
 }
 
@@ -81,69 +77,70 @@ impl Default for Config {
     }
 }
 
-/// What all pools of a runner may have together.
+/// The limits of all pools of a runner together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Limits {
-    /// Processes: idle, starting and in use.
+    /// The most processes: idle, starting and in use.
     pub processes_max: usize,
-    /// Takers that wait without a start under way for them.
+    /// The most takers that wait without a start under way for them.
     pub waiting_max: usize,
-    /// Processes on their way, beyond which no start begins that nobody waits for.
+    /// With so many processes starting, no more are started for reserves.
     pub refilling_max: usize,
 }
 
-/// One pool.
+/// The number of a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Member(u64);
 
-/// The place of one taker who waits. Earlier ones are less.
+/// The number of a waiting taker; earlier takers have smaller ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Ticket(u64);
 
-/// What is to be done; it counts as done from now on.
+/// An action for the caller to carry out; the state already counts it as done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
     /// Start a pipeline, and report it with [`PoolState::started`] or
     /// [`PoolState::start_failed`].
     Start(Member),
-    /// Throw the oldest idle pipeline away.
+    /// Stop the oldest idle pipeline.
     Stop(Member),
-    /// Tell who waits that there is no room for it any more.
+    /// Answer a waiting taker that there is no room.
     SendAway(Member, Ticket),
 }
 
-/// What becomes of who wants a pipeline.
+/// The result for a taker.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Take {
-    /// An idle pipeline is theirs; report its end with [`PoolState::released`].
+    /// The youngest idle pipeline is the taker's; report its end with [`PoolState::released`].
     Idle,
-    /// They are told when there is one.
+    /// The taker waits.
     Wait(Ticket),
-    /// There is no room, neither for a pipeline nor for waiting.
+    /// There is no room, neither for a pipeline nor for another taker that waits.
     Busy,
 }
 
-/// What becomes of a pipeline that was started.
+/// The use of a pipeline that was started.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Started {
-    /// It belongs to who waits; report its end with [`PoolState::released`].
+    /// It belongs to this taker; report its end with [`PoolState::released`].
     For(Ticket),
-    /// It is kept in reserve.
+    /// It is idle, in reserve.
     Idle,
-    /// Nobody wants it any more: throw it away.
+    /// It is no longer wanted: drop it.
     Surplus,
 }
 
-/// How many pipelines and takers a pool has; or, added up, how many processes a link.
+/// How many pipelines and takers a pool has; or, added up, how many processes and takers a
+/// link has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Those in reserve.
+    /// In reserve.
     pub idle: usize,
-    /// Those on their way.
+    /// Starting.
     pub starting: usize,
-    /// Those at work.
+    /// In use by calls.
     pub in_use: usize,
-    /// Takers who wait.
+    /// Takers that wait.
     pub waiting: usize,
 }
 
@@ -156,7 +153,7 @@ impl Counts {
         self.waiting += other.waiting;
     }
 
-    /// Nobody has a pipeline, or waits for one, and none is on its way.
+    /// Whether no pipeline is in use or starting, and no taker waits.
     pub fn is_unused(&self) -> bool {
         self.in_use + self.waiting + self.starting == 0
     }
@@ -170,23 +167,23 @@ pub(super) struct PoolState {
     orders: Orders,
     totals: Totals,
     starved: Starved,
-    /// Until when pools that are not called start nothing in reserve.
+    /// Until then, pools that are not being called refill no reserve.
     calm_until: Moment,
-    /// Pipelines that were idle so far.
+    /// How many pipelines were started so far.
     waited: u64,
     members: u64,
     tickets: u64,
     actions: Vec<Action>,
 }
 
-/// Over all pools.
+/// Sums over all pools.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Totals {
     /// Processes: idle, starting and in use.
     processes: usize,
-    /// Processes on their way.
+    /// Processes that are starting.
     starting: usize,
-    /// Takers with no start under way for them.
+    /// Takers without a start under way for them.
     uncovered: usize,
 }
 
@@ -207,7 +204,7 @@ impl Totals {
 }
 
 impl PoolState {
-    /// Pools that keep these limits together.
+    /// A state without pools.
     pub(super) fn new(limits: Limits) -> PoolState {
         PoolState {
             limits,
@@ -229,13 +226,13 @@ impl PoolState {
         let member = Member(self.members);
         let floor = config.floor;
         self.shares.insert(member, Share::new(config, weight));
-        // It has its ranks from here on.
+        // This also ranks it.
         self.set_floor(member, floor, now);
         member
     }
 
-    /// A pool is to have that much in reserve even where nothing is called. What it has
-    /// beyond that goes with the next tick.
+    /// Sets how many pipelines a pool keeps in reserve even without calls. A tick stops what
+    /// is beyond that.
     pub(super) fn set_floor(&mut self, member: Member, floor: usize, now: Moment) {
         let processes_max = self.limits.processes_max;
         self.change(member, now, |share| {
@@ -245,7 +242,7 @@ impl PoolState {
         self.plan(now);
     }
 
-    /// Somebody wants a pipeline.
+    /// A taker wants a pipeline.
     pub(super) fn take(&mut self, member: Member, now: Moment) -> Take {
         match self.arrive(member, now) {
             Take::Wait(ticket) if !self.bound_waiting(Some((member, ticket)), now) => Take::Busy,
@@ -253,12 +250,12 @@ impl PoolState {
         }
     }
 
-    /// Somebody wants a pipeline who has others already, or would take a smaller one.
-    /// They may wait for a start under way, and never for room: those who did, each with
-    /// what the other needs, could wait for ever.
+    /// A taker wants a pipeline that holds others already, or would take a smaller one. It may
+    /// wait for a start under way, but never for room: two such takers could deadlock, each
+    /// holding what the other needs.
     pub(super) fn take_beside(&mut self, member: Member, now: Moment) -> Take {
         let taken = self.arrive(member, now);
-        // They came last, so it is they for whom no start is under way.
+        // The taker came last, so it is the one without a start under way.
         let has_uncovered = |share: &Share| share.uncovered() > 0;
         if let Take::Wait(ticket) = taken
             && self.shares.get(&member).is_some_and(has_uncovered)
@@ -269,8 +266,8 @@ impl PoolState {
         taken
     }
 
-    /// Whether there is a pipeline for somebody; if not, they are the last of those
-    /// who wait, and all is planned that can be.
+    /// Gives a taker an idle pipeline, or makes it the last one that waits and starts what
+    /// there is room for.
     fn arrive(&mut self, member: Member, now: Moment) -> Take {
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
@@ -306,14 +303,14 @@ impl PoolState {
             }
         });
         self.plan(now);
-        // Where it was started before those came who wait, nothing is under way for one of
-        // them any more, and others may come first.
+        // In a late pool the pipeline may have been started before the waiting takers came.
+        // Then one of them has no start under way any more, and may be too many.
         self.bound_waiting(None, now);
         self.replace_old(member, now);
         started.unwrap_or(Started::Surplus)
     }
 
-    /// A start failed; gives who is to be told.
+    /// A start failed; returns the taker to answer, if any.
     pub(super) fn start_failed(&mut self, member: Member, now: Moment) -> Option<Ticket> {
         let told = self.change(member, now, |share| {
             share.starting -= 1;
@@ -325,9 +322,8 @@ impl PoolState {
         told?.map(|waiting| waiting.ticket)
     }
 
-    /// A start failed for want of something that other runners may have, and this one
-    /// again later; gives who is to be told. Until it is tried again there is room for
-    /// as many processes as there are, whatever pools they are of.
+    /// A start failed because the runner is short of something; returns the taker to answer,
+    /// if any. For a while, the present number of processes is the limit for all pools.
     pub(super) fn start_starved(&mut self, member: Member, now: Moment) -> Option<Ticket> {
         let weight = self.shares.get(&member).map_or(0, |share| share.weight);
         let left = self.totals.processes.saturating_sub(weight);
@@ -335,11 +331,10 @@ impl PoolState {
         self.start_failed(member, now)
     }
 
-    /// An idle pipeline was spoiled, and is thrown away: that of those that are idle
-    /// which is `at` behind the oldest.
+    /// An idle pipeline was spoiled, and is dropped: the one at index `at`, from the oldest.
     pub(super) fn spoiled(&mut self, member: Member, at: usize, now: Moment) {
         self.change(member, now, |share| {
-            // One that is to be stopped may have been counted off already.
+            // The count may already be one less, for a pipeline that is about to be stopped.
             let _ = share.idle.remove(at).or_else(|| share.idle.pop_back());
             share.rest(now);
         });
@@ -352,8 +347,8 @@ impl PoolState {
         self.plan(now);
     }
 
-    /// A pipeline was spoiled by what it did itself. Those of its pool are started on
-    /// demand for a while. True when that is new.
+    /// A pipeline has spoiled itself: its pool is cold for a while, so that its pipelines are
+    /// started on demand. Returns whether it was not cold before.
     pub(super) fn turn_cold(&mut self, member: Member, now: Moment) -> bool {
         let is_new = self.change(member, now, |share| share.turn_cold(now));
         self.stop_surplus(member, now);
@@ -361,7 +356,7 @@ impl PoolState {
         is_new.unwrap_or(false)
     }
 
-    /// Who waited does not any more.
+    /// A taker waits no longer.
     pub(super) fn gave_up(&mut self, member: Member, ticket: Ticket, now: Moment) {
         self.change(member, now, |share| {
             share.waiting.retain(|waiting| waiting.ticket != ticket);
@@ -383,8 +378,8 @@ impl PoolState {
         self.replace_old(member, now);
     }
 
-    /// When to call [`tick`](Self::tick), if nothing else happens to the pool; a moment
-    /// that is past where something has come due since it was last looked at.
+    /// When to call [`tick`](Self::tick), if nothing else happens to the pool before. This is
+    /// in the past if something has become due since the pool last changed.
     pub(super) fn next_tick(&self, member: Member, now: Moment) -> Option<Moment> {
         let share = self.shares.get(&member)?;
         let wants = share.reserve() < share.wanted(now);
@@ -402,9 +397,9 @@ impl PoolState {
         moments.into_iter().flatten().filter(is_due).min()
     }
 
-    /// Takes a pool out of service: it gets no more pipelines and gives up what
-    /// is idle, and is forgotten when the last one in use is gone. Gives those
-    /// who wait, and are to be sent elsewhere.
+    /// Takes a pool out of service: stops its idle pipelines and starts no more. It is
+    /// forgotten when the last pipeline in use is gone. Returns the waiting takers, to be
+    /// answered as busy.
     pub(super) fn drain(&mut self, member: Member, now: Moment) -> Vec<Ticket> {
         // First, since a pool is forgotten as soon as it is drained.
         let sent_away = self.change(member, now, |share| {
@@ -420,7 +415,7 @@ impl PoolState {
         sent_away.unwrap_or_default()
     }
 
-    /// What is to be done since this was last asked.
+    /// The actions since the last call.
     pub(super) fn actions(&mut self) -> Vec<Action> {
         std::mem::take(&mut self.actions)
     }
@@ -433,7 +428,7 @@ impl PoolState {
             .unwrap_or_default()
     }
 
-    /// Changes a pool, and what follows from it for all of them.
+    /// Changes a pool, and updates the totals and ranks.
     fn change<T>(
         &mut self,
         member: Member,
@@ -447,18 +442,18 @@ impl PoolState {
         self.totals.change(before, Totals::of(share));
         let ranks = share.ranked(now);
         self.orders.rank(member, &mut share.ranks, ranks);
-        // Without any pipeline it has no ranks either: it wants and needs none.
+        // A draining pool without pipelines has no ranks, so nothing else refers to it.
         if share.is_draining && share.pipelines() == 0 {
             self.shares.remove(&member);
         }
         Some(result)
     }
 
-    /// Gives out as many approvals as there is need and room for.
+    /// Approves as many starts as are needed and have room.
     fn plan(&mut self, now: Moment) {
         while let Some(member) = self.orders.neediest() {
             if !self.make_room(member, now, |_| true) {
-                // Nobody overtakes it.
+                // Others do not overtake it.
                 return;
             }
             self.start(member, now);
@@ -473,16 +468,16 @@ impl PoolState {
         }
     }
 
-    /// Whether a pool may start something in reserve, if there is room.
+    /// Whether a pool may refill its reserve, if there is room.
     fn may_refill(&self, member: Member, now: Moment) -> bool {
         let lately = now.saturating_sub(CALM);
         let is_called = |share: &Share| share.is_called_since(lately) || share.goes_first(now);
         now >= self.calm_until || self.shares.get(&member).is_some_and(is_called)
     }
 
-    /// As [`make_room`](Self::make_room), for one in reserve. That is better in the
-    /// reserve of a pool which is called again and again, and far more than another: so
-    /// that no two take it from each other.
+    /// Like [`make_room`](Self::make_room), for a pipeline in reserve. Only a pool that is
+    /// called often takes room from other reserves, and only from pools that are called far
+    /// less, so that no two pools take it from each other in turns.
     fn make_room_for_reserve(&mut self, member: Member, now: Moment) -> bool {
         let deserving = (self.shares.get(&member))
             .filter(|hot| hot.is_called_often(now) && hot.reserve() < hot.wanted_at_rest(now));
@@ -492,9 +487,8 @@ impl PoolState {
         })
     }
 
-    /// Makes room for one more pipeline of a pool, all of it or none: others give up as
-    /// many idle ones as it takes, those first that are called least, as far as they
-    /// `give_way`.
+    /// Makes room for all processes of one more pipeline of a pool, or changes nothing: pools
+    /// for which `gives_way` holds give up idle pipelines, those first that are called least.
     fn make_room(
         &mut self,
         member: Member,
@@ -526,8 +520,9 @@ impl PoolState {
         true
     }
 
-    /// Sends away who is too many to wait, once all is started that can be: the last ones
-    /// of the pool with most who do. Whether `newcomer`, who has just come, is none of them.
+    /// Sends takers away if too many wait, once everything is started that can be: the last
+    /// ones of the pool with most of them. Returns false if `newcomer`, the taker that has
+    /// just come, was one of them.
     fn bound_waiting(&mut self, newcomer: Option<(Member, Ticket)>, now: Moment) -> bool {
         while self.totals.uncovered > self.limits.waiting_max {
             let uncovered = |of: &Member| self.shares.get(of).map(Share::uncovered);
@@ -544,13 +539,13 @@ impl PoolState {
                 return false;
             }
             self.actions.push(Action::SendAway(last.0, last.1));
-            // Who waited behind it may have room now.
+            // A taker behind it may have room now.
             self.plan(now);
         }
         true
     }
 
-    /// Who is to get a pipeline in reserve.
+    /// The pool that gets the next pipeline in reserve.
     fn wanting(&mut self, now: Moment) -> Option<Member> {
         loop {
             let member = self.orders.wanting()?;
@@ -560,7 +555,7 @@ impl PoolState {
         }
     }
 
-    /// Whether a pool still stands where it should; it does after that.
+    /// Whether a pool's ranks are still right; corrects them.
     fn is_ranked_rightly(&mut self, member: Member, now: Moment) -> bool {
         let Some(share) = self.shares.get_mut(&member) else {
             return false;
@@ -586,7 +581,7 @@ impl PoolState {
         stopped
     }
 
-    /// Replaces the oldest idle pipeline of a pool, where it has waited its time.
+    /// Replaces the oldest idle pipeline of a pool, if its time is over.
     fn replace_old(&mut self, member: Member, now: Moment) {
         if (self.shares.get(&member)).is_some_and(|share| share.has_old(now)) {
             self.change(member, now, Share::has_waited_well);

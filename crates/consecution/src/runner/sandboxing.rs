@@ -1,26 +1,25 @@
-//! What a runner's links may have at most, whatever they ask for.
+//! The limits of a runner for its links, whatever they ask for.
 
 use sandbox::{Ids, SCRATCH_BYTES_DEFAULT};
 
 use super::pipeline::Bounds;
 
-/// What the links of a runner may have.
+/// The limits of a runner for its links.
 #[derive(Debug, Clone)]
 pub struct Sandboxing {
-    /// Whether a link with `Network: host` is run. Others are refused it, since it
-    /// reaches whatever listens on this host.
+    /// Whether links with `Network: host` are run. By default they are refused, because they
+    /// reach everything that listens on this host.
     pub host_network: bool,
-    /// Whether a link is run whose `Constraints` cannot be kept on this host.
+    /// Whether links are run whose `Constraints` this host cannot enforce.
     pub unenforced_limits: bool,
-    /// How much a process may keep in each of its private folders, in memory.
+    /// The most bytes in each private folder of a process; they are in memory.
     pub scratch_bytes_max: u64,
-    /// How much a process may write to standard output, if not as much as it
-    /// likes.
+    /// The most bytes that a process may write to standard output; `None` for no limit.
     pub output_bytes_max: Option<u64>,
     /// The same for standard error.
     pub stderr_bytes_max: Option<u64>,
-    /// Which ids of the host its processes have: those that the roots in its
-    /// store were unpacked for.
+    /// The ids of its processes on the host. The roots in its store must have been unpacked for
+    /// them.
     pub ids: Ids,
 }
 

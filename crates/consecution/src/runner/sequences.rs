@@ -25,17 +25,17 @@ use super::pool_state::Moment;
 #[cfg(test)]
 mod tests;
 
-/// Asked for again within that time, a sequence is warm; not asked for in as long, it is
-/// not any more.
+/// A sequence becomes warm if it is requested twice within this time, and is forgotten if it
+/// is not requested for as long.
 const LATELY: Duration = Duration::from_secs(300);
 
-/// One that was asked for that recently does not give way to another one.
+/// A sequence that was requested so recently is not displaced by another one.
 const SETTLED: Duration = Duration::from_secs(60);
 
-/// How many sequences are remembered that were asked for once.
+/// How many sequences to remember that were requested once.
 const ONCE_SEQUENCES_MAX: usize = 1024;
 
-/// Links in a row; there is one at least. Clones are the same.
+/// Consecutive links, at least one. Clones share them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Sequence(Arc<[Step]>);
 
@@ -43,8 +43,8 @@ pub(super) struct Sequence(Arc<[Step]>);
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Step {
     pub(super) id: LinkId,
-    /// The codes of the link before it that complete its input, in order; none for the
-    /// first.
+    /// The exit codes of the link before it that complete its input, sorted; empty for the
+    /// first link.
     pub(super) accepted: Vec<u8>,
 }
 
@@ -58,7 +58,8 @@ impl Step {
 }
 
 impl Sequence {
-    /// Those links; what completes the input of the first one is nothing to the others.
+    /// A sequence of these links. The first one's exit codes concern no other link, so they
+    /// are dropped.
     pub(super) fn new(mut steps: Vec<Step>) -> Sequence {
         if let Some(first) = steps.first_mut() {
             first.accepted = Vec::new();
@@ -84,9 +85,10 @@ impl Sequence {
     }
 }
 
-/// Where links in a row, with those networks, are cut into sequences of which each can be
-/// one pipeline. Two links of one pipeline share a pipe, through which they can tell each
-/// other a little, also backwards: none may reach further by that than by itself.
+/// Cuts consecutive links, given their networks, into ranges that can each be one pipeline.
+/// Links with different networks are separated: two links of one pipeline share a pipe,
+/// through which a little can be passed in both directions, and a link without a network
+/// must not reach it that way.
 pub(super) fn cut(networks: &[Network], links_max: usize) -> Vec<Range<usize>> {
     let mut pieces: Vec<Range<usize>> = Vec::new();
     for (at, network) in networks.iter().enumerate() {
@@ -100,37 +102,38 @@ pub(super) fn cut(networks: &[Network], links_max: usize) -> Vec<Range<usize>> {
     pieces
 }
 
-/// A sequence is to be warm from now on, or not any more.
+/// A sequence is to be kept warm from now on, or no longer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Change {
     pub(super) sequence: Sequence,
     pub(super) is_warm: bool,
 }
 
-/// What is known of the sequences of a runner.
+/// The sequences that a runner knows.
 #[derive(Debug, Default)]
 pub(super) struct Sequences {
-    /// The links that are served: in how many warm sequences of several links each is.
+    /// The served links, with the number of warm sequences of several links that each is in.
     links: HashMap<LinkId, usize>,
-    /// Those that were asked for again, also while one of their links is not served.
+    /// The sequences that were requested again, even while one of their links is not served.
     kept: HashMap<Sequence, Kept>,
-    /// How many of these are of several links.
+    /// How many of those have several links.
     joined: usize,
-    /// Those that were asked for once, and when.
+    /// The sequences that were requested once, and when.
     once: HashMap<Sequence, Moment>,
-    /// Until when none of those that are kept gives way.
+    /// Until then, no kept sequence is old enough to be displaced.
     settled_until: Moment,
 }
 
 #[derive(Debug)]
 struct Kept {
+    /// When it was last requested.
     asked: Moment,
-    /// All of its links are served.
+    /// Whether all of its links are served.
     is_whole: bool,
 }
 
 impl Sequences {
-    /// A link is served from now on.
+    /// A link is served from now on. Returns what changes.
     pub(super) fn enter(&mut self, id: LinkId) -> Vec<Change> {
         self.links.insert(id, 0);
         let mut changes = vec![self.alone(id)];
@@ -140,7 +143,7 @@ impl Sequences {
         changes
     }
 
-    /// A link is not served any more.
+    /// A link is no longer served. Returns what changes for other sequences.
     pub(super) fn leave(&mut self, id: LinkId) -> Vec<Change> {
         let mut changes = Vec::new();
         for sequence in self.naming(id) {
@@ -151,7 +154,7 @@ impl Sequences {
         changes
     }
 
-    /// A sequence was asked for, by a request that names it.
+    /// A request has named this sequence.
     pub(super) fn asked(&mut self, sequence: &Sequence, now: Moment) -> Vec<Change> {
         if let Some(kept) = self.kept.get_mut(sequence) {
             kept.asked = now;
@@ -168,7 +171,7 @@ impl Sequences {
         Vec::new()
     }
 
-    /// Time has passed: forgets what was not asked for lately.
+    /// Time has passed: forgets sequences that were not requested lately.
     pub(super) fn sweep(&mut self, now: Moment) -> Vec<Change> {
         let is_old = |asked: Moment| now.saturating_sub(asked) > LATELY;
         self.once.retain(|_, asked| !is_old(*asked));
@@ -189,12 +192,12 @@ impl Sequences {
         changes
     }
 
-    /// How many of several links are kept.
+    /// How many sequences of several links are kept.
     pub(super) fn joined(&self) -> usize {
         self.joined
     }
 
-    /// Whether it is to be warm.
+    /// Whether a sequence is to be kept warm.
     pub(super) fn is_warm(&self, sequence: &Sequence) -> bool {
         let is_kept = self.kept.get(sequence).is_some_and(|kept| kept.is_whole);
         match sequence.steps() {
@@ -203,7 +206,7 @@ impl Sequences {
         }
     }
 
-    /// Keeps one, if there is room or another one gives way.
+    /// Keeps a sequence if there is room, or if another one can be displaced.
     fn keep(&mut self, sequence: &Sequence, now: Moment) -> Vec<Change> {
         let mut changes = Vec::new();
         if sequence.is_of_several() && self.joined >= self.links.len() {
@@ -230,8 +233,7 @@ impl Sequences {
         changes
     }
 
-    /// Of those of several links the one that has not been asked for for longest, and when
-    /// it was.
+    /// The sequence of several links whose last request is oldest, and when that was.
     fn oldest(&self) -> Option<(Sequence, Moment)> {
         let kept = self
             .kept
@@ -242,6 +244,7 @@ impl Sequences {
             .map(|(asked, sequence)| (sequence.clone(), asked))
     }
 
+    /// The kept sequences that a link is in.
     fn naming(&self, id: LinkId) -> Vec<Sequence> {
         let kept = self.kept.keys();
         kept.filter(|sequence| sequence.ids().any(|named| named == id))
@@ -249,7 +252,7 @@ impl Sequences {
             .collect()
     }
 
-    /// A sequence that is kept becomes warm, if all of its links are served.
+    /// Makes a kept sequence warm, if all of its links are served.
     fn make_whole(&mut self, sequence: &Sequence, changes: &mut Vec<Change>) {
         let is_served = sequence.ids().all(|id| self.links.contains_key(&id));
         match self.kept.get_mut(sequence) {
@@ -268,7 +271,7 @@ impl Sequences {
         }
     }
 
-    /// A sequence that is kept is not warm any more.
+    /// Keeps a sequence warm no longer.
     fn break_up(&mut self, sequence: &Sequence, changes: &mut Vec<Change>) {
         match self.kept.get_mut(sequence) {
             Some(kept) if kept.is_whole => kept.is_whole = false,
@@ -293,7 +296,7 @@ impl Sequences {
         }
     }
 
-    /// Whether a link is to be warm by itself.
+    /// Whether a link is to be kept warm by itself.
     fn alone(&self, id: LinkId) -> Change {
         let sequence = Sequence::of_one(id);
         let is_warm = self.is_warm(&sequence);

@@ -1,8 +1,8 @@
-//! Answers the calls of one link, each with a fresh process, and with one of each link
-//! that follows it here.
+//! Answers the calls of one link, each with a fresh process, and with one more for each
+//! following link that runs here too.
 //!
-//! A call is refused as busy where it would have run elsewhere, or later: also where
-//! this runner is starved, or the link's zygote is gone.
+//! A call is refused as busy if it may succeed on another runner, or later: also if this
+//! runner is starved, or the link's zygote is gone.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -21,13 +21,14 @@ use super::pipeline::{Bounds, IdlePipeline, Stage, StartError, StartFailure, Wor
 use super::pool::{Idle, SpoiledBy, Starter, TakeError, Taken};
 use super::reaper::{Reaped, Reaper};
 use super::starvation::{Kind, Starvation};
+use crate::error::with_causes;
 use crate::trace::CallId;
 use crate::transport::{
     Body, Ending, Following, Outcome, PendingOutcome, Refusal, RefusalReason, Reply, Request,
     Service, Waiting,
 };
 
-/// A pipeline that waits for its request, and the links that it is of.
+/// A pipeline without a request, and its links.
 pub(super) struct WarmPipeline {
     pipeline: Reaped<IdlePipeline>,
     links: Arc<[Arc<LocalLink>]>,
@@ -46,34 +47,35 @@ impl Idle for WarmPipeline {
     }
 }
 
-/// How long a start keeps others waiting; one takes about a millisecond. It may
-/// wait for a slow disk itself.
+/// How long a start keeps its turn. A start takes about a millisecond; one that takes much
+/// longer waits for a slow disk, and must not make others wait.
 const TURN_MAX: Duration = Duration::from_millis(20);
 
-/// How long a start waits for processes that are being ended, whose room it needs:
-/// as a rule they are gone at once.
+/// How long a start waits for processes that are being reaped, so that there are not more
+/// processes than allowed. Usually they are gone at once.
 const REAPED_WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// How long to wait to see whether it is its zygote with which a process was killed: the
-/// kernel ends both at the same time, and tells of them one after the other.
+/// How long to wait to find out whether a process was killed together with its zygote: the
+/// kernel ends both at the same time, but reports them one after the other.
 const GONE_WAIT_MAX: Duration = Duration::from_millis(100);
 
-/// How long a starved runner takes to refuse a call, as long as few calls take: it must
-/// not get more of them than others do since it is faster.
+/// How long a starved runner waits before it refuses a call, about as long as a short call
+/// takes. Otherwise it would be free sooner than other runners, and get more calls than
+/// they.
 const STARVED_PAUSE: Duration = Duration::from_millis(20);
 
-/// What all starts of a runner share. Clones are the same.
+/// The state that all starts of a runner share. Clones share it.
 #[derive(Clone)]
 pub(super) struct Starts {
-    /// Of which each takes one.
+    /// Limits how many starts run at a time.
     pub(super) turns: Arc<Semaphore>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) starvation: Arc<Starvation>,
-    /// Ends pipelines that nobody wants.
+    /// Drops pipelines that are not used.
     pub(super) reaper: Reaper,
 }
 
-/// Starts pipelines of links in a row.
+/// Starts pipelines of consecutive links.
 pub(super) struct PipelineStarter {
     pub(super) links: Arc<[Arc<LocalLink>]>,
     /// The exit codes of each link that complete the input of the next one.
@@ -82,15 +84,15 @@ pub(super) struct PipelineStarter {
 }
 
 impl PipelineStarter {
-    /// What to tell whoever waits for a pipeline that could not be started.
+    /// The answer for a taker whose pipeline could not be started.
     async fn failed(&self, error: &StartError) -> TakeError {
-        let reason = format!("failed to {error}");
+        let reason = format!("failed to {}", with_causes(&error.cause));
         let Some(link) = self.links.get(error.stage) else {
             return TakeError::CannotStart(reason.into());
         };
         link.metrics.start_failures.inc();
         let kind = match &error.cause {
-            // A zygote is gone a moment after all that it has started.
+            // The end of a zygote is reported after that of its processes.
             StartFailure::Killed
                 if timeout(GONE_WAIT_MAX, link.zygote.until_gone())
                     .await
@@ -106,7 +108,7 @@ impl PipelineStarter {
                 self.starts.starvation.failed(&reason);
                 TakeError::Starved(reason)
             }
-            // Nothing that it starts would run, and the link will be served again.
+            // The zygote can start nothing more; the link will get another one.
             Kind::ZygoteGone => TakeError::Busy,
             Kind::OfLink => TakeError::CannotStart(reason.into()),
         }
@@ -117,7 +119,7 @@ impl Starter for PipelineStarter {
     type Pipeline = WarmPipeline;
 
     async fn start(&self) -> Result<WarmPipeline, TakeError> {
-        // Else a runner might have more processes than it may have.
+        // Otherwise there could be more processes than allowed.
         let reaped = self.starts.reaper.until_caught_up();
         let _ = timeout(REAPED_WAIT_MAX, reaped).await;
         let turn = self.starts.turns.acquire().await;
@@ -191,8 +193,8 @@ impl Service for LinkService {
 }
 
 impl LinkService {
-    /// As [`LocalLinks::take`], and not later than at the call's deadline: what
-    /// has found no room by then has not been run, and is told so.
+    /// Like [`LocalLinks::take`], but refuses the call as busy at its deadline: then it was not
+    /// run.
     async fn take_by(
         &self,
         deadline: Option<Instant>,
@@ -211,7 +213,7 @@ impl LinkService {
         .unwrap_or(Err(TakeError::Busy))
     }
 
-    /// Gives a call to pipelines, each of which reads what the one before it writes.
+    /// Runs a call on pipelines, each of which reads the output of the one before it.
     fn serve_all(&self, request: Request, segments: Vec<Segment>) -> Reply {
         let Request {
             body,
@@ -263,7 +265,8 @@ impl LinkService {
                 false => link.metrics.misses.inc(),
             };
         }
-        // Not the links: a runner that is dropped drops their zygotes, and so ends the call.
+        // The closure must not hold the links: dropping the runner must drop their zygotes,
+        // which ends the call.
         let links = links
             .iter()
             .map(|link| (link.id, Arc::clone(&link.metrics)));

@@ -1,8 +1,9 @@
-//! Whether a runner can start no processes for want of something that all of its links
-//! share: open files, processes, memory. Such a call is *busy*: nothing was run, and
-//! others may have what is missing here.
+//! Detects that a runner is *starved*: it cannot start processes because it is short of
+//! something that all of its links share, such as open files, processes or memory. A call is
+//! then refused as busy: it was not run, and other runners may have room.
 //!
-//! It says so, once, and once more when it is over. It must not decide what is started.
+//! This is logged once when it begins and once when it is over. This module must not decide
+//! what is started.
 
 use std::io;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use super::pipeline::StartFailure;
 use super::pool_state::STARVED_OVER_AFTER;
 use super::states::States;
 
-/// What is missing, by what the kernel says, and what to do about it.
+/// The kernel's errors that mean a shortage, and what to do about each.
 const MISSING: [(Errno, &str); 8] = [
     (
         Errno::MFILE,
@@ -42,14 +43,14 @@ const MISSING: [(Errno, &str); 8] = [
     (Errno::USERS, "raise the limits in /proc/sys/user"),
 ];
 
-/// What kind of failure it is that a process could not be started.
+/// Failures of starts, cut by what follows from them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// For want of something; with what to do about it.
+    /// The runner is short of something; with what to do about it.
     Starved(&'static str),
-    /// The zygote is gone, or is going: another one is started.
+    /// The zygote is gone, or about to be: another one is opened.
     ZygoteGone,
-    /// It lies in the link: it would fail elsewhere as well.
+    /// The link itself cannot be started; it would fail on other runners as well.
     OfLink,
 }
 
@@ -63,7 +64,7 @@ impl Kind {
                 source,
                 ..
             })) => errno(source),
-            // Of this there is as much as the link says.
+            // The link's own limit is too low, not the runner's memory.
             StartFailure::Failed(failure) if failure.step == Step::LimitMemory => None,
             StartFailure::Failed(failure) => Some(Errno::from_raw_os_error(failure.errno)),
             StartFailure::Killed | StartFailure::TooSlow => {
@@ -89,9 +90,9 @@ fn errno(error: &io::Error) -> Option<Errno> {
 /// Whether a runner is starved.
 pub(super) struct Starvation {
     states: watch::Sender<States>,
-    /// For who only wants to know whether it is.
+    /// Whether it is starved, readable without the lock.
     is_starved: AtomicBool,
-    /// `None` while it is not.
+    /// The failed starts; `None` while it is not starved.
     failures: Mutex<Option<Failures>>,
 }
 
@@ -102,7 +103,7 @@ struct Failures {
 }
 
 impl Starvation {
-    /// None yet; `states` is told.
+    /// Not starved. Reports changes to `states`.
     pub(super) fn new(states: &watch::Sender<States>) -> Starvation {
         Starvation {
             states: states.clone(),
@@ -111,12 +112,12 @@ impl Starvation {
         }
     }
 
-    /// Is it starved, as far as is known?
+    /// Whether it is starved.
     pub(super) fn is_on(&self) -> bool {
         self.is_starved.load(Ordering::Relaxed)
     }
 
-    /// A start has failed for that reason, which lies in what the runner has.
+    /// A start has failed because the runner is short of something.
     pub(super) fn failed(&self, reason: &Arc<str>) {
         let count = {
             let mut failures = self.failures.lock();
@@ -127,10 +128,7 @@ impl Starvation {
         };
         self.is_starved.store(true, Ordering::Relaxed);
         if count == 1 {
-            tracing::warn!(
-                "processes cannot be started for want of something, and calls are refused as busy: \
-                 {reason}"
-            );
+            tracing::warn!("processes cannot be started, and calls are refused as busy: {reason}");
             self.tell(Some(Arc::clone(reason)));
         }
     }

@@ -1,5 +1,4 @@
-//! How far a runner is with each of its links, and what it says of that to
-//! whoever looks after it.
+//! The states of a runner's links, and the summary of them that it announces.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,23 +12,22 @@ use super::worker::LoadError;
 use crate::error::with_causes;
 use crate::link_store::RunnerState;
 
-/// How long to let changes gather before they are told, since many come at the
-/// same time.
+/// How long to gather changes before they are announced, since many come at the same time.
 const TELL_PAUSE: Duration = Duration::from_millis(250);
 
-/// How much of the reason is told why a link is broken, in characters.
+/// The most characters of the announced reason why a link is broken.
 const REASON_CHARS_MAX: usize = 500;
 
-/// What is known of a runner's links.
+/// The states of all links of a runner.
 #[derive(Default)]
 pub(super) struct States {
     links: BTreeMap<LinkId, Known>,
     last_key: Key,
-    /// No more calls are taken.
+    /// Whether the runner accepts no more calls.
     pub(super) is_draining: bool,
-    /// Why processes cannot be started for want of something, if they cannot.
+    /// If the runner is starved: why processes cannot be started.
     pub(super) starved: Option<Arc<str>>,
-    /// In seconds since 1970.
+    /// When the runner was started, in seconds since 1970.
     started: u64,
 }
 
@@ -38,24 +36,22 @@ struct Known {
     state: LinkState,
 }
 
-/// Tells workers of the same link apart: one may still be drained when the next
-/// one begins.
+/// Tells workers of the same link apart: one may still be draining when the next one starts.
 type Key = u64;
 
-/// How far a runner is with a link.
+/// The state of a link.
 #[derive(Clone)]
 pub(super) enum LinkState {
-    /// Its image is fetched, its zygote opened.
+    /// Its image is being pulled, or its zygote opened.
     Loading,
     /// It answers calls.
     Serving,
-    /// It could not be loaded, or its zygote is gone; it is tried again after a
-    /// while.
+    /// It could not be loaded, or its zygote is gone; it is loaded again after a while.
     Broken(Arc<LoadError>),
 }
 
 impl States {
-    /// Those of a runner that is started now.
+    /// The states of a runner that starts now.
     pub(super) fn started_now() -> States {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         States {
@@ -64,7 +60,7 @@ impl States {
         }
     }
 
-    /// No link is known.
+    /// Whether no link is known.
     pub(super) fn is_empty(&self) -> bool {
         self.links.is_empty()
     }
@@ -84,7 +80,7 @@ impl States {
         ]
     }
 
-    /// In a few words, for the link store.
+    /// The summary to announce.
     pub(super) fn summary(&self, processes_max: usize) -> RunnerState {
         let mut summary = RunnerState {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -117,7 +113,7 @@ impl States {
     }
 }
 
-/// Where the worker of a link says how far it is.
+/// Reports the state of a link, for its worker.
 pub(super) struct StatusReporter {
     states: watch::Sender<States>,
     id: LinkId,
@@ -125,7 +121,7 @@ pub(super) struct StatusReporter {
 }
 
 impl StatusReporter {
-    /// One for a new worker of that link, which is loading.
+    /// A reporter for a new worker; the link is loading.
     pub(super) fn new(states: &watch::Sender<States>, id: LinkId) -> StatusReporter {
         let mut key = 0;
         states.send_modify(|states| {
@@ -141,7 +137,7 @@ impl StatusReporter {
         }
     }
 
-    /// Says how far it is; nobody hears it once the link has been forgotten.
+    /// Reports a state. It is ignored if the link was removed, or has a newer worker.
     pub(super) fn report(&self, state: LinkState) {
         self.states.send_if_modified(|states| {
             let known = states.links.get_mut(&self.id);
@@ -154,12 +150,12 @@ impl StatusReporter {
     }
 }
 
-/// The link is not known any more.
+/// Removes a link.
 pub(super) fn forget(states: &watch::Sender<States>, id: LinkId) {
     states.send_modify(|states| drop(states.links.remove(&id)));
 }
 
-/// No more calls are taken, and no link is known any more.
+/// Removes all links: no more calls are accepted.
 pub(super) fn drain(states: &watch::Sender<States>) {
     states.send_modify(|states| {
         states.links.clear();
@@ -167,7 +163,7 @@ pub(super) fn drain(states: &watch::Sender<States>) {
     });
 }
 
-/// Keeps `told` up to date, until nobody listens.
+/// Keeps `told` up to date, until it has no receiver any more.
 pub(super) async fn summarise(
     mut states: watch::Receiver<States>,
     processes_max: usize,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
-use chain::{Link, LinkId, Network};
+use chain::{Link, LinkId, Network, Writable};
 use image::{Digest, Image, Reference};
 use sandbox::{Launcher, Limits, Spec, Zygote};
 use tokio::io::unix::AsyncFd;
@@ -23,6 +23,7 @@ use super::sandboxing::Sandboxing;
 use super::service::LinkService;
 use super::starvation::Starvation;
 use super::states::{LinkState, StatusReporter};
+use super::unsupported;
 use crate::backoff::Backoff;
 use crate::error::with_causes;
 use crate::link_store::LinkStoreError;
@@ -104,6 +105,8 @@ pub enum LoadError {
     ZygoteGone,
     #[error("give it the host's network, which this runner does not allow")]
     HostNetwork,
+    #[error("give it `{key}`, which this version does not support")]
+    Unsupported { key: &'static str },
     #[error("load it: the runner was stopped")]
     Stopped,
 }
@@ -180,7 +183,7 @@ impl Serving {
             zygote: Arc::clone(zygote),
             metrics: Arc::clone(metrics),
             network: link.network,
-            is_late: link.late,
+            is_late: link.is_late(),
         });
         let service = Arc::new(LinkService {
             served: membership.served().clone(),
@@ -273,6 +276,9 @@ async fn load(shared: &Shared, id: LinkId, link: &Link) -> Result<ZygoteHandle, 
     let rules = &shared.sandboxing;
     if link.network == Network::Host && !rules.host_network {
         return Err(LoadError::HostNetwork);
+    }
+    if let Some(key) = unsupported::key(link) {
+        return Err(LoadError::Unsupported { key });
     }
     loop {
         let image = shared.images.get(&link.image).await?;
@@ -401,10 +407,11 @@ fn spec(id: LinkId, link: &Link, image: &Image, rules: &Sandboxing) -> Spec {
             .or(config.user.as_ref())
             .cloned()
             .unwrap_or_default(),
-        writable: link.writable,
+        writable: link.writable == Writable::Yes,
         scratch_bytes: rules.scratch_bytes_max,
         network: match link.network {
-            Network::None => sandbox::Network::Loopback,
+            Network::None | Network::Loopback => sandbox::Network::Loopback,
+            Network::Sealed => sandbox::Network::Sealed,
             Network::Host => sandbox::Network::Host,
         },
         hostname,

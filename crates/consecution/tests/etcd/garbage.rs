@@ -84,9 +84,9 @@ async fn what_is_no_link_is_skipped_and_said_once() {
     }
     assert_eq!(log.lines_with("skipping /consecution/links/"), 5);
 
-    // Whoever needs the link puts it anew, over whatever is there.
+    // Whoever needs the link puts it again, in place of whatever is there.
     store.put(Arc::clone(&hurt)).await.unwrap();
-    assert_eq!(log.lines_with("anew"), 1);
+    assert_eq!(log.lines_with("replacing /consecution/links/"), 1);
     assert_eq!(next().await, Change::Put(hurt));
     assert!(server.ctl(["get", &mismatching]).contains("another"));
 }

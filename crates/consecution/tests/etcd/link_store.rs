@@ -7,6 +7,7 @@ use crate::support::etcd::{Etcd as Server, Relay};
 use chain::Link;
 use consecution::Connection;
 use consecution::config::EtcdOptions;
+use consecution::error::with_causes;
 use consecution::link_store::etcd::Etcd;
 use consecution::link_store::{Change, LinkStore, RunnerState, conformance};
 use futures_util::StreamExt;
@@ -165,7 +166,7 @@ async fn an_etcd_that_starts_late_is_waited_for() {
     let _announcement = store.announce("early", said);
     let endpoint = format!("http://{}", server.address());
     let started = Instant::now();
-    let error = store.put(link("a")).await.unwrap_err().to_string();
+    let error = with_causes(&store.put(link("a")).await.unwrap_err());
     assert!(started.elapsed() < Duration::from_secs(30));
     for part in [&endpoint, "Connection refused", "check that it runs"] {
         assert!(error.contains(part), "no {part:?} in {error}");
@@ -265,7 +266,7 @@ async fn an_etcd_that_hangs_is_given_up_and_taken_up_again() {
     watcher.told(&[Change::Put(link("a"))]).await;
 
     server.suspend();
-    let error = store.list().await.unwrap_err().to_string();
+    let error = with_causes(&store.list().await.unwrap_err());
     assert!(error.contains("no answer within 5 s"), "{error}");
     assert!(is_waiting(&store.connection().borrow()));
     watcher.told_nothing().await;
@@ -317,7 +318,7 @@ async fn when_an_endpoint_is_gone_the_others_are_used() {
     store.put(link("b")).await.unwrap();
     watcher.told(&[Change::Put(link("b"))]).await;
     other.close();
-    let error = store.put(link("c")).await.unwrap_err().to_string();
+    let error = with_causes(&store.put(link("c")).await.unwrap_err());
     for url in [one.url(), other.url(), format!("http://{}", dead.address())] {
         assert!(error.contains(&url), "no {url} in {error}");
     }

@@ -194,7 +194,12 @@ fn a_starved_runner_leaves_its_calls_to_others_and_says_so() {
     let process = starved.process();
     limit_open_files(process, 10);
     call_all(&portal);
-    let of = |runner: &Running| runner.said().matches("for want of something").count();
+    let of = |runner: &Running| {
+        runner
+            .said()
+            .matches("processes cannot be started, and calls are refused")
+            .count()
+    };
     eventually("it to be said", || (of(&starved) == 1).then_some(()));
     let state = || servers.runner_state("starved")["Starved"].to_string();
     eventually("the same in etcd", || {

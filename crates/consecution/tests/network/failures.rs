@@ -26,7 +26,7 @@ fn words(end: &str) -> ChainFile {
 }
 
 #[test]
-fn http_tells_the_whole_story() {
+fn http_tells_all_that_is_known_of_a_failure() {
     let Some(servers) = Servers::start() else {
         cannot_run_here!("nats-server, etcd or etcdctl is missing");
     };
@@ -69,7 +69,7 @@ fn http_tells_the_whole_story() {
 }
 
 #[test]
-fn send_tells_the_whole_story_and_exits_as_the_link_did() {
+fn send_tells_all_that_is_known_of_a_failure_and_exits_as_the_link_did() {
     let Some(servers) = Servers::start() else {
         cannot_run_here!("nats-server, etcd or etcdctl is missing");
     };
@@ -102,7 +102,7 @@ fn send_tells_the_whole_story_and_exits_as_the_link_did() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_library_tells_the_whole_story() {
+async fn the_library_tells_all_that_is_known_of_a_failure() {
     let Some(servers) = Servers::start() else {
         cannot_run_here!("nats-server, etcd or etcdctl is missing");
     };
@@ -123,7 +123,7 @@ async fn the_library_tells_the_whole_story() {
 }
 
 #[test]
-fn a_client_that_knows_only_nats_gets_output_or_the_story() {
+fn a_client_that_knows_only_nats_gets_the_output_or_the_failure() {
     let Some(servers) = Servers::start() else {
         cannot_run_here!("nats-server, etcd or etcdctl is missing");
     };

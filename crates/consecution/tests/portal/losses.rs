@@ -227,7 +227,7 @@ proptest! {
                     return Err(TestCaseError::fail(error.to_string()));
                 };
                 let is_too_large = reason.contains("too large to be kept")
-                    || reason.contains("too much of its output had been given on");
+                    || reason.contains("too much of its output was already passed on");
                 prop_assert!(is_too_large, "{}", error);
             }
         }

@@ -21,11 +21,8 @@ fn chain(links: usize) -> Chain {
         ..Link::new("fake")
     };
     Chain {
-        name: "test".to_owned(),
         deadline: Deadline::None,
-        links: (0..links)
-            .map(|index| ChainLink::new(link(index)))
-            .collect(),
+        ..Chain::new("test", (0..links).map(|index| ChainLink::new(link(index))))
     }
 }
 

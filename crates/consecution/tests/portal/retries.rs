@@ -189,7 +189,7 @@ async fn a_link_that_does_not_write_the_same_again_is_lost() {
             assert_eq!(body.next().await.unwrap().unwrap(), first);
             body.next().await.unwrap().unwrap_err();
             let loss = loss(report.await.map(|_| Bytes::new()));
-            let why = "; called again, it has written something else";
+            let why = "; called again, it wrote other output than was already passed on";
             assert!(loss.ends_with(why), "{loss}");
         }
     }
@@ -203,7 +203,7 @@ async fn a_call_is_not_made_again_once_its_output_is_too_large_to_be_compared() 
         let services = [losing(1, words, kind), fake::echo()];
         let (result, calls) = run(services, "input", |_| {}).await;
         let loss = loss(result);
-        let why = "; not called again, since too much of its output had been given on";
+        let why = "; not called again, since too much of its output was already passed on";
         assert!(loss.ends_with(why), "{loss}");
         assert_eq!(calls, 1);
     }

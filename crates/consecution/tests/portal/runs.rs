@@ -111,9 +111,8 @@ async fn all_links_run_at_the_same_time() {
 async fn opening_publishes_the_links() {
     let links = [0, 1].map(link);
     let chain = Chain {
-        name: "test".to_owned(),
         deadline: Deadline::None,
-        links: links.clone().map(ChainLink::new).into(),
+        ..Chain::new("test", links.clone().map(ChainLink::new))
     };
     let store = Memory::new();
     Portal::open(chain.clone(), Arc::new(InProcess::new()), &store)

@@ -24,16 +24,14 @@ struct Twins {
 impl Twins {
     async fn open(world: &World, links: Vec<ChainLink>) -> Twins {
         let chain = |change: fn(&mut ChainLink)| Chain {
-            name: "test".to_owned(),
             deadline: Deadline::After(Duration::from_secs(20)),
-            links: links
-                .iter()
-                .cloned()
-                .map(|mut link| {
+            ..Chain::new(
+                "test",
+                links.iter().cloned().map(|mut link| {
                     change(&mut link);
                     link
-                })
-                .collect(),
+                }),
+            )
         };
         let alone = chain(|link| link.deadline = Some(Duration::from_secs(20)));
         let open = |chain| Portal::open(chain, Arc::clone(&world.transport), &*world.links);

@@ -270,9 +270,8 @@ async fn links_with_another_network_share_no_pipe() {
         ..ChainLink::new(link)
     });
     let chain = Chain {
-        name: "test".to_owned(),
         deadline: Deadline::After(Duration::from_secs(20)),
-        links: together.collect(),
+        ..Chain::new("test", together)
     };
     let portal = Portal::open(chain, Arc::clone(&world.transport), &*world.links);
     let portal = portal.await.unwrap();

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use consecution::config::{EtcdOptions, Tls};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -139,8 +139,12 @@ impl Etcd {
     }
 
     /// Stops it without a word to anybody, until it is woken.
+    /// Stops the process as SIGSTOP does, and waits until it stands still.
     pub(crate) fn suspend(&self) {
         self.signal(Signal::STOP);
+        let (process, _) = self.process.as_ref().expect("etcd runs");
+        let stopped = WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT;
+        waitid(WaitId::Pid(Pid::from_child(process)), stopped).unwrap();
     }
 
     pub(crate) fn wake(&self) {

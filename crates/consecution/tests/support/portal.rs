@@ -38,11 +38,11 @@ pub(crate) async fn open_with(
 ) -> Fixture {
     let services: Vec<_> = services.into_iter().collect();
     let mut chain = Chain {
-        name: "test".to_owned(),
         deadline: Deadline::None,
-        links: (0..services.len())
-            .map(|index| ChainLink::new(link(index)))
-            .collect(),
+        ..Chain::new(
+            "test",
+            (0..services.len()).map(|index| ChainLink::new(link(index))),
+        )
     };
     change(&mut chain);
     let transport = InProcess::new();

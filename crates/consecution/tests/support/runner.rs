@@ -77,9 +77,8 @@ impl World {
 
     pub(crate) async fn portal_of(&self, links: Vec<Link>) -> Portal {
         let chain = Chain {
-            name: "test".to_owned(),
             deadline: Deadline::After(PATIENCE),
-            links: links.into_iter().map(ChainLink::new).collect(),
+            ..Chain::new("test", links.into_iter().map(ChainLink::new))
         };
         Portal::open(chain, Arc::clone(&self.transport), self.links.as_ref())
             .await

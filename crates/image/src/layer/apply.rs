@@ -13,18 +13,17 @@ use super::root::{Folder, Root};
 use super::tar_stream::{Source, TarStream};
 use super::{LayerProblem, Owners};
 
-/// What is kept of a mode: permissions and the sticky bit, no set-id bits.
+/// What is kept of a mode: the permissions and the sticky bit, not the set-id bits.
 const MODE_KEPT: u32 = 0o1777;
 
 /// Applies the entries of one layer.
 pub(super) struct Applier<'r> {
     pub(super) root: &'r mut Root,
-    /// What this layer made or passed through, as inode of the folder and name,
-    /// so that its whiteouts spare it. `None` in the first layer, which has
-    /// nothing below it to hide.
+    /// The places that this layer made or passed through, so that its whiteouts spare
+    /// them. `None` in the first layer, which has nothing below it to hide.
     pub(super) own: Option<Places>,
-    /// Inodes of folders in which nothing is left of the layers below, so that
-    /// they are searched once, however often a layer says to.
+    /// Inodes of folders in which nothing of the layers below is left, so that each is
+    /// searched once, however often a layer asks for it.
     pub(super) cleared: HashSet<u64>,
     /// Times of folders, set last, since filling a folder changes them.
     folder_times: FolderTimes,
@@ -33,7 +32,7 @@ pub(super) struct Applier<'r> {
 
 impl<'r> Applier<'r> {
     pub(super) fn new(root: &'r mut Root, first: bool) -> Self {
-        // What an earlier layer passed through, this one has yet to.
+        // Open folders were passed through by earlier layers, and not by this one.
         root.forget_open();
         Self {
             root,
@@ -55,7 +54,7 @@ impl<'r> Applier<'r> {
         let Some((folder, name)) = split(&path) else {
             return self.apply_to_top(entry);
         };
-        // What aufs keeps for itself is nobody else's business.
+        // Files that aufs makes for itself are left out.
         let aufs = |part: &[u8]| part.starts_with(b".wh..wh.") && part != b".wh..wh..opq";
         if path.split(|&byte| byte == b'/').any(aufs) {
             return Ok(());
@@ -76,7 +75,7 @@ impl<'r> Applier<'r> {
             Kind::HardLink => self.hard_link(&parent, name, entry)?,
             Kind::Fifo | Kind::Device => {
                 let left_out = self.root.leave_out(&parent, name);
-                // There is nothing that a whiteout would have to spare.
+                // Nothing was made that a whiteout would have to spare.
                 return left_out.map_err(step("replace"));
             }
         }
@@ -84,7 +83,7 @@ impl<'r> Applier<'r> {
         Ok(())
     }
 
-    /// Sets what had to wait; gives the bytes written to files.
+    /// Sets the times of folders, and returns the bytes written to files.
     pub(super) fn finish(self) -> Result<u64, LayerProblem> {
         let Self {
             root, folder_times, ..
@@ -98,7 +97,7 @@ impl<'r> Applier<'r> {
                     let flags = AtFlags::SYMLINK_NOFOLLOW;
                     let _ = rustix::fs::utimensat(&parent.fd, name, &times(modified), flags);
                 }
-                // It may be gone again, by a later entry.
+                // A later entry may have removed it.
                 Ok(None) | Err(LayerProblem::BadEntry { .. } | LayerProblem::Io { .. }) => {}
                 Err(problem) => return Err(problem),
             }
@@ -134,7 +133,7 @@ impl<'r> Applier<'r> {
         }
     }
 
-    /// How much memory takes what is remembered of entries.
+    /// The memory for what is remembered of entries, in bytes.
     pub(super) fn memory_bytes(&self) -> u64 {
         let own = self.own.as_ref().map_or(0, Places::memory_bytes);
         own + self.root.left_out.memory_bytes()
@@ -304,7 +303,7 @@ fn write_all(fd: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
     Ok(())
 }
 
-/// A failed step, told apart: what the entry is to blame for, and the rest.
+/// A failed step. Tells what is the entry's fault from what is not.
 pub(super) fn failed(step: &'static str, path: &[u8], cause: Errno) -> LayerProblem {
     match cause {
         Errno::NAMETOOLONG => {

@@ -1,4 +1,4 @@
-//! What an image may still make us do, counted over all of its layers.
+//! What an image may still make us do, counted over all its layers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,7 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    /// All of the limits. Setting `cancelled` ends the unpacking soon.
+    /// A budget with all of the limits left. Setting `cancelled` ends the unpacking soon.
     pub(crate) fn new(limits: &Limits, cancelled: Arc<AtomicBool>) -> Self {
         Self {
             limits: limits.clone(),
@@ -52,7 +52,7 @@ impl Budget {
         Ok(())
     }
 
-    /// For files and folders that are made; few entries can ask for many.
+    /// Counts files and folders that are made: a few entries can ask for many.
     pub(crate) fn take_entries(&mut self, entries: u64) -> Result<(), LayerProblem> {
         self.entries = self.entries.saturating_add(entries);
         let most = self.limits.entries_max;
@@ -65,7 +65,7 @@ impl Budget {
         Ok(())
     }
 
-    /// What must be remembered at once, as it is now.
+    /// Checks how much must be remembered now.
     pub(super) fn check_memory(&self, bytes: u64) -> Result<(), LayerProblem> {
         let most = self.limits.memory_bytes_max;
         match bytes > most {
@@ -78,7 +78,7 @@ impl Budget {
     }
 
     pub(super) fn take_entry(&mut self, path: &[u8]) -> Result<(), LayerProblem> {
-        // One piece of the stream has hundreds of entries.
+        // Checked for each entry, since one piece of the stream has hundreds of them.
         self.go_on()?;
         self.take_entries(1)?;
         self.paths_bytes = self.paths_bytes.saturating_add(path.len() as u64);

@@ -1,7 +1,8 @@
-//! Decompression, in a thread of its own, hashed on its way to the tar reader.
+//! Decompression in a thread of its own, which also hashes the bytes on their way to the
+//! tar reader.
 //!
-//! Whoever unpacks on two cores needs about as long as the slower of
-//! decompressing with hashing and of writing files, instead of their sum.
+//! So unpacking takes two cores about as long as the slower of the two parts
+//! (decompressing with hashing, writing files), and not as long as both.
 
 use std::io::{self, BufReader, Read};
 use std::sync::Arc;
@@ -14,9 +15,11 @@ use super::budget::Budget;
 use super::tar_stream::Source;
 use crate::digest::{Digest, Hasher};
 
-/// Bytes in one piece handed from thread to thread.
+/// Bytes in one piece handed from thread to thread: enough that handing over costs
+/// little.
 const PIECE_BYTES: usize = 256 << 10;
-/// Pieces under way between the threads.
+/// Pieces between the threads: 1 MiB in all, so that a slow file does not stop the
+/// decompressor at once.
 const PIECES_MAX: usize = 4;
 /// zstd frames may ask for a window of at most 2^27 bytes, 128 MiB.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
@@ -27,14 +30,14 @@ pub(crate) enum Compression {
     None,
     Gzip,
     Zstd,
-    /// In a way that we do not know: by which program.
+    /// In a way that we do not know, by this program.
     Unknown(&'static str),
 }
 
-/// First bytes that [`sniff`] needs.
+/// The number of first bytes that [`sniff`] needs.
 pub(crate) const SNIFFED_BYTES: usize = 6;
 
-/// What these first bytes are.
+/// Recognises a compression by the first bytes.
 pub(crate) fn sniff(start: &[u8]) -> Compression {
     match start {
         [0x1f, 0x8b, ..] => Compression::Gzip,
@@ -125,8 +128,8 @@ pub(super) fn start<'scope, 'b>(
     (pieces, thread)
 }
 
-/// Compressed bytes, until the unpacking is cancelled. Any number of them may give
-/// none that are not compressed, so that nobody else notices.
+/// Compressed bytes, which end when the unpacking is cancelled. The check is here,
+/// because any number of compressed bytes may give no uncompressed ones.
 struct Cancellable<R> {
     reader: R,
     cancelled: Arc<AtomicBool>,
@@ -168,7 +171,7 @@ fn run(
         }
     };
     if let Err(cause) = step() {
-        // Nobody listens any more: then nobody needs the cause.
+        // This fails only if nobody listens any more; then nobody needs the cause.
         let _ = full.send(Err(cause));
     }
     hasher.finish()
@@ -211,7 +214,7 @@ impl Pieces<'_> {
         self.budget
     }
 
-    /// Takes what is left, so that all of it is hashed.
+    /// Reads what is left, so that all of it is hashed.
     pub(super) fn drain(mut self) -> Result<(), LayerProblem> {
         loop {
             let left = self.fill()?.len();

@@ -8,7 +8,8 @@ use super::pax::{self, Pax};
 use super::sparse::{self, Sparse};
 use super::tar_stream::{Source, TarStream, is_blank};
 
-/// Most bytes in the extended headers of one entry.
+/// The most bytes in the extended headers of one entry. They are held in memory; real
+/// ones (a path, a link, a sparse map) have some KiB.
 const EXTENSION_BYTES_MAX: u64 = 1 << 20;
 
 /// GNU tar's own types: a folder of an incremental backup, whose content lists
@@ -56,8 +57,7 @@ impl Entry {
 }
 
 impl<S: Source> TarStream<S> {
-    /// The next entry, `None` at the end. What is unread of the one before is
-    /// left out.
+    /// The next entry, `None` at the end. Skips what is unread of the one before.
     pub(crate) fn next_entry(&mut self) -> Result<Option<Entry>, LayerProblem> {
         let mut pax = Pax::default();
         let mut long_path = None;
@@ -95,8 +95,9 @@ impl<S: Source> TarStream<S> {
         }
     }
 
+    /// Refuses a global header that says that the archive begins in another volume.
     fn check_global(&mut self) -> Result<(), LayerProblem> {
-        // Those of volumes are short.
+        // Such a header is short.
         if self.content_left() > EXTENSION_BYTES_MAX {
             return Ok(());
         }
@@ -198,7 +199,7 @@ fn one_of_several(path: &[u8]) -> LayerProblem {
     )
 }
 
-/// An id that cannot be read belongs to nobody.
+/// Reads an id; one that cannot be read belongs to nobody.
 fn id(field: &[u8], read: std::io::Result<u64>) -> u64 {
     match is_blank(field) {
         true => 0,

@@ -4,18 +4,15 @@
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::root::Root;
-use super::{LayerProblem, MountPoint};
+use super::root::{LINKS_MAX, Root};
+use super::{LayerProblem, MountPoint, PATH_BYTES_MAX};
 
-/// Most links that are followed to find where a file is to be made.
-const LINKS_MAX: usize = 40;
-/// Most bytes in a path and in a part of it, as the kernel has it.
-const PATH_BYTES_MAX: usize = 4095;
+/// The longest name of a file that the kernel's file systems take, in bytes.
 const NAME_BYTES_MAX: usize = 255;
 
 impl Root {
-    /// Makes these where absent. What exists stays, also where it is something
-    /// else: then it is the sandbox that cannot use it, and says so.
+    /// Makes these if they are absent. What exists stays, even if it is something else:
+    /// then the sandbox cannot use it, and says so.
     pub(crate) fn add_mount_points(&mut self, points: &[MountPoint]) -> Result<(), LayerProblem> {
         for point in points {
             let made = match point {
@@ -30,10 +27,10 @@ impl Root {
         Ok(())
     }
 
-    /// Makes a folder that the image's config names, and those that lead to it,
-    /// where absent: empty, mode 0755, the image's root owns it, as with Docker. It
-    /// is a path in the root, whatever links there are. Where there cannot be one,
-    /// there is none, and whoever wants to use it learns why.
+    /// Makes a folder that the image's config names, with the folders that lead to it, if
+    /// they are absent: empty, mode 0755, owned by the image's root, as with Docker. The
+    /// path is one in the root, whatever links there are. If no folder can be made there,
+    /// that is no error here: whoever uses it gets one.
     pub(crate) fn add_folder(&mut self, path: &str) -> Result<(), LayerProblem> {
         let too_long =
             path.len() > PATH_BYTES_MAX || path.split('/').any(|name| name.len() > NAME_BYTES_MAX);
@@ -46,6 +43,7 @@ impl Root {
         }
     }
 
+    /// Makes an empty file, where its links lead, if there is none.
     fn add_file(&mut self, path: &[u8]) -> Result<(), LayerProblem> {
         let mut path = path.to_vec();
         for _ in 0..LINKS_MAX {

@@ -1,7 +1,7 @@
-//! Whiteouts: a layer's way to take away what the layers below it made.
+//! Whiteouts: marks by which a layer removes what the layers below it made.
 //!
-//! They never take away what their own layer makes, in whichever order the
-//! entries stand, as the image specification has it.
+//! A whiteout never removes what its own layer makes, in whichever order the entries
+//! stand, as the image specification says.
 
 use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -11,7 +11,8 @@ use super::apply::{Applier, failed};
 use super::entry::Entry;
 use super::root::Folder;
 
-/// Memory for the paths of folders that are still to be searched.
+/// Memory for the paths of folders that are still to be searched; half of what else may
+/// be remembered at a time. Real images need some KiB.
 const PENDING_BYTES_MAX: usize = 32 << 20;
 
 impl Applier<'_> {
@@ -52,8 +53,8 @@ impl Applier<'_> {
         own.is_some_and(|own| own.contains(inode, name))
     }
 
-    /// Takes away everything below a folder but what is this layer's own. Works
-    /// off a list of paths, so that no depth exhausts stack or descriptors.
+    /// Removes everything below a folder but what this layer made. Works off a list of
+    /// paths, so that no depth exhausts stack or descriptors.
     fn clear_below(
         &mut self,
         parent: &Folder,
@@ -68,12 +69,12 @@ impl Applier<'_> {
             let names = path.split(|&byte| byte == b'/').count();
             self.root.steps.take(names as u64)?;
             let folder = open_below(parent, &path).map_err(step)?;
-            // What came into it since is this layer's own.
+            // It was searched before; what came into it since is this layer's own.
             if !self.cleared.insert(folder.inode) {
                 continue;
             }
-            // Not gathered first: it may have millions. What is taken away while a
-            // folder is read is in nobody's way.
+            // The names are not gathered first: there may be millions. Removing some of
+            // them while the folder is read does no harm.
             for item in Dir::read_from(&folder.fd).map_err(step)? {
                 let item = item.map_err(step)?;
                 let name = item.file_name().to_bytes();
@@ -116,7 +117,8 @@ fn open_below(parent: &Folder, path: &[u8]) -> Result<Folder, Errno> {
     )?)
 }
 
-/// The kind of what is at a name, where the file system does not tell by itself.
+/// The kind of what is at a name; looked up if the file system does not tell with the
+/// name.
 fn kind_of(folder: &Folder, name: &[u8], told: FileType) -> Result<FileType, Errno> {
     match told {
         FileType::Unknown => {

@@ -1,4 +1,4 @@
-//! Taking out of a root what no layer may put into it any more.
+//! Removing from a root what layers can no longer put there.
 //!
 //! Requests of a link that run at the same time share their image's root. Through
 //! a FIFO in it, or a socket, they could talk.
@@ -7,14 +7,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode};
 use rustix::io::Errno;
 
-/// Folders are opened as what they are, never through a link.
-const OPEN: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
+use super::trash::OPEN;
 
 /// A folder on the way down.
 struct Level {
@@ -23,9 +19,10 @@ struct Level {
     left: Vec<Vec<u8>>,
 }
 
-/// Takes away what is neither a file nor a folder nor a symbolic link; gives how
-/// many there were. Goes down and up with one descriptor, since layers decide how
-/// deep a tree is. Others may do so at the same time, and nothing else.
+/// Removes what is neither a file nor a folder nor a symbolic link, and returns how many
+/// there were. Goes down and up with one descriptor, since layers decide how deep a tree
+/// is. Others may run this on the root at the same time, but nobody may change it
+/// otherwise.
 pub(crate) fn remove_pipes(root: &Path) -> io::Result<u64> {
     let mut removed = 0;
     let mut here = rustix::fs::open(root, OPEN, Mode::empty())?;

@@ -1,6 +1,5 @@
-//! What is remembered of entries while a layer is unpacked, in little memory.
-//!
-//! An image has millions of them, and costs whoever makes it up nearly nothing.
+//! What is remembered of entries while a layer is unpacked, in little memory: an image
+//! can have millions of entries, and they cost its author nearly nothing.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
@@ -9,9 +8,9 @@ use super::LayerProblem;
 
 /// Places in folders, as the folder's inode and a name.
 ///
-/// Keeps 64 bits of each, hashed with a key that nobody knows: of a million places,
-/// two are taken for one with a chance of one in ten million. Then a whiteout
-/// spares one file too many.
+/// Keeps a hash of 64 bits of each, with a secret key. Among a million places, the chance
+/// that two have the same hash is one in some ten million. A whiteout then spares one
+/// file too many.
 #[derive(Default)]
 pub(super) struct Places {
     hashes: HashSet<u64>,
@@ -38,19 +37,19 @@ pub(super) fn memory_bytes(set: &HashSet<u64>) -> u64 {
     set.capacity() as u64 * (size_of::<u64>() as u64 + 1) * 8 / 7
 }
 
-/// Times of folders by their paths, in the order of a layer's entries. Of a path,
-/// only what differs from the one before is kept: most share all but the name.
+/// Times of folders by their paths, in the order of a layer's entries. Of each path, only
+/// what differs from the one before is kept, since most share all but the name.
 #[derive(Default)]
 pub(super) struct FolderTimes {
     packed: Vec<u8>,
     last: Vec<u8>,
 }
 
-/// Bytes before the rest of a path: how long both of its parts are, its time.
+/// Bytes before the rest of a path: the lengths of both of its parts, and its time.
 const HEAD_BYTES: usize = 2 + 2 + 8 + 4;
 
 impl FolderTimes {
-    /// The path is no longer than 65535 bytes.
+    /// Fails for a path of more than 65535 bytes.
     pub(super) fn push(
         &mut self,
         path: &[u8],

@@ -19,9 +19,11 @@ use super::steps::{PATH_STEPS_MAX, Steps};
 use super::trash::Trash;
 use super::{LayerProblem, Owners};
 
-/// Most symbolic links in one path, as the kernel has it.
-const LINKS_MAX: usize = 40;
-/// Most folders kept open.
+/// The most symbolic links in one path, as in the kernel.
+pub(super) const LINKS_MAX: usize = 40;
+
+/// The most folders kept open. Entries mostly stand beside the one before, and many pulls
+/// share the process's descriptors.
 const OPEN_FOLDERS_MAX: usize = 64;
 
 const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
@@ -31,14 +33,13 @@ pub(crate) struct Root {
     top: Arc<Folder>,
     owners: Owners,
     pub(super) trash: Trash,
-    /// Folders by the path that led to them. Forgotten whenever a folder or a
-    /// link is taken away, since any path may have led through it.
+    /// Open folders by the path that led to them. Forgotten whenever a folder or a link
+    /// is removed, since any path may have led through that.
     open: HashMap<Vec<u8>, Arc<Folder>>,
     pub(super) steps: Steps,
     /// Folders made that no entry describes, and nobody has counted yet.
     made: u64,
-    /// Where there is nothing because it was left out: what is linked to it is left
-    /// out, too.
+    /// Places where something was left out: links to it are left out, too.
     pub(super) left_out: Places,
 }
 
@@ -48,7 +49,7 @@ pub(crate) struct Folder {
     pub(super) inode: u64,
 }
 
-/// Hears which folder a path goes through: its parent's inode and its name.
+/// Is told each folder that a path leads through: its parent's inode and its name.
 pub(super) type Passed<'a> = &'a mut dyn FnMut(u64, &[u8]);
 
 impl Root {
@@ -87,8 +88,7 @@ impl Root {
         self.open.clear();
     }
 
-    /// How many folders were made since this was asked before, because a path
-    /// led through them.
+    /// How many folders were made since the last call, because a path led through them.
     pub(crate) fn take_made(&mut self) -> u64 {
         std::mem::take(&mut self.made)
     }
@@ -97,7 +97,7 @@ impl Root {
         self.owners
     }
 
-    /// Host owner for an entry's, `None` where files simply are ours.
+    /// The host's ids for an entry's owner; `None` if all files belong to our own user.
     pub(super) fn host_ids(&self, uid: u64, gid: u64) -> Option<(Uid, Gid)> {
         host_ids(self.owners, uid, gid)
     }
@@ -111,8 +111,8 @@ impl Root {
         if let Some(folder) = self.open.get(path) {
             return Ok(Arc::clone(folder));
         }
-        // A path that must be watched is walked; any other the kernel resolves
-        // at once, and only if something is missing it is walked and made.
+        // A path of which each folder must be told is walked. Any other is resolved by
+        // the kernel in one call, and walked only if something is missing.
         let found = match passed {
             Some(_) => None,
             None => self.resolve(path)?,
@@ -139,9 +139,9 @@ impl Root {
         }
     }
 
-    /// Has the kernel find the folder at `path`, `None` where it is missing or
-    /// behind a link. Those we follow ourselves: the kernel goes through 40 for
-    /// each path, each to 2,000 folders, and does not say that it did.
+    /// Has the kernel find the folder at `path`; `None` if it is missing or behind a
+    /// link. We follow links ourselves, because the kernel follows 40 of them in each
+    /// path, each through up to 2,000 folders, and does not tell how far it went.
     fn resolve(&mut self, path: &[u8]) -> Result<Option<Arc<Folder>>, LayerProblem> {
         if path.is_empty() {
             return Ok(Some(Arc::clone(&self.top)));
@@ -156,9 +156,8 @@ impl Root {
         }
     }
 
-    /// Goes along `path` component by component, through links. Folders that are
-    /// missing are made if `make`, also where a dangling link points; else there
-    /// is none.
+    /// Follows `path` component by component, through links. With `make`, missing folders
+    /// are made, even where a dangling link points; without it, the result is `None`.
     fn walk(
         &mut self,
         path: &[u8],
@@ -169,8 +168,8 @@ impl Root {
         let nofollow = FOLDER | OFlags::NOFOLLOW;
         let mut links = 0;
         let mut steps = 0;
-        // Inodes of the folders above `here`: each `..` leads to the last of them,
-        // and out of the root folder none does.
+        // Inodes of the folders above `here`. Each `..` leads to the last of them; at the
+        // root folder, where there is none, it leads nowhere.
         let mut above: Vec<u64> = Vec::new();
         let mut left = components(path);
         let mut here = Arc::clone(&self.top);
@@ -188,7 +187,8 @@ impl Root {
                     let fd = rustix::fs::openat(&here.fd, "..", nofollow, Mode::empty());
                     let folder = fd.and_then(Folder::new);
                     let folder = folder.map_err(|cause| unresolvable(path, cause))?;
-                    // Nobody moves folders here. Who did could lead us out.
+                    // Nobody else moves folders here; if somebody did, `..` could lead
+                    // out.
                     if folder.inode != inode {
                         return Err(unresolvable(path, Errno::XDEV));
                     }
@@ -266,7 +266,7 @@ impl Root {
         }
     }
 
-    /// Takes away what is at a name, with all that is below it.
+    /// Removes what is at a name, with all that is below it.
     pub(super) fn displace(&mut self, parent: &Folder, name: &[u8]) -> Result<(), Errno> {
         let Some(there) = parent.examine(name)? else {
             return Ok(());
@@ -284,7 +284,8 @@ impl Root {
         }
     }
 
-    /// Takes away what is at a name, and puts nothing there, whatever a layer has.
+    /// Removes what is at a name, and remembers that what the layer has there is left
+    /// out.
     pub(super) fn leave_out(&mut self, parent: &Folder, name: &[u8]) -> Result<(), Errno> {
         self.displace(parent, name)?;
         self.left_out.insert(parent.inode, name);
@@ -296,7 +297,7 @@ impl Root {
         self.left_out.contains(parent.inode, name)
     }
 
-    /// Ends the filling: what was taken away is deleted.
+    /// Ends the filling: deletes what was removed.
     pub(crate) fn finish(&mut self) -> Result<(), LayerProblem> {
         self.open.clear();
         self.trash

@@ -7,7 +7,8 @@ use super::LayerProblem;
 use super::pax::Pax;
 use super::tar_stream::{BLOCK_BYTES, Source, TarStream};
 
-/// Most parts in one file.
+/// The most parts in one file, which are held in memory: 1 MiB. Each is a stretch of data
+/// between two holes.
 const PARTS_MAX: usize = 1 << 16;
 
 /// A file with holes.
@@ -26,8 +27,8 @@ impl Sparse {
     }
 }
 
-/// The map of the file whose header was just read, `None` where it is not
-/// sparse. Leaves the stream at its stored bytes.
+/// Reads the map of the file whose header was just read; `None` if it is not sparse.
+/// Leaves the stream at its stored bytes.
 pub(super) fn read<S: Source>(
     tar: &mut TarStream<S>,
     header: &tar::Header,

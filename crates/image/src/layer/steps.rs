@@ -1,15 +1,15 @@
-//! What finding the folders of a layer's entries may cost.
+//! What looking up the folders of a layer's entries may cost.
 //!
-//! Links that lead to links make a short path a long way. Each of an image's
-//! millions of entries may go one, so a way has a bound, and all of them together.
+//! With links that lead to links, a short path can have a long way. Each of an image's
+//! millions of entries may have one, so each way has a bound, and all of them together.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::LayerProblem;
 
-/// Folders and links that one path may lead through. No path has more than half
-/// as many names.
+/// The most folders and links that one path may lead through: twice the names that a path
+/// of the longest length can have.
 pub(super) const PATH_STEPS_MAX: u64 = 4096;
 
 /// Steps from folder to folder that an image may still take.

@@ -12,17 +12,17 @@ pub(crate) const BLOCK_BYTES: usize = 512;
 
 /// Where a tar's bytes come from.
 pub(crate) trait Source {
-    /// The next bytes, at least one, unless it is the end. They stay until
+    /// The next bytes: at least one, or none at the end. They stay until they are
     /// consumed.
     fn fill(&mut self) -> Result<&[u8], LayerProblem>;
-    /// These many of them are done with.
+    /// Drops this many of them.
     fn consume(&mut self, bytes: usize);
-    /// Leaves out this many bytes.
+    /// Skips this many bytes.
     fn skip(&mut self, mut bytes: u64) -> Result<(), LayerProblem> {
         while bytes > 0 {
             let there = self.fill()?.len();
             if there == 0 {
-                return Err(cut_off());
+                return Err(LayerProblem::cut_off());
             }
             let step = usize::try_from(bytes).map_or(there, |bytes| bytes.min(there));
             self.consume(step);
@@ -30,10 +30,6 @@ pub(crate) trait Source {
         }
         Ok(())
     }
-}
-
-fn cut_off() -> LayerProblem {
-    LayerProblem::damaged("the tar ends in the middle of an entry")
 }
 
 /// A tar being read.
@@ -111,8 +107,9 @@ impl<S: Source> TarStream<S> {
         }
     }
 
-    /// Some writers, umoci's `insert` among them, end without padding the last
-    /// file and without a marker. Nothing of the content is missing then.
+    /// Skips the padding after an entry. Some writers, umoci's `insert` among them, end
+    /// the tar without padding the last file, and without a marker. Nothing of the
+    /// content is missing then.
     fn skip_padding(&mut self) -> Result<(), LayerProblem> {
         while self.padding > 0 {
             let there = self.source.fill()?.len();
@@ -138,7 +135,7 @@ impl<S: Source> TarStream<S> {
         while filled < BLOCK_BYTES {
             let there = self.source.fill()?;
             if there.is_empty() {
-                return Err(cut_off());
+                return Err(LayerProblem::cut_off());
             }
             let step = there.len().min(BLOCK_BYTES - filled);
             block[filled..filled + step].copy_from_slice(&there[..step]);
@@ -178,7 +175,7 @@ impl<S: Source> TarStream<S> {
         while left > 0 {
             let there = self.source.fill()?;
             if there.is_empty() {
-                return Err(cut_off());
+                return Err(LayerProblem::cut_off());
             }
             let step = usize::try_from(left).map_or(there.len(), |left| left.min(there.len()));
             sink(&there[..step])?;
@@ -190,13 +187,13 @@ impl<S: Source> TarStream<S> {
     }
 }
 
-/// A number that is not used may be left blank, and is zero then.
+/// Whether a number was left blank, which stands for zero.
 pub(super) fn is_blank(field: &[u8]) -> bool {
     field.iter().all(|byte| matches!(byte, b' ' | 0))
 }
 
-/// The sum over the block with the checksum's own bytes as blanks. Old tars
-/// summed signed bytes; both are accepted.
+/// Whether the checksum is that of the block with blanks in the checksum's place. Old
+/// tars summed signed bytes; both sums are accepted.
 fn is_checksum_right(header: &tar::Header, block: &[u8; BLOCK_BYTES]) -> bool {
     let Ok(wanted) = header.cksum() else {
         return false;

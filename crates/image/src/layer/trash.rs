@@ -16,11 +16,13 @@ pub(super) struct Trash {
     taken: u64,
 }
 
-/// Names that are gathered at a time: a folder may have millions. Many, since some
-/// file systems go through what was deleted each time.
+/// The most names that are gathered at a time, since a folder may have millions: some
+/// MiB. Not fewer, since some file systems go through the deleted names each time that a
+/// folder is read.
 const NAMES_MAX: usize = if cfg!(test) { 100 } else { 50_000 };
 
-const OPEN: OFlags = OFlags::RDONLY
+/// Opens a folder itself, never what a link leads to.
+pub(super) const OPEN: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
@@ -36,8 +38,8 @@ impl Trash {
 
     /// Moves something here, out of the folder `parent`.
     ///
-    /// A name that is here already may be in the way, since an image may have any;
-    /// then the next one is tried. No number comes twice, so that this has an end.
+    /// If that name is here already, since an image may have any, the next one is tried.
+    /// No number is used twice, so this ends.
     pub(super) fn take(&mut self, parent: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
         loop {
             let new = format!("taken-{}", self.taken);

@@ -11,7 +11,7 @@ use super::tar_stream::TarStream;
 use super::{LayerError, LayerProblem, Root};
 use crate::digest::{Digest, Hasher};
 
-/// How an unpacked layer is told apart and checked.
+/// How a layer is named and checked.
 pub(crate) struct Layer<'a> {
     /// For messages.
     pub(crate) name: String,
@@ -19,8 +19,8 @@ pub(crate) struct Layer<'a> {
     pub(crate) first: bool,
     /// The uncompressed digest that the config promises, if there is a config.
     pub(crate) diff_id: Option<&'a Digest>,
-    /// Whether the tar must end with its marker: where no digest tells that it
-    /// is whole.
+    /// Whether the tar must end with its marker, because no digest shows that it is
+    /// whole.
     pub(crate) needs_end: bool,
 }
 
@@ -75,7 +75,7 @@ fn run(
     })
 }
 
-/// Applies entry after entry. `last` is the one that was begun last.
+/// Applies entry after entry. `last` becomes the one that was begun last.
 fn apply_all(
     tar: &mut TarStream<Pieces<'_>>,
     applier: &mut Applier<'_>,

@@ -90,12 +90,12 @@ pub struct Timeouts {
     pub connect: Duration,
     /// For the next bytes of an answer.
     pub stall: Duration,
-    /// For the next 64 KiB of an answer, where it has so many: a byte now and
-    /// then is as good as none.
+    /// For the next 64 KiB of an answer, if it has so many: a server that sends a byte
+    /// now and then is as good as dead.
     pub pace: Duration,
-    /// For a whole pull. What it has downloaded by then the next one goes on
-    /// with, so a slow link needs several, and a registry that gives no end
-    /// leaves others their turn.
+    /// For a whole pull. The next pull continues from what was downloaded, so an image
+    /// may take several on a slow link; and a registry whose answers never end does not
+    /// block other pulls for ever.
     pub pull: Duration,
     /// For a credential helper.
     pub helper: Duration,

@@ -6,8 +6,8 @@
 //! manifest names layers where a config does. It is thrown away, for nothing can
 //! be run in it, and what it was in the way of is fetched again.
 //!
-//! Done once for a root, before it is used, also where others use it just now or
-//! do the same: what is taken out is missed by nobody but who talks through it.
+//! Done once for each root, before it is used, even while others use it or do the same:
+//! nobody misses what is removed but processes that talk through it.
 
 use std::fs::File;
 use std::io;
@@ -18,7 +18,7 @@ use super::{Store, StoreError, durable, files, lock};
 use crate::causes::with_causes;
 use crate::layer::{delete_tree, remove_pipes};
 
-/// What we make of roots. Descriptions of earlier ones do not say.
+/// The version of roots as they are made today. Descriptions of earlier ones have none.
 pub(super) const VERSION: u32 = 1;
 
 impl Store {
@@ -40,7 +40,8 @@ impl Store {
         }
         let root = path.join(ROOT);
         let cleared = remove_pipes(&root).and_then(|removed| {
-            // What is said to be done must be, also after a power failure.
+            // The new version is written only when the removal would outlast a power
+            // failure.
             if removed > 0 && self.inner.options.sync {
                 durable::file_system(folder)?;
             }
@@ -49,7 +50,7 @@ impl Store {
         cleared.map_err(|cause| StoreError::io("take FIFOs out of", &root, cause))?;
         description.version = VERSION;
         if let Err(error) = self.describe_anew(path, &description) {
-            // Such as on a read-only file system: it is done again next time.
+            // For example on a read-only file system. It is done again next time.
             tracing::debug!(
                 error = with_causes(&error),
                 "an image of an earlier version stays one"

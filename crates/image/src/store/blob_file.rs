@@ -1,8 +1,8 @@
 //! A compressed layer on its way: written, hashed, resumed.
 //!
-//! A file in `blobs/` is never believed for its name. Whoever uses it has
-//! hashed all of it, so a download that was cut off, or damaged by a crash of
-//! the machine, is merely continued or begun again.
+//! A file in `blobs/` is not trusted because of its name: whoever uses it hashes all of
+//! it first. So a download that was cut off, or damaged when the machine crashed, is just
+//! continued or begun again.
 //!
 //! What is on its way has the name of the layer and of the place that it comes
 //! from, so that nobody goes on with, or throws away, what another place gave: a
@@ -45,9 +45,9 @@ pub(crate) struct BlobFile {
 }
 
 impl BlobFile {
-    /// The whole layer if it is here; else the largest file `from` that place that
-    /// nobody else writes. Hashes what there is of it. Where others get the layer, it
-    /// may soon be whole: that is waited for `until` then, and not longer.
+    /// The whole layer if it is here; otherwise the largest file `from` that place that
+    /// nobody else writes. Hashes what there is of it. If others are downloading the
+    /// layer, it may soon be whole: waits for that, but not longer than `until`.
     pub(crate) async fn open(
         store: &Store,
         layer: &Descriptor,
@@ -165,7 +165,7 @@ impl BlobFile {
         }
     }
 
-    /// Does something that may wait for the disk where that blocks nobody.
+    /// Runs work that may wait for the disk on a thread that may block.
     async fn aside(
         mut self,
         step: &'static str,
@@ -179,7 +179,7 @@ impl BlobFile {
     }
 }
 
-/// The file of a whole layer, of which it has the size. It needs no lock, since
+/// Opens the file of a whole layer, if it has the layer's size. It needs no lock, since
 /// nobody writes to it.
 fn open_whole(path: &Path, layer: &Descriptor) -> io::Result<Option<File>> {
     let file = match regular::open(path) {
@@ -189,8 +189,8 @@ fn open_whole(path: &Path, layer: &Descriptor) -> io::Result<Option<File>> {
     Ok((file.metadata()?.len() == layer.size).then_some(file))
 }
 
-/// Whether the layer comes from elsewhere just now, as far as that shows: nobody's
-/// file is locked to find out, since its owner would take it for somebody else's.
+/// Whether the layer is coming from another place now, as far as that shows. No file is
+/// locked to find out, because its owner would think that somebody else writes it.
 fn is_on_its_way(whole: &Path, own: &Path) -> io::Result<bool> {
     let name = |path: &Path| path.file_name().unwrap_or_default().to_owned();
     let (whole_name, own) = (name(whole), name(own));
@@ -243,7 +243,7 @@ fn try_open(first: &Path, layer: &Descriptor, alone: bool) -> io::Result<Option<
         if file.metadata()?.len() <= layer.size {
             return Ok(Some((path, file)));
         }
-        // One of the sizes is false that this place gave.
+        // The place gave a wrong size, now or before.
         std::fs::remove_file(&path)?;
         unused.get_or_insert(path);
     }

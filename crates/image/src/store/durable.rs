@@ -1,6 +1,6 @@
-//! What lasts also after a power failure: a file's content, the names in a folder,
-//! and all that was written to a file system. The only places where the store waits
-//! for the disk itself, and the only ones where what others rely on gets its name.
+//! Makes things outlast a power failure: a file's content, the names in a folder, and all
+//! that was written to a file system. Nothing else in the store waits for the disk
+//! itself, or makes something appear that others rely on.
 
 use std::fs::File;
 use std::io;
@@ -18,7 +18,7 @@ pub(super) fn content(file: &File, path: &Path) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Makes what was renamed or removed in a path's folder last.
+/// Makes renames and removals in a path's folder last.
 pub(super) fn names_beside(path: &Path) -> io::Result<()> {
     let folder = path.parent().unwrap_or(path);
     did("named", folder);

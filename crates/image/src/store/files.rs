@@ -12,7 +12,9 @@ use crate::regular;
 
 /// The layout that this program writes.
 const VERSION: u64 = 1;
-/// Most bytes of one of the store's own files.
+
+/// The most that is read of one of the store's own files. An image's config, the largest,
+/// has some KiB, and cannot be larger than its document.
 const FILE_BYTES_MAX: u64 = 16 << 20;
 
 const FOLDERS: [&str; 6] = ["references", "aliases", "roots", "tmp", "blobs", "locks"];

@@ -128,9 +128,9 @@ impl Store {
                     Some(Err(cause)) => cause.into(),
                     _ => "it is missing".into(),
                 };
-                // It was there before anybody could see the root, so that this one has
-                // met with an accident, and its files may have, too. Whoever uses it
-                // has known better.
+                // The description is written before the root gets its name, so something
+                // has damaged this root, and maybe its files. If somebody else uses it,
+                // it must stay.
                 if !lock::try_exclusive(&folder).unwrap_or(false) {
                     return Err(damaged(problem));
                 }

@@ -11,7 +11,8 @@ use rustix::io::Errno;
 
 use crate::regular;
 
-/// How often a lock that another process holds is tried again.
+/// How often a lock that another process holds is tried again: nobody notices the delay
+/// beside a download, and 40 tries a second cost nothing.
 pub(super) const POLL: Duration = Duration::from_millis(25);
 
 /// Opens and locks a file, made where absent. `None` while another holds it.
@@ -70,7 +71,7 @@ pub(super) fn open_folder(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Locks for one; false while anybody else holds it.
+/// Takes the exclusive lock; false while anybody else holds one.
 pub(super) fn try_exclusive(file: &File) -> io::Result<bool> {
     match flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(true),
@@ -79,7 +80,8 @@ pub(super) fn try_exclusive(file: &File) -> io::Result<bool> {
     }
 }
 
-/// Locks for many. Waits, but exclusive locks on roots are held for moments.
+/// Takes a shared lock. Waits for exclusive ones, which are held on roots for moments
+/// only.
 pub(super) fn share(file: &File) -> io::Result<()> {
     loop {
         match flock(file, FlockOperation::LockShared) {
@@ -89,7 +91,7 @@ pub(super) fn share(file: &File) -> io::Result<()> {
     }
 }
 
-/// Lets go without closing.
+/// Releases the lock without closing the file.
 pub(super) fn unlock(file: &File) -> io::Result<()> {
     Ok(flock(file, FlockOperation::Unlock)?)
 }

@@ -14,14 +14,14 @@ use crate::reference::Reference;
 /// Longest name of a file that is readable; longer ones are hashed.
 const FILE_NAME_BYTES_MAX: usize = 200;
 
-/// Damaged records that are remembered, so that each is told once.
+/// Damaged records that are remembered, so that each is logged once.
 const TOLD_MAX: usize = 256;
 
 /// What there is of records.
 pub(super) struct Records {
     pub(super) read: Vec<Record>,
-    /// Some are there and may be whole, but cannot be read now: what they name is
-    /// not known.
+    /// Whether some could not be read now, but may be whole: what they name is not known
+    /// then.
     pub(super) unread: bool,
 }
 
@@ -118,7 +118,7 @@ impl Store {
         };
         let text =
             serde_json::to_vec(&record).map_err(|cause| StoreError::io("write", &path, cause))?;
-        // What cannot be read named nothing that is kept.
+        // A record that cannot be read keeps no image.
         let before = files::read(&path)
             .ok()
             .flatten()
@@ -143,8 +143,8 @@ impl Store {
         Ok(true)
     }
 
-    /// All records. Those that another process takes out meanwhile are left out, and
-    /// so are damaged ones, which is told once: they hurt themselves only.
+    /// All records. Those that another process removes meanwhile are left out. So are
+    /// damaged ones, each of which is logged once: it loses its own name only.
     pub(super) fn records(&self) -> Result<Records, StoreError> {
         let folder = self.inner.folder.join("references");
         let fail = |cause| StoreError::io("read", &folder, cause);

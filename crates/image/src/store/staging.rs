@@ -19,11 +19,12 @@ use crate::reference::Reference;
 
 const TRASH: &str = "trash";
 
-/// A root being filled. Dropped before it is published, it is deleted.
+/// A root being filled. It is deleted if this is dropped before it is published.
 pub(crate) struct Staging {
     store: Store,
     path: PathBuf,
-    /// The folder, locked for us alone, so that no sweep takes it for left over.
+    /// The folder, locked for us alone, so that no sweep takes it for what a dead process
+    /// left.
     folder: Option<File>,
     root: Root,
     budget: Budget,
@@ -77,8 +78,8 @@ impl Staging {
         unpack(&mut self.root, layer, reader, &mut self.budget)
     }
 
-    /// Makes it the root of `digest`, which is of what `by` says, and `reference`
-    /// its name.
+    /// Makes it the root of `digest`, which is the digest of what `by` says, and gives it
+    /// the name `reference`.
     pub(crate) fn publish(
         mut self,
         reference: &Reference,

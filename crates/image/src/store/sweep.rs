@@ -1,8 +1,8 @@
 //! Deleting what nobody needs: left behind by dead processes, or unnamed.
 //!
-//! Runs before something is added and after something is removed. What is
-//! locked is in use. A failure only means that something stays until the next
-//! sweep, so it is logged and not returned, and the rest is gone through.
+//! Runs before something is added and after something is removed. What is locked is in
+//! use. If something cannot be deleted, it stays until the next sweep: that is logged and
+//! not returned, and the sweep goes on.
 //!
 //! A store may have roots for several owners. A name, and the digest of an index,
 //! mean an image whoever owns the files of its roots.
@@ -19,10 +19,12 @@ use crate::layer::delete_tree;
 
 /// How long an unfinished download is kept for a pull that resumes it.
 const BLOB_KEPT: Duration = Duration::from_secs(24 * 3600);
-/// How long a small file may take from being made to being renamed.
+/// How long a small file may take from being made to being renamed: a second even on a
+/// slow disk, so this leaves no doubt.
 const FILE_KEPT: Duration = Duration::from_secs(600);
 
-/// Roots that are locked, and looked for among the records, at a time.
+/// The most roots that are locked at a time, each with a descriptor, while the records
+/// are read once more.
 const LOCKED_MAX: usize = 64;
 
 impl Store {
@@ -71,9 +73,8 @@ impl Store {
         })
     }
 
-    /// Of what is unfinished, the newest is kept, and of that no more than one
-    /// image may have: whoever names other layers at each pull must not fill the
-    /// disk with them.
+    /// Keeps the newest unfinished downloads, but no more bytes than one image may have:
+    /// pulls that name ever new layers must not fill the disk.
     fn sweep_blobs(&self) -> io::Result<()> {
         let mut blobs = Vec::new();
         for path in self.items("blobs")? {

@@ -102,7 +102,7 @@ async fn what_is_left_of_downloads_is_no_more_than_one_image_may_have() {
 }
 
 #[tokio::test]
-async fn a_byte_now_and_then_is_as_good_as_none() {
+async fn a_server_that_sends_a_byte_now_and_then_is_given_up() {
     let made = image_of(&[noise(300_000)]);
     let mut registries = registries();
     registries.timeouts.pace = Duration::from_millis(300);

@@ -6,7 +6,10 @@
 mod support;
 
 mod bounds;
+mod documents;
 mod faults;
+mod logins;
+mod mirrors;
 mod redirects;
 mod registry;
 mod rivals;

@@ -175,7 +175,7 @@ async fn a_token_server_may_redirect_to_itself() {
 }
 
 #[tokio::test]
-async fn redirects_that_never_end_do() {
+async fn endless_redirects_are_an_error() {
     let made = image_of(&[]);
     let registry = Server::of(&made, |request, _| {
         request

@@ -21,7 +21,7 @@ fn assert_says(error: &str, parts: &[&str]) {
 }
 
 #[test]
-fn what_is_no_image_is_named() {
+fn what_is_no_image_is_refused_with_what_it_is() {
     assert_says(&refused(b""), &["standard input", "empty", "docker save"]);
     assert_says(&refused(b"hello"), &["no tar"]);
     assert_says(&refused(&[b'x'; 4096]), &["no tar", "checksum"]);
@@ -78,7 +78,8 @@ fn refused_layout(home: &Home, folder: &std::path::Path) -> String {
 #[test]
 fn every_blob_is_verified() {
     let made = image_of(&[tar_of(&[("a", b"1")])]);
-    for (place, (digest, bytes)) in made.blobs.iter().enumerate() {
+    assert_eq!(made.blobs.len(), 2, "the layer and the config");
+    for (digest, bytes) in &made.blobs {
         let (home, folder) = layout_of(&made);
         let blob = folder.join("blobs/sha256").join(digest.hex());
         let mut damaged = bytes.clone();
@@ -91,7 +92,6 @@ fn every_blob_is_verified() {
         assert_says(&refused_layout(&home, &folder), &["bytes instead of"]);
         fs::remove_file(&blob).unwrap();
         assert_says(&refused_layout(&home, &folder), &["incomplete"]);
-        assert!(place < 2);
     }
 }
 
@@ -250,7 +250,7 @@ fn folders_that_no_entry_describes_count() {
 }
 
 #[test]
-fn bounds_are_kept() {
+fn bounds_on_bytes_entries_and_paths_are_kept() {
     let bomb = gzip(&tar_of(&[("bomb", &vec![0; 3 << 20])]));
     let home = limited(image::Limits {
         image_bytes_max: 1 << 20,

@@ -180,7 +180,7 @@ fn a_file_is_not_written_through_a_link_at_its_own_name() {
 }
 
 #[test]
-fn nonsense_is_refused() {
+fn entries_that_make_no_sense_are_refused() {
     let home = with_victim();
     let error = error_of(&home, &[(EntryType::Regular, ".", "")]);
     assert!(error.contains("root folder"), "{error}");
@@ -260,7 +260,7 @@ fn a_long_way_through_links_is_an_error_that_names_the_entry() {
 }
 
 #[test]
-fn ways_have_a_bound_together() {
+fn the_ways_of_all_entries_have_a_bound_together() {
     let limited_to = |steps_max| {
         Home::with(image::StoreOptions {
             limits: image::Limits {

@@ -135,7 +135,7 @@ fn importing_and_removing_at_once_never_shows_half_an_image() {
 }
 
 #[test]
-fn what_a_name_meant_before_goes_with_it() {
+fn an_import_removes_what_its_name_meant_before() {
     let home = Home::new();
     let tars = [tar_of(&[("a", b"1")]), tar_of(&[("a", b"2")])];
     let import = |name: &str, tar: &[u8]| home.import_bytes(name, tar).unwrap();
@@ -161,7 +161,7 @@ fn what_a_name_meant_before_goes_with_it() {
 }
 
 #[tokio::test]
-async fn what_a_pull_replaces_goes() {
+async fn a_pull_removes_what_its_name_meant_before() {
     let images = [1u8, 2].map(|content| image_of(&[tar_of(&[("a", &[content])])]));
     let [one, two] = &images;
     let answers = images.each_ref().map(|made| {
@@ -224,7 +224,7 @@ fn indexed_layout(home: &Home, made: &Made) -> (std::path::PathBuf, image::Diges
 }
 
 #[test]
-fn what_one_range_of_ids_has_the_sweep_of_another_leaves() {
+fn a_sweep_leaves_the_images_of_other_ranges_of_ids() {
     if !rustix::process::geteuid().is_root() {
         eprintln!("SKIPPED: needs root");
         return;
@@ -262,7 +262,7 @@ fn what_one_range_of_ids_has_the_sweep_of_another_leaves() {
 }
 
 #[test]
-fn a_damaged_record_hurts_itself_only() {
+fn a_damaged_record_loses_its_own_name_only() {
     for damage in [
         "",
         "{",
@@ -309,7 +309,7 @@ fn a_damaged_record_hurts_itself_only() {
 }
 
 #[test]
-fn what_is_no_part_of_the_store_stops_no_sweep() {
+fn files_that_are_no_part_of_the_store_stop_no_sweep() {
     let home = Home::new();
     drop(home.import_bytes("x", &tar_of(&[("a", b"1")])).unwrap());
     let images = home.images();
@@ -328,7 +328,7 @@ fn what_is_no_part_of_the_store_stops_no_sweep() {
 }
 
 #[test]
-fn what_a_power_failure_has_left_is_not_believed() {
+fn files_that_a_power_failure_has_damaged_are_replaced() {
     for damage in ["", "{", "\0\0\0\0", "null", "{}"] {
         let home = Home::new();
         let made = image_of(&[tar_of(&[("a", b"1")])]);

@@ -23,9 +23,9 @@ pub(super) struct Mounted {
 }
 
 impl Mounted {
-    /// Does what limits us limit what is made there?
+    /// Whether our own limits hold for cgroups made at `place` as well.
     pub(super) fn limits_us_at(&self, place: &Path) -> bool {
-        // What is not below what is mounted cannot be told from it.
+        // If our own cgroup is not in this mount, nothing tells, and nobody is warned.
         (self.own.as_deref()).is_none_or(|own| place.starts_with(own))
     }
 }
@@ -105,9 +105,9 @@ pub(super) fn places(mounted: &Mounted) -> Vec<PathBuf> {
     different
 }
 
-/// How many of our controllers a cgroup of version 2 offers us. None where it is a
-/// unit of systemd's that was not delegated to anybody: what systemd starts there
-/// later (`ExecReload=`) could not, once there are cgroups in it.
+/// How many of our controllers a cgroup of version 2 offers us. None if it is a systemd
+/// unit that was not delegated: once there are cgroups in it, systemd could not start
+/// anything there any more (`ExecReload=`).
 pub(super) fn offered(place: &Path, mount_point: &Path) -> usize {
     let says = |attributes: [&str; 2]| {
         let mut value = [0; 64];
@@ -125,7 +125,7 @@ pub(super) fn offered(place: &Path, mount_point: &Path) -> usize {
     offered.filter(|has| CONTROLLERS.contains(has)).count()
 }
 
-/// Is that where a runner has gone that was in the way?
+/// Whether this is a cgroup into which a runner has moved to make way.
 fn is_way(name: &OsStr) -> bool {
     name.to_str()
         .is_some_and(|name| name.starts_with(RUNNER_PREFIX))
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cgroup_offers_what_it_has_if_it_is_anybodys() {
+    fn a_cgroup_offers_its_controllers_but_not_if_it_is_systemds() {
         let root = tempfile::tempdir().unwrap();
         let unit = root.path().join("unit");
         fs::create_dir(&unit).unwrap();

@@ -18,7 +18,8 @@ use super::candidates::{Candidate, Mounted, candidates, offered, places};
 /// The controllers that keep our limits.
 pub(crate) const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
 
-/// How the cgroup's name begins that a runner goes to where it is in the way.
+/// How the name of the cgroup begins into which a runner moves to make way: see
+/// [`make_way`].
 pub(super) const RUNNER_PREFIX: &str = "consecution-runner-";
 
 /// A folder in which we may make cgroups for some controllers.
@@ -27,10 +28,9 @@ pub(crate) struct Hierarchy {
     pub(crate) folder: PathBuf,
     pub(crate) controllers: Vec<String>,
     pub(crate) version: Version,
-    /// It is in our own cgroup, or that is the root of all: what limits us limits what
-    /// is in it.
+    /// Whether it is in our own cgroup, so that our own limits hold for what is in it.
     pub(crate) is_in_own: bool,
-    /// Of the runner's own folder there.
+    /// The lock of the runner's own folder there.
     _claim: Claim,
 }
 
@@ -48,26 +48,26 @@ impl Hierarchy {
     }
 }
 
-/// A runner's folder, locked until this is dropped. The kernel sees to that
-/// however we end, so what is not locked has no runner: process ids would not say
-/// so, since those of another PID namespace mean others.
+/// A runner's folder, locked until this is dropped. The kernel unlocks it however we end,
+/// so a folder that is not locked has no runner. (Process ids would not tell, since in
+/// another PID namespace they mean other processes.)
 type Claim = File;
 
-/// A name for a runner's folder that no other has. The process id is for whoever
-/// looks at it.
+/// A unique name for a runner's folder. The process id in it is for people who look at
+/// it.
 pub(super) fn new_name() -> String {
     let random = RandomState::new().hash_one(());
     format!("{}-{random:016x}", std::process::id())
 }
 
-/// Is that such a name?
+/// Whether a folder has such a name.
 fn is_name(name: &OsStr) -> bool {
     let parts = name.to_str().and_then(|name| name.split_once('-'));
     parts.is_some_and(|(id, _)| id.parse::<u32>().is_ok())
 }
 
-/// The hierarchies of this host. A folder for the runner is made in one only when a
-/// cgroup is wanted there, since each takes the kernel a while.
+/// The hierarchies of this host. The runner gets a folder in one only when a cgroup is
+/// wanted there, since making each folder takes the kernel a while.
 #[derive(Debug)]
 pub(super) struct Hierarchies {
     name: String,
@@ -80,7 +80,8 @@ impl Hierarchies {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let mut candidates = candidates(&mounts, &own);
-        // What controllers one of version 2 has, it says only later.
+        // Version 2 last: which controllers it has shows only when a folder is made
+        // there.
         candidates.sort_by_key(|candidate| matches!(candidate, Candidate::Two(_)));
         let all = candidates.into_iter();
         Hierarchies {
@@ -104,14 +105,14 @@ impl Hierarchies {
         taken.find(|hierarchy| with(&hierarchy.controllers))
     }
 
-    /// Those in which cgroups have been wanted.
+    /// The hierarchies in which the runner has a folder.
     pub(super) fn taken(&self) -> impl Iterator<Item = &Hierarchy> {
         self.all
             .iter()
             .filter_map(|(_, taken)| taken.get()?.as_ref())
     }
 
-    /// One alone, that has been found.
+    /// Hierarchies that have been found, with this one alone.
     #[cfg(test)]
     pub(super) fn one(hierarchy: Hierarchy) -> Hierarchies {
         let mounted = Mounted {
@@ -146,7 +147,7 @@ fn take_any(candidate: &Candidate, name: &str) -> Option<Hierarchy> {
 /// Makes a folder for `name` there, in a hierarchy of version 1.
 fn take(place: &Path, name: &str, mounted: &Mounted, controllers: &[String]) -> Option<Hierarchy> {
     let folder = place.join("consecution");
-    // Where a cgroup cannot be seen, a path that looks like it is none of it.
+    // If the cgroup is not in this mount, there is no folder, and we must not make one.
     let claim = place.is_dir().then(|| claim(&folder.join(name)).ok())??;
     sweep(&folder);
     Some(Hierarchy {
@@ -193,7 +194,7 @@ fn claim(folder: &Path) -> io::Result<Claim> {
             opened => opened?,
         };
         rustix::io::retry_on_intr(|| flock(&claim, FlockOperation::LockExclusive))?;
-        // Whoever swept may have come between making and locking it.
+        // Another runner's sweep may have removed it before we locked it.
         let ours = claim.metadata()?.ino();
         if fs::metadata(folder).is_ok_and(|there| there.ino() == ours) {
             return Ok(claim);
@@ -201,10 +202,10 @@ fn claim(folder: &Path) -> io::Result<Claim> {
     }
 }
 
-/// Controllers cannot be handed down from a cgroup with processes in it, unless
-/// it is the root of all. So where we are the only one there, but for programs that
-/// we have started ourselves, we move into a cgroup of our own below it, which this
-/// gives. We cannot remove it, being in it: the next runner does.
+/// Controllers cannot be handed down from a cgroup with processes in it, unless it is the
+/// root of all. So if only we are there, and programs that we have started, we all move
+/// into a new cgroup below it. Returns that one. We cannot remove it while we are in it:
+/// the next runner does.
 fn make_way(place: &Path, name: &str) -> Option<PathBuf> {
     let own_id = std::process::id().to_string();
     let there = || fs::read_to_string(place.join("cgroup.procs")).unwrap_or_default();
@@ -253,7 +254,7 @@ fn hand_down_controllers(folder: &Path, name: &str) -> Vec<String> {
         .collect()
 }
 
-/// Removes what runners that are no more have left in `folder`.
+/// Removes what runners that have ended left in `folder`.
 fn sweep(folder: &Path) {
     for left in folders(folder).filter(|left| left.file_name().is_some_and(is_name)) {
         let Ok(claim) = File::open(&left) else {
@@ -269,8 +270,8 @@ fn sweep(folder: &Path) {
     }
 }
 
-/// Removes the cgroups at `place` to which runners had gone that have no folder
-/// any more: one that lives has had it before.
+/// Removes the cgroups at `place` into which runners had moved that have no folder any
+/// more: a live runner has its folder before it moves.
 fn sweep_ways(place: &Path, folder: &Path) {
     for way in folders(place) {
         let name = way.file_name().and_then(OsStr::to_str);
@@ -385,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn where_a_runner_had_gone_to_goes_when_it_is_gone() {
+    fn the_cgroup_a_runner_had_moved_into_is_removed_after_its_end() {
         let place = tempfile::tempdir().unwrap();
         let folder = place.path().join("consecution");
         let way = |name: &str| {

@@ -12,21 +12,22 @@ use super::settings::{self, File, Need, Setting};
 use super::{CgroupError, Version, counts_a_kill};
 use crate::spec::Limits;
 
-/// More than what the kernel counts of a cgroup's memory takes.
+/// Longer than the file in which the kernel counts such kills, which has some 100 bytes.
 pub(crate) const COUNTS_BYTES_MAX: usize = 512;
 
 #[derive(Debug, Default)]
 pub(super) struct Made {
     pub(super) limits: Limits,
-    /// The host has swap space, to be limited as well.
+    /// Whether the host has swap space, which is to be limited as well.
     pub(super) needs_swap: bool,
     pub(super) folders: Vec<PathBuf>,
     pub(super) join_files: Vec<OwnedFd>,
     /// The folder whose memory is limited.
     pub(super) memory: Option<(PathBuf, Version)>,
-    /// Where the kernel counts what it has killed there for want of memory.
+    /// The file in which the kernel counts the processes that it has killed there for
+    /// lack of memory.
     pub(super) counts_file: Option<OwnedFd>,
-    /// How many processes are in it: quicker to read than which.
+    /// The file with the number of its processes: quicker to read than their list.
     pub(super) count_file: Option<OwnedFd>,
 }
 
@@ -40,7 +41,7 @@ impl Made {
         }
     }
 
-    /// Has its last process left it?
+    /// Whether its last process has left it.
     pub(super) fn is_empty(&self) -> bool {
         let mut count = [0; 1];
         let read = (self.count_file.as_ref()).map(|file| rustix::io::pread(file, &mut count, 0));
@@ -118,9 +119,9 @@ impl Made {
         Ok(())
     }
 
-    /// Sets a limit on memory that is less than may be needed before the command is
-    /// executed, now that it has been. False where it needs more already: version 1
-    /// refuses the limit then, and version 2 kills.
+    /// Sets a limit on memory that is lower than executing the command may need, now that
+    /// it has been executed. False if the command needs more already: version 1 refuses
+    /// the limit then, and version 2 kills.
     pub(super) fn limit_memory(&self) -> bool {
         let Some((folder, version)) = &self.memory else {
             return true;
@@ -134,8 +135,8 @@ impl Made {
         }
     }
 
-    /// Has the kernel killed a process in it because it had no memory left? How
-    /// much it may have. The kernel counts before it kills.
+    /// The limit on memory, in bytes, if the kernel has killed a process in the cgroup
+    /// for going over it. The kernel counts before it kills.
     pub(super) fn ran_out_of_memory(&self) -> Option<u64> {
         let mut counts = [0; COUNTS_BYTES_MAX];
         let length = rustix::io::pread(self.counts_file()?, &mut counts, 0).ok()?;
@@ -153,12 +154,13 @@ fn refused(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupE
     move |source| CgroupError::Refused { what, path, source }
 }
 
-/// Takes from a cgroup what it has been charged for in the page cache: pages of the image
-/// that a command was the first to read. The kernel would keep them, and with the first
-/// of them all of a cgroup that is removed, until it needs the memory. Takes more than a
-/// millisecond, so only where there are any.
+/// Frees the page cache that a cgroup is charged for: pages of the image that a command
+/// was the first to read. Otherwise the kernel would keep them, and with them all of a
+/// removed cgroup, until it needs the memory. Takes more than a millisecond, so it is
+/// done only if there are such pages.
 pub(super) fn let_go_of_pages(folder: &Path) {
-    // Only where memory is counted; in version 1, then in version 2.
+    // Only cgroups of the memory controller have this file. The cache is called "cache"
+    // in version 1 and "file" in version 2.
     let Ok(counted) = fs::read_to_string(folder.join("memory.stat")) else {
         return;
     };
@@ -173,7 +175,7 @@ pub(super) fn let_go_of_pages(folder: &Path) {
         None => ("memory.reclaim", bytes("file").unwrap_or("0")),
     };
     if value != "0" {
-        // What it cannot take now, or a kernel that knows no such file, leaves it as it was.
+        // If the kernel cannot free them now, or has no such file, they stay.
         let _ = fs::write(folder.join(file), value);
     }
 }

@@ -6,7 +6,8 @@ use crate::spec::Limits;
 /// kernel's default.
 const CPU_PERIOD_MICROSECONDS: u64 = 100_000;
 
-/// What the kernel takes at least and at most; the latter is 175 million cores.
+/// The smallest and the largest quota that the kernel takes; the latter is 175 million
+/// cores.
 const CPU_QUOTA_MICROSECONDS_MIN: u64 = 1000;
 const CPU_QUOTA_MICROSECONDS_MAX: u64 = (1 << 44) - 1;
 
@@ -25,14 +26,14 @@ pub(super) struct File {
     pub(super) need: Need,
 }
 
-/// What if a file is not there, or does not take it?
+/// What it means if a file is missing or refuses its value.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Need {
     /// The limit cannot be kept.
     Always,
-    /// It can be kept all the same where the host has no swap space.
+    /// The limit can still be kept if the host has no swap space.
     WithSwap,
-    /// Not every kernel has it.
+    /// Nothing: not every kernel has the file.
     Never,
 }
 
@@ -43,14 +44,14 @@ impl File {
     }
 }
 
-/// What may be needed of memory before a command is executed: 6 MiB of arguments and
-/// environment at most, by the kernel's own bound, and what it needs for a process.
-/// Until then the process has the memory of the zygote, and where the kernel kills for
-/// want of memory, it kills all that share that. So it must not come to it.
+/// The most memory that executing a command needs: 6 MiB of arguments and environment, by
+/// the kernel's own bound, and what a new process needs. Until then the process shares
+/// the zygote's memory. If it went over a limit, the kernel would kill all processes that
+/// share that memory, so no limit may be lower until then.
 const BEFORE_EXECUTION_BYTES: u64 = 16 << 20;
 
-/// Is there less memory than may be needed before a command is executed? Then its
-/// limit is set once it has been: see [`memory`].
+/// Whether executing a command may need more than this. Then the limit is set afterwards:
+/// see [`memory`].
 pub(super) fn is_less_than_execution_needs(memory_bytes: u64) -> bool {
     memory_bytes < BEFORE_EXECUTION_BYTES
 }
@@ -76,7 +77,7 @@ pub(super) fn memory(bytes: u64) -> Setting {
     }
 }
 
-/// What these limits are as files, as long as no command has been executed.
+/// These limits as files, for the time until the command is executed.
 pub(super) fn settings(limits: &Limits) -> Vec<Setting> {
     let mut settings = Vec::new();
     if let Some(bytes) = limits.memory_bytes {

@@ -1,10 +1,10 @@
 //! `/dev`: a small, read-only one that all processes of a link share.
 //!
-//! Its devices are files of the link's own, where they can be made: with the host's, a
-//! link could lock what programs of the host lock, leave marks for other links, and be
-//! told when others open them. To make them takes a capability of the host
-//! (CAP_MKNOD), and so does a file system in which they can be opened; so it is done
-//! before the link's namespaces are entered. Without it the link sees the host's files.
+//! Its device files are the link's own, if they can be made. Through the host's files a
+//! link could lock what programs of the host lock, leave marks for other links, and watch
+//! when others open them. Making device files, and a file system in which they can be
+//! opened, takes a capability on the host (CAP_MKNOD); so it is done before the link's
+//! namespaces are entered. Without that capability, the link sees the host's files.
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,8 @@ use crate::failure::{Failure, Step};
 use crate::spec::Ids;
 use crate::sys;
 
-/// The devices that a process sees, with their numbers: none of them keeps anything.
+/// The devices that a process sees, with their major and minor numbers. None of them
+/// stores anything.
 const DEVICES: [(&str, u32, u32); 6] = [
     ("full", 1, 7),
     ("null", 1, 3),
@@ -30,6 +31,7 @@ const DEVICES: [(&str, u32, u32); 6] = [
     ("zero", 1, 5),
 ];
 
+/// The symbolic links in `/dev`: target and name.
 const LINKS: [(&str, &str); 4] = [
     ("/proc/self/fd", "fd"),
     ("/proc/self/fd/0", "stdin"),
@@ -37,7 +39,8 @@ const LINKS: [(&str, &str); 4] = [
     ("/proc/self/fd/2", "stderr"),
 ];
 
-/// Where a private folder comes to lie, and where its mask for folders is taken from.
+/// The folder on which a private folder is mounted; before that, it masks folders of
+/// `/proc`.
 const SHM: &str = "shm";
 
 /// What `/dev` is made of.
@@ -52,14 +55,15 @@ const READ_ONLY: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY
     .union(MountAttrFlags::MOUNT_ATTR_NOSUID)
     .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 
-/// The devices as files of the link's own, if this process may make some: a mount that
-/// is in no place yet.
+/// Makes device files of the link's own, if this process may: a mount that is not
+/// attached yet.
 pub(crate) fn own_devices(ids: Ids) -> Option<OwnedFd> {
     let Ids::Shifted { base } = ids else {
         return None;
     };
     let mount = make(base).ok()?;
-    // A file system of a user namespace, or a policy for devices, shows only here.
+    // Only opening one shows whether the file system's user namespace and the cgroup's
+    // policy for devices allow it.
     let null = rustix::fs::openat(
         &mount,
         "null",
@@ -69,7 +73,8 @@ pub(crate) fn own_devices(ids: Ids) -> Option<OwnedFd> {
     null.is_ok().then_some(mount)
 }
 
-/// All that is made belongs to the link's root, who is nobody outside.
+/// Makes a file system with the devices. All of it belongs to `root`, the link's root,
+/// who is nobody outside.
 fn make(root: u32) -> rustix::io::Result<OwnedFd> {
     let system = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for (key, value) in [
@@ -111,14 +116,14 @@ fn make(root: u32) -> rustix::io::Result<OwnedFd> {
     Ok(mount)
 }
 
-/// The host's own files.
+/// Clones the mount of each of the host's device files.
 pub(super) fn of_the_host() -> Result<Devices, Failure> {
     let mut devices = Vec::new();
     for (name, ..) in DEVICES {
         let path = Path::new("/dev").join(name);
         let mount = clone_mount(&path, &path, Step::MountDevices)?;
-        // Read-only goes for the file itself, the host's own, and not for what is
-        // written to the device: its times, its mode and its owner.
+        // Read-only protects the host's file itself: its times, its mode and its owner.
+        // The device can still be written to.
         sys::mount_set_attributes(mount.as_fd(), READ_ONLY)
             .map_err(|errno| Failure::new(Step::MountDevices, shown(&path), errno))?;
         devices.push((path, mount));
@@ -131,7 +136,7 @@ impl Devices {
         matches!(self, Devices::Own(_))
     }
 
-    /// Puts them in place.
+    /// Attaches them at `/dev`.
     pub(super) fn attach(&self) -> Result<(), Failure> {
         match self {
             Devices::Own(mount) => attach(mount, Path::new("/dev"), Step::MountDevices),

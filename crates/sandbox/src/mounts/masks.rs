@@ -1,10 +1,10 @@
-//! Masks over the parts of `/proc` that tell of the host: Docker's list, and what names
-//! single things of other links and of the host. Where Docker has further paths
-//! read-only, here all of `/proc` is.
+//! Masks over the parts of `/proc` that show the host: Docker's list, and files that show
+//! single objects of other links or of the host. Docker makes further paths read-only;
+//! here all of `/proc` is.
 //!
-//! A mask is a mount for each process, which costs microseconds. So only what is
-//! there on this host gets one, and what a command could open without it: much
-//! of the list belongs to the host's root alone, which a command is not.
+//! A mask is one more mount for each process, which costs microseconds. So a path gets
+//! one only if it exists on this host and a command could open it otherwise: only the
+//! host's root can read much of the list.
 
 use std::fs;
 use std::path::Path;
@@ -16,10 +16,10 @@ pub(super) enum Kind {
     Folder,
 }
 
-/// What Docker masks in `/proc` (moby, `daemon/pkg/oci/defaults.go`); `locks`, which has
-/// the locks of open files of all processes of the host; and counters of the host that a
-/// command can move by one at will, and nobody else moves: so they keep what one request
-/// wants to tell a later one.
+/// What Docker masks in `/proc` (moby, `daemon/pkg/oci/defaults.go`); `locks`, which
+/// lists the file locks of all processes of the host; and counters of the host that a
+/// command can raise by one as it likes, and nothing else raises: through them one
+/// request could leave a message for a later one.
 pub(super) const MASKED: [&str; 12] = [
     "acpi",
     "asound",
@@ -35,8 +35,8 @@ pub(super) const MASKED: [&str; 12] = [
     "zoneinfo",
 ];
 
-/// Which of them need a mask in a process's `/proc`, judged by the zygote's own,
-/// which who asks must see: may it read them, so may a command.
+/// The paths that need a mask in a process's `/proc`. Looks at the zygote's own `/proc`,
+/// which the caller must see: a command could read what the zygote can read.
 pub(super) fn needed() -> impl Iterator<Item = (&'static str, Kind)> {
     MASKED.into_iter().filter_map(|name| {
         let path = Path::new("/proc").join(name);

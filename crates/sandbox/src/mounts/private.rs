@@ -1,9 +1,9 @@
 //! The folders that each process has for itself, in memory.
 //!
-//! They are folders of one file system, each mounted where it belongs: so one file
-//! system is made for a process and not four, and one number tells what has been made
-//! in any of them (`traces.rs`). Its own root lies under the folder that is mounted
-//! last, on the very place, where no path leads.
+//! They are folders of one file system, each mounted on its place. So one file system is
+//! made for a process instead of four, and one inode number shows whether a file was made
+//! in any of them (`traces.rs`). The file system's own root is covered by the folder that
+//! is mounted last, on the same place, so that no path leads to it.
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
@@ -14,7 +14,7 @@ use crate::failure::{Failure, Step};
 use crate::spec::{Network, Spec};
 use crate::traces;
 
-/// Each with its name in the file system, and who may write there.
+/// The private folders: path, name in the shared file system, and mode.
 const FOLDERS: [(&str, &str, u32); 4] = [
     ("/tmp", "tmp", 0o1777),
     ("/var/tmp", "var-tmp", 0o1777),
@@ -22,9 +22,10 @@ const FOLDERS: [(&str, &str, u32); 4] = [
     (LAST, "shm", 0o1777),
 ];
 
-/// Where the file system itself is mounted first. It is in `/dev`, which is ours: so it
-/// is no link of the image's, and none of the others lies in it. Nothing can be executed
-/// there, as in all of `/dev`.
+/// The folder on which the file system itself is mounted first, and its own private
+/// folder last. It is in `/dev`, which is ours and not the image's: so it is no symbolic
+/// link, and none of the others lies in it. Nothing can be executed there, as in all of
+/// `/dev`.
 const LAST: &str = "/dev/shm";
 
 const _: () = assert!(FOLDERS.len() <= traces::FOLDERS_MAX);
@@ -32,8 +33,8 @@ const _: () = assert!(FOLDERS.len() <= traces::FOLDERS_MAX);
 /// What `/run` and `/dev/shm` hold at least, each: as much as Docker's `/dev/shm`.
 const SMALL_BYTES: u64 = 64 * 1024 * 1024;
 
-/// How much they hold, all together: each at least what the spec says, the small ones
-/// no more than [`SMALL_BYTES`].
+/// The size of all together: each holds at least what the spec says, the small ones no
+/// more than [`SMALL_BYTES`].
 fn bytes(spec: &Spec) -> u64 {
     let small = spec.scratch_bytes.min(SMALL_BYTES);
     spec.scratch_bytes.saturating_add(small).saturating_mul(2)
@@ -46,7 +47,8 @@ struct Folder {
     mode: u32,
 }
 
-/// The folders, links resolved, each behind the one that it lies in, and [`LAST`] last.
+/// The folders with links resolved. A folder within another one comes after that one, and
+/// [`LAST`] comes last.
 fn folders() -> Result<Vec<Folder>, Failure> {
     let mut folders: Vec<Folder> = Vec::new();
     for (path, name, mode) in FOLDERS {
@@ -66,22 +68,20 @@ pub(super) fn paths() -> Result<Vec<PathBuf>, Failure> {
 }
 
 fn resolved(path: &str) -> Result<PathBuf, Failure> {
-    std::fs::canonicalize(path).map_err(|error| {
-        let errno = error.raw_os_error().unwrap_or(libc::EIO);
-        Failure::new(Step::MountPrivate, path, errno)
-    })
+    std::fs::canonicalize(path).map_err(|error| Failure::io(Step::MountPrivate, path, &error))
 }
 
-/// The folders in which a process may change anything, where that can be told.
+/// The folders in which a process may change something; `None` if not every change could
+/// be found there.
 pub(crate) fn changeable(spec: &Spec) -> Result<Option<Vec<CString>>, Failure> {
-    // In a writable root it is everywhere; and among the host's sockets it cannot
-    // be seen whether a process has left one, which holds something here. (Of a network
-    // of its own, the zygote knows.)
+    // With a writable root, changes may be anywhere. And on the host's network, a socket
+    // that a process has left in a message cannot be told from the host's sockets.
     if spec.writable || spec.network == Network::Host {
         return Ok(None);
     }
     let folders = folders()?;
-    // Between one and another that lies in it there may be further ones.
+    // If one folder lies in another one, there may be further folders between the two,
+    // which nobody checks.
     let lies_in_another = |folder: &Folder| {
         let mut above = folder.path.ancestors().skip(1);
         above.any(|path| folders.iter().any(|other| other.path == path))
@@ -94,7 +94,7 @@ pub(crate) fn changeable(spec: &Spec) -> Result<Option<Vec<CString>>, Failure> {
     paths.collect::<Result<_, _>>().map(Some)
 }
 
-/// Plans their mounts, in a root at `prefix`.
+/// Plans the mounts of the private folders, in a root at `prefix`.
 pub(super) fn plan(spec: &Spec, prefix: &str, plan: &mut Vec<Operation>) -> Result<(), Failure> {
     plan_folders(&folders()?, prefix, &sized("mode=755", bytes(spec)), plan)
 }
@@ -108,7 +108,7 @@ fn plan_folders(
     let step = Step::MountPrivate;
     let target = |path: &Path| [prefix.as_bytes(), path.as_os_str().as_bytes()].concat();
     let whole = format!("{prefix}{LAST}");
-    // That somebody has looked into it is no change of a folder.
+    // Reading a folder must not change its times: that would look like a trace.
     let flags = PRIVATE | libc::MS_NODIRATIME;
     plan.push(mount(
         "tmpfs",
@@ -123,7 +123,8 @@ fn plan_folders(
         plan.push(folder_of(made.as_bytes(), folder.mode, step)?);
     }
     for (at, folder) in folders.iter().enumerate() {
-        // One within another, which is empty, is made there first.
+        // A folder within another one has to be made there first, since that one is
+        // empty.
         let around = folders[..at]
             .iter()
             .rfind(|other| folder.path.starts_with(&other.path));

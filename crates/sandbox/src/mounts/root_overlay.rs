@@ -1,12 +1,12 @@
-//! An overlay of the image's root and nothing, in the root's place. A
-//! process reads in `/proc/self/mountinfo` which folder of its file system each
-//! mount shows; of an overlay it reads none. So it does not see where on the host
-//! the image is stored. And what two links do to one file of an image that they
-//! share (locks, change notices) does not reach from one to the other.
+//! An overlay of the image's root and an empty folder, in the root's place. A process can
+//! read in `/proc/self/mountinfo` which folder of its file system each mount shows, but
+//! not for an overlay. So it does not see where on the host the image is stored. And if
+//! two links share an image, the locks and change notices (inotify) of one on a file do
+//! not reach the other.
 //!
-//! Where the kernel cannot do it (the store's file system is a stack of overlays
-//! already, or the kernel knows none), the root is shown without it: what is
-//! lost is the secrecy of a path, and not a wall.
+//! If the kernel cannot do that (the store's file system is a stack of overlays already,
+//! or the kernel has no overlays), the root is mounted without it: processes then see
+//! that path and other links' locks, but can read and write nothing more.
 
 use std::path::Path;
 
@@ -17,15 +17,15 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
 };
 
-/// Where it is put together: a folder that every host has, covered from then on in this
-/// mount namespace alone. What covers it goes when the host's root goes: to take it away
-/// by itself would cost a millisecond more, in which the kernel waits for all processors.
+/// Where the overlay is put together: a folder that every host has, covered in this mount
+/// namespace alone. The cover goes when the host's root is unmounted. Unmounting it by
+/// itself would take a millisecond more, in which the kernel waits for all processors.
 const SCAFFOLD: &str = "/dev";
 const BELOW: &str = "/dev/image";
 const EMPTY: &str = "/dev/nothing";
 
-/// An overlay over `root`, a mount that is not in place yet. Whether there is one or not,
-/// the host's `/dev` is not there any more.
+/// Makes an overlay over `root`; neither mount is attached. Whether it succeeds or not,
+/// the host's `/dev` is covered afterwards.
 pub(super) fn over(root: &OwnedFd) -> rustix::io::Result<OwnedFd> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     rustix::mount::mount(
@@ -41,13 +41,14 @@ pub(super) fn over(root: &OwnedFd) -> rustix::io::Result<OwnedFd> {
     let place = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     rustix::mount::move_mount(root, "", CWD, Path::new(BELOW), place)?;
     let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    // It wants two folders at least where none of them can be written.
+    // Without a writable folder, an overlay needs two others at least.
     fsconfig_set_string(&overlay, "lowerdir", format!("{BELOW}:{EMPTY}"))?;
     fsconfig_set_string(&overlay, "source", "image")?;
-    // Else folders have a number that is given when they are first looked for, which
-    // tells all processes of the link what others have looked for, and when.
+    // Otherwise a folder gets its inode number at its first lookup, which would show all
+    // processes of the link what others have looked up, and in which order.
     fsconfig_set_string(&overlay, "xino", "on")?;
-    // What says "trusted" in an image is not trusted.
+    // Do not follow `trusted.overlay.*` attributes of an image's files: images are not
+    // trusted.
     fsconfig_set_flag(&overlay, "userxattr")?;
     fsconfig_create(&overlay)?;
     let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY

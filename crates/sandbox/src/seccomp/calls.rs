@@ -336,7 +336,7 @@ pub(super) const ALLOWED: &[Call] = calls![
     SYS_vfork,
 ];
 
-/// What only the zygote and init may do: who has the mount token.
+/// Calls that only the zygote and init may make: they have the mount token.
 pub(super) const PRIVILEGED: &[Call] = calls![
     SYS_mount,
     SYS_pivot_root,
@@ -345,7 +345,7 @@ pub(super) const PRIVILEGED: &[Call] = calls![
     SYS_unshare,
 ];
 
-/// What is forbidden rather than unknown.
+/// Calls that are refused with `EPERM` rather than `ENOSYS`, as by Docker's profile.
 pub(super) const FORBIDDEN: &[i64] = &[
     libc::SYS_acct,
     libc::SYS_add_key,
@@ -425,16 +425,16 @@ pub(super) const NAMESPACE_FLAGS: [i32; 7] = [
 /// either as it was called before version 3, and "which is it now?".
 pub(super) const PERSONALITIES: [u64; 5] = [0x0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
-/// The commands of `fcntl` that a command may use, in ranges: those of duplicates,
-/// flags, locks, signals, pipes, seals and change notices. Not those that leave a hint
-/// about lifetimes in an inode (`F_SET_RW_HINT`), which nobody sees but who asks for it.
-/// From linux/fcntl.h; 1024 is `F_SETLEASE`, which is forbidden.
+/// The commands of `fcntl` that a command may use, in ranges: those of duplicates, flags,
+/// locks, signals, pipes, seals and change notices. Not those that leave a hint about
+/// lifetimes in an inode (`F_SET_RW_HINT`), which later processes could read. From
+/// linux/fcntl.h; 1024 is `F_SETLEASE`, which is forbidden.
 pub(super) const FILE_COMMANDS: &[(u32, u32)] =
     &[(0, 17), (36, 38), (1024, 1028), (1030, 1035), (1037, 1037)];
 
-/// The requests of `ioctl` that a command may make, in ranges: what reads something, and
-/// what is of an object of the process's own. Not what sets flags, keys, labels or
-/// policies of a file or its file system, and not what tells of namespaces and
+/// The requests of `ioctl` that a command may make, in ranges: those that read something,
+/// and those on objects of the process's own. Not those that set flags, keys, labels or
+/// policies of a file or its file system, and not those that tell of namespaces and
 /// processes. From linux/fs.h, linux/sockios.h, asm/ioctls.h, linux/seccomp.h,
 /// linux/eventpoll.h and linux/random.h.
 #[rustfmt::skip]
@@ -471,8 +471,7 @@ pub(super) const OF_A_CLOCK: &[i64] = &[
     libc::SYS_timer_create,
 ];
 
-/// Options of sockets that are programs of the kernel's: `SO_ATTACH_FILTER`,
-/// `SO_ATTACH_BPF`, `SO_ATTACH_REUSEPORT_CBPF` and `_EBPF`.
+/// Options of sockets that load a program into the kernel.
 pub(super) const SOCKET_FILTERS: &[i32] = &[
     libc::SO_ATTACH_FILTER,
     libc::SO_ATTACH_BPF,
@@ -504,16 +503,16 @@ pub(super) const SOCKETS: [(i32, &[i32]); 4] = [
 /// `SOCK_SEQPACKET`, `SOCK_DCCP` and `SOCK_PACKET`.
 pub(super) const BARE_SOCKETS: &[u64] = &[3, 4, 5, 6, 10];
 
-/// Options of sockets that a command with a loopback may not set, by their level, in
-/// ranges: memberships and their filters, which are memory that no cgroup counts; IPv6's
-/// labels of flows, of which the host has 4,096; what makes a part of the kernel be loaded
-/// (`TCP_ULP`) or its code be changed for the host as a whole (`TCP_MD5SIG`, `TCP_TX_DELAY`,
-/// `TCP_AO_…`, `UDP_ENCAP`); and IPsec. From linux/in.h, in6.h, tcp.h and udp.h.
+/// Options of sockets that a command with a loopback may not set: for each level, ranges.
+/// Group memberships take memory that no cgroup counts, and the host has 4,096 IPv6 flow
+/// labels for all programs. `TCP_ULP` loads a module; `TCP_MD5SIG`, `TCP_TX_DELAY`,
+/// `TCP_AO_…` and `UDP_ENCAP` change the kernel's code for the whole host; and IPsec has
+/// no use here. From linux/in.h, in6.h, tcp.h and udp.h.
 pub(super) const OPTIONS_BEYOND_LOOPBACK: &[(i32, &[(u32, u32)])] = &[
     // IP_IPSEC_POLICY, IP_XFRM_POLICY; IP_ADD_MEMBERSHIP to MCAST_MSFILTER.
     (libc::IPPROTO_IP, &[(16, 17), (35, 48)]),
-    // IPV6_JOIN_GROUP to IPV6_LEAVE_ANYCAST, IPV6_FLOWLABEL_MGR; IPV6_IPSEC_POLICY,
-    // IPV6_XFRM_POLICY; MCAST_JOIN_GROUP to MCAST_MSFILTER.
+    // IPV6_JOIN_GROUP, IPV6_LEAVE_GROUP; those of anycast; IPV6_FLOWLABEL_MGR;
+    // IPV6_IPSEC_POLICY, IPV6_XFRM_POLICY; MCAST_JOIN_GROUP to MCAST_MSFILTER.
     (
         libc::IPPROTO_IPV6,
         &[(20, 21), (27, 28), (32, 32), (34, 35), (42, 48)],
@@ -523,15 +522,15 @@ pub(super) const OPTIONS_BEYOND_LOOPBACK: &[(i32, &[(u32, u32)])] = &[
     (libc::IPPROTO_UDP, &[(100, 100)]),
 ];
 
-/// Huge pages are a store of the whole host's, which no cgroup for memory counts:
-/// the calls that ask for them, by the argument and the flag that do. Answered as
-/// by a kernel that has none for whoever asks.
+/// Calls that ask for huge pages: the call, the argument, and its flag. All programs of a
+/// host share one pool of huge pages, which no memory cgroup counts. The calls are
+/// answered as by a kernel that does not let this user have any.
 pub(super) const HUGE_PAGES: &[(i64, u8, i32)] = &[
     (libc::SYS_memfd_create, 1, libc::MFD_HUGETLB.cast_signed()),
     (libc::SYS_shmget, 2, libc::SHM_HUGETLB),
 ];
 
-/// Calls whose first argument is the process that they change something of.
+/// Calls that change something of a process, which their first argument names.
 pub(super) const ON_A_PROCESS: &[i64] = &[
     libc::SYS_prlimit64,
     libc::SYS_sched_setaffinity,
@@ -540,8 +539,8 @@ pub(super) const ON_A_PROCESS: &[i64] = &[
     libc::SYS_sched_setscheduler,
 ];
 
-/// Calls whose first argument says what the second one means: what it is for a
-/// process, and for all processes of a user.
+/// Calls that set priorities. Their first argument tells what the second one names: here
+/// its values for a process, and for all processes of a user.
 pub(super) const PRIORITIES: &[(i64, i32, i32)] = &[
     (libc::SYS_setpriority, 0, 2),
     // From linux/ioprio.h.

@@ -1,9 +1,9 @@
-//! One program for the kernel out of a table, which says what is answered to a call by
-//! its number alone, and of checks of the arguments of the others.
+//! Compiles one program for the kernel from a table of answers by call number, and checks
+//! of the arguments of the remaining calls.
 //!
-//! The kernel runs a program for each number once, when it is installed, to remember
-//! those that are always allowed; and for most of the other calls each time. So the
-//! table is searched by halves, and not from its first entry to its last.
+//! When a program is installed, the kernel runs it once for each number and remembers the
+//! calls that are always allowed. For most others it runs the program each time. So the
+//! program finds the number in the table by a binary search.
 
 use std::collections::BTreeMap;
 
@@ -25,10 +25,10 @@ pub(super) enum Answer {
     Check,
 }
 
-/// The answers by number; one that is not there does not exist.
+/// The answers by number. A call without an entry does not exist.
 pub(super) type Table = BTreeMap<u32, Answer>;
 
-/// Rules, and what is answered to what they match.
+/// An answer, and the rules that tell which calls get it.
 pub(super) type Check = (Answer, Rules);
 
 /// What is answered to a call that does not exist.
@@ -41,13 +41,14 @@ const JUMP_IF_AT_LEAST: u16 = 0x35;
 const RETURN: u16 = 0x06;
 const NUMBER: u32 = 0;
 
-/// A jump to the checks, as long as it is not known how far that is.
+/// Stands for a jump to the checks until it is known how far that is.
 const TO_CHECKS: Instruction = instruction(JUMP, u32::MAX);
 
-/// The program. Of several checks that match a call the first one answers.
+/// Compiles the program. If several checks match a call, the first one answers.
 pub(super) fn program(table: &Table, checks: &[Check]) -> Result<BpfProgram, BackendError> {
-    // Without rules it does nothing but kill what calls as another architecture does,
-    // and allow the others.
+    // Without rules, a filter kills a process that calls as another architecture does,
+    // and allows all else. The search takes the place of its last instruction, which
+    // allows.
     let mut program = alone(Rules::new(), Answer::Allow)?;
     program.pop();
     program.push(instruction(LOAD, NUMBER));
@@ -63,7 +64,7 @@ pub(super) fn program(table: &Table, checks: &[Check]) -> Result<BpfProgram, Bac
         let (allow, end) = (answer(Answer::Allow), check.len());
         for (at, instruction) in check.iter_mut().enumerate() {
             if *instruction == allow {
-                // What one has nothing against goes to the next one.
+                // What this check does not refuse goes to the next one.
                 *instruction = self::instruction(JUMP, distance(at, end));
             }
         }
@@ -73,13 +74,13 @@ pub(super) fn program(table: &Table, checks: &[Check]) -> Result<BpfProgram, Bac
     Ok(program)
 }
 
-/// A program that answers so to what the rules match, and allows all else.
+/// A filter that gives this answer to what the rules match, and allows all else.
 pub(super) fn alone(rules: Rules, answer: Answer) -> Result<BpfProgram, BackendError> {
     const MATCHED: SeccompAction = SeccompAction::Trap;
     let architecture: TargetArch = std::env::consts::ARCH.try_into()?;
     let program = SeccompFilter::new(rules, SeccompAction::Allow, MATCHED, architecture)?;
     let mut program = BpfProgram::try_from(program)?;
-    // The compiler knows no action that asks.
+    // The compiler has no action that asks, so it compiles another one.
     let matched = instruction(RETURN, MATCHED.into());
     for instruction in &mut program {
         if *instruction == matched {
@@ -89,7 +90,7 @@ pub(super) fn alone(rules: Rules, answer: Answer) -> Result<BpfProgram, BackendE
     Ok(program)
 }
 
-/// The first number of each row of numbers with the same answer.
+/// The intervals of numbers with the same answer, each by its first number.
 fn intervals(table: &Table) -> Vec<(u32, Answer)> {
     let answer = |number: u32| table.get(&number).copied().unwrap_or(NOT_THERE);
     let mut intervals = vec![(0, answer(0))];
@@ -102,7 +103,7 @@ fn intervals(table: &Table) -> Vec<(u32, Answer)> {
     intervals
 }
 
-/// Finds the interval that a number is in. There is one at least.
+/// A binary search for the interval that a number is in. There must be at least one.
 fn search(intervals: &[(u32, Answer)]) -> BpfProgram {
     let (below, above) = intervals.split_at(intervals.len() / 2);
     if below.is_empty() {
@@ -119,7 +120,7 @@ fn search(intervals: &[(u32, Answer)]) -> BpfProgram {
             jump.jt = length;
             program.push(jump);
         }
-        // A jump that depends on something does not reach that far.
+        // A conditional jump reaches 255 instructions at most.
         Err(_) => {
             jump.jf = 1;
             let length = distance(0, below.len() + 1);
@@ -152,7 +153,7 @@ const fn instruction(code: u16, k: u32) -> Instruction {
     Instruction { code, jt, jf, k }
 }
 
-/// How many instructions are between two places. The kernel takes 4,096 at most.
+/// The number of instructions between two places. The kernel takes 4,096 at most.
 fn distance(from: usize, to: usize) -> u32 {
     u32::try_from(to - from - 1).unwrap_or(u32::MAX)
 }

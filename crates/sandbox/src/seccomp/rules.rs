@@ -14,11 +14,11 @@ use crate::sys::MountToken;
 /// By the number of a call: the combinations of arguments, or none for all.
 pub(super) type Rules = BTreeMap<i64, Vec<Rule>>;
 
-/// Setting the limit of core dumps, which has to stay what it is: the kernel takes
-/// 0 for "as large as you like" where a program gets the dumps. Programs with
-/// secrets set it to 0, and go no further where they cannot, so they are told that
-/// they have. Who asks for the old value in the same call would get none, and is
-/// refused.
+/// Setting the limit on core dumps, which must stay as the zygote has set it: with 0, the
+/// kernel would send whole dumps to a program (`|` in core_pattern). Programs with
+/// secrets set it to 0, and give up if they cannot, so the call seems to succeed. A call
+/// that also asks for the old value would not get that; it is refused (in
+/// [`forbidden_calls`]).
 pub(super) fn core_limits() -> Result<Rules, BackendError> {
     let mut set = core_limit_is_set()?;
     set.push(Condition::new(3, Length::Qword, Compare::Eq, 0)?);
@@ -40,11 +40,11 @@ fn core_limit_is_set() -> Result<Vec<Condition>, BackendError> {
     Ok(vec![argument(1, Compare::Eq, CORE)?, is_set])
 }
 
-/// Advice that the kernel may ignore, and here does. To let go of pages of a file
-/// (`POSIX_FADV_DONTNEED`, `MADV_COLD`, `MADV_PAGEOUT`) takes them from the page cache
-/// of the host, for all who have the image: which pages are there would be a message
-/// to the next request, as often as one likes. To have equal pages merged
-/// (`MADV_MERGEABLE`) tells what memory of others is equal to.
+/// Advice that a kernel may ignore. Dropping pages of a file (`POSIX_FADV_DONTNEED`,
+/// `MADV_COLD`, `MADV_PAGEOUT`) takes them from the host's page cache, for all processes
+/// that use the image: by which pages are cached, a request could leave a message for the
+/// next one. Merging equal pages (`MADV_MERGEABLE`) reveals what is in the memory of
+/// others.
 pub(super) fn ignored_advice() -> Result<Rules, BackendError> {
     let of_files = Rule::new(vec![argument(3, Compare::Eq, libc::POSIX_FADV_DONTNEED)?])?;
     let advice = [libc::MADV_COLD, libc::MADV_PAGEOUT, libc::MADV_MERGEABLE];
@@ -58,8 +58,8 @@ pub(super) fn ignored_advice() -> Result<Rules, BackendError> {
     ]))
 }
 
-/// Mapping memory in huge pages: as if none were left, which programs that would
-/// like some expect.
+/// Mapping memory in huge pages: refused as if none were left, which programs that ask
+/// for some expect.
 pub(super) fn huge_mappings() -> Result<Rules, BackendError> {
     let asks = has_flag(3, libc::MAP_HUGETLB)?;
     Ok(Rules::from([(
@@ -68,7 +68,7 @@ pub(super) fn huge_mappings() -> Result<Rules, BackendError> {
     )]))
 }
 
-/// Where there is no network, nobody misses these sockets. What waits in netlink's is
+/// Sockets that nobody misses without a network. Messages queued in netlink sockets take
 /// memory that no cgroup counts.
 pub(super) fn network_sockets() -> Result<Rules, BackendError> {
     let mut rules = Vec::new();
@@ -161,15 +161,16 @@ pub(super) fn unknown_protocols() -> Result<Rules, BackendError> {
 /// Commands of `fcntl` that are not on the list, and other values that a kernel that
 /// does not know them answers with "invalid argument".
 pub(super) fn unknown_values() -> Result<Rules, BackendError> {
-    // A page of a file that is collapsed into a huge one stays so, for all who map it.
+    // Pages of a file that are collapsed into a huge one stay so, for all processes that
+    // map the file.
     let collapse = argument(2, Compare::Eq, MADV_COLLAPSE)?;
     let mut rules = Rules::from([
         (libc::SYS_fcntl, outside(1, calls::FILE_COMMANDS)?),
         (libc::SYS_madvise, vec![Rule::new(vec![collapse])?]),
     ]);
-    // The processor time of init is what earlier processes in its place made it spend.
-    // The number of such a clock is the complement of the process id, and three bits
-    // that say which of its clocks.
+    // Init's processor time shows what earlier processes in its place made it spend. The
+    // number of a process's clock is the complement of the process id, and behind that
+    // three bits that say which of its clocks.
     let of_init = u64::from((!INIT << 3).cast_unsigned());
     let which = Compare::MaskedEq(u64::from(u32::MAX << 3));
     for call in calls::OF_A_CLOCK {
@@ -182,20 +183,22 @@ pub(super) fn unknown_values() -> Result<Rules, BackendError> {
 /// From linux/mman.h.
 const MADV_COLLAPSE: i32 = 25;
 
-/// Setting extended attributes, as on a file system that has none. Access control lists
-/// are such: each is up to 64 KiB of the kernel's memory that no cgroup counts.
+/// Setting extended attributes: refused as by a file system that has none. Each
+/// attribute, access control lists among them, takes up to 64 KiB of kernel memory that
+/// no cgroup counts.
 pub(super) fn attributes() -> Rules {
     let calls = [libc::SYS_setxattr, libc::SYS_lsetxattr, libc::SYS_fsetxattr];
     calls.map(|call| (call, Vec::new())).into()
 }
 
-/// Requests of `ioctl` that are not on the list: as for a file that has none.
+/// Requests of `ioctl` that are not on the list: refused as for a file that has none.
 pub(super) fn unknown_requests() -> Result<Rules, BackendError> {
     let outside = outside(1, calls::REQUESTS)?;
     Ok(Rules::from([(libc::SYS_ioctl, outside)]))
 }
 
-/// That an argument of 32 bits lies in none of these ranges, which are in order.
+/// Rules that match if an argument of 32 bits lies in none of these ranges, which are in
+/// ascending order.
 fn outside(number: u8, ranges: &[(u32, u32)]) -> Result<Vec<Rule>, BackendError> {
     let condition =
         |compare, value: u32| Condition::new(number, Length::Dword, compare, u64::from(value));
@@ -231,36 +234,38 @@ fn has_flag(number: u8, flag: i32) -> Result<Condition, BackendError> {
 /// The process id of init, as a command sees it.
 const INIT: i32 = 1;
 
+/// Calls that are forbidden, always or with dangerous arguments.
 pub(super) fn forbidden_calls(token: MountToken) -> Result<Rules, BackendError> {
     let mut rules = Rules::new();
     for call in calls::FORBIDDEN {
         rules.insert(*call, Vec::new());
     }
-    let unknown = || Condition::new(5, Length::Qword, Compare::Ne, token.0);
+    let without_token = || Condition::new(5, Length::Qword, Compare::Ne, token.0);
     for (_, call) in calls::PRIVILEGED {
-        rules.insert(*call, vec![Rule::new(vec![unknown()?])?]);
+        rules.insert(*call, vec![Rule::new(vec![without_token()?])?]);
     }
-    // A descriptor of init says where on the host it is, and more with every kernel.
-    let of_init = vec![argument(0, Compare::Eq, INIT)?, unknown()?];
+    // A descriptor of init shows its process id on the host, and more with every new
+    // kernel.
+    let of_init = vec![argument(0, Compare::Eq, INIT)?, without_token()?];
     rules.insert(libc::SYS_pidfd_open, vec![Rule::new(of_init)?]);
     let mut clone = Vec::new();
     for flag in calls::NAMESPACE_FLAGS {
         let flag = u64::from(flag.cast_unsigned());
         let asks = Condition::new(0, Length::Qword, Compare::MaskedEq(flag), flag)?;
-        clone.push(Rule::new(vec![asks, unknown()?])?);
+        clone.push(Rule::new(vec![asks, without_token()?])?);
     }
     rules.insert(libc::SYS_clone, clone);
 
-    // Of the personalities, those that only report another kernel or turn off
-    // address randomisation's opposite: the list is Docker's.
+    // Only the personalities of Docker's list: those that change how the kernel reports
+    // its version and its architecture, and nothing else.
     let personality = calls::PERSONALITIES
         .iter()
         .map(|allowed| Condition::new(0, Length::Dword, Compare::Ne, *allowed))
         .collect::<Result<Vec<_>, _>>()?;
     rules.insert(libc::SYS_personality, vec![Rule::new(personality)?]);
 
-    // Of some forty families of sockets, many old and rich in bugs, those that
-    // a filter may have a use for.
+    // Of some forty families of sockets, many of them old and full of bugs, only those
+    // that a command may have a use for.
     let families = calls::SOCKETS.iter();
     let families = families.map(|(family, _)| argument(0, Compare::Ne, *family));
     let others = Rule::new(families.collect::<Result<_, _>>()?)?;
@@ -268,8 +273,8 @@ pub(super) fn forbidden_calls(token: MountToken) -> Result<Rules, BackendError> 
         rules.insert(call, vec![others.clone()]);
     }
 
-    // A socket's filter lies in memory of the kernel's that no cgroup counts, and of
-    // which all programs of the host together have so much.
+    // A socket's filter takes kernel memory that no cgroup counts, of which all programs
+    // of the host together have a fixed amount.
     let mut filters = Vec::new();
     for option in calls::SOCKET_FILTERS {
         let level = argument(1, Compare::Eq, libc::SOL_SOCKET)?;
@@ -285,8 +290,8 @@ pub(super) fn forbidden_calls(token: MountToken) -> Result<Rules, BackendError> 
     }
     rules.insert(libc::SYS_ioctl, terminal);
 
-    // A lease on a file of the image holds up whoever else opens it, for as long as
-    // fs.lease-break-time: the link's other processes.
+    // A lease on a file of the image delays the link's other processes that open the
+    // file, for up to fs.lease-break-time.
     let lease = vec![argument(1, Compare::Eq, libc::F_SETLEASE)?];
     rules.insert(libc::SYS_fcntl, vec![Rule::new(lease)?]);
 
@@ -295,8 +300,8 @@ pub(super) fn forbidden_calls(token: MountToken) -> Result<Rules, BackendError> 
         rules.insert(*call, vec![Rule::new(vec![asks])?]);
     }
 
-    // Init waits for the next process, which inherits its limits and priorities.
-    // Both are the same user, which is all that these calls ask for.
+    // Init and the command are the same user, which is all that these calls check. But
+    // the next process in the place inherits init's limits and priorities.
     for call in calls::ON_A_PROCESS {
         let on_init = argument(0, Compare::Eq, INIT)?;
         rules.insert(*call, vec![Rule::new(vec![on_init])?]);

@@ -92,8 +92,8 @@ pub(crate) fn execute(path: &CStr, arguments: &StringArray, environment: &String
         .unwrap_or(libc::EIO)
 }
 
-/// Waits for any child to be gone, whatever signal it was to send then: its process
-/// id and wait status.
+/// Waits until a child has ended, whichever signal it sends then. Returns its process id
+/// and wait status.
 pub(crate) fn wait_for_any() -> Result<(i32, i32), Errno> {
     let mut status = 0i32;
     let all = libc::__WALL as usize;
@@ -103,7 +103,7 @@ pub(crate) fn wait_for_any() -> Result<(i32, i32), Errno> {
     Ok((pid as i32, status))
 }
 
-/// Is there no child any more? Reaps those that are gone already.
+/// Whether no child is left. Reaps those that have ended.
 pub(crate) fn is_childless() -> bool {
     loop {
         let no_hang = (libc::WNOHANG | libc::__WALL) as usize;
@@ -180,7 +180,7 @@ pub(crate) struct Received {
     pub(crate) length: usize,
     /// How many descriptors came.
     pub(crate) descriptors: usize,
-    /// There were more, for which there is no room.
+    /// There were more descriptors, for which there was no room.
     pub(crate) is_short: bool,
 }
 
@@ -211,7 +211,7 @@ pub(crate) fn receive<const DESCRIPTORS_MAX: usize>(
         parts: part.as_ptr() as usize,
         parts_length: 1,
         control: (&raw mut control) as usize,
-        // Without what may be behind them for the sake of alignment.
+        // Without the padding behind them.
         control_length: mem::offset_of!(ControlMessage<DESCRIPTORS_MAX>, descriptors)
             + size_of_val(&control.descriptors),
         flags: 0,
@@ -236,7 +236,7 @@ pub(crate) fn receive<const DESCRIPTORS_MAX: usize>(
     })
 }
 
-/// How an open file looks.
+/// What the kernel says of an open file.
 pub(crate) fn file_status(file: i32) -> Result<FileStatus, Errno> {
     let mut status = FileStatus::EMPTY;
     let arguments = [
@@ -252,9 +252,9 @@ pub(crate) fn file_status(file: i32) -> Result<FileStatus, Errno> {
     unsafe { syscall(libc::SYS_statx, arguments) }.map(|_| status)
 }
 
-/// Makes an object of System V of each kind, which is nobody else's, and removes it: a
-/// segment of shared memory, a set of one semaphore, and a message queue. Gives their
-/// ids, `none` on a kernel that knows none.
+/// Makes and removes a private System V object of each kind: a segment of shared memory,
+/// a set of one semaphore, and a message queue. Returns their ids; `none` for a kind that
+/// the kernel does not have.
 pub(crate) fn next_ipc_ids(none: i32) -> Result<[i32; 3], Errno> {
     const PRIVATE: usize = libc::IPC_PRIVATE as usize;
     const MODE: usize = 0o600;
@@ -282,7 +282,8 @@ pub(crate) fn next_ipc_ids(none: i32) -> Result<[i32; 3], Errno> {
     Ok(ids)
 }
 
-/// Makes a file without a name in an open folder, which goes at once. Gives its number.
+/// Makes a file without a name in an open folder, and returns its inode number. The file
+/// is gone at the end.
 pub(crate) fn next_file_number(folder: i32) -> Result<u64, Errno> {
     let flags = (libc::O_TMPFILE | libc::O_RDWR | libc::O_CLOEXEC) as usize;
     let arguments = [folder as usize, c".".as_ptr() as usize, flags, 0o600, 0, 0];
@@ -325,7 +326,7 @@ pub(crate) fn enter_network_namespace(
     unsafe { syscall(libc::SYS_setns, arguments) }.map(drop)
 }
 
-/// Is there a process with that id, be it dead and not reaped yet?
+/// Whether there is a process with that id, even if it has ended and is not reaped yet.
 pub(crate) fn exists(pid: i32) -> bool {
     // SAFETY: signal 0 is none.
     let asked = unsafe { syscall(libc::SYS_kill, [pid as usize, 0, 0, 0, 0, 0]) };
@@ -345,15 +346,14 @@ pub(crate) fn limit(
     unsafe { syscall(libc::SYS_prlimit64, arguments) }.map(drop)
 }
 
-/// Writes to the beginning of a file, which takes all of it or says why not.
+/// Writes to the beginning of a file of the kernel's, which takes all bytes or none.
 pub(crate) fn write(file: i32, bytes: &[u8]) -> Result<(), Errno> {
     let arguments = [file as usize, bytes.as_ptr() as usize, bytes.len(), 0, 0, 0];
     // SAFETY: reads bytes that live across the call.
     unsafe { syscall(libc::SYS_pwrite64, arguments) }.map(drop)
 }
 
-/// Adds one to an eventfd. Where that cannot be waited for it is as good as done: whoever
-/// reads it is awake.
+/// Adds one to an eventfd. If that would block, its reader is woken already.
 pub(crate) fn raise(event: i32) -> Result<(), Errno> {
     let one = 1u64;
     let (bytes, length) = (ptr::from_ref(&one) as usize, size_of::<u64>());
@@ -361,15 +361,15 @@ pub(crate) fn raise(event: i32) -> Result<(), Errno> {
     unsafe { syscall(libc::SYS_write, [event as usize, bytes, length, 0, 0, 0]) }.map(drop)
 }
 
-/// Lets go of the next message of a socket, and of what came with it: without room for
-/// a descriptor the kernel closes that.
+/// Drops the next message of a socket. A descriptor that came with it is closed by the
+/// kernel, since there is no room for one.
 pub(crate) fn discard_message(socket: i32) -> Result<(), Errno> {
     let flags = libc::MSG_DONTWAIT as usize;
     // SAFETY: with no bytes to write and no address it touches no memory.
     unsafe { syscall(libc::SYS_recvfrom, [socket as usize, 0, 0, flags, 0, 0]) }.map(drop)
 }
 
-/// Nanoseconds of the clock that only goes on.
+/// The time of `CLOCK_MONOTONIC`, in nanoseconds.
 pub(crate) fn monotonic_time() -> u64 {
     let mut time = [0u64; 2];
     let arguments = [
@@ -443,7 +443,7 @@ pub(crate) fn landlock_enter(ruleset: i32, flags: u32) -> Result<(), Errno> {
     unsafe { syscall(libc::SYS_landlock_restrict_self, arguments) }.map(drop)
 }
 
-/// Opens a folder as a place only.
+/// Opens a folder with `O_PATH`: as a place, not for reading.
 pub(crate) fn open_path(path: &CStr) -> Result<i32, Errno> {
     let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
     let place = libc::AT_FDCWD as usize;
@@ -452,7 +452,7 @@ pub(crate) fn open_path(path: &CStr) -> Result<i32, Errno> {
     unsafe { syscall(libc::SYS_openat, arguments) }.map(|fd| fd as i32)
 }
 
-/// To the lowest number that is free above standard error.
+/// Duplicates a descriptor to the lowest free number above standard error.
 pub(crate) fn duplicate(file: i32) -> Result<i32, Errno> {
     let command = libc::F_DUPFD_CLOEXEC as usize;
     let arguments = [file as usize, command, 3, 0, 0, 0];
@@ -478,7 +478,7 @@ pub(crate) fn close(descriptor: i32) -> Result<(), Errno> {
     unsafe { syscall(libc::SYS_close, [descriptor as usize, 0, 0, 0, 0, 0]) }.map(drop)
 }
 
-/// Waits until a socket has a message, or will have none any more; not longer than that.
+/// Waits until a socket has a message or its other end is closed, at most `wait_max`.
 pub(crate) fn wait_for_message(socket: i32, wait_max: Duration) {
     let mut wanted = libc::pollfd {
         fd: socket,

@@ -60,7 +60,7 @@ promises! {
         assert_eq!(output.success(), "70000:80000\nmine\ninput\n70000:80000\n");
     }
 
-    fn outside_it_is_nobodys_or_the_runners_own(setup) {
+    fn outside_its_ids_are_nobodys_or_the_runners_own(setup) {
         // As seen from outside: within, the ids are those of the namespace around it.
         let running = setup.start(&setup.spec(&["cat"]));
         let process = descendants(std::process::id()).last().unwrap().id;
@@ -103,7 +103,7 @@ promises! {
         assert_eq!(setup.run(&spec, b"").success(), "HOME=/h\nPATH=/bin\nHOSTNAME=n\n");
     }
 
-    fn the_folder_is_the_links(setup) {
+    fn the_working_directory_is_the_links(setup) {
         let spec = Spec {
             working_directory: "/etc".into(),
             ..setup.script("pwd; ls hosts")

@@ -75,7 +75,7 @@ promises! {
 
     // Init keeps open what it looks at between two commands: with as many private folders
     // as there may be, and with fewer.
-    fn nor_is_it_missed_in_a_place_that_is_used_again(setup) {
+    fn a_closed_input_is_noticed_in_a_place_that_is_used_again(setup) {
         for folders in [4, 3] {
             if folders == 3 {
                 fs::remove_dir_all(setup.root.join("var/tmp")).unwrap();

@@ -47,8 +47,8 @@ impl Joined {
         }
     }
 
-    /// Has the reader been given the end of its input? To be asked when it has read all
-    /// that was written.
+    /// Whether the reader has been given the end of its input. To be asked when it has
+    /// read all that was written.
     fn is_at_end(&self) -> bool {
         let mut wanted = [PollFd::new(&self.running.stdout, PollFlags::IN)];
         poll(&mut wanted, Some(&Timespec::default())).unwrap();

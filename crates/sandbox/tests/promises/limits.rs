@@ -22,7 +22,7 @@ fn memory(bytes: u64) -> Limits {
     }
 }
 
-/// Can limits be kept here? If they cannot, they are refused with the reason.
+/// Whether limits can be kept here. If they cannot, they are refused with the reason.
 fn kept(setup: &Setup, limits: Limits) -> bool {
     match setup.launcher.open(&setup.spec(&["true"]), limits) {
         Ok(_) => true,

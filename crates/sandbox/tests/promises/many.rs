@@ -18,7 +18,7 @@ promises! {
         leave_nothing_behind(setup, &setup.spec(&["cat"]), 1);
     }
 
-    fn nor_do_two_hundred_that_leave_traces(setup) {
+    fn two_hundred_with_traces_leave_nothing_behind(setup) {
         leave_nothing_behind(setup, &setup.script("echo > /tmp/trace; cat"), 0);
     }
 
@@ -66,7 +66,8 @@ promises! {
     }
 }
 
-/// Runs two hundred of what prints its input, `waiting` of whose places stay.
+/// Runs two hundred processes that print their input. Afterwards `waiting` places are
+/// kept.
 fn leave_nothing_behind(setup: &Setup, spec: &Spec, waiting: usize) {
     let zygote = setup.open(spec);
     let id = descendants(std::process::id())[0].id;

@@ -15,7 +15,7 @@ fn shown(running: &mut Running) -> Vec<String> {
 }
 
 promises! {
-    fn none_is_the_hosts(setup) {
+    fn no_namespace_is_the_hosts(setup) {
         let inside = shown(&mut setup.start(&setup.script(SHOW)));
         for (name, inside) in ALL.iter().zip(inside) {
             let host = std::fs::read_link(format!("/proc/self/ns/{name}")).unwrap();

@@ -50,7 +50,7 @@ promises! {
         }
     }
 
-    fn there_is_none(setup) {
+    fn there_is_no_interface_but_a_loopback_that_is_down(setup) {
         let script = "cat /proc/net/dev | tail -n +3 | cut -d: -f1 | tr -d ' '; cat /sys/class/net/lo/operstate 2>/dev/null; ip -o link show lo | grep -c ',UP' ; cat /proc/net/route | wc -l";
         let output = setup.run(&sealed(setup.script(script)), b"");
         assert_eq!(output.stdout, "lo\n0\n0\n", "{output:?}");
@@ -66,7 +66,7 @@ promises! {
         }
     }
 
-    fn the_hosts_is_seen_where_it_is_given(setup) {
+    fn the_hosts_network_is_seen_where_it_is_given(setup) {
         let spec = Spec {
             network: Network::Host,
             ..setup.script("readlink /proc/self/ns/net; cat /etc/hosts; echo x >> /etc/hosts")

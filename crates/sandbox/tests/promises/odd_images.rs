@@ -30,7 +30,7 @@ fn ways_out(folder: &Path) -> [String; 2] {
 }
 
 promises! {
-    fn private_folders_may_be_one(setup) {
+    fn a_private_folder_may_be_a_link(setup) {
         link(setup, "var/tmp", "/tmp");
         assert_eq!(setup.prints("echo it > /var/tmp/x; cat /tmp/x; ls -A /run"), "it\n");
     }

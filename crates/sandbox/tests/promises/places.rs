@@ -14,14 +14,14 @@ fn place(output: &Output) -> &str {
     output.stdout.lines().next().unwrap()
 }
 
-/// What the kernel collects some time after its process is gone.
+/// Traces that the kernel may remove by itself some time after their process is gone.
 const COLLECTED: [&str; 2] = ["socket", "unnamed-file"];
 
-/// What a process has moved on, and is set back when it is gone.
+/// Traces that init takes back, so that the place is used again.
 const TAKEN_BACK: [&str; 2] = ["ids", "looked-for"];
 
-/// Runs `traces` one after the other, and after each what looks for it.
-fn is_seen_by_none(setup: &Setup, spec: &Spec, traces: &[&str]) {
+/// Leaves one of `traces` after the other. After each, the next process must not see it.
+fn nobody_sees(setup: &Setup, spec: &Spec, traces: &[&str]) {
     let zygote = setup.open(spec);
     for trace in traces {
         let run = |input: &str| Running::start(&zygote).finish(input.as_bytes());
@@ -52,7 +52,7 @@ fn where_nobody_hears_of_sockets_no_network_is_used_again() {
 }
 
 promises! {
-    fn one_without_a_trace_is_used_again(setup) {
+    fn a_place_without_a_trace_is_used_again(setup) {
         let zygote = setup.open(&setup.script(ON_REQUEST));
         for nothing in ["true", "false", "cat /proc/self/stat", "ls /tmp", "ls /dev/shm"] {
             let run = || Running::start(&zygote).finish(format!("{nothing}\n").as_bytes());
@@ -71,17 +71,17 @@ promises! {
         }
     }
 
-    fn one_with_a_trace_is_not(setup) {
+    fn a_place_with_a_trace_is_not_used_again(setup) {
         let traces = [
             "file", "removed-file", "folder", "mode", "mode-and-back", "times",
             "memory", "semaphores", "messages", "process", "socket", "unnamed-file",
             "files", "ids", "objects", "looked-for", "internet", "no-route", "packets",
         ];
-        is_seen_by_none(setup, &setup.script(ON_REQUEST), &traces);
+        nobody_sees(setup, &setup.script(ON_REQUEST), &traces);
     }
 
     // What lies between one private folder and another is the outer one's.
-    fn one_with_folders_in_folders_is_not(setup) {
+    fn a_place_with_folders_in_folders_is_not_used_again(setup) {
         fs::remove_dir(setup.root.join("var/tmp")).unwrap();
         symlink("../run/between/inner", setup.root.join("var/tmp")).unwrap();
         fs::create_dir_all(setup.root.join("run/between/inner")).unwrap();
@@ -92,19 +92,19 @@ promises! {
         }
     }
 
-    fn nor_one_on_the_hosts_network(setup) {
+    fn a_place_on_the_hosts_network_is_not_used_again(setup) {
         let zygote = setup.open(&Spec { network: Network::Host, ..setup.script(ON_REQUEST) });
         let run = || Running::start(&zygote).finish(b"true\n");
         assert_ne!(place(&run()), place(&run()));
     }
 
-    fn nor_by_another_user(setup) {
+    fn traces_of_a_user_that_is_not_root_are_found_too(setup) {
         let traces = [
             "file", "removed-file", "folder", "memory", "semaphores", "messages", "process", "socket", "unnamed-file",
             "files", "ids", "objects", "looked-for",
         ];
         let spec = Spec { user: "www".into(), ..setup.script(ON_REQUEST) };
-        is_seen_by_none(setup, &spec, &traces);
+        nobody_sees(setup, &spec, &traces);
     }
 
     // A link without a loopback has nothing to be asked about.
@@ -117,14 +117,14 @@ promises! {
         assert_eq!(place(&run()), place(&first));
     }
 
-    fn a_writable_root_is_not(setup) {
+    fn a_place_with_a_writable_root_is_not_used_again(setup) {
         let zygote = setup.open(&Spec { writable: true, ..setup.script(ON_REQUEST) });
         let run = || Running::start(&zygote).finish(b"true\n");
         assert_ne!(place(&run()), place(&run()));
     }
 
     // Its network is used again with the place of another init.
-    fn nor_is_the_network_of_one_that_was_killed(setup) {
+    fn sockets_of_a_killed_process_are_not_met_in_its_network(setup) {
         let zygote = setup.open(&setup.script("read what; exec $what"));
         for trace in ["socket", "packets", "socket", "no-route", "socket"] {
             let mut killed = Running::start(&zygote);
@@ -137,7 +137,7 @@ promises! {
         }
     }
 
-    fn one_whose_process_was_killed_is_not(setup) {
+    fn a_place_whose_process_was_killed_is_not_used_again(setup) {
         let zygote = setup.open(&setup.script(ON_REQUEST));
         let mut places = Vec::new();
         for _ in 0..2 {

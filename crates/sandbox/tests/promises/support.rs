@@ -41,7 +41,8 @@ pub(crate) use promises;
 /// The unprivileged user of the tests, known as nobody.
 const NOBODY: u32 = 65534;
 
-/// In the process that runs as nobody: what it cannot reach by its path.
+/// Variables for the process that runs as nobody, with paths to what it could not reach
+/// otherwise.
 const ZYGOTE: &str = "SANDBOX_TEST_ZYGOTE";
 const TOOLS: [(&str, &str); 2] = [
     ("probe", "SANDBOX_TEST_PROBE"),
@@ -67,7 +68,7 @@ pub(crate) fn kernel() -> (u32, u32) {
     (numbers.next().unwrap(), numbers.next().unwrap())
 }
 
-/// Are there cgroups that count processes here?
+/// Whether there are cgroups that count processes here.
 pub(crate) fn counts_processes() -> bool {
     let controllers = sandbox::facilities().controllers;
     controllers
@@ -326,7 +327,8 @@ fn give(path: &Path, owner: u32) {
     }
 }
 
-/// Those of busybox that a test uses: a link for each of all takes its time.
+/// The applets of busybox that tests use; making a link for every one would take its
+/// time.
 const APPLETS: &str = "cat chmod chown chroot cut dd env find grep head hostname id insmod ip ln ls \
     mkdir mknod mount mv nc nice nsenter pivot_root pwd readlink reboot rm rmdir setsid sh sleep \
     sort stat swapon tail touch tr true umount uname unshare wc yes";
@@ -359,7 +361,7 @@ pub(crate) struct Running {
     pub(crate) stdin: Option<std::io::PipeWriter>,
     pub(crate) stdout: std::io::PipeReader,
     stderr: std::io::PipeReader,
-    /// Where nobody else needs it; it goes after the process.
+    /// Its zygote, if nobody else needs that; dropped after the process.
     zygote: Option<Zygote>,
 }
 
@@ -502,7 +504,7 @@ fn read_to_end(mut pipe: &std::io::PipeReader) -> String {
     }
 }
 
-/// Is there something to read, or an end, by then?
+/// Whether there is something to read, or an end, by then.
 pub(crate) fn readable(descriptor: impl AsFd, deadline: Instant) -> bool {
     is_readable_within(
         &descriptor,

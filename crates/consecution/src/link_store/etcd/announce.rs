@@ -17,26 +17,25 @@ use crate::link_store::{RETRY_WAIT_MAX, RETRY_WAIT_MIN, Registration};
 /// The lease: how long etcd keeps the key without renewal.
 const LEASE_SECONDS: i64 = 10;
 
-/// How often to say that one is still there: three times in the time of a lease, so that
-/// two such words may be lost, or late.
+/// Interval of renewals: three within a lease, so that two may be lost or late.
 const RENEW_EVERY: Duration = Duration::from_secs(3);
 
-/// How long a state stands, at least, before it is put again: many things change at the
-/// same time, and each put is written to the disks of etcd's servers.
+/// The shortest time between two puts of the state: many things change at the same time, and
+/// etcd writes each put to the disks of all its servers.
 const PUT_EVERY: Duration = Duration::from_millis(250);
 
-/// How often to look whether the key is there still, and was not deleted under
-/// its lease.
+/// Interval of checks that nobody has deleted the key while its lease still runs.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
-/// How long to wait where etcd does not permit it: somebody may change that.
+/// How long to wait before the next attempt if etcd denies permission: it may be granted
+/// meanwhile.
 const DENIED_WAIT: Duration = Duration::from_secs(60);
 
 /// The longest time for deleting the key on shutdown. After that, the lease runs out.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Announces under that key for as long as what it gives is held. Where etcd may
-/// deny it, `without` says what is off then.
+/// Keeps `state` under `key` until the returned registration is dropped or withdrawn.
+/// `without` says what does not work if etcd denies permission; `None` if it must not.
 pub(super) fn announce<S: Send + Sync + 'static>(
     store: Arc<Store>,
     key: String,
@@ -69,19 +68,19 @@ pub(super) fn announce<S: Send + Sync + 'static>(
     })
 }
 
-/// Holds a key.
+/// Keeps a key.
 struct Holder<'a, S> {
     store: &'a Store,
     key: &'a str,
     state: watch::Receiver<S>,
     value: fn(&S) -> String,
     without: Option<&'static str>,
-    /// The one that may be left.
+    /// The lease to revoke at the end.
     lease: Option<i64>,
 }
 
 impl<S: Send + Sync> Holder<'_, S> {
-    /// Holds a lease, and another one whenever that is lost.
+    /// Keeps the key, under a new lease whenever the last one is lost.
     async fn hold(&mut self) -> Infallible {
         let mut backoff = Backoff::new(RETRY_WAIT_MIN, RETRY_WAIT_MAX);
         let mut log = super::log_on_change();
@@ -108,7 +107,7 @@ impl<S: Send + Sync> Holder<'_, S> {
         }
     }
 
-    /// Holds one lease, until it is lost.
+    /// Keeps the key under one lease, until that is lost.
     async fn hold_once(&mut self) -> Result<Infallible, Failure> {
         let grant = async |mut client: Client| client.lease_grant(LEASE_SECONDS, None).await;
         let lease = self.store.session.call(grant).await?.id();
@@ -125,7 +124,7 @@ impl<S: Send + Sync> Holder<'_, S> {
         }
     }
 
-    /// Puts what is said now.
+    /// Puts the present state.
     async fn put(&mut self, lease: i64) -> Result<(), Failure> {
         let value = (self.value)(&self.state.borrow_and_update());
         let put = async |mut client: Client| {

@@ -16,8 +16,12 @@ mod code {
     pub(super) const UNAUTHENTICATED: i32 = 16;
 }
 
-/// Something that was asked of etcd did not work.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// An operation on etcd failed.
+///
+/// It has no source: the client nests errors that repeat one another, so its text has the
+/// innermost one alone.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
 pub(super) struct Failure {
     /// What can be done about it.
     pub(super) kind: FailureKind,
@@ -25,7 +29,7 @@ pub(super) struct Failure {
     pub(super) reason: String,
 }
 
-/// Failures, cut by what can be done about them.
+/// What can be done about a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FailureKind {
     /// This server does not answer, or cannot now: ask another one, or later.
@@ -39,7 +43,7 @@ pub(super) enum FailureKind {
 }
 
 impl FailureKind {
-    /// Whether it was answered, so that another server would say the same.
+    /// Whether a server has answered, so that another one would say the same.
     pub(super) fn is_answer(self) -> bool {
         matches!(self, FailureKind::Refused | FailureKind::Denied)
     }
@@ -60,7 +64,7 @@ impl Failure {
         }
     }
 
-    /// What etcd, or the way to it, says with a status.
+    /// Classifies a gRPC status, which comes from etcd or from the connection to it.
     fn of_status(code: i32, message: &str) -> Failure {
         // A token also becomes invalid when the user's roles are changed.
         let is_forgotten =
@@ -107,13 +111,13 @@ impl From<Error> for Failure {
     }
 }
 
-/// The cause of it all.
+/// The text of the last cause.
 fn innermost(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     let causes = std::iter::successors(Some(error), |error| (*error).source());
     Some(causes.last()?.to_string())
 }
 
-/// What to do where etcd gives this message.
+/// What to do about this message of etcd.
 fn advice(message: &str) -> Option<&'static str> {
     let cases = [
         (

@@ -19,7 +19,7 @@ use crate::backoff::Backoff;
 use crate::link_store::changes::Known;
 use crate::link_store::{Change, RETRY_WAIT_MAX, RETRY_WAIT_MIN};
 
-/// Follows for as long as the stream is held.
+/// Streams the changes of the links. Dropping the stream ends the watch.
 pub(super) fn watch(store: Arc<Store>) -> BoxStream<'static, Change> {
     let known = Known::default();
     // Dropped with the stream, which ends it.
@@ -36,7 +36,7 @@ async fn follow(store: &Store, known: &Known) -> Infallible {
     loop {
         let started = Instant::now();
         let Err(failure) = follow_once(store, &mut view, known).await;
-        // What does not answer was said by the session.
+        // The session already logs servers that do not answer.
         if failure.kind.is_answer() && log.lets(&failure.reason) {
             tracing::warn!(
                 "trying again: failed to watch the links in etcd: {}",
@@ -52,13 +52,13 @@ async fn follow(store: &Store, known: &Known) -> Infallible {
     }
 }
 
-/// Lists, and follows until that breaks off.
+/// Lists the links, and follows changes until the watch breaks off.
 async fn follow_once(store: &Store, view: &mut View, known: &Known) -> Result<Infallible, Failure> {
     let (position, entries) = store.range(LINKS).await?;
     if let Some(kept) = view.listed(position, store.links(&entries)) {
         tracing::warn!(
-            "etcd has lost its data, or is another cluster than before: \
-             links that it does not have are kept until this process ends: {kept}"
+            "etcd has lost its data, or is another cluster than before; \
+             {kept} links that it does not have are kept until this process ends"
         );
     }
     known.replace(view.links());
@@ -75,7 +75,7 @@ async fn follow_once(store: &Store, view: &mut View, known: &Known) -> Result<In
     }
 }
 
-/// Watches what comes behind that position.
+/// Watches the changes after that position.
 async fn open(store: &Store, position: Position) -> Result<WatchStream, Failure> {
     let options = WatchOptions::new()
         .with_range(keys::end_of(LINKS))
@@ -90,8 +90,8 @@ async fn open(store: &Store, position: Position) -> Result<WatchStream, Failure>
     store.session.call(ask).await
 }
 
-/// Checks that the watch goes on, and that it belongs to the listed data: if etcd has lost
-/// the revision, it would wait for it silently.
+/// Checks that the watch goes on, and that it continues the listed data: an etcd that has
+/// lost that data would wait silently until it reaches the same revision again.
 fn check(response: &WatchResponse, listed: Position) -> Result<(), Failure> {
     if response.canceled() {
         return Err(match response.compact_revision() {
@@ -103,16 +103,18 @@ fn check(response: &WatchResponse, listed: Position) -> Result<(), Failure> {
         });
     }
     if !position_of(response.header()).continues(listed) {
-        return Err(Failure::unreachable("etcd has lost what it had listed"));
+        return Err(Failure::unreachable(
+            "etcd has lost the data that it had listed",
+        ));
     }
     Ok(())
 }
 
-/// Takes over what a response says, change by change: what it costs does not
-/// depend on how many links there are.
+/// Applies the changes in a response one by one, so that the cost does not depend on the
+/// number of links.
 fn apply(store: &Store, view: &mut View, known: &Known, response: &WatchResponse) {
     for entry in response.events().iter().filter_map(|event| event.kv()) {
-        // A key that is gone has no version.
+        // A deleted key has version 0.
         let is_there = entry.version() > 0;
         let link = is_there.then(|| store.link(entry)).flatten();
         match (link, keys::link_id(entry.key())) {

@@ -1,7 +1,6 @@
-//! The keys in etcd, and what may stand in them.
+//! The keys in etcd, and their values.
 //!
-//! Anybody with the permission may write anything there, so nothing is
-//! believed that does not read back as what it must be.
+//! Anybody with the permission may write anything there, so every value is validated.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -12,32 +11,32 @@ use serde::de::DeserializeOwned;
 use crate::link_store::{PortalState, RunnerState};
 use crate::text::excerpt;
 
-/// What the keys of links begin with; the link's id follows.
+/// The prefix of links' keys; the link's id follows.
 pub(super) const LINKS: &str = "/consecution/links/";
 
-/// What the keys of images begin with; the image's reference follows.
+/// The prefix of images' keys; the image's reference follows.
 pub(super) const IMAGES: &str = "/consecution/images/";
 
-/// What the keys of runners begin with; the runner's name follows.
+/// The prefix of runners' keys; the runner's name follows.
 pub(super) const RUNNERS: &str = "/consecution/runners/";
 
-/// What the keys of portals begin with; the portal's name follows.
+/// The prefix of portals' keys; the portal's name follows.
 pub(super) const PORTALS: &str = "/consecution/portals/";
 
-/// What the keys of links that no portal names begin with; the link's id follows.
+/// The prefix of the keys of links that no portal names; the link's id follows.
 pub(super) const UNNAMED: &str = "/consecution/unnamed/";
 
-/// Bytes of what an image's key holds: more than any digest has.
+/// The longest value of an image's key: more than any digest has.
 const DIGEST_BYTES_MAX: usize = 256;
 
-/// Bytes of what a runner's key holds: more than any [`RunnerState`] should.
+/// The longest value of a runner's key: more than any [`RunnerState`] has.
 const RUNNER_BYTES_MAX: usize = 256 * 1024;
 
-/// Bytes of what a portal's key holds, some 10,000 links: below what etcd takes
-/// unless it is told otherwise, which is 1.5 MiB.
+/// The longest value of a portal's key, enough for some 10,000 links. It is below etcd's own
+/// default limit of 1.5 MiB for a request.
 const PORTAL_BYTES_MAX: usize = 1024 * 1024;
 
-/// Characters of a key or of what is wrong with it, in a message.
+/// The most characters of a key or a value to show in a message.
 const SHOWN_CHARS_MAX: usize = 200;
 
 /// The key of a link.
@@ -60,13 +59,12 @@ pub(super) fn portal_key(name: &str) -> String {
     format!("{PORTALS}{name}")
 }
 
-/// The key that says since when no portal names a link.
+/// The key for the time since when no portal names a link.
 pub(super) fn unnamed_key(id: LinkId) -> String {
     format!("{UNNAMED}{id}")
 }
 
-/// The first key behind all that begin with `prefix`, which must be one of the
-/// above.
+/// The first key behind all keys with `prefix`, which must be one of the above.
 pub(super) fn end_of(prefix: &str) -> Vec<u8> {
     let mut end = prefix.as_bytes().to_vec();
     if let Some(last) = end.last_mut() {
@@ -75,7 +73,7 @@ pub(super) fn end_of(prefix: &str) -> Vec<u8> {
     end
 }
 
-/// The id that a link's key is for.
+/// The link id in a link's key.
 pub(super) fn link_id(key: &[u8]) -> Option<LinkId> {
     id_behind(LINKS, key)
 }
@@ -85,10 +83,10 @@ fn id_behind(prefix: &str, key: &[u8]) -> Option<LinkId> {
     str::from_utf8(name).ok()?.parse().ok()
 }
 
-/// The link under a key.
+/// Reads the link under a key.
 ///
 /// # Errors
-/// Why it is none, as a lower-case fragment.
+/// What is wrong with it, as a lower-case fragment.
 pub(super) fn link(key: &[u8], value: &[u8]) -> Result<Link, String> {
     let id = link_id(key).ok_or("the key does not end in a link id")?;
     let link = Link::from_yaml(value, "etcd").map_err(|error| {
@@ -102,10 +100,10 @@ pub(super) fn link(key: &[u8], value: &[u8]) -> Result<Link, String> {
     }
 }
 
-/// The digest under an image's key.
+/// Reads the digest under an image's key.
 ///
 /// # Errors
-/// Why it is none, as a lower-case fragment.
+/// What is wrong with it, as a lower-case fragment.
 pub(super) fn digest(value: &[u8]) -> Result<Arc<str>, String> {
     let text = str::from_utf8(value).unwrap_or_default().trim();
     let is_one_word = text.bytes().all(|byte| byte.is_ascii_graphic());
@@ -115,18 +113,18 @@ pub(super) fn digest(value: &[u8]) -> Result<Arc<str>, String> {
     Ok(text.into())
 }
 
-/// The name and state under a runner's key.
+/// Reads the name and state of a runner from its key and value.
 ///
 /// # Errors
-/// Why there is none, as a lower-case fragment.
+/// What is wrong with them, as a lower-case fragment.
 pub(super) fn runner(key: &[u8], value: &[u8]) -> Result<(String, RunnerState), String> {
     named_state(RUNNERS, "runner", RUNNER_BYTES_MAX, key, value)
 }
 
-/// The name and state under a portal's key.
+/// Reads the name and state of a portal from its key and value.
 ///
 /// # Errors
-/// Why there is none, as a lower-case fragment.
+/// What is wrong with them, as a lower-case fragment.
 pub(super) fn portal(key: &[u8], value: &[u8]) -> Result<(String, PortalState), String> {
     named_state(PORTALS, "portal", PORTAL_BYTES_MAX, key, value)
 }
@@ -141,7 +139,10 @@ fn named_state<S: DeserializeOwned>(
     let name = key.strip_prefix(prefix.as_bytes()).unwrap_or(key);
     let name = str::from_utf8(name).map_err(|_| format!("the {who}'s name is not UTF-8"))?;
     if value.len() > bytes_max {
-        return Err(format!("its content has {} bytes", value.len()));
+        return Err(format!(
+            "its content has {} bytes; at most {bytes_max} are allowed",
+            value.len()
+        ));
     }
     let state = serde_json::from_slice(value).map_err(|error| {
         let error = shown(error.to_string().as_bytes());
@@ -150,10 +151,10 @@ fn named_state<S: DeserializeOwned>(
     Ok((name.to_owned(), state))
 }
 
-/// The link that is not named, and since when.
+/// Reads the id of a link that no portal names, and since when.
 ///
 /// # Errors
-/// Why there is none, as a lower-case fragment.
+/// What is wrong with them, as a lower-case fragment.
 pub(super) fn unnamed(key: &[u8], value: &[u8]) -> Result<(LinkId, SystemTime), String> {
     let id = id_behind(UNNAMED, key).ok_or("the key does not end in a link id")?;
     let seconds = str::from_utf8(value)
@@ -165,19 +166,20 @@ pub(super) fn unnamed(key: &[u8], value: &[u8]) -> Result<(LinkId, SystemTime), 
     Ok((id, since.ok_or_else(no_time)?))
 }
 
-/// What the key of a link that is not named holds: seconds since 1970.
+/// The value of the key of a link that no portal names: seconds since 1970.
 pub(super) fn unnamed_value(since: SystemTime) -> String {
     let seconds = since.duration_since(SystemTime::UNIX_EPOCH);
     format!("{}\n", seconds.unwrap_or_default().as_secs())
 }
 
-/// What a runner's key holds.
+/// The value of a runner's key.
 pub(super) fn runner_value(state: &RunnerState) -> String {
-    // A state is made of texts and numbers, which JSON has.
+    // A state has only texts and numbers, so this cannot fail.
     serde_json::to_string_pretty(state).unwrap_or_default() + "\n"
 }
 
-/// What a portal's key holds.
+/// The value of a portal's key. If the portal offers too many links for it, the value says
+/// only that it is incomplete.
 pub(super) fn portal_value(state: &PortalState) -> String {
     let value = |state: &PortalState| serde_json::to_string(state).unwrap_or_default() + "\n";
     let all = value(state);
@@ -191,7 +193,7 @@ pub(super) fn portal_value(state: &PortalState) -> String {
     })
 }
 
-/// Bytes from outside, for a message: printable, on one line, not too long.
+/// Makes bytes from outside fit for a message: printable, on one line, not too long.
 pub(super) fn shown(bytes: &[u8]) -> String {
     let bytes = bytes.get(..4 * SHOWN_CHARS_MAX).unwrap_or(bytes);
     excerpt(&String::from_utf8_lossy(bytes), SHOWN_CHARS_MAX)

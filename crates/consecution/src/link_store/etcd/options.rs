@@ -1,7 +1,7 @@
-//! From [`EtcdOptions`] to what the client takes, with everything checked that
-//! can be checked without a server.
+//! Converts [`EtcdOptions`] to those of the client library. Reports at once every mistake
+//! that can be found without a server.
 //!
-//! No secret may get from here into an error.
+//! A secret must not get into an error.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,21 +14,21 @@ use hyper::Uri;
 use super::failure::Failure;
 use crate::config::{EtcdOptions, SecretError, Tls};
 
-/// Where etcd is if nobody says.
+/// The etcd server to use if no option names one.
 const ENDPOINT_DEFAULT: &str = "http://127.0.0.1:2379";
 
-/// How long to wait for a connection, until another server is tried: two of them fit into
-/// the time that an answer may take.
+/// How long to wait for a connection before another server is tried: two attempts fit into
+/// the time that a call may take.
 const CONNECT_SECONDS_MAX: u64 = 2;
 
-/// How often to ask whether the server is still there, while we wait for it.
-/// etcd hangs up on whoever asks more often than every 5 s.
+/// Interval of HTTP/2 pings while we wait for an answer. etcd closes a connection that
+/// pings more often than every 5 s.
 const PING_EVERY: Duration = Duration::from_secs(6);
 
-/// How long to wait for it to say so.
+/// How long to wait for the answer to a ping.
 const PING_PATIENCE: Duration = Duration::from_secs(4);
 
-/// etcd cannot be used as it was asked for.
+/// Options for etcd that cannot be right. The texts read well after "failed to".
 #[derive(Debug, thiserror::Error)]
 pub enum EtcdError {
     /// An endpoint is no URL of an etcd server.
@@ -40,29 +40,42 @@ pub enum EtcdError {
         reason: String,
     },
     /// A file for the encryption cannot be used.
-    #[error("use {} for etcd: {reason}", path.display())]
+    #[error("use {} for etcd", path.display())]
     File {
         /// The file.
         path: PathBuf,
         /// What is wrong with it, and what it must be.
-        reason: String,
+        #[source]
+        cause: Cause,
+    },
+    /// A client certificate cannot be used with its key.
+    #[error("use {} for etcd with the key in {}", certificate.display(), key.display())]
+    ClientFiles {
+        /// The file with the certificate.
+        certificate: PathBuf,
+        /// The file with the key.
+        key: PathBuf,
+        /// What is wrong with them.
+        #[source]
+        cause: Cause,
     },
     /// The password cannot be read.
     #[error(transparent)]
     Secret(#[from] SecretError),
     /// The system's certificates cannot be used.
-    #[error(
-        "check the certificate of {endpoint}: {reason}; give the file of the CA that vouches for it"
-    )]
+    #[error("check the certificate of {endpoint} (give the file of the CA that vouches for it)")]
     SystemCertificates {
         /// The endpoint.
         endpoint: String,
         /// What is wrong with them.
-        reason: String,
+        #[source]
+        cause: Cause,
     },
 }
 
-/// The endpoints that are meant.
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// The endpoints to use, after checking them and the files for TLS.
 ///
 /// # Errors
 /// One of them, or a file that is needed for it, cannot be used.
@@ -96,9 +109,9 @@ pub(super) fn connect_options(
     let mut connect = ConnectOptions::new()
         .with_connect_timeout(Duration::from_secs(CONNECT_SECONDS_MAX))
         .with_keep_alive(PING_EVERY, PING_PATIENCE)
-        // etcd hangs up on whoever asks while there is nothing to wait for.
+        // etcd closes a connection that pings while it has nothing to answer.
         .with_keep_alive_while_idle(false)
-        // Rather than one that was cut off from its cluster.
+        // A server that was cut off from its cluster refuses, so that another is asked.
         .with_require_leader(true);
     if let Some((user, password)) = &options.user {
         connect = connect.with_user(user, password.read()?);
@@ -135,55 +148,60 @@ fn with_client_certificate(options: TlsOptions, tls: &Tls) -> Result<TlsOptions,
     Ok(options.identity(Identity::from_pem(certificate, key)))
 }
 
-/// A file in PEM that has a section whose name ends so.
+/// Reads a PEM file, which must have a section whose name ends with `section`.
 fn read_pem(path: &Path, section: &str) -> Result<Vec<u8>, EtcdError> {
-    let error = |reason: String| EtcdError::File {
+    let error = |cause: Cause| EtcdError::File {
         path: path.to_owned(),
-        reason,
+        cause,
     };
-    let pem = fs::read(path).map_err(|cause| error(cause.to_string()))?;
+    let pem = fs::read(path).map_err(|cause| error(cause.into()))?;
     let is_there = String::from_utf8_lossy(&pem)
         .lines()
         .any(|line| line.starts_with("-----BEGIN ") && line.ends_with(&format!("{section}-----")));
     if !is_there {
         let expected = format!("-----BEGIN {section}-----");
-        return Err(error(format!("it has no {expected}: it must be PEM")));
+        return Err(error(
+            format!("it has no {expected}: it must be PEM").into(),
+        ));
     }
     Ok(pem)
 }
 
-/// Whether the client takes the files, told apart by whom it does not take.
+/// Checks that the client library takes the files: the CA's first, so that an error names
+/// the right one.
 fn check_files(endpoint: &str, tls: &Tls) -> Result<(), EtcdError> {
     if !is_encrypted(endpoint) {
         return Ok(());
     }
     let ca = with_ca(TlsOptions::new(), tls)?;
-    try_tls(endpoint, &ca).map_err(|reason| match &tls.ca_file {
+    try_tls(endpoint, &ca).map_err(|cause| match &tls.ca_file {
         Some(path) => EtcdError::File {
             path: path.clone(),
-            reason,
+            cause: cause.into(),
         },
         None => EtcdError::SystemCertificates {
             endpoint: endpoint.to_owned(),
-            reason,
+            cause: cause.into(),
         },
     })?;
     let Some((certificate, key)) = &tls.client_files else {
         return Ok(());
     };
-    try_tls(endpoint, &with_client_certificate(ca, tls)?).map_err(|reason| EtcdError::File {
-        path: certificate.clone(),
-        reason: format!("with the key in {}: {reason}", key.display()),
+    let with_both = with_client_certificate(ca, tls)?;
+    try_tls(endpoint, &with_both).map_err(|cause| EtcdError::ClientFiles {
+        certificate: certificate.clone(),
+        key: key.clone(),
+        cause: cause.into(),
     })
 }
 
-/// Makes a client, which reaches no server before it is asked something.
-fn try_tls(endpoint: &str, tls: &TlsOptions) -> Result<(), String> {
+/// Makes a client, which checks the files. It connects only when it is first used.
+fn try_tls(endpoint: &str, tls: &TlsOptions) -> Result<(), Failure> {
     let options = ConnectOptions::new().with_tls(tls.clone());
     let client: Option<Result<Client, Error>> =
         Client::connect([endpoint], Some(options)).now_or_never();
     match client {
-        Some(Err(error)) => Err(Failure::from(error).reason),
+        Some(Err(error)) => Err(error.into()),
         Some(Ok(_)) | None => Ok(()),
     }
 }
@@ -232,6 +250,7 @@ fn host_of(rest: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::with_causes;
 
     fn problem(endpoint: &str) -> String {
         let options = EtcdOptions {
@@ -302,7 +321,7 @@ mod tests {
     async fn files_are_checked() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ca.pem");
-        let error = |options: &EtcdOptions| checked_endpoints(options).unwrap_err().to_string();
+        let error = |options: &EtcdOptions| with_causes(&checked_endpoints(options).unwrap_err());
         let options = with_ca_file(&path);
         let missing = error(&options);
         assert!(

@@ -18,14 +18,15 @@ use super::failure::{Failure, FailureKind};
 use super::options::{self, EtcdError};
 use crate::config::EtcdOptions;
 use crate::connection::Connection;
+use crate::error::{FailedTo, with_causes};
 use crate::log_on_change::LogOnChange;
 
-/// How long an answer may take, however many servers are asked for it: long enough for a
-/// cluster to choose a leader, and then somebody is told that it does not answer.
+/// The longest time for an operation, over all servers that it asks: long enough for a
+/// cluster to elect a leader.
 const CALL_SECONDS_MAX: u64 = 5;
 
-/// How long it may take to be known to a server: less than an answer may take, so that
-/// another server can be asked within it.
+/// The longest time to sign in at a server: less than for an operation, so that another
+/// server can be asked within it.
 const LOG_IN_SECONDS_MAX: u64 = 3;
 
 /// The etcd servers, and the state of the connection to them.
@@ -37,24 +38,24 @@ pub(super) struct Session {
     trouble: Mutex<Trouble>,
 }
 
-/// What has gone wrong since etcd has answered last.
+/// What has gone wrong since etcd last answered.
 struct Trouble {
     /// The last error of each endpoint. Sorted, so that the text stays the same.
     reasons: BTreeMap<String, String>,
     log: LogOnChange,
 }
 
-/// The server that is asked now.
+/// The server in use.
 struct Server {
-    /// Which of the endpoints it is, counted on and on.
+    /// Modulo the number of endpoints, the index of its endpoint.
     turn: usize,
-    /// A connection to it, if there is one.
+    /// The connection to it, if there is one.
     client: Option<Client>,
-    /// Tells connections apart.
+    /// The number of the connection; tells connections apart.
     generation: u64,
 }
 
-/// A connection, and which one it is.
+/// A connection, with its endpoint and number.
 struct Connected {
     client: Client,
     endpoint: String,
@@ -71,7 +72,7 @@ impl Session {
     pub(super) fn new(options: &EtcdOptions) -> Result<Session, EtcdError> {
         let endpoints = options::checked_endpoints(options)?;
         let server = Server {
-            // So that not all ask the same one.
+            // Random, so that not all clients use the same server.
             turn: RandomState::new().hash_one(()) as usize >> 1,
             client: None,
             generation: 0,
@@ -93,7 +94,7 @@ impl Session {
         self.connection.subscribe()
     }
 
-    /// Resolves when an operation got no answer, and none has got one since.
+    /// Resolves when the last operation got no answer.
     pub(super) async fn is_in_trouble(&self) {
         let mut connection = self.connection();
         // It cannot be closed as long as there is a session.
@@ -107,8 +108,8 @@ impl Session {
         F: Future<Output = Result<T, Error>>,
     {
         let deadline = Instant::now() + Duration::from_secs(CALL_SECONDS_MAX);
-        // Once more than there are servers: the first attempt may only find that
-        // a connection, or what the server knew of us, is no longer good.
+        // One attempt more than there are servers: the first may only find that the
+        // connection, or our authentication token, is no longer valid.
         for _ in 0..=self.endpoints.len() {
             let FailedAttempt { endpoint, failure } = match self.attempt(&ask, deadline).await {
                 Ok(answer) => {
@@ -152,7 +153,7 @@ impl Session {
         };
         if !failure.kind.is_answer()
             && let Ok(mut server) = timeout_at(deadline, self.server.lock()).await
-            // Somebody else may have given it up already.
+            // Another operation may have replaced the connection already.
             && server.generation == connected.generation
             && server.client.take().is_some()
         {
@@ -164,7 +165,7 @@ impl Session {
         })
     }
 
-    /// The connection there is, or a new one.
+    /// The present connection, or a new one.
     async fn connected(&self, deadline: Instant) -> Result<Connected, FailedAttempt> {
         let Ok(mut server) = timeout_at(deadline, self.server.lock()).await else {
             return Err(FailedAttempt {
@@ -197,7 +198,8 @@ impl Session {
         })
     }
 
-    /// Makes a connection. Without a user it is made when it is first used.
+    /// Makes a connection. With a user, this signs in; without, the client connects only when
+    /// it is first used.
     async fn connect(&self, endpoint: &str, deadline: Instant) -> Result<Client, Failure> {
         let connect_options = self.connect_options(endpoint).await?;
         let deadline = deadline.min(Instant::now() + Duration::from_secs(LOG_IN_SECONDS_MAX));
@@ -215,7 +217,7 @@ impl Session {
         let reading = spawn_blocking(move || options::connect_options(&endpoint, &options));
         match reading.await {
             Ok(Ok(connect_options)) => Ok(connect_options),
-            Ok(Err(error)) => Err(Failure::refused(format!("failed to {error}"))),
+            Ok(Err(error)) => Err(Failure::refused(with_causes(&FailedTo(error)))),
             Err(error) => Err(Failure::unreachable(error.to_string())),
         }
     }

@@ -15,26 +15,26 @@ use super::session::Session;
 use super::view::Position;
 use crate::link_store::changes::Links;
 
-/// Keys that are read at a time.
+/// How many keys to read at a time, with their values.
 const PAGE_KEYS: i64 = 32;
 
-/// The same where nothing but the keys is read.
+/// How many keys to read at a time, without their values.
 const PAGE_KEYS_ONLY: i64 = 1000;
 
-/// Bytes of a message from etcd: more than that many keys have, where etcd's
-/// own bound on requests (1.5 MiB) is not raised.
+/// The largest message from etcd: more than [`PAGE_KEYS`] values of the largest size that
+/// etcd accepts by default (1.5 MiB).
 pub(super) const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
-/// How often to try to put a key that others change all the time.
+/// How many times to try to put a key that others keep changing.
 const PUT_ATTEMPTS_MAX: usize = 10;
 
-/// How many contents are remembered to have been skipped.
+/// How many skipped values to remember, so that each is logged once.
 const SKIPPED_KEYS_MAX: usize = 1000;
 
-/// What is kept in etcd.
+/// Reads and writes keys in etcd.
 pub(super) struct Store {
     pub(super) session: Session,
-    /// Keys whose content is of no use, by the revision of that content.
+    /// The keys whose values were skipped, with the revision of the value.
     skipped: Mutex<BTreeSet<(Vec<u8>, i64)>>,
 }
 
@@ -46,13 +46,13 @@ impl Store {
         }
     }
 
-    /// All keys that begin so, as they were at that position.
+    /// All keys with that prefix, all as of the returned position.
     pub(super) async fn range(&self, prefix: &str) -> Result<(Position, Vec<KeyValue>), Failure> {
         self.range_with(prefix, GetOptions::new().with_limit(PAGE_KEYS))
             .await
     }
 
-    /// The same without what they hold.
+    /// The same without the values.
     pub(super) async fn keys(&self, prefix: &str) -> Result<Vec<KeyValue>, Failure> {
         let options = GetOptions::new()
             .with_keys_only()
@@ -92,13 +92,13 @@ impl Store {
         }
     }
 
-    /// The links among these, without what is none.
+    /// The links in these entries; skips malformed ones.
     pub(super) fn links(&self, entries: &[KeyValue]) -> Links {
         let links = entries.iter().filter_map(|entry| self.link(entry));
         links.map(|link| (link.id(), link)).collect()
     }
 
-    /// The link under this key, if it is one.
+    /// The link in this entry; skips it if it is malformed.
     pub(super) fn link(&self, entry: &KeyValue) -> Option<Arc<Link>> {
         match keys::link(entry.key(), entry.value()) {
             Ok(link) => Some(Arc::new(link)),
@@ -109,8 +109,8 @@ impl Store {
         }
     }
 
-    /// What these keys hold, in their order; at most
-    /// [`MISSING_MAX`](crate::link_store::MISSING_MAX), so that it fits a message.
+    /// The entries of these keys, in the same order. At most
+    /// [`MISSING_MAX`](crate::link_store::MISSING_MAX) keys, so that the answer fits a message.
     pub(super) async fn get(&self, keys: &[String]) -> Result<Vec<Option<KeyValue>>, Failure> {
         let ask = async |client: etcd_client::Client| {
             let mut kv = client
@@ -127,7 +127,7 @@ impl Store {
         Ok(found.collect())
     }
 
-    /// Whether the key is there.
+    /// Whether the key exists.
     pub(super) async fn has(&self, key: &str) -> Result<bool, Failure> {
         let ask = async |mut client: etcd_client::Client| {
             let options = GetOptions::new().with_count_only();
@@ -136,9 +136,9 @@ impl Store {
         Ok(self.session.call(ask).await?.count() > 0)
     }
 
-    /// Puts `value` where nothing is, or nothing that `read` can make sense of;
-    /// gives what `read` makes of what is there from now on, and whether that was
-    /// put now.
+    /// Puts `value` under the key unless the key already has a value that `read` accepts.
+    /// Returns what `read` makes of the value that is now there, and whether this call has put
+    /// it.
     pub(super) async fn put_if_absent<T>(
         &self,
         key: &str,
@@ -171,17 +171,17 @@ impl Store {
             match read(found.value()) {
                 Ok(read) => return Ok((read, false)),
                 Err(reason) => {
-                    tracing::warn!("writing {} in etcd anew: {reason}", shown_key(&found));
+                    tracing::warn!("replacing {} in etcd: {reason}", shown_key(&found));
                     revision = found.mod_revision();
                 }
             }
         }
         Err(Failure::refused(format!(
-            "{key} was changed by others {PUT_ATTEMPTS_MAX} times while it was put; find out who does that"
+            "others changed {key} {PUT_ATTEMPTS_MAX} times while it was put; find out who does that"
         )))
     }
 
-    /// Says that this content is of no use, once.
+    /// Logs, once for each value, that it is skipped.
     pub(super) fn skip(&self, entry: &KeyValue, reason: &str) {
         let mut skipped = self.skipped.lock();
         if skipped.len() >= SKIPPED_KEYS_MAX {
@@ -197,7 +197,7 @@ fn shown_key(entry: &KeyValue) -> String {
     keys::shown(entry.key())
 }
 
-/// Where etcd's data stood when it answered.
+/// The position of etcd's data when it answered.
 pub(super) fn position_of(header: Option<&ResponseHeader>) -> Position {
     Position {
         cluster: header.map_or(0, ResponseHeader::cluster_id),

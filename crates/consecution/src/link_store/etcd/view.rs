@@ -1,4 +1,4 @@
-//! What a watcher of the links takes for true, as plain data.
+//! The links that a watcher knows, as plain data.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,45 +7,44 @@ use chain::{Link, LinkId};
 
 use crate::link_store::changes::Links;
 
-/// Where the data that a server gave stood.
+/// The cluster and the revision of data that etcd returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Position {
-    /// The cluster that it came from.
+    /// The id of the cluster.
     pub(super) cluster: u64,
-    /// How many changes that cluster's data has seen.
+    /// The revision: how many changes the cluster has made.
     pub(super) revision: i64,
 }
 
 impl Position {
-    /// Whether data at `self`, that is got after data at `earlier`, continues
-    /// it. If it does not, the earlier data was lost: the cluster is a new one,
-    /// or was restored from a backup.
+    /// Whether data at `self`, read after data at `earlier`, continues it. If not, the earlier
+    /// data was lost: the cluster is a new one, or was restored from a backup.
     pub(super) fn continues(self, earlier: Position) -> bool {
         self.cluster == earlier.cluster && self.revision >= earlier.revision
     }
 }
 
-/// The links that are known.
+/// The known links.
 ///
-/// A link is forgotten when it was removed, not when etcd has lost its data: a
-/// runner that goes on with a link that nobody uses does little harm, one that
-/// drops links in use does much.
+/// A link is forgotten when it is removed, but not when etcd has lost its data: a runner that
+/// still serves an unused link does little harm, while one that drops links in use does
+/// much.
 #[derive(Debug, Default)]
 pub(super) struct View {
     position: Option<Position>,
     links: Links,
-    /// Those that etcd held before it lost its data, and has not got again.
+    /// The links that etcd had before it lost its data, and has not got again.
     kept: BTreeSet<LinkId>,
 }
 
 impl View {
-    /// All that is known.
+    /// The known links.
     pub(super) fn links(&self) -> &Links {
         &self.links
     }
 
-    /// The store holds exactly these links. Gives how many are kept that it has
-    /// lost, if it has just lost its data.
+    /// etcd was listed, and has exactly these links. If it has just lost its data, returns how
+    /// many links are kept that it no longer has.
     pub(super) fn listed(&mut self, position: Position, mut links: Links) -> Option<usize> {
         let earlier = self.position.replace(position);
         let has_lost_data = earlier.is_some_and(|earlier| !position.continues(earlier));
@@ -62,20 +61,20 @@ impl View {
         has_lost_data.then_some(self.kept.len())
     }
 
-    /// Up to there, everything was told.
+    /// All changes up to this revision have been applied.
     pub(super) fn reached(&mut self, revision: i64) {
         if let Some(position) = &mut self.position {
             position.revision = position.revision.max(revision);
         }
     }
 
-    /// The store holds this link.
+    /// etcd has this link now.
     pub(super) fn put(&mut self, id: LinkId, link: Arc<Link>) {
         self.kept.remove(&id);
         self.links.insert(id, link);
     }
 
-    /// The store does not hold this link any more.
+    /// etcd no longer has this link.
     pub(super) fn removed(&mut self, id: LinkId) {
         self.kept.remove(&id);
         self.links.remove(&id);

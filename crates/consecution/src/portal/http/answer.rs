@@ -1,4 +1,4 @@
-//! A run in a task of its own, and the body of its reply.
+//! Moves a run in a task of its own, and gives its output as the body of a reply.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -20,14 +20,14 @@ use crate::portal::{ChainError, PendingReport, Report};
 use crate::trace::CallId;
 use crate::transport;
 
-/// A run that moves by itself, whatever the client does. Dropping it stops it.
+/// A run that proceeds whatever the client does. Dropping this stops the run.
 pub(super) struct Run {
     pub(super) output: Reader,
     _task: JoinSet<()>,
 }
 
 impl Run {
-    /// Goes on with a run of whose output `first` was read already.
+    /// Continues a run of which `first` was read already.
     pub(super) fn go_on(
         first: VecDeque<Bytes>,
         body: transport::Body,
@@ -49,8 +49,8 @@ impl Run {
     }
 }
 
-/// Passes on what a run writes, and then how it ended. A run that has failed, at
-/// its deadline for example, is over even if nobody takes what it has written.
+/// Passes the output of a run on, and then how it ended. A failed run, for example at its
+/// deadline, is over even if nobody reads its output.
 async fn run(
     first: VecDeque<Bytes>,
     mut body: transport::Body,
@@ -74,13 +74,13 @@ async fn run(
         biased;
         passed = &mut passing => {
             let cut = passed?;
-            // Nothing more is read: that tells upstream.
+            // The reply is gone. Dropping the body tells the run.
             drop(passing);
             drop(body);
             (report.await, cut)
         }
         result = &mut report => match result {
-            // What has been read may not have been passed on yet.
+            // Output that was read may not have been passed on yet.
             Ok(report) => (Ok(report), passing.await?),
             Err(error) => (Err(error), None),
         },
@@ -100,14 +100,14 @@ pub(super) struct Broken;
 /// The body of a reply that has begun. Dropping it before its end stops the run.
 pub(super) struct Running {
     run: Run,
-    /// How much is left of it, where all of it is known.
+    /// The bytes that are left, if the whole length is known.
     bytes_left: Option<u64>,
     tracked: Option<Tracked>,
-    /// What to do where a connection that is closed would pass for an end.
+    /// Resets the connection if its close would look like the end of the reply.
     reset: Option<Reset>,
     call_id: CallId,
     chain: Arc<Chain>,
-    /// It broke off, and what came before has been given time to leave.
+    /// Whether the body broke off, and what came before was given time to be sent.
     is_broken: bool,
 }
 
@@ -131,13 +131,13 @@ impl Running {
         }
     }
 
-    /// So many bytes have gone, and perhaps those were all.
+    /// So many bytes were passed on, which may have been the last.
     fn gave(&mut self, bytes: u64) {
         let Some(left) = &mut self.bytes_left else {
             return;
         };
         *left = left.saturating_sub(bytes);
-        // Nobody asks for more of a body whose length is known.
+        // hyper does not poll beyond a known length.
         if *left == 0
             && let Some(end) = self.run.output.end()
         {
@@ -151,7 +151,7 @@ impl Running {
         }
     }
 
-    /// The reply has ended like that; gives what stands behind a good one.
+    /// The reply has ended so; returns the trailers if the run has succeeded.
     fn end(&mut self, end: End) -> Option<HeaderMap> {
         match end {
             End::Succeeded(report) => {
@@ -199,7 +199,7 @@ impl Body for Running {
                 Some(trailers) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
                 None => {
                     running.is_broken = true;
-                    // What has been written so far leaves before the connection goes.
+                    // So what was written so far is sent before the connection is closed.
                     context.waker().wake_by_ref();
                     Poll::Pending
                 }
@@ -216,8 +216,8 @@ impl Body for Running {
 }
 
 impl Drop for Running {
-    /// A client that has not taken all of it may have had its reasons; but what
-    /// the run had come to by then counts.
+    /// The client may not have read all of the reply. If the run has ended by now, its result
+    /// counts.
     fn drop(&mut self) {
         if let Some(end @ End::Failed(_)) = self.run.output.end() {
             self.end(end);
@@ -235,7 +235,7 @@ mod tests {
     use super::*;
     use crate::portal::http::spool::SpoolOptions;
 
-    // The run may be over before what was read of it at first has been passed on.
+    // The run may be over before its first output has been passed on.
     #[tokio::test]
     async fn all_that_a_good_run_has_written_is_passed_on_however_late_it_is_read() {
         for mode in [Mode::Direct, Mode::Spooling] {

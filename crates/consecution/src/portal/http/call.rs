@@ -26,32 +26,31 @@ use crate::portal::{ChainError, ChainReply, ChainRequest, FailureReason, Report}
 use crate::trace::{CallId, Trace, TraceParent};
 use crate::transport::{Body, Cut};
 
-/// How long a reply that may begin is held back behind its first byte, in case it
-/// is also over: a filter writes its last bytes a moment before it ends, and a
-/// reply that is complete has a length, its links' fate in its head, and may still
-/// become a failure that can be told.
+/// How long a reply that may begin waits after its first byte for its end: a filter writes
+/// its last bytes a moment before it ends. A complete reply has a length, and has in its head
+/// how its links ended; and a failure can still be reported as such.
 const SETTLE_WAIT_MAX: Duration = Duration::from_millis(10);
 
-/// A reply of less than this is complete without a task and room of its own.
+/// A complete reply of less than this needs no task and no spool.
 const SMALL_BYTES_MAX: usize = 64 * 1024;
 
-/// What a chain's bytes are, as far as we know.
+/// The type of a chain's output: nobody knows more of it.
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
 /// The trailers of a reply that began before its end was known.
 const TRAILERS: HeaderValue = HeaderValue::from_static("Consecution-Pipestatus, Server-Timing");
 
-/// A caller's place in a distributed trace, as W3C Trace Context has it.
+/// The caller's place in a distributed trace (W3C Trace Context).
 const TRACEPARENT: &str = "traceparent";
 
-/// How a reply begins.
+/// The beginning of a reply.
 enum Beginning {
-    /// With all of it.
+    /// The whole reply.
     Whole(Vec<Bytes>),
-    /// With what has come so far. It may begin at that time, or, without one, ten
+    /// The chunks that have come so far. The reply may begin at that time or, without one, ten
     /// milliseconds after its request is complete.
     Open(VecDeque<Bytes>, Option<Instant>),
-    /// Not at all.
+    /// None: the output was cut off.
     Broken(Cut),
 }
 
@@ -63,7 +62,7 @@ struct Call<'a> {
     progress: Progress,
     /// `None` when it follows a reply that has begun.
     tracked: Option<Tracked>,
-    /// What to do where a connection that is closed would pass for an end.
+    /// Resets the connection if its close would look like the end of the reply.
     reset: Option<Reset>,
 }
 
@@ -101,7 +100,7 @@ pub(super) async fn call(
         body: Body::new(upload),
         trace,
         stderr: None,
-        // While it is held, the client may give the call up.
+        // While this is held, the client may give the call up.
         guard: Some(Box::new(client.run())),
     });
     if wants_duplex || !site.room.is_there() {
@@ -223,7 +222,7 @@ impl Call<'_> {
         }
     }
 
-    /// There will be no run, or no end of it.
+    /// The call is refused before a run, or aborted.
     fn fail(&mut self, kind: Kind) {
         if let Some(tracked) = &mut self.tracked {
             tracked.fail(kind);

@@ -1,4 +1,4 @@
-//! The chains that are offered at one time.
+//! The chains that are offered at present.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::metrics::{ChainMetrics, Metrics};
 use crate::portal::Portal;
 
-/// A chain that is offered.
+/// An offered chain.
 pub(super) struct Offered {
     pub(super) portal: Portal,
     pub(super) metrics: Arc<ChainMetrics>,
@@ -23,7 +23,7 @@ impl Offered {
         }
     }
 
-    /// Each of its links could be called once, all at the same time.
+    /// Whether all of its links could be called at one time before.
     pub(super) fn was_seen_ready(&self) -> bool {
         self.was_seen_ready.load(Ordering::Acquire)
     }
@@ -37,8 +37,8 @@ impl Offered {
     }
 }
 
-/// All of them; others take their place as a whole. A request goes on with those
-/// that it has found.
+/// All offered chains. They are only replaced as a whole; a request continues with those that
+/// it began with.
 pub(super) struct Chains {
     all: Vec<Offered>,
     by_name: BTreeMap<String, usize>,
@@ -58,9 +58,8 @@ impl Chains {
         }
     }
 
-    /// Takes over what is known of the chains that these replace. A chain that is
-    /// new counts as seen: else one that is broken would take the whole process
-    /// out of service, and every other portal as well.
+    /// Takes over what is known of the replaced chains. A new chain counts as seen: otherwise a
+    /// broken one would take this process out of service, and every other portal too.
     pub(super) fn taking_over_from(self, before: &Chains) -> Chains {
         for offered in &self.all {
             let is_known = |before: &Offered| before.was_seen_ready();
@@ -75,7 +74,7 @@ impl Chains {
         &self.all
     }
 
-    /// The one that is also found at `/`.
+    /// The first chain, which is also offered at `/`.
     pub(super) fn first(&self) -> Option<&Offered> {
         self.all.first()
     }

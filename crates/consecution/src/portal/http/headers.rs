@@ -1,5 +1,4 @@
-//! The headers, or trailers, that say how each link ended and how long it took.
-//! Pure.
+//! The headers, or trailers, that say how each link ended and how long it took. Pure.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -7,7 +6,7 @@ use std::time::Duration;
 use axum::http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::portal::{LinkReport, Report};
-use crate::transport::Ending;
+use crate::transport::{Ending, status_of_signal};
 
 /// The header with how each link ended, as a shell's `PIPESTATUS`.
 pub(super) const PIPESTATUS: HeaderName = HeaderName::from_static("consecution-pipestatus");
@@ -15,10 +14,7 @@ pub(super) const PIPESTATUS: HeaderName = HeaderName::from_static("consecution-p
 /// The header with how long each link ran.
 pub(super) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-/// What a shell adds to the number of the signal that ended a command.
-const STATUS_SIGNAL_BASE: i32 = 128;
-
-/// Inserts both headers, where `report` has anything for them.
+/// Inserts both headers, unless `report` has nothing for them.
 pub(super) fn insert(report: &Report, headers: &mut HeaderMap) {
     for (name, value) in [
         (PIPESTATUS, pipestatus(report)),
@@ -32,8 +28,8 @@ pub(super) fn insert(report: &Report, headers: &mut HeaderMap) {
     }
 }
 
-/// `0,1,unread`: a number is how the process itself ended, as a shell has it; a
-/// word is why we stopped it; `-` is not known, or never started.
+/// `0,1,unread`: a number is the process's own status, as in a shell; a word says why we
+/// stopped it; `-` means that it was never started, or that its end is unknown.
 pub(super) fn pipestatus(report: &Report) -> String {
     let links: Vec<_> = report.links.iter().map(status).collect();
     links.join(",")
@@ -42,7 +38,7 @@ pub(super) fn pipestatus(report: &Report) -> String {
 fn status(link: &LinkReport) -> String {
     let word = match &link.ending {
         Some(Ending::Exited(code)) => return code.to_string(),
-        Some(Ending::Signalled(signal)) => return (STATUS_SIGNAL_BASE + signal).to_string(),
+        Some(Ending::Signalled(signal)) => return status_of_signal(*signal).to_string(),
         Some(Ending::Unread) => "unread",
         Some(Ending::Cut) => "cut",
         Some(Ending::DeadlinePassed) => "deadline",
@@ -52,8 +48,8 @@ fn status(link: &LinkReport) -> String {
     word.to_owned()
 }
 
-/// `cat;dur=0.71, grep;dur=1.2;desc="joined"`: milliseconds; a link that was run
-/// together with the one before it is joined; links that never ran are left out.
+/// `cat;dur=0.71, grep;dur=1.2;desc="joined"`: the times are in milliseconds. A joined link
+/// was run together with the one before it. Links that never ran are left out.
 fn server_timing(report: &Report) -> String {
     let mut text = String::new();
     for link in report.links.iter().filter(|link| link.ending.is_some()) {
@@ -74,7 +70,7 @@ fn server_timing(report: &Report) -> String {
     text
 }
 
-/// What a header takes for a name; other characters become `_`.
+/// A name as the header allows it: other characters become `_`.
 fn token(name: &str) -> String {
     let is_token = |character: char| {
         character.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(character)

@@ -1,7 +1,7 @@
-//! What the log says of calls over HTTP: who looks for a call's id, its chain, a
-//! link or a runner finds it by the same key everywhere.
+//! Log lines about calls over HTTP. Call, chain, link and runner have the same keys in all of
+//! them.
 //!
-//! What links and callers say is escaped where log lines are written.
+//! Text from links and callers is escaped where log lines are written.
 
 use std::borrow::Cow;
 
@@ -12,10 +12,10 @@ use crate::portal::{ChainError, FailureReason};
 use crate::trace::CallId;
 use crate::transport::Cut;
 
-/// How much of the end of a failed link's standard error a line has.
+/// How much of the end of a failed link's standard error a line shows.
 const STDERR_BYTES_MAX: usize = 4096;
 
-/// Says that a call has failed: as a warning, unless its caller has broken off.
+/// Logs that a call has failed: as a warning, unless the caller has broken off.
 pub(super) fn failure(what: &str, error: &ChainError, call_id: &CallId, status: StatusCode) {
     let (chain, status) = (&error.chain, status.as_u16());
     if let FailureReason::InputCut(_) = error.reason {
@@ -44,25 +44,25 @@ pub(super) fn failure(what: &str, error: &ChainError, call_id: &CallId, status: 
     );
 }
 
-/// Says that a call has succeeded.
+/// Logs that a call has succeeded.
 pub(super) fn success(chain: &str, call_id: &CallId) {
     let status = StatusCode::OK.as_u16();
     tracing::debug!(%call_id, chain, status, "a call succeeded");
 }
 
-/// Says that a call has failed although no link did.
+/// Logs that a call has failed although no link did.
 pub(super) fn fault(chain: &str, call_id: &CallId, cut: &Cut, status: StatusCode) {
     let status = status.as_u16();
     tracing::error!(%call_id, chain, status, "a call failed although no link did: {cut}");
 }
 
-/// Says that a call was given up since its client has sent nothing for too long.
+/// Logs that a call was aborted because its client has sent nothing for too long.
 pub(super) fn stalled(chain: &str, call_id: &CallId, status: StatusCode, detail: &str) {
     let status = status.as_u16();
     tracing::info!(%call_id, chain, status, "a call was given up: {detail}");
 }
 
-/// Says that a reply begins before its request is complete, for want of room.
+/// Logs that a reply begins before its request is complete, because the spool is full.
 pub(super) fn spool_full(chain: &str, call_id: &CallId) {
     tracing::warn!(
         %call_id,
@@ -72,8 +72,8 @@ pub(super) fn spool_full(chain: &str, call_id: &CallId) {
     );
 }
 
-/// The end of what a link wrote to standard error, from the beginning of a line on
-/// where there is one; `None` where it wrote nothing.
+/// The end of a link's standard error, from the start of a line if possible; `None` if the
+/// link wrote nothing.
 fn last_lines(stderr: &[u8]) -> Option<Cow<'_, str>> {
     let stderr = stderr.trim_ascii_end();
     let end = &stderr[stderr.len().saturating_sub(STDERR_BYTES_MAX)..];

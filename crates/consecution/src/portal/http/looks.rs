@@ -1,7 +1,7 @@
-//! Whether links can be called, as it was found out last.
+//! Whether links can be called: asks, and caches the answers.
 //!
-//! A link is asked about once however many want to know, each waits only so
-//! long, and an answer is good for a second: runners hear little of it.
+//! However many want to know, runners are asked about a link once at a time, and the answer
+//! is used for a second. Each waits only for a limited time.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -15,24 +15,25 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::transport::{RefusalReason, Transport};
 
-/// How long to wait for what is known of the links.
+/// How long to wait for the states of links.
 pub(super) const LOOK_WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// How many links are asked about at a time, for one who wants to know of many.
+/// How many links to ask about at a time, for one request that needs many.
 const LOOKS_MAX: usize = 256;
 
-/// How old an answer may be.
+/// How long an answer is used.
 pub(super) const ANSWER_AGE_MAX: Duration = Duration::from_secs(1);
 
-/// How many links something is known of, beyond those that are asked about.
+/// How many answers to keep, beyond those being asked for.
 const KNOWN_MAX: usize = 4096;
 
 /// Knows which links can be called.
 pub trait Links: Send + Sync {
-    /// How it is with that link now.
+    /// The present state of a link.
     fn state(&self, id: LinkId) -> BoxFuture<'_, LinkState>;
 
-    /// Why no runner can be reached, if that is so, as a lower-case fragment.
+    /// Why no runner can be reached, as a lower-case fragment; `None` if runners can be
+    /// reached.
     fn unreachable(&self) -> Option<String>;
 }
 
@@ -45,7 +46,7 @@ pub enum LinkState {
     Unserved,
     /// It cannot, for this reason, which may pass.
     Missing(String),
-    /// It cannot: who tried to serve it has failed, for this reason.
+    /// It cannot: a runner that tried to serve it has failed, for this reason.
     Broken(String),
 }
 
@@ -86,14 +87,14 @@ impl Links for Probed {
     }
 }
 
-/// What is known of links.
+/// The cached states of links.
 pub(super) struct Looks {
     links: Arc<dyn Links>,
     known: Mutex<HashMap<LinkId, Arc<Look>>>,
 }
 
-/// What was found last, and when. Held while it is found out, so that this is
-/// done once.
+/// The last answer, and when it came. Locked while runners are asked, so that this is done
+/// once.
 type Look = tokio::sync::Mutex<Option<(Instant, LinkState)>>;
 
 impl Looks {
@@ -104,17 +105,17 @@ impl Looks {
         }
     }
 
-    /// As [`Links::unreachable`].
+    /// Like [`Links::unreachable`].
     pub(super) fn unreachable(&self) -> Option<String> {
         self.links.unreachable()
     }
 
-    /// How it is with one link.
+    /// The state of one link.
     pub(super) async fn state(&self, id: LinkId) -> LinkState {
         self.state_until(id, Instant::now() + LOOK_WAIT_MAX).await
     }
 
-    /// How it is with these.
+    /// The states of several links.
     pub(super) async fn states(&self, ids: BTreeSet<LinkId>) -> BTreeMap<LinkId, LinkState> {
         let until = Instant::now() + LOOK_WAIT_MAX;
         let looks = ids

@@ -1,7 +1,7 @@
-//! What is counted, and how it reads for Prometheus.
+//! Metrics of calls, for Prometheus.
 //!
-//! All handles of a chain are resolved when it is loaded; a call only adds to
-//! them. Names are those of `docs/http.md`.
+//! All metrics of a chain are looked up when it is loaded; a call only adds to them.
+//! `docs/http.md` lists the names.
 
 use std::sync::Arc;
 
@@ -17,12 +17,12 @@ use crate::portal::{ChainError, FailureReason, Report};
 
 type Labels = Vec<(&'static str, String)>;
 
-/// From half a millisecond to half a minute, each twice the one before.
+/// Buckets from half a millisecond to half a minute, each twice the one before.
 fn latency() -> Histogram {
     Histogram::new(exponential_buckets(0.0005, 2.0, 17))
 }
 
-/// Why a call failed, as the label says it.
+/// Why a call failed, as a label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Exited,
@@ -70,7 +70,7 @@ impl Kind {
     }
 }
 
-/// All that is counted.
+/// All metrics of a portal.
 pub(super) struct Metrics {
     calls: Family<Labels, Counter>,
     failures: Family<Labels, Counter>,
@@ -79,7 +79,7 @@ pub(super) struct Metrics {
     link_durations: Family<Labels, Histogram>,
 }
 
-/// What is counted of one chain.
+/// The metrics of one chain.
 pub(super) struct ChainMetrics {
     calls: Counter,
     failures: [Counter; Kind::ALL.len()],
@@ -136,8 +136,8 @@ fn register<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, he
     metric
 }
 
-/// One call, while it is under way. Dropped before its end, it was given up by
-/// the client.
+/// A call in flight. If this is dropped before the call has ended, the client has given the
+/// call up.
 pub(super) struct Tracked {
     chain: Arc<ChainMetrics>,
     began: Instant,
@@ -172,7 +172,7 @@ impl Tracked {
         self.is_over = true;
     }
 
-    /// There will be no run, or no end of it.
+    /// The call was refused before a run, or aborted.
     pub(super) fn fail(&mut self, kind: Kind) {
         if let Some(at) = Kind::ALL.iter().position(|(each, _)| *each == kind)
             && !self.is_over

@@ -1,21 +1,21 @@
-//! What a client would rather have, as `Prefer` says it (RFC 7240). Pure.
+//! The preferences of a client, in the header `Prefer` (RFC 7240). Pure.
 
 use axum::http::header::{HeaderMap, HeaderName};
 
-/// The header that says so, and the one that says what came of it.
+/// The header with preferences, and the one with those that were applied.
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 pub(super) const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
 /// A reply may begin while its request is still being sent.
 pub(super) const DUPLEX: &str = "duplex";
 
-/// Whether that preference, which takes no value, is among them. Others, and what
-/// is not written as it should be, mean nothing.
+/// Whether the headers have that preference, which takes no value. Others, and malformed ones,
+/// are ignored.
 pub(super) fn has(headers: &HeaderMap, preference: &str) -> bool {
     let lines = headers.get_all(PREFER).into_iter();
     let text = lines.filter_map(|line| line.to_str().ok());
     text.flat_map(|line| split(line, ',')).any(|wanted| {
-        // Parameters of it would say more than we know.
+        // Parameters are ignored.
         let word = split(wanted, ';').next().unwrap_or_default();
         let (name, value) = word.split_once('=').unwrap_or((word, ""));
         let is_empty = matches!(value.trim(), "" | "\"\"");

@@ -9,7 +9,7 @@ use crate::http;
 use crate::portal::{ChainError, FailureReason};
 use crate::trace::CallId;
 
-/// What became of a call that failed.
+/// A call's failure.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Problem {
     #[serde(flatten)]
@@ -52,7 +52,7 @@ impl Problem {
         self.base.status
     }
 
-    /// With the reason for it, a lower-case fragment.
+    /// Adds a reason, a lower-case fragment.
     pub(super) fn because(mut self, reason: &str) -> Problem {
         self.base.detail = format!("{}: {reason}", self.base.detail);
         self
@@ -81,7 +81,7 @@ impl Problem {
         let detail = error.to_string();
         let mut problem = Problem::of_chain(&error.chain, status, title, detail, call_id);
         problem.pipestatus = Some(headers::pipestatus(&error.report));
-        // Where the caller broke off, no link is to blame.
+        // If the caller broke off, no link is to blame.
         if !matches!(error.reason, FailureReason::InputCut(_)) {
             problem.link_index = Some(error.index);
             problem.link_name = Some(error.name.clone());

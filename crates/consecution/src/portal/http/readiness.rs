@@ -1,9 +1,8 @@
-//! Whether chains can be run, as `/readyz` shows it.
+//! Whether chains can be run, for `/readyz`.
 //!
-//! It answers two questions in one. Where calls are shared among several, one of
-//! them is to get some as soon as it can do for all chains what the others do,
-//! and none when it leaves or reaches nobody. But a chain that cannot be run
-//! anywhere must not keep calls of others from all of them.
+//! Behind a load balancer, a portal should get calls as soon as it can run all chains that
+//! the other portals can run, and none while it drains or reaches no runner. But a chain that
+//! no portal can run must not take all portals out of service.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,7 +20,7 @@ pub(super) struct Readiness {
     looks: Looks,
 }
 
-/// Whether chains can be run, as it is shown.
+/// Whether chains can be run, as clients see it.
 #[derive(Debug, Serialize)]
 pub(super) struct Ready {
     ready: bool,
@@ -38,7 +37,7 @@ struct Missing {
     link_index: usize,
     link_name: String,
     reason: String,
-    /// Who tried to serve it has failed.
+    /// A runner that tried to serve it has failed.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     broken: bool,
 }
@@ -50,7 +49,7 @@ impl Readiness {
         }
     }
 
-    /// Whether this process is to get calls of all these chains.
+    /// Whether this process should get calls of all these chains.
     pub(super) async fn of_all(&self, chains: &[Offered], is_draining: bool) -> Ready {
         let missing = self.missing(chains).await;
         let reason = self.unavailable(is_draining).or_else(|| {
@@ -64,7 +63,7 @@ impl Readiness {
         Ready::new(reason, missing)
     }
 
-    /// Whether it is to get calls of this one.
+    /// Whether this process should get calls of this chain.
     pub(super) async fn of_one(&self, chain: &Offered, is_draining: bool) -> Ready {
         let missing = self.missing(std::slice::from_ref(chain)).await;
         let reason = self.unavailable(is_draining).or_else(|| {
@@ -74,7 +73,7 @@ impl Readiness {
         Ready::new(reason, missing)
     }
 
-    /// What is known of why nobody serves a link, beyond that.
+    /// Why nobody serves a link, if more is known than that.
     pub(super) async fn why_unserved(&self, portal: &Portal, link_index: usize) -> Option<String> {
         let link = portal.chain().links.get(link_index)?;
         let reason = match self.looks.state(link.id).await {
@@ -86,7 +85,7 @@ impl Readiness {
         (!reasons.is_empty()).then_some(reasons)
     }
 
-    /// Why this process is to get no calls, whatever its chains are like.
+    /// Why this process should get no calls, whatever the states of its links.
     fn unavailable(&self, is_draining: bool) -> Option<String> {
         if is_draining {
             return Some("it finishes what is in flight, and ends".to_owned());
@@ -95,8 +94,7 @@ impl Readiness {
         Some(format!("no runner can be reached: {why}"))
     }
 
-    /// The links of these chains that cannot be called. Takes note of chains
-    /// without any.
+    /// The links of these chains that cannot be called. Marks chains without any as seen.
     async fn missing(&self, chains: &[Offered]) -> Vec<Missing> {
         let links = chains
             .iter()
@@ -145,7 +143,7 @@ impl IntoResponse for Ready {
     }
 }
 
-/// The first chain of which it is not known yet whether it can be run.
+/// The first chain that was never seen ready, and is not known to be broken.
 fn first_not_known<'a>(chains: &'a [Offered], missing: &[Missing]) -> Option<&'a str> {
     let is_broken = |offered: &Offered| {
         let mut missing = missing.iter();
@@ -162,7 +160,7 @@ fn is_any_of(missing: &[Missing], offered: &Offered) -> bool {
         .any(|missing| missing.chain == offered.name())
 }
 
-/// Why nobody may know of a chain's links yet.
+/// Why runners may not know a chain's links yet.
 fn unpublished(portal: &Portal) -> Option<String> {
     match &*portal.publication().borrow() {
         Publication::Done => None,
@@ -192,11 +190,8 @@ mod tests {
             ..Link::new("fake")
         };
         Chain {
-            name: name.to_owned(),
             deadline: chain::Deadline::None,
-            links: (0..links)
-                .map(|index| ChainLink::new(link(index)))
-                .collect(),
+            ..Chain::new(name, (0..links).map(|index| ChainLink::new(link(index))))
         }
     }
 

@@ -1,9 +1,7 @@
-//! The routes of a portal: which method and path lead where, and what all others
-//! are answered.
+//! The routes of a portal, and the answers to all other methods and paths.
 //!
-//! Paths are compared byte by byte, and names in them are not decoded: what a chain
-//! may be called needs no encoding, so `%2e%2e` is a name that no chain has, and
-//! not a way up.
+//! Paths are compared byte by byte, and names in them are not decoded: no chain's name needs
+//! encoding, so `%2e%2e` is a name that no chain has, and not a way up.
 
 use std::sync::Arc;
 
@@ -25,7 +23,7 @@ use crate::trace::CallId;
 /// The methods of calls, as `Allow` has them; `PUT` is how `curl -T` uploads.
 const CALL: &str = "POST, PUT";
 
-/// Calls, and everything that can be looked at.
+/// The routes for calls and for monitoring.
 pub(super) fn main(site: Arc<Site>, registry: Arc<Registry>) -> Router {
     let calls = Router::new()
         .route("/", post(call_first).put(call_first))
@@ -37,15 +35,15 @@ pub(super) fn main(site: Arc<Site>, registry: Arc<Registry>) -> Router {
         .with_state(site)
 }
 
-/// The same but calls, for an address of its own: who looks after a portal needs no
-/// place among its clients, and nobody can call there.
+/// The routes for monitoring alone, for an address of its own, where clients take no places
+/// away.
 pub(super) fn admin(site: Arc<Site>, registry: Arc<Registry>) -> Router {
     looks(registry, not_here)
         .method_not_allowed_fallback(http::only_looks)
         .with_state(site)
 }
 
-/// What can be looked at, and what answers where there is no route.
+/// The routes for monitoring, and the answer to all other paths.
 fn looks<T: 'static>(
     registry: Arc<Registry>,
     not_found: impl Handler<T, Arc<Site>>,
@@ -92,7 +90,7 @@ async fn chain_ready(request: PortalRequest) -> Result<Ready, Problem> {
     Ok(readiness.of_one(chain, request.client.is_draining()).await)
 }
 
-/// What [`admin`] answers where it has no route.
+/// The answer of [`admin`] to all other paths.
 async fn not_here(request: PortalRequest) -> Problem {
     let path = request.path();
     let problem = Problem::not_found(format!(
@@ -135,13 +133,12 @@ impl PortalRequest {
         self.inner.uri().path()
     }
 
-    /// The name in `/chains/{name}`, as it is written. axum's own extractor would
-    /// decode it.
+    /// The name in `/chains/{name}`, not decoded, unlike by axum's own extractor.
     fn chain_name(&self) -> &str {
         self.path().split('/').nth(2).unwrap_or_default()
     }
 
-    /// Runs `chain`, if there is one, and a place for calls.
+    /// Runs `chain`, if there is one and the connection may call.
     async fn call(self, chain: Option<&Offered>) -> Response {
         let Some(chain) = chain.filter(|_| !self.client.is_extra()) else {
             return self.refuse_path().await.into_response();
@@ -173,8 +170,8 @@ impl PortalRequest {
         })
     }
 
-    /// Answers with `problem`, or that there are too many connections, where this
-    /// one is only for who looks after the server.
+    /// Answers with `problem`; or that there are too many connections, if this one is only for
+    /// monitoring.
     fn refuse(self, problem: Problem) -> Problem {
         if !self.client.is_extra() {
             return self.answer(problem);

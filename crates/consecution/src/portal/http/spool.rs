@@ -1,13 +1,13 @@
-//! What a chain writes before its reply may begin, and the way from a run to its
-//! reply.
+//! Carries the output of a run to its reply, and buffers what comes before the reply may
+//! begin.
 //!
-//! Most clients, and proxies, read nothing of a reply while they send, or send
-//! nothing once they read. So what comes early waits here: in memory, then in a
-//! file that has no name and is gone with whoever holds it. All calls share one
-//! [`Room`], of which no call gets more than half of what the others leave. A call
-//! that finds no room goes on chunk by chunk, at its reader's pace.
+//! Most clients and proxies read nothing of a reply while they send, or send nothing once they
+//! read. So early output waits here: in memory, then in a file without a name, which is gone
+//! when it is closed. All calls share one [`Room`]; no call gets more than half of what the
+//! others leave. A call without room continues chunk by chunk, at its reader's pace.
 //!
-//! A run pushes at its own pace, in a task of its own; nothing here blocks one.
+//! A run pushes its output in a task of its own. Files are written and read on blocking
+//! threads.
 
 mod room;
 
@@ -32,12 +32,11 @@ use crate::chunk_queue::ChunkQueue;
 use crate::portal::{ChainError, Report};
 use crate::transport::Cut;
 
-/// How much a call may add to what waits once its reply has begun. What its
-/// processes and the network still hold then goes there, so that the run can end,
-/// and only that: from then on the client's pace is the run's.
+/// How much a call may still add once its reply has begun: what its processes and the network
+/// hold at that time, so that the run can end. After that, the run has the client's pace.
 const AHEAD_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// How much is read of a file at a time.
+/// How much to read of a file at a time.
 const READ_BYTES: u64 = 128 * 1024;
 
 /// How a run ended, for its reply.
@@ -45,37 +44,38 @@ const READ_BYTES: u64 = 128 * 1024;
 pub(super) enum End {
     Succeeded(Report),
     Failed(ChainError),
-    /// Its output was cut off although no link failed, or what had been kept of it
-    /// could not be read.
+    /// Its output was cut off although no link failed, or the spooled output could not be
+    /// read.
     Broken(Cut),
 }
 
-/// What to do with a chunk that is pushed.
+/// Where a pushed chunk goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
-    /// The reply has not begun: it waits for as long as there is room.
+    /// Into the spool while there is room: the reply has not begun.
     Spooling,
-    /// The reply has begun, and what had come by then is still being read: so many
-    /// bytes may go behind it.
+    /// Into the spool, at most so many bytes more: the reply has begun, and its spooled output
+    /// is still being read.
     Ahead(u64),
-    /// One chunk is handed over at a time.
+    /// Directly to the reply, one chunk at a time.
     Direct,
 }
 
 struct State {
     mode: Mode,
-    /// What comes first.
+    /// The first bytes.
     memory: ChunkQueue,
-    /// What comes then: between these two places.
+    /// The file with the bytes behind those.
     file: Option<Arc<File>>,
+    /// How much of the file was read, and written.
     file_read: u64,
     file_written: u64,
-    /// What comes last.
+    /// A chunk that goes directly to the reply, behind all spooled bytes.
     direct: Option<Bytes>,
     end: Option<End>,
     own: Used,
     bytes: u64,
-    /// There was no room.
+    /// Whether a chunk found no room.
     is_full: bool,
     is_unread: bool,
     reader: Option<Waker>,
@@ -90,16 +90,16 @@ struct Shared {
     news: Notify,
 }
 
-/// Where a run puts what it writes.
+/// The end for the run, which pushes its output.
 pub(super) struct Writer(Arc<Shared>);
 
-/// Where its reply takes that from. Dropping it gives all room back.
+/// The end for the reply, which reads it. Dropping it frees the room.
 pub(super) struct Reader {
     shared: Arc<Shared>,
     reading: Option<JoinHandle<io::Result<Bytes>>>,
 }
 
-/// Nobody reads any more.
+/// The reader is gone.
 #[derive(Debug)]
 pub(super) struct Unread;
 
@@ -112,14 +112,14 @@ pub(super) enum News {
     Full,
 }
 
-/// What comes next.
+/// The next item for the reply.
 #[derive(Debug)]
 pub(super) enum Next {
     Chunk(Bytes),
     End(End),
 }
 
-/// From a run to its reply.
+/// Makes the two ends for a call.
 pub(super) fn pipe(room: &Arc<Room>, mode: Mode) -> (Writer, Reader) {
     let shared = Arc::new(Shared {
         room: Arc::clone(room),
@@ -152,7 +152,7 @@ impl State {
         self.file_read < self.file_written
     }
 
-    /// So many bytes were added.
+    /// So many bytes were spooled.
     fn added(&mut self, bytes: u64) {
         self.bytes += bytes;
         self.wake();
@@ -166,7 +166,7 @@ impl State {
 }
 
 impl Shared {
-    /// Where the next bytes may wait; `None` where they are handed over.
+    /// Where the next bytes have room; `None` if they go directly to the reply.
     fn place(&self, state: &mut State, bytes: u64) -> Option<Place> {
         let is_behind_file = state.is_behind_file();
         let is_read = state.memory.is_empty() && !is_behind_file;
@@ -184,7 +184,7 @@ impl Shared {
         place
     }
 
-    /// Nothing waits here from now on.
+    /// From now on, chunks go directly to the reply.
     fn go_direct(&self, state: &mut State) {
         if state.mode == Mode::Spooling {
             state.is_full = true;
@@ -194,7 +194,7 @@ impl Shared {
         state.mode = Mode::Direct;
     }
 
-    /// Gives up all that waits.
+    /// Drops all spooled output.
     fn close(&self) {
         let state = &mut *self.state.lock();
         state.is_unread = true;
@@ -208,7 +208,7 @@ impl Shared {
 }
 
 impl Writer {
-    /// Puts a chunk where it can be read, and waits where there is no room for it.
+    /// Pushes a chunk; waits if there is no room for it.
     pub(super) async fn push(&self, chunk: Bytes) -> Result<(), Unread> {
         let bytes = chunk.len() as u64;
         let place = {
@@ -233,7 +233,7 @@ impl Writer {
         }
     }
 
-    /// Writes into the file, elsewhere, since it blocks; false if that fails.
+    /// Writes into the file, on a blocking thread; returns false if that fails.
     async fn write(&self, chunk: Bytes) -> Result<bool, Unread> {
         let bytes = chunk.len() as u64;
         let (file, at) = {
@@ -264,7 +264,7 @@ impl Writer {
         Ok(true)
     }
 
-    /// Waits until the chunk before was taken.
+    /// Waits until the last direct chunk was taken.
     async fn hand_over(&self, chunk: Bytes) -> Result<(), Unread> {
         loop {
             {
@@ -283,7 +283,7 @@ impl Writer {
         }
     }
 
-    /// Nothing more comes, for this reason.
+    /// Ends the output, for this reason.
     pub(super) fn end(&self, end: End) {
         let state = &mut *self.0.state.lock();
         state.end.get_or_insert(end);
@@ -299,7 +299,7 @@ impl Drop for Writer {
 }
 
 impl Reader {
-    /// Why the reply may begin, once it may. For one who waits.
+    /// Resolves with the reason once the reply may begin. For one waiter.
     pub(super) async fn news(&self) -> News {
         loop {
             {
@@ -315,7 +315,7 @@ impl Reader {
         }
     }
 
-    /// The reply begins.
+    /// The reply begins now.
     pub(super) fn begin(&self) {
         let state = &mut *self.shared.state.lock();
         if state.mode == Mode::Spooling {
@@ -323,12 +323,12 @@ impl Reader {
         }
     }
 
-    /// How the run ended, if it has and that was not read.
+    /// How the run ended, if it has ended and the reply has not read that yet.
     pub(super) fn end(&self) -> Option<End> {
         self.shared.state.lock().end.clone()
     }
 
-    /// How many bytes there have been.
+    /// How many bytes the run has written so far.
     pub(super) fn bytes(&self) -> u64 {
         self.shared.state.lock().bytes
     }
@@ -370,7 +370,7 @@ impl Reader {
         }
     }
 
-    /// That was read of the file.
+    /// These bytes were read from the file.
     fn read(&mut self, read: io::Result<Bytes>) -> Next {
         match read {
             Ok(chunk) => {
@@ -392,8 +392,7 @@ impl Drop for Reader {
     }
 }
 
-/// Closes a file elsewhere, since that blocks for as long as it takes to give back
-/// what it has on the disk.
+/// Closes a file on a blocking thread, because freeing its blocks on the disk takes time.
 fn discard(file: Option<Arc<File>>) {
     if let (Some(file), Ok(runtime)) = (file, Handle::try_current()) {
         runtime.spawn_blocking(move || drop(file));

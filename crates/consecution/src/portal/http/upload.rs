@@ -1,4 +1,4 @@
-//! A request's body, as the first link reads it.
+//! A request's body, as input of the first link.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,22 +12,21 @@ use futures_util::Stream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
-use crate::http::swallow;
+use crate::http::{look_every, swallow};
 use crate::transport::Cut;
 
-/// A request's body: pulled chunk by chunk, and cut off where the client broke
-/// off or sent more than it may.
+/// A request's body, chunk by chunk. It is cut off if the client breaks off, or sends more
+/// than it may.
 pub(super) struct Upload {
-    /// `None` when it has ended, one way or the other.
+    /// `None` once the body has ended or was cut off.
     incoming: Option<Body>,
     bytes_left: u64,
     progress: Progress,
-    /// The client waits for our word before it sends anything, and has not got
-    /// it: asking for the body is that word.
+    /// The client waits for `100 Continue`, which is sent when the body is first polled.
     is_held_back: bool,
 }
 
-/// How far a body is, for whoever does not read it. Clones are of the same body.
+/// How far a body is, for those that do not read it. Clones belong to the same body.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Progress(Arc<Flags>);
 
@@ -35,41 +34,37 @@ pub(super) struct Progress(Arc<Flags>);
 struct Flags {
     is_too_large: AtomicBool,
     is_over: AtomicBool,
-    /// Told when it is over; one may wait for that.
+    /// Notified when the body is over; for one waiter.
     over: Notify,
-    /// It was asked for more, and there is none yet.
+    /// The body was polled, and the client has not sent more yet.
     is_waiting: AtomicBool,
     bytes_taken: AtomicU64,
-    /// Nobody waits for the client any more.
+    /// The rest of the body is not needed, so it is not read.
     is_given_up: AtomicBool,
 }
 
-/// How often a client is looked at until its time is over, and at most how often.
-const LOOKS: u32 = 4;
-const LOOK_EVERY_MIN: Duration = Duration::from_millis(10);
-
 impl Progress {
-    /// Whether it turned out larger than it may be.
+    /// Whether the body turned out larger than it may be.
     pub(super) fn is_too_large(&self) -> bool {
         self.0.is_too_large.load(Ordering::Acquire)
     }
 
-    /// Whether nothing more of it will be read.
+    /// Whether nothing more of the body will be read.
     pub(super) fn is_over(&self) -> bool {
         self.0.is_over.load(Ordering::Acquire)
     }
 
-    /// Resolves when nothing more of it will be read. For one who waits.
+    /// Resolves when nothing more of the body will be read. For one waiter.
     pub(super) async fn over(&self) {
         while !self.is_over() {
             self.0.over.notified().await;
         }
     }
 
-    /// Resolves when the client has been waited for that long without a byte. The
-    /// time in which nobody asks for more does not count.
+    /// Resolves when we have waited for the client for that long without a byte. Time in which
+    /// nobody polls the body does not count.
     pub(super) async fn stalled(&self, wait_max: Duration) {
-        let every = (wait_max / LOOKS).max(LOOK_EVERY_MIN);
+        let every = look_every(wait_max);
         let (mut taken, mut since) = (0, Instant::now());
         loop {
             sleep(every).await;
@@ -84,7 +79,7 @@ impl Progress {
         }
     }
 
-    /// What is still on its way is of no interest.
+    /// The rest of the body need not be read.
     pub(super) fn give_up(&self) {
         self.0.is_given_up.store(true, Ordering::Release);
     }
@@ -113,7 +108,7 @@ impl Upload {
         }
     }
 
-    /// How far it is, from now on.
+    /// How far the body is, now and later.
     pub(super) fn progress(&self) -> Progress {
         self.progress.clone()
     }
@@ -166,7 +161,7 @@ impl Stream for Upload {
                         upload.bytes_left = 0;
                         return Poll::Ready(Some(Err(Cut::new("it is larger than it may be"))));
                     }
-                    // Trailers say nothing that a pipe could take.
+                    // Trailers: a pipe has no place for them.
                     Err(_) => continue,
                 },
                 Some(Err(error)) => Cut::new(format!("read the request's body: {error}")),
@@ -187,7 +182,7 @@ impl Drop for Upload {
             && !incoming.is_end_stream()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            // A client that sends all before it reads is not done before that.
+            // A client that sends everything before it reads gets its reply only then.
             let progress = self.progress.clone();
             runtime.spawn(async move {
                 swallow(incoming).await;

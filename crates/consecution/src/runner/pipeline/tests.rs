@@ -419,7 +419,8 @@ async fn what_cannot_be_started_leaves_nothing_of_the_others() {
     chain.zygotes[1] = Some(world.open(&["/bin/broken"], Limits::default()).unwrap());
     let error = chain.start().await.unwrap_err();
     assert_eq!(error.stage, 1);
-    assert!(error.to_string().contains("execute"), "{error}");
+    let cause = error.cause.to_string();
+    assert!(cause.contains("execute"), "{cause}");
     assert!(find(&marker).is_none());
 }
 

@@ -1,5 +1,4 @@
-//! One start, from its approval to whoever gets the pipeline, or is told that there is
-//! none.
+//! One start, from its approval to the taker or the reserve that gets the pipeline.
 
 use std::sync::Arc;
 
@@ -8,7 +7,7 @@ use tokio::time::Instant;
 use super::super::pool_state::{Member, Started};
 use super::{Idle, IdleEntry, Shared, Start, TakeError, names};
 
-/// Leave to start one pipeline. It is either used, or given back.
+/// The permission to start one pipeline. If it is dropped unused, the start counts as failed.
 pub(super) struct Approval<P: Idle> {
     shared: Arc<Shared<P>>,
     member: Member,
@@ -27,7 +26,7 @@ impl<P: Idle> Approval<P> {
     pub(super) async fn start(mut self, start: Start<P>) {
         let began = Instant::now();
         let result = start().await;
-        // Of a pool that is gone it keeps all that pipelines are started with.
+        // It may be the last that keeps the starter of a pool that is gone.
         drop(start);
         self.is_used = true;
         match result {
@@ -50,7 +49,7 @@ impl<P: Idle> Approval<P> {
                     pool.changed.notify_one();
                 }
                 Started::For(ticket) => {
-                    // Whoever waits takes itself off the list before it goes.
+                    // A taker removes itself from the list before it goes.
                     let answer = pool.waiting.remove(&ticket);
                     let unheard = answer.map(|answer| answer.send(Ok(pipeline)));
                     if let Some(Err(Ok(pipeline))) = unheard {
@@ -60,7 +59,7 @@ impl<P: Idle> Approval<P> {
                 }
             }
         });
-        // Now that what nobody wants is gone.
+        // After the surplus pipeline is dropped.
         self.shared.with(|inner, _| inner.tell_if_unused(member));
     }
 
@@ -79,10 +78,10 @@ impl<P: Idle> Approval<P> {
             };
             pool.changed.notify_one();
             match ticket.and_then(|ticket| pool.waiting.remove(&ticket)) {
-                // Who has gone already does not need to be told.
+                // A taker that is gone needs no answer.
                 Some(answer) => drop(answer.send(Err(error))),
                 None => {
-                    // Of all others whoever starts pipelines says so, for all links.
+                    // The starter logs the other errors, once for all links.
                     if let TakeError::CannotStart(reason) = error {
                         tracing::warn!(
                             link_id = names(&pool.ids),
@@ -98,7 +97,7 @@ impl<P: Idle> Approval<P> {
 impl<P: Idle> Drop for Approval<P> {
     fn drop(&mut self) {
         if !self.is_used {
-            // Whoever ran it is gone, as when a runner stops. Nothing was run.
+            // The start was dropped, as when the runtime shuts down.
             self.failed(TakeError::Busy);
         }
     }

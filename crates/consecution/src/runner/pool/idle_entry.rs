@@ -1,8 +1,8 @@
 //! An idle pipeline of a pool.
 //!
-//! The future that watches a pipeline borrows it, so both live in one future,
-//! which gives the pipeline back when it has been spoiled, or is wanted. No task
-//! stands between a pipeline and its taker.
+//! The future that watches a pipeline borrows it, so both live in one future, which returns
+//! the pipeline when it is spoiled or wanted. So no task is needed to watch it, and taking it
+//! needs no message to one.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -12,17 +12,17 @@ use std::task::{Context, Poll, Waker};
 
 use super::Idle;
 
-/// An idle pipeline that is watched, and can be had back at any time.
+/// An idle pipeline that is watched, and can be taken at any time.
 pub(super) struct IdleEntry<P> {
     watch: Pin<Box<dyn Future<Output = (P, Condition)> + Send>>,
     wanted: Arc<AtomicBool>,
 }
 
-/// What a pipeline is like when it is taken.
+/// The condition of a pipeline when it is taken.
 pub(super) enum Condition {
-    /// As good as just started.
+    /// Like one that has just started.
     Fresh,
-    /// It has ended, or has written something.
+    /// A process of it has ended, or the last one has written something.
     Spoiled,
 }
 
@@ -49,7 +49,7 @@ impl<P: Idle> IdleEntry<P> {
 }
 
 impl<P> IdleEntry<P> {
-    /// The pipeline, if it has been spoiled; else wakes `context` when it is.
+    /// Ready with the pipeline if it is spoiled; otherwise wakes `context` when it is.
     pub(super) fn poll_spoiled(&mut self, context: &mut Context<'_>) -> Poll<P> {
         self.watch
             .as_mut()
@@ -57,7 +57,7 @@ impl<P> IdleEntry<P> {
             .map(|(pipeline, _)| pipeline)
     }
 
-    /// The pipeline, at once, and whether it is still fresh.
+    /// Returns the pipeline at once, with its condition.
     pub(super) fn take(mut self) -> (P, Condition) {
         self.wanted.store(true, Ordering::Relaxed);
         match self

@@ -1,34 +1,35 @@
-//! Who is first in what, among all pools of a runner: kept with every change of a
-//! pool, so that a look costs little however many there are.
+//! The orders of all pools of a runner, by need and by what they can spare. They are updated
+//! with every change of a pool, so that a look costs little however many pools there are.
 //!
-//! What a pool wants falls with time alone, so whoever looks asks it again whether it
-//! is still so.
+//! What a pool wants decreases with time even without a change, so a look must check that the
+//! first pool still wants something.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use super::{Member, Ticket};
 
-/// How much a pool is called; more is more.
+/// How much a pool is called, on a logarithmic scale.
 pub(super) type Heat = i64;
 
-/// Where a pool stands; the least is first.
+/// The ranks of a pool in the orders; the smallest is first.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Ranks {
-    /// Its first taker without a start under way, if it has any.
+    /// Its first taker without a start under way, if there is one.
     pub(super) needs: Option<Ticket>,
-    /// Whether its idle pipelines can be had for another pool.
+    /// Its rank among pools that can give up idle pipelines, if it can.
     pub(super) spares: Option<Spare>,
-    /// Whether it wants more in reserve.
+    /// Its rank among pools that want more in reserve, if it does.
     pub(super) wants: Option<Want>,
 }
 
-/// Who gives up an idle pipeline: the pool that is called least; among those, the one
-/// that has most to give.
+/// The order of giving up idle pipelines: first the pool that is called least; among equals,
+/// the one that has most to give.
 pub(super) type Spare = (Heat, Reverse<usize>);
 
-/// Who gets a pipeline in reserve: a pool that was told busy and has nothing; then the
-/// one that is called most; among those, the one that has least.
+/// The order of getting a pipeline in reserve: first pools that are owed one, see
+/// [`goes_first`](super::share::Share::goes_first); then the pool that is called most; among
+/// equals, the one with the smallest reserve.
 pub(super) type Want = (Reverse<bool>, Reverse<Heat>, usize);
 
 /// All pools, by their ranks.
@@ -40,7 +41,7 @@ pub(super) struct Orders {
 }
 
 impl Orders {
-    /// Moves a pool from where it stands to where it is to stand.
+    /// Moves a pool from its old ranks to new ones.
     pub(super) fn rank(&mut self, member: Member, ranks: &mut Ranks, new: Ranks) {
         move_rank(&mut self.needs, member, &ranks.needs, &new.needs);
         move_rank(&mut self.spares, member, &ranks.spares, &new.spares);
@@ -48,22 +49,22 @@ impl Orders {
         *ranks = new;
     }
 
-    /// Whose taker has waited longest without a start under way for it.
+    /// The pool whose taker has waited longest without a start under way for it.
     pub(super) fn neediest(&self) -> Option<Member> {
         self.needs.first().map(|(_, member)| *member)
     }
 
-    /// Everybody with takers without a start under way.
+    /// All pools that have takers without a start under way.
     pub(super) fn needy(&self) -> impl Iterator<Item = Member> {
         self.needs.iter().map(|(_, member)| *member)
     }
 
-    /// Everybody with idle pipelines to give up, whoever does so first before others.
+    /// All pools with idle pipelines to give up, in that order.
     pub(super) fn rich(&self) -> impl Iterator<Item = Member> {
         self.spares.iter().map(|(_, member)| *member)
     }
 
-    /// Who gets a pipeline in reserve first.
+    /// The pool that gets the next pipeline in reserve.
     pub(super) fn wanting(&self) -> Option<Member> {
         self.wants.first().map(|(_, member)| *member)
     }

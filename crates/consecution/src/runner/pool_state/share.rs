@@ -1,5 +1,5 @@
-//! One pool's share of the room: what it has, what it should have, and where that puts
-//! it among the others.
+//! One pool's share of the processes: what it has, what it should have, and its ranks among
+//! the other pools.
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -10,83 +10,84 @@ use super::orders::{Heat, Ranks};
 use super::{Config, Counts, Moment, Ticket};
 use crate::backoff::doubled;
 
-/// How much of the arrivals' past counts: after this long without any, the rate
+/// The time constant of the average rate of calls: after this long without calls, the rate
 /// has fallen to 37 %.
 const ARRIVALS_WINDOW: Duration = Duration::from_secs(5);
 
-/// From how many calls a second on a pool has a right to what is in reserve for
-/// those that are called far less: some eight calls in short order.
+/// With at least this rate of calls a pool may take room from the reserves of pools that are
+/// called far less: it is reached by some eight calls in quick succession.
 const OFTEN_PER_SECOND: f64 = 1.5;
 
-/// How many times the arrivals of one start's time are kept in reserve, since
-/// they do not come evenly.
+/// The reserve, as a multiple of the calls that come on average while a pipeline starts; more
+/// than one, since calls do not come evenly.
 const HEADROOM: f64 = 2.0;
 
-/// How much a start's time changes what starts are taken to take.
+/// The weight of the last start in the moving average of start times.
 const START_TIME_WEIGHT: f64 = 0.2;
 
-/// How long refilling rests after a failed start, or after an idle pipeline was spoiled: at
-/// first, since it may be for once, and at most, since it takes processors for nothing.
+/// How long refilling pauses after a failed start, or after an idle pipeline was spoiled: at
+/// first, because it may happen only once; and at most, because starts in vain cost processor
+/// time.
 pub(super) const REFILL_REST_MIN: Duration = Duration::from_millis(100);
 pub(super) const REFILL_REST_MAX: Duration = Duration::from_secs(30);
 
-/// How long the replacement of a pipeline that was taken waits while another one
-/// is in reserve: until the call is well on its way or over, as a short one is,
-/// which needs the processors just then, and may leave a place for the next one.
+/// How long the replacement of a taken pipeline waits while another one is in reserve. By
+/// then a short call is over: it has had the processors for itself, and its room may be free
+/// for the replacement.
 pub(in super::super) const REFILL_PAUSE: Duration = Duration::from_millis(3);
 
-/// How long a pipeline waits for its request at most, until it is replaced: what it
-/// looked at when it started is getting old. Each one waits for a part of that at
-/// least, and not all equally long, since those of many pools start together.
+/// The longest time that a pipeline is idle before it is replaced, because what it read when
+/// it started becomes outdated. Each one is idle for at least [`IDLE_MIN_PART`] of it; the
+/// times are spread, because pipelines of many pools start at the same time.
 pub(in super::super) const IDLE_MAX: Duration = Duration::from_secs(60);
 const IDLE_MIN_PART: f64 = 0.75;
 
-/// For how long a pool is cold whose idle pipeline has ended or written by itself:
-/// at first, and at most.
+/// How long a pool is cold after an idle pipeline has spoiled itself: at first, and at most.
 pub(in super::super) const COLD_MIN: Duration = Duration::from_secs(60);
 pub(super) const COLD_MAX: Duration = Duration::from_secs(3600);
 
-/// How long a pool that was told busy and has nothing at all goes before others: long
-/// enough for its caller to come back.
+/// How long a pool without any pipeline that has refused a call goes first: long enough for
+/// its caller to come back.
 const OWED_FOR: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Share {
     pub(super) config: Config,
-    /// Processes of each of its pipelines.
+    /// The number of processes of each of its pipelines.
     pub(super) weight: usize,
-    /// Idle pipelines, oldest first: when each is to be replaced.
+    /// For each idle pipeline, oldest first, when to replace it.
     pub(super) idle: VecDeque<Moment>,
     pub(super) starting: usize,
     pub(super) in_use: usize,
-    /// Those who wait, oldest first; starts under way are for the first ones.
+    /// Waiting takers, oldest first; starts under way are for the first ones.
     pub(super) waiting: VecDeque<Waiting>,
     arrivals: Arrivals,
-    /// What a start takes; `None` before the first.
+    /// The average time of a start; `None` before the first one.
     start_time: Option<Duration>,
     /// Starts that failed since one succeeded.
     failures: u32,
+    /// Until then, the reserve is not refilled, because a start failed.
     refill_at: Moment,
-    /// Idle pipelines that were spoiled since one was taken as good as new.
+    /// Idle pipelines that were spoiled since one was taken or grew old unspoiled.
     spoiled: u32,
-    /// How often it turned cold since an idle pipeline has waited its time.
+    /// How many times it became cold since an idle pipeline grew old unspoiled.
     colds: u32,
-    /// Until when nothing is started in reserve, since idle pipelines were spoiled.
+    /// Until then, the reserve is not refilled, because idle pipelines were spoiled.
     rests_until: Moment,
-    /// Until when nothing is started that is not needed at once.
+    /// Until then, a reserve that is not empty is not refilled; see [`REFILL_PAUSE`].
     paused_until: Option<Moment>,
-    /// Until when it goes before others.
+    /// Until then it is owed a pipeline; see [`OWED_FOR`].
     owed_until: Moment,
-    /// Until it has rested, it has nothing in reserve.
+    /// It keeps no reserve until `rests_until`.
     is_cold: bool,
-    /// When it was last looked at: what has come due since then is still to be done.
+    /// When it last changed; what has become due since then must still be handled.
     pub(super) seen_at: Moment,
     pub(super) is_draining: bool,
-    /// Where it stands in the orders.
+    /// Its ranks in the orders.
     pub(super) ranks: Ranks,
 }
 
-/// Somebody who waits.
+/// A waiting taker.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Waiting {
     pub(super) ticket: Ticket,
@@ -127,23 +128,23 @@ impl Share {
         }
     }
 
-    /// Idle, starting and in use.
+    /// How many pipelines are idle, starting or in use.
     pub(super) fn pipelines(&self) -> usize {
         self.idle.len() + self.starting + self.in_use
     }
 
-    /// Takers with no start under way for them.
+    /// How many takers have no start under way for them.
     pub(super) fn uncovered(&self) -> usize {
         self.waiting.len().saturating_sub(self.starting)
     }
 
-    /// What is idle, or will be when all starts have succeeded.
+    /// How many pipelines are idle, or will be if all starts under way succeed.
     pub(super) fn reserve(&self) -> usize {
         self.idle.len() + self.starting.saturating_sub(self.waiting.len())
     }
 
-    /// How much reserve there should be where nothing is called. One, if somebody was
-    /// told to come back for it.
+    /// How many pipelines there should be in reserve without calls: at least one if the pool is
+    /// owed one.
     pub(super) fn wanted_at_rest(&self, now: Moment) -> usize {
         if self.is_cold || self.is_draining || self.config.is_late {
             0
@@ -152,14 +153,14 @@ impl Share {
         }
     }
 
-    /// How many idle ones may be given up for others.
+    /// How many idle pipelines may be given up for other pools.
     pub(super) fn spare(&self, now: Moment) -> usize {
         let kept = usize::from(now < self.owed_until);
         self.idle.len().saturating_sub(kept)
     }
 
-    /// How much reserve there should be: enough for the calls that come while
-    /// another pipeline is started.
+    /// How many pipelines there should be in reserve: enough for the calls that come while
+    /// another pipeline starts.
     pub(super) fn wanted(&self, now: Moment) -> usize {
         let floor = self.wanted_at_rest(now);
         if floor == 0 || self.config.floor == 0 {
@@ -167,22 +168,22 @@ impl Share {
         }
         let start_time = self.start_time.unwrap_or_default().as_secs_f64();
         let arrivals = self.arrivals.rate_per_second(now) * start_time;
-        // A float that is too large for an integer becomes the largest one.
+        // The cast saturates.
         let reserve = (arrivals * HEADROOM).ceil() as usize;
         reserve.min(self.config.idle_max).max(floor)
     }
 
-    /// Somebody wants a pipeline; true if an idle one is theirs.
+    /// A taker wants a pipeline; returns whether it gets an idle one.
     pub(super) fn arrive(&mut self, now: Moment) -> bool {
         self.arrivals.record(now);
-        // The youngest: what it looked at when it started is most recent.
+        // The youngest, because what it read when it started is most recent.
         if self.idle.pop_back().is_none() {
             return false;
         }
         self.spoiled = 0;
         self.take();
-        // Not put off again and again by calls that come one after the other, and
-        // not where calls come so fast that the reserve is for those to come.
+        // Calls that follow one another do not extend the pause. There is none if calls come
+        // so fast that the whole reserve is needed.
         let is_calm = self.wanted(now) <= self.config.floor;
         if is_calm && self.paused_until.is_none() {
             self.paused_until = Some(now + REFILL_PAUSE);
@@ -190,13 +191,13 @@ impl Share {
         true
     }
 
-    /// Somebody for whom there is no pipeline waits for one.
+    /// A taker waits for a pipeline.
     pub(super) fn wait(&mut self, ticket: Ticket, now: Moment) {
         self.waiting.push_back(Waiting { ticket, since: now });
     }
 
-    /// Who gets a pipeline that was started at that time: whoever has waited longest.
-    /// Of a late pool nobody who has come since then.
+    /// The taker that gets a pipeline whose start began at `started_at`: the one that has
+    /// waited longest. In a late pool, none that came after that.
     pub(super) fn serve(&mut self, started_at: Moment) -> Option<Ticket> {
         let is_late = self.config.is_late;
         let first = (self.waiting.front()).filter(|first| !is_late || first.since <= started_at)?;
@@ -206,26 +207,26 @@ impl Share {
         Some(ticket)
     }
 
-    /// A pipeline is taken.
+    /// A pipeline is in use from now on.
     pub(super) fn take(&mut self) {
         self.in_use += 1;
         self.owed_until = Moment::ZERO;
     }
 
-    /// Somebody was told busy. What is owed is one process: who wants more has asked
-    /// for less before.
+    /// A taker was refused. Only pools of single processes are owed one: a taker of a longer
+    /// pipeline tries a shorter one next.
     pub(super) fn refuse(&mut self, now: Moment) {
         if self.pipelines() == 0 && self.weight == 1 {
             self.owed_until = now + OWED_FOR;
         }
     }
 
-    /// Until when one is kept for whoever was told busy, if it is.
+    /// Until when the pool is owed a pipeline, if it is.
     pub(super) fn owed_until(&self) -> Moment {
         self.owed_until
     }
 
-    /// A start has succeeded and took that long.
+    /// A start has succeeded, and took that long.
     pub(super) fn learn_start(&mut self, took: Duration) {
         self.failures = 0;
         self.refill_at = Moment::ZERO;
@@ -241,16 +242,16 @@ impl Share {
         self.refill_at = now + wait;
     }
 
-    /// An idle pipeline was spoiled. Others are not started in its place at once: what
-    /// has spoiled it may spoil them too.
+    /// An idle pipeline was spoiled. Pauses refilling: what has spoiled it may spoil others
+    /// too.
     pub(super) fn rest(&mut self, now: Moment) {
         let rest = doubled(REFILL_REST_MIN, REFILL_REST_MAX, self.spoiled);
         self.spoiled = self.spoiled.saturating_add(1);
         self.rests_until = (self.rests_until).max(now + rest);
     }
 
-    /// It was spoiled by what it did itself, and so would others be: none is kept for
-    /// a while. True unless it is cold already.
+    /// An idle pipeline has spoiled itself, as others would: keeps none for a while. Returns
+    /// whether the pool was not cold before.
     pub(super) fn turn_cold(&mut self, now: Moment) -> bool {
         if self.is_cold {
             return false;
@@ -262,14 +263,14 @@ impl Share {
         true
     }
 
-    /// An idle pipeline has waited its time, and was as good as new.
+    /// An idle pipeline has grown old unspoiled.
     pub(super) fn has_waited_well(&mut self) {
         self.spoiled = 0;
         self.colds = 0;
     }
 
-    /// Whether its oldest idle pipeline is to be replaced now: one at a time, and none
-    /// where that may fail.
+    /// Whether to replace the oldest idle pipeline now: one at a time, and none while refilling
+    /// pauses.
     pub(super) fn has_old(&self, now: Moment) -> bool {
         let is_old = self
             .idle
@@ -278,33 +279,33 @@ impl Share {
         is_old && self.starting == 0 && self.refills_at() <= now
     }
 
-    /// When to look whether its oldest idle pipeline is to be replaced.
+    /// When to check whether to replace the oldest idle pipeline.
     pub(super) fn replaces_at(&self) -> Option<Moment> {
         let replace_at = self.idle.front()?;
         Some(self.refills_at().max(*replace_at))
     }
 
-    /// When it is cold no more, if it is.
+    /// Until when it is cold, if it is.
     pub(super) fn cold_until(&self) -> Option<Moment> {
         self.is_cold.then_some(self.rests_until)
     }
 
-    /// How much it is called, compared with others.
+    /// How much the pool is called, to compare it with others.
     pub(super) fn heat(&self) -> Heat {
         self.arrivals.heat()
     }
 
-    /// Was it called since then?
+    /// Whether it was called since then.
     pub(super) fn is_called_since(&self, since: Moment) -> bool {
         self.arrivals.rate_per_second > 0.0 && self.arrivals.at >= since
     }
 
-    /// Is it called again and again, and not now and then?
+    /// Whether it is called often; see [`OFTEN_PER_SECOND`].
     pub(super) fn is_called_often(&self, now: Moment) -> bool {
         self.arrivals.rate_per_second(now) >= OFTEN_PER_SECOND
     }
 
-    /// When refilling goes on, if there is something to refill.
+    /// When refilling may go on.
     pub(super) fn refills_at(&self) -> Moment {
         let refill_at = self.refill_at.max(self.rests_until);
         match self.paused_until {
@@ -313,19 +314,19 @@ impl Share {
         }
     }
 
-    /// To be told after each change: what has an end ends whose time has come.
+    /// Ends pauses that are over. Call this after each change.
     pub(super) fn look_at(&mut self, now: Moment) {
         self.paused_until = self.paused_until.filter(|until| *until > now);
         self.is_cold &= now < self.rests_until;
         self.seen_at = now;
     }
 
-    /// Whether it goes before others: it was told busy, and has nothing.
+    /// Whether it goes before other pools: it is owed a pipeline and has none in reserve.
     pub(super) fn goes_first(&self, now: Moment) -> bool {
         now < self.owed_until && self.reserve() == 0
     }
 
-    /// Where it is to stand in the orders now.
+    /// The ranks that it should have now.
     pub(super) fn ranked(&self, now: Moment) -> Ranks {
         let heat = self.heat();
         let reserve = self.reserve();
@@ -341,20 +342,21 @@ impl Share {
     }
 }
 
-/// How long the pipeline that is the `number`th to wait does so before it is
-/// replaced: spread evenly, whatever numbers a pool's have.
+/// How long the pipeline with this number is idle before it is replaced. Consecutive numbers
+/// get times that are spread evenly.
 pub(super) fn waits_for(number: u64) -> Duration {
-    /// What the golden ratio has behind its point: its multiples are spread evenly.
+    /// The fractional part of the golden ratio: those of its multiples are spread evenly.
     const GOLDEN: f64 = 0.618_033_988_749_895;
     let part = (number as f64 * GOLDEN).fract();
     IDLE_MAX.mul_f64(IDLE_MIN_PART + (1.0 - IDLE_MIN_PART) * part)
 }
 
-/// How often a pool is called: an average that forgets.
+/// The rate of calls of a pool: an average that decays exponentially.
 #[derive(Debug, Default)]
 struct Arrivals {
+    /// The rate when the last call came.
     rate_per_second: f64,
-    /// The last one.
+    /// When the last call came.
     at: Moment,
 }
 
@@ -367,9 +369,9 @@ impl Arrivals {
         };
     }
 
-    /// How much it is called, compared with others: in powers of two, so that
-    /// those which are called together are alike. All rates fall alike as time
-    /// passes, so what this compares stays true.
+    /// The binary logarithm of the rate, extrapolated back to time zero and rounded, so that
+    /// pools that are called together compare as equal. All rates decay alike, so comparisons
+    /// stay valid as time passes.
     fn heat(&self) -> Heat {
         if self.rate_per_second == 0.0 {
             return Heat::MIN;

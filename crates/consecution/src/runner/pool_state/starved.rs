@@ -1,31 +1,32 @@
-//! How much room there is where starts fail for want of something that all links share.
+//! Lowers the limit on processes while starts fail because the runner is short of a resource
+//! that all links share.
 
 use std::time::Duration;
 
 use super::Moment;
 use crate::backoff::doubled;
 
-/// For how long no process is added after a start has failed for want of something:
-/// at first, and at most.
+/// How long no process is added after such a failure: at first, and at most.
 pub(super) const STARVED_REST_MIN: Duration = Duration::from_millis(100);
 pub(super) const STARVED_REST_MAX: Duration = Duration::from_secs(5);
 
-/// How long no start must have failed for want of something until that counts as over:
-/// twice what starts rest at most, so that some have been tried since.
+/// The shortage counts as over once no start has failed for this long: twice
+/// [`STARVED_REST_MAX`], so that starts have been tried since.
 pub(in super::super) const STARVED_OVER_AFTER: Duration = Duration::from_secs(10);
 
-/// What is known of a runner that had too little of something, once.
+/// The last shortage, if there was one.
 #[derive(Debug, Default)]
 pub(super) struct Starved {
-    /// Until when there is room for no more than that.
+    /// Until when the limit is lowered.
     until: Moment,
+    /// The lowered limit.
     processes_max: usize,
-    /// How often, in a row.
+    /// How many times in a row it was lowered.
     times: u32,
 }
 
 impl Starved {
-    /// A start has failed, and `left` processes are left, or on their way.
+    /// A start has failed; `left` processes remain, some of them starting.
     pub(super) fn failed(&mut self, left: usize, now: Moment) {
         if now < self.until {
             self.processes_max = self.processes_max.min(left);
@@ -42,7 +43,7 @@ impl Starved {
         };
     }
 
-    /// For how many processes there is room now, of as many as there may be.
+    /// The limit on processes now; `processes_max` without a shortage.
     pub(super) fn room(&self, processes_max: usize, now: Moment) -> usize {
         match now < self.until {
             true => processes_max.min(self.processes_max),
@@ -50,7 +51,7 @@ impl Starved {
         }
     }
 
-    /// When there is room again for as many as there may be.
+    /// When the limit is no longer lowered.
     pub(super) fn until(&self) -> Moment {
         self.until
     }

@@ -1,9 +1,13 @@
-//! A call that goes on in frames.
+//! A call that continues in frames.
 //!
-//! [`state`] decides, as plain data: what may be sent, what may come, and who is
-//! lost; [`credit`] counts for it. [`line`] is one side's way to the other, [`body`] the two ends of a body.
-//! [`duplex`] moves both bodies and standard error over a line, for either side;
-//! [`caller`] and [`answerer`] say when a call is over.
+//! | module | for |
+//! |---|---|
+//! | [`state`] | decides, as plain data, what may be sent and received, and when the other side is lost |
+//! | [`credit`] | counts the bytes in flight, for flow control |
+//! | [`line`] | one side's connection to the other |
+//! | [`body`] | the two ends of a body |
+//! | [`duplex`] | moves both bodies and standard error over a line, for either side |
+//! | [`caller`], [`answerer`] | the two sides: when the call is over for each |
 
 pub(crate) mod answerer;
 pub(crate) mod body;

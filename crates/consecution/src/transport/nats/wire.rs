@@ -1,19 +1,19 @@
-//! What travels: subjects, headers, frames, and the lines of a server, as
+//! The wire format: subjects, headers, frames, and the lines of a server, as
 //! `docs/protocol.md` describes them.
 //!
-//! Pure: bytes and headers in, plain data out, and the other way round. Nothing here
-//! sends, waits or remembers, and nothing that comes from outside makes it panic:
-//! `fuzz/targets/wire.rs` tries.
+//! Pure: converts between bytes or headers and plain data. Nothing here sends, waits or
+//! keeps state. No input from outside may make it panic, which `fuzz/targets/wire.rs`
+//! tests.
 //!
 //! | for | see |
 //! |---|---|
 //! | names of subjects and headers | [`subject`] |
-//! | what a server sends, and headers as bytes | [`server_line`], [`header_block`] |
-//! | values of headers, and how text is escaped | [`header`] |
-//! | what a request says | [`request`], [`following`] |
-//! | what a reply in one message says | [`reply`], [`outcome`] |
+//! | what a server sends; headers as bytes | [`server_line`], [`header_block`] |
+//! | values of headers, and escaping | [`header`] |
+//! | requests | [`request`], [`following`] |
+//! | replies in one message, and how calls ended | [`reply`], [`outcome`] |
 //! | frames of a stream | [`frame`] |
-//! | whose a message is | [`kind`] |
+//! | the kinds of messages to an inbox | [`kind`] |
 
 pub(crate) mod following;
 pub(crate) mod frame;

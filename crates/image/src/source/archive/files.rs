@@ -6,17 +6,16 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
-use crate::layer::{Kind, LayerProblem, Source, TarStream};
+use crate::layer::{Kind, LayerProblem, PATH_BYTES_MAX, Source, TarStream};
 use crate::regular::Folder;
 
 /// Entries that an image archive may have; what has more is a root file system.
 const ENTRIES_MAX: usize = 4096;
-/// Entries that are gone through to find the last one of a tar that is too large.
+/// Entries that are searched for the last one of a tar that is too large: its name is
+/// worth a second, but not more.
 const SOUGHT_MAX: usize = 1 << 20;
-/// Links from file to file, at most; `docker save` of old linked equal layers.
-const LINKS_MAX: usize = 8;
-/// Bytes in the path of a file that is looked up, or in what a link points to.
-const PATH_BYTES_MAX: usize = 4095;
+/// The most links from file to file: old versions of `docker save` linked equal layers.
+const FILE_LINKS_MAX: usize = 8;
 const BUFFER_BYTES: usize = 64 << 10;
 
 /// Where an image's documents and layers are read from.
@@ -79,7 +78,7 @@ impl Files {
         }
     }
 
-    /// A small file's content; `Err(None)` where it is larger than that.
+    /// A small file's content; its size if that is more than `bytes_max`.
     pub(crate) fn read(
         &self,
         path: &str,
@@ -147,7 +146,7 @@ impl TarFiles {
 
     fn get(&self, path: &str) -> Option<(u64, u64)> {
         let mut path = path.to_owned();
-        for _ in 0..LINKS_MAX {
+        for _ in 0..FILE_LINKS_MAX {
             match self.entries.get(&path)? {
                 Item::Bytes(offset, length) => return Some((*offset, *length)),
                 Item::Link(target) => path.clone_from(target),
@@ -157,8 +156,8 @@ impl TarFiles {
     }
 }
 
-/// Path and size of the entry in which a tar ends that was cut off: the one that
-/// had no room any more.
+/// Path and size of the entry in which a tar was cut off, because there was no room for
+/// it.
 pub(super) fn last_entry(file: &File) -> Option<(String, u64)> {
     let file = Arc::new(file.try_clone().ok()?);
     let mut tar = TarStream::new(Blocks::new(file));
@@ -256,9 +255,7 @@ impl Source for Blocks {
         let to = self.position.saturating_add(bytes);
         let length = self.file.metadata().map_or(u64::MAX, |about| about.len());
         if to > length {
-            return Err(LayerProblem::damaged(
-                "the tar ends in the middle of an entry",
-            ));
+            return Err(LayerProblem::cut_off());
         }
         self.buffer.clear();
         self.read = 0;

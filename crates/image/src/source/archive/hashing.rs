@@ -1,4 +1,4 @@
-//! Hashing what passes by, to be compared once it all has.
+//! A reader that hashes what is read through it.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -39,7 +39,8 @@ impl<R: Read> Read for Hashing<R> {
 
 impl<R: Read> Drop for Hashing<R> {
     fn drop(&mut self) {
-        // What the decompressor left behind its end belongs to the blob too.
+        // What the decompressor has not read, behind the end of its stream, belongs to
+        // the blob, too.
         let rest = io::copy(self, &mut io::sink());
         if let (Ok(_), Some(hasher)) = (rest, self.hasher.take()) {
             *self.result.lock() = Some(hasher.finish());

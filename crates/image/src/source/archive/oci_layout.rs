@@ -6,8 +6,6 @@ use crate::layer::Limits;
 use crate::manifest::{self, ContentError, Descriptor, Document, Manifest};
 use crate::reference::Reference;
 
-/// Indexes within indexes, at most.
-const INDEX_DEPTH_MAX: usize = 3;
 /// Entries of `index.json` that are read to see whether they are of images.
 const ENTRIES_READ_MAX: usize = 64;
 
@@ -72,7 +70,7 @@ impl Layout<'_> {
                 Some(Err(error)) if is_of_artifact(&error) => {
                     first_error.get_or_insert(error);
                 }
-                // What else is wrong counts where it is the one that is wanted.
+                // Any other error is reported only if this entry is the wanted one.
                 _ => images.push(entry),
             }
         }
@@ -88,7 +86,7 @@ impl Layout<'_> {
         self.parse(&bytes, &entry.media_type)
     }
 
-    /// The entries of the wanted name; all of them where they have but one name.
+    /// The entries of the wanted name; all of them if they have only one name.
     fn named(
         &self,
         entries: Vec<Descriptor>,
@@ -130,11 +128,8 @@ impl Layout<'_> {
         index: Option<&Digest>,
         depth: usize,
     ) -> Result<Found, ImportError> {
-        if depth >= INDEX_DEPTH_MAX {
-            return Err(self.content(ContentError::Malformed {
-                what: "index",
-                problem: format!("more than {INDEX_DEPTH_MAX} indexes lead to one another").into(),
-            }));
+        if depth >= manifest::INDEX_DEPTH_MAX {
+            return Err(self.content(manifest::too_deep()));
         }
         let candidates = manifest::candidates(entries).map_err(|cause| self.content(cause))?;
         let mut first_error = None;

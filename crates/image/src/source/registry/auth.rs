@@ -1,4 +1,4 @@
-//! Showing a registry who asks: Basic, and tokens from a token server.
+//! Authentication at a registry: Basic, and tokens from a token server.
 
 use data_encoding::BASE64;
 use reqwest::Url;
@@ -15,7 +15,7 @@ use super::refusal::refusal;
 use super::{Registries, RegistryError};
 use crate::causes::Cause;
 
-/// Most bytes of a token server's answer.
+/// The most bytes of a token server's answer. Tokens have some KiB.
 const TOKEN_BYTES_MAX: u64 = 1 << 20;
 
 /// What a registry asks for.
@@ -31,9 +31,9 @@ enum Challenge {
 
 /// Where a registry challenged us, by the headers of its answer.
 pub(super) enum Challenged {
-    /// Where we asked for what we want.
+    /// At the URL of what we asked for.
     Here(HeaderMap),
-    /// At `/v2/`: what scope it names there is of no use.
+    /// At `/v2/`, where the scope that it names is of no use.
     AtTheDoor(HeaderMap),
 }
 
@@ -43,8 +43,8 @@ struct TokenAnswer {
     access_token: Option<String>,
 }
 
-/// Answers the challenge of the endpoint itself. `None` where nothing
-/// can be answered: then the 401 stands.
+/// Answers the challenge of the endpoint itself; `None` if we cannot, and its 401 is the
+/// result.
 pub(super) async fn authorize(
     endpoint: &Endpoint,
     repository: &str,
@@ -154,7 +154,8 @@ async fn token(
             }
         }
     };
-    // The registry names its token server, which then names nobody else.
+    // The registry may name any token server; with credentials, that one may not redirect
+    // further.
     let follow = match credential {
         Some(_) => Follow::OwnOrigin,
         None => Follow::Anywhere,
@@ -174,7 +175,7 @@ async fn token(
     token.ok_or_else(|| protocol("its token server's answer has no token".into()))
 }
 
-/// The best challenge among those offered.
+/// The challenge to answer: a token is better than a password.
 fn challenge(headers: &HeaderMap) -> Option<Challenge> {
     let texts = headers
         .get_all(WWW_AUTHENTICATE)

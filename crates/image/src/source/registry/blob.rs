@@ -9,7 +9,7 @@ use reqwest::{Response, StatusCode};
 use super::RegistryError;
 use super::body::Body;
 use super::endpoint::Endpoint;
-use super::failure::{Failure, Tries, skipped};
+use super::failure::{Attempts, Failure, skipped};
 use super::resolve::Resolved;
 use super::session::{Ask, Session};
 use crate::manifest::{ContentError, Descriptor};
@@ -18,14 +18,13 @@ use crate::store::BlobFile;
 
 /// Bytes that are gathered before they are written.
 const WRITE_BYTES: usize = 1 << 20;
-/// How long they are gathered at most: a pull may be dropped at any time, and goes
-/// on from what was written.
+/// How long they are gathered at most. A pull may be dropped at any time, and the next
+/// one continues from what was written.
 const WRITE_AFTER: Duration = Duration::from_secs(5);
-/// Bytes more than were ever there, that make an attempt count as one that got
-/// somewhere.
+/// An attempt got somewhere if it brought so many bytes more than there ever were.
 const PROGRESS_BYTES: u64 = 256 << 10;
-/// How many times a layer's size is fetched for it, at most. More than once it
-/// is where a server cannot resume, and its connections break.
+/// The most bytes that are fetched for a layer, in multiples of its size. It takes more
+/// than one if a server cannot resume and its connections break.
 const FETCHES_MAX: u64 = 5;
 
 impl Session<'_> {
@@ -53,7 +52,7 @@ impl Session<'_> {
             endpoint,
             layer,
             progress,
-            tries: Tries::new(self.options),
+            attempts: Attempts::new(self.options),
             reached_bytes: 0,
             fetched_bytes: 0,
         };
@@ -73,11 +72,11 @@ struct Download<'a> {
     endpoint: &'a Endpoint,
     layer: &'a Descriptor,
     progress: &'a dyn Progress,
-    tries: Tries<'a>,
-    /// What there was of the layer when an attempt last got somewhere. What is
-    /// thrown away and fetched again gets nowhere.
+    attempts: Attempts<'a>,
+    /// The bytes of the layer when an attempt last got somewhere. Bytes that are thrown
+    /// away and fetched again do not count.
     reached_bytes: u64,
-    /// What came in all attempts together.
+    /// The bytes that came in all attempts together.
     fetched_bytes: u64,
 }
 
@@ -115,10 +114,10 @@ impl Download<'_> {
                 Err(failure) => {
                     if file.bytes() >= self.reached_bytes.saturating_add(PROGRESS_BYTES) {
                         self.reached_bytes = file.bytes();
-                        self.tries.progressed();
+                        self.attempts.progressed();
                     }
                     *slot = Some(file);
-                    self.tries.wait_after(failure).await?;
+                    self.attempts.wait_after(failure).await?;
                 }
             }
         }

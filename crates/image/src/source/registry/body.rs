@@ -1,8 +1,8 @@
 //! An answer's body: read piece by piece, at a pace, up to a bound.
 //!
-//! A connection on which now and then a byte comes is never idle, and would
-//! last for ever. So every so many bytes have a time to come in, which leaves
-//! room for several downloads that share a link of 20 kB a second.
+//! A connection on which a byte comes now and then is never idle, and would last for
+//! ever. So each 64 KiB have a time in which they must come, long enough for several
+//! downloads that share a link of 20 kB a second.
 
 use std::time::{Duration, Instant};
 

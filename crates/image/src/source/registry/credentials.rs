@@ -13,7 +13,7 @@ mod helper;
 use crate::causes::Cause;
 use helper::ask;
 
-/// Most bytes of `config.json` that are read.
+/// The most bytes of `config.json`; real ones have some KiB.
 const CONFIG_BYTES_MAX: u64 = 4 << 20;
 
 /// Docker Hub has this key, whatever it is called elsewhere.
@@ -157,7 +157,7 @@ impl Credentials {
         if let Ok(Some(_)) = asked {
             return asked;
         }
-        // What stands in the file itself is as good, whatever a helper says.
+        // Credentials in the file itself are as good, whatever a helper says.
         let found = match self.find_auth(&keys) {
             Some(auth) => self.read_auth(registry, auth)?,
             None => None,
@@ -168,7 +168,7 @@ impl Credentials {
         }
     }
 
-    /// Asks the helper for a registry, where there is one, else the one for all.
+    /// Asks the helper for this registry, if there is one, otherwise the helper for all.
     async fn ask_helper(
         &self,
         keys: &[&str],

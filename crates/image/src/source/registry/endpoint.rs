@@ -16,17 +16,17 @@ use super::reach::{LedTo, Reach};
 use super::{Registries, RegistryError, Timeouts, proxy, retry_after};
 use crate::causes::{Cause, with_causes};
 
-/// Failures of credentials that are remembered, so that each is told once.
+/// Failures of credentials that are remembered, so that each is logged once.
 const WARNINGS_MAX: usize = 64;
 
-/// Who asks, as far as credentials say.
+/// Whether there are credentials for an endpoint.
 #[derive(Debug, Clone, Default)]
 enum Login {
     #[default]
     NotAsked,
     Nobody,
     Somebody,
-    /// Nobody, since the credentials cannot be had: why not.
+    /// Nobody, since reading the credentials failed.
     Failed(Arc<CredentialsError>),
 }
 
@@ -35,11 +35,12 @@ pub(super) struct Endpoint {
     pub(super) api: Api,
     /// Host and port, and the proxy if there is one, for messages.
     pub(super) address: String,
-    /// Under which name its credentials stand.
+    /// The name of its credentials in Docker's config.
     pub(super) credentials_key: String,
     /// Asks the endpoint itself.
     pub(super) client: Client,
-    /// Asks whom its answers lead to. With connections and TLS sessions of its own.
+    /// Asks the hosts that its answers lead to, with connections and TLS sessions of its
+    /// own.
     led_to: Client,
     /// How long to wait for its answers.
     pub(super) timeouts: Timeouts,
@@ -107,7 +108,8 @@ impl Endpoint {
         }
         // Whether it speaks plain HTTP is asked without any credentials.
         let plain = Self::at("http", host, registry, options).await?;
-        // Whoever is to be left alone has answered before.
+        // A server that wants to be left alone has answered before, so we know how it is
+        // asked.
         for endpoint in [&plain, &secure] {
             if retry_after::left_alone(endpoint.reach.own()).is_some() {
                 return Self::at(endpoint.reach.own().scheme(), host, registry, options).await;
@@ -120,7 +122,7 @@ impl Endpoint {
             .send()
             .await;
         match ping {
-            // What servers answer who expected TLS.
+            // The answer of servers that expect TLS.
             Ok(answer) if answer.status() == 400 => Ok(secure),
             _ => Ok(plain),
         }
@@ -205,9 +207,9 @@ impl Endpoint {
         }
     }
 
-    /// The credential for it, if there is one. What keeps it from us is no obstacle
-    /// yet: most images are public. It is told once, and again where the registry
-    /// refuses ([`no_login`](Self::no_login)).
+    /// The credential for it, if there is one. A failure to read credentials does not end
+    /// the pull, because most images are public. It is logged once, and told again if the
+    /// registry refuses ([`no_login`](Self::no_login)).
     pub(super) async fn credential(&self, options: &Registries) -> Option<Credential> {
         if matches!(self.login(), Login::Failed(_)) {
             return None;
@@ -229,7 +231,7 @@ impl Endpoint {
         credential
     }
 
-    /// Finds out who asks, where that was not needed so far.
+    /// Looks for credentials, if nobody has done that so far.
     pub(super) async fn look_up_login(&self, options: &Registries) {
         if matches!(self.login(), Login::NotAsked) {
             self.credential(options).await;
@@ -240,7 +242,7 @@ impl Endpoint {
         self.login.lock().clone()
     }
 
-    /// Whether it is shown credentials.
+    /// Whether it is sent credentials.
     pub(super) fn is_logged_in(&self) -> bool {
         matches!(self.login(), Login::Somebody)
     }
@@ -253,7 +255,8 @@ impl Endpoint {
         }
     }
 
-    /// Where something came from, for messages: not always where it was asked.
+    /// The address that an answer came from, for messages, since redirects may lead
+    /// elsewhere.
     pub(super) fn address_of(&self, url: &Url) -> String {
         match self.reach.is_own(url) {
             true => self.address.clone(),
@@ -285,7 +288,7 @@ fn warn_once(error: &CredentialsError) {
 }
 
 fn client(url: &Url, timeouts: &Timeouts, led_to: Option<&Arc<Reach>>) -> reqwest::Result<Client> {
-    // An error says that another part of the program was first: just as well.
+    // This fails if another part of the program has done it already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     match client_builder(url, timeouts, led_to).build() {
         // Without TLS, missing root certificates are no obstacle.

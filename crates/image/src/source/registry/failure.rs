@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use super::endpoint::Endpoint;
 use super::error::ClientError;
-use super::{Registries, RegistryError};
+use super::{Registries, RegistryError, Retry};
 use crate::causes::with_causes;
 
 /// The longest wait between two attempts that we choose.
 pub(super) const DELAY_MAX: Duration = Duration::from_secs(10);
-/// The longest that a server chooses. One that wants more time does not get an
-/// attempt more from this pull.
-const AFTER_MAX: Duration = Duration::from_secs(60);
+
+/// The longest wait that a server may choose. If it wants more, this pull makes no further
+/// attempt.
+const SERVER_DELAY_MAX: Duration = Duration::from_secs(60);
+
 /// Why an attempt failed, and whether another may do better.
 #[derive(Debug)]
 pub(super) enum Failure {
@@ -29,19 +31,26 @@ impl Failure {
 }
 
 /// Counts attempts that got nowhere, and waits between them.
-pub(super) struct Tries<'o> {
-    options: &'o Registries,
+pub(super) struct Attempts<'o> {
+    retry: &'o Retry,
     failed: u32,
+    /// The next wait, if the server does not choose it.
+    delay: Duration,
 }
 
-impl<'o> Tries<'o> {
+impl<'o> Attempts<'o> {
     pub(super) fn new(options: &'o Registries) -> Self {
-        Self { options, failed: 0 }
+        let retry = &options.retry;
+        Self {
+            retry,
+            failed: 0,
+            delay: retry.first_delay,
+        }
     }
 
-    /// The last attempt got somewhere: what failed before counts no more.
+    /// The last attempt got somewhere: earlier failures no longer count.
     pub(super) fn progressed(&mut self) {
-        self.failed = 0;
+        (self.failed, self.delay) = (0, self.retry.first_delay);
     }
 
     /// Waits before another attempt, or gives the failure back for good.
@@ -51,23 +60,25 @@ impl<'o> Tries<'o> {
             Failure::Passing(error, after) => (error, after),
         };
         self.failed += 1;
-        let too_long = after.is_some_and(|after| after > AFTER_MAX);
-        if too_long || self.failed >= self.options.retry.attempts_max {
+        let too_long = after.is_some_and(|after| after > SERVER_DELAY_MAX);
+        if too_long || self.failed >= self.retry.attempts_max {
             return Err(error);
         }
-        let doubled = 1u32.checked_shl(self.failed - 1).unwrap_or(u32::MAX);
-        let delay = self.options.retry.first_delay.saturating_mul(doubled);
-        let delay = after.unwrap_or_else(|| delay.min(DELAY_MAX));
+        let delay = after.unwrap_or_else(|| self.delay.min(DELAY_MAX));
+        self.delay = self.delay.saturating_mul(2);
         tracing::debug!(error = with_causes(&error), ?delay, "trying again");
         tokio::time::sleep(delay).await;
         Ok(())
     }
 }
 
-/// Says that a mirror was left out, and why.
+/// Logs that a mirror was skipped, and why.
 pub(super) fn skipped(error: &RegistryError) {
     let error = with_causes(error);
-    tracing::warn!(error, "mirror failed, going on to the next");
+    tracing::warn!(
+        error,
+        "a mirror failed; the next one, or the registry, is asked"
+    );
 }
 
 /// What went wrong below HTTP.

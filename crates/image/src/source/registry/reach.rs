@@ -1,11 +1,11 @@
 //! Where the answers of a registry may lead us: by a redirect, or to its token
 //! server.
 //!
-//! A runner stands where strangers do not: it can talk to what listens on its
-//! machine's loopback only, and to the link-local addresses where clouds keep
-//! secrets. A registry elsewhere must not make it do so, nor speak without TLS to
-//! those for whom that was allowed. Private addresses (10.0.0.0/8 and the like)
-//! are left to it: companies have their registries and their storage there.
+//! A runner can reach what strangers cannot: what listens on its machine's loopback only,
+//! and the link-local addresses where clouds keep secrets. A registry elsewhere must not
+//! make it talk to those, nor talk without TLS to hosts for which that was allowed.
+//! Private addresses (10.0.0.0/8 and the like) are not refused: companies have their
+//! registries and their storage there.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -28,9 +28,8 @@ pub(super) struct Reach {
     /// answers may lead to others that are, or may.
     trusted: bool,
     options: Registries,
-    /// Names that the endpoint's answers brought up, its own at another port among
-    /// them. They must not mean this machine, which only shows when they are
-    /// resolved.
+    /// Names that the endpoint's answers mentioned, its own at another port among them.
+    /// They must not resolve to this machine, which shows only when they are resolved.
     led_to: Mutex<HashSet<String>>,
 }
 
@@ -112,8 +111,8 @@ impl Reach {
 pub(super) struct LedTo(pub(super) Arc<Reach>);
 
 impl Resolve for LedTo {
-    /// As the system does. Names of proxies may mean this machine; they are not what
-    /// a stranger says.
+    /// Resolves as the system does. The name of a proxy may mean this machine, since no
+    /// stranger chose it.
     fn resolve(&self, name: Name) -> Resolving {
         let watched = self.0.led_to.lock().contains(name.as_str());
         Box::pin(async move {
@@ -133,8 +132,9 @@ impl Resolve for LedTo {
     }
 }
 
-/// Whether an address means another machine to each: loopback, which the
-/// unspecified one is for whoever connects to it, and link-local.
+/// Whether each machine means itself, or its own network segment, by this address:
+/// loopback, the unspecified address (which is loopback for whoever connects to it), and
+/// link-local ones.
 fn is_of_this_machine(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.is_loopback() || v4.is_link_local() || v4.octets()[0] == 0,

@@ -1,7 +1,7 @@
-//! Sending a request, and going where its answer leads.
+//! Sending a request, and following redirects.
 //!
-//! Done here and not by the HTTP client, since that does not know what a request
-//! carries: it sends a form with a refresh token again to whoever a 308 names.
+//! The HTTP client does not do this, because it does not know what a request carries: it
+//! would send a form with a refresh token to whatever host a 308 names.
 
 use reqwest::header::{AUTHORIZATION, LOCATION};
 use reqwest::{Method, Request, RequestBuilder, Response, StatusCode, Url};
@@ -14,12 +14,12 @@ use super::{RegistryError, retry_after};
 /// Most redirects that one request follows.
 const REDIRECTS_MAX: usize = 10;
 
-/// Whom a request may be redirected to, of those within reach.
+/// Which hosts within reach a request may be redirected to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Follow {
-    /// Anybody, but without credentials.
+    /// All, but without credentials.
     Anywhere,
-    /// Nobody but whom it is sent to: the request is made of credentials.
+    /// Only the one that it is sent to, because the request carries credentials.
     OwnOrigin,
 }
 
@@ -57,7 +57,7 @@ pub(super) async fn send(
         let (Some(again), Some(to)) = (again, target(&answer)) else {
             return Ok(answer);
         };
-        // Any other redirect of a form asks for the form to be left out.
+        // Any other redirect of a form asks for a request without the form.
         let keeps_form = matches!(
             answer.status(),
             StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT
@@ -77,7 +77,7 @@ fn target(answer: &Response) -> Option<Url> {
     let location = answer.headers().get(LOCATION).filter(|_| redirects)?;
     let location = String::from_utf8_lossy(location.as_bytes());
     let mut to = answer.url().join(&location).ok()?;
-    // Whom a stranger wants to log in as is not for us to say.
+    // A stranger must not choose the user that we log in as.
     let _ = to.set_username("");
     let _ = to.set_password(None);
     Some(to)

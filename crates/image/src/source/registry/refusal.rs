@@ -7,8 +7,10 @@ use super::endpoint::Endpoint;
 use super::failure::{DELAY_MAX, Failure};
 use super::{RegistryError, retry_after};
 
-/// Most bytes of an error's body that are read, and shown.
+/// The most bytes of an error's body that are read; a registry's JSON has some hundred.
 const ERROR_BYTES_MAX: u64 = 64 << 10;
+
+/// The most characters of its reason that are shown: two lines.
 const REASON_CHARS_MAX: usize = 200;
 
 /// The failure that an answer other than success means.

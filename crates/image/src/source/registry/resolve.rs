@@ -6,16 +6,13 @@ use reqwest::header::CONTENT_TYPE;
 use super::RegistryError;
 use super::body::read_bounded;
 use super::endpoint::Endpoint;
-use super::failure::{Failure, Tries, skipped};
+use super::failure::{Attempts, Failure, skipped};
 use super::session::{Ask, Session};
 use crate::digest::Digest;
 use crate::manifest::{
     self, ContentError, DOCKER_LIST, DOCKER_MANIFEST, Descriptor, Document, Manifest, OCI_INDEX,
     OCI_MANIFEST,
 };
-
-/// Indexes within indexes, at most.
-const INDEX_DEPTH_MAX: usize = 3;
 
 /// What a reference means.
 pub(crate) struct Resolved {
@@ -59,7 +56,7 @@ impl Session<'_> {
         let mut fetched = self.fetch_manifest(endpoint, None).await?;
         let mut document = self.read(&fetched).map_err(content)?;
         let mut index = None;
-        for _ in 0..INDEX_DEPTH_MAX {
+        for _ in 0..manifest::INDEX_DEPTH_MAX {
             match document {
                 Document::Manifest(manifest) => {
                     let sizes = manifest.layers.iter().map(|layer| layer.size);
@@ -79,10 +76,7 @@ impl Session<'_> {
                 }
             }
         }
-        Err(content(ContentError::Malformed {
-            what: "index",
-            problem: format!("more than {INDEX_DEPTH_MAX} indexes lead to one another").into(),
-        }))
+        Err(content(manifest::too_deep()))
     }
 
     /// The first entry of an index that is of an image: a signature may stand
@@ -121,11 +115,11 @@ impl Session<'_> {
         endpoint: &Endpoint,
         entry: Option<&Descriptor>,
     ) -> Result<Fetched, RegistryError> {
-        let mut tries = Tries::new(self.options);
+        let mut attempts = Attempts::new(self.options);
         loop {
             match self.ask_manifest(endpoint, entry).await {
                 Ok(fetched) => return Ok(fetched),
-                Err(failure) => tries.wait_after(failure).await?,
+                Err(failure) => attempts.wait_after(failure).await?,
             }
         }
     }
@@ -198,11 +192,11 @@ impl Session<'_> {
         endpoint: &Endpoint,
         config: &Descriptor,
     ) -> Result<Bytes, RegistryError> {
-        let mut tries = Tries::new(self.options);
+        let mut attempts = Attempts::new(self.options);
         loop {
             match self.ask_config(endpoint, config).await {
                 Ok(bytes) => return Ok(bytes),
-                Err(failure) => tries.wait_after(failure).await?,
+                Err(failure) => attempts.wait_after(failure).await?,
             }
         }
     }

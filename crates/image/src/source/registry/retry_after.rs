@@ -12,11 +12,12 @@ use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{StatusCode, Url};
 
 /// The longest time for which a server is not asked, whatever it says.
-const AFTER_MAX: Duration = Duration::from_secs(3600);
-/// Servers that are remembered; of more, those that may be asked soonest are not.
+const LEFT_ALONE_MAX: Duration = Duration::from_secs(3600);
+/// Servers that are remembered. If there are more, the one that may be asked soonest is
+/// forgotten.
 const SERVERS_MAX: usize = 256;
 
-/// What a server said who wants to be left alone.
+/// A server's answer that it wants to be left alone for some time.
 #[derive(Debug, Clone)]
 pub(super) struct LeftAlone {
     until: Instant,
@@ -33,7 +34,7 @@ impl LeftAlone {
 
 static SERVERS: Mutex<BTreeMap<String, LeftAlone>> = Mutex::new(BTreeMap::new());
 
-/// What a server said, while it is not to be asked.
+/// The answer of a server that must not be asked now; `None` for others.
 pub(super) fn left_alone(url: &Url) -> Option<LeftAlone> {
     let mut servers = SERVERS.lock();
     let server = url.origin().ascii_serialization();
@@ -73,13 +74,15 @@ fn read(text: &str, now: SystemTime) -> Option<Duration> {
     let text = text.trim();
     let after = match text.parse() {
         Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() => AFTER_MAX,
+        Err(_) if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() => {
+            LEFT_ALONE_MAX
+        }
         Err(_) => {
             let date = httpdate::parse_http_date(text).ok()?;
             date.duration_since(now).unwrap_or_default()
         }
     };
-    Some(after.min(AFTER_MAX))
+    Some(after.min(LEFT_ALONE_MAX))
 }
 
 #[cfg(test)]
@@ -114,13 +117,18 @@ mod tests {
         let url = |text: &str| text.parse::<Url>().unwrap();
         let alone = |text| left_alone(&url(text)).is_some();
         let busy = StatusCode::TOO_MANY_REQUESTS;
-        leave_alone(&url("https://a/v2/"), AFTER_MAX, busy, "");
+        leave_alone(&url("https://a/v2/"), LEFT_ALONE_MAX, busy, "");
         assert!(alone("https://a/x") && alone("https://a:443/"));
         assert!(!alone("https://a:444/") && !alone("https://b/") && !alone("http://a/"));
         leave_alone(&url("https://a/v2/"), Duration::ZERO, busy, "");
         assert!(!alone("https://a/x"));
         for server in 0..2 * SERVERS_MAX {
-            leave_alone(&url(&format!("https://{server}/")), AFTER_MAX, busy, "");
+            leave_alone(
+                &url(&format!("https://{server}/")),
+                LEFT_ALONE_MAX,
+                busy,
+                "",
+            );
         }
         assert_eq!(SERVERS.lock().len(), SERVERS_MAX);
     }

@@ -45,7 +45,7 @@ impl<'o> Session<'o> {
         })
     }
 
-    /// One attempt. Anything but success is a failure, told apart.
+    /// Makes one attempt. Any answer but success is a failure.
     pub(super) async fn ask(
         &self,
         endpoint: &Endpoint,
@@ -68,12 +68,14 @@ impl<'o> Session<'o> {
                 request = request.header(AUTHORIZATION, authorization);
             }
             let answer = send(endpoint, ask.what, request, Follow::Anywhere).await?;
-            // Whom the registry leads us to may not ask for its credentials.
+            // A host that the registry redirects to may not ask for the registry's
+            // credentials.
             let is_own = endpoint.reach.is_own(answer.url());
             if is_own && !asked_again {
                 let challenged = match answer.status() {
                     StatusCode::UNAUTHORIZED => Some(Challenged::Here(answer.headers().clone())),
-                    // Some tell nobody what they do not show to everybody.
+                    // Some registries answer so for private images, to whoever is not
+                    // logged in.
                     StatusCode::FORBIDDEN | StatusCode::NOT_FOUND if anonymous => {
                         self.ping(endpoint).await.map(Challenged::AtTheDoor)
                     }
@@ -123,7 +125,7 @@ impl<'o> Session<'o> {
         Some((others.get(first..).unwrap_or_default(), last))
     }
 
-    /// That there is no endpoint at all, which no registry name leads to.
+    /// The error for no endpoint at all, which cannot happen.
     pub(super) fn nowhere(&self) -> RegistryError {
         RegistryError::NotFound {
             reference: self.reference.familiar(),

@@ -1,4 +1,4 @@
-//! The room that early output has, and the files in it.
+//! The room for early output, in memory and in files.
 
 use std::fs::File;
 use std::io;
@@ -12,19 +12,19 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-/// How much waits in memory, of all calls together.
+/// How many bytes may wait in memory, of all calls together.
 const MEMORY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
-/// How much may wait, unless it is said otherwise.
+/// By default, how many bytes may wait in all.
 pub const BYTES_MAX_DEFAULT: u64 = 1024 * 1024 * 1024;
 
-/// Where output waits that comes before its reply may begin.
+/// The settings for output that comes before its reply may begin.
 #[derive(Debug, Clone)]
 pub struct SpoolOptions {
-    /// Where its files are; `None` for memory alone.
+    /// The folder for files; `None` for memory alone.
     pub folder: Option<PathBuf>,
-    /// How much may wait, of all calls together, in memory and in files; 0 for
-    /// replies that begin at once.
+    /// The most bytes, of all calls together, in memory and in files; with 0, replies begin at
+    /// once.
     pub bytes_max: u64,
 }
 
@@ -37,20 +37,20 @@ impl Default for SpoolOptions {
     }
 }
 
-/// The room that all calls share.
+/// The room, which all calls share.
 pub(in super::super) struct Room {
     pub(super) folder: Option<PathBuf>,
     pub(super) memory_bytes_max: u64,
     bytes_max: u64,
     pub(super) used: Mutex<Used>,
     used_bytes: Gauge,
-    /// Calls that found no room.
+    /// Counts calls that found no room.
     pub(super) full: Counter,
-    /// A file could not be written, and that was said.
+    /// Whether it was logged that a file could not be written.
     is_bad: AtomicBool,
 }
 
-/// How much is used, by a call or by all.
+/// The used bytes, of a call or of all.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Used {
     pub(super) memory: u64,
@@ -63,7 +63,7 @@ impl Used {
     }
 }
 
-/// Where bytes have room.
+/// Where bytes are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
     Memory,
@@ -71,8 +71,8 @@ pub(super) enum Place {
 }
 
 impl Room {
-    /// Looks whether the folder can be written, so it blocks. If not, that is
-    /// said, and there is memory alone.
+    /// Checks whether the folder can be written, and so blocks. If not, logs that and uses
+    /// memory alone.
     pub(in super::super) fn open(options: SpoolOptions) -> Room {
         let SpoolOptions { folder, bytes_max } = options;
         let folder = folder.filter(|folder| {
@@ -111,7 +111,7 @@ impl Room {
         self.bytes_max > 0
     }
 
-    /// Room for so many more bytes of a call that has `own`, if there is any.
+    /// Reserves room for so many more bytes of a call that uses `own`, if there is room.
     pub(super) fn take(&self, own: &mut Used, bytes: u64, is_behind_file: bool) -> Option<Place> {
         let mut used = self.used.lock();
         let is_within = |own: u64, used: u64, max: u64| {
@@ -145,7 +145,7 @@ impl Room {
         self.used_bytes.set(used.all().cast_signed());
     }
 
-    /// Writes behind what is in a file, or into a new one. Blocks.
+    /// Appends to a file, or to a new one. Blocks.
     pub(super) fn write(
         &self,
         file: Option<Arc<File>>,
@@ -161,7 +161,7 @@ impl Room {
         Ok(file)
     }
 
-    /// A file could not be written: said once, until it can be again.
+    /// Logs that a file could not be written: once, until writing succeeds again.
     pub(super) fn wrote(&self, error: Option<&io::Error>) {
         let was_bad = self.is_bad.swap(error.is_some(), Ordering::Relaxed);
         if let (Some(error), false) = (error, was_bad) {

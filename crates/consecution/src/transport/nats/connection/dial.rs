@@ -21,6 +21,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::identity;
 use crate::config::{NatsIdentity, Tls};
+use crate::error::with_causes;
 use crate::transport::nats::wire::server_line::{self, Said};
 
 /// The least room for one read, so that many small messages are read at once.
@@ -100,7 +101,8 @@ impl Dial {
             "echo": false,
             "headers": true,
         });
-        let proof = identity::proof(&self.identity, info.nonce.as_bytes()).await?;
+        let proof = identity::proof(&self.identity, info.nonce.as_bytes()).await;
+        let proof = proof.map_err(|error| with_causes(&error))?;
         let signature = proof.signature.map(|it| BASE64URL_NOPAD.encode(&it));
         let fields = [
             ("user", proof.username),

@@ -1,5 +1,6 @@
 //! What can be wrong with options for NATS.
 
+use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
@@ -16,9 +17,14 @@ pub(crate) const SEED_PREFIX: &str = "SU";
 #[expect(missing_docs, reason = "each text says it")]
 pub enum NatsError {
     #[error(
-        "use `{server}` as the address of a NATS server: {reason}; it should look like nats://host:4222 or tls://host:4222"
+        "use `{server}` as the address of a NATS server \
+         (it should look like nats://host:4222 or tls://host:4222)"
     )]
-    Server { server: String, reason: String },
+    Server {
+        server: String,
+        #[source]
+        cause: Box<dyn Error + Send + Sync>,
+    },
     #[error(
         "use the addresses of the NATS servers: they name different users; name one, or give user and password by themselves"
     )]
@@ -27,12 +33,17 @@ pub enum NatsError {
     Seed,
     #[error(transparent)]
     Secret(#[from] SecretError),
-    #[error("read the NATS credentials file {}: {reason}", path.display())]
-    Credentials { path: PathBuf, reason: io::Error },
-    #[error("read {what} for NATS from {}: {reason}; it must be in PEM", path.display())]
+    #[error("read the NATS credentials file {}", path.display())]
+    Credentials {
+        path: PathBuf,
+        #[source]
+        cause: io::Error,
+    },
+    #[error("read {what} for NATS from {} (it must be in PEM)", path.display())]
     Certificate {
         what: &'static str,
         path: PathBuf,
-        reason: pem::Error,
+        #[source]
+        cause: pem::Error,
     },
 }

@@ -8,18 +8,15 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::connection::{Connection, TROUBLE};
+use crate::connection::{Connection, LOG_AGAIN_AFTER, TROUBLE};
 use crate::log_on_change::LogOnChange;
 
 /// How long after a reconnect "no responders" means little, because runners may still be
 /// reconnecting too.
 const SETTLE_TIME: Duration = Duration::from_secs(2);
 
-/// How often the same trouble is logged, at most.
-const LOG_EVERY: Duration = Duration::from_secs(30);
-
-/// How many errors from servers are logged in that time. They contain a subject, which a
-/// client can choose anew for each request.
+/// How many errors from servers are logged within [`LOG_AGAIN_AFTER`]. They contain a
+/// subject, which a client can choose anew for each request.
 const COMPLAINTS_MAX: u32 = 10;
 
 /// The state of the connections; see the module.
@@ -51,7 +48,7 @@ impl Health {
             requests: watch::Sender::new(Connection::Connected),
             joint: watch::Sender::new(none_yet),
             trouble: Mutex::new(Trouble {
-                log: LogOnChange::again_after(LOG_EVERY),
+                log: LogOnChange::again_after(LOG_AGAIN_AFTER),
                 complaints: None,
                 unsettled_until: None,
             }),
@@ -156,20 +153,20 @@ impl Health {
         self.join_states();
     }
 
-    /// Logs a trouble unless the same one was logged in the last [`LOG_EVERY`].
+    /// Logs a trouble unless the same one was logged in the last [`LOG_AGAIN_AFTER`].
     pub(crate) fn complain(&self, what: &str, why: &str) {
         if self.trouble.lock().log.lets(why) {
             tracing::warn!(target: TROUBLE, "{what}: {why}");
         }
     }
 
-    /// Logs an error from a server, at most [`COMPLAINTS_MAX`] of them in [`LOG_EVERY`].
+    /// Logs an error from a server, at most [`COMPLAINTS_MAX`] of them in [`LOG_AGAIN_AFTER`].
     pub(crate) fn server_complains(&self, error: &str) {
         let mut trouble = self.trouble.lock();
         let now = Instant::now();
         let (since, count) = trouble
             .complaints
-            .filter(|(since, _)| now.duration_since(*since) < LOG_EVERY)
+            .filter(|(since, _)| now.duration_since(*since) < LOG_AGAIN_AFTER)
             .unwrap_or((now, 0));
         trouble.complaints = Some((since, count.saturating_add(1)));
         drop(trouble);

@@ -50,9 +50,9 @@ fn read(identity: &NatsIdentity, nonce: &[u8]) -> Result<Auth, NatsError> {
             proof.signature = Some(signature);
         }
         NatsIdentity::Credentials(path) => {
-            let error = |reason: std::io::Error| NatsError::Credentials {
+            let error = |cause: std::io::Error| NatsError::Credentials {
                 path: path.clone(),
-                reason,
+                cause,
             };
             let text = fs::read_to_string(path).map_err(error)?;
             let signed = in_credentials(&text)
@@ -99,6 +99,7 @@ fn in_credentials(text: &str) -> Option<(&str, &str)> {
 mod tests {
     use super::*;
     use crate::config::Secret;
+    use crate::error::with_causes;
 
     #[test]
     fn jwt_and_seed_are_found_in_credentials() {
@@ -135,7 +136,7 @@ mod tests {
                 let Err(error) = check(&identity) else {
                     panic!("{text:?} should be refused");
                 };
-                let error = error.to_string();
+                let error = with_causes(&error);
                 assert!(!error.contains("hidden"), "{error}");
             }
         }

@@ -3,6 +3,7 @@
 //!
 //! A secret must not get into an error or an address: the client library logs addresses.
 
+use std::error::Error;
 use std::path::Path;
 
 use async_nats::rustls::pki_types::pem::{self, PemObject};
@@ -13,6 +14,7 @@ use super::dial::Dial;
 use super::error::NatsError;
 use super::identity;
 use crate::config::{NatsIdentity, NatsOptions, Secret, Tls};
+use crate::error::with_causes;
 use crate::transport::nats::role::Role;
 use crate::transport::nats::wire::header;
 
@@ -50,7 +52,7 @@ pub(crate) fn target(options: &NatsOptions, role: Role, name: &str) -> Result<Ta
         async move {
             identity::proof(&identity, &nonce)
                 .await
-                .map_err(AuthError::new)
+                .map_err(|error| AuthError::new(with_causes(&error)))
         }
     };
     let mut connect = ConnectOptions::with_auth_callback(prove)
@@ -82,21 +84,23 @@ fn servers(urls: &[String]) -> Result<(Vec<ServerAddr>, Option<NatsIdentity>), N
             return Err(NatsError::Users);
         }
         user = user.or(own);
-        let server = bare
-            .parse::<ServerAddr>()
-            .map_err(|error| error.to_string());
-        let server = server.and_then(|server| match server.scheme() {
-            "nats" | "tls" if !server.host().is_empty() => Ok(server),
-            "nats" | "tls" => Err("it names no host".to_owned()),
-            scheme => Err(format!("{scheme}:// is not supported")),
-        });
-        let error = |reason| NatsError::Server {
-            server: bare.clone(),
-            reason,
-        };
-        servers.push(server.map_err(error)?);
+        let server = server_at(&bare).map_err(|cause| NatsError::Server {
+            server: bare,
+            cause,
+        })?;
+        servers.push(server);
     }
     Ok((servers, user.map(identity_of)))
+}
+
+/// Parses an address without a user.
+fn server_at(address: &str) -> Result<ServerAddr, Box<dyn Error + Send + Sync>> {
+    let server = address.parse::<ServerAddr>()?;
+    match server.scheme() {
+        "nats" | "tls" if !server.host().is_empty() => Ok(server),
+        "nats" | "tls" => Err("it names no host".into()),
+        scheme => Err(format!("{scheme}:// is not supported").into()),
+    }
 }
 
 /// Splits `nats://user:password@host` into address and user.
@@ -127,15 +131,15 @@ fn unescaped(text: &str) -> String {
 /// Adds files for TLS. If any is given, TLS is required; see [`target`].
 fn encrypt(mut connect: ConnectOptions, tls: &Tls) -> Result<ConnectOptions, NatsError> {
     if let Some(ca_file) = &tls.ca_file {
-        has_certificates("the certificates of who vouches", ca_file)?;
+        has_certificates("the certificates of the CA", ca_file)?;
         connect = connect.add_root_certificates(ca_file.clone());
     }
     if let Some((certificate, key)) = &tls.client_files {
         has_certificates("our certificate", certificate)?;
-        PrivateKeyDer::from_pem_file(key).map_err(|reason| NatsError::Certificate {
+        PrivateKeyDer::from_pem_file(key).map_err(|cause| NatsError::Certificate {
             what: "our key",
             path: key.clone(),
-            reason,
+            cause,
         })?;
         connect = connect.add_client_certificate(certificate.clone(), key.clone());
     }
@@ -143,10 +147,10 @@ fn encrypt(mut connect: ConnectOptions, tls: &Tls) -> Result<ConnectOptions, Nat
 }
 
 fn has_certificates(what: &'static str, path: &Path) -> Result<(), NatsError> {
-    let error = |reason| NatsError::Certificate {
+    let error = |cause| NatsError::Certificate {
         what,
         path: path.to_owned(),
-        reason,
+        cause,
     };
     let mut certificates = CertificateDer::pem_file_iter(path).map_err(error)?;
     match certificates.next() {
@@ -163,7 +167,7 @@ mod tests {
     fn error_of(options: NatsOptions) -> String {
         match target(&options, Role::Portal, "name") {
             Ok(_) => panic!("{options:?} should be refused"),
-            Err(error) => error.to_string(),
+            Err(error) => with_causes(&error),
         }
     }
 

@@ -1,5 +1,5 @@
-//! The runner's side of a call that it has taken: until all of the output is sent,
-//! and then how the call ended.
+//! The runner's side of a call that it has accepted: sends all of the output, and then how
+//! the call ended.
 
 use tokio::time::{Instant, sleep_until};
 
@@ -7,9 +7,9 @@ use super::duplex::Duplex;
 use super::state::Broken;
 use crate::transport::{LAST_WORDS_WAIT_MAX, PendingOutcome};
 
-/// See the module. Takes the call, with so many links that follow; the caller may
-/// send so much of its body at first. Where the caller is lost the process is stopped
-/// by that this drops its output and cuts its input.
+/// Accepts the call together with `joined` following links; the caller may send `window`
+/// bytes of its body at first. If the caller is lost, returning drops the process's output
+/// and cuts its input off, which stops the process.
 ///
 /// # Errors
 /// The caller is lost.
@@ -31,7 +31,7 @@ pub(crate) async fn run(
         let grace = grace_over.filter(|_| duplex.stderr_outgoing.is_some());
         tokio::select! {
             biased;
-            // A caller sends no outcome.
+            // Only runners send outcomes, so a step on this side returns none.
             step = duplex.wait() => drop(duplex.act(step).await?),
             outcome = &mut outcome, if grace_over.is_none() => {
                 ended = Some(outcome);
@@ -42,6 +42,7 @@ pub(crate) async fn run(
     }
 }
 
+/// Resolves at that moment, if there is one.
 async fn passed(moment: Option<Instant>) {
     match moment {
         Some(moment) => sleep_until(moment).await,

@@ -1,8 +1,7 @@
-//! The two ends of a body that travels as frames: a [`Source`] that is sent, and
-//! a [`Sink`] that what comes is put into.
+//! The two ends of a body that travels as frames: a [`Source`] at the sender, and a [`Sink`]
+//! at the receiver.
 //!
-//! Neither waits for the network, and each keeps what it has when a wait is
-//! given up.
+//! Neither waits for the network. All waits are cancel-safe: no data is lost.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -18,14 +17,14 @@ use tokio::task::yield_now;
 use crate::chunk_queue::ChunkQueue;
 use crate::transport::{Body, Cut};
 
-/// What is less than this is sent together with what else is ready.
+/// While fewer bytes than this are ready, more ready chunks are pulled into the same frame.
 const TINY_BYTES: usize = 16 * 1024;
 
-/// Pieces below this size are copied where they wait for their reader: each is a
-/// slice of the buffer that its message was read into, with those of other calls.
+/// Pieces below this size are copied while they wait for their reader. Otherwise each would
+/// keep the whole buffer alive that it was read into, with messages of other calls.
 const COPIED_BYTES_MAX: usize = 16 * 1024;
 
-/// A step of a body.
+/// A piece of a body, or its end.
 #[derive(Debug)]
 pub(crate) enum Piece {
     Data(Bytes),
@@ -33,13 +32,13 @@ pub(crate) enum Piece {
     Cut(Cut),
 }
 
-/// A body that is sent, and what has been pulled of it.
+/// A body to send, with the chunks that were pulled from it and not sent yet.
 pub(crate) struct Source {
     held: ChunkQueue,
     rest: Rest,
 }
 
-/// What of a body has not been pulled.
+/// The part of a body that has not been pulled.
 enum Rest {
     Body(Body),
     Nothing,
@@ -67,7 +66,7 @@ impl Source {
         Poll::Ready(())
     }
 
-    /// Pulls until there is something, if only an end.
+    /// Pulls until there is data or an end.
     pub(crate) async fn begin(&mut self) {
         poll_fn(
             |context| match self.held.is_empty() && matches!(self.rest, Rest::Body(_)) {
@@ -78,7 +77,7 @@ impl Source {
         .await;
     }
 
-    /// Pulls until there is an end, or more than `room` bytes.
+    /// Pulls until there is an end, or there are more than `room` bytes.
     pub(crate) async fn gather(&mut self, room: usize) {
         poll_fn(|context| {
             while self.held.bytes() <= room && matches!(self.rest, Rest::Body(_)) {
@@ -89,7 +88,7 @@ impl Source {
         .await;
     }
 
-    /// As [`Source::gather`], and does not wait: others get their turn that often.
+    /// Like [`Source::gather`], but does not wait: it yields to other tasks `yields` times.
     pub(crate) async fn gather_now(&mut self, room: usize, yields: usize) {
         for _ in 0..yields {
             if self.gather(room).now_or_never().is_some() {
@@ -99,17 +98,17 @@ impl Source {
         }
     }
 
-    /// Whether all of it has been pulled and is no more than `room` bytes.
+    /// Whether the whole body has been pulled, and has at most `room` bytes.
     pub(crate) fn is_whole(&self, room: usize) -> bool {
         matches!(self.rest, Rest::Nothing) && self.held.bytes() <= room
     }
 
-    /// Takes all that has been pulled.
+    /// Takes everything that has been pulled.
     pub(crate) fn take_all(&mut self) -> Bytes {
         self.held.take_all()
     }
 
-    /// How much has been pulled that was not taken.
+    /// How many pulled bytes were not taken yet.
     pub(crate) fn held_bytes(&self) -> usize {
         self.held.bytes()
     }
@@ -122,18 +121,18 @@ impl Source {
         }
     }
 
-    /// Takes the first bytes of what has been pulled, no more than `room`.
+    /// Takes the first pulled bytes, at most `room`.
     pub(crate) fn take(&mut self, room: usize) -> Bytes {
         self.held.pop(room).unwrap_or_default()
     }
 
-    /// Puts what was taken back to the front.
+    /// Puts bytes that were taken back to the front.
     pub(crate) fn put_back(&mut self, bytes: Bytes) {
         self.held.put_back(bytes);
     }
 
-    /// The next piece, data no longer than `room`; without room only an end, or
-    /// a cut, can be next. Tiny chunks that are ready come together.
+    /// The next piece, with at most `room` bytes of data. Without room, resolves only for an
+    /// end or a cut. Joins tiny chunks that are ready.
     pub(crate) async fn next(&mut self, room: usize) -> Piece {
         self.begin().await;
         match (&self.rest, self.held.is_empty()) {
@@ -146,7 +145,7 @@ impl Source {
         Piece::Data(self.take(room))
     }
 
-    /// What is left of it.
+    /// The rest of the body, with what was pulled in front.
     pub(crate) fn into_body(mut self) -> Body {
         let rest = match self.rest {
             Rest::Body(body) => body,
@@ -160,7 +159,7 @@ impl Source {
     }
 }
 
-/// The same bytes, without a buffer that is much larger.
+/// Copies small pieces, so that they do not keep a much larger buffer alive.
 fn alone(bytes: Bytes) -> Bytes {
     match bytes.len() < COPIED_BYTES_MAX {
         true => Bytes::copy_from_slice(&bytes),
@@ -168,26 +167,26 @@ fn alone(bytes: Bytes) -> Bytes {
     }
 }
 
-/// Where the pieces that come of a body wait for its reader. What may wait is
-/// bounded by whoever sends them.
+/// The received pieces of a body that wait for its reader. Credit bounds how many there
+/// are.
 #[derive(Default)]
 pub(crate) struct Sink {
     waiting: VecDeque<Piece>,
-    /// `None` when nothing more can be handed over, or nothing ever comes.
+    /// `None` once nothing more can be handed over, or if there is no body.
     reader: Option<mpsc::Sender<Piece>>,
 }
 
-/// What a [`Sink`] got done.
+/// The result of handing a piece over.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Handed {
-    /// So many bytes have gone to the reader.
+    /// The reader got so many bytes.
     Over(usize),
-    /// The reader is gone, and wants no more.
+    /// The reader is gone.
     Unread,
 }
 
-/// A body, and where to put what comes of it. Where the sink is dropped before
-/// the body's end, the body is cut off.
+/// A body, and the sink for its pieces. Dropping the sink before the body's end cuts the body
+/// off.
 pub(crate) fn channel() -> (Sink, Body) {
     let (sender, receiver) = mpsc::channel(1);
     let sink = Sink {
@@ -200,14 +199,14 @@ pub(crate) fn channel() -> (Sink, Body) {
             Some(Piece::Data(chunk)) => Some((Ok(chunk), Some(receiver))),
             Some(Piece::End) => None,
             Some(Piece::Cut(cut)) => Some((Err(cut), None)),
-            None => Some((Err(Cut::new("whoever sends it is gone")), None)),
+            None => Some((Err(Cut::new("its sender is gone")), None)),
         }
     });
     (sink, Body::new(body))
 }
 
 impl Sink {
-    /// Must be given no data after an end.
+    /// Adds a piece. Call this with no data after an end.
     pub(crate) fn put(&mut self, piece: Piece) {
         if self.reader.is_some() {
             self.waiting.push_back(match piece {
@@ -217,7 +216,7 @@ impl Sink {
         }
     }
 
-    /// Cuts it off behind what has come, unless it has ended.
+    /// Cuts the body off behind what has come, unless it has ended.
     pub(crate) fn cut(&mut self, reason: Arc<str>) {
         let has_end = matches!(self.waiting.back(), Some(Piece::End | Piece::Cut(_)));
         if !has_end {
@@ -225,13 +224,13 @@ impl Sink {
         }
     }
 
-    /// Nothing waits, and nothing can come.
+    /// Whether nothing waits, and nothing more can come.
     pub(crate) fn is_done(&self) -> bool {
         self.reader.is_none()
     }
 
-    /// Hands the next piece over when the reader asks for it; where none waits,
-    /// resolves only when the reader is gone.
+    /// Hands the next piece over when the reader asks for it. If no piece waits, resolves only
+    /// when the reader is gone.
     pub(crate) async fn hand_over(&mut self) -> Handed {
         let Some(reader) = &self.reader else {
             return std::future::pending().await;
@@ -261,8 +260,8 @@ impl Sink {
     }
 }
 
-/// Where standard error goes while it is written; whether anybody listens makes
-/// no difference to who writes.
+/// Received standard error that waits for its listener. Without a listener it is dropped, so
+/// that the writer never notices the difference.
 #[derive(Default)]
 pub(crate) struct StderrSink {
     waiting: VecDeque<Bytes>,
@@ -285,7 +284,7 @@ impl StderrSink {
         self.waiting.is_empty()
     }
 
-    /// Hands the next piece over, and says how long it was.
+    /// Hands the next piece over, and returns its length.
     pub(crate) async fn hand_over(&mut self) -> usize {
         if self.waiting.is_empty() {
             return std::future::pending().await;

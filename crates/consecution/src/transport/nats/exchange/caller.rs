@@ -1,5 +1,5 @@
-//! The caller's side of a call that a runner has taken: until its outcome has come,
-//! and all that came before is handed over.
+//! The caller's side of a call that a runner has accepted: runs until the outcome has come,
+//! and everything that came before it has been handed over.
 
 use tokio::sync::oneshot;
 
@@ -7,7 +7,7 @@ use super::duplex::Duplex;
 use super::state::Broken;
 use crate::transport::{Ending, Outcome};
 
-/// See the module; the outcome is told as soon as it is known.
+/// See the module. The outcome goes to `tell` as soon as it is known.
 pub(crate) async fn run(mut duplex: Duplex, tell: oneshot::Sender<Outcome>) {
     let ended = loop {
         let step = duplex.wait().await;
@@ -24,16 +24,16 @@ pub(crate) async fn run(mut duplex: Duplex, tell: oneshot::Sender<Outcome>) {
         mut stderr_incoming,
         ..
     } = duplex;
-    // Nobody reads it any more.
+    // The runner reads no more of it.
     drop(outgoing);
     let (outcome, cut) = match ended {
-        Ok(outcome) => (outcome, "its end was never said".into()),
+        Ok(outcome) => (outcome, "the runner did not send its end".into()),
         Err(broken) => (Outcome::new(ending_of(&broken)), broken.to_string().into()),
     };
     incoming.cut(cut);
     // Nobody may wait for it any more.
     let _ = tell.send(outcome);
-    // With its inbox, so that a runner that goes on is told that we are gone.
+    // This closes the inbox, so a runner that still sends is told that we are gone.
     drop(line);
     while !incoming.is_done() || !stderr_incoming.is_empty() {
         tokio::select! {
@@ -44,7 +44,7 @@ pub(crate) async fn run(mut duplex: Duplex, tell: oneshot::Sender<Outcome>) {
     }
 }
 
-/// How a call ended whose exchange is over before its end.
+/// The ending of a call whose exchange broke.
 pub(crate) fn ending_of(broken: &Broken) -> Ending {
     match broken {
         Broken::Overdue => Ending::DeadlinePassed,

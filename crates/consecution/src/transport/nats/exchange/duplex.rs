@@ -1,7 +1,6 @@
-//! A call that goes on in frames, from either side: a body that is sent, a body
-//! that is received, and standard error from the runner to the caller. The sides
-//! differ in which of these they have, and in what ends the call: see
-//! [`super::caller`] and [`super::answerer`].
+//! A call in frames, for either side: a body to send, a body to receive, and standard error
+//! from the runner to the caller. The sides differ in which of these they have, and in what
+//! ends the call: see [`super::caller`] and [`super::answerer`].
 
 use std::future::pending;
 
@@ -13,30 +12,32 @@ use crate::transport::{Cut, Outcome};
 /// See the module.
 pub(crate) struct Duplex {
     pub(crate) line: Line,
-    /// The body that we send; `None` when nothing more is sent of it.
+    /// The body to send; `None` once nothing more of it is sent.
     pub(crate) outgoing: Option<Source>,
-    /// Where the body that we receive goes.
+    /// Takes the body that we receive.
     pub(crate) incoming: Sink,
-    /// Standard error that we send; `None` when nothing more is sent of it.
+    /// Standard error to send; `None` once nothing more of it is sent.
     pub(crate) stderr_outgoing: Option<Source>,
-    /// Where standard error goes that we receive.
+    /// Takes standard error that we receive.
     pub(crate) stderr_incoming: StderrSink,
 }
 
-/// What a duplex waited for.
+/// An event that a duplex waits for.
 pub(crate) enum Step {
+    /// The line has a message, or time has passed.
     Came(Next),
-    /// The reader of the received body took some of it, or is gone.
+    /// The reader of the received body has taken some of it, or is gone.
     Handed(Handed),
+    /// The listener has taken so many bytes of standard error.
     HandedStderr(usize),
-    /// The next of the body that is sent.
+    /// The next piece of the body to send.
     Send(Piece),
+    /// The next piece of standard error to send.
     SendStderr(Piece),
 }
 
 impl Duplex {
-    /// Waits for one thing. What follows from it is done by [`Duplex::act`], so that
-    /// this may be given up at any time.
+    /// Waits for one event, which must then go to [`Duplex::act`]. Cancel-safe.
     pub(crate) async fn wait(&mut self) -> Step {
         let (room, stderr_room) = (self.line.room(), self.line.stderr_room());
         tokio::select! {
@@ -49,10 +50,10 @@ impl Duplex {
         }
     }
 
-    /// Does what follows from a step; gives the outcome when it has come.
+    /// Handles an event; returns the outcome when it has come.
     ///
     /// # Errors
-    /// The call is over before its end: there is nothing more to send or to come.
+    /// The exchange broke: nothing more can be sent or received.
     pub(crate) async fn act(&mut self, step: Step) -> Result<Option<Outcome>, Broken> {
         let exchange = &mut self.line.exchange;
         let frame = match step {

@@ -1,5 +1,5 @@
-//! One side's line to the other: the exchange, with the inbox that its frames
-//! come in at and the connection that they go out on.
+//! One side's connection to the other: the state of the exchange, the inbox for incoming
+//! frames, and the client that sends outgoing ones.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,11 +14,11 @@ use crate::transport::nats::connection::{Shared, publish};
 use crate::transport::nats::wire::frame::{Frame, Numbered};
 use crate::transport::nats::wire::kind::{Kind, kind, kind_to_caller};
 
-/// What the headers of a frame with data take at most, by far.
+/// More bytes than the headers of a data frame ever take.
 const DATA_HEADERS_BYTES_MAX: usize = 256;
 
-/// How long a frame may wait for its turn to be sent; if the server takes
-/// nothing for so long, the other side has given up.
+/// How long a frame may wait to be sent: if the server accepts nothing for so long, the
+/// other side has given up on us.
 const SEND_WAIT_MAX: Duration = SILENCE_MAX;
 
 /// See the module.
@@ -29,16 +29,16 @@ pub(crate) struct Line {
     mailbox: Mailbox,
     /// The other side's inbox.
     peer: Subject,
-    /// Our name, where we are a runner.
+    /// Our name if we are a runner; `None` if we are the caller.
     runner: Option<Arc<str>>,
     timer: Pin<Box<Sleep>>,
 }
 
-/// What a line waited for.
+/// An event that a line waits for.
 pub(crate) enum Next {
-    /// This came; `None` when nothing can come any more.
+    /// A message has come; `None` if no more can come.
     Message(Option<Message>),
-    /// Time has passed.
+    /// The time has come to check the other side, or to show a sign of life.
     Tick,
 }
 
@@ -63,12 +63,12 @@ impl Line {
         }
     }
 
-    /// How much of the body one frame may carry now; 0: none may be sent.
+    /// The most bytes of the body that a frame may carry now; 0 if none may be sent.
     pub(crate) fn room(&self) -> usize {
         self.exchange.room().min(self.data_bytes_max())
     }
 
-    /// As [`Line::room`], of standard error.
+    /// Like [`Line::room`], for standard error.
     pub(crate) fn stderr_room(&self) -> usize {
         self.exchange.stderr_room().min(self.data_bytes_max())
     }
@@ -78,14 +78,13 @@ impl Line {
         message_bytes_max.saturating_sub(DATA_HEADERS_BYTES_MAX)
     }
 
-    /// Sends a frame of our exchange, which must go out in the order in which
-    /// they were made.
+    /// Sends a frame. Frames must be sent in the order of their numbers.
     ///
     /// # Errors
-    /// It could not be sent, so nothing behind it may.
+    /// It could not be sent. Then no later one may be sent either.
     pub(crate) async fn send(&mut self, numbered: Numbered) -> Result<(), Broken> {
-        // With these the server tells us when the other side's connection is
-        // gone, and the other side where to write to.
+        // A reply subject makes the server report that the other side has no subscription
+        // any more, and tells the other side where to write to.
         let reply = match numbered.frame {
             Frame::Alive | Frame::Accept { .. } => Some(self.mailbox.subject.clone()),
             _ => None,
@@ -98,8 +97,7 @@ impl Line {
             .map_err(Broken::Connection)
     }
 
-    /// Waits for a message, or for time to pass. What came goes to
-    /// [`Line::handle`], so that this may be given up at any time.
+    /// Waits for one event, which must then go to [`Line::handle`]. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Next {
         tokio::select! {
             biased;
@@ -108,7 +106,7 @@ impl Line {
         }
     }
 
-    /// What a message is to this side.
+    /// Classifies a message to this side.
     pub(crate) fn kind(&self, message: &Message) -> Kind {
         match self.runner {
             Some(_) => kind(message),
@@ -116,8 +114,10 @@ impl Line {
         }
     }
 
+    /// Handles an event.
+    ///
     /// # Errors
-    /// The exchange is over: there is nothing more to send or to come.
+    /// The exchange broke: nothing more can be sent or received.
     pub(crate) async fn handle(&mut self, next: Next) -> Result<Event, Broken> {
         let now = Instant::now();
         match next {
@@ -143,10 +143,10 @@ impl Line {
     }
 }
 
-/// The frame that a message of that kind is; `None` where it is neither side's.
+/// Reads the frame in a message of that kind; `None` if a stranger sent it.
 ///
 /// # Errors
-/// It cannot be read, or says that the other side is gone.
+/// It is malformed, or says that the other side is gone.
 fn read(message: &Message, kind: Kind) -> Result<Option<Numbered>, Broken> {
     match kind {
         Kind::NoResponders | Kind::Gone => Err(Broken::Gone),

@@ -1,9 +1,9 @@
-//! One side of the exchange of frames about one call, as plain data: which
-//! number comes next, how much may be sent, whether the other side lives.
+//! One side of the exchange of frames about one call, as plain data: the next numbers, how
+//! much may be sent, whether the other side is alive.
 //!
-//! No I/O and no clock: frames and moments come in, frames to send come out. It
-//! never takes an end for complete unless every frame before it has come; a gap,
-//! a repeat, or more than was allowed ends the exchange.
+//! No I/O and no clock: received frames and times go in, frames to send come out. An end
+//! counts only if every frame before it has come: a gap, a repeat, or more data than allowed
+//! breaks the exchange.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,21 +16,24 @@ use crate::transport::Outcome;
 use crate::transport::nats::wire::frame::{Frame, Numbered};
 use crate::transport::nats::wire::request::Offer;
 
-/// How often each side shows that it lives. A process whose caller is gone is
-/// noticed by this, and then has its time to end by itself: both within a second.
+/// Interval between signs of life. By these a runner notices that its caller is gone; it
+/// then gives the process time to end by itself, and both together take less than a second.
 pub(crate) const ALIVE_EVERY: Duration = Duration::from_millis(400);
 
 /// How long a side may be silent before it counts as lost.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(5);
 
-/// One side's end of an exchange.
+/// One side of an exchange.
 #[derive(Debug)]
 pub(crate) struct Exchange {
     side: Side,
-    /// The number of the next frame that is sent, and of the next that comes.
+    /// The number of the next frame to send.
     next_sent: u64,
+    /// The number that the next received frame must have.
     next_received: u64,
+    /// When to send the next sign of life.
     alive_due: Instant,
+    /// When the last frame came.
     heard: Instant,
     /// When to stop waiting, whatever the other side does.
     give_up: Option<Instant>,
@@ -40,64 +43,62 @@ pub(crate) struct Exchange {
     stderr_incoming: Incoming,
 }
 
-/// Which side it is.
+/// The side of an exchange.
 #[derive(Debug)]
 enum Side {
-    /// With how many links the runner took beside the one that was called, once it
-    /// has taken the call.
     Caller {
+        /// How many joined links the runner has accepted; `None` before it accepts the call.
         joined: Option<usize>,
     },
     Runner,
 }
 
-/// What a frame means for its receiver.
+/// The meaning of a received frame.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// Nothing that anybody but the exchange must know.
+    /// Only the exchange itself is concerned.
     Nothing,
-    /// The runner took the call, and so many links that follow.
+    /// The runner has accepted the call, and so many following links.
     Accepted(usize),
     /// The next piece of the body.
     Data(Bytes),
     /// The body is complete.
     End,
-    /// The body is cut off, for that reason.
+    /// The body is cut off, for this reason.
     Cut(Arc<str>),
     /// The next piece of standard error.
     Stderr(Bytes),
-    /// The body that we send is not read any more.
+    /// The other side reads no more of the body that we send.
     Closed,
-    /// How the call ended; nothing comes after it.
+    /// How the call ended: the last frame.
     Outcome(Outcome),
 }
 
-/// The exchange is over before its end, for this reason.
+/// Why the exchange ended before the call did.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Broken {
     /// Frames were lost, repeated or reordered.
     #[error("frame {expected} of the other side was lost: frame {found} came instead")]
     Numbers { expected: u64, found: u64 },
-    /// The other side sent what it may not send, as this says.
+    /// The other side sent something that the protocol does not allow.
     #[error("the other side does not keep to the protocol: {0}")]
     Violation(String),
-    /// The other side is not heard any more.
+    /// The other side has sent nothing for too long.
     #[error("nothing was heard of it for {} s", SILENCE_MAX.as_secs())]
     Silent,
-    /// It is gone, as the server or its inbox says.
+    /// The server, or the other side, says that its inbox is gone.
     #[error("its connection is gone, or it has given the call up")]
     Gone,
-    /// Our connection was lost, or nothing can be sent, as this says.
+    /// Our connection was lost, or does not send.
     #[error("{0}")]
     Connection(Arc<str>),
-    /// The call's deadline is well over.
+    /// The call's deadline is over, and no outcome has come.
     #[error("its deadline has passed")]
     Overdue,
 }
 
 impl Exchange {
-    /// A caller's side, to a runner who may send so much at first. `give_up` is
-    /// when to stop waiting for it.
+    /// The caller's side. `give_up` is when to stop waiting for the runner.
     pub(crate) fn of_caller(now: Instant, offer: Offer, give_up: Option<Instant>) -> Exchange {
         let mut outgoing = Outgoing::new(0);
         outgoing.is_over = offer.is_whole;
@@ -110,7 +111,7 @@ impl Exchange {
         }
     }
 
-    /// A runner's side, to a caller who takes so much at first.
+    /// The runner's side. It may send `credit` bytes at first.
     pub(crate) fn of_runner(now: Instant, credit: u64) -> Exchange {
         Exchange {
             outgoing: Outgoing::new(credit),
@@ -119,7 +120,7 @@ impl Exchange {
         }
     }
 
-    /// Nothing may be sent or come until there is credit.
+    /// Without credit in either direction.
     fn new(side: Side, now: Instant) -> Exchange {
         Exchange {
             side,
@@ -141,9 +142,8 @@ impl Exchange {
         Numbered { number, frame }
     }
 
-    /// Takes the call, with so many links that follow. The caller may send so much
-    /// of the request's body at first; 0 where it has sent all of it. It is a sign of
-    /// life.
+    /// Accepts the call, with `joined` following links. The caller may send `credit` bytes of
+    /// the body at first; 0 if it has already sent the whole body. This is a sign of life.
     pub(crate) fn accept(&mut self, credit: u64, joined: usize, now: Instant) -> Numbered {
         self.alive_due = now + ALIVE_EVERY;
         self.incoming = Incoming::new(credit);
@@ -151,18 +151,18 @@ impl Exchange {
         self.number(Frame::Accept { credit, joined })
     }
 
-    /// How much of the body one frame may carry now; 0: none may be sent.
+    /// The most bytes of the body that a frame may carry now; 0 if none may be sent.
     pub(crate) fn room(&self) -> usize {
         self.outgoing.room()
     }
 
-    /// Sends a piece, no larger than there is room for.
+    /// Sends a piece of the body, of at most [`Exchange::room`] bytes.
     pub(crate) fn data(&mut self, bytes: Bytes) -> Numbered {
         self.outgoing.spend(bytes.len());
         self.number(Frame::Data(bytes))
     }
 
-    /// The body is complete, or cut off for that reason.
+    /// Ends the body: complete, or cut off for a reason.
     pub(crate) fn end(&mut self, result: Result<(), Arc<str>>) -> Numbered {
         self.outgoing.is_over = true;
         self.number(match result {
@@ -171,35 +171,36 @@ impl Exchange {
         })
     }
 
-    /// Whether the body that we send is over.
+    /// Whether nothing more of the body is sent.
     pub(crate) fn has_sent_all(&self) -> bool {
         self.outgoing.is_over
     }
 
-    /// As [`Exchange::room`], of standard error.
+    /// Like [`Exchange::room`], for standard error.
     pub(crate) fn stderr_room(&self) -> usize {
         self.stderr_outgoing.room()
     }
 
-    /// As [`Exchange::data`], of standard error.
+    /// Like [`Exchange::data`], for standard error.
     pub(crate) fn stderr(&mut self, bytes: Bytes) -> Numbered {
         self.stderr_outgoing.spend(bytes.len());
         self.number(Frame::Stderr(bytes))
     }
 
-    /// A received piece of that size was read: the credit to give, if any.
+    /// A received piece of that size was read: returns the credit to send, if any.
     pub(crate) fn consumed(&mut self, bytes: usize) -> Option<Numbered> {
         let credit = self.incoming.consumed(bytes)?;
         Some(self.number(Frame::Credit(credit)))
     }
 
-    /// As [`Exchange::consumed`], of standard error.
+    /// Like [`Exchange::consumed`], for standard error.
     pub(crate) fn stderr_consumed(&mut self, bytes: usize) -> Option<Numbered> {
         let credit = self.stderr_incoming.consumed(bytes)?;
         Some(self.number(Frame::StderrCredit(credit)))
     }
 
-    /// The received body is not read any more: what to tell, if it is not over.
+    /// The received body is no longer read: returns the frame to send, unless the body is
+    /// over.
     pub(crate) fn close(&mut self) -> Option<Numbered> {
         if self.incoming.is_over || self.incoming.is_closed {
             return None;
@@ -208,18 +209,18 @@ impl Exchange {
         Some(self.number(Frame::Close))
     }
 
-    /// The call is over.
+    /// Sends how the call ended.
     pub(crate) fn outcome(&mut self, outcome: Outcome) -> Numbered {
         self.number(Frame::Outcome(outcome))
     }
 
-    /// A sign of life.
+    /// Sends a sign of life.
     pub(crate) fn alive(&mut self, now: Instant) -> Numbered {
         self.alive_due = now + ALIVE_EVERY;
         self.number(Frame::Alive)
     }
 
-    /// Whether anything has come of the other side.
+    /// Whether anything has come from the other side.
     pub(crate) fn has_heard(&self) -> bool {
         self.next_received > 0
     }
@@ -236,7 +237,7 @@ impl Exchange {
         self.give_up.map_or(due, |give_up| due.min(give_up))
     }
 
-    /// Time has passed: whether to send a sign of life.
+    /// Time has passed: returns whether to send a sign of life.
     ///
     /// # Errors
     /// The other side is lost.
@@ -257,7 +258,7 @@ impl Exchange {
     /// A frame has come.
     ///
     /// # Errors
-    /// It must not come now: nothing that comes after it can be believed.
+    /// The protocol does not allow it now, so later frames must not be trusted either.
     pub(crate) fn receive(&mut self, received: Numbered, now: Instant) -> Result<Event, Broken> {
         let expected = self.next_received;
         if received.number != expected {
@@ -308,7 +309,7 @@ impl Exchange {
         })
     }
 
-    /// Whether the other side may send that, and may do so now.
+    /// Checks that the other side may send this frame now.
     fn check_side(&mut self, frame: &Frame) -> Result<(), Broken> {
         match (&mut self.side, frame) {
             (Side::Caller { .. }, frame) if !frame.is_runners() => {

@@ -10,10 +10,11 @@ use super::header::{Malformed, bad, number};
 use super::subject::THEN;
 use crate::transport::{FOLLOWING_MAX, Following};
 
-/// How long the header is. It is a hint: what does not fit is left out.
+/// The most bytes of the header's value. The header is a hint: links that do not fit are
+/// left out.
 const THEN_BYTES_MAX: usize = 2 * 1024;
 
-/// Adds them: `0,1 <id>; 0 <id>`.
+/// Adds the header: `0,1 <id>; 0 <id>`.
 pub(crate) fn write(headers: &mut HeaderMap, following: &[Following]) {
     let mut text = String::new();
     for link in following {
@@ -37,8 +38,10 @@ pub(crate) fn write(headers: &mut HeaderMap, following: &[Following]) {
     }
 }
 
+/// Reads the header's value.
+///
 /// # Errors
-/// Not all of it can be understood.
+/// A part of it is malformed.
 pub(crate) fn read(text: &str) -> Result<Arc<[Following]>, Malformed> {
     let links: Option<Vec<_>> = text.split("; ").map(read_link).collect();
     match links {

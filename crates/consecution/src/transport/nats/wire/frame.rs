@@ -1,7 +1,7 @@
 //! The frames of a stream, as messages.
 //!
-//! A frame is one message: a header with its kind, its number and what belongs
-//! to it, and the bytes of a body as they are.
+//! A frame is one message: a header with its kind, its number and its parameters; a piece
+//! of a body is the payload, unchanged.
 
 use std::sync::Arc;
 
@@ -16,11 +16,11 @@ use crate::transport::Outcome;
 /// One event of a call, on its way to the other side.
 #[derive(Debug, Clone)]
 pub(crate) enum Frame {
-    /// From the runner: it has taken the call, and may be sent so much.
+    /// From the runner: it has taken the call.
     Accept {
-        /// What the caller may send of its body before it is given more.
+        /// How many bytes of its body the caller may send before it gets more credit.
         credit: u64,
-        /// How many of the links that follow it took as well.
+        /// How many of the following links the runner has taken too.
         joined: usize,
     },
     /// A piece of the sender's body; never empty.
@@ -31,11 +31,11 @@ pub(crate) enum Frame {
     Cut(Arc<str>),
     /// From the runner: a piece of standard error; never empty.
     Stderr(Bytes),
-    /// So much more of the body may come.
+    /// The receiver of a body allows so many bytes more.
     Credit(u64),
-    /// From the caller: so much more of standard error may come.
+    /// From the caller: it allows so many bytes of standard error more.
     StderrCredit(u64),
-    /// The receiver's body is not read any more.
+    /// The sender of this frame reads no more of the body that it receives.
     Close,
     /// Nothing but a sign of life.
     Alive,
@@ -43,7 +43,7 @@ pub(crate) enum Frame {
     Outcome(Outcome),
 }
 
-/// A frame with its place among those of its sender, from 0 on.
+/// A frame with its number: the frames of each sender are counted from 0.
 #[derive(Debug, Clone)]
 pub(crate) struct Numbered {
     pub(crate) number: u64,
@@ -66,7 +66,7 @@ impl Frame {
         }
     }
 
-    /// Whether a caller may send it.
+    /// Whether a caller may send this frame.
     pub(crate) fn is_callers(&self) -> bool {
         !matches!(
             self,
@@ -74,14 +74,15 @@ impl Frame {
         )
     }
 
-    /// Whether a runner may send it.
+    /// Whether a runner may send this frame.
     pub(crate) fn is_runners(&self) -> bool {
         !matches!(self, Frame::StderrCredit(_))
     }
 }
 
 impl Numbered {
-    /// As a message of at most that size, sent by `runner` if a runner sends it.
+    /// Converts the frame to a message of at most `message_bytes_max`. `runner` is the
+    /// sender's name, and empty if the sender is a caller.
     pub(crate) fn write(self, runner: &str, message_bytes_max: usize) -> (HeaderMap, Bytes) {
         let (kind, number) = (self.frame.kind(), self.number);
         let mut headers = HeaderMap::new();
@@ -121,17 +122,17 @@ impl Numbered {
         (headers, payload)
     }
 
-    /// The frame that a message is; `None` where it is none at all.
+    /// Reads a message; `None` if it is no frame.
     ///
     /// # Errors
-    /// It means to be one, and is not.
+    /// It has a frame's header, but is malformed.
     pub(crate) fn read(message: &Message) -> Option<Result<Numbered, Malformed>> {
         let headers = message.headers.as_ref()?;
         let header = header::value(headers, &FRAME)?;
         let frame = read(header, headers, &message.payload);
         Some(frame.ok_or_else(|| {
             let header: String = header.chars().take(64).collect();
-            Malformed(format!("no frame is like `{}`", header.escape_debug()))
+            Malformed(format!("`{}` is no frame", header.escape_debug()))
         }))
     }
 }

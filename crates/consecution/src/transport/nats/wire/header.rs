@@ -1,27 +1,27 @@
-//! Values of headers: how they are read, and what may stand in them.
+//! Values of headers: reading, and escaping.
 //!
-//! They must not hold what the client library, or the server, could trip over:
-//! whatever comes from a process or a user is escaped.
+//! Text from a process or a user is escaped, so that it cannot contain anything that the
+//! client library or the server would misread.
 
 use std::sync::Arc;
 
 use async_nats::{HeaderMap, HeaderName};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
 
-/// What all headers of a message but the end of standard error take at most.
+/// The most bytes of all headers of a message together, without standard error.
 pub(crate) const HEADERS_BYTES_MAX: usize = 6 * 1024;
 
-/// How much of a name, and of a reason, is sent: what is of use to somebody who reads it,
-/// and leaves room for all other headers below [`HEADERS_BYTES_MAX`].
+/// The most bytes of a name, and of a reason, once escaped: enough for a reader, and little
+/// enough that all headers fit in [`HEADERS_BYTES_MAX`].
 const NAME_BYTES_MAX: usize = 128;
 pub(crate) const REASON_BYTES_MAX: usize = 512;
 
-/// A message that is none of the protocol's, and why, as a lower-case fragment.
+/// A message that violates the protocol. The text says how, as a lower-case fragment.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Malformed(pub(crate) String);
 
-/// A text in one line and not long, for people.
+/// The start of a text, on one line, for people.
 pub(crate) fn line(text: &str, bytes_max: usize) -> String {
     let end = text.floor_char_boundary(bytes_max);
     let visible = |character: char| {
@@ -50,17 +50,17 @@ pub(crate) fn bad(name: &HeaderName, text: &str, reason: &str) -> Malformed {
     Malformed(format!("`{name}: {}`: {reason}", short(text)))
 }
 
-/// A name as it may stand in a header.
+/// Escapes a name for a header.
 pub(crate) fn name(name: &str) -> String {
     escape_start(name.as_bytes(), NAME_BYTES_MAX)
 }
 
-/// The start of a reason as it may stand in a header.
+/// Escapes the start of a reason for a header.
 pub(crate) fn short(reason: &str) -> String {
     shortened(reason, REASON_BYTES_MAX)
 }
 
-/// The start of a text as it may stand in a header, no more than so many bytes.
+/// Escapes the start of a text for a header, to at most `bytes_max` bytes.
 pub(crate) fn shortened(text: &str, bytes_max: usize) -> String {
     escape_start(text.as_bytes(), bytes_max)
 }
@@ -69,20 +69,20 @@ pub(crate) fn text_of(escaped: &str) -> Arc<str> {
     String::from_utf8_lossy(&unescape(escaped)).into()
 }
 
-/// What stays as it is in a value: visible ASCII and space.
+/// The characters to escape: all but visible ASCII and space, and the percent sign.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b'%');
 
-/// The start of it, as much as fits into so many bytes when it is escaped.
+/// Escapes as much of the start as fits into `room` bytes.
 fn escape_start(bytes: &[u8], room: usize) -> String {
     escape(&bytes[..fitting(bytes.iter(), room)])
 }
 
-/// The end of it, as much as fits into so many bytes when it is escaped.
+/// Escapes as much of the end as fits into `room` bytes.
 pub(crate) fn escape_end(bytes: &[u8], room: usize) -> String {
     escape(&bytes[bytes.len() - fitting(bytes.iter().rev(), room)..])
 }
 
-/// How many of these bytes fit into that room when they are escaped.
+/// How many of these bytes fit into `room` bytes once escaped.
 fn fitting<'a>(bytes: impl Iterator<Item = &'a u8>, room: usize) -> usize {
     let ends = bytes.scan(0, |end, byte| {
         *end += if (b' '..=b'~').contains(byte) && *byte != b'%' {
@@ -95,7 +95,7 @@ fn fitting<'a>(bytes: impl Iterator<Item = &'a u8>, room: usize) -> usize {
     ends.take_while(|end| *end <= room).count()
 }
 
-/// A space at either end would be taken for padding.
+/// Also escapes a space at either end, which readers would take for padding.
 fn escape(bytes: &[u8]) -> String {
     let mut text = percent_encode(bytes, ESCAPED).to_string();
     for at in [text.len().saturating_sub(1), 0] {
@@ -106,7 +106,7 @@ fn escape(bytes: &[u8]) -> String {
     text
 }
 
-/// The bytes that were escaped; what is not escaped properly stays as it is.
+/// Reverses [`escape`]. A percent sign without two hex digits stays as it is.
 pub(crate) fn unescape(text: &str) -> Vec<u8> {
     percent_decode_str(text).collect()
 }

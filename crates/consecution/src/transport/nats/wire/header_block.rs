@@ -1,22 +1,23 @@
-//! The headers of a request, read without believing that they are any, and those
-//! of an answer.
+//! Headers as bytes: reads those of a request, and writes those of an answer.
 //!
-//! The server passes on whatever bytes a client calls headers. What is none of
-//! ours is an error of whoever sent it, and of that one request.
+//! The server passes on any bytes that a client declares to be headers. Malformed ones are
+//! an error of this one request, not of the connection.
 
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
 
 use super::header::Malformed;
 
-/// How many bytes the headers of a request may have: several times what all that
-/// mean anything take, and no work to speak of.
+/// The most bytes of a request's headers: several times what all headers of the protocol
+/// take, and still quick to read.
 const BLOCK_BYTES_MAX: usize = 32 * 1024;
 
-/// How many lines.
+/// The most lines of a request's headers, for the same reasons.
 const LINES_MAX: usize = 256;
 
+/// Reads a block of headers.
+///
 /// # Errors
-/// It is no block of headers.
+/// It is malformed.
 pub(crate) fn read(block: &[u8]) -> Result<HeaderMap, Malformed> {
     if block.len() > BLOCK_BYTES_MAX {
         let what = format!("its headers have more than {BLOCK_BYTES_MAX} bytes");
@@ -42,7 +43,7 @@ pub(crate) fn read(block: &[u8]) -> Result<HeaderMap, Malformed> {
     Ok(headers)
 }
 
-/// As a client publishes them.
+/// Writes headers as a client publishes them.
 pub(crate) fn write(headers: &HeaderMap) -> Vec<u8> {
     let mut block = b"NATS/1.0\r\n".to_vec();
     for (name, values) in headers.iter() {

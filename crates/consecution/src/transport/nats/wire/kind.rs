@@ -1,5 +1,5 @@
-//! What a message to an inbox is, by what only runners and the server put into
-//! headers.
+//! Classifies messages to an inbox by headers that only runners, callers and the server
+//! set.
 
 use async_nats::{Message, StatusCode};
 
@@ -13,16 +13,16 @@ pub(crate) enum Kind {
     Frame,
     /// A runner's reply in one message, also to a probe.
     Reply,
-    /// The server says that nobody listens to the subject that was written to.
+    /// The server says that our message had no subscriber.
     NoResponders,
-    /// Nobody has the inbox that was written to.
+    /// A portal or runner says that the inbox of our message no longer exists.
     Gone,
-    /// Somebody else's.
+    /// Anything else: not sent by a portal, a runner or the server.
     Stranger,
 }
 
-/// As [`kind`], to a caller: only runners tell it that an inbox is gone, in our words,
-/// while other services may answer its request with any code.
+/// Like [`kind`], for a message to a caller. Any service may answer a caller's request with
+/// any code, so [`Kind::Gone`] counts only with the text that runners send.
 pub(crate) fn kind_to_caller(message: &Message) -> Kind {
     let headers = message.headers.as_ref();
     match kind(message) {
@@ -33,6 +33,7 @@ pub(crate) fn kind_to_caller(message: &Message) -> Kind {
     }
 }
 
+/// Classifies a message to an inbox.
 pub(crate) fn kind(message: &Message) -> Kind {
     if message.status == Some(StatusCode::NO_RESPONDERS) {
         return Kind::NoResponders;

@@ -1,5 +1,5 @@
-//! How a call ended, as headers of a reply or of the last frame say it: once for
-//! the link that was called, and once for each that was taken with it.
+//! How a call ended, as headers of a reply or of the last frame: one set for the called
+//! link, and one for each joined link.
 
 use std::time::Duration;
 
@@ -11,20 +11,20 @@ use super::header::{
 use super::subject::{ENDING, ERROR, ERROR_CODE, OF_LINKS, OfLink};
 use crate::transport::{Ending, Outcome, STDERR_TAIL_BYTES_MAX};
 
-/// How long the one line about a failure is.
+/// The most bytes of the line that describes a failure to people.
 const ERROR_BYTES_MAX: usize = 1024;
 
-/// How much of a line of standard error stands in the one line about a failure.
+/// The most bytes that each quoted line of standard error takes of that line.
 const LINE_BYTES_MAX: usize = 200;
 
-/// How much of a reason is sent of a link that was joined, since there may be
-/// many.
+/// The most bytes of a joined link's reason. It is less than for the called link, since there
+/// may be many joined links.
 const JOINED_REASON_BYTES_MAX: usize = 64;
 
 /// Reads how a call ended.
 ///
 /// # Errors
-/// The headers do not say so.
+/// The headers do not say how it ended.
 pub(crate) fn read(headers: &HeaderMap) -> Result<Outcome, Malformed> {
     let mut links = Vec::new();
     for of_link in OF_LINKS.iter() {
@@ -67,8 +67,8 @@ fn ending_of(text: &str) -> Option<Ending> {
     })
 }
 
-/// Adds how a call ended. Of standard error the end, no more than `room` bytes
-/// over all links as written.
+/// Adds how a call ended, with the end of standard error: at most `room` bytes over all
+/// links, once escaped.
 pub(crate) fn write(headers: &mut HeaderMap, outcome: &Outcome, runner: &str, room: usize) {
     let share = room / (1 + outcome.joined.len());
     for (at, (link, of_link)) in outcome.links().zip(OF_LINKS.iter()).enumerate() {
@@ -78,7 +78,7 @@ pub(crate) fn write(headers: &mut HeaderMap, outcome: &Outcome, runner: &str, ro
         };
         write_link(headers, of_link, link, reason_bytes_max, share);
     }
-    // The first one that failed is to blame for what the others did.
+    // The links behind the first failed one usually failed because of it.
     let mut links = outcome.links().enumerate();
     let failed = links.find(|(_, link)| link.ending != Ending::Exited(0));
     if let Some((at, link)) = failed {
@@ -126,7 +126,7 @@ fn write_failure(headers: &mut HeaderMap, who: &str, link: &Outcome, runner: &st
     write_error(headers, code, &format!("{what}{said}, on runner {runner}"));
 }
 
-/// Says what went wrong, as a number and a line for people.
+/// Adds what went wrong, as a number and as a line for people.
 pub(crate) fn write_error(headers: &mut HeaderMap, code: u16, error: &str) {
     headers.insert(ERROR_CODE.clone(), code.to_string());
     headers.insert(ERROR.clone(), line(error, ERROR_BYTES_MAX));

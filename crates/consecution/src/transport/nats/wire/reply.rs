@@ -1,4 +1,4 @@
-//! The headers of replies in one message: written, and read without believing any.
+//! The headers of replies in one message. Reading validates each of them.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::subject::{CALL_ID, ENDING, ERROR, ERROR_CODE, RUNNER};
 use crate::trace::CallId;
 use crate::transport::{Outcome, RefusalReason};
 
-/// What a reply in one message says.
+/// The content of a reply in one message.
 #[derive(Debug)]
 pub(crate) struct ReplyHead {
     pub(crate) runner: Option<Arc<str>>,
@@ -24,21 +24,23 @@ pub(crate) enum End {
     Refused(RefusalReason),
 }
 
-/// Why a runner answers without having run anything to its end.
+/// Why a runner answers without an outcome.
 #[derive(Debug, Clone)]
 pub(crate) enum Fault {
     Busy,
     CannotStart(Arc<str>),
     Malformed(Malformed),
-    /// The output does not fit into the one message that the caller can take.
+    /// The output does not fit into one message, and the caller takes no stream.
     TooLarge,
     /// The output was cut off, for that reason.
     OutputCut(Arc<str>),
 }
 
 impl ReplyHead {
+    /// Reads a reply to a call.
+    ///
     /// # Errors
-    /// It is no reply to a call.
+    /// It is malformed.
     pub(crate) fn read(headers: &HeaderMap) -> Result<ReplyHead, Malformed> {
         let ending = value(headers, &ENDING)
             .ok_or_else(|| Malformed("a reply without `Consecution-Ending`".to_owned()))?;
@@ -46,7 +48,7 @@ impl ReplyHead {
         let end = match word {
             "busy" => End::Refused(RefusalReason::Busy),
             "cannot-start" => End::Refused(RefusalReason::CannotStart(text_of(detail))),
-            // Nothing has been run, and asking again will not help.
+            // Nothing was run, and a retry would not help.
             "malformed" | "too-large" => {
                 let error = value(headers, &ERROR).unwrap_or(word);
                 End::Refused(RefusalReason::CannotStart(error.into()))
@@ -60,7 +62,7 @@ impl ReplyHead {
     }
 }
 
-/// The runner that a message names.
+/// The name of the runner that sent a message.
 pub(crate) fn runner(headers: &HeaderMap) -> Option<Arc<str>> {
     value(headers, &RUNNER).map(text_of)
 }
@@ -99,11 +101,11 @@ pub(crate) fn fault(fault: &Fault, runner: &str) -> HeaderMap {
     headers
 }
 
-/// The code of [`gone`], and what we say with it.
+/// The code and the text of [`gone`].
 pub(crate) const GONE_CODE: &str = "404";
 pub(crate) const GONE: &str = "no call has this inbox, or not any more";
 
-/// The headers of an answer to a message for an inbox that nobody has.
+/// The headers of the answer to a message for an inbox that does not exist.
 pub(crate) fn gone() -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(ERROR_CODE.clone(), GONE_CODE);

@@ -1,4 +1,4 @@
-//! The headers of requests: written, and read without believing any.
+//! The headers of requests. Reading validates each of them.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -15,30 +15,30 @@ use super::subject::{
 use crate::trace::{CallId, Trace, TraceParent};
 use crate::transport::Following;
 
-/// The longest deadline that is believed: beyond it there is none.
+/// The longest time to a deadline; a request with a longer one counts as one without.
 const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// What a request asks for.
+/// The headers of a request.
 #[derive(Debug)]
 pub(crate) struct RequestHead {
     pub(crate) trace: Trace,
     pub(crate) deadline: Option<Instant>,
-    /// `None` from a caller who wants its reply in one message.
+    /// `None` if the caller wants the reply in one message.
     pub(crate) stream: Option<Offer>,
     pub(crate) live_stderr: bool,
     pub(crate) is_probe: bool,
-    /// Nothing may be started before the caller has shown that it still waits.
+    /// The runner must start nothing before the caller has shown that it still waits.
     pub(crate) must_confirm: bool,
-    /// The links that may be taken together with the one that is called.
+    /// The links that the runner may run together with the called one.
     pub(crate) following: Arc<[Following]>,
 }
 
-/// A caller understands frames.
+/// A caller's offer to continue the call in frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Offer {
-    /// The request's body is all in this message.
+    /// This message has the whole body of the request.
     pub(crate) is_whole: bool,
-    /// How much the runner may send before it is given more.
+    /// How many bytes the runner may send before it gets more credit.
     pub(crate) credit: u64,
 }
 
@@ -71,8 +71,10 @@ impl RequestHead {
         headers
     }
 
+    /// Reads a request's headers. `now` is when it came.
+    ///
     /// # Errors
-    /// A header is there and cannot be meant.
+    /// A header is malformed, or does not fit another one.
     pub(crate) fn read(headers: Option<&HeaderMap>, now: Instant) -> Result<Self, Malformed> {
         let get = |name: &'static HeaderName| value(headers?, name);
         let timeout = get(&TIMEOUT_MS).map(|text| {
@@ -91,7 +93,9 @@ impl RequestHead {
         let must_confirm = get(&CONFIRM).is_some();
         if must_confirm && stream.is_none() {
             let name: &str = CONFIRM.as_ref();
-            let what = format!("`{name}` needs `Consecution-Stream`: nobody could be asked");
+            let what = format!(
+                "`{name}` needs `Consecution-Stream`: without it, the runner cannot ask the caller"
+            );
             return Err(Malformed(what));
         }
         Ok(RequestHead {

@@ -1,55 +1,54 @@
-//! What a NATS server sends to a subscriber, taken apart.
+//! Parses what a NATS server sends to a subscriber.
 //!
-//! Only what the server itself writes is interpreted: the kind of a line, the
-//! number of the subscription, lengths. Reply subject, headers and payload come
-//! from whoever published the message, and stay bytes. So no message can make
-//! this fail; an error here is the server's.
+//! It interprets only what the server itself writes: the kind of a line, the number of the
+//! subscription, lengths. Reply subject, headers and payload come from the message's
+//! publisher, and stay bytes. So no publisher can cause an error here; only a server can.
 
 use bytes::{Buf, Bytes, BytesMut};
 
-/// The longest line but INFO. A server takes 4 KiB for a line of its clients, and
-/// adds a number.
+/// The longest line, INFO aside. A server accepts lines of 4 KiB from its clients, and adds
+/// a number.
 const LINE_BYTES_MAX: usize = 16 * 1024;
 
-/// The longest INFO, which names all servers of a cluster.
+/// The longest INFO line: it names all servers of a cluster.
 const INFO_BYTES_MAX: usize = 1024 * 1024;
 
-/// The largest message: what a server may be told to take at most.
+/// The largest message: no server can be configured for more.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// One thing that a server says.
+/// One protocol message of a server.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Said {
-    /// About itself, in JSON.
+    /// The server's description of itself, in JSON.
     Info(Bytes),
     Ping,
     Pong,
-    /// It is not content with us, for this reason.
+    /// The server reports an error of ours.
     Error(String),
     Message(Message),
-    /// Nothing that matters.
+    /// An acknowledgement, which only a verbose connection gets.
     Ok,
 }
 
-/// A message as it has come, believed in nothing but its lengths.
+/// A published message; of it, only the lengths have been validated.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Message {
-    /// The number of the subscription that it is for.
+    /// The number of the subscription that it was delivered for.
     pub(crate) subscription: u64,
     pub(crate) reply: Option<Bytes>,
     pub(crate) headers: Option<Bytes>,
     pub(crate) payload: Bytes,
 }
 
-/// What came is nothing that a NATS server sends; the text says what.
+/// The bytes are nothing that a NATS server sends.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("it does not speak as a NATS server: {0}")]
+#[error("it does not speak the protocol of NATS: {0}")]
 pub(crate) struct Foreign(&'static str);
 
-/// Takes the first thing out of what has come; `None` where not all of it has.
+/// Takes the first protocol message out of the received bytes; `None` if it is incomplete.
 ///
 /// # Errors
-/// It is nothing that a NATS server sends, and nothing behind it can be read.
+/// It is malformed, so what follows cannot be parsed either.
 pub(crate) fn take(came: &mut BytesMut) -> Result<Option<Said>, Foreign> {
     let Some(line_end) = came.iter().position(|byte| *byte == b'\n') else {
         return match came.len() {
@@ -80,16 +79,16 @@ pub(crate) fn take(came: &mut BytesMut) -> Result<Option<Said>, Foreign> {
     Ok(Some(said))
 }
 
-/// `MSG <subject> <subscription> [<reply>] <length>`, or `HMSG` with the length of
-/// the headers before that of all; then that many bytes and an end of line.
+/// Takes `MSG <subject> <subscription> [<reply>] <length>`, or `HMSG` with the headers' length
+/// before the total length; then that many bytes and an end of line.
 fn take_message(
     came: &mut BytesMut,
     start: usize,
     has_headers: bool,
 ) -> Result<Option<Said>, Foreign> {
     let line = came[..start].trim_ascii_end();
-    // Words are separated by single spaces, and the server lets none into a
-    // subject. What else may count as a space elsewhere is part of a subject.
+    // Single spaces separate the words, and the server allows none in a subject. Other
+    // white space may be part of a subject.
     let mut words: Vec<&[u8]> = line.split(|byte| *byte == b' ').skip(2).collect();
     let mut length = || words.pop().and_then(number);
     let total = length();
@@ -97,12 +96,12 @@ fn take_message(
     let (reply, subscription) = match words[..] {
         [subscription] => (None, subscription),
         [subscription, reply] => (Some(reply), subscription),
-        _ => return Err(Foreign("a message of too few or too many words")),
+        _ => return Err(Foreign("a message line with too few or too many words")),
     };
     let (Some(subscription), Some(of_headers), Some(total)) =
         (number(subscription), of_headers, total)
     else {
-        return Err(Foreign("a message with a number that is none"));
+        return Err(Foreign("a message line with a malformed number"));
     };
     let (Ok(of_headers), Ok(total)) = (usize::try_from(of_headers), usize::try_from(total)) else {
         return Err(Foreign("a message that is too large"));
@@ -118,7 +117,7 @@ fn take_message(
     let headers = came.split_to(of_headers).freeze();
     let payload = came.split_to(total - of_headers).freeze();
     if !came.starts_with(END_OF_LINE) {
-        return Err(Foreign("a message that is longer than it says"));
+        return Err(Foreign("a message that is longer than announced"));
     }
     came.advance(END_OF_LINE.len());
     Ok(Some(Said::Message(Message {

@@ -1,7 +1,5 @@
-//! Every subject and header name that is used on NATS.
-//!
-//! What they mean, and what may stand in them, is described for writers of
-//! other clients in `docs/protocol.md`.
+//! All subjects and header names that are used on NATS. `docs/protocol.md` describes them
+//! for authors of other clients.
 
 use std::sync::LazyLock;
 
@@ -11,21 +9,20 @@ use chain::LinkId;
 
 use crate::transport::FOLLOWING_MAX;
 
-/// The queue group of those who serve a link: each request goes to one of them.
+/// The queue group of the runners that serve a link: each request goes to one of them.
 pub const QUEUE_GROUP: &str = "runners";
 
-/// The subject on which calls of a link are requested.
+/// The subject for calls of a link.
 pub fn of_link(id: LinkId) -> String {
     format!("consecution.link.{id}")
 }
 
-/// A subject beside those of links that nobody serves: its id would be that of a link
-/// whose MD5 is zero.
+/// A subject like that of a link, but that nobody serves: no link's MD5 is zero.
 pub fn of_no_link() -> String {
     format!("consecution.link.{:032}", 0)
 }
 
-/// What the private inboxes of portals and of runners start with, so that
+/// The prefix of portals' private inboxes. It differs from that of runners, so that
 /// permissions can tell them apart.
 pub const PORTAL_INBOX: &str = "_INBOX.portal";
 /// See [`PORTAL_INBOX`].
@@ -33,38 +30,37 @@ pub const RUNNER_INBOX: &str = "_INBOX.runner";
 
 /// The call's id, in a request and in its reply.
 pub static CALL_ID: HeaderName = HeaderName::from_static("Consecution-Call-Id");
-/// In a request: how many milliseconds are left until its deadline.
+/// In a request: the milliseconds until its deadline.
 pub static TIMEOUT_MS: HeaderName = HeaderName::from_static("Consecution-Timeout-Ms");
 /// In a request: the caller's place in a trace, as in W3C Trace Context.
 pub static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-/// In a request: the caller understands frames; see [`STREAM_VERSION`].
+/// In a request: the caller offers to continue in frames; see [`STREAM_VERSION`].
 pub static STREAM: HeaderName = HeaderName::from_static("Consecution-Stream");
-/// In a request: only asks whether somebody is there.
+/// In a request: it is a probe, which only asks whether a runner serves the link.
 pub static PROBE: HeaderName = HeaderName::from_static("Consecution-Probe");
-/// In a request: nothing may be started before the caller has shown that it still
+/// In a request: the runner must start nothing before the caller has shown that it still
 /// waits.
 pub static CONFIRM: HeaderName = HeaderName::from_static("Consecution-Confirm");
-/// In a request, [`STDERR_LIVE`]; in a reply, the end of standard error.
+/// In a request: [`STDERR_LIVE`]. In a reply: the end of standard error.
 pub static STDERR: HeaderName = HeaderName::from_static("Consecution-Stderr");
-/// In a request: the links that follow in the chain, which the runner may go on
-/// with by itself.
+/// In a request: the links that follow in the chain, which the same runner may run too.
 pub static THEN: HeaderName = HeaderName::from_static("Consecution-Then");
-/// In the frame that takes a call: how many of those it goes on with.
+/// In the frame that accepts a call: how many of those links the runner runs too.
 pub static JOINED: HeaderName = HeaderName::from_static("Consecution-Joined");
 /// In a reply: the name of the runner that took the call.
 pub static RUNNER: HeaderName = HeaderName::from_static("Consecution-Runner");
 /// In a reply: how the call ended.
 pub static ENDING: HeaderName = HeaderName::from_static("Consecution-Ending");
-/// In a reply: how many microseconds the process was at work.
+/// In a reply: how many microseconds the process ran.
 pub static ELAPSED_US: HeaderName = HeaderName::from_static("Consecution-Elapsed-Us");
-/// Says that a message is a frame of a stream, which, and its number.
+/// In a frame: its kind, its number, and its parameters.
 pub static FRAME: HeaderName = HeaderName::from_static("Consecution-Frame");
-/// In a reply: what went wrong, as a number of HTTP's; NATS services have it.
+/// In a reply: what went wrong, as an HTTP status. NATS services use this header.
 pub static ERROR_CODE: HeaderName = HeaderName::from_static("Nats-Service-Error-Code");
-/// In a reply: what went wrong, in a line; NATS services have it.
+/// In a reply: what went wrong, in one line. NATS services use this header.
 pub static ERROR: HeaderName = HeaderName::from_static("Nats-Service-Error");
 
-/// The headers of a reply that are about one of the links of a call.
+/// The headers about one link of a call, in a reply.
 pub struct OfLink {
     /// As [`ENDING`].
     pub ending: HeaderName,
@@ -74,8 +70,8 @@ pub struct OfLink {
     pub stderr: HeaderName,
 }
 
-/// For each link of a call: first the one that was called, and then those that
-/// may be joined, whose headers have their place, counted from 1, behind the name.
+/// For each link of a call, its headers: first those of the called link; then those of the
+/// joined links, whose names end in the link's place in the call, `-2` and so on.
 pub static OF_LINKS: LazyLock<[OfLink; 1 + FOLLOWING_MAX]> = LazyLock::new(|| {
     std::array::from_fn(|at| {
         let of_link = |name: &HeaderName| match at {
@@ -93,11 +89,11 @@ pub static OF_LINKS: LazyLock<[OfLink; 1 + FOLLOWING_MAX]> = LazyLock::new(|| {
     })
 });
 
-/// The version of the protocol of frames that is spoken here.
+/// The version of the frame protocol.
 pub const STREAM_VERSION: &str = "1";
-/// In [`STREAM`]: the body is whole in this message.
+/// In [`STREAM`]: this message has the whole body.
 pub const STREAM_WHOLE: &str = "whole";
-/// In [`STREAM`]: the body goes on in frames.
+/// In [`STREAM`]: the body continues in frames.
 pub const STREAM_OPEN: &str = "open";
-/// In [`STDERR`] of a request: send standard error while it is written.
+/// In [`STDERR`] of a request: send standard error as it is written.
 pub const STDERR_LIVE: &str = "live";

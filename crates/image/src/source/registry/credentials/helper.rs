@@ -13,14 +13,15 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::{Credential, CredentialsError};
 use crate::causes::Cause;
 
-/// Most bytes of a helper's answer that are read.
+/// The most bytes of a helper's answer that are read: a name and a secret.
 const ANSWER_BYTES_MAX: u64 = 256 << 10;
-/// Most characters of what a helper says that are shown.
+/// The most characters of a helper's message that are shown: some lines.
 const SAID_CHARS_MAX: usize = 400;
-/// How long what a helper has written to standard error may take to come, once it
-/// has ended: something that it left behind may hold the other end.
+/// How long to wait for a helper's standard error after its end: something that it left
+/// behind may hold the other end.
 const SAID_WITHIN: Duration = Duration::from_millis(200);
-/// Most bytes of a helper in which its interpreter is looked for.
+/// The first bytes of a helper that are searched for its interpreter, as many as the
+/// kernel reads.
 const INTERPRETER_BYTES_MAX: u64 = 256;
 
 #[derive(Deserialize)]
@@ -81,7 +82,7 @@ pub(super) async fn ask(
         return Ok(credential_of(answer));
     }
     let said = String::from_utf8_lossy(&output);
-    // The protocol of helpers has no other way to say that there are none.
+    // In the protocol of helpers, nothing but this text says that there are none.
     if said.contains("credentials not found") {
         return Ok(None);
     }

@@ -1,0 +1,77 @@
+//! Text with places for values: `${name}`, and `$${` for a literal `${`.
+//!
+//! Every text that has no place for a value has one spelling as a template, so that
+//! what is read can be written again.
+
+use std::ops::Range;
+
+use crate::limits::MAX_PARAMETER_NAME_BYTES;
+
+/// What begins the place of a value.
+pub(crate) const OPENING: &str = "${";
+
+/// What stands for a literal [`OPENING`].
+const ESCAPED: &str = "$${";
+
+/// A part of a template.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Piece<'t> {
+    /// Text as it is.
+    Text(&'t str),
+    /// The place of the value of this name, with the bytes that it has in the template.
+    Value(&'t str, Range<usize>),
+    /// An opening without a name and its end behind it.
+    Broken(Range<usize>),
+}
+
+/// The parts of a template in order.
+pub(crate) fn pieces(template: &str) -> impl Iterator<Item = Piece<'_>> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let rest = template.get(at..).filter(|rest| !rest.is_empty())?;
+        let (piece, length) = next(rest, at);
+        at += length;
+        Some(piece)
+    })
+}
+
+/// The first part of what is left, and its bytes. It begins at `at` in the template.
+fn next(rest: &str, at: usize) -> (Piece<'_>, usize) {
+    if rest.starts_with(ESCAPED) {
+        return (Piece::Text(OPENING), ESCAPED.len());
+    }
+    if let Some(inside) = rest.strip_prefix(OPENING) {
+        let name = inside.split_once('}').map(|(name, _)| name);
+        return match name.filter(|name| is_name(name)) {
+            Some(name) => {
+                let length = OPENING.len() + name.len() + 1;
+                (Piece::Value(name, at..at + length), length)
+            }
+            None => (Piece::Broken(at..at + OPENING.len()), OPENING.len()),
+        };
+    }
+    // A dollar that begins neither of them is text; so look behind it.
+    let found = rest.find(OPENING).unwrap_or(rest.len());
+    let is_escaped = rest[..found].ends_with('$');
+    let length = if is_escaped { found - 1 } else { found };
+    (Piece::Text(&rest[..length]), length)
+}
+
+/// Whether a parameter, data or a secret may be called so.
+pub(crate) fn is_name(name: &str) -> bool {
+    name.len() <= MAX_PARAMETER_NAME_BYTES
+        && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
+}
+
+/// Text as the template that stands for it.
+pub(crate) fn escape(text: &str) -> String {
+    text.replace(OPENING, ESCAPED)
+}
+
+/// The text that a template stands for which has no place for a value.
+pub(crate) fn unescape(template: &str) -> String {
+    template.replace(ESCAPED, OPENING)
+}
