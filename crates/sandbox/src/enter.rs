@@ -69,7 +69,11 @@ pub(crate) fn enter(order: &Order, socket: &OwnedFd) -> Result<Entered, Failure>
     let kept = capabilities::kept(uid, spec.ids, is_bounded && counts_processes);
     capabilities::drop_for_good(kept)
         .map_err(|error| Failure::new(Step::DropCapabilities, "", error.raw_os_error()))?;
-    let listener = seccomp::install(token, spec.network)?;
+    let kind = seccomp::Kind {
+        network: spec.network,
+        ignores_owners: spec.ids == Ids::Own && uid == 0,
+    };
+    let listener = seccomp::install(token, kind)?;
     if spec.network == Network::Loopback && listener.is_none() {
         // Nobody would know who has used the network of a place.
         plan.reuse = None;

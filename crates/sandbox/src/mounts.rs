@@ -26,9 +26,11 @@ mod devices;
 mod masks;
 mod private;
 mod root_overlay;
+mod terminals;
 
 pub(crate) use devices::{Devices, own_devices};
 pub(crate) use private::changeable;
+pub(crate) use terminals::MULTIPLEXER;
 
 /// Folders that a root must have, because something is mounted on each.
 pub const MOUNT_POINT_FOLDERS: [&str; 5] = ["dev", "proc", "run", "tmp", "var/tmp"];
@@ -296,6 +298,7 @@ pub(crate) fn plan(spec: &Spec) -> Result<Vec<Operation>, Failure> {
     plan.push(proc(&format!("{prefix}/proc"), 0)?);
     plan_masks(prefix, &mut plan)?;
     private::plan(spec, prefix, &mut plan)?;
+    terminals::plan(spec, prefix, &mut plan)?;
     if spec.writable {
         let root = text(OVERLAY_ROOT.as_bytes(), Step::MountOverlay)?;
         plan.push(Operation::ChangeRoot(root));

@@ -34,17 +34,25 @@ mod calls;
 mod program;
 mod rules;
 
-/// Compiles and installs the filter for a link with that network. With a loopback, the
+/// What the filters of links differ in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Kind {
+    pub(crate) network: Network,
+    /// Its root has no other ids, to which it could give files.
+    pub(crate) ignores_owners: bool,
+}
+
+/// Compiles and installs the filter for a link of that kind. With a loopback, the
 /// filter asks before a command gets a socket of the internet's: a descriptor, on which
 /// it does. Who listens to a filter around ours (as that of some containers) is the only
 /// one whom the kernel lets: then it does not ask.
-pub(crate) fn install(token: MountToken, network: Network) -> Result<Option<OwnedFd>, Failure> {
+pub(crate) fn install(token: MountToken, link: Kind) -> Result<Option<OwnedFd>, Failure> {
     let compiled = |asks| {
-        filter(token, network, asks)
+        filter(token, link, asks)
             .map_err(|error| Failure::because(Step::InstallFilter, "", error.to_string()))
     };
     let failure = |errno| Failure::new(Step::InstallFilter, "", errno);
-    if network == Network::Loopback {
+    if link.network == Network::Loopback {
         match sys::install_asking_filter(&compiled(true)?) {
             Err(libc::EBUSY) => {}
             listener => return listener.map(Some).map_err(failure),
@@ -54,8 +62,8 @@ pub(crate) fn install(token: MountToken, network: Network) -> Result<Option<Owne
     Ok(None)
 }
 
-fn filter(token: MountToken, network: Network, asks: bool) -> Result<BpfProgram, BackendError> {
-    let mut checks = checks(token, network, asks)?;
+fn filter(token: MountToken, link: Kind, asks: bool) -> Result<BpfProgram, BackendError> {
+    let mut checks = checks(token, link, asks)?;
     let table = table(&checks);
     // The table answers all other calls.
     for (_, rules) in &mut checks {
@@ -69,7 +77,7 @@ fn filter(token: MountToken, network: Network, asks: bool) -> Result<BpfProgram,
 
 /// The checks of the arguments of allowed calls, each with its answer. If several match a
 /// call, the first one answers. `asks` says whether somebody listens to the filter.
-fn checks(token: MountToken, network: Network, asks: bool) -> Result<Vec<Check>, BackendError> {
+fn checks(token: MountToken, link: Kind, asks: bool) -> Result<Vec<Check>, BackendError> {
     let mut checks = vec![
         (Answer::Refuse(libc::ENOMEM), rules::huge_mappings()?),
         (Answer::Refuse(libc::EPERM), rules::forbidden_calls(token)?),
@@ -84,7 +92,7 @@ fn checks(token: MountToken, network: Network, asks: bool) -> Result<Vec<Check>,
         (Answer::Refuse(0), rules::core_limits()?),
     ];
     let mut first = |errno, rules| checks.insert(0, (Answer::Refuse(errno), rules));
-    match network {
+    match link.network {
         Network::Sealed => first(libc::EAFNOSUPPORT, rules::network_sockets()?),
         Network::Loopback => {
             first(libc::EPROTONOSUPPORT, rules::internet_beyond_loopback()?);
@@ -92,6 +100,9 @@ fn checks(token: MountToken, network: Network, asks: bool) -> Result<Vec<Check>,
             first(libc::EOPNOTSUPP, rules::route_sockets()?);
         }
         Network::Host => {}
+    }
+    if link.ignores_owners {
+        checks.push((Answer::Refuse(0), rules::ignored_owners()?));
     }
     if asks {
         checks.push((Answer::Ask, rules::internet_sockets(token)?));
@@ -134,25 +145,38 @@ mod tests {
     use super::*;
 
     /// Each with whether the filter asks.
-    const FILTERS: [(Network, bool); 4] = [
-        (Network::Sealed, false),
-        (Network::Loopback, true),
-        (Network::Loopback, false),
-        (Network::Host, false),
+    const FILTERS: [(Kind, bool); 5] = [
+        (kind(Network::Sealed), false),
+        (kind(Network::Loopback), true),
+        (kind(Network::Loopback), false),
+        (kind(Network::Host), false),
+        (OF_ONE_ID, false),
     ];
+
+    const OF_ONE_ID: Kind = Kind {
+        network: Network::Sealed,
+        ignores_owners: true,
+    };
+
+    const fn kind(network: Network) -> Kind {
+        Kind {
+            network,
+            ignores_owners: false,
+        }
+    }
 
     #[test]
     fn the_filter_compiles_to_what_the_kernel_takes() {
-        for (network, asks) in FILTERS {
-            let filter = filter(MountToken(1), network, asks).unwrap();
+        for (kind, asks) in FILTERS {
+            let filter = filter(MountToken(1), kind, asks).unwrap();
             assert!(filter.len() < 4096, "{} instructions", filter.len());
         }
     }
 
     #[test]
     fn only_of_calls_that_are_allowed_the_arguments_are_checked() {
-        for (network, asks) in FILTERS {
-            let checks = checks(MountToken(1), network, asks).unwrap();
+        for (kind, asks) in FILTERS {
+            let checks = checks(MountToken(1), kind, asks).unwrap();
             let table = table(&checks);
             for (call, rules) in checks.iter().flat_map(|(_, rules)| rules) {
                 let answer = table[&number(*call).unwrap()];
@@ -163,14 +187,14 @@ mod tests {
 
     /// Each check as a filter of its own. If several are installed, the kernel takes the
     /// answer of the last one that objects.
-    fn separate_filters(token: MountToken, network: Network, asks: bool) -> Vec<BpfProgram> {
+    fn separate_filters(token: MountToken, kind: Kind, asks: bool) -> Vec<BpfProgram> {
         let architecture: TargetArch = std::env::consts::ARCH.try_into().unwrap();
         let unknown = SeccompAction::Errno(libc::ENOSYS.cast_unsigned());
         let allowed = calls::ALLOWED.iter().chain(calls::PRIVILEGED);
         let allowed = allowed.map(|(_, call)| (*call, Vec::new())).collect();
         let known = SeccompFilter::new(allowed, unknown, SeccompAction::Allow, architecture);
         let mut filters = vec![known.unwrap().try_into().unwrap()];
-        let checks = checks(token, network, asks).unwrap().into_iter().rev();
+        let checks = checks(token, kind, asks).unwrap().into_iter().rev();
         filters.extend(checks.map(|(answer, rules)| alone(rules, answer).unwrap()));
         filters
     }
@@ -197,9 +221,9 @@ mod tests {
             arguments(), arguments(), arguments(), arguments(), arguments(), arguments(),
         ]) {
             static COMPILED: LazyLock<[(BpfProgram, Vec<BpfProgram>); FILTERS.len()]> = LazyLock::new(|| {
-                FILTERS.map(|(network, asks)| {
-                    let filter = filter(MountToken(TOKEN), network, asks).unwrap();
-                    (filter, separate_filters(MountToken(TOKEN), network, asks))
+                FILTERS.map(|(kind, asks)| {
+                    let filter = filter(MountToken(TOKEN), kind, asks).unwrap();
+                    (filter, separate_filters(MountToken(TOKEN), kind, asks))
                 })
             });
             let allow = u32::from(SeccompAction::Allow);
@@ -248,7 +272,7 @@ mod tests {
             ),
         ] {
             let asks = network == Network::Loopback;
-            let filter = filter(MountToken(TOKEN), network, asks).unwrap();
+            let filter = filter(MountToken(TOKEN), kind(network), asks).unwrap();
             let answer = |call: i64, family, protocol, token| {
                 run(
                     &filter,
@@ -275,6 +299,27 @@ mod tests {
             assert_eq!(own == allowed, network != Network::Sealed);
             let pair = answer(libc::SYS_socketpair, v4, 0, 0);
             assert_eq!(pair == allowed, network == Network::Host);
+        }
+    }
+
+    #[test]
+    fn where_root_has_one_id_only_it_can_give_files_to_anybody() {
+        const ROOT: u64 = 0;
+        const AS_IT_IS: u64 = u32::MAX as u64;
+        let filter = filter(MountToken(TOKEN), OF_ONE_ID, false).unwrap();
+        let allowed = program::action(Answer::Allow);
+        let ignored = program::action(Answer::Refuse(0));
+        for (user, group, answer) in [
+            (ROOT, ROOT, allowed),
+            (ROOT, AS_IT_IS, allowed),
+            (AS_IT_IS, AS_IT_IS, allowed),
+            (1000, ROOT, ignored),
+            (AS_IT_IS, 5, ignored),
+            (1000, 1000, ignored),
+        ] {
+            let run = |call, arguments| run(&filter, number(call).unwrap(), arguments);
+            assert_eq!(run(libc::SYS_fchown, [3, user, group, 0, 0, 0]), answer);
+            assert_eq!(run(libc::SYS_fchownat, [3, 4, user, group, 0, 0]), answer);
         }
     }
 

@@ -158,6 +158,28 @@ pub(super) fn unknown_protocols() -> Result<Rules, BackendError> {
     Ok(calls.map(|call| (call, sockets.clone())).into())
 }
 
+/// Changes of owners to others than root, where root has no other ids: they seem to
+/// succeed, so that `tar`, `cp -a` and `install` go on, as under `fakeroot`.
+pub(super) fn ignored_owners() -> Result<Rules, BackendError> {
+    const AS_IT_IS: i32 = -1;
+    let with = |first| -> Result<Vec<Rule>, BackendError> {
+        let is_other = |number| {
+            let is_not = |id| argument(number, Compare::Ne, id);
+            Rule::new(vec![is_not(0)?, is_not(AS_IT_IS)?])
+        };
+        // The user, and behind it the group.
+        Ok(vec![is_other(first)?, is_other(first + 1)?])
+    };
+    Ok(Rules::from([
+        #[cfg(target_arch = "x86_64")]
+        (libc::SYS_chown, with(1)?),
+        #[cfg(target_arch = "x86_64")]
+        (libc::SYS_lchown, with(1)?),
+        (libc::SYS_fchown, with(1)?),
+        (libc::SYS_fchownat, with(2)?),
+    ]))
+}
+
 /// Commands of `fcntl` that are not on the list, and other values that a kernel that
 /// does not know them answers with "invalid argument".
 pub(super) fn unknown_values() -> Result<Rules, BackendError> {
@@ -282,9 +304,10 @@ pub(super) fn forbidden_calls(token: MountToken) -> Result<Rules, BackendError> 
     }
     rules.insert(libc::SYS_setsockopt, filters);
 
-    // Typing into a terminal, should one ever be reachable.
+    // Typing into a terminal; and its line discipline, of which the kernel has many old
+    // ones, and loads each on any program's request.
     let mut terminal = Vec::new();
-    for request in [libc::TIOCSTI, libc::TIOCLINUX] {
+    for request in [libc::TIOCSTI, libc::TIOCLINUX, libc::TIOCSETD] {
         let same = Condition::new(1, Length::Dword, Compare::Eq, request)?;
         terminal.push(Rule::new(vec![same])?);
     }

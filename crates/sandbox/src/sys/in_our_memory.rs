@@ -238,11 +238,20 @@ pub(crate) fn receive<const DESCRIPTORS_MAX: usize>(
 
 /// What the kernel says of an open file.
 pub(crate) fn file_status(file: i32) -> Result<FileStatus, Errno> {
+    status(file, c"", libc::AT_EMPTY_PATH)
+}
+
+/// The same of a path, which is no symbolic link.
+pub(crate) fn path_status(path: &CStr) -> Result<FileStatus, Errno> {
+    status(libc::AT_FDCWD, path, libc::AT_SYMLINK_NOFOLLOW)
+}
+
+fn status(place: i32, path: &CStr, flags: i32) -> Result<FileStatus, Errno> {
     let mut status = FileStatus::EMPTY;
     let arguments = [
-        file as usize,
-        c"".as_ptr() as usize,
-        libc::AT_EMPTY_PATH as usize,
+        place as usize,
+        path.as_ptr() as usize,
+        flags as usize,
         (libc::STATX_BASIC_STATS | libc::STATX_BTIME) as usize,
         (&raw mut status) as usize,
         0,

@@ -1045,6 +1045,16 @@ static int has_counted(void) {
   return 0;
 }
 
+static int shows_terminals(void) {
+  struct stat found;
+  int number = 0, terminal = posix_openpt(O_RDWR | O_NOCTTY);
+  if (terminal < 0) return 0;
+  int is_shown = ioctl(terminal, TIOCGPTN, &number) != 0 || number != 0 || fstat(terminal, &found) != 0 ||
+                 found.st_mtim.tv_sec != found.st_ctim.tv_sec || found.st_atim.tv_sec != found.st_ctim.tv_sec;
+  close(terminal);
+  return is_shown;
+}
+
 // Looks for them; or for those only that can be left at all.
 static void look(int only_possible) {
   struct sockaddr_un address;
@@ -1070,6 +1080,7 @@ static void look(int only_possible) {
   TRY("numbers-of-what-it-made", number_of_a_file() > MADE_MAX || number_of_a_process() > MADE_MAX ||
                                      number_of_an_object() > MADE_MAX);
   TRY("what-it-looked-for", shows_what_was_looked_for());
+  TRY("its-terminals", shows_terminals());
 }
 
 // Leaves signs wherever another process might see them, finds them itself, and
@@ -1140,6 +1151,19 @@ static int trace(const char *kind) {
   if (!strcmp(kind, "packets")) {
     int ends[2];
     return connects_to_itself(SOCK_STREAM, ends);
+  }
+  if (!strcmp(kind, "terminal")) {
+    // The kernel changes its times every eight seconds at most.
+    struct stat found;
+    int terminal = posix_openpt(O_RDWR | O_NOCTTY);
+    if (terminal < 0 || unlockpt(terminal) != 0) return 0;
+    fcntl(terminal, F_SETFL, O_NONBLOCK);
+    do {
+      (void)!write(terminal, "x\n", 2);
+      poll(NULL, 0, 10);
+      if (fstat(terminal, &found) != 0) return 0;
+    } while (found.st_mtim.tv_sec == found.st_ctim.tv_sec);
+    return 1;
   }
   if (!strcmp(kind, "unnamed-file")) {
     int file = open("/tmp", O_TMPFILE | O_RDWR, 0600);

@@ -12,7 +12,7 @@ promises! {
     fn the_root_cannot_be_changed(setup) {
         let attempts = [
             "echo x > /new", "echo x > /etc/passwd", "mkdir /new", "rm /etc/passwd", "rmdir /home",
-            "chmod 777 /etc", "chown 1 /etc", "mv /etc /new", "ln -s x /new", "ln /etc/passwd /new",
+            "chmod 777 /etc", "chown 0 /etc", "mv /etc /new", "ln -s x /new", "ln /etc/passwd /new",
             "touch /etc/passwd", "mknod /new p",
         ];
         for attempt in attempts {

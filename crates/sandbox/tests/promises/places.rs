@@ -43,7 +43,7 @@ fn nobody_sees(setup: &Setup, spec: &Spec, traces: &[&str]) {
 fn where_nobody_hears_of_sockets_no_network_is_used_again() {
     for test in [
         "network::a_loopback_answers_and_nothing_else",
-        "places::nor_is_the_network_of_one_that_was_killed",
+        "places::sockets_of_a_killed_process_are_not_met_in_its_network",
     ] {
         for user in ["as_root", "rootless"] {
             with_listener(&format!("promises::{test}::{user}"));
@@ -75,7 +75,7 @@ promises! {
         let traces = [
             "file", "removed-file", "folder", "mode", "mode-and-back", "times",
             "memory", "semaphores", "messages", "process", "socket", "unnamed-file",
-            "files", "ids", "objects", "looked-for", "internet", "no-route", "packets",
+            "files", "ids", "objects", "looked-for", "internet", "no-route", "packets", "terminal",
         ];
         nobody_sees(setup, &setup.script(ON_REQUEST), &traces);
     }

@@ -34,9 +34,16 @@ promises! {
         fs::write(&secret, "of 1000\n").unwrap();
         fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
         let Ids::Shifted { base } = setup.spec(&[]).ids else {
-            // One id: there is nobody else.
-            let output = setup.run(&setup.script("cd /tmp; touch a; chown 1000 a; su -s /bin/sh www -c 'id -u'"), b"");
+            // One id: there is nobody else to become, and whom files are given to does not
+            // matter.
+            let output = setup.run(&setup.script("su -s /bin/sh www -c 'id -u'"), b"");
             assert_ne!(output.last, exited(0));
+            let files = "cd /tmp; echo x > a; chown 33:1000 a; chmod 600 a; cp -p a b; tar -c a | tar -x -C /run; \
+                stat -c %u:%g:%a a b /run/a; cat a; chown 0 missing 2>&1 | grep -c 'No such file'";
+            assert_eq!(setup.prints(files), "0:0:600\n0:0:600\n0:0:600\nx\n1\n");
+            // Nobody but root is in charge of them.
+            let spec = Spec { user: "www".into(), ..setup.script("cd /tmp; touch a; chown 1000 a") };
+            assert_ne!(setup.run(&spec, b"").last, exited(0));
             return;
         };
         std::os::unix::fs::chown(&secret, Some(base + 1000), Some(base + 1000)).unwrap();

@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <termios.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/ptrace.h>
@@ -140,6 +141,37 @@ static void loopback(void) {
   report("audit", socket(AF_NETLINK, SOCK_RAW, 9));
 }
 
+// A terminal of its own, which a child has for its standard streams.
+static void terminal(void) {
+  char name[64], text[64] = "";
+  int here = posix_openpt(O_RDWR | O_NOCTTY);
+  report("ptmx", here);
+  report("grantpt", grantpt(here));
+  report("unlockpt", unlockpt(here));
+  report("ptsname", -ptsname_r(here, name, sizeof name));
+  pid_t child = fork();
+  if (child == 0) {
+    setsid();
+    int there = open(name, O_RDWR);
+    for (int at = 0; at < 3; at++) dup2(there, at);
+    if (open("/dev/tty", O_RDWR) < 0 || !isatty(0) || !isatty(1)) _exit(1);
+    execl("/bin/sh", "sh", "-c", "tty", NULL);
+  }
+  int status;
+  waitpid(child, &status, 0);
+  errno = EIO;
+  report("child", status == 0 && read(here, text, sizeof text - 1) > 0 && !strncmp(text, name, strlen(name)) ? 0 : -1);
+  int other = open(name, O_RDWR | O_NOCTTY), discipline = 3;
+  report("change-its-mode", fchmod(other, 0666));
+  report("change-its-owner", chown(name, 0, 0));
+  report("change-the-multiplexer", utimensat(AT_FDCWD, "/dev/pts/ptmx", NULL, 0));
+  report("other-discipline", ioctl(other, TIOCSETD, &discipline));
+  report("type-into-it", ioctl(other, TIOCSTI, "x"));
+  int more = 1;
+  while (posix_openpt(O_RDWR | O_NOCTTY) >= 0) more++;
+  printf("%d %s\n", more, strerrorname_np(errno));
+}
+
 int main(int count, char **arguments) {
   const char *what = count > 1 ? arguments[1] : "";
   if (!strcmp(what, "forbidden")) {
@@ -150,6 +182,8 @@ int main(int count, char **arguments) {
     allowed();
   } else if (!strcmp(what, "loopback")) {
     loopback();
+  } else if (!strcmp(what, "terminal")) {
+    terminal();
   } else if (!strcmp(what, "ids")) {
     uid_t uids[3];
     gid_t gids[3];
