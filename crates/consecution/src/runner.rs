@@ -22,6 +22,7 @@ use prometheus_client::registry::Registry;
 mod eof_barrier;
 mod fit;
 mod hidden;
+mod hints;
 pub mod http;
 mod images;
 mod local_links;

@@ -105,6 +105,9 @@ pub(crate) async fn filter(portal: &Portal, held: impl Send) -> anyhow::Result<u
                 Some(remedy) => complain(format_args!("{error}; {remedy}")),
                 None => complain(&error),
             }
+            if let Some(hint) = &error.hint {
+                complain(format_args!("hint: {hint}"));
+            }
             exit_code(&error)
         }
     })

@@ -13,6 +13,7 @@ use chain::{LinkId, Network};
 use parking_lot::Mutex;
 use tokio::time::{Instant, interval, timeout};
 
+use super::hints::Means;
 use super::metrics::LinkMetrics;
 use super::pool::{Capacity, Pool, TakeError};
 use super::pool_state::{self, Moment};
@@ -45,6 +46,8 @@ pub(super) struct LocalLink {
     pub(super) zygote: Arc<ZygoteHandle>,
     pub(super) metrics: Arc<LinkMetrics>,
     pub(super) network: Network,
+    /// What hints about its failures speak of.
+    pub(super) means: Arc<Means>,
     /// Its processes are started when their requests come, never earlier (`Warm: false`).
     pub(super) is_late: bool,
 }

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::hidden;
+use super::hints::Means;
 use super::images::AgreedImages;
 use super::local_links::{LocalLink, LocalLinks, Membership};
 use super::metrics::{LinkMetrics, Metrics};
@@ -183,6 +184,7 @@ impl Serving {
             zygote: Arc::clone(zygote),
             metrics: Arc::clone(metrics),
             network: link.network,
+            means: Arc::new(Means::new(link, shared.sandboxing.scratch_bytes_max)),
             is_late: link.is_late(),
         });
         let service = Arc::new(LinkService {

@@ -53,6 +53,8 @@ pub static RUNNER: HeaderName = HeaderName::from_static("Consecution-Runner");
 pub static ENDING: HeaderName = HeaderName::from_static("Consecution-Ending");
 /// In a reply: how many microseconds the process ran.
 pub static ELAPSED_US: HeaderName = HeaderName::from_static("Consecution-Elapsed-Us");
+/// In a reply: what may help if the link has failed, in one line.
+pub static HINT: HeaderName = HeaderName::from_static("Consecution-Hint");
 /// In a frame: its kind, its number, and its parameters.
 pub static FRAME: HeaderName = HeaderName::from_static("Consecution-Frame");
 /// In a reply: what went wrong, as an HTTP status. NATS services use this header.
@@ -68,6 +70,8 @@ pub struct OfLink {
     pub elapsed_us: HeaderName,
     /// As [`STDERR`].
     pub stderr: HeaderName,
+    /// As [`HINT`].
+    pub hint: HeaderName,
 }
 
 /// For each link of a call, its headers: first those of the called link; then those of the
@@ -85,6 +89,7 @@ pub static OF_LINKS: LazyLock<[OfLink; 1 + FOLLOWING_MAX]> = LazyLock::new(|| {
             ending: of_link(&ENDING),
             elapsed_us: of_link(&ELAPSED_US),
             stderr: of_link(&STDERR),
+            hint: of_link(&HINT),
         }
     })
 });
