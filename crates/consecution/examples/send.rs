@@ -30,9 +30,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let payload = Bytes::from(payload.clone());
     let request = ChainRequest::new(Body::new(stream::iter([Ok(payload)])));
     let ChainReply { mut body, report } = portal.stream(request);
-    while let Some(chunk) = body.next().await {
-        std::io::stdout().write_all(&chunk?)?;
+    while let Some(Ok(chunk)) = body.next().await {
+        std::io::stdout().write_all(&chunk)?;
     }
+    // Here is the error of a run that failed, and whose body was cut off therefore.
     for link in report.await?.links {
         eprintln!("{}: {:?}", link.name, link.ending);
     }

@@ -31,13 +31,30 @@ use crate::transport::in_process::InProcess;
 #[cfg(feature = "cli")]
 pub(crate) use network::link_store;
 pub use network::{ConnectError, Network};
-/// Call this first in `main` of every program that has a runner in it. The program is also
-/// executed as its own zygote; then this does not return.
 pub use sandbox::{Finding, Ids, State, run_zygote_if_asked};
 
-/// A chain, its portal and a runner in this process, for one payload.
+/// A chain, its portal and a runner in this process, for single calls.
+///
+/// Each call starts its processes, and none are kept in reserve, as in `consecution run`.
+/// [`Serve`] is for many calls.
+///
+/// ```no_run
+/// use consecution::runner::Sandboxing;
+/// use consecution::{OneShot, chain_file, images};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let chain = chain_file::read("words.yaml".as_ref())?;
+/// let images = images("/var/lib/words".as_ref())?;
+/// let here = OneShot::start(chain, images, Sandboxing::default()).await?;
+/// let reply = here.portal.send("this is raw data").await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Dropping it ends its processes. Needs a runtime of tokio, and a `main` that begins with
+/// [`run_zygote_if_asked`].
 pub struct OneShot {
-    /// Offers the chain.
+    /// Calls the chain.
     pub portal: Portal,
     _runner: Runner,
 }
@@ -64,8 +81,8 @@ pub enum StartError {
 }
 
 impl OneShot {
-    /// Pulls missing images and opens the zygotes of all links, all at the same time. Resolves
-    /// when the chain is ready.
+    /// Pulls the images that are missing, opens the zygotes of all links at the same
+    /// time, and returns when the chain can be called.
     ///
     /// # Errors
     /// The first link, in chain order, that cannot be run.
@@ -96,7 +113,11 @@ impl OneShot {
     }
 }
 
-/// Chains, their portals and a runner in this process, for any number of payloads.
+/// Chains, their portals and a runner in this process, for many calls.
+///
+/// Processes are started before their calls come, as in `consecution serve`. Dropping it ends its processes. Needs a runtime of tokio, and a `main` that begins with
+/// [`run_zygote_if_asked`]. The [front page](crate#a-portal-and-a-runner-in-one-process) has
+/// an example.
 pub struct Serve {
     portals: Mutex<Vec<Portal>>,
     transport: Arc<dyn Transport>,
@@ -161,7 +182,7 @@ impl Serve {
         self.portals.lock().clone()
     }
 
-    /// The states of links, for readiness.
+    /// Tells which links can be called, for [`portal::http::bind`](crate::portal::http::bind).
     pub fn links(&self) -> Arc<dyn Links> {
         Arc::new(LinksHere(Arc::clone(&self.runner)))
     }
@@ -279,7 +300,8 @@ const MOUNT_POINTS: [MountPoint;
     points
 };
 
-/// Opens the image store under `home`, with roots as the sandbox needs them.
+/// Opens the image store in the folder `home`, so that it unpacks images for the sandbox:
+/// with the folders that it mounts on, and owned by the users of its processes.
 ///
 /// # Errors
 /// It cannot be made or read.
@@ -287,8 +309,9 @@ pub fn open_store(home: &Path) -> Result<Store, StoreError> {
     open_store_for(home, Ids::detect(), Limits::default())
 }
 
-/// Like [`open_store`], with limits on images, and for processes with these ids: a root is
-/// owned by the ids that it was unpacked for.
+/// Does the same as [`open_store`], with other limits on an image, and for processes with
+/// other ids: an unpacked image belongs to the ids that it was unpacked for, so a runner's
+/// [`Sandboxing::ids`] must be the same.
 ///
 /// # Errors
 /// It cannot be made or read.
@@ -308,8 +331,10 @@ pub fn open_store_for(home: &Path, ids: Ids, limits: Limits) -> Result<Store, St
     Store::open(&home, options)
 }
 
-/// Images of the store under `home`. Missing ones are pulled with the credentials of this
-/// user's Docker tools.
+/// Images from the store in the folder `home`, which is made if it is missing. An image
+/// that is not in it is pulled when a link needs it, with the credentials that
+/// `docker login` has left. To put one in by hand, see
+/// [`Store::import`](image::Store::import) of the field `store`.
 ///
 /// # Errors
 /// The store cannot be made or read.
@@ -321,7 +346,7 @@ pub fn images(home: &Path) -> Result<Images, StoreError> {
     })
 }
 
-/// Checks which parts of the sandbox this host can enforce, for processes with these ids.
+/// Checks what of the sandbox this host can enforce, for processes with those ids.
 pub fn check_sandbox(ids: Ids) -> Vec<Finding> {
     sandbox::check(&Launcher::new(), ids)
 }

@@ -1,6 +1,7 @@
-//! The options for connecting to servers: addresses, certificates, secrets.
+//! How to reach the servers: addresses, certificates, secrets.
 //!
-//! They are plain data. A secret must never be printed, neither here nor where it is used.
+//! All of it is plain data with a [`Default`]: a server on this machine, without
+//! credentials. Secrets are never printed.
 
 use std::fmt;
 use std::fs::File;
@@ -14,18 +15,18 @@ const SECRET_BYTES_MAX: u64 = 4096;
 /// How to reach NATS.
 #[derive(Debug, Clone, Default)]
 pub struct NatsOptions {
-    /// URLs of servers of one cluster; with none, the local one.
+    /// URLs of servers of one cluster; if empty, `nats://127.0.0.1:4222`.
     pub servers: Vec<String>,
-    /// The identity that we prove to the servers.
+    /// The credentials for the servers.
     pub identity: NatsIdentity,
-    /// Files for TLS. TLS is also used if a server requires it.
+    /// Certificates. A server that requires TLS gets it without any of these too.
     pub tls: Tls,
 }
 
-/// An identity that a NATS server can verify.
+/// Credentials for NATS.
 #[derive(Debug, Clone, Default)]
 pub enum NatsIdentity {
-    /// The user in a server's URL, or none.
+    /// None, or the user and password in a server's URL.
     #[default]
     Anonymous,
     /// A user and their password.
@@ -46,25 +47,25 @@ pub enum NatsIdentity {
 /// How to reach etcd.
 #[derive(Debug, Clone, Default)]
 pub struct EtcdOptions {
-    /// URLs of members of one cluster; with none, the local one.
+    /// URLs of members of one cluster; if empty, `http://127.0.0.1:2379`.
     pub endpoints: Vec<String>,
-    /// A user and their password.
+    /// A user and the password; `None` if etcd asks for none.
     pub user: Option<(String, Secret)>,
-    /// Files for TLS, for `https://` endpoints.
+    /// Certificates, for endpoints at `https://`.
     pub tls: Tls,
 }
 
 /// Files for an encrypted connection, in PEM.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// The certificates of the CAs to verify the server with; by default, those that the system
-    /// trusts.
+    /// The certificates of the authorities that may have signed the server's; if `None`,
+    /// those that the system trusts.
     pub ca_file: Option<PathBuf>,
-    /// Our certificate and its key, for servers that ask for one.
+    /// The client's certificate and its key, if the server asks for one.
     pub client_files: Option<(PathBuf, PathBuf)>,
 }
 
-/// A secret, which is never printed.
+/// A password, token or key. Its [`Debug`](fmt::Debug) text does not show it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Kept);
 
@@ -83,18 +84,18 @@ pub struct SecretError {
 }
 
 impl Secret {
-    /// A secret in memory.
+    /// This text.
     pub fn new(secret: impl Into<String>) -> Secret {
         Secret(Kept::Here(secret.into()))
     }
 
-    /// A secret in a file, without the end of the line. The file is read whenever the secret is
-    /// needed, so that a changed one is used at once.
+    /// The content of a file, without the end of the line. The file is read whenever the
+    /// secret is needed, so a new secret is used without a restart.
     pub fn in_file(path: impl Into<PathBuf>) -> Secret {
         Secret(Kept::InFile(path.into()))
     }
 
-    /// Reads the secret. Blocks while it reads a file.
+    /// The text of the secret. Reads the file, if it is in one: blocks the thread.
     ///
     /// # Errors
     /// Its file cannot be read, or is too large for a secret.

@@ -3,6 +3,15 @@
 //! This is the library below the `consecution` command, for programs that call chains, or
 //! run links, themselves.
 //!
+//! ```toml
+//! [dependencies]
+//! consecution = { version = "0.1", default-features = false }
+//! tokio = { version = "1", features = ["rt-multi-thread"] }
+//! # For streams:
+//! bytes = "1"
+//! futures-util = { version = "0.3", default-features = false }
+//! ```
+//!
 //! # What a chain is
 //!
 //! A *chain* is a row of *links*. Each link is a command in a container image; what it
@@ -28,10 +37,11 @@
 //! otherwise. A link never sees the end of an input that is not complete: if a link
 //! fails, those behind it are cut off, and the call fails.
 //!
-//! A [`Portal`] walks a chain. A [`Runner`](runner::Runner) keeps processes of links ready,
-//! and runs them. They meet over a [`Transport`](transport::Transport), and a portal makes
-//! its links known to runners in a [`LinkStore`](link_store::LinkStore): NATS and etcd, or
-//! nothing but memory where both are in one process.
+//! A [`Portal`] calls a chain: it calls link after link, each with the output of the one
+//! before it. A [`Runner`](runner::Runner) answers the calls of links: it keeps processes of
+//! them ready. Calls travel over a [`Transport`](transport::Transport), and portals publish
+//! their links in a [`LinkStore`](link_store::LinkStore), where runners find them. These are
+//! NATS and etcd, or memory alone if portal and runner are in one process.
 //!
 //! # A portal against running servers
 //!
@@ -49,12 +59,14 @@
 //! # }
 //! ```
 //!
-//! For TLS and credentials, and for a runner in the program, see [`Network`].
+//! [`Network`] is for TLS, for credentials, and for a runner in your program: its page has
+//! one with both a portal and a runner.
 //!
 //! # A portal and a runner in one process
 //!
-//! It needs no server. The program must begin with [`run_zygote_if_asked`]: it is started
-//! again as the parent of each link's processes, and must not do anything else then.
+//! It needs no server. Your program is executed once more for each link, as the parent of
+//! that link's processes, so its `main` must begin with [`run_zygote_if_asked`], before
+//! there is a second thread: not with `#[tokio::main]`.
 //!
 //! ```no_run
 //! use consecution::runner::{PROCESSES_MAX_DEFAULT, Sandboxing};
@@ -76,6 +88,9 @@
 //! }
 //! ```
 //!
+//! [`images`] opens a store of images in a folder, and pulls those that are missing;
+//! [`Store::import`](image::Store::import) puts one there from a file.
+//! [`OneShot`] is for a program that makes only a few calls.
 //! [`portal::http::bind`] offers chains over HTTP, as `consecution serve` does.
 //!
 //! # Streaming
@@ -92,10 +107,10 @@
 //!
 //! let lines = stream::iter(1..=1_000_000).map(|n| Ok(Bytes::from(format!("data {n}\n"))));
 //! let ChainReply { mut body, report } = portal.stream(ChainRequest::new(Body::new(lines)));
-//! while let Some(chunk) = body.next().await {
-//!     // An error: the run has failed, and what came is not all.
-//!     println!("{} bytes", chunk?.len());
+//! while let Some(Ok(chunk)) = body.next().await {
+//!     println!("{} bytes", chunk.len());
 //! }
+//! // Here is the error of a run that failed, and whose body was cut off therefore.
 //! for link in report.await?.links {
 //!     println!("{}: {:?}", link.name, link.ending);
 //! }
@@ -103,13 +118,17 @@
 //! # }
 //! ```
 //!
-//! The body is read before the report is awaited: a run does not end while nobody reads
-//! what it writes. Dropping the body stops the links, as a closed pipe does in a shell.
+//! Read the body before you await the report: a run does not end while nobody reads its
+//! output. If the run fails, the body ends with an `Err`, and the report says why: output
+//! counts only once the report is `Ok`. Dropping the body stops the links, as a closed pipe
+//! does in a shell.
 //!
 //! # Errors
 //!
-//! A call that fails says which link did, and why, in a [`ChainError`]: what can be done
-//! about it is in the type, not in the text.
+//! A [`ChainError`] says which link failed, and why. Its
+//! [`reason`](portal::ChainFailure::reason) tells what can be done about it, and
+//! [`stderr`](portal::ChainFailure::stderr) has the end of what the link wrote to standard
+//! error, which is not in the text of the error.
 //!
 //! ```no_run
 //! # async fn example(portal: consecution::Portal) {
@@ -119,15 +138,18 @@
 //!     Ok(reply) => println!("{} bytes", reply.len()),
 //!     Err(error) => match &error.reason {
 //!         FailureReason::Busy | FailureReason::NoRunner => println!("try again later: {error}"),
-//!         FailureReason::Exited(code) => println!("{} exited with {code}", error.name),
-//!         _ => println!("{error}"),
+//!         FailureReason::Exited(1) => println!("{} found nothing", error.name),
+//!         _ => println!("{error}\n{}", String::from_utf8_lossy(&error.stderr)),
 //!     },
 //! }
 //! # }
 //! ```
 //!
 //! The text of an error does not repeat those of its [sources](std::error::Error::source);
-//! [`error::with_causes`] prints all of them.
+//! [`error::with_causes`] prints all of them, on one line.
+//!
+//! What is tried again in the background, such as a connection, is logged with
+//! [`tracing`](https://docs.rs/tracing): your program chooses the subscriber.
 //!
 //! # Features
 //!

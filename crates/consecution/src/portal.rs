@@ -1,4 +1,4 @@
-//! Runs a chain: calls its links, and pipes the output of each into the next.
+//! Runs chains: bytes in, link after link, bytes out.
 //!
 //! The reply's body of one link is the request's body of the next, so all links run at the
 //! same time, and back-pressure and early close pass through. The portal must not know how a
@@ -7,17 +7,20 @@
 //! Unlike a pipe, a chain is strict: a link gets an end-of-file only once the link before it
 //! is known to have succeeded. Otherwise its input is cut off.
 //!
-//! | module | for |
-//! |---|---|
-//! | `run` | one run of a chain, a task: makes the calls, and follows them to their ends |
-//! | `verdict` | decides how a run ends, as plain data |
-//! | `attempt` | one attempt at a call: asks until a runner accepts it |
-//! | `link_output` | the stream between two calls: holds back its end, skips repeated output |
-//! | `kept` | the beginning of a stream, for a call that is repeated |
-//! | `plan` | which links one runner may run together, as one call |
-//! | `failure` | reports and errors, and their texts |
-//! | `publish`, `publisher` | puts links into the link store: those of a chain, and of all chains of a portal |
-//! | [`http`] | chains over HTTP |
+//! [`Portal::send`] takes and gives bytes, [`Portal::stream`] streams of them, and [`http`]
+//! offers chains over HTTP.
+
+// | module | for |
+// |---|---|
+// | `run` | one run of a chain, a task: makes the calls, and decides what becomes of them |
+// | `verdict` | what is known of a run, and what follows from it, as plain data |
+// | `attempt` | one attempt at a call: asked for until somebody takes it |
+// | `link_output` | the stream between two calls: holds back its end, drops what is written again, keeps its beginning |
+// | `kept` | the beginning of a stream, for a call that is made again |
+// | `plan` | which links may be taken together, as one call |
+// | `failure` | reports and errors, and how they read |
+// | `publish`, `publisher` | makes a chain's links known; those of all chains of a portal |
+// | `http` | chains over HTTP |
 
 mod attempt;
 mod failure;
@@ -49,7 +52,11 @@ use crate::trace::Trace;
 use crate::transport::{Body, Following, Transport};
 use publish::Publishing;
 
-/// Offers one chain on a transport. Clones are cheap, and share the portal.
+/// Calls one chain over a transport. Clones are cheap, and are the same portal.
+///
+/// [`connect`](Self::connect) makes one for running servers. For other options see
+/// [`Network`](crate::Network); for one with a runner in this process,
+/// [`Serve`](crate::Serve) and [`OneShot`](crate::OneShot).
 #[derive(Clone)]
 pub struct Portal {
     chain: Arc<Chain>,
@@ -109,10 +116,11 @@ impl Portal {
         Ok(portal)
     }
 
-    /// Publishes the chain's links. Doing so again changes nothing.
+    /// Puts the chain's links into the store, where runners find them. Doing so again
+    /// changes nothing.
     ///
     /// # Errors
-    /// The store cannot be reached; some links may have been published.
+    /// The store cannot be reached; some links may have been put there.
     pub async fn publish(&self, links: &dyn LinkStore) -> Result<(), PortalError> {
         Ok(self.publishing.publish(links).await?)
     }
@@ -125,8 +133,8 @@ impl Portal {
         }
     }
 
-    /// Portals for these chains: those of `before` for unchanged chains, and new ones for the
-    /// others.
+    /// A portal for each of these chains: the one of `before` with an equal chain, else a
+    /// new one.
     ///
     /// # Errors
     /// A chain is empty.
@@ -156,7 +164,7 @@ impl Portal {
         self.publishing.state()
     }
 
-    /// The chain that it offers.
+    /// The chain that it calls.
     pub fn chain(&self) -> &Arc<Chain> {
         &self.chain
     }
@@ -170,7 +178,7 @@ impl Portal {
     /// The output is held in memory: use [`stream`](Self::stream) if it may be large.
     ///
     /// # Errors
-    /// The first link, in chain order, that failed.
+    /// The first link, in chain order, that failed, and why.
     pub async fn send(&self, payload: impl Into<Bytes>) -> Result<Bytes, ChainError> {
         let ChainReply { body, report } = self.stream(ChainRequest::new(payload.into()));
         let received = body.collect().await;
@@ -179,14 +187,17 @@ impl Portal {
         received.map_err(|cut| ChainError::cut_off(&self.chain, report, &cut))
     }
 
-    /// Sends a stream through the chain. Must be called within a tokio runtime: the run is a
-    /// task. The run begins now, and so does the chain's deadline.
+    /// Sends a stream through the chain. Must be called within a runtime of tokio: the run
+    /// is a task, and begins now, as does the chain's deadline.
+    ///
+    /// If the run fails, the reply's body is cut off, and its
+    /// [report](ChainReply::report) is the error.
     pub fn stream(&self, request: ChainRequest) -> ChainReply {
         run::start(self.clone(), request)
     }
 }
 
-/// A request to a chain.
+/// What to run a chain on.
 #[derive(Debug)]
 pub struct ChainRequest {
     /// The input of the first link.
@@ -195,7 +206,7 @@ pub struct ChainRequest {
     pub trace: Trace,
     /// Receives standard error of all links while they run.
     pub stderr: Option<mpsc::Sender<Bytes>>,
-    /// Dropped when the run is over.
+    /// Held by the run, and dropped when it is over: a permit of a semaphore, for example.
     pub guard: Option<Box<dyn Any + Send>>,
 }
 
@@ -211,14 +222,15 @@ impl ChainRequest {
     }
 }
 
-/// The reply of a chain. Dropping all of it stops the run.
+/// The output of a run, and its report. Dropping both stops the run.
 #[derive(Debug)]
 pub struct ChainReply {
     /// The output of the last link, as it writes it. It ends only once every link is known to
     /// have succeeded; otherwise it is cut off. Dropping it stops the links as a closed pipe
     /// would, which is not a failure.
     pub body: Body,
-    /// How the run ended.
+    /// A future of how the run ended: the report on each link, or the error of the first
+    /// link that failed.
     ///
     /// Resolves once the body has been read to its end, or was dropped. So read the body
     /// first, or both at the same time; do not wait for the report while you hold a body that

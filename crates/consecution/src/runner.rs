@@ -1,5 +1,9 @@
-//! The runner: watches the link store, and serves each link with a worker of its own, so
-//! that a broken link never affects another.
+//! The runner: watches the link store, and serves each link in it with a worker of its
+//! own, so that a broken link never hurts another.
+//!
+//! A program gets one from [`Network::runner`](crate::Network::runner), and one that is in
+//! the same process as its portal from [`Serve`](crate::Serve) or
+//! [`OneShot`](crate::OneShot). [`Runner::start`] is for other transports and link stores.
 //!
 //! It must not know of chains or portals: it only sees links and calls.
 
@@ -47,10 +51,10 @@ pub use images::{FindRegistries, Images};
 use local_links::{LocalLinks, Making};
 use metrics::Metrics;
 pub use name::{RunnerName, RunnerNameError};
-/// The settings and the counts of pools.
 pub use pool_state::{Config as PoolConfig, Counts};
 use reaper::Reaper;
 pub use reaper::until_reaped;
+pub use sandbox::{Launcher, OpenError};
 pub use sandboxing::Sandboxing;
 use service::{Starts, WarmPipeline};
 use starvation::Starvation;

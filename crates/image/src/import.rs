@@ -13,8 +13,23 @@ use crate::source::archive::{self, Files, Found, FoundLayer, Hashing, ImportErro
 use crate::store::{Image, NamedBy, Staging, Store};
 
 impl Store {
-    /// Reads an image from an archive, a folder or a stream, told apart by
-    /// content, and gives it this name.
+    /// Reads an image, puts it into the store and gives it this name, in the place of an
+    /// image that has it.
+    ///
+    /// The input is an archive of `docker save`, an OCI archive or layout folder, or a root
+    /// file system as tar, plain or compressed with gzip or zstd: its content tells which.
+    /// Blocks the thread while it unpacks: within a runtime of tokio, call it in
+    /// `spawn_blocking`.
+    ///
+    /// ```no_run
+    /// use image::{Input, NoProgress, Store, StoreOptions};
+    ///
+    /// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = Store::open("/var/lib/example".as_ref(), StoreOptions::default())?;
+    /// let image = store.import(&"tool:1".parse()?, Input::Path("tool.tar".into()), &NoProgress)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// When the input is no image, or cannot be unpacked.

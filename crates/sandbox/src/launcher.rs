@@ -45,6 +45,8 @@ const PIPEFS_MAGIC: rustix::fs::FsWord = 0x5049_5045;
 #[derive(Debug, Clone)]
 pub struct Launcher {
     program: Arc<Program>,
+    /// Whether the zygotes execute this same program.
+    is_own_program: bool,
     cgroups: Arc<Cgroups>,
 }
 
@@ -52,13 +54,17 @@ impl Launcher {
     /// A launcher whose zygotes execute this same program, which must call
     /// [`run_zygote_if_asked`](crate::run_zygote_if_asked) first thing in `main`.
     pub fn new() -> Launcher {
-        Launcher::with_program("/proc/self/exe")
+        Launcher {
+            is_own_program: true,
+            ..Launcher::with_program("/proc/self/exe")
+        }
     }
 
     /// A launcher whose zygotes execute `program`.
     pub fn with_program(program: impl Into<PathBuf>) -> Launcher {
         Launcher {
             program: Arc::new(Program::new(program.into())),
+            is_own_program: false,
             cgroups: Arc::new(Cgroups::new()),
         }
     }
@@ -89,7 +95,8 @@ impl Launcher {
     /// [`OpenError::Failed`] says which step failed, on what and why; nothing is
     /// left behind.
     pub fn open(&self, spec: &Spec, limits: Limits) -> Result<Zygote, OpenError> {
-        if zygote::asked() {
+        // Such a zygote would be one more process that begins with this program's `main`.
+        if zygote::asked() || (self.is_own_program && !zygote::is_called()) {
             return Err(OpenError::NoZygote);
         }
         // A limit that cannot be kept is found now, not with the first request.

@@ -5,7 +5,7 @@
 
 use std::io::Read;
 use std::process::ExitCode;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -29,9 +29,26 @@ pub(crate) fn asked() -> bool {
     std::env::args_os().next().is_some_and(|name| name == NAME)
 }
 
-/// Becomes a zygote, and never returns, if this program was executed as one.
-/// Call it first thing in `main`, before any thread is started.
+/// Whether this program has called [`run_zygote_if_asked`]: only then can it be executed
+/// as a zygote.
+static IS_CALLED: AtomicBool = AtomicBool::new(false);
+
+pub(crate) fn is_called() -> bool {
+    IS_CALLED.load(Ordering::Relaxed)
+}
+
+/// Becomes a zygote, and never returns, if this program was executed as one; does nothing
+/// otherwise.
+///
+/// Every program that starts sandboxed processes must call it first thing in `main`: each
+/// link's processes are children of a *zygote*, which is the same program, executed once
+/// more. It must still have only one thread then, so a program with a runtime of tokio
+/// starts that afterwards: not with `#[tokio::main]`, but with
+/// `tokio::runtime::Runtime::new()` in a plain `main`.
+///
+/// In a program that has not called it, no zygote can be opened; the error says so.
 pub fn run_zygote_if_asked() {
+    IS_CALLED.store(true, Ordering::Relaxed);
     if asked() {
         // Everything goes when the process goes; there is nothing to tidy up.
         std::process::exit(if run() == ExitCode::SUCCESS { 0 } else { 1 });

@@ -49,7 +49,7 @@ fn private(
     if other == Some(path.as_str()) && !folder {
         return Some(path);
     }
-    if PRIVATE_FOLDERS.iter().any(|folder| is_below(&folder)) {
+    if PRIVATE_FOLDERS.iter().any(is_below) {
         return Some(if folder { format!("{path}/") } else { path });
     }
     let message = match PRIVATE_FOLDERS.contains(&path.as_str()) {

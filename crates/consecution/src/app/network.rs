@@ -48,7 +48,58 @@ const NO_LINKS_WAIT: Duration = Duration::from_secs(20);
 const RUNNERS_AGE_MAX: Duration = Duration::from_secs(1);
 const RUNNERS_WAIT_MAX: Duration = Duration::from_millis(500);
 
-/// The connections of a portal or runner to NATS and etcd. Clones share them.
+/// The connections to NATS and etcd of a program that has portals, a runner or both.
+/// Clones share the connections. Needs a runtime of tokio.
+///
+/// Here a program has a runner and a portal, and calls its own chain. Other portals may call
+/// this runner, and other runners may answer this portal:
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use consecution::config::{EtcdOptions, NatsOptions};
+/// use consecution::runner::{self, RunnerName};
+/// use consecution::transport::nats::Role;
+/// use consecution::{Network, chain_file, images};
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     consecution::run_zygote_if_asked();
+///     tokio::runtime::Runtime::new()?.block_on(run())?;
+///     // Processes and folders that are still being removed.
+///     runner::until_reaped(Duration::from_secs(5));
+///     Ok(())
+/// }
+///
+/// async fn run() -> Result<(), Box<dyn std::error::Error>> {
+///     let nats = NatsOptions {
+///         servers: vec!["nats://127.0.0.1:4222".to_owned()],
+///         ..NatsOptions::default()
+///     };
+///     let etcd = EtcdOptions {
+///         endpoints: vec!["http://127.0.0.1:2379".to_owned()],
+///         ..EtcdOptions::default()
+///     };
+///     let name: RunnerName = "words".parse()?;
+///     let network = Network::connect(&nats, &etcd, Role::Runner, name.as_str())?;
+///
+///     let options = runner::Options {
+///         name: Some(name),
+///         ..runner::Options::default()
+///     };
+///     let runner = network.runner(options, images("/var/lib/words".as_ref())?);
+///
+///     let chain = chain_file::read("words.yaml".as_ref())?;
+///     let portal = network.open(chain, Duration::from_secs(30)).await?;
+///     let _publisher = network.publisher(std::slice::from_ref(&portal));
+///     println!("{:?}", portal.send("this is raw data").await?);
+///
+///     runner.drain().await;
+///     network.close().await;
+///     Ok(())
+/// }
+/// ```
+///
+/// `examples/embedded.rs` is a program with a runner alone.
 #[derive(Clone)]
 pub struct Network {
     nats: Nats,
@@ -58,31 +109,46 @@ pub struct Network {
 /// A portal could not be connected. The texts read well on their own, followed by
 /// those of their sources.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "each text says it")]
 pub enum ConnectError {
+    /// The chain file cannot be read, or something in it is wrong.
     #[error(transparent)]
     ChainFile(#[from] ChainFileError),
+    /// An option for NATS is wrong.
     #[error(transparent)]
     Nats(#[from] FailedTo<NatsError>),
+    /// An option for etcd is wrong.
     #[error(transparent)]
     Etcd(#[from] FailedTo<EtcdError>),
+    /// The chain has no links, or etcd could not be reached in time to publish them.
     #[error(transparent)]
     Portal(#[from] FailedTo<PortalError>),
+    /// No runner served a link of the chain in time.
     #[error("link {} '{name}' ({image}) cannot be called: {reason}", index + 1)]
     NotServed {
+        /// The position of the link in the chain, from 0.
         index: usize,
+        /// The link's name in the chain.
         name: String,
+        /// The link's image.
         image: String,
+        /// Why: what a runner says that cannot serve it, or that none answers.
         reason: String,
     },
 }
 
 impl Network {
-    /// Starts to connect, without waiting for the connections. `name` is the name of the
-    /// portal or runner.
+    /// Starts to connect, and does not wait until it is connected: servers that cannot be
+    /// reached are tried again and again. Must be called within a runtime of tokio.
+    ///
+    /// NATS lists the connection by `name`, and a run's [report](crate::portal::Report)
+    /// calls a runner by it: so give it the name of the runner's
+    /// [options](Options::name), if there is a runner.
+    ///
+    /// A program with both a runner and portals may take either `role`. If the permissions
+    /// of the NATS server tell portals and runners apart, it opens a network for each.
     ///
     /// # Errors
-    /// An address, a certificate or a secret is invalid.
+    /// An address is malformed, or a certificate or secret cannot be read.
     pub fn connect(
         nats: &NatsOptions,
         etcd: &EtcdOptions,
@@ -95,17 +161,18 @@ impl Network {
         })
     }
 
-    /// The transport for calls.
+    /// The transport, which carries calls: NATS.
     pub fn transport(&self) -> Arc<dyn Transport> {
         Arc::new(self.nats.clone())
     }
 
-    /// The link store.
+    /// The link store: etcd.
     pub fn links(&self) -> Arc<dyn LinkStore> {
         Arc::new(self.etcd.clone())
     }
 
-    /// The states of the connections, by the name of the server.
+    /// The state of each connection, by the name of the server, for
+    /// [`runner::http::bind`](crate::runner::http::bind).
     pub fn connections(&self) -> Connections {
         Connections::from([
             ("nats", self.nats.connection()),
@@ -113,9 +180,9 @@ impl Network {
         ])
     }
 
-    /// The same for a runner, and as long as etcd has no links, that: it may have
-    /// lost them, and a runner with none of its links had better not take the
-    /// place of one that still has them.
+    /// The same for the readiness of a runner, with one state more: "links" waits for as
+    /// long as etcd has no links, but not for ever. etcd may have lost them, and a runner
+    /// without links must not replace one that still has them.
     pub fn connections_of(&self, runner: &Runner) -> Connections {
         let why =
             "etcd has no links; if it has lost them, portals put them there again within 10 s";
@@ -139,20 +206,22 @@ impl Network {
         connections
     }
 
-    /// Keeps the links of these chains published, and announces their portal, until the
-    /// returned publisher is dropped.
+    /// Publishes the links of these chains, also when etcd has lost them, and the state of
+    /// a portal that serves these chains, until the publisher is dropped.
     pub fn publisher(&self, portals: &[Portal]) -> Publisher {
         Publisher::start(self.links(), &name::unique("portal"), portals)
     }
 
-    /// Starts a runner that serves all links in etcd.
+    /// Starts a runner that serves the links in the store, and those that are put there
+    /// later.
     pub fn runner(&self, options: Options, images: Images) -> Runner {
         let (transport, links) = (self.transport(), self.links());
         Runner::start(options, transport, links, images, Launcher::new())
     }
 
-    /// Opens a portal, and waits until its links are published and runners serve all of them,
-    /// but no longer than `wait`.
+    /// Opens a portal, publishes its links once, and waits until a runner serves each of
+    /// them; not longer than `wait`. For a portal that is to live on when etcd loses its
+    /// data, keep a [`publisher`](Self::publisher) of it.
     ///
     /// # Errors
     /// What was missing when the time was over.
@@ -275,7 +344,8 @@ impl Network {
         }
     }
 
-    /// Knows which links can be called, and what runners say of the others.
+    /// Tells which links can be called, and what runners say of the others, for
+    /// [`portal::http::bind`](crate::portal::http::bind).
     pub fn served(&self) -> Arc<dyn Links> {
         Arc::new(LinksThere {
             probed: Probed::new(self.transport()),
@@ -285,7 +355,8 @@ impl Network {
         })
     }
 
-    /// Sends what is still to be sent, and closes the connections.
+    /// Sends what is still in buffers, and closes the connections. Await
+    /// [`Runner::drain`] first.
     pub async fn close(&self) {
         self.nats.close().await;
     }
@@ -368,7 +439,7 @@ pub(crate) fn link_store(etcd: &EtcdOptions) -> Result<Arc<dyn LinkStore>, Conne
 
 impl Portal {
     /// Reads a chain file, connects to the servers, publishes the chain's links, and waits
-    /// until runners serve them. While the portal or a clone of it exists, links that etcd
+    /// until runners serve them. While the portal or a clone of it lives, links that etcd
     /// loses are published again.
     ///
     /// `nats` is one URL or several, separated by commas; each of `etcds` is a URL. For TLS,

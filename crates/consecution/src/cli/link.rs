@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::app;
-use crate::error::FailedTo;
+use crate::error::{FailedTo, with_causes};
 use crate::link_store::{LinkStore, Pruned, RunnerState, prune};
 use crate::text;
 use anyhow::anyhow;
@@ -149,7 +149,8 @@ async fn names(store: &dyn LinkStore) -> Names {
             }
         }
         Err(error) => complain(format_args!(
-            "links are listed without their names: failed to {error}"
+            "links are listed without their names: failed to {}",
+            with_causes(&error)
         )),
     }
     names

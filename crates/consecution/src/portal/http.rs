@@ -3,18 +3,20 @@
 //! It turns requests into runs, and their results into replies; `docs/http.md` describes the
 //! interface. It must not know who runs links: [`Links`] gives it their states.
 //!
-//! | module | for |
-//! |---|---|
-//! | `routes` | methods and paths |
-//! | `call` | one call of a chain |
-//! | `upload`, `answer` | the bodies of requests and replies |
-//! | `spool` | buffers output that comes before its reply may begin |
-//! | `prefer` | the header `Prefer` |
-//! | `problem`, `headers` | failures, and how links ended, as clients see them |
-//! | `chains` | the chains that are offered at present |
-//! | `looks`, `readiness` | whether links can be called, and chains can be run |
-//! | `metrics` | metrics |
-//! | `log` | log lines about calls |
+//! [`bind`] opens an address, and [`Server::serve`] then answers on it.
+
+// | module | for |
+// |---|---|
+// | `routes` | which method and path lead where |
+// | `call` | one call of a chain |
+// | `upload`, `answer` | the body of a request, and of a reply |
+// | `spool` | output that comes before its reply may begin |
+// | `prefer` | what a client would rather have |
+// | `problem`, `headers` | how failures, and the ends of links, are written |
+// | `chains` | the chains that are offered at one time |
+// | `looks`, `readiness` | what keeps chains from being run |
+// | `metrics` | what is counted |
+// | `log` | what the log says of calls |
 
 mod answer;
 mod call;

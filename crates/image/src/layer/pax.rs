@@ -96,7 +96,7 @@ mod tests {
         let mut pax = Pax::default();
         parse(
             // The last value ends with a newline of its own.
-            b"12 path=a b\n15 size=123456\n22 mtime=1.5000000000\n14 linkpath=c\n\n",
+            b"12 path=a b\n15 size=123456\n22 mtime=1.5000000000\n15 linkpath=c\n\n",
             &mut pax,
         )
         .unwrap();

@@ -25,11 +25,11 @@ use crate::manifest::Descriptor;
 use crate::reference::Reference;
 use crate::store::StoreError;
 
-/// What to import from.
+/// Where [`Store::import`](crate::Store::import) reads an image from.
 pub enum Input {
-    /// A file or a folder.
+    /// An archive, or the folder of an OCI layout.
     Path(PathBuf),
-    /// A stream, standard input for example.
+    /// A stream with an archive, standard input for example.
     Read(Box<dyn Read + Send>),
 }
 

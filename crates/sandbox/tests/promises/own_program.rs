@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use rustix::io::Errno;
-use sandbox::{Event, Ids, Launcher, Limits, Spec, Step};
+use sandbox::{Event, Ids, Launcher, Limits, OpenError, Spec, Step};
 
 use crate::support::{self, Running, loader, promises, zygote};
 
@@ -95,6 +95,17 @@ promises! {
             }
         }
     }
+}
+
+/// As this test program: its zygotes would run the tests once more.
+#[test]
+fn without_the_call_in_main_no_zygote_is_opened() {
+    support::as_root(|setup| {
+        let opened = Launcher::new().open(&setup.spec(&["/bin/true"]), Limits::default());
+        let error = opened.unwrap_err();
+        assert!(matches!(error, OpenError::NoZygote), "{error}");
+        assert!(error.to_string().contains("run_zygote_if_asked"), "{error}");
+    });
 }
 
 /// Landlock is a second wall, so the first one is tried without it.
