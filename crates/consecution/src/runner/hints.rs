@@ -108,8 +108,11 @@ pub(super) fn hint(ending: &Ending, stderr: &[u8], means: &Means) -> Option<Arc<
     let text = match trouble(stderr)? {
         Trouble::ReadOnly => match means.writable {
             Writable::Yes => return None,
-            Writable::No | Writable::Never => "its root cannot be written: set `Writable: true`, \
-                or let it write to /tmp, /var/tmp, /run or /dev/shm"
+            Writable::No => "its root cannot be written: set `Writable: true`, or let it write \
+                to /tmp, /var/tmp, /run or /dev/shm"
+                .to_owned(),
+            Writable::Never => "its root cannot be written: leave `Writable: never` out, or let \
+                it write to /tmp, /var/tmp, /run or /dev/shm"
                 .to_owned(),
         },
         Trouble::Full => format!(
