@@ -198,7 +198,14 @@ pub(crate) fn install_filter(filter: &[seccompiler::sock_filter]) -> Result<(), 
 /// The same for a filter that asks about some calls (`SECCOMP_RET_USER_NOTIF`): where
 /// it asks.
 pub(crate) fn install_asking_filter(filter: &[seccompiler::sock_filter]) -> Result<OwnedFd, Errno> {
-    let listener = install(filter, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as usize)?;
+    let asks = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    // Once a call is being answered, only a signal that kills interrupts it. Before Linux
+    // 5.19 any signal does.
+    let waits = libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
+    let listener = match install(filter, (asks | waits) as usize) {
+        Err(libc::EINVAL) => install(filter, asks as usize),
+        listener => listener,
+    }?;
     // SAFETY: the kernel has just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(listener as i32) })
 }

@@ -1,6 +1,6 @@
 //! The lists behind the filter. They follow Docker's default profile for a
 //! container without capabilities (moby, `profiles/seccomp`), and are shorter:
-//! asynchronous I/O of both kinds, keyrings, `ptrace` and what reads other
+//! asynchronous I/O of both kinds, keyrings, most of `ptrace` and what reads other
 //! processes' memory are out as well. Calls that only x86-64 has are marked.
 
 /// A call: its name in the kernel's headers, for tests, and its number.
@@ -151,6 +151,7 @@ pub(super) const ALLOWED: &[Call] = calls![
     SYS_prlimit64,
     SYS_process_mrelease,
     SYS_pselect6,
+    SYS_ptrace,
     SYS_pwrite64,
     SYS_pwritev,
     SYS_pwritev2,
@@ -382,7 +383,6 @@ pub(super) const FORBIDDEN: &[i64] = &[
     libc::SYS_process_madvise,
     libc::SYS_process_vm_readv,
     libc::SYS_process_vm_writev,
-    libc::SYS_ptrace,
     libc::SYS_quotactl,
     libc::SYS_quotactl_fd,
     libc::SYS_reboot,
@@ -431,6 +431,16 @@ pub(super) const PERSONALITIES: [u64; 5] = [0x0, 0x8, 0x2_0000, 0x2_0008, 0xffff
 /// linux/fcntl.h; 1024 is `F_SETLEASE`, which is forbidden.
 pub(super) const FILE_COMMANDS: &[(u32, u32)] =
     &[(0, 17), (36, 38), (1024, 1028), (1030, 1035), (1037, 1037)];
+
+/// The requests of `ptrace` that a command may make, in ranges: what it takes to stop
+/// threads and to read their registers, as LeakSanitizer does when a program exits. Not
+/// `PTRACE_TRACEME`, by which init would have to trace its command. From linux/ptrace.h.
+pub(super) const TRACES: &[(u32, u32)] = &[
+    (7, 8),           // PTRACE_CONT, _KILL
+    (12, 12),         // PTRACE_GETREGS
+    (16, 17),         // PTRACE_ATTACH, _DETACH
+    (0x4204, 0x4204), // PTRACE_GETREGSET
+];
 
 /// The requests of `ioctl` that a command may make, in ranges: those that read something,
 /// and those on objects of the process's own. Not those that set flags, keys, labels or

@@ -313,6 +313,8 @@ pub(super) fn forbidden_calls(token: MountToken) -> Result<Rules, BackendError> 
     }
     rules.insert(libc::SYS_ioctl, terminal);
 
+    rules.insert(libc::SYS_ptrace, outside(0, calls::TRACES)?);
+
     // A lease on a file of the image delays the link's other processes that open the
     // file, for up to fs.lease-break-time.
     let lease = vec![argument(1, Compare::Eq, libc::F_SETLEASE)?];

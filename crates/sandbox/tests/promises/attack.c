@@ -509,8 +509,8 @@ static int signals_init(void) {
 
 static int raises_limits(void) {
   struct rlimit all = {RLIM_INFINITY, RLIM_INFINITY};
-  const int kinds[] = {RLIMIT_NOFILE, RLIMIT_STACK, RLIMIT_MEMLOCK, RLIMIT_RTPRIO, RLIMIT_NICE};
-  for (size_t at = 0; at < 5; at++)
+  const int kinds[] = {RLIMIT_NOFILE, RLIMIT_MEMLOCK, RLIMIT_RTPRIO, RLIMIT_NICE};
+  for (size_t at = 0; at < COUNT(kinds); at++)
     if (setrlimit(kinds[at], &all) == 0) return 1;
   struct sched_param first = {1};
   return sched_setscheduler(0, SCHED_FIFO, &first) == 0 || setpriority(PRIO_PROCESS, 0, -5) == 0;

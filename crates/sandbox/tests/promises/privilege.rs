@@ -125,6 +125,12 @@ promises! {
         }
     }
 
+    fn a_leak_checker_looks_at_its_own_threads_and_no_more(setup) {
+        let output = setup.run(&setup.spec(&["probe", "trace"]), b"").success();
+        assert_eq!(output, "attach ok\nwait ok\nregisters ok\nmemory EPERM\nset-registers EPERM\n\
+            filter EPERM\ndetach ok\nseize EPERM\ninit EPERM\nbe-traced EPERM\n");
+    }
+
     fn the_tools_of_an_administrator_fail(setup) {
         for attempt in [
             "mount -t tmpfs none /tmp", "mount -o remount,rw /", "umount /tmp", "umount /proc",

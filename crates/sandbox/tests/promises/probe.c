@@ -17,6 +17,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -81,6 +82,27 @@ static void forbidden(void) {
   report("syslog", syscall(SYS_syslog, 99, 0, 0));
   report("quotactl", syscall(SYS_quotactl, -1, 0, 0, 0));
   report("settimeofday", syscall(SYS_settimeofday, bad, 0));
+}
+
+// As a leak checker looks at other threads.
+static void trace(void) {
+  pid_t child = fork();
+  if (child == 0) pause(), _exit(0);
+  char registers[4096];
+  struct iovec room = {registers, sizeof registers};
+  report("attach", ptrace(PTRACE_ATTACH, child, 0, 0));
+  report("wait", waitpid(child, NULL, __WALL));
+  report("registers", ptrace(PTRACE_GETREGSET, child, (void *)1 /* NT_PRSTATUS */, &room));
+  errno = 0;
+  report("memory", ptrace(PTRACE_PEEKDATA, child, registers, 0));
+  report("set-registers", ptrace(PTRACE_SETREGSET, child, (void *)1, &room));
+  report("filter", ptrace((enum __ptrace_request)0x420c /* PTRACE_SECCOMP_GET_FILTER */, child, 0, 0));
+  report("detach", ptrace(PTRACE_DETACH, child, 0, 0));
+  report("seize", ptrace(PTRACE_SEIZE, child, 0, 0));
+  report("init", ptrace(PTRACE_ATTACH, 1, 0, 0));
+  report("be-traced", ptrace(PTRACE_TRACEME, 0, 0, 0));
+  kill(child, SIGKILL);
+  waitpid(child, NULL, 0);
 }
 
 static void absent(void) {
@@ -184,6 +206,8 @@ int main(int count, char **arguments) {
     loopback();
   } else if (!strcmp(what, "terminal")) {
     terminal();
+  } else if (!strcmp(what, "trace")) {
+    trace();
   } else if (!strcmp(what, "ids")) {
     uid_t uids[3];
     gid_t gids[3];
