@@ -1,7 +1,7 @@
 # The only commands; what runs in continuous integration calls them too.
 # Each one gets what it needs first: see scripts/setup.
 
-.PHONY: help demo demo-network test test-vm test-asan check fuzz bench
+.PHONY: help demo demo-network test test-vm test-asan test-programs check fuzz bench
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -26,6 +26,11 @@ test-vm: ## the sandbox's promises on Debian's kernel, with cgroups of version 2
 test-asan: ## the unit tests of the sandbox with AddressSanitizer
 	@scripts/setup test-asan
 	@scripts/test-asan
+
+test-programs: ## real programs as links, beside Docker where it answers; ARGS='--only jq,gpg'
+	@scripts/setup test-programs
+	cargo build --locked --package consecution
+	@python3 programs/run.py $(ARGS)
 
 # The documentation's targets one by one, examples among them: with those, dependencies
 # have the features that clippy has checked them with, and are not checked again.

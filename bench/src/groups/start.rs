@@ -42,6 +42,13 @@ struct Found {
     sealed_busy: Samples,
     shared_busy: Samples,
     bare_busy: Samples,
+    /// A call of a process that waits for its input, and of one whose place is prepared and
+    /// whose input is stored in a file before it is executed; each without what is ready
+    /// before the call.
+    warm: Samples,
+    late: Samples,
+    /// How much longer the second one takes.
+    late_above_warm: Samples,
 }
 
 pub(crate) fn measure(place: &Place) -> anyhow::Result<Findings> {
@@ -50,6 +57,7 @@ pub(crate) fn measure(place: &Place) -> anyhow::Result<Findings> {
     let sealed = sealed?;
     let bare = |output: &mut Vec<u8>| floor::run(place, &[COMMAND], TEXT, output);
     let first = &sealed[0];
+    let late = Sealed::open_late(place)?;
     let mut found = Found::default();
     let mut others = Others::prepare(place)?;
     for turn in place.many_turns("one start", TURNS_PER_ROUND, TURNS_TIME) {
@@ -63,6 +71,17 @@ pub(crate) fn measure(place: &Place) -> anyhow::Result<Findings> {
         found.sealed_busy.add(busy(cores, own)?);
         let shared = |_, output: &mut Vec<u8>| first.run(TEXT, output);
         found.shared_busy.add(busy(cores, shared)?);
+        let warm = ahead(
+            || first.ready(),
+            |ready, output| first.call(ready, TEXT, output),
+        )?;
+        let late = ahead(
+            || late.ready(),
+            |ready, output| late.call(ready, TEXT, output),
+        )?;
+        found.warm.add(warm);
+        found.late.add(late);
+        found.late_above_warm.add(late - warm);
         others.take_turn()?;
     }
     Ok(found.findings(&others))
@@ -76,6 +95,25 @@ fn alone(mut run: impl FnMut(&mut Vec<u8>) -> anyhow::Result<()>) -> anyhow::Res
     for _ in 0..STARTS {
         let begin = Instant::now();
         run(&mut output)?;
+        times.add_milliseconds(begin.elapsed());
+        ensure!(output == TEXT, "the wrong output came out");
+    }
+    Ok(times.median())
+}
+
+/// The median milliseconds of calls one after the other, for which something is made ready
+/// before.
+fn ahead<T>(
+    ready: impl Fn() -> anyhow::Result<T>,
+    call: impl Fn(T, &mut Vec<u8>) -> anyhow::Result<()>,
+) -> anyhow::Result<f64> {
+    sleep(PAUSE);
+    let mut times = Samples::default();
+    let mut output = Vec::new();
+    for _ in 0..STARTS {
+        let ready = ready()?;
+        let begin = Instant::now();
+        call(ready, &mut output)?;
         times.add_milliseconds(begin.elapsed());
         ensure!(output == TEXT, "the wrong output came out");
     }
@@ -120,12 +158,15 @@ impl Found {
                 &self.shared_busy,
                 &self.bare_busy,
             ),
+            ratio("(late − warm)", &self.late_above_warm, &self.bare).asked(1.4, 1.4),
         ];
         let time = |what: &str, samples| Row::new(what, Unit::Milliseconds, samples);
         let mut absolute = vec![
             time("bare: vfork, exec, feed, read, reap", &self.bare),
             time("sealed", &self.sealed),
             time("sealed, until nothing of it is left", &self.until_gone),
+            time("warm: feed, read, end", &self.warm),
+            time("late: store, exec, read, end", &self.late),
             time("bare, all cores busy, by starts", &self.bare_busy),
             time("sealed, all cores busy, by starts", &self.sealed_busy),
             time(

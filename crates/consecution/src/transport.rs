@@ -221,6 +221,8 @@ pub struct Outcome {
     pub elapsed: Duration,
     /// What may help if this is a failure: a line of at most [`HINT_BYTES_MAX`].
     pub hint: Option<Arc<str>>,
+    /// What the process has left, if its output is a file or folder.
+    pub output: OutputLeft,
     /// How the [joined](Reply::joined) links ended, in chain order. Empty if the runner
     /// was lost: then nothing is known about them.
     pub joined: Vec<Outcome>,
@@ -245,6 +247,7 @@ impl Outcome {
             stderr: Bytes::new(),
             elapsed: Duration::ZERO,
             hint: None,
+            output: OutputLeft::Given,
             joined: Vec::new(),
         }
     }
@@ -298,9 +301,24 @@ impl Outcome {
     }
 }
 
+/// Whether a process that is to leave its output in a file or folder has done so.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OutputLeft {
+    /// The reply's body is its output.
+    #[default]
+    Given,
+    /// There was nothing in its place.
+    Missing,
+    /// There was something else in its place: a link, a folder instead of a file.
+    Odd,
+}
+
 /// How a call's process ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
+    /// The process could not be started, for this reason, once its input had been stored:
+    /// the call was accepted by then. It would fail elsewhere as well.
+    CannotStart(Arc<str>),
     /// The process exited by itself with this code.
     Exited(u8),
     /// This signal ended the process, and the runner did not send it.

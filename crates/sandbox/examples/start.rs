@@ -30,10 +30,13 @@ fn main() {
         root,
         command,
         environment: Vec::new(),
+        takes_strings: false,
         working_directory: "/".into(),
         user: String::new(),
         writable: std::env::var_os("WRITABLE").is_some(),
         scratch_bytes: sandbox::SCRATCH_BYTES_DEFAULT,
+        input: sandbox::Input::Pipe,
+        output: sandbox::Output::Pipe,
         network: Network::Loopback,
         hostname: "measured".into(),
         ids: Ids::detect(),
@@ -80,7 +83,7 @@ fn run(zygote: &Zygote) {
     output.read_to_end(&mut read).unwrap();
     loop {
         match process.next_event().unwrap() {
-            Some(Event::Started | Event::Exited(_)) => {}
+            Some(Event::Prepared | Event::Started | Event::Exited(_)) => {}
             Some(Event::Gone) => return,
             Some(Event::Failed(step, errno)) => panic!("{}", zygote.explain(step, errno)),
             None => {

@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, open, openat2};
 
 use crate::failure::{Failure, Step};
+use crate::handover;
 use crate::init::{Plan, Reuse};
 use crate::landlock;
 use crate::mounts;
 use crate::rlimits::ProcessLimits;
-use crate::spec::{Ids, Spec};
+use crate::spec::{Ids, Input, Output, Spec};
 use crate::sys::{MountToken, StringArray};
 use crate::user::Identity;
 use crate::wire::Found;
@@ -50,8 +51,10 @@ pub(crate) fn plan(
         program: c_path(Step::FindCommand, &program)?,
         arguments,
         environment: pairs,
+        own_variables: spec.takes_strings.then_some(spec.environment.len()),
         working_directory: find_working_directory(&spec.working_directory)?,
         set_groups: spec.ids != Ids::Own,
+        handover: handover::plan(spec, &identity)?,
         identity,
         mounts: mounts::plan(spec)?,
         reuse: reuse(spec)?,
@@ -66,6 +69,11 @@ pub(crate) fn plan(
 /// process id not be reset. The latter needs a file of kernels with
 /// CONFIG_CHECKPOINT_RESTORE, which those of distributions have.
 fn reuse(spec: &Spec) -> Result<Option<Reuse>, Failure> {
+    // A file that is there before the command can be changed in place, which its folder
+    // does not show.
+    if spec.input != Input::Pipe || spec.output != Output::Pipe {
+        return Ok(None);
+    }
     let Some(changeable) = mounts::changeable(spec)? else {
         return Ok(None);
     };

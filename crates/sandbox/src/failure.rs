@@ -56,6 +56,10 @@ steps! {
     StartInit "start a process",
     MountOverlay "mount the private writable root",
     MountPrivate "mount a private folder",
+    MakeInput "make the place of its Input",
+    MakeOutput "make the place of its Output",
+    StoreInput "store the input of the request",
+    ReadStrings "read the arguments of the request",
     StartCommand "start the command's process",
     JoinCgroup "join its cgroup",
     EnterDomain "enter its Landlock domain",
@@ -157,6 +161,7 @@ impl Failure {
                 "what a process has open or executes, as in /proc/self/fd, is no part of an image: name the file itself",
             ),
             (Step::FindCommand, libc::EACCES) => Some("make it executable in the image: chmod +x"),
+            (Step::StoreInput, libc::ENOSPC) => Some(SCRATCH_IS_FULL),
             (Step::LimitMemory, libc::ENOMEM) => Some(
                 "raise Memory: the command, with its arguments and environment, takes more before it has read anything",
             ),
@@ -194,6 +199,9 @@ fn bounded(text: String) -> String {
     let end = text.floor_char_boundary(TEXT_BYTES_MAX);
     format!("{}…", &text[..end])
 }
+
+/// What to do where there is no room left in private folders.
+pub(crate) const SCRATCH_IS_FULL: &str = "its scratch space is full: the link needs more";
 
 /// The longest subject or reason. Long enough for most paths, and so short that two of
 /// them fit into one message even if JSON writes each byte as six.
@@ -302,7 +310,11 @@ mod tests {
         let plan = body(include_str!("mounts.rs"), "fn plan(");
         let mounts = ["plan_overlay(", "proc(", "private::plan("];
         assert!(mounts.map(|made| plan.find(made).unwrap()).is_sorted());
-        steps.extend([Step::MountOverlay, Step::MountPrivate, Step::StartCommand]);
+        steps.extend([Step::MountOverlay, Step::MountPrivate]);
+        let handover = include_str!("handover.rs");
+        let (_, made) = handover.split_once("pub(crate) fn make(").unwrap();
+        steps.extend(named(made.split_once("\n    }\n").unwrap().0));
+        steps.extend([Step::StoreInput, Step::ReadStrings, Step::StartCommand]);
         steps.extend(named(body(include_str!("init.rs"), "\nfn execute(")));
         let process = include_str!("process.rs");
         steps.extend(named(body(process, "fn limit_memory(")));

@@ -15,15 +15,18 @@ use rustix::fd::{AsRawFd, OwnedFd};
 
 use crate::completion::Completion;
 use crate::failure::Step;
+use crate::handover::{Handover, Left};
 use crate::landlock::{self, Domain};
 use crate::mounts::Operation;
 use crate::network;
 use crate::rlimits::{self, ProcessLimits};
-use crate::sys::{self, Errno, MountToken, ProcessMain, Stack, StringArray, in_our_memory as call};
+use crate::sys::{
+    self, Errno, MountToken, ProcessMain, Stack, StringArray, StringsRoom, in_our_memory as call,
+};
 use crate::traces::{self, Traces};
 use crate::user::Identity;
 use crate::wire::{
-    CGROUPS_MAX, Found, LET_GO, Report, START_BYTES, STDIO, SUCCESSOR_DESCRIPTORS, Start,
+    CGROUPS_MAX, Found, LET_GO, Passed, Report, START_BYTES, STDIO, SUCCESSOR_DESCRIPTORS, Start,
 };
 use crate::zygote::UMASK;
 
@@ -32,12 +35,16 @@ pub(crate) struct Plan {
     pub(crate) program: CString,
     pub(crate) arguments: StringArray,
     pub(crate) environment: StringArray,
+    /// How many of the first variables may differ from process to process, and with them
+    /// all arguments; `None` if they are always the link's.
+    pub(crate) own_variables: Option<usize>,
     pub(crate) working_directory: CString,
     pub(crate) identity: Identity,
     /// Whether groups can be set. They cannot be set or dropped if only one id is mapped.
     pub(crate) set_groups: bool,
     pub(crate) limits: ProcessLimits,
     pub(crate) mounts: Vec<Operation>,
+    pub(crate) handover: Handover,
     /// How places are reused; `None` if they are not.
     pub(crate) reuse: Option<Reuse>,
     pub(crate) found: Found,
@@ -66,11 +73,17 @@ pub(crate) struct Place {
     command_stack: Stack,
     /// The process id of the last init here; 0 before the first.
     init: AtomicI32,
+    /// The first process has been asked for along with its init.
+    is_asked: AtomicBool,
     /// The control socket, a descriptor in init's own table.
     pub(crate) control: AtomicI32,
     /// The descriptors for a process, in init's own table: standard input, output and
     /// error, and the cgroups to join; -1 if there is none.
     handed: [AtomicI32; STDIO + CGROUPS_MAX],
+    /// The file with the process's own strings, likewise.
+    strings: AtomicI32,
+    /// Room for them, if processes of the link have some of their own.
+    strings_room: Option<StringsRoom>,
     /// The descriptors for the process that reads this process's output.
     completion: Completion,
     /// The Landlock rules of this place, a descriptor in init's own table; -1 if none.
@@ -83,19 +96,23 @@ pub(crate) struct Place {
     failed_errno: AtomicI32,
 }
 
-/// The most descriptors for a process: standard input, output and error, those for the
-/// successor, and the cgroups.
-const HANDED_DESCRIPTORS_MAX: usize = STDIO + SUCCESSOR_DESCRIPTORS + CGROUPS_MAX;
+/// The most descriptors for a process: standard input, output and error, the strings, those
+/// for the successor, and the cgroups.
+const HANDED_DESCRIPTORS_MAX: usize = STDIO + 1 + SUCCESSOR_DESCRIPTORS + CGROUPS_MAX;
 
 impl Place {
     pub(crate) fn new(plan: &'static Plan) -> Result<Place, Errno> {
+        let room = |count| StringsRoom::new(&plan.arguments, &plan.environment, count);
         Ok(Place {
             plan,
             init_stack: Stack::new()?,
             command_stack: Stack::new()?,
             init: AtomicI32::new(0),
+            is_asked: AtomicBool::new(false),
             control: AtomicI32::new(-1),
             handed: [const { AtomicI32::new(-1) }; STDIO + CGROUPS_MAX],
+            strings: AtomicI32::new(-1),
+            strings_room: plan.own_variables.map(room).transpose()?,
             completion: Completion::new(),
             rules: AtomicI32::new(-1),
             network_is_used: AtomicBool::new(false),
@@ -120,14 +137,26 @@ impl Place {
         for handed in stdio {
             handed.store(descriptors.next().unwrap_or(-1), Ordering::Relaxed);
         }
+        let strings = if asked.has_strings {
+            descriptors.next()
+        } else {
+            None
+        };
+        self.strings.store(strings.unwrap_or(-1), Ordering::Relaxed);
         self.completion.hand(asked.successor, &mut descriptors);
         for handed in cgroups {
             handed.store(descriptors.next().unwrap_or(-1), Ordering::Relaxed);
         }
     }
 
-    /// Starts an init in this place, without waiting for it.
-    pub(crate) fn start(&'static self) -> Result<(), Errno> {
+    /// Starts an init in this place, without waiting for it: for the process whose
+    /// descriptors it has, or to wait for that one.
+    pub(crate) fn start(&'static self, is_asked: bool) -> Result<(), Errno> {
+        self.is_asked.store(is_asked, Ordering::Relaxed);
+        if let Some(room) = &self.strings_room {
+            // Those of an init that was killed.
+            room.empty();
+        }
         let init = sys::spawn::<Init>(self, &self.init_stack, NAMESPACES, self.plan.token)?;
         self.init.store(init, Ordering::Relaxed);
         Ok(())
@@ -172,26 +201,40 @@ fn run(place: &'static Place) -> Result<std::convert::Infallible, Failed> {
     place.rules.store(rules, Ordering::Relaxed);
     // If this fails, there is no state to compare with, and the place is not reused.
     let mut watch = (place.plan.reuse.as_ref()).and_then(|reuse| Watch::open(reuse).ok());
-    let mut command = start_command(place)?;
-    let (pidfd, kept) = let_go(place, &mut watch).map_err(|errno| (Step::StartCommand, errno))?;
-    // The runner kills us through our pidfd. If it is gone before it got that, nobody else
-    // would kill us.
-    if tell(place, Report::Started, Some(pidfd)).is_err() || call::close(pidfd).is_err() {
-        call::exit(1);
+    if let Some(input) = place.plan.handover.make()? {
+        let passed = tell(place, Report::Passed(Passed::Input), Some(input));
+        passed.map_err(|errno| (Step::MakeInput, errno))?;
     }
+    let (mut command, kept) = if place.is_asked.load(Ordering::Relaxed) {
+        let command = start_command(place)?;
+        (command, introduce(place, &mut watch, Report::Started)?)
+    } else {
+        let kept = introduce(place, &mut watch, Report::Prepared)?;
+        (next_command(place, kept)?, kept)
+    };
     loop {
         let status = reap_until_gone(command);
         let at = call::monotonic_time();
-        let is_alone = call::is_childless();
         let completes = place.completion.is_earned(status);
+        let handover = &place.plan.handover;
+        if handover.leaves_output() {
+            end_the_rest();
+        }
+        let (left, output) = handover.find_output();
+        // What is still to be packed keeps its place.
+        let is_alone = call::is_childless() && !handover.leaves_folder();
         let exited = Report::Exited {
             status,
             is_alone,
             completes,
+            left,
             at,
         };
-        if tell(place, exited, None).is_err() {
+        if tell(place, exited, output).is_err() {
             call::exit(0);
+        }
+        if left == Left::There && handover.leaves_folder() {
+            wait_until_nobody_asks(place);
         }
         // Only after the report: when the next process sees its end of input, the runner can
         // find the report.
@@ -205,16 +248,36 @@ fn run(place: &'static Place) -> Result<std::convert::Infallible, Failed> {
                 && watch.finds_no_trace()
                 && watch.takes_back(place.plan.token)
         });
-        if !is_as_before || tell(place, Report::Traceless, None).is_err() || !is_asked_again(place)?
-        {
+        if !is_as_before || tell(place, Report::Traceless, None).is_err() {
             call::exit(0);
         }
-        command = start_command(place)?;
-        let let_go = place.completion.keep_from(kept).and_then(call::close_from);
-        if let_go.is_err() || tell(place, Report::Started, None).is_err() {
-            call::exit(1);
-        }
+        command = next_command(place, kept)?;
     }
+}
+
+/// Closes all that init does not need, and sends its pidfd with this report. Returns the
+/// first number that is not kept.
+fn introduce(place: &Place, watch: &mut Option<Watch>, report: Report) -> Result<u32, Failed> {
+    let (pidfd, kept) = let_go(place, watch).map_err(|errno| (Step::StartCommand, errno))?;
+    // The runner kills us through our pidfd. If it is gone before it got that, nobody else
+    // would kill us.
+    if tell(place, report, Some(pidfd)).is_err() || call::close(pidfd).is_err() {
+        call::exit(1);
+    }
+    Ok(kept)
+}
+
+/// Waits until the next process is asked for, and starts it. Exits if none will be.
+fn next_command(place: &'static Place, kept: u32) -> Result<i32, Failed> {
+    if !is_asked_again(place)? {
+        call::exit(0);
+    }
+    let command = start_command(place)?;
+    let let_go = place.completion.keep_from(kept).and_then(call::close_from);
+    if let_go.is_err() || tell(place, Report::Started, None).is_err() {
+        call::exit(1);
+    }
+    Ok(command)
 }
 
 /// The files by which init notices traces in its place.
@@ -383,10 +446,15 @@ fn change_root(path: &CString, token: MountToken) -> Result<(), Errno> {
 /// Starts the command's process and waits until it has executed the program.
 fn start_command(place: &'static Place) -> Result<i32, Failed> {
     place.failed_errno.store(0, Ordering::Relaxed);
+    let own_strings = read_strings(place).map_err(|errno| (Step::ReadStrings, errno))?;
     let wait_for_exec = libc::CLONE_VFORK;
     let command =
         sys::spawn::<Command>(place, &place.command_stack, wait_for_exec, place.plan.token)
             .map_err(|errno| (Step::StartCommand, errno))?;
+    // The program has a copy of its own by now.
+    if let Some(room) = own_strings {
+        room.empty();
+    }
     match place.failed_errno.load(Ordering::Relaxed) {
         0 => Ok(command),
         errno => {
@@ -394,6 +462,17 @@ fn start_command(place: &'static Place) -> Result<i32, Failed> {
             Err((step.unwrap_or(Step::Execute), errno))
         }
     }
+}
+
+/// Reads the strings of the next command, if it has some of its own: their room.
+fn read_strings(place: &Place) -> Result<Option<&StringsRoom>, Errno> {
+    let file = place.strings.load(Ordering::Relaxed);
+    if file < 0 {
+        return Ok(None);
+    }
+    let room = place.strings_room.as_ref().ok_or(libc::EINVAL)?;
+    room.fill(file)?;
+    Ok(Some(room))
 }
 
 /// Closes everything except the descriptors for the next command. In particular it closes
@@ -415,6 +494,28 @@ fn let_go(place: &Place, watch: &mut Option<Watch>) -> Result<(i32, u32), Errno>
     }
     call::close_from(place.completion.keep_from(kept)?)?;
     Ok((call::open_process(OWN_PID, place.plan.token)?, kept))
+}
+
+/// Kills what the command has left running, and waits until it is gone.
+fn end_the_rest() {
+    if call::is_childless() {
+        return;
+    }
+    // Without anybody to kill there is nobody to wait for either.
+    let _ = call::kill_all_others();
+    while !matches!(call::wait_for_any(), Err(errno) if errno != libc::EINTR) {}
+}
+
+/// Waits until the runner is done with the place.
+fn wait_until_nobody_asks(place: &Place) {
+    let control = place.control.load(Ordering::Relaxed);
+    loop {
+        match call::receive(control, &mut [0; 1], &mut [-1; 1]) {
+            Err(libc::EINTR) => {}
+            Ok(received) if received.length > 0 => {}
+            _ => return,
+        }
+    }
 }
 
 /// Waits for the command, and reaps other processes that end meanwhile.
@@ -456,7 +557,13 @@ fn execute(place: &Place) -> Result<std::convert::Infallible, Failed> {
     take_identity(plan).map_err(at(Step::SetUser))?;
     rlimits::take(plan.limits).map_err(at(Step::TakeLimits))?;
     enter_working_directory(plan, closed).map_err(at(Step::EnterWorkingDirectory))?;
-    let errno = call::execute(&plan.program, &plan.arguments, &plan.environment);
+    let (mut arguments, mut environment) = (plan.arguments.pointers(), plan.environment.pointers());
+    if let Some(room) = &place.strings_room
+        && place.strings.load(Ordering::Relaxed) >= 0
+    {
+        (arguments, environment) = (room.arguments(), room.environment());
+    }
+    let errno = call::execute(&plan.program, arguments, environment);
     Err((Step::Execute, errno))
 }
 

@@ -8,22 +8,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use rustix::fs::{Gid, MemfdFlags, Uid};
+use rustix::fs::MemfdFlags;
 use rustix::net::{RecvFlags, SendFlags};
 use rustix::process::{
     Pid, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_send_signal, waitid,
 };
 
+use crate::about::About;
 use crate::cgroup::{Cgroup, CgroupError, Cgroups};
 use crate::failure::{Failure, Step, with_causes};
 use crate::idle_places::{IdlePlace, IdlePlaces};
-use crate::joint::{self, Successor};
+use crate::joint::Successor;
 use crate::process::{Process, Stdio};
 use crate::program::Program;
 use crate::spec::{Ids, Limits, Spec};
-use crate::wire::{
-    Found, ORDER_BYTES_MAX, Opened, Order, Start, StartSuccessor, receive, send, socket_pair,
-};
+use crate::strings::{Strings, StringsError};
+use crate::wire::{Found, ORDER_BYTES_MAX, Opened, Order, PREPARE, receive, send, socket_pair};
 use crate::zygote;
 
 /// How long a zygote may take to enter its sandbox; it takes milliseconds.
@@ -37,9 +37,6 @@ const BUSY_WAIT_MAX: Duration = Duration::from_secs(1);
 /// separately. So a fork bomb hurts only its own link, and does not use up the host's
 /// processes.
 pub(crate) const LINK_PROCESSES_MAX: u64 = 4096;
-
-/// The file system of pipes without a name, from linux/magic.h.
-const PIPEFS_MAGIC: rustix::fs::FsWord = 0x5049_5045;
 
 /// Opens zygotes.
 #[derive(Debug, Clone)]
@@ -122,11 +119,8 @@ impl Launcher {
         let mut zygote = Zygote {
             socket: Some(ours),
             pidfd: None,
-            owner: None,
+            about: Arc::new(About::new(spec)),
             found: Found::default(),
-            command: spec.command.clone(),
-            working_directory: spec.working_directory.clone(),
-            user: spec.user.clone(),
             limits,
             cgroups,
             places: Arc::default(),
@@ -214,12 +208,8 @@ pub struct Zygote {
     /// `None` only while it is dropped.
     socket: Option<OwnedFd>,
     pidfd: Option<OwnedFd>,
-    /// The user and group of the host that its processes run as, if not our own.
-    owner: Option<(u32, u32)>,
+    about: Arc<About>,
     found: Found,
-    command: Vec<String>,
-    working_directory: String,
-    user: String,
     limits: Limits,
     cgroups: Option<Arc<Cgroups>>,
     /// The places of processes that have left no trace, for the next ones.
@@ -256,7 +246,9 @@ impl Zygote {
                 }
                 Ok(Opened::Ready { .. }) if self.pidfd.is_none() => return Err(OpenError::Silent),
                 Ok(Opened::Ready { owner, found }) => {
-                    self.owner = owner;
+                    if let Some(about) = Arc::get_mut(&mut self.about) {
+                        about.owner = owner;
+                    }
                     self.found = found;
                     return Ok(());
                 }
@@ -294,43 +286,75 @@ impl Zygote {
         stdio: &Stdio,
         successor: Option<Successor<'_>>,
     ) -> Result<Process, StartError> {
-        for pipe in [&stdio.stdin, &stdio.stdout, &stdio.stderr] {
-            self.give(pipe);
-        }
-        let cgroup = match &self.cgroups {
-            Some(cgroups) => Some(Cgroups::create(cgroups, &self.limits)?),
-            None => None,
-        };
-        let mut descriptors = vec![
-            stdio.stdin.as_fd(),
-            stdio.stdout.as_fd(),
-            stdio.stderr.as_fd(),
-        ];
-        let mut start = Start { successor: None };
-        if let Some(successor) = &successor {
-            let counts_file = cgroup.as_ref().and_then(Cgroup::counts_file);
-            start.successor = Some(StartSuccessor {
-                accepted: successor.accepted,
-                counts_kills: counts_file.is_some(),
-            });
-            descriptors.extend([successor.output.as_fd(), successor.alarm.as_fd()]);
-            descriptors.extend(counts_file);
-        }
-        let joins = cgroup.as_ref().map_or(&[][..], Cgroup::join_files);
-        descriptors.extend(joins.iter().map(AsFd::as_fd));
-        let start = start.to_bytes();
+        let cgroup = self.cgroup()?;
+        let (start, mut descriptors) =
+            self.about
+                .start_message(stdio, None, successor, cgroup.as_ref());
         while let Some(place) = self.places.take() {
             // If the init of this one was killed, there may be another place.
             if send(&place.control, &start, &descriptors, SendFlags::DONTWAIT).is_ok() {
                 let IdlePlace { control, pidfd } = place;
-                return Ok(Process::new(control, Some(pidfd), &self.places, cgroup));
+                return Ok(self.process(control, Some(pidfd), cgroup));
             }
         }
         let (control, theirs) = socket_pair().map_err(StartError::Zygote)?;
         descriptors.insert(0, theirs.as_fd());
         send(self.socket(), &start, &descriptors, SendFlags::DONTWAIT)
             .map_err(StartError::Zygote)?;
-        Ok(Process::new(control, None, &self.places, cgroup))
+        Ok(self.process(control, None, cgroup))
+    }
+
+    /// Asks for a place in which nothing is left to do but to execute the command, for
+    /// [`Process::execute`]. Does not wait for it: its first event is
+    /// [`Event::Prepared`](crate::Event::Prepared).
+    ///
+    /// # Errors
+    /// As those of [`start`](Zygote::start).
+    pub fn prepare(&self) -> Result<Process, StartError> {
+        let cgroup = self.cgroup()?;
+        if let Some(IdlePlace { control, pidfd }) = self.places.take() {
+            return Ok(self.process(control, Some(pidfd), cgroup).prepared());
+        }
+        let (control, theirs) = socket_pair().map_err(StartError::Zygote)?;
+        let asked = send(
+            self.socket(),
+            PREPARE,
+            &[theirs.as_fd()],
+            SendFlags::DONTWAIT,
+        );
+        asked.map_err(StartError::Zygote)?;
+        Ok(self.process(control, None, cgroup))
+    }
+
+    /// Arguments and environment for one process, instead of those of the link: as many as
+    /// there are in the spec, the command's name first and the variables by the same names
+    /// in the same order.
+    ///
+    /// # Errors
+    /// [`StringsError`] says what is too much, or missing.
+    pub fn strings(
+        &self,
+        command: &[String],
+        environment: &[(String, String)],
+    ) -> Result<Strings, StringsError> {
+        let given = command.len() + environment.len();
+        let own_command = self.about.command.len();
+        let own_variables = self.about.own_variables.unwrap_or(0);
+        let expected = own_command + own_variables;
+        if (command.len(), environment.len()) != (own_command, own_variables) {
+            return Err(StringsError::Count { given, expected });
+        }
+        Strings::new(command, environment)
+    }
+
+    fn process(&self, control: OwnedFd, pidfd: Option<OwnedFd>, cgroup: Option<Cgroup>) -> Process {
+        Process::new(control, pidfd, &self.places, cgroup, &self.about)
+    }
+
+    fn cgroup(&self) -> Result<Option<Cgroup>, StartError> {
+        let cgroups = self.cgroups.as_ref();
+        let cgroup = cgroups.map(|cgroups| Cgroups::create(cgroups, &self.limits));
+        Ok(cgroup.transpose()?)
     }
 
     /// Kills it and every process that it started, without waiting. To end several
@@ -347,22 +371,6 @@ impl Zygote {
         self.places.clear();
     }
 
-    /// Gives a pipe to the user that the processes run as, as Docker does. Otherwise they
-    /// could use it, but not open `/dev/stdin` or `/dev/stdout`. A pipe between two
-    /// processes stays ours, since everybody may open that.
-    fn give(&self, pipe: &OwnedFd) {
-        let Some((user, group)) = self.owner else {
-            return;
-        };
-        // Only a pipe without a name: no file of the host may change its owner.
-        if rustix::fs::fstatfs(pipe).is_ok_and(|found| found.f_type == PIPEFS_MAGIC)
-            && !joint::is_for_all(pipe)
-        {
-            let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
-            let _ = rustix::fs::fchown(pipe, Some(user), Some(group));
-        }
-    }
-
     /// What this host gives to its processes.
     pub(crate) fn found(&self) -> Found {
         self.found
@@ -370,13 +378,7 @@ impl Zygote {
 
     /// Puts into words why a process could not be started.
     pub fn explain(&self, step: Step, errno: i32) -> Failure {
-        let subject = match step {
-            Step::Execute => self.command.first().map_or("", String::as_str),
-            Step::EnterWorkingDirectory => &self.working_directory,
-            Step::SetUser => &self.user,
-            _ => "",
-        };
-        Failure::new(step, subject, errno)
+        self.about.explain(step, errno)
     }
 }
 
@@ -483,11 +485,8 @@ mod tests {
             let mut zygote = Zygote {
                 socket: Some(ours),
                 pidfd: None,
-                owner: None,
+                about: Arc::default(),
                 found: Found::default(),
-                command: Vec::new(),
-                working_directory: String::new(),
-                user: String::new(),
                 limits: Limits::default(),
                 cgroups: None,
                 places: Arc::default(),

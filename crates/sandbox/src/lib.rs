@@ -19,10 +19,13 @@
 //!         root: "/srv/busybox".into(),
 //!         command: vec!["grep".into(), "data".into()],
 //!         environment: Vec::new(),
+//!         takes_strings: false,
 //!         working_directory: "/".into(),
 //!         user: "nobody".into(),
 //!         writable: false,
 //!         scratch_bytes: sandbox::SCRATCH_BYTES_DEFAULT,
+//!         input: sandbox::Input::Pipe,
+//!         output: sandbox::Output::Pipe,
 //!         network: Network::Loopback,
 //!         hostname: "example".into(),
 //!         ids: Ids::detect(),
@@ -53,6 +56,7 @@
 //! runners. All `unsafe` code is in one module.
 #![deny(unsafe_code)]
 
+mod about;
 mod capabilities;
 mod cgroup;
 mod command;
@@ -60,6 +64,7 @@ mod completion;
 mod enter;
 mod facilities;
 mod failure;
+mod handover;
 mod idle_places;
 mod init;
 mod joint;
@@ -72,6 +77,7 @@ mod program;
 mod rlimits;
 mod seccomp;
 mod spec;
+mod strings;
 #[expect(unsafe_code, reason = "the one place where it is allowed")]
 mod sys;
 mod traces;
@@ -85,9 +91,11 @@ pub use failure::{Failure, Step};
 pub use joint::{Alarm, ExitCodes, InFlight, Successor};
 pub use launcher::{Launcher, OpenError, StartError, Zygote};
 pub use mounts::{MOUNT_POINT_FILES, MOUNT_POINT_FOLDERS};
-pub use process::{Event, Process, Stdio, WaitStatus};
+pub use process::{Event, LeftOutput, Process, Stdio, WaitStatus};
 pub use spec::{
-    Ids, IdsError, Limits, Network, PROCESSES_DEFAULT, SCRATCH_BYTES_DEFAULT, SHIFTED_IDS, Spec,
+    Ids, IdsError, Input, Limits, Network, Output, PROCESSES_DEFAULT, SCRATCH_BYTES_DEFAULT,
+    SHIFTED_IDS, Spec,
 };
+pub use strings::{STRING_BYTES_MAX, STRINGS_BYTES_MAX, Strings, StringsError};
 pub use sys::standard_streams::{standard_input_was_closed, standard_output_was_closed};
 pub use zygote::run_zygote_if_asked;

@@ -29,7 +29,7 @@ mod root_overlay;
 mod terminals;
 
 pub(crate) use devices::{Devices, own_devices};
-pub(crate) use private::changeable;
+pub(crate) use private::{changeable, private_folders};
 pub(crate) use terminals::MULTIPLEXER;
 
 /// Folders that a root must have, because something is mounted on each.

@@ -11,14 +11,18 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use rustix::net::{RecvFlags, Shutdown, shutdown};
+use rustix::net::{RecvFlags, SendFlags, Shutdown, shutdown};
 use rustix::process::{Signal, pidfd_send_signal};
 
+use crate::about::About;
 use crate::cgroup::Cgroup;
-use crate::failure::Step;
+use crate::failure::{Failure, Step};
+use crate::handover::Left;
 use crate::idle_places::{IdlePlace, IdlePlaces};
+use crate::joint::Successor;
+use crate::strings::Strings;
 use crate::sys;
-use crate::wire::{Message, Report, receive, skip};
+use crate::wire::{Message, Passed, Report, receive, send, skip};
 
 /// How long to wait for the kernel to end what was killed: that takes it microseconds, and
 /// longer only where a process is stuck in the kernel, which may be for ever.
@@ -40,8 +44,8 @@ pub struct Stdio {
 pub struct Process {
     /// `None` only while it is dropped.
     control: Option<OwnedFd>,
-    /// The pidfd of its init. The first process in a place gets it from init once its
-    /// command has been executed.
+    /// Of its init, which sends it when the command has been executed, the first one in
+    /// a place, or when the place is prepared.
     pidfd: Option<OwnedFd>,
     /// Where its place goes, to be used again if the process has left no trace there.
     places: Weak<IdlePlaces>,
@@ -52,6 +56,9 @@ pub struct Process {
     ended_at: Option<Instant>,
     /// Events that were received before anybody asked for them.
     early: VecDeque<Event>,
+    about: Arc<About>,
+    input: Option<OwnedFd>,
+    output: Option<LeftOutput>,
     /// Given back when the process is gone.
     cgroup: Option<Cgroup>,
     /// The thread that kills it, if this process had no room for its pidfd.
@@ -61,6 +68,8 @@ pub struct Process {
 /// What becomes of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
+    /// Its place is there, and waits for [`Process::execute`].
+    Prepared,
     /// The command has been executed.
     Started,
     /// The command could not be executed. [`Zygote::explain`](crate::Zygote::explain)
@@ -70,6 +79,19 @@ pub enum Event {
     Exited(WaitStatus),
     /// Init has ended without a report on the command: both were killed.
     Gone,
+}
+
+/// What a command has left as its output, where that is no pipe.
+#[derive(Debug)]
+pub enum LeftOutput {
+    /// A file, for reading.
+    File(OwnedFd),
+    /// A folder.
+    Folder,
+    /// Nothing.
+    Missing,
+    /// Something else than what its output is to be, or it cannot be opened.
+    Odd,
 }
 
 /// How a command ended.
@@ -100,6 +122,7 @@ impl Process {
         pidfd: Option<OwnedFd>,
         places: &Arc<IdlePlaces>,
         cgroup: Option<Cgroup>,
+        about: &Arc<About>,
     ) -> Process {
         Process {
             control: Some(control),
@@ -109,9 +132,52 @@ impl Process {
             has_completed: false,
             ended_at: None,
             early: VecDeque::new(),
+            about: Arc::clone(about),
+            input: None,
+            output: None,
             cgroup,
             killing: None,
         }
+    }
+
+    /// This one, whose place waits for its command.
+    pub(crate) fn prepared(mut self) -> Process {
+        self.early.push_back(Event::Prepared);
+        self
+    }
+
+    /// The file for its input, for writing; there once the place is prepared, if the
+    /// input is a file.
+    pub fn take_input(&mut self) -> Option<OwnedFd> {
+        self.input.take()
+    }
+
+    /// What it has left as its output, where that is no pipe; known with the event that
+    /// says how it has ended.
+    pub fn take_output(&mut self) -> Option<LeftOutput> {
+        self.output.take()
+    }
+
+    /// Executes the command in its place, which is [prepared](crate::Zygote::prepare),
+    /// with these strings instead of the link's, if there are any. Does not wait for it:
+    /// the next event says whether it has started.
+    ///
+    /// # Errors
+    /// The place is gone.
+    pub fn execute(
+        &self,
+        stdio: Stdio,
+        strings: Option<&Strings>,
+        successor: Option<Successor<'_>>,
+    ) -> io::Result<()> {
+        let cgroup = self.cgroup.as_ref();
+        let (start, descriptors) = (self.about).start_message(&stdio, strings, successor, cgroup);
+        send(self.control(), &start, &descriptors, SendFlags::DONTWAIT)
+    }
+
+    /// What its failure to start was about.
+    pub fn explain(&self, step: Step, errno: i32) -> Failure {
+        self.about.explain(step, errno)
     }
 
     fn control(&self) -> BorrowedFd<'_> {
@@ -142,6 +208,11 @@ impl Process {
         self.pidfd.as_ref().map(AsFd::as_fd)
     }
 
+    /// Is there an event of which its descriptor does not tell?
+    pub fn has_early_event(&self) -> bool {
+        !self.early.is_empty()
+    }
+
     /// The next event, or `None` if there is none yet: then its descriptor tells
     /// when there is. The last one is `Gone`, whatever came before it, and it comes
     /// again and again.
@@ -170,34 +241,50 @@ impl Process {
             Err(error) => return Err(error),
         };
         match Report::from_bytes(&message.bytes) {
-            Some(Report::Started) => {
+            Some(report @ (Report::Started | Report::Prepared)) => {
                 if self.pidfd.is_none() {
                     let pidfd = message.descriptors.into_iter().next();
                     self.pidfd = Some(pidfd.ok_or(io::ErrorKind::InvalidData)?);
                 }
-                Ok(Some(self.limit_memory()))
+                Ok(Some(match report {
+                    Report::Prepared => Event::Prepared,
+                    _ => self.limit_memory(),
+                }))
             }
             Some(Report::Failed(step, errno)) => Ok(Some(Event::Failed(step, errno))),
             Some(Report::Exited {
                 status,
                 is_alone,
                 completes,
+                left,
                 at,
             }) => {
+                let file = message.descriptors.into_iter().next();
+                self.output = match (left, file) {
+                    (Left::Nothing, _) => None,
+                    (Left::There, Some(file)) => Some(LeftOutput::File(file)),
+                    (Left::There, None) => Some(LeftOutput::Folder),
+                    (Left::Missing, _) => Some(LeftOutput::Missing),
+                    (Left::Odd, _) => Some(LeftOutput::Odd),
+                };
                 self.is_over = is_alone;
                 self.has_completed = completes;
                 self.ended_at = Some(instant(at));
                 Ok(Some(Event::Exited(WaitStatus::from_raw(status))))
+            }
+            Some(Report::Passed(Passed::Input)) => {
+                self.input = message.descriptors.into_iter().next();
+                self.receive_event()
             }
             // It comes only after the last event.
             Some(Report::Traceless) | None => Err(io::ErrorKind::InvalidData.into()),
         }
     }
 
-    /// Receives a message of init's. The one with the pidfd stays in the socket until
-    /// there is room for the pidfd, since without it the process could not be killed.
+    /// A message of init's. One with a descriptor is left there until there is room for
+    /// that: without its pidfd the process could not be killed.
     fn receive(&self) -> io::Result<Option<Message>> {
-        if self.pidfd.is_some() {
+        if self.pidfd.is_some() && !self.about.leaves_file {
             return receive(self.control(), RecvFlags::DONTWAIT);
         }
         let message = receive(self.control(), RecvFlags::DONTWAIT | RecvFlags::PEEK)?;

@@ -17,6 +17,9 @@ pub struct Spec {
     /// The whole environment; `PATH`, `HOME` and `HOSTNAME` are added where they
     /// are missing.
     pub environment: Vec<(String, String)>,
+    /// A process may have arguments and variables of its own: see
+    /// [`Zygote::strings`](crate::Zygote::strings).
+    pub takes_strings: bool,
     /// Where the process starts, a path inside the root.
     pub working_directory: String,
     /// `name`, `uid`, `name:group`, `uid:gid`, or nothing for root: as in an
@@ -30,6 +33,10 @@ pub struct Spec {
     /// writable, in the rest of its root; all of it in memory. The private folders share
     /// one file system, with room for all of them.
     pub scratch_bytes: u64,
+    /// How each process gets its input.
+    pub input: Input,
+    /// How each process gives its output.
+    pub output: Output,
     /// Which network the processes see.
     pub network: Network,
     /// What `hostname` says inside.
@@ -40,6 +47,54 @@ pub struct Spec {
 
 /// A [`Spec::scratch_bytes`] for whoever has no other wish: 1 GiB.
 pub const SCRATCH_BYTES_DEFAULT: u64 = 1 << 30;
+
+/// How a process gets its input. Where it is not through a pipe, its place must be
+/// [prepared](crate::Zygote::prepare), and is used by one process only.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Input {
+    /// Through a pipe.
+    #[default]
+    Pipe,
+    /// As a file without a name, so that it can seek in its standard input.
+    Seekable,
+    /// As a file with this path, in a private folder.
+    File(String),
+    /// As what is in the folder with this path, which is in a private folder.
+    Folder(String),
+}
+
+/// How a process gives its output. Where it is not through a pipe, its place is used by
+/// one process only.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Output {
+    /// Through a pipe.
+    #[default]
+    Pipe,
+    /// As a file with this path, in a private folder.
+    File(String),
+    /// As what it leaves in the folder with this path, which is in a private folder.
+    Folder(String),
+}
+
+impl Input {
+    /// Where it lies, if it has a path.
+    pub(crate) fn path(&self) -> &str {
+        match self {
+            Input::Pipe | Input::Seekable => "",
+            Input::File(path) | Input::Folder(path) => path,
+        }
+    }
+}
+
+impl Output {
+    /// Where it lies, if it has a path.
+    pub(crate) fn path(&self) -> &str {
+        match self {
+            Output::Pipe => "",
+            Output::File(path) | Output::Folder(path) => path,
+        }
+    }
+}
 
 /// Which network a link's processes see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

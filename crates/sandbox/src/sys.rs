@@ -24,6 +24,9 @@ use rustix::mount::MountAttrFlags;
 pub(crate) mod in_our_memory;
 mod spawn;
 pub(crate) mod standard_streams;
+mod strings_room;
+
+pub(crate) use strings_room::StringsRoom;
 
 pub(crate) use spawn::{ProcessMain, Stack, spawn};
 
@@ -335,6 +338,11 @@ pub(crate) struct FileStatus([u64; 32]);
 impl FileStatus {
     pub(crate) const EMPTY: FileStatus = FileStatus([0; 32]);
 
+    /// Of which kind it is (`S_IF…`), from `stx_mode`.
+    pub(crate) fn kind(&self) -> u32 {
+        (self.0[3].to_le() >> 32) as u32 & libc::S_IFMT
+    }
+
     /// The number of its inode, `stx_ino`.
     pub(crate) fn file_number(&self) -> u64 {
         self.0[4]
@@ -405,4 +413,12 @@ impl StringArray {
             pointers,
         }
     }
+
+    pub(crate) fn pointers(&self) -> Pointers<'_> {
+        Pointers(&self.pointers)
+    }
 }
+
+/// Pointers to strings that live as long, with a null at their end.
+#[derive(Clone, Copy)]
+pub(crate) struct Pointers<'a>(&'a [AtomicPtr<c_char>]);

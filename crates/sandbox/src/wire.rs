@@ -18,23 +18,29 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Step};
+use crate::handover::Left;
 use crate::joint::ExitCodes;
 use crate::spec::Spec;
 
-/// Requests a process. With the message come descriptors, in this order: the control
-/// socket, only if it goes to the zygote, and first, so that a lack of room for the
-/// others can be reported; standard input, output and error; those for its successor; and
-/// one for each cgroup to join. An init that waits for the next process gets the request
-/// over its control socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Asks for a process. With the message come, in this order: to the zygote the control
+/// socket, so that it is there for a word about the others; standard input, output,
+/// error; a file with its strings, if it has some of its own; what it needs for its
+/// successor; and a descriptor for each cgroup to join. An init that waits for the next
+/// process is asked over its control socket.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Start {
-    /// The process that reads this one's output, if that is not the runner.
+    /// A file comes with arguments and an environment for this process alone.
+    pub(crate) has_strings: bool,
+    /// Where the process's output is another one's input.
     pub(crate) successor: Option<StartSuccessor>,
 }
 
-/// What init has to know of the successor. With it come the socket on which the writing
-/// end of the process's output is in flight, the alarm, and perhaps the file of
-/// [`StartSuccessor::counts_kills`].
+/// Asks the zygote for a place whose init waits for a [`Start`]; the control socket comes
+/// with it.
+pub(crate) const PREPARE: &[u8] = b"prepare";
+
+/// What init is told of the successor. With it come the socket on which the writing end
+/// of the process's output is in flight, the alarm, and perhaps a file that counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StartSuccessor {
     /// The exit codes with which the successor's input is complete.
@@ -46,8 +52,11 @@ pub(crate) struct StartSuccessor {
 
 const START: &[u8; 5] = b"start";
 
-/// Tells an init that its last process has been dropped, so that it may check the place
-/// for traces.
+/// In the byte behind that.
+const HAS_STRINGS: u8 = 1 << 7;
+
+/// Tells an init that nobody waits for anything that its last process did: it may look
+/// through the place.
 pub(crate) const LET_GO: &[u8] = b"let go";
 
 /// The length of a [`Start`].
@@ -62,6 +71,7 @@ impl Start {
             None => (0, ExitCodes::default()),
             Some(successor) => (1 + u8::from(successor.counts_kills), successor.accepted),
         };
+        let kind = kind | u8::from(self.has_strings) * HAS_STRINGS;
         let mut bytes = [0; START_BYTES];
         let all = START.iter().chain([&kind]).copied().chain(codes.bits());
         for (place, byte) in bytes.iter_mut().zip(all) {
@@ -74,15 +84,18 @@ impl Start {
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Start> {
         let (kind, codes) = bytes.strip_prefix(START)?.split_first()?;
         let accepted = ExitCodes::from_bits(codes.try_into().ok()?);
-        let successor = match kind {
+        let successor = match kind & !HAS_STRINGS {
             0 => None,
-            1 | 2 => Some(StartSuccessor {
+            kind @ (1 | 2) => Some(StartSuccessor {
                 accepted,
-                counts_kills: *kind == 2,
+                counts_kills: kind == 2,
             }),
             _ => return None,
         };
-        Some(Start { successor })
+        Some(Start {
+            has_strings: kind & HAS_STRINGS != 0,
+            successor,
+        })
     }
 
     /// How many descriptors come for the successor.
@@ -96,7 +109,7 @@ impl Start {
     /// Whether this is a possible number of descriptors for it, not counting the control
     /// socket.
     pub(crate) fn comes_with(self, descriptors: usize) -> bool {
-        let least = STDIO + self.successor_descriptors();
+        let least = STDIO + usize::from(self.has_strings) + self.successor_descriptors();
         (least..=least + CGROUPS_MAX).contains(&descriptors)
     }
 }
@@ -168,14 +181,36 @@ pub(crate) enum Report {
         /// Whether its successor's input is complete. After this report, init drops the
         /// message that holds that input open.
         completes: bool,
-        /// When it ended, in nanoseconds of the host's `CLOCK_MONOTONIC`, since the
-        /// report may be read much later.
+        /// What it has left as its output, where that is no pipe; with a file comes a
+        /// descriptor for reading it.
+        left: Left,
+        /// When that was, in nanoseconds of the host's `CLOCK_MONOTONIC`: it may be read
+        /// much later.
         at: u64,
     },
     /// The ended command has left no trace, and init waits for the next [`Start`]. If it
     /// has left one, init exits instead.
     Traceless,
+    /// The place is there, and init waits for the first [`Start`]; its pidfd comes with
+    /// this.
+    Prepared,
+    /// A descriptor comes with this, before init has anything else to say.
+    Passed(Passed),
 }
+
+/// What init passes on of its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Passed {
+    /// The file for the command's input, for writing.
+    Input,
+}
+
+impl Passed {
+    const ALL: [Passed; 1] = [Passed::Input];
+}
+
+/// Where the flags of an exit have what the command has left.
+const LEFT_SHIFT: u32 = 2;
 
 /// The length of a [`Report`].
 const REPORT_BYTES: usize = 20;
@@ -189,13 +224,17 @@ impl Report {
                 status,
                 is_alone,
                 completes,
+                left,
                 at,
             } => {
-                let flags = u32::from(is_alone) | u32::from(completes) << 1;
+                let flags =
+                    u32::from(is_alone) | u32::from(completes) << 1 | (left as u32) << LEFT_SHIFT;
                 let (high, low) = ((at >> 32) as u32, at as u32);
                 [3, status.cast_unsigned(), flags, high, low]
             }
             Report::Traceless => [4, 0, 0, 0, 0],
+            Report::Prepared => [5, 0, 0, 0, 0],
+            Report::Passed(what) => [6, what as u32, 0, 0, 0],
         };
         let mut bytes = [0; REPORT_BYTES];
         for (place, byte) in bytes
@@ -224,9 +263,12 @@ impl Report {
                 status: first.cast_signed(),
                 is_alone: second & 1 != 0,
                 completes: second & 2 != 0,
+                left: *Left::ALL.get((second >> LEFT_SHIFT) as usize)?,
                 at: u64::from(high) << 32 | u64::from(low),
             }),
             4 => Some(Report::Traceless),
+            5 => Some(Report::Prepared),
+            6 => Some(Report::Passed(*Passed::ALL.get(first as usize)?)),
             _ => None,
         }
     }
@@ -241,8 +283,8 @@ pub(crate) struct Message {
     pub(crate) is_short: bool,
 }
 
-/// The most descriptors of a message: those of a [`Start`].
-pub(crate) const DESCRIPTORS_MAX: usize = 1 + STDIO + SUCCESSOR_DESCRIPTORS + CGROUPS_MAX;
+/// As come with a [`Start`].
+pub(crate) const DESCRIPTORS_MAX: usize = 1 + STDIO + 1 + SUCCESSOR_DESCRIPTORS + CGROUPS_MAX;
 
 /// Makes two connected sockets.
 pub(crate) fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -326,15 +368,19 @@ mod tests {
                 status: 0x7f00,
                 is_alone: true,
                 completes: false,
+                left: Left::Nothing,
                 at: u64::MAX - 1,
             },
             Report::Exited {
                 status: 9,
                 is_alone: false,
                 completes: true,
+                left: Left::Odd,
                 at: 1 << 32 | 5,
             },
             Report::Traceless,
+            Report::Prepared,
+            Report::Passed(Passed::Input),
         ] {
             assert_eq!(Report::from_bytes(&report.to_bytes()), Some(report));
         }
@@ -349,6 +395,9 @@ mod tests {
         let mut unknown_step = Report::Failed(Step::Execute, 1).to_bytes();
         unknown_step[4] = 200;
         assert_eq!(Report::from_bytes(&unknown_step), None);
+        let mut unknown = Report::Passed(Passed::Input).to_bytes();
+        unknown[4] = 200;
+        assert_eq!(Report::from_bytes(&unknown), None);
     }
 
     #[test]
@@ -359,19 +408,24 @@ mod tests {
                 counts_kills,
             })
         };
-        for (successor, descriptors) in [
-            (None, STDIO),
-            (successor(&[0], false), STDIO + 2),
-            (successor(&[3, 255], true), STDIO + 3),
+        for (successor, has_strings, descriptors) in [
+            (None, false, STDIO),
+            (None, true, STDIO + 1),
+            (successor(&[0], false), false, STDIO + 2),
+            (successor(&[3, 255], true), false, STDIO + 3),
+            (successor(&[0], true), true, STDIO + 4),
         ] {
-            let start = Start { successor };
+            let start = Start {
+                has_strings,
+                successor,
+            };
             assert_eq!(Start::from_bytes(&start.to_bytes()), Some(start));
             for count in 0..=DESCRIPTORS_MAX + 1 {
                 let fits = (descriptors..=descriptors + CGROUPS_MAX).contains(&count);
                 assert_eq!(start.comes_with(count), fits, "{start:?} with {count}");
             }
         }
-        let start = Start { successor: None }.to_bytes();
+        let start = Start::default().to_bytes();
         let mut unknown_kind = start;
         unknown_kind[START.len()] = 3;
         for bytes in [

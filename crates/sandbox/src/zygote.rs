@@ -16,7 +16,9 @@ use crate::failure::{Failure, Step};
 use crate::init::{Place, Plan};
 use crate::network::Networks;
 use crate::sys;
-use crate::wire::{ORDER_BYTES_MAX, Opened, Order, Report, Start, receive, send, send_opened};
+use crate::wire::{
+    ORDER_BYTES_MAX, Opened, Order, PREPARE, Report, Start, receive, send, send_opened,
+};
 
 /// What commands inherit.
 pub(crate) const UMASK: u32 = 0o022;
@@ -145,7 +147,8 @@ struct Zygote {
 }
 
 impl Zygote {
-    /// Starts a process for each message, until the runner closes the socket.
+    /// Starts a process for each message, or an init that waits for one, until the runner
+    /// closes the socket.
     fn serve(mut self) -> ExitCode {
         loop {
             (self.networks).hear_until_readable(&self.socket, &self.places);
@@ -153,14 +156,14 @@ impl Zygote {
                 return ExitCode::SUCCESS;
             };
             let descriptors = message.descriptors;
+            let others = descriptors.len().checked_sub(1);
             let asked = Start::from_bytes(&message.bytes).filter(|asked| {
-                let others = descriptors.len().checked_sub(1);
                 message.is_short || others.is_some_and(|others| asked.comes_with(others))
             });
-            let Some(asked) = asked else {
+            if asked.is_none() && message.bytes != PREPARE {
                 // Only the runner can write here, and it does not write such a message.
                 return ExitCode::FAILURE;
-            };
+            }
             // Without room even for the control socket, the kernel has closed it, which the
             // runner sees.
             let Some(control) = descriptors.first() else {
@@ -180,8 +183,13 @@ impl Zygote {
         }
     }
 
-    /// Starts a process; from then on its init does all the talking.
-    fn start(&mut self, asked: Start, descriptors: &[OwnedFd]) -> Result<(), (Step, sys::Errno)> {
+    /// Starts a process, or an init that waits until it is asked for one; from then on init
+    /// does all the talking.
+    fn start(
+        &mut self,
+        asked: Option<Start>,
+        descriptors: &[OwnedFd],
+    ) -> Result<(), (Step, sys::Errno)> {
         let number = match self.places.iter().position(|place| place.is_free()) {
             Some(number) => number,
             None => {
@@ -196,7 +204,11 @@ impl Zygote {
             return Err((Step::StartInit, libc::EINVAL));
         };
         place.control.store(control.as_raw_fd(), Ordering::Relaxed);
-        place.hand(asked, handed.iter().map(AsRawFd::as_raw_fd));
-        place.start().map_err(|errno| (Step::StartInit, errno))
+        place.hand(
+            asked.unwrap_or_default(),
+            handed.iter().map(AsRawFd::as_raw_fd),
+        );
+        let started = place.start(asked.is_some());
+        started.map_err(|errno| (Step::StartInit, errno))
     }
 }

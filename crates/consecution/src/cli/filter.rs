@@ -136,6 +136,7 @@ fn exit_code(error: &ChainError) -> u8 {
         // `AcceptedExitCodes` may exclude 0, but a failed run must not exit with 0.
         FailureReason::Exited(code) => code.max(1),
         FailureReason::Signalled(signal) => signal_code(signal),
+        FailureReason::NoOutput(_) | FailureReason::OddOutput(_) => 1,
         FailureReason::DeadlinePassed => EXIT_DEADLINE,
         // Not the link's fault but ours: it never ran, or we lost it.
         FailureReason::Busy

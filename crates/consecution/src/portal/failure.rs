@@ -76,6 +76,11 @@ pub enum FailureReason {
     Exited(u8),
     /// A signal ended the link.
     Signalled(i32),
+    /// The link exited as it should, but there was nothing at this path, its `Output`.
+    NoOutput(Arc<str>),
+    /// The link exited as it should, but what was at this path, its `Output`, was not what
+    /// that should be: a regular file, or, with a slash at its end, a folder.
+    OddOutput(Arc<str>),
     /// The link cannot be started, for this reason.
     CannotStart(Arc<str>),
     /// No runner serves the link.
@@ -169,6 +174,19 @@ impl fmt::Display for FailureReason {
                 Some(name) => write!(formatter, "was ended by signal {signal} ({name})"),
                 None => write!(formatter, "was ended by signal {signal}"),
             },
+            Self::NoOutput(path) => {
+                write!(formatter, "has not written its output: there is no {path}")
+            }
+            Self::OddOutput(path) => {
+                let wanted = match path.ends_with('/') {
+                    true => "folder",
+                    false => "regular file",
+                };
+                write!(
+                    formatter,
+                    "has not written its output: what is at {path} is no {wanted}"
+                )
+            }
             Self::CannotStart(reason) => write!(formatter, "cannot be started: {reason}"),
             Self::NoRunner => formatter.write_str("is served by no runner"),
             Self::Busy => {

@@ -33,7 +33,7 @@ use super::verdict::RunState;
 use super::{ChainReply, ChainRequest, PendingReport, Portal};
 use crate::backoff::Backoff;
 use crate::trace::Trace;
-use crate::transport::{Cut, Ending, Outcome, PendingOutcome, Reply};
+use crate::transport::{Cut, Ending, Outcome, OutputLeft, PendingOutcome, Reply};
 
 /// After a link has failed, how long the links before it may take to end. The run waits
 /// for them to find the first failure in chain order.
@@ -466,7 +466,9 @@ impl Drop for Run {
 fn end(link: &ChainLink, index: usize, outcome: &Outcome) -> End {
     let last = outcome.joined.last().unwrap_or(outcome);
     match &last.ending {
-        Ending::Exited(code) if link.accepts(*code) => End::Complete,
+        Ending::Exited(code) if link.accepts(*code) && last.output == OutputLeft::Given => {
+            End::Complete
+        }
         Ending::Unread => End::Broken(Cut::new("it was stopped as if nobody read its output")),
         _ => {
             let number = index + 1;

@@ -7,11 +7,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chain::Chain;
+use chain::{Chain, Link};
 use parking_lot::Mutex;
 
 use super::failure::{ChainError, FailureReason, LastWords, LinkReport, Report};
-use crate::transport::{Cut, Ending, Outcome, Waiting};
+use crate::transport::{Cut, Ending, Outcome, OutputLeft, Waiting};
 
 /// The state of a run, as far as it decides how the run ends.
 pub(super) struct RunState {
@@ -193,11 +193,14 @@ impl RunState {
         };
         let broken = || link.output_cut.clone().map(FailureReason::Lost);
         match &outcome.ending {
-            Ending::Exited(code) if self.chain.links[index].accepts(*code) => broken(),
+            Ending::Exited(code) if self.chain.links[index].accepts(*code) => {
+                no_output(&self.chain.links[index].link, outcome.output).or_else(broken)
+            }
             Ending::Exited(code) => Some(FailureReason::Exited(*code)),
             Ending::Signalled(signal) => Some(FailureReason::Signalled(*signal)),
             Ending::DeadlinePassed => Some(FailureReason::DeadlinePassed),
             Ending::Lost(reason) => Some(FailureReason::Lost(Arc::clone(reason))),
+            Ending::CannotStart(reason) => Some(FailureReason::CannotStart(Arc::clone(reason))),
             Ending::Unread => broken(),
             // The link before caused it; for the first link, the caller did.
             Ending::Cut if index == 0 => self.input_cut.clone().map(FailureReason::InputCut),
@@ -234,6 +237,16 @@ impl RunState {
         Report {
             links: links.collect(),
         }
+    }
+}
+
+/// The failure of a link that has exited as it should, and has not left its output.
+fn no_output(link: &Link, left: OutputLeft) -> Option<FailureReason> {
+    let path = || link.output.as_deref().unwrap_or("its Output").into();
+    match left {
+        OutputLeft::Given => None,
+        OutputLeft::Missing => Some(FailureReason::NoOutput(path())),
+        OutputLeft::Odd => Some(FailureReason::OddOutput(path())),
     }
 }
 

@@ -9,7 +9,9 @@ use futures_util::FutureExt;
 use futures_util::stream::{Stream, StreamExt};
 
 use crate::pipe::Writer;
-use crate::transport::{Body, Chunks, Cut, Ending, MovedChunk, Outcome, PendingOutcome};
+use crate::transport::{
+    Body, Chunks, Cut, Ending, MovedChunk, Outcome, OutputLeft, PendingOutcome,
+};
 
 /// What a pipeline writes. It ends where the last link has exited with a code that is
 /// accepted, and is cut off otherwise.
@@ -37,8 +39,9 @@ enum State {
 
 impl EofBarrier {
     fn judge(&self, outcome: &Outcome) -> Option<Cut> {
-        match outcome.links().last().map(|last| &last.ending) {
-            Some(Ending::Exited(code)) if self.accepted.contains(code) => None,
+        let last = outcome.links().last();
+        match last.map(|last| (&last.ending, last.output)) {
+            Some((Ending::Exited(code), OutputLeft::Given)) if self.accepted.contains(code) => None,
             _ => Some(Cut::new("the link before it failed")),
         }
     }

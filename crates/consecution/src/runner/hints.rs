@@ -102,7 +102,11 @@ pub(super) fn hint(ending: &Ending, stderr: &[u8], means: &Means) -> Option<Arc<
                         lists them";
             return Some(text.into());
         }
-        Ending::Exited(0) | Ending::Unread | Ending::Cut | Ending::Lost(_) => return None,
+        Ending::Exited(0)
+        | Ending::Unread
+        | Ending::Cut
+        | Ending::CannotStart(_)
+        | Ending::Lost(_) => return None,
         Ending::Exited(_) | Ending::Signalled(_) | Ending::DeadlinePassed => {}
     }
     let text = match trouble(stderr)? {

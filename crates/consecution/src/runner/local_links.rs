@@ -15,9 +15,10 @@ use tokio::time::{Instant, interval, timeout};
 
 use super::hints::Means;
 use super::metrics::LinkMetrics;
+use super::pipeline::Mode;
 use super::pool::{Capacity, Pool, TakeError};
 use super::pool_state::{self, Moment};
-use super::sequences::{Change, Sequence, Sequences, Step, cut};
+use super::sequences::{Border, Change, Sequence, Sequences, Step, cut};
 use super::service::{PipelineStarter, Starts, WarmPipeline};
 use super::worker::ZygoteHandle;
 use crate::transport::{FOLLOWING_MAX, Following};
@@ -48,8 +49,17 @@ pub(super) struct LocalLink {
     pub(super) network: Network,
     /// What hints about its failures speak of.
     pub(super) means: Arc<Means>,
-    /// Its processes are started when their requests come, never earlier (`Warm: false`).
-    pub(super) is_late: bool,
+    pub(super) mode: Mode,
+}
+
+impl LocalLink {
+    fn border(&self) -> Border {
+        Border {
+            network: self.network,
+            stores_input: self.mode.stores_input,
+            leaves_file: self.mode.leaves_file,
+        }
+    }
 }
 
 /// The settings for new pools.
@@ -195,12 +205,12 @@ impl Shared {
                     Some((served, Step::new(next.id, &next.accepted)))
                 }));
             }
-            let networks: Vec<_> = links
+            let borders: Vec<_> = links
                 .iter()
-                .map(|(served, _)| served.link.network)
+                .map(|(served, _)| served.link.border())
                 .collect();
             let (mut joined, mut changes) = (Vec::new(), Vec::new());
-            for piece in cut(&networks, self.making.links_max) {
+            for piece in cut(&borders, self.making.links_max) {
                 let links = &links[piece];
                 let steps = links.iter().map(|(_, step)| step.clone()).collect();
                 let sequence = Sequence::new(steps);
@@ -333,7 +343,6 @@ impl Making {
     fn pool(&self, links: Vec<Arc<LocalLink>>, sequence: &Sequence) -> Pool<WarmPipeline> {
         let config = pool_state::Config {
             floor: 0,
-            is_late: links.iter().any(|link| link.is_late),
             ..self.config.clone()
         };
         let ids: Vec<_> = sequence.ids().collect();

@@ -23,8 +23,8 @@ use super::service::WarmPipeline;
 use super::states::States;
 use crate::transport::{Ending, Outcome};
 
-/// How a call ended, as a label.
-const ENDINGS: [&str; 7] = [
+/// How a call ended, as the label says it.
+const ENDINGS: [&str; 8] = [
     "exited_0",
     "exited",
     "signalled",
@@ -32,6 +32,7 @@ const ENDINGS: [&str; 7] = [
     "cut",
     "deadline",
     "lost",
+    "cannot_start",
 ];
 
 fn ending(ending: &Ending) -> usize {
@@ -43,6 +44,7 @@ fn ending(ending: &Ending) -> usize {
         Ending::Cut => 4,
         Ending::DeadlinePassed => 5,
         Ending::Lost(_) => 6,
+        Ending::CannotStart(_) => 7,
     }
 }
 

@@ -11,7 +11,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sandbox::{Alarm, Event, Failure, InFlight, Stdio, Successor, WaitStatus, Zygote};
+use sandbox::{Alarm, Event, Failure, InFlight, Strings, WaitStatus, Zygote};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
@@ -21,10 +21,11 @@ use super::pool::SpoiledBy;
 use crate::pipe::{Reader, Writer};
 use crate::transport::{Body, LAST_WORDS_WAIT_MAX, Outcome, PendingOutcome};
 use allowance::Allowance;
-use call::Call;
+use call::{Call, Out};
 use ending::SIGKILL;
-use link::{Joint, Link, Links};
+use link::{Ends, Joint, Link, Links};
 use output::Output;
+use stored::FileOutput;
 
 mod allowance;
 mod call;
@@ -32,6 +33,7 @@ mod ending;
 mod link;
 mod output;
 mod stderr;
+mod stored;
 #[cfg(test)]
 mod tests;
 
@@ -47,16 +49,31 @@ pub(super) struct Stage<'a> {
     /// The exit codes of this link after which the next link gets the end of its input.
     /// Unused for the last link.
     pub(super) accepted: &'a [u8],
+    pub(super) mode: Mode,
 }
 
-/// A pipeline whose processes have started and have got no input yet. Dropping it blocks.
+/// When a link's command is executed, and how it gets its input and gives its output.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Mode {
+    /// It is executed when its request is there; before that, its place is prepared.
+    pub(super) is_late: bool,
+    /// Its input is stored in a file before it is executed. Only for the first link of a
+    /// pipeline, which is late.
+    pub(super) stores_input: bool,
+    /// It leaves its output in a file, and what it writes to standard output is kept with
+    /// standard error. Only for the last link of a pipeline.
+    pub(super) leaves_file: bool,
+}
+
+/// A pipeline whose processes have started, or whose places are prepared, and that has got
+/// no input yet. Dropping it blocks.
 #[derive(Debug)]
 pub(super) struct IdlePipeline {
     links: Links,
     /// Wakes the runner when an inner link fails; `None` with a single link.
     alarm: Option<AsyncFd<Alarm>>,
-    /// The output of the last link.
-    stdout: Reader,
+    /// The output of the last link, unless it leaves that in a file.
+    stdout: Option<Reader>,
     stderrs: Vec<Reader>,
     kept: Kept,
 }
@@ -96,7 +113,8 @@ pub(super) enum StartFailure {
 }
 
 impl IdlePipeline {
-    /// Starts all processes at once, and waits until their programs have been executed.
+    /// Starts all processes at once, and waits until their programs have been executed, or
+    /// their places are prepared.
     ///
     /// # Errors
     /// [`StartError`] says which process could not be started, and why. No process is left
@@ -118,6 +136,36 @@ impl IdlePipeline {
         }
     }
 
+    /// Executes the commands that wait for their request, each with its strings, if it has
+    /// some: all but one whose input has to be stored first. Waits until they have been.
+    ///
+    /// # Errors
+    /// As those of [`start`](IdlePipeline::start), but the pipeline is still there.
+    pub(super) async fn execute(
+        &mut self,
+        strings: Vec<Option<Strings>>,
+    ) -> Result<(), StartError> {
+        let links = &mut self.links.links;
+        for (link, strings) in links.iter_mut().zip(strings) {
+            link.set_strings(strings);
+        }
+        let waits = |link: &Link| link.waits_for_its_request();
+        if !links.iter().any(waits) {
+            return Ok(());
+        }
+        let alarm = self.alarm.as_ref();
+        let mut executed = Vec::new();
+        for (stage, link) in links.iter_mut().enumerate().filter(|(_, link)| waits(link)) {
+            let asked = link.execute(None, alarm);
+            asked.map_err(|cause| StartError {
+                stage,
+                cause: cause.into(),
+            })?;
+            executed.push((stage, link));
+        }
+        until_all_started(executed.into_iter()).await
+    }
+
     /// Resolves when the pipeline is no longer as good as new: a process has ended, or the
     /// last process has written output before it got input. Output of inner processes goes
     /// to the next process and cannot be seen here. Standard error does not spoil a
@@ -135,7 +183,7 @@ impl IdlePipeline {
         });
         tokio::select! {
             () = until_one_ends => {}
-            () = self.stdout.until_readable() => {}
+            () = until_readable(self.stdout.as_ref()) => {}
         }
     }
 
@@ -143,7 +191,7 @@ impl IdlePipeline {
     /// or a process, its init or its zygote was killed from outside. To be called once it is
     /// spoiled; waits for what its inits report, for [`LAST_WORDS_WAIT_MAX`] at most.
     pub(super) async fn spoiled_by(&mut self) -> SpoiledBy {
-        if self.stdout.holds_bytes() {
+        if self.stdout.as_ref().is_some_and(Reader::holds_bytes) {
             return SpoiledBy::Itself;
         }
         // A process's output is closed a moment before its init reports how it ended.
@@ -154,7 +202,9 @@ impl IdlePipeline {
         });
         match tokio::time::timeout(LAST_WORDS_WAIT_MAX, event).await {
             Ok(Ok(Event::Exited(WaitStatus::Signalled(SIGKILL)))) => SpoiledBy::Others,
-            Ok(Ok(Event::Started | Event::Exited(_))) | Err(_) => SpoiledBy::Itself,
+            Ok(Ok(Event::Prepared | Event::Started | Event::Exited(_))) | Err(_) => {
+                SpoiledBy::Itself
+            }
             Ok(Ok(Event::Gone | Event::Failed(..)) | Err(_)) => SpoiledBy::Others,
         }
     }
@@ -170,7 +220,16 @@ impl IdlePipeline {
         over: impl FnOnce(&mut Outcome) + Send + 'static,
     ) -> (Body, PendingOutcome) {
         let (allowance, excess) = Allowance::new(bounds.output_bytes_max);
-        let (output, end) = Output::body(self.stdout, allowance);
+        let (output, end) = match self.stdout {
+            Some(stdout) => {
+                let (output, end) = Output::body(stdout, allowance);
+                (output, Out::Pipe(end))
+            }
+            None => {
+                let (output, end) = FileOutput::body();
+                (output, Out::File(end))
+            }
+        };
         let (tell, outcome) = PendingOutcome::channel();
         let call = Call {
             links: self.links,
@@ -179,7 +238,7 @@ impl IdlePipeline {
             kept: self.kept,
             output: end,
             excess,
-            stderr_bytes_max: bounds.stderr_bytes_max,
+            bounds,
         };
         tokio::spawn(async move {
             let (outcomes, remains) = call.run(work).await;
@@ -190,7 +249,11 @@ impl IdlePipeline {
             let _ = tell.send(outcome);
             // Closing all files takes longer than sending the answer, so let that go first.
             tokio::task::yield_now().await;
-            drop(remains);
+            let output = remains.close();
+            // A file that is still read takes memory.
+            if let Some(output) = output {
+                let _ = output.await;
+            }
             drop(held);
         });
         (output, outcome)
@@ -210,42 +273,32 @@ impl Starting {
     async fn start(
         &mut self,
         stages: &[Stage<'_>],
-    ) -> Result<(Option<AsyncFd<Alarm>>, Reader), StartError> {
+    ) -> Result<(Option<AsyncFd<Alarm>>, Option<Reader>), StartError> {
         let at = |stage| move |cause: StartFailure| StartError { stage, cause };
         let (alarm, stdout) = self.ask(stages)?;
-        let started = async {
-            for (stage, link) in self.links.links.iter_mut().enumerate() {
-                let event = poll_fn(|context| link.poll_event(context)).await;
-                let zygote = stages[stage].zygote;
-                until_started(zygote, event).map_err(at(stage))?;
-                link.watch_life().map_err(|error| at(stage)(error.into()))?;
-            }
-            Ok(())
-        };
-        match tokio::time::timeout(START_WAIT_MAX, started).await {
-            Ok(started) => started?,
-            Err(_) => {
-                let slow = self.links.links.iter().position(|link| !link.is_started());
-                return Err(at(slow.unwrap_or(0))(StartFailure::TooSlow));
-            }
-        }
+        until_all_started(self.links.links.iter_mut().enumerate()).await?;
         let alarm = alarm.map(watch).transpose();
         let alarm = alarm.map_err(|error| at(0)(error.into()))?;
         Ok((alarm, stdout))
     }
 
     /// Asks the zygotes for all processes, without waiting for any.
-    fn ask(&mut self, stages: &[Stage<'_>]) -> Result<(Option<Alarm>, Reader), StartError> {
+    fn ask(&mut self, stages: &[Stage<'_>]) -> Result<(Option<Alarm>, Option<Reader>), StartError> {
         let at = |stage| move |cause: StartFailure| StartError { stage, cause };
+        let stores_input = stages.first().is_some_and(|first| first.mode.stores_input);
         let begun = (|| {
-            let (stdin_theirs, stdin) = io::pipe()?;
-            self.links.stdin = Some(Writer::new(stdin)?);
+            let mut input = None;
+            if !stores_input {
+                let (stdin_theirs, stdin) = io::pipe()?;
+                self.links.stdin = Some(Writer::new(stdin)?);
+                input = Some(OwnedFd::from(stdin_theirs));
+            }
             let alarm = if stages.len() > 1 {
                 Some(Alarm::new()?)
             } else {
                 None
             };
-            Ok((OwnedFd::from(stdin_theirs), alarm))
+            Ok((input, alarm))
         })();
         let (mut input, alarm) = begun.map_err(|error: io::Error| at(0)(error.into()))?;
         let last = stages.len().saturating_sub(1);
@@ -254,62 +307,79 @@ impl Starting {
             let output = self.ask_one(stage, input, successor);
             input = output.map_err(at(number))?;
         }
-        let stdout = Reader::new(input).map_err(|error| at(last)(error.into()))?;
+        let stdout = input.map(Reader::new).transpose();
+        let stdout = stdout.map_err(|error| at(last)(error.into()))?;
         Ok((alarm, stdout))
     }
 
-    /// Asks for one process, which reads `input`, and returns its output. `alarm` is given
-    /// if another process will read that output.
+    /// Asks for one process, which reads `input`, and returns its output, if that is a pipe.
+    /// `alarm` is given if another process will read it.
     fn ask_one(
         &mut self,
         stage: &Stage<'_>,
-        input: OwnedFd,
+        input: Option<OwnedFd>,
         alarm: Option<&Alarm>,
-    ) -> Result<OwnedFd, StartFailure> {
-        let (output, output_theirs) = io::pipe()?;
+    ) -> Result<Option<OwnedFd>, StartFailure> {
         let (stderr, stderr_theirs) = io::pipe()?;
         self.stderrs.push(Reader::new(stderr)?);
         self.kept.stderrs.push(stderr_theirs.try_clone()?);
-        let mut joint = None;
-        let process = match alarm {
-            None => {
-                self.kept.stdout = Some(output_theirs.try_clone()?);
-                stage.zygote.start(Stdio {
-                    stdin: input,
-                    stdout: output_theirs.into(),
-                    stderr: stderr_theirs.into(),
-                })?
-            }
-            Some(alarm) => {
-                let reading = output.try_clone()?;
-                let in_flight = InFlight::send(&output_theirs)?;
+        let (mut output, mut joint) = (None, None);
+        let stdout_theirs = if stage.mode.leaves_file {
+            OwnedFd::from(stderr_theirs.try_clone()?)
+        } else {
+            let (reading, writing) = io::pipe()?;
+            if alarm.is_some() {
+                let in_flight = InFlight::send(&writing)?;
                 let accepted = stage.accepted.iter().collect();
-                let stdio = Stdio {
-                    stdin: input,
-                    stdout: output_theirs.into(),
-                    stderr: stderr_theirs.into(),
-                };
-                let successor = Successor {
-                    accepted,
-                    output: &in_flight,
-                    alarm,
-                };
-                let process = stage.zygote.start_before(stdio, successor)?;
-                joint = Some(Joint::new(accepted, in_flight, reading.into()));
-                process
+                joint = Some(Joint::new(accepted, in_flight, reading.try_clone()?.into()));
+            } else {
+                self.kept.stdout = Some(writing.try_clone()?);
             }
+            output = Some(reading.into());
+            writing.into()
         };
-        self.links.links.push(Link::new(process, joint)?);
-        Ok(output.into())
+        let ends = Ends {
+            stdin: input,
+            stdout: stdout_theirs,
+            stderr: stderr_theirs.into(),
+        };
+        let successor = joint.as_ref().and_then(|joint| joint.successor(alarm?));
+        let (process, waiting) = if stage.mode.is_late {
+            (stage.zygote.prepare()?, Some(ends))
+        } else {
+            let stdio = ends.into_stdio(None)?;
+            let process = match successor {
+                Some(successor) => stage.zygote.start_before(stdio, successor)?,
+                None => stage.zygote.start(stdio)?,
+            };
+            (process, None)
+        };
+        (self.links.links).push(Link::new(process, joint, waiting, stage.mode.stores_input)?);
+        Ok(output)
     }
 }
 
-/// Whether a process has started, by its first event.
-fn until_started(zygote: &Zygote, event: io::Result<Event>) -> Result<(), StartFailure> {
-    match event? {
-        Event::Started => Ok(()),
-        Event::Failed(step, errno) => Err(zygote.explain(step, errno).into()),
-        Event::Exited(_) | Event::Gone => Err(StartFailure::Killed),
+/// Waits until all of these have started, or are prepared.
+async fn until_all_started<'a>(
+    links: impl Iterator<Item = (usize, &'a mut Link)>,
+) -> Result<(), StartError> {
+    let deadline = Instant::now() + START_WAIT_MAX;
+    for (stage, link) in links {
+        let event = poll_fn(|context| link.poll_event(context));
+        let started = match tokio::time::timeout_at(deadline, event).await {
+            Ok(event) => link.has_started(event),
+            Err(_) => Err(StartFailure::TooSlow),
+        };
+        started.map_err(|cause| StartError { stage, cause })?;
+    }
+    Ok(())
+}
+
+/// Resolves when there is something to read; never without a pipe.
+async fn until_readable(pipe: Option<&Reader>) {
+    match pipe {
+        Some(pipe) => pipe.until_readable().await,
+        None => std::future::pending().await,
     }
 }
 

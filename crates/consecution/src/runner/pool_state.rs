@@ -63,8 +63,6 @@ pub struct Config {
     pub floor: usize,
     /// The most pipelines to keep in reserve, however many calls come.
     pub idle_max: usize,
-    /// Each pipeline is started after its taker has come, and none in reserve (`Warm: false`).
-    pub is_late: bool,
 }
 
 impl Default for Config {
@@ -72,7 +70,6 @@ impl Default for Config {
         Config {
             floor: 2,
             idle_max: 32,
-            is_late: false,
         }
     }
 }
@@ -279,7 +276,7 @@ impl PoolState {
             if share.arrive(now) {
                 return Take::Idle;
             }
-            share.wait(ticket, now);
+            share.wait(ticket);
             Take::Wait(ticket)
         });
         self.plan(now);
@@ -293,7 +290,7 @@ impl PoolState {
         let started = self.change(member, now, |share| {
             share.starting -= 1;
             share.learn_start(took);
-            if let Some(ticket) = share.serve(now.saturating_sub(took)) {
+            if let Some(ticket) = share.serve() {
                 Started::For(ticket)
             } else if share.idle.len() < share.wanted(now) {
                 share.idle.push_back(replace_at);
@@ -303,9 +300,6 @@ impl PoolState {
             }
         });
         self.plan(now);
-        // In a late pool the pipeline may have been started before the waiting takers came.
-        // Then one of them has no start under way any more, and may be too many.
-        self.bound_waiting(None, now);
         self.replace_old(member, now);
         started.unwrap_or(Started::Surplus)
     }
@@ -319,7 +313,7 @@ impl PoolState {
         });
         self.plan(now);
         self.replace_old(member, now);
-        told?.map(|waiting| waiting.ticket)
+        told?
     }
 
     /// A start failed because the runner is short of something; returns the taker to answer,
@@ -359,7 +353,7 @@ impl PoolState {
     /// A taker waits no longer.
     pub(super) fn gave_up(&mut self, member: Member, ticket: Ticket, now: Moment) {
         self.change(member, now, |share| {
-            share.waiting.retain(|waiting| waiting.ticket != ticket);
+            share.waiting.retain(|waiting| *waiting != ticket);
         });
         self.plan(now);
     }
@@ -402,13 +396,7 @@ impl PoolState {
     /// answered as busy.
     pub(super) fn drain(&mut self, member: Member, now: Moment) -> Vec<Ticket> {
         // First, since a pool is forgotten as soon as it is drained.
-        let sent_away = self.change(member, now, |share| {
-            share
-                .waiting
-                .drain(..)
-                .map(|waiting| waiting.ticket)
-                .collect()
-        });
+        let sent_away = self.change(member, now, |share| share.waiting.drain(..).collect());
         while self.stop(member, now) {}
         self.change(member, now, |share| share.is_draining = true);
         self.plan(now);
@@ -531,7 +519,7 @@ impl PoolState {
             let most = most.max_by_key(|of| (uncovered(of), has_come(of)));
             let Some(most) = most else { break };
             let last = self.change(most, now, |share| share.waiting.pop_back());
-            let Some(last) = last.flatten().map(|last| (most, last.ticket)) else {
+            let Some(last) = last.flatten().map(|last| (most, last)) else {
                 break;
             };
             if newcomer == Some(last) {

@@ -85,15 +85,30 @@ impl Sequence {
     }
 }
 
-/// Cuts consecutive links, given their networks, into ranges that can each be one pipeline.
-/// Links with different networks are separated: two links of one pipeline share a pipe,
-/// through which a little can be passed in both directions, and a link without a network
-/// must not reach it that way.
-pub(super) fn cut(networks: &[Network], links_max: usize) -> Vec<Range<usize>> {
+/// What of a link decides with which others it can be one pipeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Border {
+    pub(super) network: Network,
+    /// Its input is stored before its command is executed.
+    pub(super) stores_input: bool,
+    /// Its output is a file.
+    pub(super) leaves_file: bool,
+}
+
+/// Where links in a row are cut into sequences of which each can be one pipeline: before
+/// one whose input is stored, and behind one whose output is a file. Two links of one
+/// pipeline share a pipe, through which they can tell each other a little, also backwards:
+/// none may reach further by that than by itself, so both have the same network.
+pub(super) fn cut(links: &[Border], links_max: usize) -> Vec<Range<usize>> {
     let mut pieces: Vec<Range<usize>> = Vec::new();
-    for (at, network) in networks.iter().enumerate() {
+    for (at, link) in links.iter().enumerate() {
+        let is_cut = |piece: &Range<usize>| {
+            link.stores_input
+                || links[piece.end - 1].leaves_file
+                || links[piece.start].network != link.network
+        };
         match pieces.last_mut() {
-            Some(piece) if piece.len() < links_max && networks[piece.start] == *network => {
+            Some(piece) if piece.len() < links_max && !is_cut(piece) => {
                 piece.end = at + 1;
             }
             _ => pieces.push(at..at + 1),

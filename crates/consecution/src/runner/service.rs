@@ -84,35 +84,37 @@ pub(super) struct PipelineStarter {
     pub(super) starts: Starts,
 }
 
-impl PipelineStarter {
-    /// The answer for a taker whose pipeline could not be started.
-    async fn failed(&self, error: &StartError) -> TakeError {
-        let reason = format!("failed to {}", with_causes(&error.cause));
-        let Some(link) = self.links.get(error.stage) else {
-            return TakeError::CannotStart(reason.into());
-        };
-        link.metrics.start_failures.inc();
-        let kind = match &error.cause {
-            // The end of a zygote is reported after that of its processes.
-            StartFailure::Killed
-                if timeout(GONE_WAIT_MAX, link.zygote.until_gone())
-                    .await
-                    .is_ok() =>
-            {
-                Kind::ZygoteGone
-            }
-            cause => Kind::of(cause),
-        };
-        match kind {
-            Kind::Starved(advice) => {
-                let reason = format!("{reason} ({advice})").into();
-                self.starts.starvation.failed(&reason);
-                TakeError::Starved(reason)
-            }
-            // The zygote can start nothing more; the link will get another one.
-            Kind::ZygoteGone => TakeError::Busy,
-            Kind::OfLink => TakeError::CannotStart(reason.into()),
+/// What to tell whoever waits for a pipeline of these links that could not be started.
+async fn failed(
+    links: &[Arc<LocalLink>],
+    starvation: &Starvation,
+    error: &StartError,
+) -> TakeError {
+    let reason = format!("failed to {}", with_causes(&error.cause));
+    let Some(link) = links.get(error.stage) else {
+        return TakeError::CannotStart(reason.into());
+    };
+    link.metrics.start_failures.inc();
+    let kind = match &error.cause {
+        // A zygote is gone a moment after all that it has started.
+        StartFailure::Killed
+            if timeout(GONE_WAIT_MAX, link.zygote.until_gone())
+                .await
+                .is_ok() =>
+        {
+            Kind::ZygoteGone
         }
+        cause => Kind::of(cause),
+    };
+    match kind {
+        Kind::Starved(advice) => {
+            let reason = format!("{reason} ({advice})").into();
+            starvation.failed(&reason);
+            TakeError::Starved(reason)
+        }
+        // Nothing that it starts would run, and the link will be served again.
+        Kind::ZygoteGone => TakeError::Busy,
+        Kind::OfLink => TakeError::CannotStart(reason.into()),
     }
 }
 
@@ -130,6 +132,7 @@ impl Starter for PipelineStarter {
             .map(|(link, accepted)| Stage {
                 zygote: link.zygote.get(),
                 accepted,
+                mode: link.mode,
             })
             .collect();
         let mut start = pin!(IdlePipeline::start(&stages));
@@ -150,7 +153,7 @@ impl Starter for PipelineStarter {
                     links: Arc::clone(&self.links),
                 })
             }
-            Err(error) => Err(self.failed(&error).await),
+            Err(error) => Err(failed(&self.links, &self.starts.starvation, &error).await),
         }
     }
 
@@ -178,7 +181,12 @@ impl Service for LinkService {
                 waiting,
                 ..
             } = &request;
-            match self.take_by(*deadline, waiting, following).await {
+            let taken = self.take_by(*deadline, waiting, following).await;
+            let taken = match taken {
+                Ok(segments) => self.execute(segments).await,
+                refused => refused,
+            };
+            match taken {
                 Ok(segments) => Ok(self.serve_all(request, segments)),
                 Err(error) => {
                     let reason = self.refuse(&request.trace.call_id, error);
@@ -214,7 +222,29 @@ impl LinkService {
         .unwrap_or(Err(TakeError::Busy))
     }
 
-    /// Runs a call on pipelines, each of which reads the output of the one before it.
+    /// Executes the commands that have waited for their request. Leaves out pipelines of
+    /// which one could not be, and those behind them: the portal calls these links by
+    /// themselves, and gets the reason then.
+    ///
+    /// # Errors
+    /// It was one of the first pipeline.
+    async fn execute(&self, segments: Vec<Segment>) -> Result<Vec<Segment>, TakeError> {
+        let mut executed = Vec::with_capacity(segments.len());
+        for mut segment in segments {
+            let WarmPipeline { pipeline, links } = &mut segment.taken.pipeline;
+            let is_late = links.iter().any(|link| link.mode.is_late);
+            if is_late && let Err(error) = pipeline.execute(Vec::new()).await {
+                if executed.is_empty() {
+                    return Err(failed(links, &self.starvation, &error).await);
+                }
+                break;
+            }
+            executed.push(segment);
+        }
+        Ok(executed)
+    }
+
+    /// Gives a call to pipelines, each of which reads what the one before it writes.
     fn serve_all(&self, request: Request, segments: Vec<Segment>) -> Reply {
         let Request {
             body,

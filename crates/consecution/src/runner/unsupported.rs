@@ -11,8 +11,8 @@ pub(super) fn key(link: &Link) -> Option<&'static str> {
     let keys = [
         ("Warm: number", matches!(link.warm, Warm::Count(_))),
         ("Network: loopback", link.network == Network::Loopback),
-        ("Input", link.input.is_some()),
-        ("Output", link.output.is_some()),
+        ("Input: a folder", is_folder(link.input.as_deref())),
+        ("Output: a folder", is_folder(link.output.as_deref())),
         ("Files", !link.files.is_empty()),
         ("Data", !link.data.is_empty()),
         ("Secrets", !link.secrets.is_empty()),
@@ -24,4 +24,8 @@ pub(super) fn key(link: &Link) -> Option<&'static str> {
     ];
     keys.into_iter()
         .find_map(|(key, is_asked_for)| is_asked_for.then_some(key))
+}
+
+fn is_folder(path: Option<&str>) -> bool {
+    path.is_some_and(|path| path.ends_with('/'))
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chain::{Link, LinkId, Network, Writable};
 use image::{Digest, Image, Reference};
-use sandbox::{Launcher, Limits, Spec, Zygote};
+use sandbox::{Input, Launcher, Limits, Output, Spec, Zygote};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
@@ -18,7 +18,7 @@ use super::hints::Means;
 use super::images::AgreedImages;
 use super::local_links::{LocalLink, LocalLinks, Membership};
 use super::metrics::{LinkMetrics, Metrics};
-use super::pipeline::watch;
+use super::pipeline::{Mode, watch};
 use super::reaper::{Reaped, Reaper};
 use super::sandboxing::Sandboxing;
 use super::service::LinkService;
@@ -185,7 +185,7 @@ impl Serving {
             metrics: Arc::clone(metrics),
             network: link.network,
             means: Arc::new(Means::new(link, shared.sandboxing.scratch_bytes_max)),
-            is_late: link.is_late(),
+            mode: mode(link),
         });
         let service = Arc::new(LinkService {
             served: membership.served().clone(),
@@ -402,6 +402,7 @@ fn spec(id: LinkId, link: &Link, image: &Image, rules: &Sandboxing) -> Spec {
         root: image.root().to_owned(),
         command,
         environment,
+        takes_strings: !link.parameters.is_empty(),
         working_directory: working_directory.unwrap_or_else(|| "/".to_owned()),
         user: link
             .user
@@ -411,6 +412,21 @@ fn spec(id: LinkId, link: &Link, image: &Image, rules: &Sandboxing) -> Spec {
             .unwrap_or_default(),
         writable: link.writable == Writable::Yes,
         scratch_bytes: rules.scratch_bytes_max,
+        input: match link.input.as_deref() {
+            None => Input::Pipe,
+            Some("/dev/stdin") => Input::Seekable,
+            Some(path) => match path.strip_suffix('/') {
+                Some(folder) => Input::Folder(folder.to_owned()),
+                None => Input::File(path.to_owned()),
+            },
+        },
+        output: match link.output.as_deref() {
+            None => Output::Pipe,
+            Some(path) => match path.strip_suffix('/') {
+                Some(folder) => Output::Folder(folder.to_owned()),
+                None => Output::File(path.to_owned()),
+            },
+        },
         network: match link.network {
             Network::None | Network::Loopback => sandbox::Network::Loopback,
             Network::Sealed => sandbox::Network::Sealed,
@@ -418,6 +434,15 @@ fn spec(id: LinkId, link: &Link, image: &Image, rules: &Sandboxing) -> Spec {
         },
         hostname,
         ids: rules.ids,
+    }
+}
+
+/// How processes of the link start, and get and give their data.
+fn mode(link: &Link) -> Mode {
+    Mode {
+        is_late: link.is_late(),
+        stores_input: link.input.is_some(),
+        leaves_file: link.output.is_some(),
     }
 }
 

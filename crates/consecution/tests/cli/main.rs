@@ -16,6 +16,7 @@ mod operations;
 mod reload;
 mod run;
 mod run_ends;
+mod run_files;
 mod run_links;
 mod run_sandbox;
 mod run_signals;

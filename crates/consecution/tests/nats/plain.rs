@@ -96,11 +96,10 @@ async fn a_failed_link_says_why_as_nats_services_do() {
         let (sender, outcome) = PendingOutcome::channel();
         sender
             .send(Outcome {
-                ending: Ending::Exited(3),
                 stderr: "first\nsecond\nlast: é\n".into(),
                 elapsed: Duration::from_micros(17),
                 hint: Some("try é".into()),
-                joined: Vec::new(),
+                ..Outcome::new(Ending::Exited(3))
             })
             .unwrap();
         std::future::ready(Ok(Reply::new("what it wrote".into(), outcome)))

@@ -11,6 +11,7 @@ mod support;
 mod blocking;
 mod calls;
 mod capacity;
+mod files;
 mod images;
 mod joined;
 mod killed;

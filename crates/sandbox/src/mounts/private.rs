@@ -62,6 +62,12 @@ fn folders() -> Result<Vec<Folder>, Failure> {
     Ok(folders)
 }
 
+/// The folders by their names, and where they are.
+pub(crate) fn private_folders() -> Result<Vec<(&'static str, PathBuf)>, Failure> {
+    let named = |(path, ..): (&'static str, &str, u32)| Ok((path, resolved(path)?));
+    FOLDERS.into_iter().map(named).collect()
+}
+
 /// Where the folders are.
 pub(super) fn paths() -> Result<Vec<PathBuf>, Failure> {
     FOLDERS.iter().map(|(path, ..)| resolved(path)).collect()

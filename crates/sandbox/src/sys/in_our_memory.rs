@@ -63,6 +63,76 @@ pub(crate) fn make_folder(path: &CStr, mode: u32) -> Result<(), Errno> {
     unsafe { syscall(libc::SYS_mkdirat, arguments) }.map(drop)
 }
 
+/// Makes a file, and opens it for writing. Nothing may be there, a link neither.
+pub(crate) fn make_file(path: &CStr) -> Result<i32, Errno> {
+    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+    let place = libc::AT_FDCWD as usize;
+    let arguments = [place, path.as_ptr() as usize, flags as usize, 0o644, 0, 0];
+    // SAFETY: a string that lives across the call.
+    unsafe { syscall(libc::SYS_openat, arguments) }.map(|file| file as i32)
+}
+
+/// Makes a file without a name in a folder, and opens it for writing.
+pub(crate) fn make_unnamed_file(folder: &CStr) -> Result<i32, Errno> {
+    let flags = libc::O_WRONLY | libc::O_TMPFILE | libc::O_CLOEXEC;
+    let place = libc::AT_FDCWD as usize;
+    let arguments = [place, folder.as_ptr() as usize, flags as usize, 0o644, 0, 0];
+    // SAFETY: a string that lives across the call.
+    unsafe { syscall(libc::SYS_openat, arguments) }.map(|file| file as i32)
+}
+
+/// Of what is there itself, should it be a link.
+pub(crate) fn change_owner(path: &CStr, user: u32, group: u32) -> Result<(), Errno> {
+    let (place, path) = (libc::AT_FDCWD as usize, path.as_ptr() as usize);
+    let flags = libc::AT_SYMLINK_NOFOLLOW as usize;
+    let arguments = [place, path, user as usize, group as usize, flags, 0];
+    // SAFETY: a string that lives across the call.
+    unsafe { syscall(libc::SYS_fchownat, arguments) }.map(drop)
+}
+
+/// Of an open file.
+pub(crate) fn change_owner_of(file: i32, user: u32, group: u32) -> Result<(), Errno> {
+    let arguments = [file as usize, user as usize, group as usize, 0, 0, 0];
+    // SAFETY: touches no memory.
+    unsafe { syscall(libc::SYS_fchown, arguments) }.map(drop)
+}
+
+/// Opens what lies below an open folder for reading, whatever it is, without waiting for
+/// anybody, and without following any link.
+pub(crate) fn open_beneath(folder: i32, path: &CStr) -> Result<i32, Errno> {
+    /// The kernel's `struct open_how`.
+    #[repr(C)]
+    struct How {
+        flags: u64,
+        mode: u64,
+        resolve: u64,
+    }
+    let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
+    let how = How {
+        flags: flags as u64,
+        mode: 0,
+        resolve: libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS,
+    };
+    let arguments = [
+        folder as usize,
+        path.as_ptr() as usize,
+        ptr::from_ref(&how) as usize,
+        size_of::<How>(),
+        0,
+        0,
+    ];
+    // SAFETY: a string and a structure that live across the call, which reads them.
+    unsafe { syscall(libc::SYS_openat2, arguments) }.map(|file| file as i32)
+}
+
+/// Kills every process of this namespace but its first one, which calls this.
+pub(crate) fn kill_all_others() -> Result<(), Errno> {
+    let arguments = [-1isize as usize, libc::SIGKILL as usize, 0, 0, 0, 0];
+    // SAFETY: touches no memory; the kernel spares who calls it, and the first process of
+    // a namespace.
+    unsafe { syscall(libc::SYS_kill, arguments) }.map(drop)
+}
+
 pub(crate) fn change_mode(path: &CStr, mode: u32) -> Result<(), Errno> {
     let (place, path) = (libc::AT_FDCWD as usize, path.as_ptr() as usize);
     let arguments = [place, path, mode as usize, 0, 0, 0];
@@ -76,17 +146,17 @@ pub(crate) fn change_folder(path: &CStr) -> Result<(), Errno> {
 }
 
 /// Executes a program; returns only what kept it from doing so.
-pub(crate) fn execute(path: &CStr, arguments: &StringArray, environment: &StringArray) -> Errno {
+pub(crate) fn execute(path: &CStr, arguments: Pointers<'_>, environment: Pointers<'_>) -> Errno {
     let call = [
         path.as_ptr() as usize,
-        arguments.pointers.as_ptr() as usize,
-        environment.pointers.as_ptr() as usize,
+        arguments.0.as_ptr() as usize,
+        environment.0.as_ptr() as usize,
         0,
         0,
         0,
     ];
-    // SAFETY: each array ends with a null, and its strings, which it owns,
-    // live across the call; AtomicPtr has the layout of a pointer.
+    // SAFETY: each array ends with a null, and its strings live across the call;
+    // AtomicPtr has the layout of a pointer.
     unsafe { syscall(libc::SYS_execve, call) }
         .err()
         .unwrap_or(libc::EIO)
@@ -408,11 +478,16 @@ pub(crate) fn open(path: &CStr) -> Result<i32, Errno> {
 
 /// Reads the beginning of a file, wherever it has been read before: how many bytes.
 pub(crate) fn read_beginning(file: i32, bytes: &mut [u8]) -> Result<usize, Errno> {
+    read_at(file, bytes, 0)
+}
+
+/// Reads from that offset of a file on: how many bytes, none at its end.
+pub(crate) fn read_at(file: i32, bytes: &mut [u8], offset: usize) -> Result<usize, Errno> {
     let arguments = [
         file as usize,
         bytes.as_mut_ptr() as usize,
         bytes.len(),
-        0,
+        offset,
         0,
         0,
     ];

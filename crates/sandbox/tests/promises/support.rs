@@ -245,10 +245,13 @@ impl Setup {
             root: self.root.clone(),
             command: command.iter().map(ToString::to_string).collect(),
             environment: Vec::new(),
+            takes_strings: false,
             working_directory: "/".into(),
             user: String::new(),
             writable: false,
             scratch_bytes: sandbox::SCRATCH_BYTES_DEFAULT,
+            input: sandbox::Input::Pipe,
+            output: sandbox::Output::Pipe,
             network: Network::Loopback,
             hostname: "inside".into(),
             ids: Ids::detect(),
@@ -388,6 +391,11 @@ pub(crate) fn exited(code: u8) -> Event {
 impl Running {
     /// Asks for a process.
     pub(crate) fn start(zygote: &Zygote) -> Running {
+        Running::piped(|stdio| zygote.start(stdio).unwrap())
+    }
+
+    /// A process that is started with its ends of new pipes.
+    pub(crate) fn piped(start: impl FnOnce(Stdio) -> Process) -> Running {
         let (stdin_theirs, stdin) = std::io::pipe().unwrap();
         let (stdout, stdout_theirs) = std::io::pipe().unwrap();
         let (stderr, stderr_theirs) = std::io::pipe().unwrap();
@@ -396,7 +404,7 @@ impl Running {
             stdout: stdout_theirs.into(),
             stderr: stderr_theirs.into(),
         };
-        Running::of(zygote.start(stdio).unwrap(), stdin, stdout, stderr)
+        Running::of(start(stdio), stdin, stdout, stderr)
     }
 
     /// A process with these for our ends of its pipes.

@@ -43,6 +43,7 @@ fn status(link: &LinkReport) -> String {
         Some(Ending::Cut) => "cut",
         Some(Ending::DeadlinePassed) => "deadline",
         Some(Ending::Lost(_)) => "lost",
+        Some(Ending::CannotStart(_)) => "cannot-start",
         None => "-",
     };
     word.to_owned()

@@ -33,6 +33,7 @@ pub(super) enum Kind {
     Unreachable,
     Deadline,
     Lost,
+    NoOutput,
     InputCut,
     TooLarge,
     ClientGone,
@@ -40,7 +41,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    const ALL: [(Kind, &str); 12] = [
+    const ALL: [(Kind, &str); 13] = [
         (Kind::Exited, "exited"),
         (Kind::Signalled, "signalled"),
         (Kind::CannotStart, "cannot_start"),
@@ -49,6 +50,7 @@ impl Kind {
         (Kind::Unreachable, "unreachable"),
         (Kind::Deadline, "deadline"),
         (Kind::Lost, "lost"),
+        (Kind::NoOutput, "no_output"),
         (Kind::InputCut, "input_cut"),
         (Kind::TooLarge, "too_large"),
         (Kind::ClientGone, "client_gone"),
@@ -60,6 +62,7 @@ impl Kind {
             FailureReason::Exited(_) => Kind::Exited,
             FailureReason::Signalled(_) => Kind::Signalled,
             FailureReason::CannotStart(_) => Kind::CannotStart,
+            FailureReason::NoOutput(_) | FailureReason::OddOutput(_) => Kind::NoOutput,
             FailureReason::NoRunner => Kind::NoRunner,
             FailureReason::Busy => Kind::Busy,
             FailureReason::Unreachable(_) => Kind::Unreachable,

@@ -67,6 +67,9 @@ impl Problem {
             FailureReason::Signalled(_) => (StatusCode::BAD_GATEWAY, "a link was killed"),
             FailureReason::CannotStart(_) => (StatusCode::BAD_GATEWAY, "a link cannot be started"),
             FailureReason::Lost(_) => (StatusCode::BAD_GATEWAY, "a link was lost"),
+            FailureReason::NoOutput(_) | FailureReason::OddOutput(_) => {
+                (StatusCode::BAD_GATEWAY, "a link has not written its output")
+            }
             FailureReason::NoRunner => (StatusCode::SERVICE_UNAVAILABLE, "no runner"),
             FailureReason::Busy => (StatusCode::SERVICE_UNAVAILABLE, "all runners are busy"),
             FailureReason::Unreachable(_) => {
@@ -159,6 +162,8 @@ mod tests {
         let cases = [
             (FailureReason::CannotStart("x".into()), 502),
             (FailureReason::Lost("x".into()), 502),
+            (FailureReason::NoOutput("x".into()), 502),
+            (FailureReason::OddOutput("x".into()), 502),
             (FailureReason::NoRunner, 503),
             (FailureReason::Busy, 503),
             (FailureReason::Unreachable("x".into()), 503),

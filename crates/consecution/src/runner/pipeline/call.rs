@@ -8,24 +8,27 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use sandbox::Alarm;
+use sandbox::{Alarm, LeftOutput};
 use tokio::io::unix::AsyncFd;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::allowance::Excess;
-use super::ending::{End, too_much};
+use super::ending::{End, not_followed, too_much};
 use super::link::{Link, Links};
 use super::output::{OutputEnd, UNREAD_WAIT_MAX, swallow};
 use super::stderr::Said;
-use super::{Kept, Work};
+use super::stored::{FileOutputEnd, OutputFile, Unfed, store};
+use super::{Bounds, Kept, Work};
 use crate::pipe::{Reader, Writer};
-use crate::transport::{Body, Cut, Ending, LAST_WORDS_WAIT_MAX, Next, Outcome};
+use crate::transport::{Body, Ending, LAST_WORDS_WAIT_MAX, Next, Outcome, OutputLeft};
 
 /// A pipeline at work.
 pub(super) struct Call {
@@ -35,19 +38,33 @@ pub(super) struct Call {
     pub(super) stderrs: Vec<Reader>,
     pub(super) kept: Kept,
     /// The other side of the last link's output.
-    pub(super) output: OutputEnd,
+    pub(super) output: Out,
     /// Notified when that output exceeds its limit.
     pub(super) excess: Excess,
-    pub(super) stderr_bytes_max: Option<u64>,
+    pub(super) bounds: Bounds,
+}
+
+/// The other side of the last link's output.
+pub(super) enum Out {
+    Pipe(OutputEnd),
+    File(FileOutputEnd),
 }
 
 /// The files of a pipeline that is over. They are closed when this is dropped.
-#[expect(dead_code, reason = "all that it is for is to be dropped")]
+#[expect(dead_code, reason = "most of it is there to be dropped")]
 pub(super) struct Remains {
     links: Option<Links>,
     alarm: Option<AsyncFd<Alarm>>,
     said: Vec<Said>,
     kept: Kept,
+    output: Option<oneshot::Receiver<()>>,
+}
+
+impl Remains {
+    /// Closes the files. Resolves, if the output is a file, when nobody reads it any more.
+    pub(super) fn close(self) -> Option<oneshot::Receiver<()>> {
+        self.output
+    }
 }
 
 impl Call {
@@ -62,13 +79,13 @@ impl Call {
             mut kept,
             output,
             excess,
-            stderr_bytes_max,
+            bounds,
         } = self;
-        let OutputEnd {
-            is_over,
-            handed_back,
-        } = output;
-        let said = |stderr| Said::new(stderr, stderr_bytes_max, work.stderr.clone());
+        let (finish, handed_back) = match output {
+            Out::Pipe(end) => (Finish::Pipe(end.is_over), end.handed_back),
+            Out::File(end) => (Finish::File(end.file, end.held), end.handed_back),
+        };
+        let said = |stderr| Said::new(stderr, bounds.stderr_bytes_max, work.stderr.clone());
         let mut said: Vec<_> = stderrs.into_iter().map(said).collect();
         {
             let Links { links, stdin } = &mut links;
@@ -80,13 +97,14 @@ impl Call {
             };
             // Dropped as soon as the first process is gone, so that the sender of the input
             // learns that nobody reads it.
-            let mut feeding = pin!(Some(feed(work.input, stdin)));
+            let file = progress.links.first_mut().and_then(Link::take_input_file);
+            let mut feeding = pin!(Some(feed(work.input, stdin, file)));
             // Feed first what has arrived already: the links can work during the rest.
             let fed_at_once = fed(feeding.as_mut()).now_or_never();
             progress.links.iter_mut().for_each(Link::ignore_reports);
             if let Some(fed) = fed_at_once {
                 feeding.set(None);
-                progress.fed(&fed);
+                progress.fed(fed);
             }
             let listening = said.iter_mut().enumerate();
             let mut listening: FuturesUnordered<_> = listening
@@ -118,7 +136,8 @@ impl Call {
                     Ok(()) = &mut excess => progress.stop(last, too_much("its output")),
                     Ok(output) = &mut handed_back => {
                         kept.stdout = None;
-                        swallowing.push(lost_reader(last, Ok(output)));
+                        let output = output.ok_or_else(|| io::ErrorKind::NotSeekable.into());
+                        swallowing.push(lost_reader(last, output));
                     }
                     Some((at, output)) = swallowing.next() => {
                         progress.stop(at, Ending::Unread.into());
@@ -127,7 +146,7 @@ impl Call {
                     }
                     fed = fed(feeding.as_mut()) => {
                         feeding.set(None);
-                        progress.fed(&fed);
+                        progress.fed(fed);
                     }
                     Some((at, within)) = listening.next() => if within.is_err() {
                         progress.stop(at, too_much("standard error"));
@@ -135,17 +154,19 @@ impl Call {
                 }
             }
         }
+        let left = finish.take_left(&mut links, bounds.output_bytes_max);
         let ends: Vec<_> = (links.links.iter_mut())
             .map(|link| (link.end.take(), link.ended_at()))
             .collect();
+        let last = ends.len().saturating_sub(1);
         let links = links.end().await;
-        drop(is_over);
+        let (left, output) = finish.give(left);
         let rest = join_all(said.iter_mut().map(Said::listen_to_rest));
         // A listener that is too slow for all of standard error gets its end with the
         // outcome.
         let _ = tokio::time::timeout(LAST_WORDS_WAIT_MAX, rest).await;
         let mut outcomes = Vec::with_capacity(ends.len());
-        for ((end, ended_at), said) in ends.into_iter().zip(&mut said) {
+        for (at, ((end, ended_at), said)) in ends.into_iter().zip(&mut said).enumerate() {
             let Some(end) = end else { continue };
             if let Some(remark) = end.remark {
                 let _ = tokio::time::timeout(LAST_WORDS_WAIT_MAX, said.remark(&remark)).await;
@@ -157,6 +178,7 @@ impl Call {
             outcomes.push(Outcome {
                 stderr: said.take_tail(),
                 elapsed,
+                output: if at == last { left } else { OutputLeft::Given },
                 ..Outcome::new(end.ending)
             });
         }
@@ -165,8 +187,63 @@ impl Call {
             alarm,
             said,
             kept,
+            output,
         };
         (outcomes, remains)
+    }
+}
+
+/// How the output is ended for its reader.
+enum Finish {
+    Pipe(#[expect(dead_code, reason = "dropped when the output is over")] oneshot::Sender<()>),
+    /// With the file, if there is one, and what resolves when nobody reads it any more.
+    File(oneshot::Sender<OutputFile>, oneshot::Receiver<()>),
+}
+
+impl Finish {
+    /// The file that the last link has left, if its output is one.
+    fn take_left(
+        &self,
+        links: &mut Links,
+        bytes_max: Option<u64>,
+    ) -> Result<OutputFile, OutputLeft> {
+        let (Finish::File(..), Some(last)) = (self, links.links.last_mut()) else {
+            return Err(OutputLeft::Given);
+        };
+        let file = match last.take_left_output() {
+            Some(LeftOutput::File(file)) => OutputFile::new(file),
+            Some(LeftOutput::Missing) => return Err(OutputLeft::Missing),
+            Some(LeftOutput::Odd | LeftOutput::Folder) => return Err(OutputLeft::Odd),
+            // It has not ended by itself.
+            None => return Err(OutputLeft::Given),
+        };
+        match file {
+            Ok(file) if bytes_max.is_none_or(|bytes_max| file.size() <= bytes_max) => Ok(file),
+            Ok(_) => {
+                last.end = Some(too_much("its output"));
+                Err(OutputLeft::Given)
+            }
+            Err(error) => {
+                last.end = Some(not_followed(&error).into());
+                Err(OutputLeft::Given)
+            }
+        }
+    }
+
+    /// Ends the output. Says what is left, and gives what resolves when it is not read any
+    /// more, if it is a file.
+    fn give(
+        self,
+        left: Result<OutputFile, OutputLeft>,
+    ) -> (OutputLeft, Option<oneshot::Receiver<()>>) {
+        match (self, left) {
+            (Finish::File(file, held), Ok(left)) => {
+                // Fails only if nobody wants it any more.
+                let _ = file.send(left);
+                (OutputLeft::Given, Some(held))
+            }
+            (Finish::File(..) | Finish::Pipe(_), left) => (left.err().unwrap_or_default(), None),
+        }
     }
 }
 
@@ -184,10 +261,19 @@ impl Progress<'_> {
         self.links.iter().all(Link::has_ended)
     }
 
-    /// The input has been fed completely, or was cut off.
-    fn fed(&mut self, fed: &Result<(), Cut>) {
-        if fed.is_err() {
-            self.stop(0, Ending::Cut.into());
+    /// The input has been fed or stored completely, or was cut off.
+    fn fed(&mut self, fed: Result<Option<OwnedFd>, Unfed>) {
+        let executed = match fed {
+            // A command that has waited for this.
+            Ok(stored) => self.links[0].execute(stored, self.alarm),
+            Err(Unfed::Cut) => return self.stop(0, Ending::Cut.into()),
+            Err(Unfed::NotStored(error)) => {
+                self.links[0].has_no_input(&error);
+                return self.wind_down();
+            }
+        };
+        if let Err(error) = executed {
+            self.stop(0, not_followed(&error).into());
         }
     }
 
@@ -292,8 +378,16 @@ async fn fed<F: Future>(feeding: Pin<&mut Option<F>>) -> F::Output {
     }
 }
 
-/// Writes the input to a process's pipe. Closes the pipe only if the input is complete.
-async fn feed(mut input: Body, stdin: &mut Option<Writer>) -> Result<(), Cut> {
+/// Stores the input in a file, if there is one; returns that for reading. Otherwise writes
+/// the input to a process's pipe, and closes the pipe only if the input is complete.
+async fn feed(
+    mut input: Body,
+    stdin: &mut Option<Writer>,
+    file: Option<OwnedFd>,
+) -> Result<Option<OwnedFd>, Unfed> {
+    if let Some(file) = file {
+        return store(input, file).await.map(Some);
+    }
     while let Some(pipe) = stdin {
         let next = tokio::select! {
             biased;
@@ -312,7 +406,7 @@ async fn feed(mut input: Body, stdin: &mut Option<Writer>) -> Result<(), Cut> {
             *stdin = None;
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@ use std::io;
 
 use sandbox::{Event, WaitStatus};
 
+use super::super::starvation::Kind;
+use super::StartFailure;
 use crate::transport::Ending;
 
 pub(super) const SIGKILL: i32 = rustix::process::Signal::KILL.as_raw();
@@ -34,13 +36,23 @@ impl From<Ending> for End {
 /// The ending that an event of a process means; `None` if the process goes on.
 pub(super) fn ending(event: io::Result<Event>) -> Option<Ending> {
     match event {
-        Ok(Event::Started) => None,
+        Ok(Event::Prepared | Event::Started) => None,
         Ok(Event::Exited(WaitStatus::Exited(code))) => Some(Ending::Exited(code)),
         Ok(Event::Exited(WaitStatus::Signalled(signal))) => Some(Ending::Signalled(signal)),
         // A command cannot end its init. Only others can, by killing init or the zygote,
         // and the kernel if memory runs out.
         Ok(Event::Gone | Event::Failed(..)) => Some(Ending::Lost(KILLED_WITH_INIT.into())),
         Err(error) => Some(not_followed(&error)),
+    }
+}
+
+/// The ending of a process whose command could not be executed once its input was stored.
+pub(super) fn not_started(cause: StartFailure) -> Ending {
+    let reason = format!("failed to {cause}");
+    match Kind::of(&cause) {
+        Kind::OfLink => Ending::CannotStart(reason.into()),
+        // Elsewhere, or later, there may be what it lacks.
+        Kind::Starved(_) | Kind::ZygoteGone => Ending::Lost(reason.into()),
     }
 }
 

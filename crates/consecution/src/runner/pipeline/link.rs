@@ -13,12 +13,12 @@ use std::task::{Context, Poll, ready};
 
 use rustix::event::PollFlags;
 use rustix::fs::{Mode, OFlags};
-use sandbox::{Event, ExitCodes, InFlight};
+use sandbox::{Alarm, Event, ExitCodes, InFlight, LeftOutput, Stdio, Step, Strings, Successor};
 use tokio::io::unix::AsyncFd;
 
-use super::ending::{End, ending, not_followed, out_of_memory};
+use super::ending::{End, ending, not_followed, not_started, out_of_memory};
 use super::output::UNREAD_WAIT_MAX;
-use super::watch;
+use super::{StartFailure, watch};
 use crate::pipe::{Reader, Writer, is_ready};
 use crate::transport::Ending;
 
@@ -73,6 +73,14 @@ pub(super) struct Link {
     process: sandbox::Process,
     /// The pipe to the next process; `None` for the last process.
     joint: Option<Joint>,
+    /// The ends of its pipes, as long as its command is not executed.
+    waiting: Option<Ends>,
+    /// Its command waits for its input to be stored.
+    stores_input: bool,
+    /// For its command alone.
+    strings: Option<Strings>,
+    /// The command has been executed.
+    is_started: bool,
     /// How the process has ended, once that is known.
     pub(super) end: Option<End>,
 }
@@ -91,7 +99,37 @@ pub(super) struct Joint {
     is_taken: bool,
 }
 
+/// The sandbox's ends of a process's pipes.
+#[derive(Debug)]
+pub(super) struct Ends {
+    /// `None` if its input is stored in a file.
+    pub(super) stdin: Option<OwnedFd>,
+    pub(super) stdout: OwnedFd,
+    pub(super) stderr: OwnedFd,
+}
+
+impl Ends {
+    /// With that standard input, if there is no pipe for it.
+    pub(super) fn into_stdio(self, stdin: Option<OwnedFd>) -> io::Result<Stdio> {
+        let stdin = self.stdin.or(stdin).ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(Stdio {
+            stdin,
+            stdout: self.stdout,
+            stderr: self.stderr,
+        })
+    }
+}
+
 impl Joint {
+    /// What the writer's init is told of the reader.
+    pub(super) fn successor<'a>(&'a self, alarm: &'a Alarm) -> Option<Successor<'a>> {
+        Some(Successor {
+            accepted: self.accepted,
+            output: self.in_flight.as_ref()?,
+            alarm,
+        })
+    }
+
     pub(super) fn new(accepted: ExitCodes, in_flight: InFlight, reading: OwnedFd) -> Joint {
         Joint {
             accepted,
@@ -104,8 +142,17 @@ impl Joint {
 
 impl Link {
     /// A process that a zygote was asked to start. Its reports can be waited for.
-    pub(super) fn new(process: sandbox::Process, joint: Option<Joint>) -> io::Result<Link> {
+    pub(super) fn new(
+        process: sandbox::Process,
+        joint: Option<Joint>,
+        waiting: Option<Ends>,
+        stores_input: bool,
+    ) -> io::Result<Link> {
         Ok(Link {
+            waiting,
+            stores_input,
+            strings: None,
+            is_started: false,
             reports: Some(watch(process.as_raw_fd())?),
             life: None,
             process,
@@ -114,22 +161,58 @@ impl Link {
         })
     }
 
-    /// Watches the end of its init too. Call this after the process has started.
-    pub(super) fn watch_life(&mut self) -> io::Result<()> {
-        let pidfd = self.process.lifeline().map(|pidfd| pidfd.as_raw_fd());
-        self.life = pidfd.map(watch).transpose()?;
-        Ok(())
+    /// Whether its command is executed as soon as there is a request.
+    pub(super) fn waits_for_its_request(&self) -> bool {
+        self.waiting.is_some() && !self.stores_input
     }
 
-    pub(super) fn is_started(&self) -> bool {
-        self.life.is_some()
+    pub(super) fn set_strings(&mut self, strings: Option<Strings>) {
+        self.strings = strings;
+    }
+
+    /// The file in which its input is to be stored, if it is: given once.
+    pub(super) fn take_input_file(&mut self) -> Option<OwnedFd> {
+        self.process.take_input()
+    }
+
+    /// Executes its command, which has waited until now, with this standard input if it
+    /// has no pipe for that. The next event says whether it has started.
+    pub(super) fn execute(
+        &mut self,
+        stdin: Option<OwnedFd>,
+        alarm: Option<&AsyncFd<Alarm>>,
+    ) -> io::Result<()> {
+        let Some(ends) = self.waiting.take() else {
+            return Ok(());
+        };
+        let stdio = ends.into_stdio(stdin)?;
+        let alarm = alarm.map(AsyncFd::get_ref);
+        let successor = (self.joint.as_ref()).and_then(|joint| joint.successor(alarm?));
+        let strings = self.strings.take();
+        (self.process).execute(stdio, strings.as_ref(), successor)
+    }
+
+    /// Whether its first event, or the one after [`execute`](Link::execute), is that it has
+    /// started. From then on the end of its init is watched too.
+    pub(super) fn has_started(&mut self, event: io::Result<Event>) -> Result<(), StartFailure> {
+        match event? {
+            Event::Prepared => {}
+            Event::Started => self.is_started = true,
+            Event::Failed(step, errno) => return Err(self.process.explain(step, errno).into()),
+            Event::Exited(_) | Event::Gone => return Err(StartFailure::Killed),
+        }
+        if self.life.is_none() {
+            let pidfd = self.process.lifeline().map(|pidfd| pidfd.as_raw_fd());
+            self.life = pidfd.map(watch).transpose()?;
+        }
+        Ok(())
     }
 
     /// Stops waiting for init's reports, so that they wake nobody: while everything goes
     /// well, they are not needed before the last link has ended. A failure raises the
     /// alarm; if init itself is killed, its end is noticed.
     pub(super) fn ignore_reports(&mut self) {
-        if self.joint.is_some() && self.life.is_some() {
+        if self.joint.is_some() && self.life.is_some() && self.is_started {
             self.reports = None;
         }
     }
@@ -166,6 +249,14 @@ impl Link {
         let Some(reports) = &self.reports else {
             return Poll::Pending;
         };
+        if self.process.has_early_event() {
+            return Poll::Ready(
+                self.process
+                    .next_event()
+                    .transpose()
+                    .unwrap_or(Ok(Event::Gone)),
+            );
+        }
         loop {
             let mut ready = ready!(reports.poll_read_ready(context))?;
             match self.process.next_event()? {
@@ -204,6 +295,19 @@ impl Link {
     }
 
     fn take(&mut self, event: io::Result<Event>) {
+        // Only of one whose input had to be stored first.
+        match event {
+            Ok(Event::Started) => {
+                self.is_started = true;
+                return;
+            }
+            Ok(Event::Failed(step, errno)) => {
+                let failure = self.process.explain(step, errno);
+                self.end = Some(not_started(failure.into()).into());
+                return;
+            }
+            _ => {}
+        }
         let Some(ending) = ending(event) else { return };
         if self.process.has_completed() {
             // Init drops its copy of the message as well, or has already.
@@ -245,6 +349,21 @@ impl Link {
 
     pub(super) fn has_ended(&self) -> bool {
         self.end.is_some()
+    }
+
+    /// What it has left as its output, if that is a file; known once it has ended.
+    pub(super) fn take_left_output(&mut self) -> Option<LeftOutput> {
+        self.process.take_output()
+    }
+
+    /// Says that its input could not be stored.
+    pub(super) fn has_no_input(&mut self, error: &io::Error) {
+        let errno = error
+            .raw_os_error()
+            .unwrap_or(rustix::io::Errno::IO.raw_os_error());
+        let failure = self.process.explain(Step::StoreInput, errno);
+        let reason = format!("failed to {failure}");
+        self.stop(Ending::CannotStart(reason.into()).into());
     }
 
     /// When the command was gone, if init has reported it.

@@ -32,7 +32,7 @@ pub(super) struct Output {
     /// Resolves when nobody writes any more. The pipe may not show its end yet, because we
     /// hold a writing end.
     is_over: Over,
-    hand_back: Option<oneshot::Sender<Reader>>,
+    hand_back: Option<oneshot::Sender<Option<Reader>>>,
     allowance: Allowance,
     excess: Excess,
 }
@@ -59,7 +59,7 @@ pub(super) struct OutputEnd {
     /// Drop this when nobody writes any more.
     pub(super) is_over: oneshot::Sender<()>,
     /// Receives the pipe if the reader goes away before the end.
-    pub(super) handed_back: oneshot::Receiver<Reader>,
+    pub(super) handed_back: oneshot::Receiver<Option<Reader>>,
 }
 
 /// Whether the output exceeded its limit. If so, the pipe stays open, because the process
@@ -184,7 +184,7 @@ impl Drop for Output {
     fn drop(&mut self) {
         if let (Some(pipe), Some(hand_back)) = (self.pipe.take(), self.hand_back.take()) {
             // Fails only if the process is gone already.
-            let _ = hand_back.send(pipe);
+            let _ = hand_back.send(Some(pipe));
         }
     }
 }

@@ -52,10 +52,13 @@ impl World {
             root: self.folder.path().join("root"),
             command: command.iter().map(|word| (*word).to_owned()).collect(),
             environment: Vec::new(),
+            takes_strings: false,
             working_directory: "/".to_owned(),
             user: String::new(),
             writable: false,
             scratch_bytes: SCRATCH_BYTES_DEFAULT,
+            input: sandbox::Input::Pipe,
+            output: sandbox::Output::Pipe,
             network: Network::Loopback,
             hostname: "inside".to_owned(),
             ids: Ids::detect(),
@@ -89,6 +92,7 @@ impl Chain {
             .map(|(zygote, accepted)| Stage {
                 zygote: zygote.as_ref().unwrap(),
                 accepted,
+                mode: Mode::default(),
             })
             .collect();
         soon(IdlePipeline::start(&stages)).await
@@ -162,6 +166,7 @@ fn status(ending: &Ending) -> String {
         Ending::Cut => "cut".to_owned(),
         Ending::DeadlinePassed => "deadline".to_owned(),
         Ending::Lost(_) => "lost".to_owned(),
+        Ending::CannotStart(_) => "cannot-start".to_owned(),
     }
 }
 

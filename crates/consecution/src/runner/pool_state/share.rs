@@ -60,7 +60,7 @@ pub(super) struct Share {
     pub(super) starting: usize,
     pub(super) in_use: usize,
     /// Waiting takers, oldest first; starts under way are for the first ones.
-    pub(super) waiting: VecDeque<Waiting>,
+    pub(super) waiting: VecDeque<Ticket>,
     arrivals: Arrivals,
     /// The average time of a start; `None` before the first one.
     start_time: Option<Duration>,
@@ -85,13 +85,6 @@ pub(super) struct Share {
     pub(super) is_draining: bool,
     /// Its ranks in the orders.
     pub(super) ranks: Ranks,
-}
-
-/// A waiting taker.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Waiting {
-    pub(super) ticket: Ticket,
-    since: Moment,
 }
 
 impl Share {
@@ -146,7 +139,7 @@ impl Share {
     /// How many pipelines there should be in reserve without calls: at least one if the pool is
     /// owed one.
     pub(super) fn wanted_at_rest(&self, now: Moment) -> usize {
-        if self.is_cold || self.is_draining || self.config.is_late {
+        if self.is_cold || self.is_draining {
             0
         } else {
             self.config.floor.max(usize::from(now < self.owed_until))
@@ -192,17 +185,13 @@ impl Share {
     }
 
     /// A taker waits for a pipeline.
-    pub(super) fn wait(&mut self, ticket: Ticket, now: Moment) {
-        self.waiting.push_back(Waiting { ticket, since: now });
+    pub(super) fn wait(&mut self, ticket: Ticket) {
+        self.waiting.push_back(ticket);
     }
 
-    /// The taker that gets a pipeline whose start began at `started_at`: the one that has
-    /// waited longest. In a late pool, none that came after that.
-    pub(super) fn serve(&mut self, started_at: Moment) -> Option<Ticket> {
-        let is_late = self.config.is_late;
-        let first = (self.waiting.front()).filter(|first| !is_late || first.since <= started_at)?;
-        let ticket = first.ticket;
-        self.waiting.pop_front();
+    /// Who gets a pipeline that was started: whoever has waited longest.
+    pub(super) fn serve(&mut self) -> Option<Ticket> {
+        let ticket = self.waiting.pop_front()?;
         self.take();
         Some(ticket)
     }
@@ -335,7 +324,7 @@ impl Share {
         let wants = self.refills_at() <= now && reserve < self.wanted(now);
         let wants = wants.then_some((Reverse(self.goes_first(now)), Reverse(heat), reserve));
         Ranks {
-            needs: (self.waiting.get(self.starting)).map(|waiting| waiting.ticket),
+            needs: self.waiting.get(self.starting).copied(),
             spares,
             wants,
         }

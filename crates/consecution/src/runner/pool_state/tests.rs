@@ -359,62 +359,6 @@ fn an_old_process_is_kept_where_starts_fail() {
 }
 
 #[test]
-fn a_late_link_has_nothing_in_reserve_and_starts_for_who_waits_already() {
-    let late = Config {
-        is_late: true,
-        ..config(2)
-    };
-    let mut state = pools(10);
-    let link = state.add(late, 1, MS);
-    assert_eq!(state.actions(), []);
-    let Take::Wait(first) = state.take(link, 10 * MS) else {
-        panic!("nothing is idle")
-    };
-    assert_eq!(state.actions(), [Action::Start(link)]);
-    // Whoever it was started for has left; who comes later gets another one.
-    state.gave_up(link, first, 11 * MS);
-    let Take::Wait(second) = state.take(link, 12 * MS) else {
-        panic!("nothing is idle")
-    };
-    assert_eq!(state.actions(), []);
-    assert_eq!(state.started(link, 3 * MS, 13 * MS), Started::Surplus);
-    assert_eq!(state.actions(), [Action::Start(link)]);
-    assert_eq!(state.started(link, MS, 14 * MS), Started::For(second));
-    state.released(link, 20 * MS);
-    assert_eq!(state.actions(), []);
-    assert_eq!(state.counts(link), Counts::default());
-}
-
-#[test]
-fn who_waits_without_a_start_after_all_counts_among_those_who_wait() {
-    let mut state = PoolState::new(Limits {
-        processes_max: 3,
-        waiting_max: 1,
-        refilling_max: 2,
-    });
-    let late = Config {
-        is_late: true,
-        ..config(2)
-    };
-    let (other, long) = (state.add(config(0), 1, MS), state.add(config(0), 3, MS));
-    let late = state.add(late, 1, MS);
-    assert!(matches!(state.take(other, MS), Take::Wait(_)));
-    settle(&mut state, MS);
-    let Take::Wait(first) = state.take(late, 2 * MS) else {
-        panic!("there is room")
-    };
-    assert!(matches!(state.take(long, 3 * MS), Take::Wait(_)));
-    state.gave_up(late, first, 4 * MS);
-    assert!(matches!(state.take(late, 5 * MS), Take::Wait(_)));
-    state.actions();
-    // Too early for the second one, who is behind the long one now.
-    assert_eq!(state.started(late, 4 * MS, 6 * MS), Started::Surplus);
-    assert_eq!(state.totals.uncovered, 1);
-    let sent_away = |action: &Action| matches!(action, Action::SendAway(..));
-    assert_eq!(state.actions().iter().filter(|of| sent_away(of)).count(), 1);
-}
-
-#[test]
 fn a_starved_runner_has_room_for_what_it_has_and_tries_again_later_each_time() {
     let mut state = pools(100);
     let link = state.add(config(2), 1, MS);
@@ -778,10 +722,9 @@ fn a_long_pipeline_is_not_overtaken_by_short_ones_for_ever() {
         assert_eq!(started, ended == 3);
         if !started {
             // Two wait, of whom one goes again.
-            let Some(last) = state.shares[&short].waiting.back() else {
+            let Some(ticket) = state.shares[&short].waiting.back().copied() else {
                 panic!("somebody waits")
             };
-            let ticket = last.ticket;
             state.gave_up(short, ticket, now);
         }
     }
@@ -871,23 +814,15 @@ struct Model {
     drained: BTreeSet<Member>,
 }
 
-/// Some pools are late.
-fn of_model(floor: usize) -> Config {
-    Config {
-        is_late: floor == 3,
-        ..config(floor)
-    }
-}
-
 impl Model {
     /// Pools of those floors and weights.
     fn new(limits: Limits, pools: &[(usize, usize)]) -> Model {
         let mut state = PoolState::new(limits.clone());
         let members: Vec<Member> = pools
             .iter()
-            .map(|(floor, weight)| state.add(of_model(*floor), *weight, Moment::ZERO))
+            .map(|(floor, weight)| state.add(config(*floor), *weight, Moment::ZERO))
             .collect();
-        let floors = pools.iter().map(|(floor, _)| of_model(*floor));
+        let floors = pools.iter().map(|(floor, _)| config(*floor));
         let configs = members.iter().copied().zip(floors);
         let weights = members.iter().copied().zip(pools.iter().map(|pool| pool.1));
         Model {
@@ -1036,7 +971,7 @@ impl Model {
                 "idle while somebody waits"
             );
             assert!(counts.idle <= self.configs[member].idle_max);
-            if self.configs[member].is_late || self.drained.contains(member) {
+            if self.drained.contains(member) {
                 assert_eq!(counts.idle, 0);
             }
             uncovered += counts.waiting.saturating_sub(counts.starting);
@@ -1062,8 +997,7 @@ impl Model {
 
     /// At most this much is kept at rest.
     fn floor(&self, member: Member) -> usize {
-        let config = &self.configs[&member];
-        if config.is_late { 0 } else { config.floor }
+        self.configs[&member].floor
     }
 }
 

@@ -35,7 +35,8 @@ fn serving(count: usize) -> Sequences {
 fn rows_of_links_are_cut_where_they_cannot_be_one_pipeline() {
     let (none, host) = (Network::None, Network::Host);
     let lengths = |networks: &[Network], links_max| -> Vec<usize> {
-        let pieces = cut(networks, links_max);
+        let borders: Vec<_> = networks.iter().map(|network| border(*network)).collect();
+        let pieces = cut(&borders, links_max);
         let links: Vec<_> = pieces.iter().cloned().flatten().collect();
         assert!(links.iter().copied().eq(0..networks.len()), "{pieces:?}");
         pieces.iter().map(ExactSizeIterator::len).collect()
@@ -45,6 +46,40 @@ fn rows_of_links_are_cut_where_they_cannot_be_one_pipeline() {
     assert_eq!(lengths(&[none; 3], 1), [1, 1, 1]);
     assert_eq!(lengths(&[none, none, host, host, none], 16), [2, 2, 1]);
     assert_eq!(lengths(&[], 16), [0; 0]);
+}
+
+fn border(network: Network) -> Border {
+    Border {
+        network,
+        stores_input: false,
+        leaves_file: false,
+    }
+}
+
+#[test]
+fn rows_are_cut_before_a_stored_input_and_behind_a_file() {
+    let plain = border(Network::None);
+    let input = Border {
+        stores_input: true,
+        ..plain
+    };
+    let output = Border {
+        leaves_file: true,
+        ..plain
+    };
+    let both = Border {
+        stores_input: true,
+        ..output
+    };
+    for (row, wanted) in [
+        (&[plain, input, plain][..], &[0..1, 1..3][..]),
+        (&[plain, output, plain], &[0..2, 2..3]),
+        (&[input, plain, output, plain], &[0..3, 3..4]),
+        (&[both, both, plain], &[0..1, 1..2, 2..3]),
+        (&[output, input], &[0..1, 1..2]),
+    ] {
+        assert_eq!(cut(row, 16), wanted, "{row:?}");
+    }
 }
 
 #[test]

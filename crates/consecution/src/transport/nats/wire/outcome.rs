@@ -10,7 +10,7 @@ use super::header::{
     Malformed, REASON_BYTES_MAX, bad, escape_end, line, number, shortened, text_of, unescape, value,
 };
 use super::subject::{ENDING, ERROR, ERROR_CODE, OF_LINKS, OfLink};
-use crate::transport::{Ending, HINT_BYTES_MAX, Outcome, STDERR_TAIL_BYTES_MAX};
+use crate::transport::{Ending, HINT_BYTES_MAX, Outcome, OutputLeft, STDERR_TAIL_BYTES_MAX};
 
 /// The most bytes of the line that describes a failure to people.
 const ERROR_BYTES_MAX: usize = 1024;
@@ -52,6 +52,12 @@ fn read_link(headers: &HeaderMap, of_link: &OfLink, ending: &str) -> Result<Outc
         stderr: stderr.into(),
         elapsed: Duration::from_micros(elapsed),
         hint: value(headers, &of_link.hint).map(hint_of),
+        output: match value(headers, &of_link.output) {
+            None => OutputLeft::Given,
+            Some("missing") => OutputLeft::Missing,
+            // What a later version says is no output either.
+            Some(_) => OutputLeft::Odd,
+        },
         ..Outcome::new(ending)
     })
 }
@@ -69,6 +75,7 @@ fn ending_of(text: &str) -> Option<Ending> {
         "cut" => Ending::Cut,
         "deadline" => Ending::DeadlinePassed,
         "lost" => Ending::Lost(text_of(detail)),
+        "cannot-start" => Ending::CannotStart(text_of(detail)),
         _ => return None,
     })
 }
@@ -86,7 +93,8 @@ pub(crate) fn write(headers: &mut HeaderMap, outcome: &Outcome, runner: &str, ro
     }
     // The links behind the first failed one usually failed because of it.
     let mut links = outcome.links().enumerate();
-    let failed = links.find(|(_, link)| link.ending != Ending::Exited(0));
+    let failed = links
+        .find(|(_, link)| link.ending != Ending::Exited(0) || link.output != OutputLeft::Given);
     if let Some((at, link)) = failed {
         let who = match at {
             0 => "the link".to_owned(),
@@ -110,8 +118,16 @@ fn write_link(
         Ending::Cut => "cut".to_owned(),
         Ending::DeadlinePassed => "deadline".to_owned(),
         Ending::Lost(reason) => format!("lost {}", shortened(reason, reason_bytes_max)),
+        Ending::CannotStart(reason) => {
+            format!("cannot-start {}", shortened(reason, reason_bytes_max))
+        }
     };
     headers.insert(of_link.ending.clone(), ending);
+    match link.output {
+        OutputLeft::Given => {}
+        OutputLeft::Missing => headers.insert(of_link.output.clone(), "missing"),
+        OutputLeft::Odd => headers.insert(of_link.output.clone(), "odd"),
+    }
     let elapsed = u64::try_from(link.elapsed.as_micros()).unwrap_or(u64::MAX);
     headers.insert(of_link.elapsed_us.clone(), elapsed.to_string());
     let hint = link.hint.as_deref();
@@ -129,6 +145,8 @@ fn write_link(
 
 fn write_failure(headers: &mut HeaderMap, who: &str, link: &Outcome, runner: &str) {
     let (code, what) = match &link.ending {
+        Ending::Exited(0) => (502, format!("{who} left no output")),
+        Ending::CannotStart(reason) => (502, format!("{who} cannot be started: {reason}")),
         Ending::Exited(code) => (502, format!("{who} exited with code {code}")),
         Ending::Signalled(signal) => (502, format!("signal {signal} ended {who}")),
         Ending::Unread => (502, format!("{who} was stopped: nobody read its output")),
@@ -189,6 +207,15 @@ mod tests {
                 exited(3, "second"),
                 Outcome::new(Ending::Cut),
                 Outcome::new(Ending::Lost("gone".into())),
+                Outcome::new(Ending::CannotStart("no room".into())),
+                Outcome {
+                    output: OutputLeft::Missing,
+                    ..exited(0, "")
+                },
+                Outcome {
+                    output: OutputLeft::Odd,
+                    ..exited(1, "")
+                },
             ],
             ..exited(0, "first")
         };
@@ -209,6 +236,15 @@ mod tests {
             error,
             Some("the link in place 2 exited with code 3: no such thing, on runner runner")
         );
+        let headers = written(
+            &Outcome {
+                output: OutputLeft::Missing,
+                ..exited(0, "")
+            },
+            1000,
+        );
+        let error = value(&headers, &subject::ERROR);
+        assert_eq!(error, Some("the link left no output, on runner runner"));
         let headers = written(&exited(0, "says something"), 1000);
         assert_eq!(value(&headers, &subject::ERROR), None);
     }

@@ -51,7 +51,10 @@ pub static JOINED: HeaderName = HeaderName::from_static("Consecution-Joined");
 pub static RUNNER: HeaderName = HeaderName::from_static("Consecution-Runner");
 /// In a reply: how the call ended.
 pub static ENDING: HeaderName = HeaderName::from_static("Consecution-Ending");
-/// In a reply: how many microseconds the process ran.
+/// In a reply: what has become of the file or folder that is the link's output, if there
+/// is none.
+pub static OUTPUT: HeaderName = HeaderName::from_static("Consecution-Output");
+/// In a reply: how many microseconds the process was at work.
 pub static ELAPSED_US: HeaderName = HeaderName::from_static("Consecution-Elapsed-Us");
 /// In a reply: what may help if the link has failed, in one line.
 pub static HINT: HeaderName = HeaderName::from_static("Consecution-Hint");
@@ -72,6 +75,8 @@ pub struct OfLink {
     pub stderr: HeaderName,
     /// As [`HINT`].
     pub hint: HeaderName,
+    /// As [`OUTPUT`].
+    pub output: HeaderName,
 }
 
 /// For each link of a call, its headers: first those of the called link; then those of the
@@ -90,6 +95,7 @@ pub static OF_LINKS: LazyLock<[OfLink; 1 + FOLLOWING_MAX]> = LazyLock::new(|| {
             elapsed_us: of_link(&ELAPSED_US),
             stderr: of_link(&STDERR),
             hint: of_link(&HINT),
+            output: of_link(&OUTPUT),
         }
     })
 });

@@ -1,0 +1,218 @@
+//! Input that is stored in a file before the command is executed, and output that is
+//! read from a file when it is over.
+//!
+//! The files lie in memory, in the private folders of a process. Of either, no more than a
+//! chunk is in this process's own memory at a time.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::{FutureExt, Stream, StreamExt};
+use rustix::fs::{Mode, OFlags};
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use crate::pipe::{CHUNK_BYTES, Reader, Writer};
+use crate::transport::{Body, Chunks, Cut, MovedChunk};
+
+/// How much of an input or output is written or read at once, without another thread: it
+/// is copied in memory, as into a pipe. What comes after that may have to wait for memory.
+const AT_ONCE_BYTES_MAX: u64 = CHUNK_BYTES as u64;
+
+/// How much of a file is read at a time.
+const READ_BYTES: usize = 256 * 1024;
+
+/// An input could not be given to its process.
+#[derive(Debug)]
+pub(super) enum Unfed {
+    /// It has broken off.
+    Cut,
+    /// It could not be stored.
+    NotStored(io::Error),
+}
+
+impl From<Cut> for Unfed {
+    fn from(_: Cut) -> Unfed {
+        Unfed::Cut
+    }
+}
+
+impl From<io::Error> for Unfed {
+    fn from(error: io::Error) -> Unfed {
+        Unfed::NotStored(error)
+    }
+}
+
+/// Stores all of an input in `file`. Returns the file, open for reading from its
+/// beginning, and for writing no more.
+pub(super) async fn store(mut input: Body, file: OwnedFd) -> Result<OwnedFd, Unfed> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let stdin = rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from)?;
+    let file = Arc::new(File::from(file));
+    let mut stored = 0;
+    while let Some(chunk) = input.next().await.transpose()? {
+        stored += chunk.len() as u64;
+        if stored <= AT_ONCE_BYTES_MAX {
+            (&*file).write_all(&chunk)?;
+            continue;
+        }
+        let file = Arc::clone(&file);
+        let writing = spawn_blocking(move || (&*file).write_all(&chunk));
+        writing.await.map_err(io::Error::other)??;
+    }
+    Ok(stdin)
+}
+
+/// Output that is read from a file, as a body.
+pub(super) struct FileOutput {
+    state: State,
+    /// To say that nobody wants it any more, while it is not there yet.
+    hand_back: Option<oneshot::Sender<Option<Reader>>>,
+    /// Dropped when the file is, whose memory it takes.
+    _held: oneshot::Sender<()>,
+}
+
+enum State {
+    /// The process may still run. Nothing comes if it has left no file.
+    Awaited(oneshot::Receiver<OutputFile>),
+    Read(OutputFile),
+    Reading(OutputFile, JoinHandle<io::Result<Bytes>>),
+    Over,
+}
+
+/// A file that a process has left, which nobody changes any more.
+#[derive(Debug)]
+pub(super) struct OutputFile {
+    file: Arc<File>,
+    offset: u64,
+    size: u64,
+}
+
+impl OutputFile {
+    pub(super) fn new(file: OwnedFd) -> io::Result<OutputFile> {
+        let file = File::from(file);
+        Ok(OutputFile {
+            size: file.metadata()?.len(),
+            file: Arc::new(file),
+            offset: 0,
+        })
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn rest(&self) -> u64 {
+        self.size.saturating_sub(self.offset)
+    }
+}
+
+/// The other side of a [`FileOutput`], for the task that follows the process.
+pub(super) struct FileOutputEnd {
+    /// To be sent the file; dropped if there is none.
+    pub(super) file: oneshot::Sender<OutputFile>,
+    /// Resolves if nobody wants the output any more.
+    pub(super) handed_back: oneshot::Receiver<Option<Reader>>,
+    /// Resolves when the file is not held any more.
+    pub(super) held: oneshot::Receiver<()>,
+}
+
+impl FileOutput {
+    /// The output as a body, and its other side.
+    pub(super) fn body() -> (Body, FileOutputEnd) {
+        let (send, file) = oneshot::channel();
+        let (hand_back, handed_back) = oneshot::channel();
+        let (hold, held) = oneshot::channel();
+        let body = Body::of(FileOutput {
+            state: State::Awaited(file),
+            hand_back: Some(hand_back),
+            _held: hold,
+        });
+        let end = FileOutputEnd {
+            file: send,
+            handed_back,
+            held,
+        };
+        (body, end)
+    }
+}
+
+fn read_at(file: &File, offset: u64, bytes_max: usize) -> io::Result<Bytes> {
+    let mut chunk = Vec::with_capacity(bytes_max);
+    let room = rustix::buffer::spare_capacity(&mut chunk);
+    rustix::io::pread(file, room, offset)?;
+    Ok(chunk.into())
+}
+
+impl Stream for FileOutput {
+    type Item = Result<Bytes, Cut>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            let (read, mut file) = match std::mem::replace(&mut self.state, State::Over) {
+                State::Over => return Poll::Ready(None),
+                State::Awaited(mut awaited) => {
+                    match awaited.poll_unpin(context) {
+                        Poll::Ready(Ok(file)) => self.state = State::Read(file),
+                        Poll::Ready(Err(_)) => {}
+                        Poll::Pending => {
+                            self.state = State::Awaited(awaited);
+                            return Poll::Pending;
+                        }
+                    }
+                    continue;
+                }
+                State::Read(file) if file.rest() == 0 => return Poll::Ready(None),
+                State::Read(file) if file.size <= AT_ONCE_BYTES_MAX => {
+                    (read_at(&file.file, file.offset, CHUNK_BYTES), file)
+                }
+                State::Read(file) => {
+                    let (offset, open) = (file.offset, Arc::clone(&file.file));
+                    let reading = spawn_blocking(move || read_at(&open, offset, READ_BYTES));
+                    self.state = State::Reading(file, reading);
+                    continue;
+                }
+                State::Reading(file, mut reading) => match reading.poll_unpin(context) {
+                    Poll::Ready(read) => (
+                        read.unwrap_or_else(|error| Err(io::Error::other(error))),
+                        file,
+                    ),
+                    Poll::Pending => {
+                        self.state = State::Reading(file, reading);
+                        return Poll::Pending;
+                    }
+                },
+            };
+            return Poll::Ready(match read {
+                Ok(chunk) if chunk.is_empty() => Some(Err(Cut::new("its file became shorter"))),
+                Ok(chunk) => {
+                    file.offset += chunk.len() as u64;
+                    self.state = State::Read(file);
+                    Some(Ok(chunk))
+                }
+                Err(error) => Some(Err(Cut::new(format!("read its output: {error}")))),
+            });
+        }
+    }
+}
+
+impl Chunks for FileOutput {
+    fn poll_move(self: Pin<&mut Self>, _: &Writer, _: &mut Context<'_>) -> Poll<MovedChunk> {
+        Poll::Ready(MovedChunk::NotHere)
+    }
+}
+
+impl Drop for FileOutput {
+    fn drop(&mut self) {
+        if let (State::Awaited(_), Some(hand_back)) = (&self.state, self.hand_back.take()) {
+            // Fails only if the process is gone already.
+            let _ = hand_back.send(None);
+        }
+    }
+}

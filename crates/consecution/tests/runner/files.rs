@@ -1,0 +1,318 @@
+//! Links that get their input as a file, or leave their output in one, alone and among
+//! links that read and write pipes.
+
+use std::fs;
+use std::time::Duration;
+
+use bytes::Bytes;
+use chain::{Chain, ChainLink, Deadline, Link, Warm};
+use consecution::portal::{ChainError, ChainReply, ChainRequest, FailureReason, Portal, Report};
+use consecution::runner::{Counts, Options};
+use consecution::transport::conformance::fake;
+use consecution::transport::{Body, Ending};
+use futures_util::StreamExt;
+use test_support::processes::descendants;
+use tokio::sync::mpsc;
+
+use crate::support::runner::{World, is_soon, shell, soon};
+
+fn with_input(script: &str, path: &str) -> Link {
+    Link {
+        input: Some(path.to_owned()),
+        ..shell(script)
+    }
+}
+
+fn with_output(script: &str, path: &str) -> Link {
+    Link {
+        output: Some(path.to_owned()),
+        ..shell(script)
+    }
+}
+
+async fn run(portal: &Portal, input: impl Into<Body>) -> (Bytes, Result<Report, ChainError>) {
+    let ChainReply { body, report } = portal.stream(ChainRequest::new(input));
+    let output = soon(body.collect()).await.unwrap_or_default();
+    (output, soon(report).await)
+}
+
+async fn output(world: &World, links: Vec<Link>, input: impl Into<Body>) -> Bytes {
+    let portal = served(world, links).await;
+    let (output, report) = run(&portal, input).await;
+    report.unwrap();
+    output
+}
+
+async fn failure(world: &World, links: Vec<Link>, input: impl Into<Body>) -> ChainError {
+    let portal = served(world, links).await;
+    run(&portal, input).await.1.unwrap_err()
+}
+
+async fn served(world: &World, links: Vec<Link>) -> Portal {
+    let ids: Vec<_> = links.iter().map(Link::id).collect();
+    let portal = world.portal_of(links).await;
+    for id in ids {
+        soon(world.runner.ready(id)).await.unwrap();
+    }
+    portal
+}
+
+#[tokio::test]
+async fn an_input_is_a_file_that_can_be_named_and_sought_in() {
+    let world = World::start(Options::default());
+    let input = "one\ntwo\nthree\n";
+    for (link, wanted) in [
+        (with_input("cat /tmp/in", "/tmp/in"), input),
+        (
+            with_input("cat; cat /dev/stdin", "/run/a/in"),
+            "one\ntwo\nthree\none\ntwo\nthree\n",
+        ),
+        (
+            with_input("tail -c 6; tail -c 6 /dev/stdin", "/dev/stdin"),
+            "three\nthree\n",
+        ),
+        (with_input("wc -c < /tmp/in", "/tmp/in"), "14\n"),
+    ] {
+        let found = output(&world, vec![link.clone()], input).await;
+        assert_eq!(found, wanted, "{link:?}");
+    }
+    assert_eq!(
+        output(&world, vec![with_input("cat", "/tmp/in")], "").await,
+        ""
+    );
+}
+
+#[tokio::test]
+async fn files_stand_between_pipes() {
+    let world = World::start(Options::default());
+    let middle = Link {
+        output: Some("/tmp/b/out".into()),
+        ..with_input("echo said; cat /tmp/in /tmp/in > /tmp/b/out", "/tmp/in")
+    };
+    let links = vec![
+        shell("tr a-z A-Z"),
+        shell("cat"),
+        with_input("cat /tmp/in; echo more", "/tmp/in"),
+        shell("cat"),
+        with_output("cat > /tmp/out", "/tmp/out"),
+        shell("cat"),
+        middle,
+        shell("cat; echo end"),
+    ];
+    let portal = served(&world, links).await;
+    let (found, report) = run(&portal, "x\n").await;
+    assert_eq!(found, "X\nmore\nX\nmore\nend\n");
+    let report = report.unwrap();
+    let joined = report.links.iter().filter(|link| link.is_joined).count();
+    assert_eq!(joined, 7);
+    assert!(
+        report
+            .links
+            .iter()
+            .all(|link| link.ending == Some(Ending::Exited(0)))
+    );
+}
+
+#[tokio::test]
+async fn a_lot_goes_through_files() {
+    let world = World::start(Options::default());
+    let link = Link {
+        output: Some("/tmp/out".into()),
+        ..with_input("cat /tmp/in > /tmp/out", "/tmp/in")
+    };
+    let input = Bytes::from(vec![b'x'; 20 << 20]);
+    let found = output(
+        &world,
+        vec![link.clone(), shell("cat"), link],
+        input.clone(),
+    )
+    .await;
+    assert!(found == input);
+}
+
+#[tokio::test]
+async fn an_output_that_is_not_there_fails_the_link_that_exits_as_it_should() {
+    let world = World::start(Options::default());
+    let odd = |script: &str| failure(&world, vec![with_output(script, "/tmp/out")], "");
+    let error = odd("echo it has said this").await;
+    assert_eq!(error.reason, FailureReason::NoOutput("/tmp/out".into()));
+    assert_eq!(error.stderr, "it has said this\n");
+    assert!(
+        error
+            .to_string()
+            .ends_with("has not written its output: there is no /tmp/out"),
+        "{error}"
+    );
+    for script in [
+        "mkdir /tmp/out",
+        "mkfifo /tmp/out",
+        "ln -s /etc/passwd /tmp/out",
+    ] {
+        let error = odd(script).await;
+        assert_eq!(
+            error.reason,
+            FailureReason::OddOutput("/tmp/out".into()),
+            "{script}"
+        );
+    }
+    // Its code comes first.
+    assert_eq!(odd("exit 3").await.reason, FailureReason::Exited(3));
+    // And who is behind it does not take it for an empty one.
+    let behind = vec![with_output("true", "/tmp/out"), shell("cat; echo end")];
+    let error = failure(&world, behind, "").await;
+    assert_eq!(
+        (error.index, &error.reason),
+        (0, &FailureReason::NoOutput("/tmp/out".into()))
+    );
+}
+
+#[tokio::test]
+async fn what_is_left_is_the_output_whatever_the_code() {
+    let world = World::start(Options::default());
+    let link = with_output("echo out > /tmp/out; exit 4", "/tmp/out");
+    let chain = Chain::new(
+        "test",
+        [ChainLink {
+            accepted_exit_codes: vec![4],
+            ..ChainLink::new(link.clone())
+        }],
+    );
+    let portal = Portal::open(chain, world.transport.clone(), &*world.links)
+        .await
+        .unwrap();
+    soon(world.runner.ready(link.id())).await.unwrap();
+    let (found, report) = run(&portal, "").await;
+    assert_eq!(found, "out\n");
+    report.unwrap();
+}
+
+#[tokio::test]
+async fn an_input_without_room_says_so_and_is_not_tried_again() {
+    let mut options = Options::default();
+    options.sandboxing.scratch_bytes_max = 1 << 20;
+    let world = World::start(options);
+    let error = failure(
+        &world,
+        vec![with_input("cat", "/tmp/in")],
+        vec![b'x'; 20 << 20],
+    )
+    .await;
+    let FailureReason::CannotStart(reason) = &error.reason else {
+        panic!("{error}");
+    };
+    assert!(
+        reason.contains("store the input of the request \"/tmp/in\""),
+        "{reason}"
+    );
+    assert!(reason.contains("scratch"), "{reason}");
+    // Nor does one that never ends fill it for somebody who has had enough.
+    let links = vec![shell("yes"), with_input("cat", "/tmp/in"), shell("exit 0")];
+    assert_eq!(output(&world, links, "").await, "");
+}
+
+#[tokio::test]
+async fn an_input_that_breaks_off_or_comes_too_late_is_not_run() {
+    let world = World::start(Options::default());
+    let link = with_input("echo it ran", "/tmp/in");
+    let chain = Chain {
+        deadline: Deadline::After(Duration::from_millis(300)),
+        ..Chain::new("test", [ChainLink::new(link.clone())])
+    };
+    let portal = Portal::open(chain, world.transport.clone(), &*world.links)
+        .await
+        .unwrap();
+    soon(world.runner.ready(link.id())).await.unwrap();
+    let (sender, body) = mpsc::channel(1);
+    sender.send(Ok("some".into())).await.unwrap();
+    let (found, report) = run(&portal, fake::receiving(body)).await;
+    assert_eq!(found, "");
+    assert_eq!(report.unwrap_err().reason, FailureReason::DeadlinePassed);
+    let portal = world.portal(&link).await;
+    let (sender, body) = mpsc::channel(2);
+    sender.send(Ok("some".into())).await.unwrap();
+    sender
+        .send(Err(consecution::transport::Cut::new("on purpose")))
+        .await
+        .unwrap();
+    let (found, report) = run(&portal, fake::receiving(body)).await;
+    assert_eq!(found, "");
+    assert!(matches!(
+        report.unwrap_err().reason,
+        FailureReason::InputCut(_)
+    ));
+}
+
+#[tokio::test]
+async fn nobody_who_reads_no_more_is_waited_for() {
+    let world = World::start(Options::default());
+    let slow = with_output("echo out > /tmp/out; sleep 1000", "/tmp/out");
+    let found = output(&world, vec![slow, shell("echo enough")], "").await;
+    assert_eq!(found, "enough\n");
+    let large = with_output("head -c 9000000 /dev/zero > /tmp/out", "/tmp/out");
+    let found = output(&world, vec![large, shell("head -c 1 | wc -c")], "").await;
+    assert_eq!(found, "1\n");
+}
+
+#[tokio::test]
+async fn the_place_of_a_late_link_is_warm_and_its_command_is_not() {
+    let world = World::start(Options::default());
+    for (at, link) in [
+        Link {
+            warm: Warm::Late,
+            ..shell("cat; sleep 0.0")
+        },
+        with_input("cat; sleep 0.0", "/tmp/in"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let portal = world.portal(&link).await;
+        let is_warm = |counts: Counts| counts.idle == 2;
+        for round in 0..3 {
+            world.until(&link, is_warm).await;
+            let executed = descendants(std::process::id());
+            let executed = executed
+                .iter()
+                .filter(|process| process.command.contains("sleep 0.0"));
+            assert_eq!(executed.count(), 0, "{at} {round}");
+            let (found, report) = run(&portal, "x").await;
+            report.unwrap();
+            assert_eq!(found, "x");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_thousand_late_calls_leave_nothing_behind() {
+    let world = World::start(Options::default());
+    let link = Link {
+        output: Some("/tmp/out".into()),
+        ..with_input("cp /tmp/in /tmp/out", "/tmp/in")
+    };
+    let portal = served(&world, vec![link.clone()]).await;
+    let call = async |number: usize| {
+        let input = format!("{number}");
+        let (found, report) = run(&portal, input.clone()).await;
+        report.unwrap();
+        assert_eq!(found, input);
+    };
+    let at_rest = async || {
+        world
+            .until(&link, |counts| counts.idle == 2 && counts.is_unused())
+            .await;
+        // A zygote, and an init a place.
+        assert!(is_soon(|| descendants(std::process::id()).len() <= 3).await);
+        fs::read_dir("/proc/self/fd").unwrap().count()
+    };
+    for number in 0..20 {
+        call(number).await;
+    }
+    let before = at_rest().await;
+    let calls = futures_util::stream::iter(0..2000)
+        .map(&call)
+        .buffer_unordered(4);
+    calls.collect::<Vec<()>>().await;
+    let after = at_rest().await;
+    // Cgroups that rest are kept open.
+    assert!(after <= before + 64, "{after} > {before}");
+}
