@@ -69,4 +69,5 @@ pub use crate::link::{Constraints, DataSource, Link, LiteralFile, Network, Warm,
 pub use crate::link_id::{LinkId, LinkIdError};
 pub use crate::parameters::{Filled, Parameter, ParameterError};
 pub use crate::pattern::{Pattern, PatternError};
+pub use crate::template::is_name;
 pub use crate::units::CpuLimit;

@@ -11,7 +11,7 @@
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
-use sandbox::{Event, Ids, Launcher, Limits, Network, Spec, Stdio, Zygote};
+use sandbox::{Event, Ids, Launcher, Limits, Network, Spec, Stdio, Writable, Zygote};
 
 const PROCESSES_PER_ROUND: u32 = 100;
 
@@ -33,7 +33,12 @@ fn main() {
         takes_strings: false,
         working_directory: "/".into(),
         user: String::new(),
-        writable: std::env::var_os("WRITABLE").is_some(),
+        files: Vec::new(),
+        data: Vec::new(),
+        writable: match std::env::var_os("WRITABLE") {
+            Some(_) => Writable::Private,
+            None => Writable::No,
+        },
         scratch_bytes: sandbox::SCRATCH_BYTES_DEFAULT,
         input: sandbox::Input::Pipe,
         output: sandbox::Output::Pipe,

@@ -13,12 +13,11 @@ use crate::failure::{Failure, Step};
 use crate::handover;
 use crate::init::{Plan, Reuse};
 use crate::landlock;
-use crate::mounts;
+use crate::mounts::{self, Furnished, OwnFolders};
 use crate::rlimits::ProcessLimits;
 use crate::spec::{Ids, Input, Output, Spec};
 use crate::sys::{MountToken, StringArray};
 use crate::user::Identity;
-use crate::wire::Found;
 
 /// Plans what remains to be done for each process. Everything is looked up and allocated
 /// here, since neither is possible where the plan is carried out.
@@ -26,7 +25,8 @@ pub(crate) fn plan(
     spec: &Spec,
     identity: Identity,
     limits: ProcessLimits,
-    found: Found,
+    furnished: &Furnished,
+    is_bounded: bool,
     token: MountToken,
 ) -> Result<Plan, Failure> {
     let command = spec.command.first().map_or("", String::as_str);
@@ -46,20 +46,20 @@ pub(crate) fn plan(
         .map(|(name, value)| format!("{name}={value}"));
     let pairs = strings(pairs.collect())?;
     let search = environment.iter().find(|(name, _)| name == "PATH");
-    let program = find_command(spec, search.map_or("", |(_, value)| value))?;
+    let program = find_command(spec, search.map_or("", |(_, value)| value), &furnished.own)?;
     Ok(Plan {
         program: c_path(Step::FindCommand, &program)?,
         arguments,
         environment: pairs,
         own_variables: spec.takes_strings.then_some(spec.environment.len()),
-        working_directory: find_working_directory(&spec.working_directory)?,
+        working_directory: find_working_directory(&spec.working_directory, &furnished.own)?,
         set_groups: spec.ids != Ids::Own,
-        handover: handover::plan(spec, &identity)?,
+        handover: handover::plan(spec, &identity, &furnished.own)?,
         identity,
-        mounts: mounts::plan(spec)?,
-        reuse: reuse(spec)?,
+        mounts: mounts::plan(spec, furnished)?,
+        reuse: reuse(spec, &furnished.own)?,
         limits,
-        found,
+        found: furnished.found(is_bounded),
         domain: landlock::plan(spec.network),
         token,
     })
@@ -68,20 +68,20 @@ pub(crate) fn plan(
 /// How places are used again; `None` if not every trace could be found, or the last
 /// process id not be reset. The latter needs a file of kernels with
 /// CONFIG_CHECKPOINT_RESTORE, which those of distributions have.
-fn reuse(spec: &Spec) -> Result<Option<Reuse>, Failure> {
+fn reuse(spec: &Spec, own: &OwnFolders) -> Result<Option<Reuse>, Failure> {
     // A file that is there before the command can be changed in place, which its folder
     // does not show.
     if spec.input != Input::Pipe || spec.output != Output::Pipe {
         return Ok(None);
     }
-    let Some(changeable) = mounts::changeable(spec)? else {
+    let Some(changeable) = mounts::changeable(spec, own) else {
         return Ok(None);
     };
     let flags = OFlags::WRONLY | OFlags::CLOEXEC;
     let Ok(last_process) = open("/proc/sys/kernel/ns_last_pid", flags, Mode::empty()) else {
         return Ok(None);
     };
-    let forget = mounts::forget_proc()?;
+    let forget = mounts::forget_proc(own)?;
     Ok(Some(Reuse {
         changeable,
         last_process,
@@ -108,7 +108,7 @@ fn environment(spec: &Spec, identity: &Identity) -> Vec<(String, String)> {
     environment
 }
 
-fn find_command(spec: &Spec, search: &str) -> Result<PathBuf, Failure> {
+fn find_command(spec: &Spec, search: &str, own: &OwnFolders) -> Result<PathBuf, Failure> {
     let Some(name) = spec.command.first().filter(|name| !name.is_empty()) else {
         let reason =
             "there is none: the image has no entrypoint and no command of its own; set Command";
@@ -119,7 +119,7 @@ fn find_command(spec: &Spec, search: &str) -> Result<PathBuf, Failure> {
     if name.contains('/') {
         let path = base.join(name);
         executable(&path).map_err(failure)?;
-        check_visible(Step::FindCommand, &path)?;
+        check_visible(Step::FindCommand, &path, own)?;
         return Ok(path);
     }
     let mut found_but_not_executable = false;
@@ -127,7 +127,7 @@ fn find_command(spec: &Spec, search: &str) -> Result<PathBuf, Failure> {
         let path = base.join(folder).join(name);
         match executable(&path) {
             Ok(()) => {
-                check_visible(Step::FindCommand, &path)?;
+                check_visible(Step::FindCommand, &path, own)?;
                 return Ok(path);
             }
             Err(libc::EACCES) => found_but_not_executable = true,
@@ -163,7 +163,7 @@ fn executable(path: &Path) -> Result<(), i32> {
     }
 }
 
-fn find_working_directory(path: &str) -> Result<CString, Failure> {
+fn find_working_directory(path: &str, own: &OwnFolders) -> Result<CString, Failure> {
     let step = Step::EnterWorkingDirectory;
     let folder = Path::new("/").join(path);
     let c_path = c_path(step, &folder)?;
@@ -172,14 +172,16 @@ fn find_working_directory(path: &str) -> Result<CString, Failure> {
     if !found.is_dir() {
         return Err(failure(libc::ENOTDIR));
     }
-    check_visible(step, &folder)?;
+    check_visible(step, &folder, own)?;
     Ok(c_path)
 }
 
 /// Fails for a path in a folder of which each process has its own: no process sees what
 /// the image has there.
-fn check_visible(step: Step, path: &Path) -> Result<(), Failure> {
-    match mounts::hidden_by(path, step)? {
+fn check_visible(step: Step, path: &Path, own: &OwnFolders) -> Result<(), Failure> {
+    let place = std::fs::canonicalize(path)
+        .map_err(|error| Failure::new(step, path.display().to_string(), self::errno(error)))?;
+    match own.hiding(&place) {
         None => Ok(()),
         Some(folder) => {
             let folder = folder.display();

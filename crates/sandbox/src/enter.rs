@@ -10,10 +10,11 @@ use rustix::thread::UnshareFlags;
 
 use crate::failure::{Failure, Step};
 use crate::init::Plan;
+use crate::mounts::View;
 use crate::spec::{Ids, Network, Spec};
 use crate::sys::MountToken;
 use crate::user::{self, Identity};
-use crate::wire::{Found, Opened, Order, send_opened};
+use crate::wire::{Opened, Order, send_opened};
 use crate::{capabilities, command, mounts, network, rlimits, seccomp, sys};
 
 /// What a zygote has when it is inside.
@@ -38,6 +39,12 @@ pub(crate) fn enter(order: &Order, socket: &OwnedFd) -> Result<Entered, Failure>
     rlimits::raise();
     // Before we give up our privileges on the host, if we have any.
     let devices = mounts::own_devices(spec.ids);
+    // Whose id is not there inside could not walk to it later. Without privileges a mount
+    // takes a mount namespace of our own, and we stay who we are.
+    let data = match spec.ids {
+        Ids::Shifted { .. } => Some(mounts::open_data(spec)?),
+        Ids::Own => None,
+    };
     // Our next child gets a time namespace of the link's own. That changes no clock; but
     // the host's time namespace is a file under /proc that other links could lock, too.
     // If the kernel refuses, the link stays in the host's.
@@ -46,15 +53,11 @@ pub(crate) fn enter(order: &Order, socket: &OwnedFd) -> Result<Entered, Failure>
     enter_namespaces(spec, &identity, socket)?;
     become_root(spec.ids)?;
 
-    let outside = mounts::gather(spec, devices)?;
-    let found = Found {
-        is_bounded,
-        ..outside.found
-    };
+    let outside = mounts::gather(order, devices, data)?;
     mounts::change_root(&outside)?;
 
-    // Inside: from here on every path is the image's.
-    mounts::furnish(outside)?;
+    // Inside: from here on no path leads to the host.
+    let furnished = mounts::furnish(outside, spec, &identity)?;
     set_hostname(&spec.hostname)?;
     // A failure does not matter: on a host without inotify there is nothing to bound.
     rlimits::bound_user_namespace();
@@ -63,7 +66,10 @@ pub(crate) fn enter(order: &Order, socket: &OwnedFd) -> Result<Entered, Failure>
 
     let token = MountToken(random()?);
     let uid = identity.uid;
-    let mut plan = command::plan(spec, identity, limits, found, token)?;
+    // And here each path is the image's.
+    let view = View::enter()?;
+    let mut plan = command::plan(spec, identity, limits, &furnished, is_bounded, token)?;
+    view.leave()?;
 
     let counts_processes = order.link_processes_max.is_none();
     let kept = capabilities::kept(uid, spec.ids, is_bounded && counts_processes);

@@ -13,7 +13,7 @@ use crate::launcher::{LINK_PROCESSES_MAX, Launcher, OpenError, Zygote};
 use crate::mounts::{MOUNT_POINT_FILES, MOUNT_POINT_FOLDERS};
 use crate::process::{Event, Stdio};
 use crate::rlimits;
-use crate::spec::{Ids, Limits, Network, SCRATCH_BYTES_DEFAULT, SHIFTED_IDS_COUNT, Spec};
+use crate::spec::{Ids, Limits, Network, SCRATCH_BYTES_DEFAULT, SHIFTED_IDS_COUNT, Spec, Writable};
 use crate::sys;
 
 /// What this host offers, looked at without making a sandbox.
@@ -80,7 +80,7 @@ pub fn check(launcher: &Launcher, ids: Ids) -> Vec<Finding> {
             return vec![needed("sandbox", Err((detail, None)), "")];
         }
     };
-    let tried = root.try_out(launcher, ids, false);
+    let tried = root.try_out(launcher, ids, Writable::No);
     let found = tried.as_ref().map(Zygote::found).ok();
     let mut findings = vec![
         needed(
@@ -90,13 +90,13 @@ pub fn check(launcher: &Launcher, ids: Ids) -> Vec<Finding> {
         ),
         of_ids(ids),
     ];
-    let writable = root.try_out(launcher, ids, true);
+    let writable = root.try_out(launcher, ids, Writable::Private);
     findings.push(Finding {
         is_needed: false,
         ..needed(
             "writable roots",
             writable.map(drop),
-            "an overlay for each process",
+            "an overlay for each process, which links have unless they say Writable: never",
         )
     });
     if let Some(found) = found {
@@ -309,7 +309,7 @@ impl ScratchRoot {
         &self,
         launcher: &Launcher,
         ids: Ids,
-        writable: bool,
+        writable: Writable,
     ) -> Result<Zygote, (String, Option<String>)> {
         let spec = Spec {
             root: self.0.clone(),
@@ -318,6 +318,8 @@ impl ScratchRoot {
             takes_strings: false,
             working_directory: "/".to_owned(),
             user: String::new(),
+            files: Vec::new(),
+            data: Vec::new(),
             writable,
             scratch_bytes: SCRATCH_BYTES_DEFAULT,
             input: crate::Input::Pipe,

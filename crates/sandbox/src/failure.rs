@@ -38,13 +38,16 @@ steps! {
     ReceiveOrder "receive the order",
     OpenRoot "open the image's root",
     ResolveUser "find the user",
+    OpenData "open the data",
     CreateNamespaces "create the namespaces",
     MapIds "map the user and group ids",
     BecomeRoot "become the sandbox's root",
     CloneRoot "mount the image's root",
     PivotRoot "make the image's root the root",
-    MountDevices "mount /dev",
+    AddFiles "add the link's files",
     MountHostFiles "mount the host's network files",
+    MountData "mount the data",
+    MountDevices "mount /dev",
     MountProc "mount /proc",
     SetHostname "set the host name",
     SetLimits "set the resource limits",
@@ -54,8 +57,9 @@ steps! {
     MakeStack "make room for a process",
     EnterNetwork "enter an empty network",
     StartInit "start a process",
-    MountOverlay "mount the private writable root",
     MountPrivate "mount a private folder",
+    MountOverlay "mount the private writable root",
+    ChangeRoot "change to its root",
     MakeInput "make the place of its Input",
     MakeOutput "make the place of its Output",
     StoreInput "store the input of the request",
@@ -144,7 +148,9 @@ impl Failure {
                  `--security-opt systempaths=unconfined`",
             ),
             (Step::MountOverlay, libc::EPERM | libc::ENODEV | libc::EINVAL) => Some(
-                "`Writable` needs overlay file systems in user namespaces: Linux 5.11 or newer",
+                "a root that can be written to needs overlay file systems in user namespaces, over the \
+                 file system of the images: Linux 5.11 or newer, and no stack of overlays; or set \
+                 Writable: never",
             ),
             (Step::MountHostFiles, libc::ENOENT | libc::ELOOP | libc::ENOTDIR | libc::EISDIR) => {
                 Some(
@@ -286,13 +292,20 @@ mod tests {
         let entering = [
             ("open_root(", &[Step::OpenRoot][..]),
             ("user::resolve(", &[Step::ResolveUser]),
+            ("mounts::open_data(", &[Step::OpenData]),
             ("enter_namespaces(", &[Step::CreateNamespaces, Step::MapIds]),
             ("become_root(", &[Step::BecomeRoot]),
             ("mounts::gather(", &[Step::CloneRoot]),
             ("mounts::change_root(", &[Step::PivotRoot]),
             (
                 "mounts::furnish(",
-                &[Step::MountDevices, Step::MountHostFiles, Step::MountProc],
+                &[
+                    Step::AddFiles,
+                    Step::MountHostFiles,
+                    Step::MountData,
+                    Step::MountDevices,
+                    Step::MountProc,
+                ],
             ),
             ("set_hostname(", &[Step::SetHostname]),
             ("rlimits::set(", &[Step::SetLimits]),
@@ -308,9 +321,14 @@ mod tests {
         steps.extend(entering.iter().flat_map(|(_, steps)| *steps));
         steps.extend(named(body(include_str!("zygote.rs"), "\n    fn start(")));
         let plan = body(include_str!("mounts.rs"), "fn plan(");
-        let mounts = ["plan_overlay(", "proc(", "private::plan("];
+        let mounts = [
+            "Step::MountPrivate",
+            "plan_overlay(",
+            "proc(",
+            "private::plan_mounts(",
+        ];
         assert!(mounts.map(|made| plan.find(made).unwrap()).is_sorted());
-        steps.extend([Step::MountOverlay, Step::MountPrivate]);
+        steps.extend([Step::MountPrivate, Step::MountOverlay, Step::ChangeRoot]);
         let handover = include_str!("handover.rs");
         let (_, made) = handover.split_once("pub(crate) fn make(").unwrap();
         steps.extend(named(made.split_once("\n    }\n").unwrap().0));

@@ -4,12 +4,12 @@
 //! executed, and opens what the command has left when nothing of it runs any more, so
 //! that no program can change on the way what a path means.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use crate::failure::{Failure, Step};
-use crate::mounts;
+use crate::mounts::OwnFolders;
 use crate::spec::{Input, Output, Spec};
 use crate::sys::{Errno, in_our_memory as call};
 use crate::user::Identity;
@@ -59,21 +59,25 @@ impl Left {
 }
 
 /// Plans the files of a link's places, whose private folders are known.
-pub(crate) fn plan(spec: &Spec, identity: &Identity) -> Result<Handover, Failure> {
+pub(crate) fn plan(
+    spec: &Spec,
+    identity: &Identity,
+    own: &OwnFolders,
+) -> Result<Handover, Failure> {
     let input = match &spec.input {
         Input::Pipe => None,
         Input::Seekable => {
-            let (folder, _) = within("/tmp", Step::MakeInput)?;
+            let (folder, _) = within("/tmp", own, Step::MakeInput)?;
             Some(MadeInput::Unnamed(c_path(&folder, Step::MakeInput)?))
         }
         Input::File(path) => {
-            let (folder, rest) = below(path, Step::MakeInput)?;
+            let (folder, rest) = below(path, own, Step::MakeInput)?;
             let file = c_path(&folder.join(&rest), Step::MakeInput)?;
             let parents = parents(&folder, rest.parent(), Step::MakeInput)?;
             Some(MadeInput::File(parents, file))
         }
         Input::Folder(path) => {
-            let (folder, rest) = below(path, Step::MakeInput)?;
+            let (folder, rest) = below(path, own, Step::MakeInput)?;
             let folders = parents(&folder, Some(&rest), Step::MakeInput)?;
             Some(MadeInput::Folder(folders))
         }
@@ -82,7 +86,7 @@ pub(crate) fn plan(spec: &Spec, identity: &Identity) -> Result<Handover, Failure
     if let Output::File(path) | Output::Folder(path) = &spec.output {
         let step = Step::MakeOutput;
         let is_folder = matches!(spec.output, Output::Folder(_));
-        let (folder, rest) = below(path, step)?;
+        let (folder, rest) = below(path, own, step)?;
         let made = if is_folder {
             Some(&*rest)
         } else {
@@ -105,8 +109,8 @@ pub(crate) fn plan(spec: &Spec, identity: &Identity) -> Result<Handover, Failure
 
 /// The private folder that a path lies in, links resolved, and the path from there, which
 /// has nothing but names.
-fn below(path: &str, step: Step) -> Result<(PathBuf, PathBuf), Failure> {
-    let (folder, rest) = within(path, step)?;
+fn below(path: &str, own: &OwnFolders, step: Step) -> Result<(PathBuf, PathBuf), Failure> {
+    let (folder, rest) = within(path, own, step)?;
     let is_plain = |part: Component<'_>| matches!(part, Component::Normal(_));
     if rest.as_os_str().is_empty() || !rest.components().all(is_plain) {
         let reason = "it must lie below a private folder, and have no '..' in its path";
@@ -115,11 +119,9 @@ fn below(path: &str, step: Step) -> Result<(PathBuf, PathBuf), Failure> {
     Ok((folder, rest))
 }
 
-fn within(path: &str, step: Step) -> Result<(PathBuf, PathBuf), Failure> {
-    for (name, folder) in mounts::private_folders()? {
-        if let Ok(rest) = Path::new(path).strip_prefix(name) {
-            return Ok((folder, rest.to_owned()));
-        }
+fn within(path: &str, own: &OwnFolders, step: Step) -> Result<(PathBuf, PathBuf), Failure> {
+    if let Some((folder, rest)) = own.within(Path::new(path)) {
+        return Ok((folder.to_owned(), rest.to_owned()));
     }
     let reason =
         "it must lie in /tmp, /var/tmp, /run or /dev/shm, which each process has for itself";
@@ -142,6 +144,27 @@ fn c_path(path: &Path, step: Step) -> Result<CString, Failure> {
         let reason = "there is a NUL byte in it";
         Failure::because(step, path.display().to_string(), reason)
     })
+}
+
+/// For who packs and unpacks.
+impl Handover {
+    /// The folder that is the input.
+    pub(crate) fn input_folder(&self) -> Option<&Path> {
+        match &self.input {
+            Some(MadeInput::Folder(folders)) => folders.last().map(|path| as_path(path)),
+            _ => None,
+        }
+    }
+
+    /// The folder that is the output.
+    pub(crate) fn output_folder(&self) -> Option<&Path> {
+        let output = self.output.as_ref().filter(|output| output.is_folder);
+        output.and_then(|_| self.output_folders.last().map(|path| as_path(path)))
+    }
+}
+
+fn as_path(path: &CStr) -> &Path {
+    Path::new(OsStr::from_bytes(path.to_bytes()))
 }
 
 /// For init, by the rules of `sys.rs`.
@@ -197,6 +220,11 @@ impl Handover {
         self.output.as_ref().is_some_and(|output| output.is_folder)
     }
 
+    /// Whether one of the two is a folder, in whose place there is a tar outside.
+    pub(crate) fn has_folders(&self) -> bool {
+        self.leaves_folder() || matches!(self.input, Some(MadeInput::Folder(_)))
+    }
+
     /// What the command has left, and a descriptor for reading it if it is a file. Call
     /// this only when nothing of the command runs any more.
     pub(crate) fn find_output(&self) -> (Left, Option<i32>) {
@@ -219,7 +247,7 @@ impl FoundOutput {
         let found = call::open_beneath(folder, &self.path);
         call::close(folder)?;
         let found = found?;
-        let is_wanted = match call::file_status(found)?.kind() {
+        let is_wanted = match call::file_status(found, c"")?.kind() {
             libc::S_IFDIR => self.is_folder,
             libc::S_IFREG => !self.is_folder,
             _ => false,

@@ -17,13 +17,13 @@ use crate::completion::Completion;
 use crate::failure::Step;
 use crate::handover::{Handover, Left};
 use crate::landlock::{self, Domain};
-use crate::mounts::Operation;
+use crate::mounts::{MountPlan, Operation, SCRATCH};
 use crate::network;
 use crate::rlimits::{self, ProcessLimits};
 use crate::sys::{
     self, Errno, MountToken, ProcessMain, Stack, StringArray, StringsRoom, in_our_memory as call,
 };
-use crate::traces::{self, Traces};
+use crate::traces::Traces;
 use crate::user::Identity;
 use crate::wire::{
     CGROUPS_MAX, Found, LET_GO, Passed, Report, START_BYTES, STDIO, SUCCESSOR_DESCRIPTORS, Start,
@@ -43,7 +43,7 @@ pub(crate) struct Plan {
     /// Whether groups can be set. They cannot be set or dropped if only one id is mapped.
     pub(crate) set_groups: bool,
     pub(crate) limits: ProcessLimits,
-    pub(crate) mounts: Vec<Operation>,
+    pub(crate) mounts: MountPlan,
     pub(crate) handover: Handover,
     /// How places are reused; `None` if they are not.
     pub(crate) reuse: Option<Reuse>,
@@ -55,7 +55,7 @@ pub(crate) struct Plan {
 
 /// How the places of a link are reused.
 pub(crate) struct Reuse {
-    /// The folders in which a process may leave something.
+    /// The folders in which a process may leave something, in its file system in memory.
     pub(crate) changeable: Vec<CString>,
     /// The file for the last process id that the kernel has assigned in the PID namespace of
     /// the process that accesses the file. A descriptor in the zygote's table.
@@ -190,20 +190,34 @@ impl ProcessMain for Init {
 fn run(place: &'static Place) -> Result<std::convert::Infallible, Failed> {
     // The zygote ignores SIGCHLD so that it need not reap; init must reap.
     sys::set_signal_action(libc::SIGCHLD, false);
-    for operation in &place.plan.mounts {
+    let MountPlan { operations, root } = &place.plan.mounts;
+    for operation in operations {
         mount(operation, place.plan.token)?;
     }
+    // If this fails, there is no state to compare with, and the place is not reused.
+    let scratch = (place.plan.reuse.as_ref()).and_then(|_| call::open(SCRATCH).ok());
+    call::change_root(root, place.plan.token).map_err(|errno| (Step::ChangeRoot, errno))?;
     let rules = match &place.plan.domain {
         Some(domain) => landlock::open_rules(domain),
         None => Ok(-1),
     };
     let rules = rules.map_err(|errno| (Step::EnterDomain, errno))?;
     place.rules.store(rules, Ordering::Relaxed);
-    // If this fails, there is no state to compare with, and the place is not reused.
-    let mut watch = (place.plan.reuse.as_ref()).and_then(|reuse| Watch::open(reuse).ok());
+    let watched = place.plan.reuse.as_ref().zip(scratch);
+    let mut watch = watched.and_then(|(reuse, scratch)| Watch::open(reuse, scratch).ok());
     if let Some(input) = place.plan.handover.make()? {
         let passed = tell(place, Report::Passed(Passed::Input), Some(input));
         passed.map_err(|errno| (Step::MakeInput, errno))?;
+    }
+    if place.plan.handover.has_folders() {
+        for (path, passed) in [
+            (c"/proc/self/ns/mnt", Passed::Mounts),
+            (c"/proc/self/ns/pid", Passed::Processes),
+        ] {
+            let passed = call::open(path)
+                .and_then(|namespace| tell(place, Report::Passed(passed), Some(namespace)));
+            passed.map_err(|errno| (Step::MakeInput, errno))?;
+        }
     }
     let (mut command, kept) = if place.is_asked.load(Ordering::Relaxed) {
         let command = start_command(place)?;
@@ -283,19 +297,18 @@ fn next_command(place: &'static Place, kept: u32) -> Result<i32, Failed> {
 /// The files by which init notices traces in its place.
 struct Watch {
     reuse: &'static Reuse,
-    /// Descriptors in init's own table: the file with the last process id, the file with
-    /// the number of sockets, and the folders.
-    files: [i32; WATCHED_FILES_MAX],
-    count: usize,
+    /// Descriptors in init's own table: the file system in memory, the file with the last
+    /// process id, and the file with the number of sockets.
+    files: [i32; WATCHED_FILES],
     /// The state found last.
     traces: Traces,
 }
 
-/// Of `files`, before the folders.
-const LAST_PROCESS: usize = 0;
-const SOCKETS: usize = 1;
-const FOLDERS: usize = 2;
-const WATCHED_FILES_MAX: usize = FOLDERS + traces::FOLDERS_MAX;
+/// Of `files`.
+const FOLDERS: usize = 0;
+const LAST_PROCESS: usize = 1;
+const SOCKETS: usize = 2;
+const WATCHED_FILES: usize = 3;
 
 /// What init keeps open, by number: the control socket, the rules of Landlock, and from
 /// then on what it watches with. No number between is free: what is handed to the next
@@ -308,33 +321,24 @@ const FIRST_WATCHED: i32 = 2;
 /// So that what is for the successor is never moved up, over what is to be moved next: the
 /// zygote has the first four numbers, and hands out the control socket and standard input,
 /// output and error before it.
-const _: () = assert!(FIRST_WATCHED as usize + WATCHED_FILES_MAX <= 4 + 1 + STDIO);
+const _: () = assert!(FIRST_WATCHED as usize + WATCHED_FILES <= 4 + 1 + STDIO);
 
 impl Watch {
     /// Each file that is opened has a higher number than the one before.
-    fn open(reuse: &'static Reuse) -> Result<Watch, Errno> {
-        let mut files = [-1; WATCHED_FILES_MAX];
-        files[LAST_PROCESS] = call::duplicate(reuse.last_process.as_raw_fd())?;
-        files[SOCKETS] = call::open(network::SOCKETS)?;
-        let folders = files.iter_mut().skip(FOLDERS).zip(&reuse.changeable);
-        let mut count = FOLDERS;
-        for (file, path) in folders {
-            *file = call::open(path)?;
-            count += 1;
-        }
-        let traces = Traces::of_new(files.iter().take(count).skip(FOLDERS).copied())?;
+    fn open(reuse: &'static Reuse, scratch: i32) -> Result<Watch, Errno> {
+        let last_process = call::duplicate(reuse.last_process.as_raw_fd())?;
+        let files = [scratch, last_process, call::open(network::SOCKETS)?];
         Ok(Watch {
             reuse,
             files,
-            count,
-            traces,
+            traces: Traces::of_new(scratch, &reuse.changeable)?,
         })
     }
 
     /// Moves the files to the lowest numbers but the first. None of them is where another
     /// one goes: the zygote has the first three for itself, so each is above its goal.
     fn move_down(&mut self) -> Result<(), Errno> {
-        for (file, goal) in self.files.iter_mut().take(self.count).zip(FIRST_WATCHED..) {
+        for (file, goal) in self.files.iter_mut().zip(FIRST_WATCHED..) {
             call::duplicate_to(*file, goal)?;
             *file = goal;
         }
@@ -347,8 +351,7 @@ impl Watch {
         if !network::has_no_sockets(self.files[SOCKETS]) {
             return false;
         }
-        let folders = self.files.iter().take(self.count).skip(FOLDERS).copied();
-        let Ok(now) = Traces::find(folders) else {
+        let Ok(now) = Traces::find(self.files[FOLDERS], &self.reuse.changeable) else {
             return false;
         };
         let is_traceless = self.traces.are_followed_by(&now);
@@ -429,18 +432,10 @@ fn mount(operation: &Operation, token: MountToken) -> Result<(), Failed> {
             Err(errno) => Err(errno),
         }
         .map_err(|errno| (*step, errno)),
-        Operation::ChangeRoot(path) => {
-            change_root(path, token).map_err(|errno| (Step::MountOverlay, errno))
+        Operation::MakeFile { path, step } => {
+            call::make_empty_file(path).map_err(|errno| (*step, errno))
         }
     }
-}
-
-/// Changes the root: stacks the old root on the new one, then unmounts it.
-fn change_root(path: &CString, token: MountToken) -> Result<(), Errno> {
-    call::change_folder(path)?;
-    call::pivot_root(c".", c".", token)?;
-    call::unmount_detached(c".", token)?;
-    call::change_folder(c"/")
 }
 
 /// Starts the command's process and waits until it has executed the program.
@@ -490,7 +485,7 @@ fn let_go(place: &Place, watch: &mut Option<Watch>) -> Result<(i32, u32), Errno>
     let mut kept = FIRST_WATCHED as u32;
     if let Some(watch) = watch {
         watch.move_down()?;
-        kept += watch.count as u32;
+        kept += watch.files.len() as u32;
     }
     call::close_from(place.completion.keep_from(kept)?)?;
     Ok((call::open_process(OWN_PID, place.plan.token)?, kept))
@@ -607,7 +602,7 @@ fn take_stdio(place: &Place) -> Result<AllElseIsClosed, Errno> {
     Ok(AllElseIsClosed)
 }
 
-fn take_identity(plan: &Plan) -> Result<(), Errno> {
+pub(crate) fn take_identity(plan: &Plan) -> Result<(), Errno> {
     if plan.set_groups {
         call::set_groups(&plan.identity.groups)?;
     }

@@ -19,6 +19,7 @@ use crate::cgroup::{Cgroup, CgroupError, Cgroups};
 use crate::failure::{Failure, Step, with_causes};
 use crate::idle_places::{IdlePlace, IdlePlaces};
 use crate::joint::Successor;
+use crate::mounts;
 use crate::process::{Process, Stdio};
 use crate::program::Program;
 use crate::spec::{Ids, Limits, Spec};
@@ -96,11 +97,14 @@ impl Launcher {
         if zygote::asked() || (self.is_own_program && !zygote::is_called()) {
             return Err(OpenError::NoZygote);
         }
+        mounts::check_data(spec).map_err(OpenError::Failed)?;
         // A limit that cannot be kept is found now, not with the first request.
         let limits = Cgroups::keepable(&self.cgroups, &limits)?;
         let cgroups = limits.any().then(|| self.cgroups.clone());
         let order = Order {
             spec: spec.clone(),
+            memory_bytes: limits.memory_bytes,
+            cpu_millicores: limits.cpu_millicores,
             link_processes_max: match limits.processes {
                 Some(_) => None,
                 None => Some(LINK_PROCESSES_MAX),
@@ -348,7 +352,16 @@ impl Zygote {
     }
 
     fn process(&self, control: OwnedFd, pidfd: Option<OwnedFd>, cgroup: Option<Cgroup>) -> Process {
-        Process::new(control, pidfd, &self.places, cgroup, &self.about)
+        // Where it cannot be had, its folders cannot be packed, which says so.
+        let zygote = (self.about.has_folders).then(|| self.socket().try_clone_to_owned().ok());
+        Process::new(
+            control,
+            pidfd,
+            &self.places,
+            cgroup,
+            &self.about,
+            zygote.flatten(),
+        )
     }
 
     fn cgroup(&self) -> Result<Option<Cgroup>, StartError> {

@@ -9,7 +9,7 @@
 //! ```no_run
 //! use std::io::{Read as _, Write as _};
 //!
-//! use sandbox::{Ids, Launcher, Limits, Network, Spec, Stdio};
+//! use sandbox::{Ids, Launcher, Limits, Network, Spec, Stdio, Writable};
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     // First of all: a zygote is this same program.
@@ -22,7 +22,9 @@
 //!         takes_strings: false,
 //!         working_directory: "/".into(),
 //!         user: "nobody".into(),
-//!         writable: false,
+//!         files: Vec::new(),
+//!         data: Vec::new(),
+//!         writable: Writable::Private,
 //!         scratch_bytes: sandbox::SCRATCH_BYTES_DEFAULT,
 //!         input: sandbox::Input::Pipe,
 //!         output: sandbox::Output::Pipe,
@@ -57,6 +59,7 @@
 #![deny(unsafe_code)]
 
 mod about;
+mod archive;
 mod capabilities;
 mod cgroup;
 mod command;
@@ -64,6 +67,8 @@ mod completion;
 mod enter;
 mod facilities;
 mod failure;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod handover;
 mod idle_places;
 mod init;
@@ -91,10 +96,10 @@ pub use failure::{Failure, Step};
 pub use joint::{Alarm, ExitCodes, InFlight, Successor};
 pub use launcher::{Launcher, OpenError, StartError, Zygote};
 pub use mounts::{MOUNT_POINT_FILES, MOUNT_POINT_FOLDERS};
-pub use process::{Event, LeftOutput, Process, Stdio, WaitStatus};
+pub use process::{Archiving, Event, LeftOutput, Process, Stdio, WaitStatus};
 pub use spec::{
-    Ids, IdsError, Input, Limits, Network, Output, PROCESSES_DEFAULT, SCRATCH_BYTES_DEFAULT,
-    SHIFTED_IDS, Spec,
+    Content, Ids, IdsError, Input, Limits, Network, Output, PROCESSES_DEFAULT,
+    SCRATCH_BYTES_DEFAULT, SHIFTED_IDS, Spec, SpecData, SpecFile, Writable,
 };
 pub use strings::{STRING_BYTES_MAX, STRINGS_BYTES_MAX, Strings, StringsError};
 pub use sys::standard_streams::{standard_input_was_closed, standard_output_was_closed};

@@ -6,30 +6,44 @@
 //! of the image, which may hold any symbolic link, is ever followed on the host.
 
 use std::ffi::CString;
+use std::fs::Permissions;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
     OpenTreeFlags, UnmountFlags, fsconfig_create, fsmount, fsopen,
 };
 
 use crate::failure::{Failure, Step};
-use crate::spec::Spec;
-use crate::wire::Found;
+use crate::spec::{Spec, Writable};
+use crate::user::Identity;
+use crate::wire::{Found, Order};
 use crate::{network, sys};
+use additions::{Addition, Bind, Placed};
+use inside::below;
+use scaffold::{EMPTY, FILES, IMAGE, PROC, ROOT};
 
+mod additions;
+mod data;
 mod devices;
+mod inside;
+mod layer;
 mod masks;
 mod private;
 mod root_overlay;
+mod scaffold;
+mod small_files;
 mod terminals;
 
+pub(crate) use data::{Data, check as check_data, open as open_data};
 pub(crate) use devices::{Devices, own_devices};
-pub(crate) use private::{changeable, private_folders};
+pub(crate) use private::{OwnFolders, changeable};
+pub(crate) use scaffold::{SCRATCH, View};
 pub(crate) use terminals::MULTIPLEXER;
 
 /// Folders that a root must have, because something is mounted on each.
@@ -57,19 +71,26 @@ fn sized(mode: &str, bytes: u64) -> String {
 /// What comes from outside of the new root: mounts that are not attached yet, and the
 /// content of files.
 pub(crate) struct Outside {
-    root: OwnedFd,
-    pub(crate) found: Found,
+    scaffold: OwnedFd,
+    image: OwnedFd,
+    has_own_devices: bool,
     devices: Devices,
-    files: Vec<(PathBuf, Vec<u8>)>,
-    /// Whether each process gets an overlay over the root.
-    is_writable: bool,
+    network_files: Vec<(PathBuf, Vec<u8>)>,
+    small_files: Vec<(PathBuf, Vec<u8>)>,
+    small_folders: Vec<PathBuf>,
+    data: Vec<Data>,
     proc: OwnedFd,
 }
 
 /// Opens the root, which is the current folder, and what else comes from the host, in
 /// this process's new mount namespace. `own_devices` are the link's own device files, if
 /// they could be made.
-pub(crate) fn gather(spec: &Spec, own_devices: Option<OwnedFd>) -> Result<Outside, Failure> {
+pub(crate) fn gather(
+    order: &Order,
+    own_devices: Option<OwnedFd>,
+    data: Option<Vec<Data>>,
+) -> Result<Outside, Failure> {
+    let spec = &order.spec;
     rustix::mount::mount_change(
         "/",
         MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
@@ -79,28 +100,23 @@ pub(crate) fn gather(spec: &Spec, own_devices: Option<OwnedFd>) -> Result<Outsid
         Some(own) => Devices::Own(own),
         None => devices::of_the_host()?,
     };
-    let files = host_files(spec)?;
-    let proc = make_proc().map_err(failure(Step::MountProc, Path::new("/proc")))?;
-    // Last, since the overlay is put together on the host's /dev (see `root_overlay`). A
-    // writable root needs none here: each process gets an overlay over it anyway.
-    let (root, hides_image_path) = match spec.writable {
-        true => (clone_root(spec)?, true),
-        false => match root_overlay::over(&clone_root(spec)?) {
-            Ok(overlay) => (overlay, true),
-            Err(_) => (clone_root(spec)?, false),
-        },
-    };
+    let network_files = host_files(spec)?;
+    let bytes = spec.files.iter().map(|file| file.content.as_ref().len());
+    let bytes = bytes.chain(network_files.iter().map(|(_, content)| content.len()));
+    let scaffold = scaffold::make(bytes.sum::<usize>() as u64);
     Ok(Outside {
-        found: Found {
-            hides_image_path,
-            has_own_devices: devices.are_own(),
-            is_bounded: false,
-        },
-        root,
+        image: clone_root(spec)?,
+        scaffold: scaffold.map_err(failure(Step::PivotRoot, Path::new("/")))?,
+        has_own_devices: devices.are_own(),
         devices,
-        files,
-        is_writable: spec.writable,
-        proc,
+        network_files,
+        small_files: small_files::files(order),
+        small_folders: small_files::folders(),
+        data: match data {
+            Some(data) => data,
+            None => data::open(spec)?,
+        },
+        proc: make_proc().map_err(failure(Step::MountProc, Path::new("/proc")))?,
     })
 }
 
@@ -164,13 +180,13 @@ fn make_proc() -> rustix::io::Result<OwnedFd> {
     fsmount(&proc, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 
-/// Makes the image's root the root of this mount namespace.
+/// Makes the scaffold the root of this mount namespace.
 pub(crate) fn change_root(outside: &Outside) -> Result<(), Failure> {
     let failure = || failure(Step::PivotRoot, Path::new("/"));
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let host = rustix::fs::open("/", flags, Mode::empty()).map_err(failure())?;
-    attach(&outside.root, Path::new("."), Step::PivotRoot)?;
-    rustix::process::fchdir(&outside.root).map_err(failure())?;
+    attach(&outside.scaffold, Path::new("."), Step::PivotRoot)?;
+    rustix::process::fchdir(&outside.scaffold).map_err(failure())?;
     rustix::process::pivot_root(".", ".").map_err(failure())?;
     // The old root is mounted on top of the new one now, where `..` would still find it.
     // So it has to go before any path of the image is followed.
@@ -179,70 +195,171 @@ pub(crate) fn change_root(outside: &Outside) -> Result<(), Failure> {
     rustix::process::chdir("/").map_err(failure())
 }
 
+/// What has been put in place.
+pub(crate) struct Furnished {
+    pub(crate) own: OwnFolders,
+    placed: Placed,
+    hides_image_path: bool,
+    has_own_devices: bool,
+}
+
+impl Furnished {
+    pub(crate) fn found(&self, is_bounded: bool) -> Found {
+        Found {
+            hides_image_path: self.hides_image_path,
+            has_own_devices: self.has_own_devices,
+            is_bounded,
+        }
+    }
+}
+
 /// Attaches the rest. If the image has symbolic links in these places, they can no longer
 /// lead out of the image.
-pub(crate) fn furnish(outside: Outside) -> Result<(), Failure> {
-    outside.devices.attach()?;
-    mount_files(&outside.files, outside.is_writable)?;
-    attach(&outside.proc, Path::new("/proc"), Step::MountProc)
+pub(crate) fn furnish(
+    outside: Outside,
+    spec: &Spec,
+    identity: &Identity,
+) -> Result<Furnished, Failure> {
+    attach(&outside.image, Path::new(IMAGE), Step::CloneRoot)?;
+    attach(&outside.proc, Path::new(PROC), Step::MountProc)?;
+    let own = OwnFolders::find()?;
+    let mut additions = additions(spec, identity, &outside.network_files)?;
+    add_data(spec, &outside.data, &mut additions)?;
+    let placed = additions::place(&additions, &own)?;
+    add_small(&outside, &own, &placed)?;
+    let hides_image_path = mount_root(spec, &placed)?;
+    outside.devices.attach(&below(Path::new(ROOT), &own.dev))?;
+    mount_for_all(&placed.binds)?;
+    let proc = clone_mount(Path::new(PROC), Path::new("/proc"), Step::MountProc)?;
+    attach(&proc, &below(Path::new(ROOT), &own.proc), Step::MountProc)?;
+    // And so is all that is mounted of it.
+    sys::mount_set_attributes(outside.scaffold.as_fd(), HARMLESS)
+        .map_err(|errno| Failure::new(Step::AddFiles, "", errno))?;
+    Ok(Furnished {
+        own,
+        placed,
+        hides_image_path,
+        has_own_devices: outside.has_own_devices,
+    })
 }
 
-/// Mounts copies of files over the image's files. The copies are in a file system in
-/// memory that lies on `/proc` meanwhile, a folder that every root has, and is detached
-/// in the end.
-fn mount_files(files: &[(PathBuf, Vec<u8>)], is_writable: bool) -> Result<(), Failure> {
-    const SCAFFOLD: &str = "/proc";
-    if files.is_empty() {
-        return Ok(());
-    }
-    let step = Step::MountHostFiles;
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    // Room for both files at their most, twice over.
-    rustix::mount::mount("tmpfs", SCAFFOLD, "tmpfs", flags, Some(c"mode=755,size=4m"))
-        .map_err(failure(step, Path::new(SCAFFOLD)))?;
-    for (number, (path, content)) in files.iter().enumerate() {
-        let copy = format!("{SCAFFOLD}/{number}");
-        std::fs::write(&copy, content).map_err(io_failure(step, &copy))?;
-        let mount = clone_mount(Path::new(&copy), path, step)?;
-        sys::mount_set_attributes(mount.as_fd(), HARMLESS | MountAttrFlags::MOUNT_ATTR_NOEXEC)
-            .map_err(|errno| Failure::new(step, shown(path), errno))?;
-        if is_writable {
-            attach(&mount, &resolved(path)?, step)?;
-            continue;
-        }
-        // Over a symbolic link itself, and not where it leads: that may be missing, or a
-        // place that no process sees.
-        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-        rustix::mount::move_mount(&mount, "", CWD, path, flags).map_err(failure(step, path))?;
-    }
-    rustix::mount::unmount(SCAFFOLD, UnmountFlags::DETACH)
-        .map_err(failure(step, Path::new(SCAFFOLD)))
-}
-
-/// The path of a file of the image with links resolved. A mount in an overlay needs that:
-/// a link that begins with `/` would lead out of the overlay. Fails if the file is in a
-/// folder of which each process has its own.
-fn resolved(path: &Path) -> Result<PathBuf, Failure> {
-    let step = Step::MountHostFiles;
-    let place = std::fs::canonicalize(path);
-    let place = place.map_err(|error| Failure::io(step, shown(path), &error))?;
-    if place.is_dir() {
-        return Err(Failure::new(step, shown(path), libc::EISDIR));
-    }
-    let mut own = own_folders()?.into_iter();
-    match own.find(|folder| place.starts_with(folder)) {
-        None => Ok(place),
-        Some(folder) => Err(Failure::because(
+/// What the root has beside its image, each put into the scaffold.
+fn additions(
+    spec: &Spec,
+    identity: &Identity,
+    network_files: &[(PathBuf, Vec<u8>)],
+) -> Result<Vec<Addition>, Failure> {
+    let mut additions = Vec::new();
+    let of_network = network_files.iter().map(|(path, content)| {
+        let step = Step::MountHostFiles;
+        (path.as_path(), &content[..], 0o644, None, step)
+    });
+    let of_link = spec.files.iter().map(|file| {
+        let owner = file.of_user.then_some((identity.uid, identity.gid));
+        let (path, content) = (file.path.as_path(), file.content.as_ref());
+        (path, content, file.mode, owner, Step::AddFiles)
+    });
+    for (number, (path, content, mode, owner, step)) in of_network.chain(of_link).enumerate() {
+        let source = Path::new(FILES).join(number.to_string());
+        write(&source, content, mode, owner).map_err(io_failure(step, &shown(path)))?;
+        additions.push(Addition {
+            path: path.to_owned(),
+            source,
+            is_folder: false,
+            replaces_link: step == Step::MountHostFiles,
             step,
-            shown(path),
-            format!(
-                "it is a link to {}, and each process has a {} of its own, so that with Writable \
-                 it leads to nothing; have a file there in the image instead",
-                shown(&place),
-                shown(&folder),
-            ),
-        )),
+        });
     }
+    Ok(additions)
+}
+
+fn add_data(spec: &Spec, data: &[Data], additions: &mut Vec<Addition>) -> Result<(), Failure> {
+    for (number, (wanted, data)) in spec.data.iter().zip(data).enumerate() {
+        let (source, is_folder) = data::mount(data, &wanted.source, number)?;
+        additions.push(Addition {
+            path: wanted.path.clone(),
+            source,
+            is_folder,
+            replaces_link: false,
+            step: Step::MountData,
+        });
+    }
+    Ok(())
+}
+
+/// Adds the small files to the link's layer, other than where the image or the link has
+/// something else in mind.
+fn add_small(outside: &Outside, own: &OwnFolders, placed: &Placed) -> Result<(), Failure> {
+    let spot = |path: &Path| {
+        let spot = inside::find(Path::new(IMAGE), path, |at| own.is_own(at)).ok()?;
+        let is_taken = |bind: &Bind| {
+            spot.path.starts_with(&bind.target) || bind.target.starts_with(&spot.path)
+        };
+        let is_hidden = own.hiding(&spot.path).is_some();
+        (!is_hidden && !placed.binds.iter().any(is_taken)).then_some(spot)
+    };
+    for (path, content) in &outside.small_files {
+        if let Some(spot) = spot(path) {
+            layer::add_small_file(&spot, content)?;
+        }
+    }
+    for path in &outside.small_folders {
+        if let Some(spot) = spot(path) {
+            layer::add_small_folder(&spot)?;
+        }
+    }
+    Ok(())
+}
+
+fn write(path: &Path, content: &[u8], mode: u32, owner: Option<(u32, u32)>) -> std::io::Result<()> {
+    std::fs::write(path, content)?;
+    if let Some((user, group)) = owner {
+        chown(path, Some(user), Some(group))?;
+    }
+    std::fs::set_permissions(path, Permissions::from_mode(mode & 0o777))
+}
+
+/// Mounts the root, with what the image lacks. Says whether that hides where it is
+/// stored.
+fn mount_root(spec: &Spec, placed: &Placed) -> Result<bool, Failure> {
+    for (path, is_folder, step) in &placed.missing {
+        layer::add_point(path, *is_folder, *step)?;
+    }
+    let overlay = root_overlay::make(root_overlay::LAYERS, "image");
+    match (overlay, spec.writable, placed.missing.first()) {
+        (Ok(overlay), ..) => {
+            attach(&overlay, Path::new(ROOT), Step::CloneRoot)?;
+            Ok(true)
+        }
+        (Err(error), Writable::Private, _) => {
+            Err(failure(Step::MountOverlay, Path::new("/"))(error))
+        }
+        (Err(_), Writable::No, Some((path, _, step))) => Err(Failure::because(
+            *step,
+            shown(path),
+            "the image has nothing there, and on this host nothing can be added to it; have \
+             something there in the image, or keep images on a file system that is no overlay \
+             of overlays",
+        )),
+        (Err(_), Writable::No, None) => {
+            let image = clone_mount(Path::new(IMAGE), &spec.root, Step::CloneRoot)?;
+            attach(&image, Path::new(ROOT), Step::CloneRoot)?;
+            Ok(false)
+        }
+    }
+}
+
+/// Mounts what belongs into the root that all processes share, which is also where the
+/// zygote looks for things.
+fn mount_for_all(binds: &[Bind]) -> Result<(), Failure> {
+    for bind in binds.iter().filter(|bind| !bind.is_in_own) {
+        let mount = clone_mount(&bind.source, &bind.target, bind.step)?;
+        sys::mount_set_attributes(mount.as_fd(), HARMLESS)
+            .map_err(|errno| Failure::new(bind.step, shown(&bind.target), errno))?;
+        // In the place of a link of that name, and not where that leads.
+        attach(&mount, &below(Path::new(ROOT), &bind.target), bind.step)?;
+    }
+    Ok(())
 }
 
 fn failure(step: Step, subject: &Path) -> impl FnOnce(rustix::io::Errno) -> Failure + use<> {
@@ -254,9 +371,9 @@ fn shown(path: &Path) -> String {
     path.display().to_string()
 }
 
-/// Attaches a mount at a path, links followed.
+/// Puts a mount in place: that of a link of the image, where there is one.
 fn attach(mount: &OwnedFd, path: &Path, step: Step) -> Result<(), Failure> {
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     rustix::mount::move_mount(mount, "", CWD, path, flags).map_err(failure(step, path))
 }
 
@@ -269,8 +386,11 @@ pub(crate) enum Operation {
         mode: u32,
         step: Step,
     },
-    /// Makes this folder the root, and unmounts the old root.
-    ChangeRoot(CString),
+    /// To mount something on.
+    MakeFile {
+        path: CString,
+        step: Step,
+    },
 }
 
 /// A mount, as the arguments of `mount`.
@@ -286,24 +406,59 @@ pub(crate) struct PrivateMount {
 /// The flags of every mount that a process has for itself.
 const PRIVATE: libc::c_ulong = libc::MS_NOSUID | libc::MS_NODEV;
 
-/// Plans the mounts of each process, inside the new root.
-pub(crate) fn plan(spec: &Spec) -> Result<Vec<Operation>, Failure> {
+/// That somebody has looked into a folder is no change of it.
+const SCRATCH_FLAGS: libc::c_ulong = PRIVATE | libc::MS_NODIRATIME;
+
+/// In a process's file system in memory: what it writes to its root, what the kernel
+/// needs for that, and where the root is.
+const UPPER: &str = "upper";
+const WORK: &str = "work";
+const PRIVATE_ROOT: &str = "root";
+
+fn scratch(path: impl AsRef<Path>) -> PathBuf {
+    Path::new("/scratch").join(path)
+}
+
+/// The mounts of each process, in the scaffold, and the folder that becomes its root.
+pub(crate) struct MountPlan {
+    pub(crate) operations: Vec<Operation>,
+    pub(crate) root: CString,
+}
+
+/// Plans the mounts of each process.
+pub(crate) fn plan(spec: &Spec, furnished: &Furnished) -> Result<MountPlan, Failure> {
+    let Furnished { own, placed, .. } = furnished;
     let mut plan = Vec::new();
-    let prefix = if spec.writable {
-        plan_overlay(spec, &mut plan)?;
-        OVERLAY_ROOT
-    } else {
-        ""
+    let options = sized("mode=755", private::bytes(spec));
+    let target = scratch("");
+    let step = Step::MountPrivate;
+    plan.push(mount(
+        "tmpfs",
+        &target,
+        "tmpfs",
+        SCRATCH_FLAGS,
+        &options,
+        step,
+    )?);
+    let root = match spec.writable {
+        Writable::No => PathBuf::from(ROOT),
+        Writable::Private => plan_overlay(own, &mut plan)?,
     };
-    plan.push(proc(&format!("{prefix}/proc"), 0)?);
-    plan_masks(prefix, &mut plan)?;
-    private::plan(spec, prefix, &mut plan)?;
-    terminals::plan(spec, prefix, &mut plan)?;
-    if spec.writable {
-        let root = text(OVERLAY_ROOT.as_bytes(), Step::MountOverlay)?;
-        plan.push(Operation::ChangeRoot(root));
+    let proc_at = below(&root, &own.proc);
+    plan.push(proc(&proc_at, 0)?);
+    plan_masks(&below(Path::new(ROOT), &own.dev), &proc_at, &mut plan)?;
+    private::plan_folders(own, &placed.points, &mut plan)?;
+    private::plan_mounts(own, &root, &mut plan)?;
+    terminals::plan(spec, &below(&root, &own.dev), &mut plan)?;
+    let is_shared = |bound: &&Bind| !bound.is_in_own && spec.writable == Writable::No;
+    for bound in placed.binds.iter().filter(|bound| !is_shared(bound)) {
+        let target = below(&root, &bound.target);
+        plan.push(bind(&bound.source, &target, 0, bound.step)?);
     }
-    Ok(plan)
+    Ok(MountPlan {
+        operations: plan,
+        root: text(root.as_os_str().as_bytes(), Step::MountPrivate)?,
+    })
 }
 
 /// Mounts the process's own `/proc`.
@@ -312,104 +467,71 @@ pub(crate) fn plan(spec: &Spec) -> Result<Vec<Operation>, Failure> {
 /// and not capabilities; if ids are not shifted, that user may be root. Unlike mounts
 /// over parts of `/proc`, this costs nothing. And it hides init (`hidepid`), which would
 /// show the runner's cgroup, the zygote's memory, and how long earlier processes took.
-fn proc(target: &str, flags: libc::c_ulong) -> Result<Operation, Failure> {
+fn proc(target: &Path, flags: libc::c_ulong) -> Result<Operation, Failure> {
     let flags = flags | PRIVATE | libc::MS_NOEXEC | libc::MS_RDONLY;
-    let (target, options) = (target.as_bytes(), "hidepid=ptraceable");
+    let options = "hidepid=ptraceable";
     mount("proc", target, "proc", flags, options, Step::MountProc)
 }
 
 /// Mounts `/proc` again, with the flags that it has. The kernel then forgets which names
 /// were looked up there: it gives each a number and the time of its first lookup, for
 /// every process to see.
-pub(crate) fn forget_proc() -> Result<Operation, Failure> {
-    proc("/proc", libc::MS_REMOUNT)
+pub(crate) fn forget_proc(own: &OwnFolders) -> Result<Operation, Failure> {
+    proc(&own.proc, libc::MS_REMOUNT)
 }
 
-/// Mounts something empty over what must not be seen in `/proc`. For folders that is
-/// `/dev/shm`: before the private folders are mounted it is empty, and nobody can write
-/// to it.
-fn plan_masks(prefix: &str, plan: &mut Vec<Operation>) -> Result<(), Failure> {
+/// Puts something empty on what is not to be seen in `/proc`.
+fn plan_masks(dev: &Path, proc: &Path, plan: &mut Vec<Operation>) -> Result<(), Failure> {
+    let null = dev.join("null");
     for (name, kind) in masks::needed() {
         let empty = match kind {
-            masks::Kind::File => "/dev/null",
-            masks::Kind::Folder => "/dev/shm",
+            masks::Kind::File => &*null,
+            masks::Kind::Folder => Path::new(EMPTY),
         };
-        let target = format!("{prefix}/proc/{name}");
-        let (flags, step) = (libc::MS_BIND, Step::MountProc);
-        plan.push(mount(empty, target.as_bytes(), "", flags, "", step)?);
+        plan.push(bind(empty, &proc.join(name), 0, Step::MountProc)?);
     }
     Ok(())
 }
 
-/// Where init puts together the overlay of a process with a writable root.
-const SCRATCH: &str = "/tmp";
-const OVERLAY_ROOT: &str = "/tmp/root";
-
-fn plan_overlay(spec: &Spec, plan: &mut Vec<Operation>) -> Result<(), Failure> {
+/// Plans a root that the process may write to: an overlay of its own. Gives its place.
+fn plan_overlay(own: &OwnFolders, plan: &mut Vec<Operation>) -> Result<PathBuf, Failure> {
     let step = Step::MountOverlay;
-    plan.push(mount(
-        "tmpfs",
-        SCRATCH.as_bytes(),
-        "tmpfs",
-        PRIVATE,
-        &sized("mode=700", spec.scratch_bytes),
-        step,
-    )?);
-    for folder in ["/tmp/upper", "/tmp/work", OVERLAY_ROOT] {
-        plan.push(folder_of(folder.as_bytes(), 0o755, step)?);
+    let root = scratch(PRIVATE_ROOT);
+    for folder in [UPPER, WORK, PRIVATE_ROOT] {
+        plan.push(folder_of(&scratch(folder), 0o755, step)?);
     }
-    let options = "lowerdir=/,upperdir=/tmp/upper,workdir=/tmp/work,userxattr";
-    plan.push(mount(
-        "overlay",
-        OVERLAY_ROOT.as_bytes(),
-        "overlay",
-        PRIVATE,
-        options,
-        step,
-    )?);
+    let [upper, work] = [UPPER, WORK].map(|folder| shown(&scratch(folder)));
+    let options = root_overlay::options(&upper, &work);
+    let flags = PRIVATE | libc::MS_NODIRATIME;
+    plan.push(mount("overlay", &root, "overlay", flags, &options, step)?);
     // An overlay does not show the mounts in its lower folder, so they are repeated in
     // it.
-    let files = network::files(spec.network).iter().map(Path::new);
-    let files = files.filter(|path| path.exists()).map(resolved);
-    let mounted = std::iter::once(Ok(PathBuf::from("/dev"))).chain(files);
-    for path in mounted {
-        let path = path?;
-        let path = path.as_os_str().as_bytes();
-        let target = [OVERLAY_ROOT.as_bytes(), path].concat();
-        let flags = libc::MS_BIND | libc::MS_REC;
-        plan.push(mount(path, &target, "", flags, "", step)?);
-    }
-    Ok(())
+    let dev = below(Path::new(ROOT), &own.dev);
+    let target = below(&root, &own.dev);
+    plan.push(bind(&dev, &target, libc::MS_REC, step)?);
+    Ok(root)
 }
 
-/// The folder that hides `path`, because each process has a folder of its own there;
-/// `None` if processes see the path. It must exist.
-pub(crate) fn hidden_by(path: &Path, step: Step) -> Result<Option<PathBuf>, Failure> {
-    let place = std::fs::canonicalize(path);
-    let place = place.map_err(|error| Failure::io(step, shown(path), &error))?;
-    let mut own = own_folders()?.into_iter();
-    Ok(own.find(|folder| place.starts_with(folder) && place != *folder))
-}
-
-/// The folders whose content in the image no process sees, because something is mounted
-/// on each.
-fn own_folders() -> Result<Vec<PathBuf>, Failure> {
-    let mut folders = private::paths()?;
-    folders.extend([PathBuf::from("/dev"), PathBuf::from("/proc")]);
-    Ok(folders)
+fn bind(
+    source: &Path,
+    target: &Path,
+    flags: libc::c_ulong,
+    step: Step,
+) -> Result<Operation, Failure> {
+    mount(source, target, "", libc::MS_BIND | flags, "", step)
 }
 
 fn mount(
-    source: impl AsRef<[u8]>,
-    target: &[u8],
+    source: impl AsRef<Path>,
+    target: &Path,
     file_system: &str,
     flags: libc::c_ulong,
     data: &str,
     step: Step,
 ) -> Result<Operation, Failure> {
     Ok(Operation::Mount(PrivateMount {
-        source: text(source.as_ref(), step)?,
-        target: text(target, step)?,
+        source: text(source.as_ref().as_os_str().as_bytes(), step)?,
+        target: text(target.as_os_str().as_bytes(), step)?,
         file_system: text(file_system.as_bytes(), step)?,
         flags,
         data: text(data.as_bytes(), step)?,
@@ -417,8 +539,8 @@ fn mount(
     }))
 }
 
-fn folder_of(path: &[u8], mode: u32, step: Step) -> Result<Operation, Failure> {
-    let path = text(path, step)?;
+fn folder_of(path: &Path, mode: u32, step: Step) -> Result<Operation, Failure> {
+    let path = text(path.as_os_str().as_bytes(), step)?;
     Ok(Operation::MakeFolder { path, mode, step })
 }
 

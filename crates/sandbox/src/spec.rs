@@ -26,9 +26,12 @@ pub struct Spec {
     /// image's `User`, names being those of the root's own `/etc/passwd` and
     /// `/etc/group`.
     pub user: String,
-    /// A private, throw-away writable root for each process instead of the
-    /// read-only one that all share.
-    pub writable: bool,
+    /// Files that the root has beside its image.
+    pub files: Vec<SpecFile>,
+    /// Folders and files of the host that the root has beside its image.
+    pub data: Vec<SpecData>,
+    /// Whether a process may write to its root.
+    pub writable: Writable,
     /// How much each process may keep in `/tmp`, in `/var/tmp`, and, where it is
     /// writable, in the rest of its root; all of it in memory. The private folders share
     /// one file system, with room for all of them.
@@ -47,6 +50,61 @@ pub struct Spec {
 
 /// A [`Spec::scratch_bytes`] for whoever has no other wish: 1 GiB.
 pub const SCRATCH_BYTES_DEFAULT: u64 = 1 << 30;
+
+/// A file that a link's root has beside its image, read-only.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SpecFile {
+    /// Where: an absolute path, whose links are followed inside the root.
+    pub path: PathBuf,
+    /// The bits of its mode.
+    pub mode: u32,
+    /// What is in it.
+    pub content: Content,
+    /// It belongs to the link's user, and not to the root's.
+    pub of_user: bool,
+}
+
+/// A folder or a file of the host that a link's root has beside its image, read-only,
+/// without set-id bits and devices. All users must be able to read all of it, unless it
+/// belongs to the link's own ids.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpecData {
+    /// Where: an absolute path, whose links are followed inside the root.
+    pub path: PathBuf,
+    /// What: a path of the host, whose links are followed there.
+    pub source: PathBuf,
+}
+
+/// The content of a file. It may be a secret, so no text for developers shows it.
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Content(Vec<u8>);
+
+impl From<Vec<u8>> for Content {
+    fn from(bytes: Vec<u8>) -> Content {
+        Content(bytes)
+    }
+}
+
+impl AsRef<[u8]> for Content {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Content {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{} bytes", self.0.len())
+    }
+}
+
+/// Whether a process may write to its root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Writable {
+    /// No: all processes of the link share it.
+    No,
+    /// Yes: each has one of its own, and what it writes there goes with it.
+    Private,
+}
 
 /// How a process gets its input. Where it is not through a pipe, its place must be
 /// [prepared](crate::Zygote::prepare), and is used by one process only.

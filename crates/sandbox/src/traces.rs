@@ -1,8 +1,9 @@
 //! Traces: what a process may have left in its place, and whether the place is as it
-//! was before. A process can change its private folders: what is in them and how they
-//! look; shared memory, semaphores and messages; other processes; and sockets in
-//! messages to themselves (`network.rs`), with what they hold; and the times of the file
-//! that makes terminals. All else that it can
+//! was before. A process can change its private folders and, where it may, its root, of which an
+//! overlay keeps the changes in one more folder: what is in them and how they look; shared
+//! memory, semaphores and messages; other processes; sockets in messages to themselves
+//! (`network.rs`), with what they hold; and the times of the file that makes terminals. All
+//! else that it can
 //! reach is read-only, is its own, or (init's priority, its limits) is kept from it by
 //! the system call filter.
 //!
@@ -13,11 +14,14 @@
 //!
 //! This code runs in the zygote's memory, by the rules of `sys.rs`.
 
+use std::ffi::CString;
+
 use crate::mounts::MULTIPLEXER;
 use crate::sys::{Errno, FileStatus, in_our_memory as call};
 
-/// The most private folders; `mounts/private.rs` has their list.
-pub(crate) const FOLDERS_MAX: usize = 4;
+/// As many folders as a process may change: the private ones, and what it writes to its
+/// root.
+pub(crate) const FOLDERS_MAX: usize = 5;
 
 /// How a place looks.
 #[derive(Clone, Copy)]
@@ -38,27 +42,22 @@ pub(crate) struct Traces {
 const NO_ID: i32 = -1;
 
 impl Traces {
-    /// The state of a new place whose changeable folders are these, which are open: they
-    /// are the last files made there.
-    pub(crate) fn of_new(folders: impl Iterator<Item = i32>) -> Result<Traces, Errno> {
-        let folders = look_at(folders)?;
-        let numbers = folders.iter().map(FileStatus::file_number);
+    /// How a new place looks, whose folders have these names in the open file system
+    /// `scratch`. Takes the next number of a file.
+    pub(crate) fn of_new(scratch: i32, folders: &[CString]) -> Result<Traces, Errno> {
         Ok(Traces {
-            file_number: numbers.max().unwrap_or(0),
-            folders,
+            file_number: call::next_file_number(scratch)?,
+            folders: look_at(scratch, folders)?,
             multiplexer: look_at_multiplexer(),
             ipc_ids: [NO_ID; 3],
         })
     }
 
     /// The state of a place now. Uses up the next numbers.
-    pub(crate) fn find(folders: impl Iterator<Item = i32> + Clone) -> Result<Traces, Errno> {
-        let any = folders.clone().next().ok_or(libc::ENOENT)?;
+    pub(crate) fn find(scratch: i32, folders: &[CString]) -> Result<Traces, Errno> {
         Ok(Traces {
-            file_number: call::next_file_number(any)?,
-            folders: look_at(folders)?,
-            multiplexer: look_at_multiplexer(),
             ipc_ids: call::next_ipc_ids(NO_ID)?,
+            ..Traces::of_new(scratch, folders)?
         })
     }
 
@@ -73,13 +72,13 @@ impl Traces {
 }
 
 fn look_at_multiplexer() -> FileStatus {
-    call::path_status(MULTIPLEXER).unwrap_or(FileStatus::EMPTY)
+    call::file_status(libc::AT_FDCWD, MULTIPLEXER).unwrap_or(FileStatus::EMPTY)
 }
 
-fn look_at(folders: impl Iterator<Item = i32>) -> Result<[FileStatus; FOLDERS_MAX], Errno> {
+fn look_at(scratch: i32, folders: &[CString]) -> Result<[FileStatus; FOLDERS_MAX], Errno> {
     let mut found = [FileStatus::EMPTY; FOLDERS_MAX];
     for (found, folder) in found.iter_mut().zip(folders) {
-        *found = call::file_status(folder)?;
+        *found = call::file_status(scratch, folder)?;
     }
     Ok(found)
 }

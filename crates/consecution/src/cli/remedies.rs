@@ -12,6 +12,10 @@ const IMAGE_MAX: &str = "raise the limit with --image-max if you trust it";
 const HOME: &str = "--home names the folder";
 const HOST_NETWORK: &str =
     "allow it with --allow-host-network, or CONSECUTION_ALLOW_HOST_NETWORK=true";
+const DATA: &str = "name it with --data NAME=PATH";
+const SECRET: &str = "name its file with --secret NAME=FILE";
+const SCRATCH_MAX: &str =
+    "allow more with --scratch-max, or let the link have less with Constraints: {Scratch: …}";
 const UNENFORCED_LIMITS: &str = "or run it without, with --allow-unenforced-limits; \
      `consecution sandbox check` says what can be kept here";
 
@@ -20,6 +24,9 @@ pub(super) fn remedy(error: &(dyn Error + 'static)) -> Option<&'static str> {
     if let Some(error) = error.downcast_ref::<LoadError>() {
         return match error {
             LoadError::HostNetwork => Some(HOST_NETWORK),
+            LoadError::NoData { .. } => Some(DATA),
+            LoadError::NoSecret { .. } => Some(SECRET),
+            LoadError::Scratch { .. } => Some(SCRATCH_MAX),
             LoadError::Open(OpenError::Cgroup(
                 CgroupError::NoController { .. } | CgroupError::Swap,
             )) => Some(UNENFORCED_LIMITS),
@@ -66,8 +73,15 @@ mod tests {
             step: "open",
             path: "/store".into(),
         };
-        let errors: [(&str, Box<dyn Error>); 7] = [
+        let name = "key".to_owned();
+        let errors: [(&str, Box<dyn Error>); 10] = [
             ("--allow-host-network", Box::new(LoadError::HostNetwork)),
+            ("--data", Box::new(LoadError::NoData { name: name.clone() })),
+            ("--secret", Box::new(LoadError::NoSecret { name })),
+            (
+                "--scratch-max",
+                Box::new(LoadError::Scratch { wanted: 2, most: 1 }),
+            ),
             (
                 "--allow-unenforced-limits",
                 Box::new(LoadError::Open(CgroupError::Swap.into())),

@@ -111,9 +111,8 @@ pub(super) fn hint(ending: &Ending, stderr: &[u8], means: &Means) -> Option<Arc<
     }
     let text = match trouble(stderr)? {
         Trouble::ReadOnly => match means.writable {
-            Writable::Yes => return None,
-            Writable::No => "its root cannot be written: set `Writable: true`, or let it write \
-                to /tmp, /var/tmp, /run or /dev/shm"
+            Writable::Yes | Writable::No => "it can write to its root, but not to its `Files`, \
+                `Data` and `Secrets`, nor below /dev, /proc and /sys"
                 .to_owned(),
             Writable::Never => "its root cannot be written: leave `Writable: never` out, or let \
                 it write to /tmp, /var/tmp, /run or /dev/shm"
@@ -199,10 +198,10 @@ mod tests {
     fn each_trouble_has_the_key_that_helps() {
         let link = Link::default();
         for (stderr, key) in [
-            ("touch: /x: Read-only file system", "`Writable: true`"),
+            ("touch: /sys/x: Read-only file system", "not to its `Files`"),
             (
                 "Error: EROFS: read-only file system, open '/x'",
-                "`Writable: true`",
+                "not to its `Files`",
             ),
             (
                 "dd: error writing '/tmp/x': No space left on device",
@@ -241,16 +240,17 @@ mod tests {
 
     #[test]
     fn what_the_link_has_already_is_not_hinted_at() {
+        let never = Link {
+            writable: Writable::Never,
+            ..Link::default()
+        };
+        let hint = hint_of(&never, "Read-only file system").unwrap();
+        assert!(hint.contains("`Writable: never`"), "{hint}");
         let link = Link {
-            writable: Writable::Yes,
             network: Network::Host,
             ..Link::default()
         };
-        for stderr in [
-            "Read-only file system",
-            "Network is unreachable",
-            "Address family not supported",
-        ] {
+        for stderr in ["Network is unreachable", "Address family not supported"] {
             assert_eq!(hint_of(&link, stderr), None, "{stderr}");
         }
         // Whoever has no limit on memory has met the machine's.
@@ -269,7 +269,7 @@ mod tests {
         let first = "x: Read-only file system\ny: No space left on device\n";
         assert!(hint_of(&link, first).unwrap().contains("Scratch"));
         let second = "y: No space left on device\nx: Read-only file system\n";
-        assert!(hint_of(&link, second).unwrap().contains("Writable"));
+        assert!(hint_of(&link, second).unwrap().contains("`Files`"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use sandbox::{Ids, SCRATCH_BYTES_DEFAULT};
 
 use super::pipeline::Bounds;
+use super::provisions::Provisions;
 
 /// The limits of a runner for its links.
 #[derive(Debug, Clone)]
@@ -12,7 +13,8 @@ pub struct Sandboxing {
     pub host_network: bool,
     /// Whether links are run whose `Constraints` this host cannot enforce.
     pub unenforced_limits: bool,
-    /// The most bytes in each private folder of a process; they are in memory.
+    /// The most bytes in each private folder of a process, and of its root if it may write
+    /// there; they are in memory. A link that asks for less gets less.
     pub scratch_bytes_max: u64,
     /// The most bytes that a process may write to standard output; `None` for no limit.
     pub output_bytes_max: Option<u64>,
@@ -21,6 +23,8 @@ pub struct Sandboxing {
     /// The ids of its processes on the host. The roots in its store must have been unpacked for
     /// them.
     pub ids: Ids,
+    /// What its links may name.
+    pub provisions: Provisions,
 }
 
 impl Sandboxing {
@@ -41,6 +45,7 @@ impl Default for Sandboxing {
             output_bytes_max: None,
             stderr_bytes_max: None,
             ids: Ids::detect(),
+            provisions: Provisions::default(),
         }
     }
 }

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
-use chain::{Link, LinkId, Network, Writable};
+use chain::{DataSource, Link, LinkId, Network, Writable};
 use image::{Digest, Image, Reference};
-use sandbox::{Input, Launcher, Limits, Output, Spec, Zygote};
+use sandbox::{Input, Launcher, Limits, Output, Spec, SpecData, Zygote};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
@@ -19,6 +19,7 @@ use super::images::AgreedImages;
 use super::local_links::{LocalLink, LocalLinks, Membership};
 use super::metrics::{LinkMetrics, Metrics};
 use super::pipeline::{Mode, watch};
+use super::provisions::{Found, Provided};
 use super::reaper::{Reaped, Reaper};
 use super::sandboxing::Sandboxing;
 use super::service::LinkService;
@@ -108,6 +109,24 @@ pub enum LoadError {
     HostNetwork,
     #[error("give it `{key}`, which this version does not support")]
     Unsupported { key: &'static str },
+    #[error("give it the data {name:?}, which this runner does not have")]
+    NoData { name: String },
+    #[error("give it the secret {name:?}, which this runner does not have")]
+    NoSecret { name: String },
+    #[error("read the secret {name:?}")]
+    Secret {
+        name: String,
+        #[source]
+        cause: std::io::Error,
+    },
+    #[error("get image {reference}, which is its data")]
+    DataImage {
+        reference: String,
+        #[source]
+        cause: Box<LoadError>,
+    },
+    #[error("give it {wanted} bytes of scratch, of which this runner allows {most}")]
+    Scratch { wanted: u64, most: u64 },
     #[error("load it: the runner was stopped")]
     Stopped,
 }
@@ -125,8 +144,13 @@ pub(super) async fn work(
     // Earlier generations of the link that only finish accepted calls.
     let mut leaving = JoinSet::new();
     let mut metrics = None;
+    // Takes the place of a zygote that still lives.
+    let mut renewed = None;
     loop {
         let loading = async {
+            if let Some(renewed) = renewed.take() {
+                return renewed;
+            }
             reloads.until_next().await;
             load_until_it_works(&shared, id, &link, &reporter).await
         };
@@ -148,8 +172,12 @@ pub(super) async fn work(
             // Nothing is ever sent: the other end is dropped.
             _ = &mut stopped => true,
             () = zygote.until_gone() => false,
+            zygote = renew(&shared, id, &link, &zygote) => {
+                renewed = Some(zygote);
+                false
+            }
         };
-        if !is_stopped {
+        if !is_stopped && renewed.is_none() {
             // Processes that the pool starts now would not run.
             serving.membership.served().alone.drain();
             let gone = LoadError::ZygoteGone;
@@ -274,6 +302,28 @@ async fn load_until_it_works(
     }
 }
 
+/// Resolves with another zygote when data or a secret of the link has changed. If the
+/// link cannot be loaded with what is there now, the old zygote goes on with what it has.
+async fn renew(shared: &Shared, id: LinkId, link: &Link, zygote: &ZygoteHandle) -> ZygoteHandle {
+    let image = &link.image;
+    zygote.0.found.until_changed().await;
+    tracing::info!(link_id = %id, image, "data or a secret of the link has changed: it is loaded again");
+    let mut backoff = Backoff::new(RETRY_WAIT_MIN, RETRY_WAIT_MAX);
+    let mut log = LogOnChange::default();
+    loop {
+        match load(shared, id, link).await {
+            Ok(zygote) => return zygote,
+            Err(error) => {
+                let what = with_causes(&error);
+                if log.lets(&what) {
+                    tracing::warn!(link_id = %id, image, "the link goes on with the data and secrets that it had: failed to {what}");
+                }
+            }
+        }
+        tokio::time::sleep(backoff.next()).await;
+    }
+}
+
 async fn load(shared: &Shared, id: LinkId, link: &Link) -> Result<ZygoteHandle, LoadError> {
     let rules = &shared.sandboxing;
     if link.network == Network::Host && !rules.host_network {
@@ -282,10 +332,25 @@ async fn load(shared: &Shared, id: LinkId, link: &Link) -> Result<ZygoteHandle, 
     if let Some(key) = unsupported::key(link) {
         return Err(LoadError::Unsupported { key });
     }
+    rules.provisions.check(link)?;
+    if let Some(wanted) =
+        (link.constraints.scratch).filter(|wanted| *wanted > rules.scratch_bytes_max)
+    {
+        let most = rules.scratch_bytes_max;
+        return Err(LoadError::Scratch { wanted, most });
+    }
     loop {
         let image = shared.images.get(&link.image).await?;
-        let opening = open(shared, spec(id, link, &image, rules), limits(link, rules));
-        let (zygote, hidden) = opening.await?;
+        let mut images = data_images(shared, link).await?;
+        let mut provided = provide(shared, link).await?;
+        provided
+            .data
+            .extend(images.iter().map(|(path, image)| SpecData {
+                path: path.into(),
+                source: image.root().to_owned(),
+            }));
+        let spec = spec(id, link, &image, rules, &mut provided);
+        let (zygote, hidden) = open(shared, spec, limits(link, rules)).await?;
         let zygote = watch(zygote).map_err(LoadError::Watch)?;
         for file in hidden {
             tracing::warn!(
@@ -296,13 +361,49 @@ async fn load(shared: &Shared, id: LinkId, link: &Link) -> Result<ZygoteHandle, 
                 file.display()
             );
         }
-        let opened = Reaped::new(Opened { zygote, image }, &shared.zygotes_reaper);
-        // Pin the tag's digest only now that the image has proved to run: a pinned image
+        let mut used = vec![image];
+        used.extend(images.drain(..).map(|(_, image)| image));
+        let opened = Opened {
+            zygote,
+            images: used,
+            found: Arc::new(provided.found),
+        };
+        let opened = Reaped::new(opened, &shared.zygotes_reaper);
+        // Pin the tags' digests only now that the images have proved to run: a pinned image
         // that cannot run could not be replaced by a fixed one.
-        if shared.images.agree(&opened.image).await? {
+        let mut is_agreed = true;
+        for image in &opened.images {
+            is_agreed &= shared.images.agree(image).await?;
+        }
+        if is_agreed {
             return Ok(ZygoteHandle(opened));
         }
     }
+}
+
+/// The images that are a link's data, each with its place in the link's root.
+async fn data_images(shared: &Shared, link: &Link) -> Result<Vec<(String, Image)>, LoadError> {
+    let mut images = Vec::new();
+    for (path, source) in &link.data {
+        let DataSource::Image(reference) = source else {
+            continue;
+        };
+        let image = shared.images.get(reference).await;
+        let image = image.map_err(|cause| LoadError::DataImage {
+            reference: reference.clone(),
+            cause: Box::new(cause),
+        })?;
+        images.push((path.clone(), image));
+    }
+    Ok(images)
+}
+
+/// Reads the files that a link gets, on a blocking thread.
+async fn provide(shared: &Shared, link: &Link) -> Result<Provided, LoadError> {
+    let (provisions, link) = (shared.sandboxing.provisions.clone(), link.clone());
+    let provided = tokio::task::spawn_blocking(move || provisions.provide(&link));
+    // An error means that the runtime is shutting down.
+    provided.await.map_err(|_| LoadError::Stopped)?
 }
 
 /// Opens a zygote. Also finds files of its image that commands do not see.
@@ -339,13 +440,16 @@ fn say_cgroup(launcher: &Launcher) {
     }
 }
 
-/// A zygote, and the image that must stay while it lives.
+/// A zygote, and the images that must stay while it lives.
 pub(super) struct ZygoteHandle(Reaped<Opened>);
 
 /// The fields are dropped in this order.
 struct Opened {
     zygote: AsyncFd<Zygote>,
-    image: Image,
+    /// The link's own first, and those that are its data.
+    images: Vec<Image>,
+    /// The runner's files that it has, as they were found.
+    found: Arc<Found>,
 }
 
 impl ZygoteHandle {
@@ -371,7 +475,13 @@ impl Drop for ZygoteHandle {
 }
 
 /// A link's sandbox: its own settings override those of its image, as with `docker run`.
-fn spec(id: LinkId, link: &Link, image: &Image, rules: &Sandboxing) -> Spec {
+fn spec(
+    id: LinkId,
+    link: &Link,
+    image: &Image,
+    rules: &Sandboxing,
+    provided: &mut Provided,
+) -> Spec {
     let config = &image.config;
     let command = match &link.command {
         Some(command) => std::iter::once(command)
@@ -410,8 +520,13 @@ fn spec(id: LinkId, link: &Link, image: &Image, rules: &Sandboxing) -> Spec {
             .or(config.user.as_ref())
             .cloned()
             .unwrap_or_default(),
-        writable: link.writable == Writable::Yes,
-        scratch_bytes: rules.scratch_bytes_max,
+        files: std::mem::take(&mut provided.files),
+        data: std::mem::take(&mut provided.data),
+        writable: match link.writable {
+            Writable::No | Writable::Yes => sandbox::Writable::Private,
+            Writable::Never => sandbox::Writable::No,
+        },
+        scratch_bytes: link.constraints.scratch.unwrap_or(rules.scratch_bytes_max),
         input: match link.input.as_deref() {
             None => Input::Pipe,
             Some("/dev/stdin") => Input::Seekable,

@@ -18,6 +18,7 @@ mod run;
 mod run_ends;
 mod run_files;
 mod run_links;
+mod run_provisions;
 mod run_sandbox;
 mod run_signals;
 mod run_streams;

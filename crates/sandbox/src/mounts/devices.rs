@@ -6,7 +6,7 @@
 //! opened, takes a capability on the host (CAP_MKNOD); so it is done before the link's
 //! namespaces are entered. Without that capability, the link sees the host's files.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, makedev};
@@ -48,8 +48,8 @@ const FOLDERS: [&str; 2] = ["shm", terminals::FOLDER];
 pub(crate) enum Devices {
     /// A mount with all of it.
     Own(OwnedFd),
-    /// Mounts of the host's files, by their paths.
-    OfTheHost(Vec<(PathBuf, OwnedFd)>),
+    /// Mounts of the host's files, by their names.
+    OfTheHost(Vec<(&'static str, OwnedFd)>),
 }
 
 const READ_ONLY: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY
@@ -129,7 +129,7 @@ pub(super) fn of_the_host() -> Result<Devices, Failure> {
         // The device can still be written to.
         sys::mount_set_attributes(mount.as_fd(), READ_ONLY)
             .map_err(|errno| Failure::new(Step::MountDevices, shown(&path), errno))?;
-        devices.push((path, mount));
+        devices.push((name, mount));
     }
     Ok(Devices::OfTheHost(devices))
 }
@@ -139,27 +139,27 @@ impl Devices {
         matches!(self, Devices::Own(_))
     }
 
-    /// Attaches them at `/dev`.
-    pub(super) fn attach(&self) -> Result<(), Failure> {
+    /// Puts them in place, in that folder.
+    pub(super) fn attach(&self, folder: &Path) -> Result<(), Failure> {
         match self {
-            Devices::Own(mount) => attach(mount, Path::new("/dev"), Step::MountDevices),
-            Devices::OfTheHost(devices) => mount_each(devices),
+            Devices::Own(mount) => attach(mount, folder, Step::MountDevices),
+            Devices::OfTheHost(devices) => mount_each(devices, folder),
         }
     }
 }
 
-fn mount_each(devices: &[(PathBuf, OwnedFd)]) -> Result<(), Failure> {
+fn mount_each(devices: &[(&str, OwnedFd)], folder: &Path) -> Result<(), Failure> {
     let failure = |subject: &Path| failure(Step::MountDevices, subject);
     let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
-    let folder = Path::new("/dev");
     rustix::mount::mount("tmpfs", folder, "tmpfs", flags, Some(c"mode=755,size=64k"))
         .map_err(failure(folder))?;
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let mounted = rustix::fs::open(folder, flags, Mode::empty()).map_err(failure(folder))?;
-    for (path, mount) in devices {
-        rustix::fs::mknodat(CWD, path, FileType::RegularFile, Mode::RUSR, 0)
-            .map_err(failure(path))?;
-        attach(mount, path, Step::MountDevices)?;
+    for (name, mount) in devices {
+        let path = folder.join(name);
+        rustix::fs::mknodat(CWD, &path, FileType::RegularFile, Mode::RUSR, 0)
+            .map_err(failure(&path))?;
+        attach(mount, &path, Step::MountDevices)?;
     }
     for (target, link) in LINKS {
         let link = folder.join(link);

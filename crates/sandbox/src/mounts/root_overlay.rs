@@ -1,49 +1,37 @@
-//! An overlay of the image's root and an empty folder, in the root's place. A process can
-//! read in `/proc/self/mountinfo` which folder of its file system each mount shows, but
-//! not for an overlay. So it does not see where on the host the image is stored. And if
-//! two links share an image, the locks and change notices (inotify) of one on a file do
-//! not reach the other.
+//! The link's root: an overlay of the image with the link's layer over it. A
+//! process reads in `/proc/self/mountinfo` which folder of its file system each
+//! mount shows; of an overlay it reads none. So it does not see where on the host
+//! the image is stored. And what two links do to one file of an image that they
+//! share (locks, change notices) does not reach from one to the other.
 //!
-//! If the kernel cannot do that (the store's file system is a stack of overlays already,
-//! or the kernel has no overlays), the root is mounted without it: processes then see
-//! that path and other links' locks, but can read and write nothing more.
-
-use std::path::Path;
+//! Where the kernel cannot do it (the store's file system is a stack of overlays
+//! already, or the kernel knows none), a root that nobody may write to is shown without
+//! it: what is lost is the secrecy of a path, and not a wall.
 
 use rustix::fd::OwnedFd;
-use rustix::fs::{CWD, Mode};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
+    FsMountFlags, FsOpenFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount,
+    fsopen,
 };
 
-/// Where the overlay is put together: a folder that every host has, covered in this mount
-/// namespace alone. The cover goes when the host's root is unmounted. Unmounting it by
-/// itself would take a millisecond more, in which the kernel waits for all processors.
-const SCAFFOLD: &str = "/dev";
-const BELOW: &str = "/dev/image";
-const EMPTY: &str = "/dev/nothing";
+use super::HARMLESS;
 
-/// Makes an overlay over `root`; neither mount is attached. Whether it succeeds or not,
-/// the host's `/dev` is covered afterwards.
-pub(super) fn over(root: &OwnedFd) -> rustix::io::Result<OwnedFd> {
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    rustix::mount::mount(
-        "tmpfs",
-        SCAFFOLD,
-        "tmpfs",
-        flags,
-        Some(c"mode=700,size=64k"),
-    )?;
-    for folder in [BELOW, EMPTY] {
-        rustix::fs::mkdir(folder, Mode::RWXU | Mode::XGRP | Mode::XOTH)?;
-    }
-    let place = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    rustix::mount::move_mount(root, "", CWD, Path::new(BELOW), place)?;
+/// The layers of a link's root, the topmost first: `scaffold::LAYER` and
+/// `scaffold::IMAGE`.
+pub(super) const LAYERS: &str = "/layer:/image";
+
+/// As options of `mount`, for who makes one for each process: what that writes is in
+/// these folders.
+pub(super) fn options(upper: &str, work: &str) -> String {
+    format!("lowerdir={LAYERS},upperdir={upper},workdir={work},xino=on,userxattr")
+}
+
+/// Makes one of two layers for all processes, which nobody can write to: a mount that is
+/// in no place yet. The kernel shows `source` for where it comes from.
+pub(super) fn make(layers: &str, source: &str) -> rustix::io::Result<OwnedFd> {
     let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    // Without a writable folder, an overlay needs two others at least.
-    fsconfig_set_string(&overlay, "lowerdir", format!("{BELOW}:{EMPTY}"))?;
-    fsconfig_set_string(&overlay, "source", "image")?;
+    fsconfig_set_string(&overlay, "lowerdir", layers)?;
+    fsconfig_set_string(&overlay, "source", source)?;
     // Otherwise a folder gets its inode number at its first lookup, which would show all
     // processes of the link what others have looked up, and in which order.
     fsconfig_set_string(&overlay, "xino", "on")?;
@@ -51,8 +39,5 @@ pub(super) fn over(root: &OwnedFd) -> rustix::io::Result<OwnedFd> {
     // trusted.
     fsconfig_set_flag(&overlay, "userxattr")?;
     fsconfig_create(&overlay)?;
-    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
-        | MountAttrFlags::MOUNT_ATTR_NOSUID
-        | MountAttrFlags::MOUNT_ATTR_NODEV;
-    fsmount(&overlay, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+    fsmount(&overlay, FsMountFlags::FSMOUNT_CLOEXEC, HARMLESS)
 }

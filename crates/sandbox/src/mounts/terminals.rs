@@ -8,6 +8,7 @@
 
 use std::ffi::CStr;
 use std::fs;
+use std::path::Path;
 
 use super::{Operation, mount};
 use crate::failure::{Failure, Step};
@@ -16,15 +17,15 @@ use crate::spec::{Ids, Spec};
 /// The file that makes a pseudo-terminal when it is opened.
 pub(crate) const MULTIPLEXER: &CStr = c"/dev/pts/ptmx";
 
-/// The folder, below `/dev`.
+/// The folder, in `/dev`.
 pub(super) const FOLDER: &str = "pts";
 
 /// How many a place may have at a time. All places of a host share `kernel.pty.max`, 4,096,
 /// and each takes some 60 KiB of the kernel's memory that no cgroup counts.
 const TERMINALS_MAX: u32 = 8;
 
-/// Plans the mount, in a root at `prefix`, if this kernel has it for this link.
-pub(super) fn plan(spec: &Spec, prefix: &str, plan: &mut Vec<Operation>) -> Result<(), Failure> {
+/// Plans the mount, in a root whose `/dev` is there, if this kernel has it for this link.
+pub(super) fn plan(spec: &Spec, dev: &Path, plan: &mut Vec<Operation>) -> Result<(), Failure> {
     if !is_known() || !has_root() {
         return Ok(());
     }
@@ -35,17 +36,10 @@ pub(super) fn plan(spec: &Spec, prefix: &str, plan: &mut Vec<Operation>) -> Resu
         Ids::Own => "",
     };
     let options = format!("newinstance,ptmxmode=0666,mode=0620,max={TERMINALS_MAX}{group}");
-    let target = format!("{prefix}/dev/{FOLDER}");
+    let target = dev.join(FOLDER);
     let flags = libc::MS_NOSUID | libc::MS_NOEXEC | libc::MS_RDONLY;
     let step = Step::MountPrivate;
-    plan.push(mount(
-        "devpts",
-        target.as_bytes(),
-        "devpts",
-        flags,
-        &options,
-        step,
-    )?);
+    plan.push(mount("devpts", &target, "devpts", flags, &options, step)?);
     Ok(())
 }
 

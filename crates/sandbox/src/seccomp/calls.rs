@@ -338,20 +338,13 @@ pub(super) const ALLOWED: &[Call] = calls![
 ];
 
 /// Calls that only the zygote and init may make: they have the mount token.
-pub(super) const PRIVILEGED: &[Call] = calls![
-    SYS_mount,
-    SYS_pivot_root,
-    SYS_setns,
-    SYS_umount2,
-    SYS_unshare,
-];
+pub(super) const PRIVILEGED: &[Call] = calls![SYS_chroot, SYS_mount, SYS_setns, SYS_unshare,];
 
 /// Calls that are refused with `EPERM` rather than `ENOSYS`, as by Docker's profile.
 pub(super) const FORBIDDEN: &[i64] = &[
     libc::SYS_acct,
     libc::SYS_add_key,
     libc::SYS_bpf,
-    libc::SYS_chroot,
     libc::SYS_clock_settime,
     libc::SYS_delete_module,
     libc::SYS_fanotify_init,
@@ -380,6 +373,7 @@ pub(super) const FORBIDDEN: &[i64] = &[
     libc::SYS_open_tree,
     libc::SYS_perf_event_open,
     libc::SYS_pidfd_getfd,
+    libc::SYS_pivot_root,
     libc::SYS_process_madvise,
     libc::SYS_process_vm_readv,
     libc::SYS_process_vm_writev,
@@ -394,6 +388,7 @@ pub(super) const FORBIDDEN: &[i64] = &[
     libc::SYS_swapoff,
     libc::SYS_swapon,
     libc::SYS_syslog,
+    libc::SYS_umount2,
     libc::SYS_userfaultfd,
     libc::SYS_vhangup,
     #[cfg(target_arch = "x86_64")]

@@ -24,30 +24,20 @@ pub(crate) fn mount(
     unsafe { syscall(libc::SYS_mount, arguments) }.map(drop)
 }
 
-pub(crate) fn unmount_detached(target: &CStr, token: MountToken) -> Result<(), Errno> {
-    let arguments = [
-        target.as_ptr() as usize,
-        libc::MNT_DETACH as usize,
-        0,
-        0,
-        0,
-        token.0 as usize,
-    ];
+/// Makes a folder the root of this process, and goes there.
+pub(crate) fn change_root(folder: &CStr, token: MountToken) -> Result<(), Errno> {
+    change_folder(folder)?;
+    let arguments = [c".".as_ptr() as usize, 0, 0, 0, 0, token.0 as usize];
     // SAFETY: a string that lives across the call.
-    unsafe { syscall(libc::SYS_umount2, arguments) }.map(drop)
+    unsafe { syscall(libc::SYS_chroot, arguments) }.map(drop)
 }
 
-pub(crate) fn pivot_root(new: &CStr, old: &CStr, token: MountToken) -> Result<(), Errno> {
-    let arguments = [
-        new.as_ptr() as usize,
-        old.as_ptr() as usize,
-        0,
-        0,
-        0,
-        token.0 as usize,
-    ];
-    // SAFETY: strings that live across the call.
-    unsafe { syscall(libc::SYS_pivot_root, arguments) }.map(drop)
+/// Makes an empty file, to mount something on.
+pub(crate) fn make_empty_file(path: &CStr) -> Result<(), Errno> {
+    let (place, path) = (libc::AT_FDCWD as usize, path.as_ptr() as usize);
+    let mode = (libc::S_IFREG | 0o400) as usize;
+    // SAFETY: a string that lives across the call.
+    unsafe { syscall(libc::SYS_mknodat, [place, path, mode, 0, 0, 0]) }.map(drop)
 }
 
 pub(crate) fn make_folder(path: &CStr, mode: u32) -> Result<(), Errno> {
@@ -306,22 +296,13 @@ pub(crate) fn receive<const DESCRIPTORS_MAX: usize>(
     })
 }
 
-/// What the kernel says of an open file.
-pub(crate) fn file_status(file: i32) -> Result<FileStatus, Errno> {
-    status(file, c"", libc::AT_EMPTY_PATH)
-}
-
-/// The same of a path, which is no symbolic link.
-pub(crate) fn path_status(path: &CStr) -> Result<FileStatus, Errno> {
-    status(libc::AT_FDCWD, path, libc::AT_SYMLINK_NOFOLLOW)
-}
-
-fn status(place: i32, path: &CStr, flags: i32) -> Result<FileStatus, Errno> {
+/// How a file looks that has this name in an open folder, or with none an open file.
+pub(crate) fn file_status(folder: i32, name: &CStr) -> Result<FileStatus, Errno> {
     let mut status = FileStatus::EMPTY;
     let arguments = [
-        place as usize,
-        path.as_ptr() as usize,
-        flags as usize,
+        folder as usize,
+        name.as_ptr() as usize,
+        libc::AT_EMPTY_PATH as usize,
         (libc::STATX_BASIC_STATS | libc::STATX_BTIME) as usize,
         (&raw mut status) as usize,
         0,
@@ -368,7 +349,7 @@ pub(crate) fn next_file_number(folder: i32) -> Result<u64, Errno> {
     let arguments = [folder as usize, c".".as_ptr() as usize, flags, 0o600, 0, 0];
     // SAFETY: a string that lives across the call.
     let file = unsafe { syscall(libc::SYS_openat, arguments) }? as i32;
-    let status = file_status(file);
+    let status = file_status(file, c"");
     close(file)?;
     status.map(|status| status.file_number())
 }
@@ -392,6 +373,18 @@ pub(crate) fn new_network_namespace(token: MountToken) -> Result<(), Errno> {
     let flags = libc::CLONE_NEWNET as usize;
     // SAFETY: changes nothing but the namespaces of this process.
     unsafe { syscall(libc::SYS_unshare, [flags, 0, 0, 0, 0, token.0 as usize]) }.map(drop)
+}
+
+/// Goes into a namespace of that kind (`CLONE_NEW…`).
+pub(crate) fn enter_namespace(
+    namespace: &OwnedFd,
+    kind: i32,
+    token: MountToken,
+) -> Result<(), Errno> {
+    let namespace = namespace.as_raw_fd() as usize;
+    let arguments = [namespace, kind as usize, 0, 0, 0, token.0 as usize];
+    // SAFETY: changes nothing but the namespaces of this process, and of what it makes.
+    unsafe { syscall(libc::SYS_setns, arguments) }.map(drop)
 }
 
 /// Goes into the network namespace that a descriptor stands for.

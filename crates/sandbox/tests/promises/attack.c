@@ -26,6 +26,7 @@
 //   attack swap                       swaps what is mounted on, and what is around it,
 //                                     with links until its input ends; first says which
 //                                     it could
+//   attack lock FILE                  locks it until there is input
 //   attack trace KIND [and-wait]      leaves one where the next process is, undone
 //                                     as far as that goes, and says "left"
 //   attack joint first | second       on one side of a pipe that two processes share:
@@ -711,7 +712,7 @@ static void all(const char *folder, int port, const char *name, const char *null
   TRY("open-by-handle", opens_by_handle());
   TRY("leave-the-root", leaves_root());
   TRY("mount", mounts());
-  TRY("sysfs", has_entries("/sys"));
+  TRY("sysfs", has_entries("/sys/class") || has_entries("/sys/module"));
   // What /proc and /dev tell and take.
   TRY("core-pattern", opens("/proc/sys/kernel/core_pattern", O_WRONLY));
   TRY("modprobe-path", opens("/proc/sys/kernel/modprobe", O_WRONLY));
@@ -1298,6 +1299,11 @@ int main(int count, char **arguments) {
     swaps();
   } else if (!strcmp(what, "held") && count == 4) {
     held(arguments[2], atoi(arguments[3]));
+  } else if (!strcmp(what, "lock") && count >= 3) {
+    int file = open(arguments[2], O_RDONLY);
+    puts(file >= 0 && flock(file, LOCK_EX | LOCK_NB) == 0 ? "locked" : "failed");
+    fflush(stdout);
+    getchar();
   } else if (!strcmp(what, "trace") && count >= 3) {
     int is_left = trace(arguments[2]);
     puts(is_left ? "left" : strerror(errno));

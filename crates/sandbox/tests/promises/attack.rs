@@ -11,8 +11,9 @@ use std::{fs, iter};
 
 use rustix::fs::inotify;
 use rustix::process::{Resource, Rlimit, setrlimit};
-use sandbox::{Event, Ids, Limits, Network, Spec};
+use sandbox::{Event, Ids, Input, Limits, Network, Output, Spec, Writable};
 
+use crate::handover;
 use crate::support::{Running, Setup, counts_processes, is_root, promises};
 use test_support::processes::descendants;
 use test_support::{skip, until};
@@ -42,7 +43,11 @@ fn broken_under(setup: &Setup, spec: &Spec, limits: Limits) -> Vec<String> {
         .map(str::to_owned)
         .into();
     let zygote = setup.open_limited(&spec, limits);
-    let output = Running::start(&zygote).finish(b"").success();
+    let running = match spec.input {
+        Input::Pipe => Running::start(&zygote),
+        _ => handover::start(&zygote, b"input"),
+    };
+    let output = running.finish(b"").success();
     drop((tcp, udp, abstract_socket));
     assert!(output.lines().count() >= 80, "{output}");
     let (held, broken): (Vec<_>, Vec<_>) = output.lines().partition(|line| line.ends_with(" held"));
@@ -155,9 +160,19 @@ promises! {
         }
     }
 
+    fn nor_do_files_in_the_place_of_pipes(setup) {
+        for spec in of_users(setup) {
+            for input in [Input::Seekable, Input::File("/tmp/in".into())] {
+                let output = Output::File("/tmp/out".into());
+                let spec = Spec { input, output, ..spec.clone() };
+                assert_eq!(broken(setup, &spec), [""; 0], "as {:?}", spec.user);
+            }
+        }
+    }
+
     fn a_writable_root_gives_a_root_to_write_to(setup) {
         for spec in of_users(setup) {
-            let spec = Spec { writable: true, ..spec };
+            let spec = Spec { writable: Writable::Private, ..spec };
             // Another user may not write to what is root's, here or anywhere;
             // without root, the files are whoever's the link runs as.
             let owns = spec.user.is_empty() || Ids::detect() == Ids::Own;
@@ -167,9 +182,9 @@ promises! {
     }
 
     fn the_hosts_network_gives_the_hosts_network(setup) {
-        for writable in [false, true] {
+        for writable in [Writable::No, Writable::Private] {
             let spec = Spec { network: Network::Host, writable, ..setup.spec(&[]) };
-            let root = OF_A_WRITABLE_ROOT.into_iter().filter(|_| writable);
+            let root = OF_A_WRITABLE_ROOT.into_iter().filter(|_| writable == Writable::Private);
             let scoped = iter::once("host-abstract-socket").filter(|_| !knows_scopes());
             let given: Vec<_> = root.chain(OF_THE_HOSTS_NETWORK).chain(scoped).chain([NETLINK]).collect();
             assert_eq!(broken(setup, &spec), given);
@@ -187,12 +202,12 @@ promises! {
         for spec in of_users(setup) {
             assert_eq!(broken_under(setup, &spec, limits), [""; 0], "as {:?}", spec.user);
         }
-        let writable = Spec { writable: true, ..setup.spec(&[]) };
+        let writable = Spec { writable: Writable::Private, ..setup.spec(&[]) };
         assert_eq!(broken_under(setup, &writable, limits), OF_A_WRITABLE_ROOT);
     }
 
     fn two_processes_never_meet(setup) {
-        for writable in [false, true] {
+        for writable in [Writable::No, Writable::Private] {
             let spec = Spec {
                 writable,
                 ..setup.script("read what; exec attack $what")
@@ -205,7 +220,7 @@ promises! {
             // It finds what it has left itself, or looking would prove nothing.
             for sign in SIGNS {
                 let found = one.line();
-                let is_there = *sign != "its-root" || writable;
+                let is_there = *sign != "its-root" || writable == Writable::Private;
                 assert_eq!(found, format!("{sign} {}", if is_there { "BROKEN" } else { "held" }));
             }
             for zygote in [&zygote, &other_link] {
@@ -224,7 +239,7 @@ promises! {
     // runc's CVE-2021-30465. Places are made for others while one swaps all that it can.
     fn mount_points_that_are_swapped_move_nobodys_mounts(setup) {
         let look = "cut -d' ' -f3-6 /proc/self/mountinfo | cut -d' ' -f2- | sort; ls -A / /tmp /run /var /var/tmp /dev";
-        for writable in [false, true] {
+        for writable in [Writable::No, Writable::Private] {
             let spec = Spec { writable, ..setup.script("read what; eval \"$what\"") };
             let zygote = setup.open(&spec);
             let looks = || Running::start(&zygote).finish(format!("{look}\n").as_bytes()).success();
@@ -238,7 +253,7 @@ promises! {
             // What it has for itself it can swap; not what a mount lies on.
             let own = ["/tmp/root", "/tmp/upper", "/tmp/work"];
             assert!(own.iter().all(|own| swapped.iter().any(|line| line == own)), "{swapped:?}");
-            assert!(writable || swapped.len() == own.len() + 1, "{swapped:?}");
+            assert!(writable == Writable::Private || swapped.len() == own.len() + 1, "{swapped:?}");
             for _ in 0..20 {
                 assert_eq!(looks(), before);
             }
@@ -265,7 +280,7 @@ promises! {
             let here = rustix::process::getrlimit(Resource::Nproc).maximum;
             assert!(made < 4096 && (made > 4000 || here.is_some_and(|here| here < 4096)), "{made}");
         }
-        assert_eq!(Running::start(&zygote).finish(b"cat /etc/hosts\n").success(), "");
+        assert_eq!(Running::start(&zygote).finish(b"cat /etc/resolv.conf\n").success(), "");
         assert_eq!(bomb.event(), Event::Started);
         bomb.process.kill_and_wait();
         // Thousands may take longer than anybody waits for.

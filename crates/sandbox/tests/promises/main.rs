@@ -11,6 +11,7 @@ mod support;
 
 mod attack;
 mod command;
+mod data;
 mod defaults;
 mod descriptors;
 mod docker;
@@ -26,6 +27,7 @@ mod many;
 mod namespaces;
 mod network;
 mod odd_images;
+mod own_files;
 mod own_program;
 mod places;
 mod privilege;

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use sandbox::Spec;
+use sandbox::{Spec, Writable};
 
 use crate::support::{Setup, exited, promises};
 
@@ -40,7 +40,7 @@ promises! {
         link(setup, "var/tmp", "../run/a");
         fs::create_dir_all(setup.root.join("run/a/tmp")).unwrap();
         setup.give_to_sandbox();
-        for writable in [false, true] {
+        for writable in [Writable::No, Writable::Private] {
             let mut spec = setup.script("echo it > /tmp/x; echo at > /var/tmp/y; cat /run/a/tmp/x /run/a/y");
             spec.writable = writable;
             assert_eq!(setup.run(&spec, b"").success(), "it\nat\n");

@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use rustix::io::Errno;
-use sandbox::{Event, Ids, Launcher, Limits, OpenError, Spec, Step};
+use sandbox::{Event, Ids, Launcher, Limits, OpenError, Spec, Step, Writable};
 
 use crate::support::{self, Running, loader, promises, zygote};
 
@@ -58,7 +58,7 @@ promises! {
         }
         setup.write("bin/script", "#!/proc/self/exe\n", 0o755);
         let launcher = Launcher::with_program(&program);
-        for (user, writable) in [("", false), ("", true), ("www", false)] {
+        for (user, writable) in [("", Writable::No), ("", Writable::Private), ("www", Writable::No)] {
             let spec = Spec { user: user.into(), writable, ..setup.spec(&["/bin/script"]) };
             let zygote = launcher.open(&spec, Limits::default()).unwrap();
             for _ in 0..2 {

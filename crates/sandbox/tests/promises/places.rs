@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use sandbox::{Event, Network, Spec};
+use sandbox::{Event, Network, Spec, Writable};
 
 use crate::support::{Output, Running, Setup, exited, promises, with_listener};
 
@@ -117,10 +117,35 @@ promises! {
         assert_eq!(place(&run()), place(&first));
     }
 
-    fn a_place_with_a_writable_root_is_not_used_again(setup) {
-        let zygote = setup.open(&Spec { writable: true, ..setup.script(ON_REQUEST) });
-        let run = || Running::start(&zygote).finish(b"true\n");
-        assert_ne!(place(&run()), place(&run()));
+    fn one_with_a_root_that_was_not_written_to_is(setup) {
+        let zygote = setup.open(&Spec { writable: Writable::Private, ..setup.script(ON_REQUEST) });
+        for nothing in ["true", "ls -lR /etc /home", "ls -la /", "cat /etc/passwd", "chmod 755 /nonesuch", "head -c 1 /bin/busybox"] {
+            let run = || Running::start(&zygote).finish(format!("{nothing}\n").as_bytes());
+            assert_eq!(place(&run()), place(&run()), "{nothing}");
+        }
+    }
+
+    // Whatever is written, to the root itself or deep inside, and whether it is as before.
+    fn one_with_a_root_that_was_written_to_is_not(setup) {
+        setup.write("home/deep/er/file", "as it was", 0o644);
+        let zygote = setup.open(&Spec { writable: Writable::Private, ..setup.script(ON_REQUEST) });
+        for change in [
+            "touch /new", "chmod 700 /", "touch -d @1 /", "chmod 700 /home", "chown 33 /home/deep",
+            "eval echo x >> /home/deep/er/file", "eval : >> /home/deep/er/file", "rm /home/deep/er/file",
+            "mv /home/deep/er/file /home/deep/er/another", "ln -s x /home/deep/link", "touch /home/deep/er/file",
+            "ln /home/deep/er/file /home/deep/er/hard", "eval touch /new; rm /new", "mkdir /home/deep/er/folder",
+            "eval exec 5<> /home/deep/er/file",
+        ] {
+            if change.starts_with("chown") && setup.spec(&[]).ids == sandbox::Ids::Own {
+                continue;
+            }
+            let run = |what: &str| Running::start(&zygote).finish(format!("{what}\n").as_bytes());
+            let before = run(change);
+            assert_eq!(before.last, exited(0), "{change}: {before:?}");
+            let after = run("eval ls -ld / /home/deep; ls -lR /home; cat /home/deep/er/file; ls -A /");
+            assert_ne!(place(&before), place(&after), "{change}");
+            assert!(after.stdout.contains("as it was"), "{change}: {after:?}");
+        }
     }
 
     // Its network is used again with the place of another init.

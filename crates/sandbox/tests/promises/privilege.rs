@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use sandbox::{Event, Ids, Spec, WaitStatus};
+use sandbox::{Event, Ids, Spec, WaitStatus, Writable};
 
 use crate::support::{Running, counts_processes, exited, promises};
 use test_support::processes::descendants;
@@ -50,7 +50,7 @@ promises! {
         let files = "cat /etc/secret; cd /tmp; echo x > a; chown 33:1000 a; chmod 600 a; cp -p a b; \
             tar -c a | tar -x -C /run; stat -c %u:%g:%a a b /run/a; cat a; chmod 644 a";
         let expected = "of 1000\n33:1000:600\n33:1000:600\n33:1000:600\nx\n";
-        for writable in [false, true] {
+        for writable in [Writable::No, Writable::Private] {
             let spec = Spec { writable, ..setup.script(files) };
             assert_eq!(setup.run(&spec, b"").success(), expected);
         }

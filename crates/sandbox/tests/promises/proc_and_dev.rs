@@ -1,7 +1,11 @@
 //! `/proc` shows a process itself and its init, `/dev` what every program
 //! needs, and neither anything of the host or of the zygote.
 
-use crate::support::{exited, promises};
+use std::fs;
+
+use sandbox::{Limits, Spec, Writable};
+
+use crate::support::{Running, exited, promises};
 
 promises! {
     fn proc_shows_its_own_processes_only(setup) {
@@ -57,5 +61,64 @@ promises! {
         for line in shown.lines() {
             assert!(!line.contains(folder), "{line}");
         }
+    }
+
+    // For the JVM, lscpu, nproc and C libraries.
+    fn a_few_files_of_sys_tell_of_processors(setup) {
+        let of_host = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let cpu = "/sys/devices/system/cpu";
+        for writable in [Writable::No, Writable::Private] {
+            let script = format!("cat {cpu}/online {cpu}/possible; ls -d {cpu}/cpu[0-9]* | wc -l; cat /sys/kernel/mm/transparent_hugepage/enabled 2>/dev/null; true");
+            let processors = fs::read_dir(cpu).unwrap().flatten().filter(|entry| {
+                let name = entry.file_name().into_string().unwrap();
+                name.strip_prefix("cpu").is_some_and(|number| number.parse::<u32>().is_ok())
+            });
+            let expected = format!(
+                "{}{}{}\n{}",
+                of_host("/sys/devices/system/cpu/online"), of_host("/sys/devices/system/cpu/possible"), processors.count(),
+                of_host("/sys/kernel/mm/transparent_hugepage/enabled"),
+            );
+            assert_eq!(setup.run(&Spec { writable, ..setup.script(&script) }, b"").success(), expected);
+        }
+    }
+
+    fn a_process_may_read_its_limits(setup) {
+        let limits = Limits { memory_bytes: Some(64 << 20), cpu_millicores: Some(1500), ..Limits::default() };
+        if !sandbox::facilities().controllers.iter().all(|(_, place)| place.is_some()) {
+            return test_support::skip("no cgroups");
+        }
+        let script = setup.script("cd /sys/fs/cgroup; cat memory.max cpu.max memory/memory.limit_in_bytes");
+        let zygote = setup.open_limited(&script, limits);
+        let read = || Running::start(&zygote).finish(b"").success();
+        assert_eq!(read(), "67108864\n150000 100000\n67108864\n");
+        assert_eq!(setup.prints("ls /sys/fs 2>/dev/null; true"), "");
+    }
+
+    // Nobody could tell through it, either.
+    fn no_process_changes_what_others_see_in_sys_and_etc(setup) {
+        for writable in [Writable::No, Writable::Private] {
+            let script = "for f in /sys/devices/system/cpu/online /etc/hosts /etc/hostname; do echo x 2>/dev/null > $f; chmod 600 $f 2>/dev/null; done; read x; cat /etc/hostname /etc/hosts";
+            let zygote = setup.open(&Spec { writable, ..setup.script(script) });
+            let mut first = Running::start(&zygote);
+            let spec = Spec { writable, ..setup.script("cat /etc/hostname /sys/devices/system/cpu/online; stat -c %a /etc/hosts") };
+            let online = fs::read_to_string("/sys/devices/system/cpu/online").unwrap();
+            for _ in 0..2 {
+                assert_eq!(setup.run(&spec, b"").success(), format!("inside\n{online}644\n"));
+            }
+            first.tell("");
+            let said = first.finish(b"").stdout;
+            assert_eq!(said.starts_with("x\nx\n"), writable == Writable::Private, "{said}");
+        }
+    }
+
+    fn a_process_finds_its_own_name(setup) {
+        let said = setup.prints("cat /etc/hosts; hostname; cat /etc/hostname");
+        assert!(said.starts_with("127.0.0.1\tlocalhost\n::1\tlocalhost"), "{said}");
+        assert!(said.ends_with("127.0.0.1\tinside\ninside\ninside\n"), "{said}");
+        // Where the image has its own, too, and its links lead elsewhere.
+        fs::remove_file(setup.root.join("etc/hosts")).unwrap();
+        std::os::unix::fs::symlink("/run/hosts", setup.root.join("etc/hosts")).unwrap();
+        setup.give_to_sandbox();
+        assert_eq!(setup.prints("cat /etc/hosts 2>/dev/null; cat /etc/hostname"), "inside\n");
     }
 }

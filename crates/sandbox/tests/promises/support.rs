@@ -13,7 +13,7 @@ use rustix::fd::{AsFd, AsRawFd};
 use rustix::io::FdFlags;
 use sandbox::{
     Event, Ids, Launcher, Limits, MOUNT_POINT_FILES, MOUNT_POINT_FOLDERS, Network, OpenError,
-    Process, Spec, Stdio, Step, WaitStatus, Zygote,
+    Process, Spec, Stdio, Step, WaitStatus, Writable, Zygote,
 };
 use test_support::{PATIENCE, busybox, is_readable_within, skip};
 
@@ -248,7 +248,9 @@ impl Setup {
             takes_strings: false,
             working_directory: "/".into(),
             user: String::new(),
-            writable: false,
+            files: Vec::new(),
+            data: Vec::new(),
+            writable: Writable::No,
             scratch_bytes: sandbox::SCRATCH_BYTES_DEFAULT,
             input: sandbox::Input::Pipe,
             output: sandbox::Output::Pipe,

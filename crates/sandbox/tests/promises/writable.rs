@@ -3,13 +3,13 @@
 
 use std::fs;
 
-use sandbox::{Ids, Spec};
+use sandbox::{Ids, Spec, Writable};
 
 use crate::support::{Running, Setup, kernel, promises};
 
 fn writable(setup: &Setup, script: &str) -> Spec {
     Spec {
-        writable: true,
+        writable: Writable::Private,
         ..setup.script(script)
     }
 }
@@ -50,7 +50,7 @@ promises! {
         assert_eq!(
             setup.run(&writable(setup, script), b"").success(),
             format!(
-                "/:\nbin\ndev\netc\nhome\nproc\nroot\nrun\ntmp\nvar\n\n/dev/shm:\n\n/run:\n\n/tmp:\n\n/var/tmp:\n\
+                "/:\nbin\ndev\netc\nhome\nproc\nroot\nrun\nsys\ntmp\nvar\n\n/dev/shm:\n\n/run:\n\n/tmp:\n\n/var/tmp:\n\
                  / /dev {devices} /proc /run /tmp /var/tmp "
             )
         );
