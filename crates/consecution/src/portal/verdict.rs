@@ -209,7 +209,8 @@ impl RunState {
         }
     }
 
-    fn error(&self, index: usize, reason: FailureReason) -> ChainError {
+    /// The error of a run that has failed with link `index`, for this reason.
+    pub(super) fn error(&self, index: usize, reason: FailureReason) -> ChainError {
         let stderr = match &self.links[index].end {
             Some(LinkEnd::Ended(outcome)) => outcome.stderr.clone(),
             _ => Bytes::new(),

@@ -82,6 +82,7 @@ fn work(plan: &Plan, archive: Archive) -> Result<(), ArchiveError> {
 fn enter(plan: &Plan, mounts: &OwnedFd, cgroups: &[OwnedFd]) -> Result<(), ArchiveError> {
     let at = |step| move |errno| ArchiveError(Failure::new(step, "", errno).to_string());
     call::enter_namespace(mounts, libc::CLONE_NEWNS, plan.token).map_err(at(Step::StartCommand))?;
+    // That leads to the root that init had at first; the place's own is below it.
     call::change_root(&plan.mounts.root, plan.token).map_err(at(Step::ChangeRoot))?;
     for cgroup in cgroups {
         call::write(cgroup.as_raw_fd(), b"0").map_err(at(Step::JoinCgroup))?;
