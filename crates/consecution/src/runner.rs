@@ -23,6 +23,7 @@ use crate::transport::{FOLLOWING_MAX, Transport};
 use pool::Capacity;
 use prometheus_client::registry::Registry;
 
+mod arguments;
 mod eof_barrier;
 mod fit;
 mod hidden;

@@ -8,6 +8,7 @@
 //! The tests in `conformance` (behind the feature of that name) state what every
 //! transport promises.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -79,6 +80,9 @@ pub struct Request {
     /// beside the tail that the outcome keeps. A receiver that does not keep up
     /// slows the process down; one that is gone is ignored.
     pub stderr: Option<mpsc::Sender<Bytes>>,
+    /// The values of the parameters of the called link and of all links that follow, by
+    /// name: those that at least one of them uses, and no others.
+    pub parameters: Arc<BTreeMap<String, String>>,
     /// The links that follow in the chain. The runner that accepts the call may run any
     /// number of these too, from the first on, or none; then the data between them does
     /// not travel. All get the same deadline and `stderr`.
@@ -122,14 +126,15 @@ pub struct Following {
 pub const FOLLOWING_MAX: usize = 15;
 
 impl Request {
-    /// A request of a new call with this body; without deadline, stderr and following
-    /// links, and not repeatable.
+    /// A request of a new call with this body; without deadline, stderr, parameters and
+    /// following links, and not repeatable.
     pub fn new(body: impl Into<Body>) -> Request {
         Request {
             body: body.into(),
             trace: Trace::default(),
             deadline: None,
             stderr: None,
+            parameters: Arc::default(),
             following: Arc::default(),
             is_repeatable: false,
             waiting: Waiting::default(),
@@ -190,6 +195,9 @@ pub enum RefusalReason {
     /// The link cannot be started: asking again will not help.
     #[error("{0}")]
     CannotStart(Arc<str>),
+    /// The request is not one that the link can have: asking again will not help.
+    #[error("{0}")]
+    Malformed(Arc<str>),
 }
 
 /// A future of how a call ended. Several tasks may wait for clones of it.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chain::{Chain, Link, LinkId};
+use chain::{Chain, Link, LinkId, ParameterError};
 
 use crate::text::excerpt;
 use crate::transport::{Cut, Ending};
@@ -49,7 +49,7 @@ pub struct ChainFailure {
     /// The chain's name.
     pub chain: String,
     /// The position, from 0, of the first link in chain order that failed; 0 if the
-    /// caller cut its input off.
+    /// [caller is to blame](FailureReason::is_the_callers).
     pub index: usize,
     /// The failed link's name in the chain.
     pub name: String,
@@ -96,6 +96,16 @@ pub enum FailureReason {
     Lost(Arc<str>),
     /// The caller cut its input off, for this reason.
     InputCut(Arc<str>),
+    /// The caller gave values of parameters that the chain does not have, or not those
+    /// that it needs. Nothing was run.
+    Parameter(ParameterError),
+}
+
+impl FailureReason {
+    /// Whether no link is to blame, but the caller.
+    pub fn is_the_callers(&self) -> bool {
+        matches!(self, Self::InputCut(_) | Self::Parameter(_))
+    }
 }
 
 /// What is left of a failed link.
@@ -149,8 +159,12 @@ impl std::error::Error for ChainError {}
 
 impl fmt::Display for ChainError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let FailureReason::InputCut(reason) = &self.reason {
-            return write!(formatter, "the input was cut off: {reason}");
+        match &self.reason {
+            FailureReason::InputCut(reason) => {
+                return write!(formatter, "the input was cut off: {reason}");
+            }
+            FailureReason::Parameter(error) => return write!(formatter, "failed to {error}"),
+            _ => {}
         }
         let number = self.index + 1;
         write!(
@@ -196,6 +210,7 @@ impl fmt::Display for FailureReason {
             Self::DeadlinePassed => formatter.write_str("was still running at its deadline"),
             Self::Lost(reason) => write!(formatter, "was lost: {reason}"),
             Self::InputCut(reason) => write!(formatter, "had its input cut off: {reason}"),
+            Self::Parameter(error) => write!(formatter, "was not called: failed to {error}"),
         }
     }
 }

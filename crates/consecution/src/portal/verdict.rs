@@ -208,7 +208,8 @@ impl RunState {
         }
     }
 
-    fn error(&self, index: usize, reason: FailureReason) -> ChainError {
+    /// The error of a run that has failed with link `index`, for this reason.
+    pub(super) fn error(&self, index: usize, reason: FailureReason) -> ChainError {
         let said = match &self.links[index].end {
             Some(LinkEnd::Ended(outcome)) => LastWords {
                 stderr: outcome.stderr.clone(),

@@ -11,7 +11,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sandbox::{Alarm, Event, Failure, InFlight, Strings, WaitStatus, Zygote};
+use sandbox::{Alarm, Event, Failure, InFlight, Strings, StringsError, WaitStatus, Zygote};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
@@ -106,6 +106,8 @@ pub(super) enum StartFailure {
     Sandbox(#[from] sandbox::StartError),
     #[error("start a process")]
     Io(#[from] io::Error),
+    #[error(transparent)]
+    Strings(#[from] StringsError),
     #[error("start a process: it was killed before it began; is memory short?")]
     Killed,
     #[error("start a process: it did not begin within {} s", START_WAIT_MAX.as_secs())]

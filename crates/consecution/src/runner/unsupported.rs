@@ -11,7 +11,6 @@ pub(super) fn key(link: &Link) -> Option<&'static str> {
     let keys = [
         ("Warm: number", matches!(link.warm, Warm::Count(_))),
         ("Network: loopback", link.network == Network::Loopback),
-        ("Parameters", !link.parameters.is_empty()),
         ("Constraints: CPUTime", constraints.cpu_time.is_some()),
         ("Constraints: Output", constraints.output.is_some()),
         ("Constraints: OpenFiles", constraints.open_files.is_some()),

@@ -6,7 +6,9 @@ use serde::Serialize;
 
 use super::headers;
 use crate::http;
+use crate::parameters::FormError;
 use crate::portal::{ChainError, FailureReason};
+use crate::text::excerpt;
 use crate::trace::CallId;
 
 /// A call's failure.
@@ -32,7 +34,20 @@ pub(super) struct Problem {
     hint: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pipestatus: Option<String>,
+    /// The parameter that is to blame, and its value and pattern.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameter: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pattern: Option<String>,
 }
+
+/// The title of a problem with the values of a chain's parameters.
+const WRONG_PARAMETERS: &str = "the parameters are wrong";
+
+/// The most characters of a name or a value that a problem shows.
+const VALUE_CHARS_MAX: usize = 200;
 
 impl Problem {
     /// A failure of a call of `chain` for which no link is to blame.
@@ -60,6 +75,15 @@ impl Problem {
         self
     }
 
+    /// A query that cannot be read.
+    pub(super) fn of_query(chain: &str, error: &FormError, call_id: &CallId) -> Problem {
+        let detail = format!("failed to {error}");
+        let status = StatusCode::BAD_REQUEST;
+        let mut problem = Problem::of_chain(chain, status, WRONG_PARAMETERS, detail, call_id);
+        problem.parameter = error.name();
+        problem
+    }
+
     /// What made a run fail.
     pub(super) fn of_run(error: &ChainError, call_id: &CallId) -> Problem {
         let (status, title) = match &error.reason {
@@ -82,12 +106,20 @@ impl Problem {
                 StatusCode::BAD_REQUEST,
                 "the request's body is not complete",
             ),
+            FailureReason::Parameter(_) => (StatusCode::BAD_REQUEST, WRONG_PARAMETERS),
         };
         let detail = error.to_string();
         let mut problem = Problem::of_chain(&error.chain, status, title, detail, call_id);
+        if let FailureReason::Parameter(error) = &error.reason {
+            let shown = |text| excerpt(text, VALUE_CHARS_MAX);
+            problem.parameter = error.name().map(shown);
+            problem.value = error.value().map(shown);
+            problem.pattern = error.pattern().map(str::to_owned);
+            return problem;
+        }
         problem.pipestatus = Some(headers::pipestatus(&error.report));
         // If the caller broke off, no link is to blame.
-        if !matches!(error.reason, FailureReason::InputCut(_)) {
+        if !error.reason.is_the_callers() {
             problem.link_index = Some(error.index);
             problem.link_name = Some(error.name.clone());
             problem.runner = error.runner.as_deref().map(str::to_owned);

@@ -45,6 +45,8 @@ pub static CONFIRM: HeaderName = HeaderName::from_static("Consecution-Confirm");
 pub static STDERR: HeaderName = HeaderName::from_static("Consecution-Stderr");
 /// In a request: the links that follow in the chain, which the same runner may run too.
 pub static THEN: HeaderName = HeaderName::from_static("Consecution-Then");
+/// In a request: the values of the parameters of its links.
+pub static SET: HeaderName = HeaderName::from_static("Consecution-Set");
 /// In the frame that accepts a call: how many of those links the runner runs too.
 pub static JOINED: HeaderName = HeaderName::from_static("Consecution-Joined");
 /// In a reply: the name of the runner that took the call.
