@@ -56,7 +56,7 @@ promises! {
         let paths = ["/etc/passwd", "/etc/app.conf", "/new", "/tmp/a", "/tmp/b/c", "/run/secrets/key"];
         let attempts = [
             "echo x > F", "echo x >> F", "rm -f F", "mv F F2", "chmod 777 F", "touch F", "ln F F2", "mv /tmp/x F",
-            "chown 1 F",
+            "chown 0 F",
         ];
         for writable in BOTH {
             let files = paths.map(|path| file(path, "it\n")).into();
