@@ -27,6 +27,7 @@ mod arguments;
 mod eof_barrier;
 mod fit;
 mod hidden;
+mod hints;
 pub mod http;
 mod images;
 mod local_links;

@@ -227,6 +227,8 @@ pub struct Outcome {
     pub stderr: Bytes,
     /// The time from when the runner accepted the call until its process was gone.
     pub elapsed: Duration,
+    /// What may help if this is a failure: a line of at most [`HINT_BYTES_MAX`].
+    pub hint: Option<Arc<str>>,
     /// What the process has left, if its output is a file or folder.
     pub output: OutputLeft,
     /// How the [joined](Reply::joined) links ended, in chain order. Empty if the runner
@@ -242,6 +244,9 @@ pub(crate) const LAST_WORDS_WAIT_MAX: Duration = Duration::from_secs(1);
 /// How many bytes from the end of a process's standard error an [`Outcome`] keeps.
 pub const STDERR_TAIL_BYTES_MAX: usize = 16 * 1024;
 
+/// The most bytes of a hint.
+pub const HINT_BYTES_MAX: usize = 512;
+
 impl Outcome {
     /// An outcome with this ending, without standard error, joined links and time.
     pub fn new(ending: Ending) -> Outcome {
@@ -249,6 +254,7 @@ impl Outcome {
             ending,
             stderr: Bytes::new(),
             elapsed: Duration::ZERO,
+            hint: None,
             output: OutputLeft::Given,
             joined: Vec::new(),
         }
@@ -272,6 +278,15 @@ impl Outcome {
     pub(crate) fn into_links(mut self) -> impl Iterator<Item = Outcome> {
         let joined = std::mem::take(&mut self.joined);
         std::iter::once(self).chain(joined)
+    }
+
+    /// The outcomes of the called link and of the joined links, to be changed by `change`
+    /// one by one.
+    pub(crate) fn change_links(&mut self, mut change: impl FnMut(usize, &mut Outcome)) {
+        change(0, self);
+        for (at, link) in self.joined.iter_mut().enumerate() {
+            change(at + 1, link);
+        }
     }
 
     /// The endings of the called link and of the joined links.

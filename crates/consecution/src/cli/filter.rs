@@ -157,6 +157,9 @@ pub(crate) async fn filter(
                 Some(remedy) => complain(format_args!("{error}; {remedy}")),
                 None => complain(&error),
             }
+            if let Some(hint) = &error.hint {
+                complain(format_args!("hint: {hint}"));
+            }
             exit_code(&error)
         }
     })

@@ -63,6 +63,8 @@ pub struct ChainFailure {
     pub reason: FailureReason,
     /// The end of the failed link's standard error.
     pub stderr: Bytes,
+    /// What may help, if the runner knows more than the link has said: a line for people.
+    pub hint: Option<Arc<str>>,
     /// The report on all links.
     pub report: Report,
 }
@@ -106,12 +108,20 @@ impl FailureReason {
     }
 }
 
+/// What is left of a failed link.
+#[derive(Debug, Default)]
+pub(super) struct LastWords {
+    /// The end of its standard error.
+    pub(super) stderr: Bytes,
+    pub(super) hint: Option<Arc<str>>,
+}
+
 impl ChainError {
     pub(super) fn new(
         chain: &Chain,
         index: usize,
         reason: FailureReason,
-        stderr: Bytes,
+        said: LastWords,
         report: Report,
     ) -> ChainError {
         let link = &chain.links[index];
@@ -123,7 +133,8 @@ impl ChainError {
             command: command_line(&link.link),
             runner: report.links.get(index).and_then(|link| link.runner.clone()),
             reason,
-            stderr,
+            stderr: said.stderr,
+            hint: said.hint,
             report,
         }))
     }
@@ -132,7 +143,7 @@ impl ChainError {
     pub(super) fn cut_off(chain: &Chain, report: Report, cut: &Cut) -> ChainError {
         let last = chain.links.len() - 1;
         let reason = FailureReason::Lost(Arc::clone(&cut.reason));
-        ChainError::new(chain, last, reason, Bytes::new(), report)
+        ChainError::new(chain, last, reason, LastWords::default(), report)
     }
 }
 

@@ -13,6 +13,7 @@ use chain::{Link, LinkId};
 use parking_lot::Mutex;
 use tokio::time::{Instant, interval, timeout};
 
+use super::hints::Means;
 use super::metrics::LinkMetrics;
 use super::pipeline::Mode;
 use super::pool::{Capacity, Pool, TakeError};
@@ -46,6 +47,8 @@ pub(super) struct LocalLink {
     pub(super) link: Arc<Link>,
     pub(super) zygote: Arc<ZygoteHandle>,
     pub(super) metrics: Arc<LinkMetrics>,
+    /// What hints about its failures speak of.
+    pub(super) means: Arc<Means>,
     pub(super) mode: Mode,
 }
 

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::arguments::{fill, strings};
 use super::eof_barrier::eof_barrier;
+use super::hints::hint;
 use super::local_links::{LocalLink, LocalLinks, Segment, Served};
 use super::metrics::Metrics;
 use super::pipeline::{Bounds, IdlePipeline, Stage, StartError, StartFailure, Work};
@@ -336,15 +337,19 @@ impl LinkService {
         // which ends the call.
         let links = links
             .iter()
-            .map(|link| (link.id, Arc::clone(&link.metrics)));
+            .map(|link| (link.id, Arc::clone(&link.metrics), Arc::clone(&link.means)));
         let links: Vec<_> = links.collect();
         let call_id = call_id.clone();
         let pipeline = pipeline.into_inner();
         pipeline.serve(work, self.bounds, permit, move |outcome| {
-            for ((id, metrics), outcome) in links.iter().zip(outcome.links()) {
+            outcome.change_links(|at, outcome| {
+                let Some((id, metrics, means)) = links.get(at) else {
+                    return;
+                };
+                outcome.hint = hint(&outcome.ending, &outcome.stderr, means);
                 metrics.end(outcome);
                 log_end(*id, &call_id, outcome);
-            }
+            });
         })
     }
 

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::arguments::{command, environment};
 use super::hidden;
+use super::hints::Means;
 use super::images::AgreedImages;
 use super::local_links::{LocalLink, LocalLinks, Membership};
 use super::metrics::{LinkMetrics, Metrics};
@@ -212,6 +213,7 @@ impl Serving {
             link: Arc::clone(link),
             zygote: Arc::clone(zygote),
             metrics: Arc::clone(metrics),
+            means: Arc::new(Means::new(link, shared.sandboxing.scratch_bytes_max)),
             mode: mode(link),
         });
         let service = Arc::new(LinkService {
@@ -528,7 +530,8 @@ fn spec(
             },
         },
         network: match link.network {
-            Network::None | Network::Loopback | Network::Sealed => sandbox::Network::None,
+            Network::None | Network::Loopback => sandbox::Network::Loopback,
+            Network::Sealed => sandbox::Network::Sealed,
             Network::Host => sandbox::Network::Host,
         },
         hostname,

@@ -31,6 +31,8 @@ pub(super) struct Problem {
     #[serde(skip_serializing_if = "Option::is_none")]
     stderr: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pipestatus: Option<String>,
     /// The parameter that is to blame, and its value and pattern.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -122,6 +124,7 @@ impl Problem {
             problem.link_name = Some(error.name.clone());
             problem.runner = error.runner.as_deref().map(str::to_owned);
             problem.stderr = Some(String::from_utf8_lossy(&error.stderr).into_owned());
+            problem.hint = error.hint.as_deref().map(str::to_owned);
         }
         match error.reason {
             FailureReason::Exited(code) => problem.exit_code = Some(code),
@@ -141,6 +144,7 @@ impl IntoResponse for Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::portal::failure::LastWords;
     use crate::portal::{LinkReport, Report};
     use bytes::Bytes;
     use chain::Chain;
@@ -159,7 +163,11 @@ mod tests {
         let report = Report {
             links: vec![link(None), link(Some("north"))],
         };
-        let error = ChainError::new(&chain, 1, reason, Bytes::from_static(b"no \xff\n"), report);
+        let said = LastWords {
+            stderr: Bytes::from_static(b"no \xff\n"),
+            hint: Some("try less".into()),
+        };
+        let error = ChainError::new(&chain, 1, reason, said, report);
         let id = CallId::new(Some(b"seven"));
         serde_json::to_value(Problem::of_run(&error, &id)).unwrap()
     }
@@ -170,7 +178,7 @@ mod tests {
             "status": 502, "title": "a link failed",
             "detail": "link 2 'grep' (b grep) on runner 'north' exited with code 3",
             "call_id": "seven", "chain": "words", "link_index": 1, "link_name": "grep",
-            "runner": "north", "exit_code": 3, "stderr": "no \u{fffd}\n", "pipestatus": "-,-",
+            "runner": "north", "exit_code": 3, "stderr": "no \u{fffd}\n", "hint": "try less", "pipestatus": "-,-",
         });
         assert_eq!(problem(FailureReason::Exited(3)), wanted);
         let killed = problem(FailureReason::Signalled(9));
