@@ -71,6 +71,12 @@ impl Chain {
     pub fn to_yaml(&self) -> String {
         write::chain(self)
     }
+
+    /// What there is to say beside name, deadline and links, as lines of a chain file:
+    /// only what differs from the defaults.
+    pub fn settings_yaml(&self) -> String {
+        write::call(self)
+    }
 }
 
 impl ChainLink {

@@ -36,8 +36,14 @@ pub const MAX_PARAMETER_NAME_BYTES: usize = 64;
 /// Bytes of a parameter's pattern.
 pub const MAX_PATTERN_BYTES: usize = 4096;
 
-/// Bytes of a parameter's pattern once it is compiled.
-pub const MAX_COMPILED_PATTERN_BYTES: usize = 256 * 1024;
+/// Bytes of a parameter's pattern once it is compiled. Trying a value takes time in
+/// proportion to this and to the longest value that matches, which is shorter the less
+/// there is of the pattern: half a second at worst.
+pub const MAX_COMPILED_PATTERN_BYTES: usize = 512 * 1024;
+
+/// Bytes of a compiled pattern that values of any length can match: they may be
+/// [`MAX_ARGUMENT_BYTES`] long.
+pub const MAX_COMPILED_ENDLESS_PATTERN_BYTES: usize = 16 * 1024;
 
 /// Bytes of all arguments and variables of a link together, once the values of its
 /// parameters are in them; each counts with a NUL at its end.

@@ -1,8 +1,9 @@
 //! Patterns of parameters: which values one may have.
 //!
 //! A pattern comes from a stranger, and so does what it is tried on. Matching takes
-//! time in proportion to both, whatever they are; how large the compiled pattern may
-//! be is bounded. It means the same in every build: there is no Unicode in it, whose
+//! time in proportion to both, whatever they are, and both are bounded: a pattern that
+//! matches values of any length must be small, and one that is large has a longest value,
+//! beyond which nothing is tried. A pattern means the same in every build: there is no Unicode in it, whose
 //! tables change and may be left out.
 
 use std::fmt;
@@ -16,7 +17,9 @@ use regex_syntax::ast::{self, Ast, Flag, Flags};
 use regex_syntax::hir::translate::TranslatorBuilder;
 use regex_syntax::hir::{Hir, Look};
 
-use crate::limits::{MAX_COMPILED_PATTERN_BYTES, MAX_PATTERN_BYTES};
+use crate::limits::{
+    MAX_COMPILED_ENDLESS_PATTERN_BYTES, MAX_COMPILED_PATTERN_BYTES, MAX_PATTERN_BYTES,
+};
 
 /// Groups in groups; each is a call of a recursive function somewhere.
 const MAX_NESTED_GROUPS: u32 = 50;
@@ -40,6 +43,8 @@ pub struct Pattern(Arc<Compiled>);
 struct Compiled {
     text: String,
     regex: Regex,
+    /// Of the longest value that matches; `None` if there is none.
+    length_max: Option<usize>,
 }
 
 impl Pattern {
@@ -59,26 +64,37 @@ impl Pattern {
             let span = error.span();
             PatternError::new(error.kind(), span.start.offset..span.end.offset)
         })?;
+        let length_max = hir.properties().maximum_len();
+        let size_max = match length_max {
+            Some(_) => MAX_COMPILED_PATTERN_BYTES,
+            None => MAX_COMPILED_ENDLESS_PATTERN_BYTES,
+        };
         // Not as text, where what is added could be part of a comment.
         let whole = Hir::concat(vec![Hir::look(Look::Start), hir, Hir::look(Look::End)]);
         let config = Regex::config()
             .utf8_empty(false)
             .which_captures(WhichCaptures::None)
-            .nfa_size_limit(Some(MAX_COMPILED_PATTERN_BYTES))
-            .onepass_size_limit(Some(MAX_COMPILED_PATTERN_BYTES))
+            .nfa_size_limit(Some(size_max))
+            .onepass_size_limit(Some(size_max))
             .hybrid_cache_capacity(MATCH_CACHE_BYTES);
         let regex = Regex::builder().configure(config).build_from_hir(&whole);
         let regex = regex.map_err(|error| {
-            PatternError::whole(match error.size_limit() {
-                Some(_) => format!(
-                    "compiled, it is larger than {MAX_COMPILED_PATTERN_BYTES} bytes: \
-                     repeat less"
+            PatternError::whole(match (error.size_limit(), length_max) {
+                (Some(limit), Some(_)) => {
+                    format!("compiled, it is larger than {limit} bytes: repeat less")
+                }
+                (Some(limit), None) => format!(
+                    "compiled, it is larger than {limit} bytes: repeat less, or let no value \
+                     of any length match (no `*`, `+` or `{{1,}}`)"
                 ),
-                None => error.to_string(),
+                (None, _) => error.to_string(),
             })
         })?;
-        let text = text.to_owned();
-        Ok(Self(Arc::new(Compiled { text, regex })))
+        Ok(Self(Arc::new(Compiled {
+            text: text.to_owned(),
+            regex,
+            length_max,
+        })))
     }
 
     /// The pattern as it was written.
@@ -88,7 +104,8 @@ impl Pattern {
 
     /// Whether all of a value matches.
     pub fn is_match(&self, value: &str) -> bool {
-        self.0.regex.is_match(value.as_bytes())
+        let is_too_long = self.0.length_max.is_some_and(|max| value.len() > max);
+        !is_too_long && self.0.regex.is_match(value.as_bytes())
     }
 }
 

@@ -50,10 +50,11 @@ fn next(rest: &str, at: usize) -> (Piece<'_>, usize) {
             None => (Piece::Broken(at..at + OPENING.len()), OPENING.len()),
         };
     }
-    // A dollar that begins neither of them is text; so look behind it.
-    let found = rest.find(OPENING).unwrap_or(rest.len());
-    let is_escaped = rest[..found].ends_with('$');
-    let length = if is_escaped { found - 1 } else { found };
+    let length = match rest.find(OPENING) {
+        Some(found) if rest[..found].ends_with('$') => found - 1,
+        Some(found) => found,
+        None => rest.len(),
+    };
     (Piece::Text(&rest[..length]), length)
 }
 
@@ -74,4 +75,46 @@ pub(crate) fn escape(text: &str) -> String {
 /// The text that a template stands for which has no place for a value.
 pub(crate) fn unescape(template: &str) -> String {
     template.replace(ESCAPED, OPENING)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(template: &str) -> Vec<Piece<'_>> {
+        pieces(template).collect()
+    }
+
+    #[test]
+    fn a_template_has_texts_and_values() {
+        use Piece::{Broken, Text, Value};
+        assert_eq!(of(""), []);
+        for text in ["$", "$$", "a$", "{x}", "}", "$a{"] {
+            assert_eq!(of(text), [Text(text)]);
+        }
+        assert_eq!(of("a${x}b"), [Text("a"), Value("x", 1..5), Text("b")]);
+        assert_eq!(of("$${x}$"), [Text("${"), Text("x}$")]);
+        assert_eq!(of("a$$${x}"), [Text("a$"), Text("${"), Text("x}")]);
+        assert_eq!(of("${x}${y}"), [Value("x", 0..4), Value("y", 4..8)]);
+        for (text, rest) in [("${", ""), ("${}", "}"), ("${ x}", " x}"), ("${x", "x")] {
+            let pieces = of(text);
+            assert_eq!(pieces[0], Broken(0..2), "{text}");
+            assert_eq!(
+                pieces.get(1),
+                Some(&Text(rest)).filter(|_| !rest.is_empty())
+            );
+        }
+        let long = format!("${{{}}}", "x".repeat(MAX_PARAMETER_NAME_BYTES + 1));
+        assert_eq!(of(&long)[0], Broken(0..2));
+    }
+
+    #[test]
+    fn every_text_is_a_template() {
+        for text in ["", "$", "${", "$${", "$$${x}", "${x}$", "$${$${"] {
+            let template = escape(text);
+            let is_text = |piece| matches!(piece, Piece::Text(_));
+            assert!(pieces(&template).all(is_text), "{template}");
+            assert_eq!(unescape(&template), text);
+        }
+    }
 }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use chain::{Chain, ChainLink, CpuLimit, Deadline, Link, LinkId, Network, Warm, Writable};
+use chain::{
+    Chain, ChainLink, CpuLimit, DataSource, Deadline, Link, LinkId, LiteralFile, Network, Warm,
+    Writable,
+};
 
 fn parse(text: &str) -> Chain {
     Chain::parse(text, "chain.yaml", "test").unwrap_or_else(|error| panic!("{error}"))
@@ -13,6 +16,11 @@ fn link(lines: &str) -> ChainLink {
     let mut chain = parse(&format!("Chain:\n- Image: busybox\n  {lines}\n"));
     assert_eq!(chain.links.len(), 1);
     chain.links.remove(0)
+}
+
+fn md5sum(text: &str) -> String {
+    use md5::{Digest, Md5};
+    data_encoding::HEXLOWER.encode(&Md5::digest(text))
 }
 
 fn id(lines: &str) -> LinkId {
@@ -94,6 +102,66 @@ Chain:
 }
 
 #[test]
+fn every_key_of_what_is_beside_the_image_is_read() {
+    let chain = parse(
+        "\
+ContentType: text/plain; charset=utf-8
+Parameters: {width: {Pattern: '[0-9]+', Default: '200'}}
+Chain:
+- Image: busybox
+  Arguments: ['${width}']
+  Writable: never
+  Network: loopback
+  Warm: 8
+  Input: /tmp//in.docx
+  Output: /var/tmp/out/
+  Files:
+    /etc/app.conf: |
+      a: ${width}
+    /bin/x: {Text: exit, Mode: 755}
+    /etc/logo: {Base64: 'iVBO Rw=='}
+  Data: {/models/: whisper, /srv/tool: image:registry.example.com/tool:1}
+  Secrets: {/run/secrets/key: stripe}
+  Constraints: {CPUTime: 1.2345s, Output: 1B, Scratch: 10G, OpenFiles: 64}
+",
+    );
+    assert_eq!(
+        chain.content_type.as_deref(),
+        Some("text/plain; charset=utf-8")
+    );
+    let width = &chain.parameters["width"];
+    assert_eq!(width.pattern.as_str(), "[0-9]+");
+    assert_eq!(width.default.as_deref(), Some("200"));
+    let link = &chain.links[0].link;
+    assert_eq!(link.parameters["width"], width.pattern);
+    assert_eq!(link.writable, Writable::Never);
+    assert_eq!(link.network, Network::Loopback);
+    assert_eq!(link.warm, Warm::Count(8));
+    assert_eq!(link.input.as_deref(), Some("/tmp/in.docx"));
+    assert_eq!(link.output.as_deref(), Some("/var/tmp/out/"));
+    // A file is no template.
+    assert_eq!(
+        link.files["/etc/app.conf"],
+        LiteralFile::new("a: ${width}\n")
+    );
+    assert_eq!(link.files["/bin/x"].mode, 0o755);
+    assert_eq!(link.files["/etc/logo"].content, b"\x89PNG"[..]);
+    assert_eq!(link.data["/models"], DataSource::Name("whisper".into()));
+    let image = DataSource::Image("registry.example.com/tool:1".into());
+    assert_eq!(link.data["/srv/tool"], image);
+    assert_eq!(link.secrets["/run/secrets/key"], "stripe");
+    let constraints = link.constraints;
+    assert_eq!(constraints.cpu_time, Some(Duration::from_millis(1234)));
+    assert_eq!(constraints.output, Some(1));
+    assert_eq!(constraints.scratch, Some(10 << 30));
+    assert_eq!(constraints.open_files, Some(64));
+    assert_eq!(parse(&chain.to_yaml()), chain);
+    insta::assert_snapshot!(chain.to_yaml());
+    let seekable = id("Input: /dev/stdin");
+    assert_ne!(seekable, id("Command: x"));
+}
+
+#[test]
 fn plain_scalars_are_taken_as_they_are_written() {
     let words = [
         "-n",
@@ -162,6 +230,9 @@ fn explicit_defaults_are_the_defaults() {
         "Arguments: []",
         "Environment: {}",
         "Constraints: {}",
+        "Files: {}",
+        "Data:",
+        "Secrets: {}",
         "Name: y",
         "Deadline: 1s",
         "Deadline: none",
@@ -191,6 +262,112 @@ fn a_limit_has_one_id_however_it_is_spelled() {
         id("Environment: {A: 1, B: 2}"),
         id("Environment: {B: '2', A: \"1\"}")
     );
+}
+
+#[test]
+fn a_file_or_a_path_has_one_id_however_it_is_spelled() {
+    for (one, other) in [
+        (
+            "Files: {/a/b: x}",
+            "Files: {//a///b: {Text: x, Mode: '0644'}}",
+        ),
+        ("Files: {/a/b: x}", "Files: {/a/b: {Base64: eA==}}"),
+        (
+            "Files: {/b: {Text: x, Mode: 755}}",
+            "Files: {/b: {Mode: '0755', Text: x}}",
+        ),
+        ("Input: /tmp/x", "Input: /tmp//x"),
+        ("Output: /tmp/x/", "Output: /tmp/x//"),
+        ("Data: {/a: b}", "Data: {/a/: b}"),
+        (
+            "Constraints: {CPUTime: 90s}",
+            "Constraints: {CPUTime: 1.5m}",
+        ),
+        ("Constraints: {Output: 1024}", "Constraints: {Output: 1G}"),
+    ] {
+        assert_eq!(id(one), id(other), "{one} {other}");
+    }
+    assert_ne!(id("Output: /tmp/x"), id("Output: /tmp/x/"));
+}
+
+/// The ids of all links that documents and examples have, so that none ever changes.
+#[test]
+fn ids_of_todays_files_are_what_they_were() {
+    let ids = |lines: &str| id(lines).to_string();
+    for (lines, expected) in [
+        ("Command: /bin/cat", "188b0237c1423313d2eff0dbfb4d426a"),
+        ("Command: cat", "32a301bf104c89ed71bec4c5330dcbeb"),
+        ("User: nobody", "a50da1f73c3d28d6555ed1e995ffd5f7"),
+        (
+            "Command: /bin/grep\n  Arguments: [data]",
+            "cc396884817904193a62988904f6fea5",
+        ),
+        (
+            "Command: xargs\n  Arguments: [-n, 1]",
+            "fb3cedbde64f6bd2f0f51cf363289e8b",
+        ),
+        ("Arguments: [-n, 1]", "353257221d213417112ee6c482c39b67"),
+        ("Environment: {LANG: C}", "4cc7902e944554e16ec4304ea6519181"),
+        ("WorkingDirectory: /srv", "8cdf4fea21c9ba88ee5106c3eaf77d8d"),
+        ("User: 1000:1000", "3de18af83563bb7872d6b5c474cfc451"),
+        ("Writable: true", "5d3d59b3dd79e12fc6167d969ab725c7"),
+        ("Writable: false", "68aa58fb45fe4c5941a3765b5c252af5"),
+        ("Network: host", "a1e37e1741f5f96be05086233a6a319b"),
+        ("Network: none", "68aa58fb45fe4c5941a3765b5c252af5"),
+        ("Warm: false", "176cdc25dedbc5c92109e45da3602ae8"),
+        ("Warm: true", "68aa58fb45fe4c5941a3765b5c252af5"),
+        (
+            "Constraints: {Memory: 20M, CPU: 0.5, Processes: 8}",
+            "0a710d708e659450e911f1e52428b696",
+        ),
+        (
+            "Arguments: [\"${HOME}\"]",
+            "fb275579231b0cec043e5cb119f2e6ef",
+        ),
+    ] {
+        assert_eq!(ids(lines), expected, "{lines}");
+    }
+}
+
+#[test]
+fn the_examples_have_the_ids_that_they_had() {
+    let text = include_str!("../../../examples/words/chain.yaml");
+    let ids: Vec<String> = parse(text)
+        .links
+        .iter()
+        .map(|link| link.id.to_string())
+        .collect();
+    let expected = [
+        "188b0237c1423313d2eff0dbfb4d426a",
+        "cc396884817904193a62988904f6fea5",
+        "5ccbc2807a14df3b00c42b608b4d0fcc",
+    ];
+    assert_eq!(ids, expected);
+}
+
+#[test]
+fn the_identities_of_the_reference_are_right() {
+    let page = include_str!("../../../docs/chain-file.md");
+    for (lines, json) in [
+        (
+            "Command: /bin/cat\n  Network: host\n  Constraints: {CPU: 0.5, Memory: 20M}",
+            r#"["busybox","/bin/cat",{"Constraints":{"CPU":500,"Memory":20971520},"Network":"host"}]"#,
+        ),
+        (
+            "Command: /bin/cat\n  Input: /tmp/in\n  Files: {/etc/a: 'x', /etc/b: {Text: y, Mode: 0755}}\n  \
+             Data: {/m: whisper}",
+            r#"["busybox","/bin/cat",{"Data":{"/m":"whisper"},"Files":{"/etc/a":"x","/etc/b":{"Mode":493,"Text":"y"}},"Input":"/tmp/in"}]"#,
+        ),
+        (
+            "Command: echo\n  Arguments: ['${width}']\n  Parameters: {width: {Pattern: '[0-9]+'}}",
+            r#"["busybox","echo","${width}",{"Parameters":{"width":"[0-9]+"}}]"#,
+        ),
+    ] {
+        assert!(page.contains(json), "{json}");
+        let file = format!("Image: busybox\n{}", lines.replace("\n  ", "\n"));
+        let link = Link::from_yaml(&file, "link").unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(md5sum(json), link.id().to_string(), "{lines}");
+    }
 }
 
 #[test]
@@ -267,6 +444,24 @@ fn the_example_of_the_reference_is_right() {
     let chain = parse(example.expect("the page has an example"));
     assert_eq!(chain.links[1].link.arguments, ["-n", "1"]);
     assert!(page.contains(&id("Command: /bin/cat").to_string()));
+}
+
+/// The examples behind the first one, each a chain or a part of a link.
+#[test]
+fn the_other_examples_of_the_reference_are_right() {
+    let page = include_str!("../../../docs/chain-file.md");
+    let examples = page.split("```yaml\n").skip(2);
+    let examples = examples.filter_map(|rest| rest.split("```").next());
+    let mut read = 0;
+    for example in examples {
+        if example.contains("Chain:\n") {
+            parse(example);
+        } else {
+            link(&example.trim_end().replace('\n', "\n  "));
+        }
+        read += 1;
+    }
+    assert_eq!(read, 3);
 }
 
 #[test]

@@ -60,6 +60,146 @@ Chain:
 }
 
 #[test]
+fn what_is_beside_the_image_is_checked() {
+    insta::assert_snapshot!(error(
+        "\
+ContentType: png
+Chain:
+- Image: busybox
+  Input: /srv/in
+  Output: /tmp
+  Files:
+    etc/app.conf: x
+    /etc/a: {Text: x, Base64: eA==}
+    /etc/b: {Mode: 0644}
+    /etc/c: {Text: x, Mode: '4755'}
+    /etc/d: {Base64: '!'}
+    /etc/../e: x
+    /etc/f/: x
+    /etc/g: [x]
+  Data:
+    /: whisper
+    /proc/x: whisper
+    /var: whisper
+    /models: /srv/whisper
+    /more: 'image:a b'
+  Secrets:
+    /run/secrets/key: sk_live 4eC39
+    /run/secrets/key/: stripe
+  Volumes: {}
+  Mode: 0644
+"
+    ));
+    insta::assert_snapshot!(error(
+        "\
+Chain:
+- Image: busybox
+  Input: /tmp/a/
+  Output: /tmp/a/out
+  Files: {//etc//app: x, /etc/app/conf: y, /tmp/a/b: z}
+  Data: {/etc: whisper, /run: whisper, /srv/: ''}
+  Secrets: {/run/secrets/key: stripe}
+  Constraints: {CPUTime: 0.5ms, Output: 0, Scratch: 1K, OpenFiles: 8, Disk: 1G}
+- Image: busybox
+  Input: /dev/stdin/
+  Output: /dev/stdin
+- Image: busybox
+  Input: /run/../etc/passwd
+  Output: /dev/shm/x
+  Network: Sealed
+  Writable: ro
+"
+    ));
+}
+
+#[test]
+fn parameters_are_checked() {
+    insta::assert_snapshot!(error(
+        "\
+Parameters:
+  width: {Pattern: '[1-9][0-9{0,3}', Default: '200'}
+  height: {Pattern: '[0-9]+', Default: 200px}
+  depth: {Default: '1'}
+  2d: {Pattern: x}
+  lang: '[a-z]+'
+  title: {Regex: '.*'}
+Chain:
+- Image: busybox
+  Command: resize
+  Arguments:
+  - |
+    first line
+    then ${widht} and $${HOME}
+  - ${HOME}
+  - 'a ${ b'
+  - ${}
+  Environment: {PATH: '/bin:${width}', TITLE: \"\\x24{titel}\"}
+  WorkingDirectory: /srv/${width}
+  Parameters: {x: {Pattern: y}}
+"
+    ));
+    let unused = "Parameters: {width: {Pattern: '[0-9]+'}}\nChain: [{Image: busybox}]\n";
+    insta::assert_snapshot!(error(unused));
+}
+
+#[test]
+fn a_secret_that_stands_for_its_name_is_not_repeated() {
+    let error = error(link("Secrets: {/run/key: 'sk_live_ 4eC39HqLyjWDarjtT1'}"));
+    assert!(
+        !error.diagnostics()[0].message.contains("sk_live"),
+        "{error}"
+    );
+    let help = error.diagnostics()[0].help.as_deref();
+    assert!(
+        help.is_some_and(|help| help.contains("--secret")),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_a_link_brings_along_is_bounded() {
+    let files = |count: usize, length: usize| {
+        let text = "x".repeat(length);
+        let files = (0..count).map(|file| format!("\n    /f/{file}: {text}"));
+        link(&format!("Files:{}", files.collect::<String>()))
+    };
+    assert!(Chain::parse(files(15, 65536), "f", "x").is_ok());
+    assert_eq!(message(files(1, 65537)), "a file has 65537 bytes");
+    assert_eq!(message(files(65, 1)), "`Files` has more than 64 files");
+    // An alias counts as often as it is used, so this is as much as a file may have.
+    let base64 = "A".repeat(87_000);
+    let shared = link(&format!(
+        "Environment: {{A: &a {base64}}}\n  Files: {{/a: {{Base64: *a}}}}"
+    ));
+    assert!(Chain::parse(shared, "f", "x").is_ok());
+    let names = |what: &str| {
+        (0..65)
+            .map(|n| format!("    /f/{n}: x{n}\n"))
+            .fold(format!("{what}:\n"), |a, b| a + &b)
+    };
+    assert_eq!(
+        message(link(&names("Data"))),
+        "`Data` has more than 64 paths"
+    );
+    assert_eq!(
+        message(link(&names("Secrets"))),
+        "`Secrets` has more than 64 secrets"
+    );
+    let parameters: String = (0..65)
+        .map(|n| format!("  p{n}: {{Pattern: x}}\n"))
+        .collect();
+    let too_many = format!("Parameters:\n{parameters}Chain: [{{Image: busybox}}]\n");
+    assert_eq!(
+        message(too_many),
+        "`Parameters` has more than 64 parameters"
+    );
+    let long = format!("Files: {{/{}: x}}", "x".repeat(limits::MAX_PATH_BYTES));
+    assert!(message(link(&long)).starts_with("the path of a file is longer than 255 bytes"));
+    let name = "x".repeat(65);
+    assert!(message(link(&format!("Data: {{/x: {name}}}"))).starts_with("data cannot be called"));
+}
+
+#[test]
 fn a_number_of_warm_processes_is_bounded_and_not_taken_for_true_or_false() {
     for number in ["0", "257", "2.5", "-1"] {
         let error = error(link(&format!("Warm: {number}"))).to_string();

@@ -14,9 +14,11 @@ use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
+use proptest::string::string_regex;
 
-/// Text that a process can be given, with a liking for what YAML trips over.
-fn text() -> impl Strategy<Value = String> {
+/// Text that a process can be given, with a liking for what YAML and templates trip
+/// over.
+fn short_text() -> impl Strategy<Value = String> {
     let tricky = select(vec![
         "",
         " ",
@@ -94,14 +96,39 @@ fn text() -> impl Strategy<Value = String> {
         "e\u{301}",
         "\u{202e}x",
         "# a\nb",
+        "$",
+        "$$",
+        "${",
+        "$${",
+        "$$${",
+        "${x}",
+        "$${x}",
+        "a${x",
+        "${}",
+        "$\n${x}\n",
         "a\n# b\n",
     ])
     .prop_map(str::to_owned);
     let any =
         vec(any::<char>().prop_filter("no NUL", |c| *c != '\0'), 0..20).prop_map(String::from_iter);
-    let lines = "([ -~]{0,12}\n){0,5}[ -~]{0,5}";
+    prop_oneof![
+        4 => tricky,
+        4 => any,
+        4 => matching("[ -~]{0,20}"),
+        3 => matching("([ -~]{0,12}\n){0,5}[ -~]{0,5}")
+    ]
+}
+
+/// Text that a process can be given, of any length.
+fn text() -> impl Strategy<Value = String> {
     let long = (1usize..3000).prop_map(|length| "lengthy ".repeat(length));
-    prop_oneof![4 => tricky, 4 => any, 4 => "[ -~]{0,20}", 3 => lines, 1 => long]
+    prop_oneof![15 => short_text(), 1 => long]
+}
+
+/// Text that matches. A pattern by itself is a strategy too, but one that reads the
+/// pattern again for each text.
+fn matching(pattern: &str) -> impl Strategy<Value = String> + use<> {
+    string_regex(pattern).expect("the pattern is right")
 }
 
 fn word() -> impl Strategy<Value = String> {
@@ -117,7 +144,7 @@ fn word() -> impl Strategy<Value = String> {
 }
 
 fn variable_name() -> impl Strategy<Value = String> {
-    let whole = "[\u{1}-\u{ff}]{255}";
+    let whole = matching("[\u{1}-\u{ff}]{255}");
     prop_oneof![9 => text().boxed(), 1 => whole.boxed()].prop_map(|name| {
         let name = name.replace('=', "");
         let name = &name[..name.floor_char_boundary(limits::MAX_ENVIRONMENT_NAME_BYTES)];
@@ -156,7 +183,7 @@ fn constraints() -> impl Strategy<Value = Constraints> {
 
 /// A part of a path.
 fn part() -> impl Strategy<Value = String> {
-    text().prop_map(|text| {
+    short_text().prop_map(|text| {
         let part = text.replace('/', "");
         let part = &part[..part.floor_char_boundary(40)];
         match part {
@@ -176,7 +203,7 @@ fn private_path() -> impl Strategy<Value = String> {
 fn literal_file() -> impl Strategy<Value = LiteralFile> {
     let content = prop_oneof![
         text().prop_map(String::into_bytes),
-        "\\PC{0,9}\0?".prop_map(String::into_bytes),
+        short_text().prop_map(|text| (text + "\0").into_bytes()),
         vec(any::<u8>(), 0..20),
     ];
     let mode = prop_oneof![Just(LiteralFile::DEFAULT_MODE), 0u32..=0o777];
@@ -184,7 +211,7 @@ fn literal_file() -> impl Strategy<Value = LiteralFile> {
 }
 
 fn name() -> impl Strategy<Value = String> {
-    "[A-Za-z_][A-Za-z0-9_-]{0,63}"
+    matching("[A-Za-z_][A-Za-z0-9_-]{0,63}")
 }
 
 fn data_source() -> impl Strategy<Value = DataSource> {
@@ -290,7 +317,7 @@ fn deadline() -> impl Strategy<Value = Duration> {
 }
 
 fn chain_link() -> impl Strategy<Value = ChainLink> {
-    let name = option::of("\\PC{1,30}".prop_map(|name: String| name.trim().to_owned()));
+    let name = option::of(matching("\\PC{1,30}").prop_map(|name: String| name.trim().to_owned()));
     let codes = btree_set(any::<u8>(), 1..5);
     (
         link(),
@@ -315,7 +342,7 @@ fn chain_link() -> impl Strategy<Value = ChainLink> {
 }
 
 fn chain() -> impl Strategy<Value = Chain> {
-    let name = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}";
+    let name = matching("[A-Za-z0-9][A-Za-z0-9._-]{0,99}");
     let deadline = prop_oneof![
         Just(Deadline::Unset),
         Just(Deadline::None),

@@ -7,7 +7,7 @@ use crate::cgroup::Cgroup;
 use crate::failure::{Failure, Step};
 use crate::joint::{self, Successor};
 use crate::process::Stdio;
-use crate::spec::{Output, Spec};
+use crate::spec::{Input, Output, Spec};
 use crate::strings::Strings;
 use crate::wire::{DESCRIPTORS_MAX, START_BYTES, Start, StartSuccessor};
 
@@ -22,6 +22,8 @@ pub(crate) struct About {
     pub(crate) command: Vec<String>,
     /// How many variables each process may have instead of its link's, if it may.
     pub(crate) own_variables: Option<usize>,
+    /// Input or output is a folder.
+    pub(crate) has_folders: bool,
     /// Processes leave their output in a file, of which init sends a descriptor.
     pub(crate) leaves_file: bool,
     working_directory: String,
@@ -37,6 +39,8 @@ impl About {
             owner: None,
             command: spec.command.clone(),
             own_variables: spec.takes_strings.then_some(spec.environment.len()),
+            has_folders: matches!(spec.input, Input::Folder(_))
+                || matches!(spec.output, Output::Folder(_)),
             leaves_file: matches!(spec.output, Output::File(_)),
             working_directory: spec.working_directory.clone(),
             user: spec.user.clone(),

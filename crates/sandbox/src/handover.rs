@@ -4,7 +4,7 @@
 //! executed, and opens what the command has left when nothing of it runs any more, so
 //! that no program can change on the way what a path means.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -146,6 +146,27 @@ fn c_path(path: &Path, step: Step) -> Result<CString, Failure> {
     })
 }
 
+/// For who packs and unpacks.
+impl Handover {
+    /// The folder that is the input.
+    pub(crate) fn input_folder(&self) -> Option<&Path> {
+        match &self.input {
+            Some(MadeInput::Folder(folders)) => folders.last().map(|path| as_path(path)),
+            _ => None,
+        }
+    }
+
+    /// The folder that is the output.
+    pub(crate) fn output_folder(&self) -> Option<&Path> {
+        let output = self.output.as_ref().filter(|output| output.is_folder);
+        output.and_then(|_| self.output_folders.last().map(|path| as_path(path)))
+    }
+}
+
+fn as_path(path: &CStr) -> &Path {
+    Path::new(OsStr::from_bytes(path.to_bytes()))
+}
+
 /// For init, by the rules of `sys.rs`.
 impl Handover {
     /// Makes what the command is to find. Returns a descriptor for writing its input, if
@@ -197,6 +218,11 @@ impl Handover {
     /// Whether that is a folder, which is still to be packed.
     pub(crate) fn leaves_folder(&self) -> bool {
         self.output.as_ref().is_some_and(|output| output.is_folder)
+    }
+
+    /// Whether one of the two is a folder, in whose place there is a tar outside.
+    pub(crate) fn has_folders(&self) -> bool {
+        self.leaves_folder() || matches!(self.input, Some(MadeInput::Folder(_)))
     }
 
     /// What the command has left, and a descriptor for reading it if it is a file. Call

@@ -205,6 +205,16 @@ fn run(place: &'static Place) -> Result<std::convert::Infallible, Failed> {
         let passed = tell(place, Report::Passed(Passed::Input), Some(input));
         passed.map_err(|errno| (Step::MakeInput, errno))?;
     }
+    if place.plan.handover.has_folders() {
+        for (path, passed) in [
+            (c"/proc/self/ns/mnt", Passed::Mounts),
+            (c"/proc/self/ns/pid", Passed::Processes),
+        ] {
+            let passed = call::open(path)
+                .and_then(|namespace| tell(place, Report::Passed(passed), Some(namespace)));
+            passed.map_err(|errno| (Step::MakeInput, errno))?;
+        }
+    }
     let (mut command, kept) = if place.is_asked.load(Ordering::Relaxed) {
         let command = start_command(place)?;
         (command, introduce(place, &mut watch, Report::Started)?)
@@ -586,7 +596,7 @@ fn take_stdio(place: &Place) -> Result<AllElseIsClosed, Errno> {
     Ok(AllElseIsClosed)
 }
 
-fn take_identity(plan: &Plan) -> Result<(), Errno> {
+pub(crate) fn take_identity(plan: &Plan) -> Result<(), Errno> {
     if plan.set_groups {
         call::set_groups(&plan.identity.groups)?;
     }

@@ -352,7 +352,16 @@ impl Zygote {
     }
 
     fn process(&self, control: OwnedFd, pidfd: Option<OwnedFd>, cgroup: Option<Cgroup>) -> Process {
-        Process::new(control, pidfd, &self.places, cgroup, &self.about)
+        // Where it cannot be had, its folders cannot be packed, which says so.
+        let zygote = (self.about.has_folders).then(|| self.socket().try_clone_to_owned().ok());
+        Process::new(
+            control,
+            pidfd,
+            &self.places,
+            cgroup,
+            &self.about,
+            zygote.flatten(),
+        )
     }
 
     fn cgroup(&self) -> Result<Option<Cgroup>, StartError> {

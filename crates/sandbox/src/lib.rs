@@ -59,6 +59,7 @@
 #![deny(unsafe_code)]
 
 mod about;
+mod archive;
 mod capabilities;
 mod cgroup;
 mod command;
@@ -66,6 +67,8 @@ mod completion;
 mod enter;
 mod facilities;
 mod failure;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod handover;
 mod idle_places;
 mod init;
@@ -93,7 +96,7 @@ pub use failure::{Failure, Step};
 pub use joint::{Alarm, ExitCodes, InFlight, Successor};
 pub use launcher::{Launcher, OpenError, StartError, Zygote};
 pub use mounts::{MOUNT_POINT_FILES, MOUNT_POINT_FOLDERS};
-pub use process::{Event, LeftOutput, Process, Stdio, WaitStatus};
+pub use process::{Archiving, Event, LeftOutput, Process, Stdio, WaitStatus};
 pub use spec::{
     Content, Ids, IdsError, Input, Limits, Network, Output, PROCESSES_DEFAULT,
     SCRATCH_BYTES_DEFAULT, SHIFTED_IDS, Spec, SpecData, SpecFile, Writable,

@@ -15,6 +15,7 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, shutdown};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::about::About;
+use crate::archive;
 use crate::cgroup::Cgroup;
 use crate::failure::{Failure, Step};
 use crate::handover::Left;
@@ -22,7 +23,7 @@ use crate::idle_places::{IdlePlace, IdlePlaces};
 use crate::joint::Successor;
 use crate::strings::Strings;
 use crate::sys;
-use crate::wire::{Message, Passed, Report, receive, send, skip};
+use crate::wire::{Archive, Message, Passed, Report, receive, send, skip, socket_pair};
 
 /// How long to wait for the kernel to end what was killed: that takes it microseconds, and
 /// longer only where a process is stuck in the kernel, which may be for ever.
@@ -57,6 +58,10 @@ pub struct Process {
     /// Events that were received before anybody asked for them.
     early: VecDeque<Event>,
     about: Arc<About>,
+    /// The zygote's socket, and the namespaces of mounts and processes of the place, where
+    /// a folder is packed or unpacked there.
+    zygote: Option<OwnedFd>,
+    namespaces: [Option<OwnedFd>; 2],
     input: Option<OwnedFd>,
     output: Option<LeftOutput>,
     /// Given back when the process is gone.
@@ -79,6 +84,36 @@ pub enum Event {
     Exited(WaitStatus),
     /// Init has ended without a report on the command: both were killed.
     Gone,
+}
+
+/// A folder that is being packed or unpacked in the place of a process, and is no more
+/// when that is killed. Its descriptor is readable when it is over.
+#[derive(Debug)]
+pub struct Archiving(OwnedFd);
+
+impl Archiving {
+    /// What has become of it, once it is over: why not, in a text that reads well after
+    /// "failed to".
+    pub fn result(&self) -> Result<(), String> {
+        match receive(&self.0, RecvFlags::DONTWAIT) {
+            Ok(Some(message)) if message.bytes == archive::DONE => Ok(()),
+            Ok(Some(message)) => Err(String::from_utf8_lossy(&message.bytes).into_owned()),
+            Ok(None) | Err(_) => Err("pack or unpack a folder: it was killed".to_owned()),
+        }
+    }
+}
+
+impl AsFd for Archiving {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// For those who wait for descriptors by their number.
+impl AsRawFd for Archiving {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
 }
 
 /// What a command has left as its output, where that is no pipe.
@@ -123,6 +158,7 @@ impl Process {
         places: &Arc<IdlePlaces>,
         cgroup: Option<Cgroup>,
         about: &Arc<About>,
+        zygote: Option<OwnedFd>,
     ) -> Process {
         Process {
             control: Some(control),
@@ -133,6 +169,8 @@ impl Process {
             ended_at: None,
             early: VecDeque::new(),
             about: Arc::clone(about),
+            zygote,
+            namespaces: [None, None],
             input: None,
             output: None,
             cgroup,
@@ -173,6 +211,47 @@ impl Process {
         let cgroup = self.cgroup.as_ref();
         let (start, descriptors) = (self.about).start_message(&stdio, strings, successor, cgroup);
         send(self.control(), &start, &descriptors, SendFlags::DONTWAIT)
+    }
+
+    /// Unpacks the tar that comes from this pipe into the folder that is its input; before
+    /// its command is executed.
+    ///
+    /// # Errors
+    /// Nobody can be asked to, or the place is gone.
+    pub fn unpack(&self, source: OwnedFd) -> io::Result<Archiving> {
+        self.archive(Archive::Unpack, &source)
+    }
+
+    /// Packs what it has left in the folder that is its output into a tar, and writes that
+    /// to this pipe; when it is over, and not killed yet.
+    ///
+    /// # Errors
+    /// Nobody can be asked to, or the place is gone.
+    pub fn pack(&self, target: OwnedFd) -> io::Result<Archiving> {
+        self.archive(Archive::Pack, &target)
+    }
+
+    fn archive(&self, archive: Archive, pipe: &OwnedFd) -> io::Result<Archiving> {
+        let (Some(zygote), [Some(mounts), Some(processes)]) = (&self.zygote, &self.namespaces)
+        else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        let (ours, theirs) = socket_pair()?;
+        let mut descriptors = vec![
+            theirs.as_fd(),
+            pipe.as_fd(),
+            mounts.as_fd(),
+            processes.as_fd(),
+        ];
+        let joins = self.cgroup.as_ref().map_or(&[][..], Cgroup::join_files);
+        descriptors.extend(joins.iter().map(AsFd::as_fd));
+        send(
+            zygote,
+            archive.to_bytes(),
+            &descriptors,
+            SendFlags::DONTWAIT,
+        )?;
+        Ok(Archiving(ours))
     }
 
     /// What its failure to start was about.
@@ -272,8 +351,13 @@ impl Process {
                 self.ended_at = Some(instant(at));
                 Ok(Some(Event::Exited(WaitStatus::from_raw(status))))
             }
-            Some(Report::Passed(Passed::Input)) => {
-                self.input = message.descriptors.into_iter().next();
+            Some(Report::Passed(passed)) => {
+                let descriptor = message.descriptors.into_iter().next();
+                match passed {
+                    Passed::Input => self.input = descriptor,
+                    Passed::Mounts => self.namespaces[0] = descriptor,
+                    Passed::Processes => self.namespaces[1] = descriptor,
+                }
                 self.receive_event()
             }
             // It comes only after the last event.

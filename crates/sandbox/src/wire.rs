@@ -202,15 +202,40 @@ pub(crate) enum Report {
     Passed(Passed),
 }
 
+/// Asks the zygote for a process that packs or unpacks the folder of a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Archive {
+    Unpack,
+    Pack,
+}
+
+impl Archive {
+    pub(crate) fn to_bytes(self) -> &'static [u8] {
+        match self {
+            Archive::Unpack => b"unpack",
+            Archive::Pack => b"pack",
+        }
+    }
+
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Archive> {
+        let both = [Archive::Unpack, Archive::Pack];
+        both.into_iter().find(|archive| archive.to_bytes() == bytes)
+    }
+}
+
 /// What init passes on of its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Passed {
     /// The file for the command's input, for writing.
     Input,
+    /// The place's mount namespace, for who packs or unpacks a folder there.
+    Mounts,
+    /// Its PID namespace, likewise.
+    Processes,
 }
 
 impl Passed {
-    const ALL: [Passed; 1] = [Passed::Input];
+    const ALL: [Passed; 3] = [Passed::Input, Passed::Mounts, Passed::Processes];
 }
 
 /// Where the flags of an exit have what the command has left.

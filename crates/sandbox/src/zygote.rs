@@ -11,13 +11,14 @@ use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{RecvFlags, SendFlags};
 
+use crate::archive;
 use crate::enter;
 use crate::failure::{Failure, Step};
 use crate::init::{Place, Plan};
 use crate::network::Networks;
 use crate::sys;
 use crate::wire::{
-    ORDER_BYTES_MAX, Opened, Order, PREPARE, Report, Start, receive, send, send_opened,
+    Archive, ORDER_BYTES_MAX, Opened, Order, PREPARE, Report, Start, receive, send, send_opened,
 };
 
 /// What commands inherit.
@@ -139,6 +140,13 @@ fn serve(socket: &OwnedFd, plan: &'static Plan, mut networks: Networks) -> ExitC
             return ExitCode::SUCCESS;
         };
         let descriptors = message.descriptors;
+        if let Some(archive) = Archive::from_bytes(&message.bytes) {
+            // Where it does not start, the runner sees its socket closed.
+            if !message.is_short {
+                let _ = archive::start(plan, archive, &descriptors);
+            }
+            continue;
+        }
         let others = descriptors.len().checked_sub(1);
         let asked = Start::from_bytes(&message.bytes).filter(|asked| {
             message.is_short || others.is_some_and(|others| asked.comes_with(others))

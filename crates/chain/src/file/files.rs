@@ -17,28 +17,49 @@ use crate::link::{DataSource, Link, LiteralFile};
 use crate::template::is_name;
 use crate::units::quoted;
 
-const FILES: Entries = Entries {
-    what: "`Files`",
-    name: "the path of a file",
-    items: "files",
-    max: MAX_FILES,
-    help: "write each file behind its path, as in `/etc/app.conf: 'a line'`",
+/// A mapping by paths.
+struct Beside {
+    entries: Entries,
+    /// What one of them is.
+    what: &'static str,
+    /// Whether none can be a folder.
+    is_file: bool,
+}
+
+const FILES: Beside = Beside {
+    entries: Entries {
+        what: "`Files`",
+        name: "the path of a file",
+        items: "files",
+        max: MAX_FILES,
+        help: "write each file behind its path, as in `/etc/app.conf: 'a line'`",
+    },
+    what: "a file",
+    is_file: true,
 };
 
-const DATA: Entries = Entries {
-    what: "`Data`",
-    name: "the path of data",
-    items: "paths",
-    max: MAX_FILES,
-    help: "write the name of the data behind its path, as in `/models: whisper`",
+const DATA: Beside = Beside {
+    entries: Entries {
+        what: "`Data`",
+        name: "the path of data",
+        items: "paths",
+        max: MAX_FILES,
+        help: "write the name of the data behind its path, as in `/models: whisper`",
+    },
+    what: "data",
+    is_file: false,
 };
 
-const SECRETS: Entries = Entries {
-    what: "`Secrets`",
-    name: "the path of a secret",
-    items: "secrets",
-    max: MAX_FILES,
-    help: "write the name of a secret behind its path, as in `/run/secrets/key: stripe`",
+const SECRETS: Beside = Beside {
+    entries: Entries {
+        what: "`Secrets`",
+        name: "the path of a secret",
+        items: "secrets",
+        max: MAX_FILES,
+        help: "write the name of a secret behind its path, as in `/run/secrets/key: stripe`",
+    },
+    what: "a secret",
+    is_file: true,
 };
 
 /// What stands before an image's reference in `Data`.
@@ -98,17 +119,16 @@ impl<'n> Taken<'n> {
 /// The values of a mapping by paths.
 fn by_path<'n, T>(
     node: &'n Node,
-    kind: &Entries,
+    kind: &Beside,
     taken: &mut Taken<'n>,
     read: impl Fn(&Node, &mut Problems) -> Option<T>,
     problems: &mut Problems,
 ) -> BTreeMap<String, T> {
     let mut found = BTreeMap::new();
-    let is_file = kind.what != DATA.what;
-    for (text, key, value) in value::entries(node, kind, problems) {
-        let path = path::read_only(key, kind.name, text, is_file, problems);
+    for (text, key, value) in value::entries(node, &kind.entries, problems) {
+        let path = path::read_only(key, kind.entries.name, text, kind.is_file, problems);
         if let Some(path) = &path {
-            taken.add(kind.name.to_owned(), path.clone(), key, problems);
+            taken.add(kind.what.to_owned(), path.clone(), key, problems);
         }
         if let (Some(value), Some(path)) = (read(value, problems), path) {
             found.insert(path, value);

@@ -81,7 +81,7 @@ pub(super) fn read_only(
         .find(|folder| is_at_or_below(&path, folder))
     {
         let message = format!("{what} cannot be in {folder}, which each process has for itself");
-        problems.push(Diagnostic::new(node.span.clone(), message).help(help));
+        problems.push(Diagnostic::new(node.span.clone(), message).help(OTHER_PATH));
         return None;
     } else if PRIVATE_FOLDERS
         .iter()
@@ -92,9 +92,11 @@ pub(super) fn read_only(
         return Some(path);
     };
     let message = format!("{what} {fault}: {}", quoted(text));
-    problems.push(Diagnostic::new(node.span.clone(), message).help(help));
+    problems.push(Diagnostic::new(node.span.clone(), message).help(OTHER_PATH));
     None
 }
+
+const OTHER_PATH: &str = "use another path, as in `/etc/app.conf` or `/srv/models`";
 
 /// Whether a path is another one, or below it. Both are in their one spelling.
 pub(super) fn is_at_or_below(path: &str, other: &str) -> bool {

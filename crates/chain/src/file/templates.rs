@@ -5,6 +5,7 @@
 //! id is that of the same link in any other chain.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use super::diagnostic::{Diagnostic, Problems};
 use super::fields::{Fields, LINK_PARAMETER, PARAMETER, Section};
@@ -81,8 +82,17 @@ impl<'n> Templates<'n> {
             return;
         }
         for piece in pieces(text) {
-            let (message, span) = match piece {
-                Piece::Text(_) => continue,
+            match piece {
+                Piece::Text(_) => {}
+                Piece::Value(name, span) => match self.declared.get_key_value(name) {
+                    Some((name, _)) => {
+                        self.used_by_link.insert(name);
+                    }
+                    None => {
+                        let place = problems.place_of(&node.span, text, span);
+                        problems.push(self.undeclared(name, place));
+                    }
+                },
                 Piece::Broken(span) => {
                     let message = format!("{what} has a `{OPENING}` without a parameter's name");
                     let place = problems.place_of(&node.span, text, span);
@@ -91,29 +101,20 @@ impl<'n> Templates<'n> {
                             .label("the place of a value begins so")
                             .help("write `${name}` for a parameter, `$${` for a literal `${`"),
                     );
-                    continue;
                 }
-                Piece::Value(name, span) => match self.declared.get_key_value(name) {
-                    Some((name, _)) => {
-                        self.used_by_link.insert(name);
-                        continue;
-                    }
-                    None => (
-                        format!("the chain has no parameter {}", quoted(name)),
-                        (name, span),
-                    ),
-                },
-            };
-            let (name, span) = span;
-            let place = problems.place_of(&node.span, text, span);
-            let problem = Diagnostic::new(place, message);
-            let names: Vec<&str> = self.declared.keys().copied().collect();
-            problems.push(match nearest(name, &names) {
-                Some(near) => problem.suggest(format!("${{{near}}}")),
-                None => problem.label("not declared").help(format!(
-                    "declare it under `Parameters`, or write `$${{{name}}}` for a literal `${{{name}}}`"
-                )),
-            });
+            }
+        }
+    }
+
+    fn undeclared(&self, name: &str, place: Range<usize>) -> Diagnostic {
+        let message = format!("no parameter is called {}", quoted(name));
+        let problem = Diagnostic::new(place, message);
+        let names: Vec<&str> = self.declared.keys().copied().collect();
+        match nearest(name, &names) {
+            Some(near) => problem.suggest(format!("${{{near}}}")),
+            None => problem.label("not declared").help(format!(
+                "declare it under `Parameters`, or write `$${{{name}}}` for a literal `${{{name}}}`"
+            )),
         }
     }
 
@@ -142,6 +143,9 @@ impl<'n> Templates<'n> {
     /// Checks a text of a link that can have no place for a value, and is taken as it
     /// stands.
     pub(super) fn plain(&self, node: &Node, what: &str, text: &str, problems: &mut Problems) {
+        if self.declared.is_empty() {
+            return;
+        }
         for piece in pieces(text) {
             if let Piece::Value(name, span) = piece
                 && self.declared.contains_key(name)

@@ -251,8 +251,8 @@ pub(super) fn link_name(node: &Node, problems: &mut Problems) -> Option<String> 
     None
 }
 
-/// The entries of a mapping whose keys are for the author to choose; nothing behind the
-/// key is an empty one.
+/// The entries of a mapping whose keys are for the author to choose, without those whose
+/// key stands there already; nothing behind the mapping's own key is an empty one.
 pub(super) fn entries<'n>(
     node: &'n Node,
     kind: &Entries,
@@ -282,9 +282,11 @@ pub(super) fn entries<'n>(
             problems.push(merge_key(key));
             continue;
         }
-        if let Some(first) = keys.insert(name, key) {
+        if let Some(first) = keys.get(name) {
             problems.push(duplicate(name, first, key));
+            continue;
         }
+        keys.insert(name, key);
         named.push((name, key, value));
     }
     named

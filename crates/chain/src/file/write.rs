@@ -21,10 +21,7 @@ pub(super) fn chain(chain: &Chain) -> String {
         Deadline::None => lines.entry("Deadline", "none"),
         Deadline::After(deadline) => lines.entry("Deadline", &format_duration(deadline)),
     }
-    if let Some(media_type) = &chain.content_type {
-        lines.entry("ContentType", &scalar(media_type));
-    }
-    write_parameters(chain, &mut lines);
+    write_call(chain, &mut lines);
     lines.line("Chain:");
     let texts = match chain.parameters.is_empty() {
         true => Texts::AsTheyAre,
@@ -53,7 +50,17 @@ impl Texts {
     }
 }
 
-fn write_parameters(chain: &Chain, lines: &mut Lines) {
+/// Writes what a caller may give, and what it gets.
+pub(super) fn call(chain: &Chain) -> String {
+    let mut lines = Lines::default();
+    write_call(chain, &mut lines);
+    lines.text
+}
+
+fn write_call(chain: &Chain, lines: &mut Lines) {
+    if let Some(media_type) = &chain.content_type {
+        lines.entry("ContentType", &scalar(media_type));
+    }
     if chain.parameters.is_empty() {
         return;
     }

@@ -48,8 +48,9 @@ fn read(path: &Path) -> anyhow::Result<String> {
     Ok(describe(STANDARD_INPUT, &chain))
 }
 
-/// A heading for the chain, then one line per link in columns, with its command line
-/// quoted for a shell. Below each link, its other settings as in a chain file.
+/// A heading for the chain with its settings, then one line per link in columns, with
+/// its command line quoted for a shell. Below each link, its other settings. Settings are
+/// as in a chain file.
 fn describe(file: &str, chain: &Chain) -> String {
     let count = chain.links.len();
     let plural = if count == 1 { "" } else { "s" };
@@ -59,6 +60,9 @@ fn describe(file: &str, chain: &Chain) -> String {
         chain.name,
         deadline(chain.deadline)
     );
+    for line in chain.settings_yaml().lines() {
+        text.push_str(&format!("  {line}\n"));
+    }
     let rows: Vec<[String; 4]> = chain
         .links
         .iter()
@@ -135,12 +139,31 @@ mod tests {
     two
 WorkingDirectory: /srv
 User: '1000:1000'
-Writable: true
-Network: host
+Writable: never
+Network: loopback
+Warm: 8
+Input: /tmp/in.docx
+Output: /tmp/out/
+Files:
+  /etc/app.conf: 'a line'
+  /usr/local/bin/x:
+    Text: |
+      #!/bin/sh
+      exit
+    Mode: 0755
+Data:
+  /models: whisper
+  /srv/tool: image:tool:1
+Secrets:
+  /run/secrets/key: stripe
 Constraints:
   Memory: 20M
   CPU: 0.5
   Processes: 8
+  CPUTime: 10s
+  Output: 1M
+  Scratch: 10G
+  OpenFiles: 64
 Deadline: 500ms
 Retries: 2
 AcceptedExitCodes: [0, 1]
@@ -157,5 +180,41 @@ AcceptedExitCodes: [0, 1]
         let (line, rest) = rest.split_once('\n').unwrap();
         assert!(line.ends_with("  b  (the image's own command)"), "{line}");
         assert_eq!(rest, indented("    "));
+    }
+
+    #[test]
+    fn what_a_call_may_say_and_gets_is_shown_above_the_links() {
+        let text = "ContentType: image/png
+Parameters:
+  width:
+    Pattern: '[1-9][0-9]{0,3}'
+    Default: '200'
+Chain:
+- Image: b
+  Command: resize
+  Arguments: ['${width}', '$${width}']
+- Image: b
+  Command: echo
+  Arguments: ['$${width}']
+";
+        let chain = Chain::parse(text, "x.yaml", "x").unwrap();
+        let described = describe("x.yaml", &chain);
+        let lines: Vec<_> = described.lines().collect();
+        assert_eq!(
+            lines[1..5],
+            [
+                "  ContentType: image/png",
+                "  Parameters:",
+                "    width:",
+                "      Pattern: '[1-9][0-9]{0,3}'",
+            ]
+        );
+        assert_eq!(lines[5], "      Default: '200'");
+        // The templates of a link that uses parameters, the texts of another one.
+        assert!(
+            lines[6].ends_with("resize '${width}' '$${width}'"),
+            "{described}"
+        );
+        assert!(lines[7].ends_with("echo '${width}'"), "{described}");
     }
 }

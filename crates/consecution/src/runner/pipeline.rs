@@ -226,7 +226,7 @@ impl IdlePipeline {
                 (output, Out::Pipe(end))
             }
             None => {
-                let (output, end) = FileOutput::body();
+                let (output, end) = FileOutput::body(allowance);
                 (output, Out::File(end))
             }
         };

@@ -11,8 +11,6 @@ pub(super) fn key(link: &Link) -> Option<&'static str> {
     let keys = [
         ("Warm: number", matches!(link.warm, Warm::Count(_))),
         ("Network: loopback", link.network == Network::Loopback),
-        ("Input: a folder", is_folder(link.input.as_deref())),
-        ("Output: a folder", is_folder(link.output.as_deref())),
         ("Parameters", !link.parameters.is_empty()),
         ("Constraints: CPUTime", constraints.cpu_time.is_some()),
         ("Constraints: Output", constraints.output.is_some()),
@@ -20,8 +18,4 @@ pub(super) fn key(link: &Link) -> Option<&'static str> {
     ];
     keys.into_iter()
         .find_map(|(key, is_asked_for)| is_asked_for.then_some(key))
-}
-
-fn is_folder(path: Option<&str>) -> bool {
-    path.is_some_and(|path| path.ends_with('/'))
 }

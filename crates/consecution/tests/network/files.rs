@@ -53,9 +53,9 @@ fn a_runner_that_is_killed_with_a_file_is_replaced_by_another() {
         first.signal(Signal::KILL);
         let found = until_at_work(&[&second], 1);
         found.iter().for_each(|process| process.kill());
-        // Its `sleep` was killed, and the shell exits as that did.
+        // Its `sleep` was killed.
         let reply = calling.join().unwrap();
-        assert_eq!(reply.problem(502)["exit_code"], 137);
+        assert_eq!(reply.problem(502)["pipestatus"], "137");
     });
 }
 

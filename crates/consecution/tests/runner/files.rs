@@ -316,3 +316,89 @@ async fn two_thousand_late_calls_leave_nothing_behind() {
     // Cgroups that rest are kept open.
     assert!(after <= before + 64, "{after} > {before}");
 }
+
+fn with_folders(script: &str) -> Link {
+    Link {
+        input: Some("/tmp/a/in/".into()),
+        output: Some("/tmp/out/".into()),
+        ..shell(script)
+    }
+}
+
+#[tokio::test]
+async fn a_folder_is_a_tar_outside() {
+    let world = World::start(Options::default());
+    let pack = shell("cd /tmp; mkdir x; echo one > x/a; echo two > b; tar c b x");
+    let upper = with_folders(
+        "echo said; cat; cd /tmp/a/in; mkdir /tmp/out/x; \
+         for file in b x/a; do tr a-z A-Z < $file > /tmp/out/$file; done",
+    );
+    let links = vec![
+        pack.clone(),
+        upper.clone(),
+        shell("cat"),
+        upper,
+        shell("tar tv; echo end"),
+    ];
+    let listed = output(&world, links, "").await;
+    let listed = String::from_utf8(listed.to_vec()).unwrap();
+    let names: Vec<_> = listed
+        .lines()
+        .map(|line| line.split_whitespace().next_back().unwrap())
+        .collect();
+    assert_eq!(names, ["b", "x", "x/a", "end"], "{listed}");
+    assert!(listed.contains("1970-01-01"), "{listed}");
+    let links = vec![
+        pack,
+        with_folders("cp -r /tmp/a/in/* /tmp/out/"),
+        shell("tar xO x/a"),
+    ];
+    assert_eq!(output(&world, links, "").await, "one\n");
+    // An empty folder is one.
+    let links = vec![with_folders("ls /tmp/a/in"), shell("tar t; echo end")];
+    assert_eq!(output(&world, links, "").await, "end\n");
+}
+
+#[tokio::test]
+async fn what_is_no_tar_starts_no_command() {
+    let world = World::start(Options::default());
+    let link = with_folders("echo it ran > /tmp/out/x");
+    for input in ["no tar".repeat(1000), "\u{1}".repeat(512)] {
+        let error = failure(&world, vec![link.clone()], input).await;
+        let FailureReason::CannotStart(reason) = &error.reason else {
+            panic!("{error}");
+        };
+        assert!(reason.starts_with("failed to read the tar"), "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn a_large_folder_is_read_as_far_as_is_wanted() {
+    let world = World::start(Options::default());
+    let large = with_folders("head -c 9000000 /dev/zero > /tmp/out/x");
+    assert_eq!(
+        output(&world, vec![large.clone(), shell("head -c 1 | wc -c")], "").await,
+        "1\n"
+    );
+    let counted = output(&world, vec![large, shell("wc -c")], "").await;
+    assert_eq!(counted, "9001984\n");
+}
+
+#[tokio::test]
+async fn a_folder_that_is_not_there_or_cannot_be_packed_is_no_output() {
+    let world = World::start(Options::default());
+    let error = failure(&world, vec![with_folders("rmdir /tmp/out")], "").await;
+    assert_eq!(error.reason, FailureReason::NoOutput("/tmp/out/".into()));
+    let script = "echo > /tmp/out/x; chmod 0 /tmp/out/x";
+    let link = Link {
+        user: Some("nobody".into()),
+        ..with_folders(script)
+    };
+    let error = failure(&world, vec![link, shell("cat; echo end")], "").await;
+    assert_eq!(error.reason, FailureReason::OddOutput("/tmp/out/".into()));
+    let said = String::from_utf8_lossy(&error.stderr);
+    assert!(
+        said.contains("failed to pack \"x\": permission denied"),
+        "{said}"
+    );
+}

@@ -375,6 +375,18 @@ pub(crate) fn new_network_namespace(token: MountToken) -> Result<(), Errno> {
     unsafe { syscall(libc::SYS_unshare, [flags, 0, 0, 0, 0, token.0 as usize]) }.map(drop)
 }
 
+/// Goes into a namespace of that kind (`CLONE_NEW…`).
+pub(crate) fn enter_namespace(
+    namespace: &OwnedFd,
+    kind: i32,
+    token: MountToken,
+) -> Result<(), Errno> {
+    let namespace = namespace.as_raw_fd() as usize;
+    let arguments = [namespace, kind as usize, 0, 0, 0, token.0 as usize];
+    // SAFETY: changes nothing but the namespaces of this process, and of what it makes.
+    unsafe { syscall(libc::SYS_setns, arguments) }.map(drop)
+}
+
 /// Goes into the network namespace that a descriptor stands for.
 pub(crate) fn enter_network_namespace(
     namespace: BorrowedFd<'_>,

@@ -41,6 +41,10 @@ impl StringsRoom {
         if first == libc::MAP_FAILED {
             return Err(last_errno());
         }
+        let (first_byte, advice) = (first as usize, libc::MADV_DONTFORK as usize);
+        // No copy of the zygote has the strings of requests. SAFETY: of the mapping that was
+        // just made, of which nothing is used yet. If this fails, copies have them.
+        let _ = unsafe { syscall(libc::SYS_madvise, [first_byte, ROOM_BYTES, advice, 0, 0, 0]) };
         let null = |_: &AtomicPtr<c_char>| AtomicPtr::new(ptr::null_mut());
         let same = |string: &AtomicPtr<c_char>| AtomicPtr::new(string.load(Ordering::Relaxed));
         let (own, links) = environment.pointers.split_at(environment_count);

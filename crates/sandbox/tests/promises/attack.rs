@@ -11,8 +11,9 @@ use std::{fs, iter};
 
 use rustix::fs::inotify;
 use rustix::process::{Resource, Rlimit, setrlimit};
-use sandbox::{Event, Ids, Limits, Network, Spec, SpecData, SpecFile, Writable};
+use sandbox::{Event, Ids, Input, Limits, Network, Output, Spec, SpecData, SpecFile, Writable};
 
+use crate::handover;
 use crate::support::{Running, Setup, counts_processes, is_root, promises};
 use test_support::processes::descendants;
 use test_support::{skip, until};
@@ -42,7 +43,11 @@ fn broken_under(setup: &Setup, spec: &Spec, limits: Limits) -> Vec<String> {
         .map(str::to_owned)
         .into();
     let zygote = setup.open_limited(&spec, limits);
-    let output = Running::start(&zygote).finish(b"").success();
+    let running = match spec.input {
+        Input::Pipe => Running::start(&zygote),
+        _ => handover::start(&zygote, b"input"),
+    };
+    let output = running.finish(b"").success();
     drop((tcp, abstract_socket));
     assert!(output.lines().count() >= 78, "{output}");
     let (held, broken): (Vec<_>, Vec<_>) = output.lines().partition(|line| line.ends_with(" held"));
@@ -136,6 +141,16 @@ promises! {
     fn nothing_gives_way(setup) {
         for spec in of_users(setup) {
             assert_eq!(broken(setup, &spec), [""; 0], "as {:?}", spec.user);
+        }
+    }
+
+    fn nor_do_files_in_the_place_of_pipes(setup) {
+        for spec in of_users(setup) {
+            for input in [Input::Seekable, Input::File("/tmp/in".into())] {
+                let output = Output::File("/tmp/out".into());
+                let spec = Spec { input, output, ..spec.clone() };
+                assert_eq!(broken(setup, &spec), [""; 0], "as {:?}", spec.user);
+            }
         }
     }
 

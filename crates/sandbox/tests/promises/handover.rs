@@ -3,16 +3,19 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
+use std::time::Instant;
 
-use sandbox::{Event, Input, LeftOutput, Output, Spec, Stdio, WaitStatus, Writable, Zygote};
+use sandbox::{
+    Archiving, Event, Input, LeftOutput, Output, Spec, Stdio, WaitStatus, Writable, Zygote,
+};
 
 use crate::late::prepared;
 use crate::support::{self, Running, Setup, promises};
 use test_support::processes::descendants;
-use test_support::until;
+use test_support::{PATIENCE, until};
 
 /// Executes the command once its input is stored.
-fn start(zygote: &Zygote, input: &[u8]) -> Running {
+pub(crate) fn start(zygote: &Zygote, input: &[u8]) -> Running {
     let mut prepared = prepared(zygote);
     let mut stdin = None;
     if let Some(file) = prepared.process.take_input() {
@@ -187,5 +190,147 @@ promises! {
         assert_eq!(running.line(), "said");
         assert_eq!(running.last_event(), support::exited(0));
         assert_eq!(content(running.process.take_output()), "SMALL\n");
+    }
+}
+
+/// A tar of these files.
+fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (path, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o640);
+        header.set_size(content.len() as u64);
+        header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
+        header.set_cksum();
+        tar.append(&header, *content).unwrap();
+    }
+    tar.into_inner().unwrap()
+}
+
+/// What becomes of what was asked for, when it is over.
+fn result(archiving: &Archiving) -> Result<(), String> {
+    assert!(support::readable(archiving, Instant::now() + PATIENCE));
+    archiving.result()
+}
+
+/// Unpacks a tar in a place that is prepared.
+fn unpack(prepared: &Running, tar: &[u8]) -> Result<(), String> {
+    let (source, mut pipe) = std::io::pipe().unwrap();
+    let archiving = prepared.process.unpack(source.into()).unwrap();
+    // Who is refused reads no more.
+    let _ = pipe.write_all(tar);
+    drop(pipe);
+    result(&archiving)
+}
+
+fn with_folder(setup: &Setup, script: &str) -> Spec {
+    Spec {
+        input: Input::Folder("/tmp/a/in".to_owned()),
+        ..setup.script(script)
+    }
+}
+
+promises! {
+    fn a_tar_is_unpacked_into_a_folder_of_the_commands_user(setup) {
+        let script = "cd /tmp/a/in; cat one sub/two; stat -c '%u:%g %a' . one sub sub/two; cat";
+        let tar = tar_of(&[("one", b"1\n"), ("sub/two", b"2\n")]);
+        for (user, owner) in [("", "0:0"), ("www", "33:34")] {
+            let zygote = setup.open(&Spec { user: user.into(), ..with_folder(setup, script) });
+            for _ in 0..2 {
+                let prepared = prepared(&zygote);
+                unpack(&prepared, &tar).unwrap();
+                let said = crate::late::execute(prepared, None).finish(b"").success();
+                let stat = format!("{owner} 755\n{owner} 640\n{owner} 755\n{owner} 640\n");
+                assert_eq!(said, format!("1\n2\n{stat}"));
+            }
+        }
+    }
+
+    fn what_unpacks_may_do_no_more_than_the_command(setup) {
+        let spec = Spec { user: "www".into(), ..with_folder(setup, "cat") };
+        let zygote = setup.open(&spec);
+        let mut prepared = prepared(&zygote);
+        let before = descendants(std::process::id()).len();
+        let (source, mut pipe) = std::io::pipe().unwrap();
+        let archiving = prepared.process.unpack(source.into()).unwrap();
+        // It is past its start once it reads.
+        pipe.write_all(&vec![0; 1 << 20]).unwrap();
+        let all = descendants(std::process::id());
+        assert_eq!(all.len(), before + 1);
+        let unpacking = all.iter().max_by_key(|process| process.id).unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", unpacking.id)).unwrap();
+        let fields = ["CapEff:\t0000000000000000", "CapPrm:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"];
+        for wanted in fields {
+            assert!(status.contains(wanted), "{wanted}: {status}");
+        }
+        if let sandbox::Ids::Shifted { base } = spec.ids {
+            let wanted = format!("Uid:\t{0}\t{0}\t{0}\t{0}", base + 33);
+            assert!(status.contains(&wanted), "{status}");
+        }
+        // And is gone with the place.
+        prepared.process.kill_and_wait();
+        assert!(result(&archiving).is_err());
+        unpacking.wait_until_gone();
+    }
+
+    fn a_tar_that_leads_out_or_does_not_fit_is_refused(setup) {
+        let spec = Spec { scratch_bytes: 1 << 20, ..with_folder(setup, "cat") };
+        let zygote = setup.open(&spec);
+        let many: Vec<_> = (0..5000).map(|number| format!("{number}")).collect();
+        let many: Vec<_> = many.iter().map(|name| (&**name, &b""[..])).collect();
+        for (tar, wanted) in [
+            (tar_of(&[("../evil", b"")]), "unpack \"../evil\": its path leads out of the folder"),
+            (tar_of(&[("/tmp/evil", b"")]), "unpack \"/tmp/evil\": its path leads out of the folder"),
+            (tar_of(&[("large", &vec![b'x'; 8 << 20])]), "unpack \"large\": no space left on device"),
+            (tar_of(&many), ": no space left on device"),
+            (b"no tar".repeat(1000), "read the tar: "),
+        ] {
+            let error = unpack(&prepared(&zygote), &tar).unwrap_err();
+            assert!(error.contains(wanted), "{error}");
+        }
+    }
+
+    fn what_a_command_leaves_in_a_folder_is_packed(setup) {
+        let script = "cd /tmp/b/out; echo 1 > one; mkdir sub; echo 2 > sub/two; ln -s sub/two link; \
+            mknod fifo p; (while true; do echo x >> sub/more; done) > /dev/null 2>&1 &";
+        let spec = Spec {
+            output: Output::Folder("/tmp/b/out".into()),
+            user: "www".into(),
+            ..setup.script(script)
+        };
+        let zygote = setup.open(&spec);
+        let mut running = Running::start(&zygote);
+        assert_eq!(running.event(), Event::Started);
+        assert_eq!(running.event(), support::exited(0));
+        assert!(matches!(running.process.take_output(), Some(LeftOutput::Folder)));
+        let (mut tar, target) = std::io::pipe().unwrap();
+        let archiving = running.process.pack(target.into()).unwrap();
+        let mut packed = Vec::new();
+        tar.read_to_end(&mut packed).unwrap();
+        result(&archiving).unwrap();
+        let mut archive = tar::Archive::new(&packed[..]);
+        let entries = archive.entries().unwrap().map(|entry| {
+            let mut entry = entry.unwrap();
+            let mut content = String::new();
+            entry.read_to_string(&mut content).unwrap();
+            (entry.path().unwrap().display().to_string(), content)
+        });
+        let found: Vec<_> = entries.filter(|(path, _)| path != "sub/more").collect();
+        let wanted = [("link", ""), ("one", "1\n"), ("sub", ""), ("sub/two", "2\n")];
+        let wanted = wanted.map(|(path, content)| (path.to_owned(), content.to_owned()));
+        assert_eq!(found, wanted);
+        drop(running);
+        until("nothing runs any more", || descendants(std::process::id()).len() == 1);
+    }
+
+    fn a_folder_that_is_replaced_is_not_packed(setup) {
+        for script in ["rm -r /tmp/out; ln -s /etc /tmp/out", "rmdir /tmp/out; echo > /tmp/out"] {
+            let spec = Spec { output: Output::Folder("/tmp/out".into()), ..setup.script(script) };
+            let zygote = setup.open(&spec);
+            let mut running = Running::start(&zygote);
+            assert_eq!(running.event(), Event::Started);
+            assert_eq!(running.event(), support::exited(0));
+            assert!(matches!(running.process.take_output(), Some(LeftOutput::Odd)), "{script}");
+        }
     }
 }

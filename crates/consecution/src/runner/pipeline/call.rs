@@ -25,10 +25,10 @@ use super::ending::{End, not_followed, too_much};
 use super::link::{Link, Links};
 use super::output::{OutputEnd, UNREAD_WAIT_MAX, swallow};
 use super::stderr::Said;
-use super::stored::{FileOutputEnd, OutputFile, Unfed, store};
+use super::stored::{FileOutputEnd, OutputFile, Source, Storage, Tar, Unfed, pour, store};
 use super::{Bounds, Kept, Work};
 use crate::pipe::{Reader, Writer};
-use crate::transport::{Body, Ending, LAST_WORDS_WAIT_MAX, Next, Outcome, OutputLeft};
+use crate::transport::{Body, Ending, LAST_WORDS_WAIT_MAX, Outcome, OutputLeft};
 
 /// A pipeline at work.
 pub(super) struct Call {
@@ -83,9 +83,10 @@ impl Call {
         } = self;
         let (finish, handed_back) = match output {
             Out::Pipe(end) => (Finish::Pipe(end.is_over), end.handed_back),
-            Out::File(end) => (Finish::File(end.file, end.held), end.handed_back),
+            Out::File(end) => (Finish::File(end.source, end.held), end.handed_back),
         };
         let said = |stderr| Said::new(stderr, bounds.stderr_bytes_max, work.stderr.clone());
+        let mut excess = pin!(excess.fuse());
         let mut said: Vec<_> = stderrs.into_iter().map(said).collect();
         {
             let Links { links, stdin } = &mut links;
@@ -97,8 +98,8 @@ impl Call {
             };
             // Dropped as soon as the first process is gone, so that the sender of the input
             // learns that nobody reads it.
-            let file = progress.links.first_mut().and_then(Link::take_input_file);
-            let mut feeding = pin!(Some(feed(work.input, stdin, file)));
+            let storage = progress.links[0].take_storage();
+            let mut feeding = pin!(Some(feed(work.input, stdin, storage)));
             // Feed first what has arrived already: the links can work during the rest.
             let fed_at_once = fed(feeding.as_mut()).now_or_never();
             progress.links.iter_mut().for_each(Link::ignore_reports);
@@ -113,7 +114,6 @@ impl Call {
             let mut swallowing = FuturesUnordered::new();
             let mut swallowed = Vec::new();
             let mut handed_back = pin!(handed_back.fuse());
-            let mut excess = pin!(excess.fuse());
             let mut deadline = pin!(until(work.deadline));
             loop {
                 // Before the first wait too: the input that was fed at once may be cut off.
@@ -154,13 +154,21 @@ impl Call {
                 }
             }
         }
-        let left = finish.take_left(&mut links, bounds.output_bytes_max);
+        let last = links.links.len().saturating_sub(1);
+        let stopped = async {
+            tokio::select! {
+                () = until(work.deadline) => Ending::DeadlinePassed.into(),
+                Ok(()) = &mut excess => too_much("its output"),
+            }
+        };
+        let (left, output) = match links.links.get_mut(last) {
+            Some(last) => finish.end(last, bounds.output_bytes_max, stopped).await,
+            None => (OutputLeft::Given, None),
+        };
         let ends: Vec<_> = (links.links.iter_mut())
             .map(|link| (link.end.take(), link.ended_at()))
             .collect();
-        let last = ends.len().saturating_sub(1);
         let links = links.end().await;
-        let (left, output) = finish.give(left);
         let rest = join_all(said.iter_mut().map(Said::listen_to_rest));
         // A listener that is too slow for all of standard error gets its end with the
         // outcome.
@@ -197,52 +205,74 @@ impl Call {
 enum Finish {
     Pipe(#[expect(dead_code, reason = "dropped when the output is over")] oneshot::Sender<()>),
     /// With the file, if there is one, and what resolves when nobody reads it any more.
-    File(oneshot::Sender<OutputFile>, oneshot::Receiver<()>),
+    File(oneshot::Sender<Source>, oneshot::Receiver<()>),
 }
 
 impl Finish {
-    /// The file that the last link has left, if its output is one.
-    fn take_left(
-        &self,
-        links: &mut Links,
+    /// Ends the output, of which nothing more comes from the last link. Packs it first if
+    /// it is a folder: until then, or until `stopped` says why not. Says what is left, and
+    /// gives what resolves when it is not read any more, if it is a file.
+    async fn end(
+        self,
+        last: &mut Link,
         bytes_max: Option<u64>,
-    ) -> Result<OutputFile, OutputLeft> {
-        let (Finish::File(..), Some(last)) = (self, links.links.last_mut()) else {
-            return Err(OutputLeft::Given);
+        stopped: impl Future<Output = End>,
+    ) -> (OutputLeft, Option<oneshot::Receiver<()>>) {
+        let Finish::File(source, held) = self else {
+            return (OutputLeft::Given, None);
         };
-        let file = match last.take_left_output() {
-            Some(LeftOutput::File(file)) => OutputFile::new(file),
-            Some(LeftOutput::Missing) => return Err(OutputLeft::Missing),
-            Some(LeftOutput::Odd | LeftOutput::Folder) => return Err(OutputLeft::Odd),
+        match last.take_left_output() {
             // It has not ended by itself.
-            None => return Err(OutputLeft::Given),
-        };
-        match file {
-            Ok(file) if bytes_max.is_none_or(|bytes_max| file.size() <= bytes_max) => Ok(file),
-            Ok(_) => {
-                last.end = Some(too_much("its output"));
-                Err(OutputLeft::Given)
-            }
-            Err(error) => {
-                last.end = Some(not_followed(&error).into());
-                Err(OutputLeft::Given)
+            None => {}
+            Some(LeftOutput::Missing) => return (OutputLeft::Missing, None),
+            Some(LeftOutput::Odd) => return (OutputLeft::Odd, None),
+            Some(LeftOutput::File(file)) => match OutputFile::new(file) {
+                Ok(file) if bytes_max.is_none_or(|bytes_max| file.size() <= bytes_max) => {
+                    // Fails only if nobody wants it any more.
+                    let _ = source.send(Source::File(file));
+                    return (OutputLeft::Given, Some(held));
+                }
+                Ok(_) => last.end = Some(too_much("its output")),
+                Err(error) => last.end = Some(not_followed(&error).into()),
+            },
+            Some(LeftOutput::Folder) => {
+                let packed = pack(last, source);
+                let packed = tokio::select! {
+                    packed = packed => packed,
+                    end = stopped => {
+                        last.end = Some(end);
+                        return (OutputLeft::Given, None);
+                    }
+                };
+                if let Err(reason) = packed {
+                    if let Some(end) = &mut last.end {
+                        end.remark = Some(format!("failed to {reason}"));
+                    }
+                    return (OutputLeft::Odd, None);
+                }
             }
         }
+        (OutputLeft::Given, None)
     }
+}
 
-    /// Ends the output. Says what is left, and gives what resolves when it is not read any
-    /// more, if it is a file.
-    fn give(
-        self,
-        left: Result<OutputFile, OutputLeft>,
-    ) -> (OutputLeft, Option<oneshot::Receiver<()>>) {
-        match (self, left) {
-            (Finish::File(file, held), Ok(left)) => {
-                // Fails only if nobody wants it any more.
-                let _ = file.send(left);
-                (OutputLeft::Given, Some(held))
-            }
-            (Finish::File(..) | Finish::Pipe(_), left) => (left.err().unwrap_or_default(), None),
+/// Packs the folder that a link has left for the reader of its output, until that has
+/// enough.
+async fn pack(link: &Link, source: oneshot::Sender<Source>) -> Result<(), String> {
+    let failed = |error: io::Error| format!("pack its output: {error}");
+    let (pipe, packing) = link.pack().map_err(failed)?;
+    let (tell_whole, is_whole) = oneshot::channel();
+    let _ = source.send(Source::Folder(Tar {
+        pipe,
+        is_whole,
+        is_read: false,
+    }));
+    drop(packing.readable().await.map_err(failed)?);
+    match packing.get_ref().result() {
+        Err(reason) if !tell_whole.is_closed() => Err(reason),
+        _ => {
+            let _ = tell_whole.send(());
+            Ok(())
         }
     }
 }
@@ -266,9 +296,8 @@ impl Progress<'_> {
         let executed = match fed {
             // A command that has waited for this.
             Ok(stored) => self.links[0].execute(stored, self.alarm),
-            Err(Unfed::Cut) => return self.stop(0, Ending::Cut.into()),
-            Err(Unfed::NotStored(error)) => {
-                self.links[0].has_no_input(&error);
+            Err(unfed) => {
+                self.links[0].has_no_input(unfed);
                 return self.wind_down();
             }
         };
@@ -378,34 +407,21 @@ async fn fed<F: Future>(feeding: Pin<&mut Option<F>>) -> F::Output {
     }
 }
 
-/// Stores the input in a file, if there is one; returns that for reading. Otherwise writes
-/// the input to a process's pipe, and closes the pipe only if the input is complete.
+/// Stores the input before the command is executed, if there is a storage, and returns the
+/// command's standard input. Otherwise writes the input to a process's pipe, and closes the
+/// pipe only if the input is complete.
 async fn feed(
-    mut input: Body,
+    input: Body,
     stdin: &mut Option<Writer>,
-    file: Option<OwnedFd>,
+    storage: io::Result<Option<Storage>>,
 ) -> Result<Option<OwnedFd>, Unfed> {
-    if let Some(file) = file {
-        return store(input, file).await.map(Some);
+    if let Some(storage) = storage? {
+        return store(input, storage).await.map(Some);
     }
-    while let Some(pipe) = stdin {
-        let next = tokio::select! {
-            biased;
-            next = input.next_for(pipe) => next?,
-            // The process has closed its input without waiting for more.
-            () = pipe.until_unread() => Next::Unread,
-        };
-        let is_read = match next {
-            Next::Moved => true,
-            Next::Chunk(chunk) => pipe.write_all(&chunk).await.is_ok(),
-            Next::Unread | Next::End => false,
-        };
-        if !is_read {
-            // The input has ended; or the process reads no more, which is no failure: its
-            // exit code decides. Dropping the body tells the sender.
-            *stdin = None;
-        }
+    if let Some(pipe) = stdin {
+        pour(input, pipe).await?;
     }
+    *stdin = None;
     Ok(None)
 }
 

@@ -13,11 +13,15 @@ use std::task::{Context, Poll, ready};
 
 use rustix::event::PollFlags;
 use rustix::fs::{Mode, OFlags};
-use sandbox::{Alarm, Event, ExitCodes, InFlight, LeftOutput, Stdio, Step, Strings, Successor};
+use rustix::io::Errno;
+use sandbox::{
+    Alarm, Archiving, Event, ExitCodes, InFlight, LeftOutput, Stdio, Step, Strings, Successor,
+};
 use tokio::io::unix::AsyncFd;
 
 use super::ending::{End, ending, not_followed, not_started, out_of_memory};
 use super::output::UNREAD_WAIT_MAX;
+use super::stored::{Storage, Unfed};
 use super::{StartFailure, watch};
 use crate::pipe::{Reader, Writer, is_ready};
 use crate::transport::Ending;
@@ -170,9 +174,27 @@ impl Link {
         self.strings = strings;
     }
 
-    /// The file in which its input is to be stored, if it is: given once.
-    pub(super) fn take_input_file(&mut self) -> Option<OwnedFd> {
-        self.process.take_input()
+    /// Where its input is to be stored, if it is: given once.
+    pub(super) fn take_storage(&mut self) -> io::Result<Option<Storage>> {
+        if !self.stores_input {
+            return Ok(None);
+        }
+        if let Some(file) = self.process.take_input() {
+            return Ok(Some(Storage::File(file)));
+        }
+        let (source, pipe) = io::pipe()?;
+        let unpacking = self.process.unpack(source.into())?;
+        Ok(Some(Storage::Folder {
+            pipe: Writer::new(pipe)?,
+            unpacking: watch(unpacking)?,
+        }))
+    }
+
+    /// Packs the folder that it has left as its output, and gives the tar.
+    pub(super) fn pack(&self) -> io::Result<(Reader, AsyncFd<Archiving>)> {
+        let (tar, target) = io::pipe()?;
+        let packing = self.process.pack(target.into())?;
+        Ok((Reader::new(tar)?, watch(packing)?))
     }
 
     /// Executes its command, which has waited until now, with this standard input if it
@@ -357,12 +379,16 @@ impl Link {
     }
 
     /// Says that its input could not be stored.
-    pub(super) fn has_no_input(&mut self, error: &io::Error) {
-        let errno = error
-            .raw_os_error()
-            .unwrap_or(rustix::io::Errno::IO.raw_os_error());
-        let failure = self.process.explain(Step::StoreInput, errno);
-        let reason = format!("failed to {failure}");
+    pub(super) fn has_no_input(&mut self, unfed: Unfed) {
+        let reason = match unfed {
+            Unfed::Cut => return self.stop(Ending::Cut.into()),
+            Unfed::NotUnpacked(reason) => reason,
+            Unfed::NotStored(error) => {
+                let errno = error.raw_os_error().unwrap_or(Errno::IO.raw_os_error());
+                self.process.explain(Step::StoreInput, errno).to_string()
+            }
+        };
+        let reason = format!("failed to {reason}");
         self.stop(Ending::CannotStart(reason.into()).into());
     }
 

@@ -24,6 +24,9 @@ const UNREAD_BYTES_MAX: usize = 64 * 1024;
 /// written its last bytes exits within milliseconds.
 pub(super) const UNREAD_WAIT_MAX: Duration = Duration::from_millis(250);
 
+/// Why an output breaks off that is too large.
+pub(super) const TOO_MUCH: &str = "it was more than a link may write";
+
 /// A process's output for its reader. If the reader drops this before the end, the pipe is
 /// handed back to the task that follows the process.
 pub(super) struct Output {
@@ -117,7 +120,7 @@ impl Output {
     fn say_excess(&mut self) -> Option<Result<Bytes, Cut>> {
         let is_said = self.excess == Excess::Said;
         self.excess = Excess::Said;
-        (!is_said).then(|| Err(Cut::new("it was more than a link may write")))
+        (!is_said).then(|| Err(Cut::new(TOO_MUCH)))
     }
 
     fn broken(&mut self, error: &io::Error) -> Cut {

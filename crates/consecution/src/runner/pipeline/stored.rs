@@ -14,11 +14,15 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures_util::{FutureExt, Stream, StreamExt};
 use rustix::fs::{Mode, OFlags};
+use sandbox::Archiving;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use super::allowance::Allowance;
+use super::output::TOO_MUCH;
 use crate::pipe::{CHUNK_BYTES, Reader, Writer};
-use crate::transport::{Body, Chunks, Cut, MovedChunk};
+use crate::transport::{Body, Chunks, Cut, MovedChunk, Next};
 
 /// How much of an input or output is written or read at once, without another thread: it
 /// is copied in memory, as into a pipe. What comes after that may have to wait for memory.
@@ -34,6 +38,19 @@ pub(super) enum Unfed {
     Cut,
     /// It could not be stored.
     NotStored(io::Error),
+    /// It is no tar that can be unpacked, for this reason.
+    NotUnpacked(String),
+}
+
+/// Where an input is stored before the command is executed.
+#[derive(Debug)]
+pub(super) enum Storage {
+    File(OwnedFd),
+    /// It is a tar, which is unpacked there.
+    Folder {
+        pipe: Writer,
+        unpacking: AsyncFd<Archiving>,
+    },
 }
 
 impl From<Cut> for Unfed {
@@ -48,9 +65,48 @@ impl From<io::Error> for Unfed {
     }
 }
 
-/// Stores all of an input in `file`. Returns the file, open for reading from its
-/// beginning, and for writing no more.
-pub(super) async fn store(mut input: Body, file: OwnedFd) -> Result<OwnedFd, Unfed> {
+/// Stores all of an input. Returns the standard input of the command that waits for it.
+pub(super) async fn store(input: Body, storage: Storage) -> Result<OwnedFd, Unfed> {
+    match storage {
+        Storage::File(file) => write(input, file).await,
+        Storage::Folder { pipe, unpacking } => {
+            pour(input, &pipe).await?;
+            // Its end.
+            drop(pipe);
+            let over = unpacking.readable().await;
+            over.map(drop)?;
+            unpacking.get_ref().result().map_err(Unfed::NotUnpacked)?;
+            // All that there is to read is in the folder.
+            Ok(io::pipe()?.0.into())
+        }
+    }
+}
+
+/// Writes an input to a pipe, until the one or the other ends.
+pub(super) async fn pour(mut input: Body, pipe: &Writer) -> Result<(), Cut> {
+    loop {
+        let next = tokio::select! {
+            biased;
+            next = input.next_for(pipe) => next?,
+            // Its reader has closed it without waiting for more.
+            () = pipe.until_unread() => Next::Unread,
+        };
+        let is_read = match next {
+            Next::Moved => true,
+            Next::Chunk(chunk) => pipe.write_all(&chunk).await.is_ok(),
+            Next::Unread | Next::End => false,
+        };
+        if !is_read {
+            // The input has ended; or the reader reads no more, which is no failure: its
+            // exit code decides. Dropping the body tells the sender.
+            return Ok(());
+        }
+    }
+}
+
+/// Stores an input in `file`. Returns the file, open for reading from its beginning, and
+/// for writing no more.
+async fn write(mut input: Body, file: OwnedFd) -> Result<OwnedFd, Unfed> {
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let stdin = rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from)?;
@@ -69,21 +125,39 @@ pub(super) async fn store(mut input: Body, file: OwnedFd) -> Result<OwnedFd, Unf
     Ok(stdin)
 }
 
-/// Output that is read from a file, as a body.
+/// Output that is read from a file, or is a folder's tar, as a body.
 pub(super) struct FileOutput {
     state: State,
     /// To say that nobody wants it any more, while it is not there yet.
     hand_back: Option<oneshot::Sender<Option<Reader>>>,
+    /// Of a tar: how large a file is, is known before it is read.
+    allowance: Allowance,
     /// Dropped when the file is, whose memory it takes.
     _held: oneshot::Sender<()>,
 }
 
 enum State {
     /// The process may still run. Nothing comes if it has left no file.
-    Awaited(oneshot::Receiver<OutputFile>),
+    Awaited(oneshot::Receiver<Source>),
+    Packed(Tar),
     Read(OutputFile),
     Reading(OutputFile, JoinHandle<io::Result<Bytes>>),
     Over,
+}
+
+/// Where the output comes from.
+pub(super) enum Source {
+    File(OutputFile),
+    Folder(Tar),
+}
+
+/// The tar of a folder that a process has left.
+pub(super) struct Tar {
+    pub(super) pipe: Reader,
+    /// Whether all of the folder has been packed.
+    pub(super) is_whole: oneshot::Receiver<()>,
+    /// Its pipe has ended.
+    pub(super) is_read: bool,
 }
 
 /// A file that a process has left, which nobody changes any more.
@@ -115,8 +189,8 @@ impl OutputFile {
 
 /// The other side of a [`FileOutput`], for the task that follows the process.
 pub(super) struct FileOutputEnd {
-    /// To be sent the file; dropped if there is none.
-    pub(super) file: oneshot::Sender<OutputFile>,
+    /// To be sent the file or tar; dropped if there is none.
+    pub(super) source: oneshot::Sender<Source>,
     /// Resolves if nobody wants the output any more.
     pub(super) handed_back: oneshot::Receiver<Option<Reader>>,
     /// Resolves when the file is not held any more.
@@ -125,17 +199,18 @@ pub(super) struct FileOutputEnd {
 
 impl FileOutput {
     /// The output as a body, and its other side.
-    pub(super) fn body() -> (Body, FileOutputEnd) {
+    pub(super) fn body(allowance: Allowance) -> (Body, FileOutputEnd) {
         let (send, file) = oneshot::channel();
         let (hand_back, handed_back) = oneshot::channel();
         let (hold, held) = oneshot::channel();
         let body = Body::of(FileOutput {
             state: State::Awaited(file),
             hand_back: Some(hand_back),
+            allowance,
             _held: hold,
         });
         let end = FileOutputEnd {
-            file: send,
+            source: send,
             handed_back,
             held,
         };
@@ -159,7 +234,8 @@ impl Stream for FileOutput {
                 State::Over => return Poll::Ready(None),
                 State::Awaited(mut awaited) => {
                     match awaited.poll_unpin(context) {
-                        Poll::Ready(Ok(file)) => self.state = State::Read(file),
+                        Poll::Ready(Ok(Source::File(file))) => self.state = State::Read(file),
+                        Poll::Ready(Ok(Source::Folder(tar))) => self.state = State::Packed(tar),
                         Poll::Ready(Err(_)) => {}
                         Poll::Pending => {
                             self.state = State::Awaited(awaited);
@@ -168,6 +244,7 @@ impl Stream for FileOutput {
                     }
                     continue;
                 }
+                State::Packed(tar) => return self.poll_tar(tar, context),
                 State::Read(file) if file.rest() == 0 => return Poll::Ready(None),
                 State::Read(file) if file.size <= AT_ONCE_BYTES_MAX => {
                     (read_at(&file.file, file.offset, CHUNK_BYTES), file)
@@ -198,6 +275,46 @@ impl Stream for FileOutput {
                 }
                 Err(error) => Some(Err(Cut::new(format!("read its output: {error}")))),
             });
+        }
+    }
+}
+
+impl FileOutput {
+    fn poll_tar(
+        &mut self,
+        mut tar: Tar,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Cut>>> {
+        if !tar.is_read {
+            match tar.pipe.poll_chunk(context) {
+                Poll::Ready(Ok(Some(chunk))) => {
+                    if self.allowance.take(chunk.len()).is_err() {
+                        return Poll::Ready(Some(Err(Cut::new(TOO_MUCH))));
+                    }
+                    self.state = State::Packed(tar);
+                    return Poll::Ready(Some(Ok(chunk)));
+                }
+                Poll::Ready(Ok(None)) => tar.is_read = true,
+                Poll::Ready(Err(error)) => {
+                    let cut = Cut::new(format!("read its output: {error}"));
+                    return Poll::Ready(Some(Err(cut)));
+                }
+                Poll::Pending => {}
+            }
+        }
+        if !tar.is_read {
+            self.state = State::Packed(tar);
+            return Poll::Pending;
+        }
+        match tar.is_whole.poll_unpin(context) {
+            Poll::Ready(Ok(())) => Poll::Ready(None),
+            Poll::Ready(Err(_)) => {
+                Poll::Ready(Some(Err(Cut::new("its output could not be packed"))))
+            }
+            Poll::Pending => {
+                self.state = State::Packed(tar);
+                Poll::Pending
+            }
         }
     }
 }
