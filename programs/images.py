@@ -71,7 +71,10 @@ def base(suite, work):
         # The machine's own sources, where they are of this suite, else mmdebstrap's.
         sources = [
             str(path)
-            for path in [Path("/etc/apt/sources.list"), *Path("/etc/apt/sources.list.d").glob("debian.sources")]
+            for path in [
+                Path("/etc/apt/sources.list"),
+                *Path("/etc/apt/sources.list.d").glob("debian.sources"),
+            ]
             if path.exists() and suite in path.read_text()
         ]
         without = [f"--dpkgopt=path-exclude={path}" for path in WITHOUT]
@@ -162,20 +165,20 @@ def provide(names, work, consecution, docker):
     kept until both have it.
     """
     work.mkdir(parents=True, exist_ok=True)
-    # Only one at a time builds; the lock goes with this process.
-    lock = open(work / "lock", "w")
-    fcntl.flock(lock, fcntl.LOCK_EX)
     description = descriptions()
-    references = {}
-    for name in names:
-        tag = reference(name, key(description, name))
-        references[name] = tag
-        archive = work / f"{name}.tar"
-        takers = [taker for taker in [consecution, docker] if taker and not taker.has(tag)]
-        if takers:
-            print(f"programs: building image {name}", flush=True)
-            archive = build(description, name, work)
-            for taker in takers:
-                taker.load(tag, archive)
-            archive.unlink()
+    references = {name: reference(name, key(description, name)) for name in names}
+    with open(work / "lock", "w") as lock:
+        # Two that build the same image would be in each other's way.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for name, tag in references.items():
+            takers = [taker for taker in [consecution, docker] if taker and tag not in taker.images()]
+            if takers:
+                print(f"programs: building image {name}, which may take some minutes", flush=True)
+                archive = build(description, name, work)
+                for taker in takers:
+                    for old in taker.images():
+                        if old.startswith(reference(name, "")):
+                            taker.remove(old)
+                    taker.load(tag, archive)
+                archive.unlink()
     return references

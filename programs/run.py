@@ -9,32 +9,25 @@ keys that the case names. Without an engine that answers, what Docker once did i
 """
 
 import argparse
-import base64
-import hashlib
 import json
 import os
-import re
 import shlex
 import subprocess
 import sys
-import tempfile
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+import examples
 import images
+from engines import SECONDS_MAX, Consecution, Docker, Outcome, brief
 
 HERE = Path(__file__).parent
 TREE = HERE.parent
 RECORDED = HERE / "recorded.json"
 PAGE = TREE / "docs" / "programs.md"
-SECONDS_MAX = 120
-# An output that is longer is recorded as its hash.
-RECORDED_BYTES_MAX = 300
 ERROR_BYTES_SHOWN = 1500
 COMMAND_CHARACTERS_SHOWN = 120
-# Everything that Consecution itself says, after what the program has said.
-OUR_MESSAGE = re.compile(rb"^(?:consecution: |hint: ).*\Z", re.MULTILINE | re.DOTALL)
 AS_DOCKER, WITH_KEY, DIFFERS = "as under Docker", "with", "differs"
 
 
@@ -65,88 +58,6 @@ class Case:
             if ours in self.about:
                 link[key] = self.about[ours]
         return link | keys
-
-
-@dataclass
-class Outcome:
-    status: int
-    stdout: bytes
-    stderr: bytes
-
-    def normalised(self, case):
-        """Without what differs from run to run; each case says why it does."""
-        streams = [self.stdout, self.stderr]
-        for rule in case.about.get("normalise", []):
-            assert rule["why"], case.name
-            pattern = re.compile(rule["what"].encode(), re.MULTILINE)
-            streams = [pattern.sub(rule.get("as", "").encode(), stream) for stream in streams]
-        return Outcome(self.status, *streams)
-
-    def recorded(self):
-        return {"status": self.status, "stdout": brief(self.stdout), "stderr": brief(self.stderr)}
-
-
-def brief(data):
-    """Bytes as they are recorded: text where it is short, else a hash."""
-    if len(data) > RECORDED_BYTES_MAX:
-        return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return {"base64": base64.b64encode(data).decode()}
-
-
-class Consecution:
-    def __init__(self, program, home):
-        self.program, self.home = program, home
-
-    def call(self, *words, **options):
-        command = [self.program, *words, "--home", self.home, "--log", "off"]
-        return subprocess.run(command, capture_output=True, **options)
-
-    def has(self, tag):
-        return tag in self.call("image", "list", check=True).stdout.decode()
-
-    def load(self, tag, archive):
-        self.call("image", "import", tag, archive, check=True)
-
-    def remove(self, tag):
-        self.call("image", "remove", tag)
-
-    def run(self, case, reference, keys):
-        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-            # JSON is YAML.
-            json.dump({"Chain": [case.link(reference, keys)]}, file)
-            file.flush()
-            done = self.call("run", file.name, input=case.input(), timeout=SECONDS_MAX)
-        return Outcome(done.returncode, done.stdout, OUR_MESSAGE.sub(b"", done.stderr)), done.stderr
-
-
-class Docker:
-    @staticmethod
-    def answering():
-        try:
-            done = subprocess.run(["docker", "version"], capture_output=True, timeout=10)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return Docker() if done.returncode == 0 else None
-
-    def has(self, tag):
-        return subprocess.run(["docker", "image", "inspect", tag], capture_output=True).returncode == 0
-
-    def load(self, tag, archive):
-        subprocess.run(["docker", "load", "--quiet", "--input", archive], check=True, capture_output=True)
-
-    def run(self, case, reference):
-        options = ["--rm", "--interactive", "--network", "none", "--pull", "never"]
-        for name, value in case.about.get("environment", {}).items():
-            options += ["--env", f"{name}={value}"]
-        for option, ours in [("--user", "user"), ("--workdir", "folder")]:
-            if ours in case.about:
-                options += [option, case.about[ours]]
-        command = ["docker", "run", *options, reference, *case.command()]
-        done = subprocess.run(command, input=case.input(), capture_output=True, timeout=SECONDS_MAX)
-        return Outcome(done.returncode, done.stdout, done.stderr)
 
 
 def cases():
@@ -200,7 +111,9 @@ def write_table(found, results):
         lines += [f"| {case.name} | {case.about.get('why', '')} | {way_round(case)} |" for case in others]
     for image in dict.fromkeys(case.image for case in found):
         lines += ["", f"### {image}", "", "| case | what runs |", "|---|---|"]
-        lines += [f"| {case.name}{' *' if case in others else ''} | {shown(case)} |" for case in found if case.image == image]
+        for case in found:
+            if case.image == image:
+                lines.append(f"| {case.name}{' *' if case in others else ''} | {shown(case)} |")
     mark = "<!-- the tables: make test-programs ARGS=--record -->\n"
     before, _, after = PAGE.read_text().split(mark)
     PAGE.write_text(before + mark + "\n".join(lines) + "\n" + mark + after)
@@ -226,16 +139,20 @@ def yaml(value):
 
 
 def count(results):
-    as_docker, with_key, differs = (
-        sum(result["result"] == kind for result in results.values()) for kind in [AS_DOCKER, WITH_KEY, DIFFERS]
+    kinds = [result["result"] for result in results.values()]
+    return (
+        f"Of {len(kinds)} cases {kinds.count(AS_DOCKER)} run as under Docker without any key, "
+        f"{kinds.count(WITH_KEY)} with a key, {kinds.count(DIFFERS)} differ."
     )
-    return f"Of {len(results)} cases {as_docker} run as under Docker without any key, {with_key} with a key, {differs} differ."
 
 
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="names of cases or images, separated by commas")
-    parser.add_argument("--record", action="store_true", help="record what Docker does, where it answers, and write the table")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", default="", help="names of cases, images or examples, separated by commas")
+    parser.add_argument("--record", action="store_true", help="write recorded.json, and the tables")
+    parser.add_argument("--served", action="store_true", help="also call each over HTTP, several times")
     parser.add_argument("--without-docker", action="store_true", help="compare with what is recorded")
     options = parser.parse_args()
     options.only = set(filter(None, options.only.split(",")))
@@ -252,7 +169,9 @@ def main():
 
     only = options.only
     found = [case for case in cases() if not only or only & {case.name, case.image}]
-    references = images.provide(sorted({case.image for case in found}), work, consecution, docker)
+    tried = {name: about for name, about in examples.descriptions().items() if not only or name in only}
+    needed = {case.image for case in found}.union(*(about["image"].values() for about in tried.values()))
+    references = images.provide(sorted(needed), work, consecution, docker)
 
     recorded = json.loads(RECORDED.read_text()) if RECORDED.exists() else {}
     results = {}
@@ -260,13 +179,27 @@ def main():
     for case in found:
         before = recorded.get(case.name, {})
         result, shown = compare(case, references[case.image], consecution, docker, before)
+        if options.served and result["result"] == AS_DOCKER:
+            for output in consecution.serve(case, references[case.image], result["docker"]["status"]):
+                served = brief(Outcome(0, output, b"").normalised(case).stdout)
+                if served != result["docker"]["stdout"]:
+                    result = result | {"result": DIFFERS}
+                    shown.append(f"served: {json.dumps(served)}, {output[:ERROR_BYTES_SHOWN]}")
         results[case.name] = result
         is_same = options.record or result["result"] == before.get("result")
         if not is_same:
             failed.append(case.name)
         print(f"{case.name:24} {result['result']}{'' if is_same else ', not as recorded'}", flush=True)
         if not is_same or only or result["result"] == DIFFERS:
-            print("".join(f"    {line}\n" for part in shown for line in part.splitlines()), end="", flush=True)
+            print(
+                "".join(f"    {line}\n" for part in shown for line in part.splitlines()), end="", flush=True
+            )
+    for name, about in tried.items():
+        wrong = examples.check(name, about, references, consecution)
+        if wrong:
+            failed.append(name)
+        print(f"example {name:16} {wrong or 'as expected'}", flush=True)
+
     print("\n" + count(results))
     if options.record:
         every = cases()
@@ -274,7 +207,7 @@ def main():
         recorded = {case.name: results[case.name] for case in every if case.name in results}
         RECORDED.write_text(json.dumps(recorded, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
         write_table(every, recorded)
-    print(f"{len(found) - len(failed)} passed, {len(failed)} failed {' '.join(failed)}".rstrip())
+    print(f"{len(found) + len(tried) - len(failed)} passed, {len(failed)} failed {' '.join(failed)}".rstrip())
     sys.exit(1 if failed else 0)
 
 

@@ -20,6 +20,11 @@ mod trace {
     pub(crate) use consecution::trace::*;
 }
 
+#[path = "../../crates/consecution/src/parameters.rs"]
+mod parameters;
+#[path = "../../crates/consecution/src/text.rs"]
+#[allow(dead_code, unexpected_cfgs)]
+mod text;
 mod transport;
 
 /// What a message may have at most, as servers have it.
@@ -74,6 +79,7 @@ fn message(headers: HeaderMap, payload: Bytes) {
         assert_eq!((again.stream, again.must_confirm), (head.stream, head.must_confirm));
         assert_eq!(again.live_stderr, head.live_stderr);
         assert!(head.following.starts_with(&again.following));
+        assert_eq!(again.parameters, head.parameters);
     }
     let _ = ReplyHead::read(&headers);
     if let Ok(read) = outcome::read(&headers) {

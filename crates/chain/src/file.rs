@@ -18,7 +18,7 @@ mod link;
 mod media_type;
 mod path;
 mod read;
-mod suggest;
+pub(crate) mod suggest;
 mod templates;
 mod tree;
 mod value;

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use crate::chain::Chain;
+use crate::file::suggest::nearest;
 use crate::limits::{MAX_ARGUMENT_BYTES, MAX_FILLED_BYTES};
 use crate::link::Link;
 use crate::pattern::Pattern;
@@ -32,12 +33,8 @@ pub struct Filled {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParameterError {
-    /// The chain has no such parameter.
-    #[error(
-        "set the parameter {}: there is none of that name{}",
-        quoted(name),
-        known(parameters)
-    )]
+    /// There is no such parameter.
+    #[error("set the parameter {}: {}", quoted(name), known(name, parameters))]
     Unknown {
         /// The name that was given.
         name: String,
@@ -96,11 +93,44 @@ pub enum ParameterError {
     TooLarge,
 }
 
-fn known(parameters: &[String]) -> String {
-    if parameters.is_empty() {
-        return String::new();
+/// What there is instead of a parameter of that name.
+fn known(name: &str, parameters: &[String]) -> String {
+    let names: Vec<&str> = parameters.iter().map(String::as_str).collect();
+    match nearest(name, &names) {
+        _ if names.is_empty() => "there are no parameters".to_owned(),
+        Some(near) => format!("there is none of that name; did you mean `{near}`?"),
+        None => format!("there is none of that name; there are {}", names.join(", ")),
     }
-    format!("; there are {}", parameters.join(", "))
+}
+
+impl ParameterError {
+    /// The name of the parameter that is to blame, if one is.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::Unknown { name, .. }
+            | Self::Missing { name, .. }
+            | Self::Mismatch { name, .. }
+            | Self::Nul { name }
+            | Self::TooLong { name } => Some(name),
+            Self::TooLarge => None,
+        }
+    }
+
+    /// The value that does not match.
+    pub fn value(&self) -> Option<&str> {
+        match self {
+            Self::Mismatch { value, .. } => Some(value),
+            _ => None,
+        }
+    }
+
+    /// The pattern that the value does not match, or that a missing one must match.
+    pub fn pattern(&self) -> Option<&str> {
+        match self {
+            Self::Missing { pattern, .. } | Self::Mismatch { pattern, .. } => Some(pattern),
+            _ => None,
+        }
+    }
 }
 
 impl Chain {

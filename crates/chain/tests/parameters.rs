@@ -144,6 +144,10 @@ fn the_values_of_a_call_are_checked_by_name_and_pattern() {
             "set the parameter `wide`: there is none of that name; there are title, width",
         ),
         (
+            values([("title", ""), ("witdh", "7")]),
+            "set the parameter `witdh`: there is none of that name; did you mean `width`?",
+        ),
+        (
             values([("width", "7")]),
             "do without a value of the parameter `title`, which must match `.*`",
         ),
@@ -161,6 +165,18 @@ fn the_values_of_a_call_are_checked_by_name_and_pattern() {
         let error = chain.values(&given).expect_err(text);
         assert_eq!(error.to_string(), text);
     }
+    let given = values([("title", ""), ("width", "7px")]);
+    let error = chain.values(&given).expect_err("it does not match");
+    assert_eq!(
+        (error.name(), error.value(), error.pattern()),
+        (Some("width"), Some("7px"), Some("[0-9]+"))
+    );
+    let none = parse("Chain: [{Image: x}]");
+    let error = none.values(&given).expect_err("there is none");
+    assert_eq!(
+        error.to_string(),
+        "set the parameter `title`: there are no parameters"
+    );
 }
 
 #[test]

@@ -175,6 +175,7 @@ pub mod link_store;
 mod log_batch;
 mod log_on_change;
 mod name;
+mod parameters;
 mod pending;
 mod pipe;
 pub mod portal;

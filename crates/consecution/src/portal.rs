@@ -191,9 +191,13 @@ impl Portal {
     /// is a task, and begins now, as does the chain's deadline.
     ///
     /// If the run fails, the reply's body is cut off, and its
-    /// [report](ChainReply::report) is the error.
+    /// [report](ChainReply::report) is the error. So it is if the values of the chain's
+    /// parameters are not what the chain file says: then nothing is run.
     pub fn stream(&self, request: ChainRequest) -> ChainReply {
-        run::start(self.clone(), request)
+        match self.chain.values(&request.parameters) {
+            Ok(values) => run::start(self.clone(), request, values),
+            Err(error) => run::refused(&self.chain, error),
+        }
     }
 }
 
@@ -202,6 +206,9 @@ impl Portal {
 pub struct ChainRequest {
     /// The input of the first link.
     pub body: Body,
+    /// Values of the chain's parameters, by name. The chain file's default counts for one
+    /// that is missing here.
+    pub parameters: BTreeMap<String, String>,
     /// The call's id, and its place in a trace.
     pub trace: Trace,
     /// Receives standard error of all links while they run.
@@ -211,10 +218,12 @@ pub struct ChainRequest {
 }
 
 impl ChainRequest {
-    /// A request of a new call with this body, without a listener for standard error.
+    /// A request of a new call with this body, without values of parameters and without a
+    /// listener for standard error.
     pub fn new(body: impl Into<Body>) -> ChainRequest {
         ChainRequest {
             body: body.into(),
+            parameters: BTreeMap::new(),
             trace: Trace::default(),
             stderr: None,
             guard: None,

@@ -23,9 +23,11 @@ use crate::transport::{FOLLOWING_MAX, Transport};
 use pool::Capacity;
 use prometheus_client::registry::Registry;
 
+mod arguments;
 mod eof_barrier;
 mod fit;
 mod hidden;
+mod hints;
 pub mod http;
 mod images;
 mod local_links;

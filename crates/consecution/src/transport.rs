@@ -8,6 +8,7 @@
 //! The tests in `conformance` (behind the feature of that name) state what every
 //! transport promises.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -79,6 +80,9 @@ pub struct Request {
     /// beside the tail that the outcome keeps. A receiver that does not keep up
     /// slows the process down; one that is gone is ignored.
     pub stderr: Option<mpsc::Sender<Bytes>>,
+    /// The values of the parameters of the called link and of all links that follow, by
+    /// name: those that at least one of them uses, and no others.
+    pub parameters: Arc<BTreeMap<String, String>>,
     /// The links that follow in the chain. The runner that accepts the call may run any
     /// number of these too, from the first on, or none; then the data between them does
     /// not travel. All get the same deadline and `stderr`.
@@ -122,14 +126,15 @@ pub struct Following {
 pub const FOLLOWING_MAX: usize = 15;
 
 impl Request {
-    /// A request of a new call with this body; without deadline, stderr and following
-    /// links, and not repeatable.
+    /// A request of a new call with this body; without deadline, stderr, parameters and
+    /// following links, and not repeatable.
     pub fn new(body: impl Into<Body>) -> Request {
         Request {
             body: body.into(),
             trace: Trace::default(),
             deadline: None,
             stderr: None,
+            parameters: Arc::default(),
             following: Arc::default(),
             is_repeatable: false,
             waiting: Waiting::default(),
@@ -190,6 +195,9 @@ pub enum RefusalReason {
     /// The link cannot be started: asking again will not help.
     #[error("{0}")]
     CannotStart(Arc<str>),
+    /// The request is not one that the link can have: asking again will not help.
+    #[error("{0}")]
+    Malformed(Arc<str>),
 }
 
 /// A future of how a call ended. Several tasks may wait for clones of it.
@@ -219,6 +227,8 @@ pub struct Outcome {
     pub stderr: Bytes,
     /// The time from when the runner accepted the call until its process was gone.
     pub elapsed: Duration,
+    /// What may help if this is a failure: a line of at most [`HINT_BYTES_MAX`].
+    pub hint: Option<Arc<str>>,
     /// What the process has left, if its output is a file or folder.
     pub output: OutputLeft,
     /// How the [joined](Reply::joined) links ended, in chain order. Empty if the runner
@@ -234,6 +244,9 @@ pub(crate) const LAST_WORDS_WAIT_MAX: Duration = Duration::from_secs(1);
 /// How many bytes from the end of a process's standard error an [`Outcome`] keeps.
 pub const STDERR_TAIL_BYTES_MAX: usize = 16 * 1024;
 
+/// The most bytes of a hint.
+pub const HINT_BYTES_MAX: usize = 512;
+
 impl Outcome {
     /// An outcome with this ending, without standard error, joined links and time.
     pub fn new(ending: Ending) -> Outcome {
@@ -241,6 +254,7 @@ impl Outcome {
             ending,
             stderr: Bytes::new(),
             elapsed: Duration::ZERO,
+            hint: None,
             output: OutputLeft::Given,
             joined: Vec::new(),
         }
@@ -264,6 +278,15 @@ impl Outcome {
     pub(crate) fn into_links(mut self) -> impl Iterator<Item = Outcome> {
         let joined = std::mem::take(&mut self.joined);
         std::iter::once(self).chain(joined)
+    }
+
+    /// The outcomes of the called link and of the joined links, to be changed by `change`
+    /// one by one.
+    pub(crate) fn change_links(&mut self, mut change: impl FnMut(usize, &mut Outcome)) {
+        change(0, self);
+        for (at, link) in self.joined.iter_mut().enumerate() {
+            change(at + 1, link);
+        }
     }
 
     /// The endings of the called link and of the joined links.

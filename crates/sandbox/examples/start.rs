@@ -42,7 +42,7 @@ fn main() {
         scratch_bytes: sandbox::SCRATCH_BYTES_DEFAULT,
         input: sandbox::Input::Pipe,
         output: sandbox::Output::Pipe,
-        network: Network::None,
+        network: Network::Loopback,
         hostname: "measured".into(),
         ids: Ids::detect(),
     };

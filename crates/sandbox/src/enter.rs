@@ -11,16 +11,23 @@ use rustix::thread::UnshareFlags;
 use crate::failure::{Failure, Step};
 use crate::init::Plan;
 use crate::mounts::View;
-use crate::spec::{Ids, Spec};
+use crate::spec::{Ids, Network, Spec};
 use crate::sys::MountToken;
 use crate::user::{self, Identity};
 use crate::wire::{Opened, Order, send_opened};
 use crate::{capabilities, command, mounts, network, rlimits, seccomp, sys};
 
-/// Enters the sandbox that `order` describes. Returns the plan of what remains to be done
-/// for each process. Forks on the way: a copy of this process returns, and the caller
-/// exits.
-pub(crate) fn enter(order: &Order, socket: &OwnedFd) -> Result<Plan, Failure> {
+/// What a zygote has when it is inside.
+pub(crate) struct Entered {
+    /// What remains to be done for each process.
+    pub(crate) plan: Plan,
+    /// The descriptor on which the system call filter asks about internet sockets.
+    pub(crate) listener: Option<OwnedFd>,
+}
+
+/// Enters the sandbox that `order` describes. Forks on the way: a copy of this process
+/// returns, and the caller exits.
+pub(crate) fn enter(order: &Order, socket: &OwnedFd) -> Result<Entered, Failure> {
     let spec = &order.spec;
     // Still as our own user of the host: maybe only this user may reach the root.
     let root = open_root(&spec.root)?;
@@ -61,15 +68,23 @@ pub(crate) fn enter(order: &Order, socket: &OwnedFd) -> Result<Plan, Failure> {
     let uid = identity.uid;
     // And here each path is the image's.
     let view = View::enter()?;
-    let plan = command::plan(spec, identity, limits, &furnished, is_bounded, token)?;
+    let mut plan = command::plan(spec, identity, limits, &furnished, is_bounded, token)?;
     view.leave()?;
 
     let counts_processes = order.link_processes_max.is_none();
     let kept = capabilities::kept(uid, spec.ids, is_bounded && counts_processes);
     capabilities::drop_for_good(kept)
         .map_err(|error| Failure::new(Step::DropCapabilities, "", error.raw_os_error()))?;
-    seccomp::install(token, spec.network)?;
-    Ok(plan)
+    let kind = seccomp::Kind {
+        network: spec.network,
+        ignores_owners: spec.ids == Ids::Own && uid == 0,
+    };
+    let listener = seccomp::install(token, kind)?;
+    if spec.network == Network::Loopback && listener.is_none() {
+        // Nobody would know who has used the network of a place.
+        plan.reuse = None;
+    }
+    Ok(Entered { plan, listener })
 }
 
 /// Opens the image's root and makes it the current folder. In the new namespaces we may

@@ -324,7 +324,7 @@ impl ScratchRoot {
             scratch_bytes: SCRATCH_BYTES_DEFAULT,
             input: crate::Input::Pipe,
             output: crate::Output::Pipe,
-            network: Network::None,
+            network: Network::Loopback,
             hostname: "check".to_owned(),
             ids,
         };

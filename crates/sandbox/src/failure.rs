@@ -319,7 +319,7 @@ mod tests {
 
         let mut steps = vec![Step::ReceiveOrder];
         steps.extend(entering.iter().flat_map(|(_, steps)| *steps));
-        steps.extend(named(body(include_str!("zygote.rs"), "\nfn start(")));
+        steps.extend(named(body(include_str!("zygote.rs"), "\n    fn start(")));
         let plan = body(include_str!("mounts.rs"), "fn plan(");
         let mounts = [
             "Step::MountPrivate",

@@ -88,6 +88,9 @@ pub(crate) struct Place {
     completion: Completion,
     /// The Landlock rules of this place, a descriptor in init's own table; -1 if none.
     rules: AtomicI32,
+    /// A process in the place has made a socket of the internet's: neither the place nor its
+    /// network is for another process. Only the zygote sets it.
+    pub(crate) network_is_used: AtomicBool,
     /// Why the command's process could not be executed: a step and an error.
     failed_step: AtomicU32,
     failed_errno: AtomicI32,
@@ -112,6 +115,7 @@ impl Place {
             strings_room: plan.own_variables.map(room).transpose()?,
             completion: Completion::new(),
             rules: AtomicI32::new(-1),
+            network_is_used: AtomicBool::new(false),
             failed_step: AtomicU32::new(0),
             failed_errno: AtomicI32::new(0),
         })
@@ -254,7 +258,9 @@ fn run(place: &'static Place) -> Result<std::convert::Infallible, Failed> {
         }
         let is_as_before = watch.as_mut().is_some_and(|watch| {
             wait_until_let_go(place);
-            watch.finds_no_trace() && watch.takes_back(place.plan.token)
+            !place.network_is_used.load(Ordering::Acquire)
+                && watch.finds_no_trace()
+                && watch.takes_back(place.plan.token)
         });
         if !is_as_before || tell(place, Report::Traceless, None).is_err() {
             call::exit(0);

@@ -62,7 +62,7 @@ fn domain(version: u32, network: Network) -> Option<Domain> {
     let rules = sys::LandlockRules {
         files,
         net: match network {
-            Network::None if version >= 4 => NET_CONNECT_TCP,
+            Network::Sealed if version >= 4 => NET_CONNECT_TCP,
             _ => 0,
         },
         scoped: if version >= 6 {
@@ -108,27 +108,29 @@ mod tests {
 
     #[test]
     fn each_version_brings_what_it_knows() {
-        assert_eq!(domain(0, Network::None), None);
-        assert_eq!(domain(1, Network::None), None);
-        let second = domain(2, Network::None).unwrap();
+        assert_eq!(domain(0, Network::Sealed), None);
+        assert_eq!(domain(1, Network::Sealed), None);
+        let second = domain(2, Network::Sealed).unwrap();
         assert_eq!(second.rules.files, 0x3fff);
         assert_eq!(second.rules.net | second.rules.scoped, 0);
-        let newest = domain(7, Network::None).unwrap();
+        let newest = domain(7, Network::Sealed).unwrap();
         assert_eq!(newest.rules.files, 0xffff);
         assert_eq!(newest.rules.net, NET_CONNECT_TCP);
         assert_eq!(newest.rules.scoped, 3);
-        assert_eq!(domain(99, Network::None), Some(newest));
+        assert_eq!(domain(99, Network::Sealed), Some(newest));
     }
 
     #[test]
     fn a_network_that_is_given_is_not_taken() {
-        assert_eq!(domain(7, Network::Host).unwrap().rules.net, 0);
+        for network in [Network::Host, Network::Loopback] {
+            assert_eq!(domain(7, network).unwrap().rules.net, 0);
+        }
     }
 
     #[test]
     fn devices_are_never_made() {
         let devices = file::MAKE_CHAR | file::MAKE_BLOCK;
-        let domain = domain(7, Network::None).unwrap();
+        let domain = domain(7, Network::Sealed).unwrap();
         assert_eq!(domain.below_root & devices, 0);
         assert_eq!(domain.rules.files & devices, devices);
     }

@@ -28,7 +28,7 @@
 //!         scratch_bytes: sandbox::SCRATCH_BYTES_DEFAULT,
 //!         input: sandbox::Input::Pipe,
 //!         output: sandbox::Output::Pipe,
-//!         network: Network::None,
+//!         network: Network::Loopback,
 //!         hostname: "example".into(),
 //!         ids: Ids::detect(),
 //!     };

@@ -38,11 +38,13 @@ mod private;
 mod root_overlay;
 mod scaffold;
 mod small_files;
+mod terminals;
 
 pub(crate) use data::{Data, check as check_data, open as open_data};
 pub(crate) use devices::{Devices, own_devices};
 pub(crate) use private::{OwnFolders, changeable};
 pub(crate) use scaffold::{SCRATCH, View};
+pub(crate) use terminals::MULTIPLEXER;
 
 /// Folders that a root must have, because something is mounted on each.
 pub const MOUNT_POINT_FOLDERS: [&str; 5] = ["dev", "proc", "run", "tmp", "var/tmp"];
@@ -447,6 +449,7 @@ pub(crate) fn plan(spec: &Spec, furnished: &Furnished) -> Result<MountPlan, Fail
     plan_masks(&below(Path::new(ROOT), &own.dev), &proc_at, &mut plan)?;
     private::plan_folders(own, &placed.points, &mut plan)?;
     private::plan_mounts(own, &root, &mut plan)?;
+    terminals::plan(spec, &below(&root, &own.dev), &mut plan)?;
     let is_shared = |bound: &&Bind| !bound.is_in_own && spec.writable == Writable::No;
     for bound in placed.binds.iter().filter(|bound| !is_shared(bound)) {
         let target = below(&root, &bound.target);

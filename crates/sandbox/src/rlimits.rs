@@ -24,10 +24,9 @@ const INIT_TO_COMMAND_OPEN_FILES: u64 = 4;
 /// The kernel's own bound of a limit on open files.
 const OPEN_FILES_BOUND: &str = "/proc/sys/fs/nr_open";
 
-/// The stack of a program's first thread: what Linux gives by default, and what
-/// a program may raise it to.
+/// The stack of a program's first thread: what Linux gives by default. A program may raise
+/// it as it likes: the stack is memory like any other.
 const STACK_BYTES_SOFT: u64 = 8 * 1024 * 1024;
-const STACK_BYTES_HARD_MAX: u64 = 64 * 1024 * 1024;
 
 /// Memory that cannot be swapped: what Linux gives by default.
 const LOCKED_BYTES_MAX: u64 = 8 * 1024 * 1024;
@@ -84,7 +83,7 @@ pub(crate) fn stops_dumps_to_programs() -> bool {
 }
 
 /// Sets the limits, whatever the runner's own are: no core dumps, which would
-/// take an input's content to disk; a bounded stack, bounded open files; no
+/// take an input's content to disk; bounded open files; no
 /// priority above the others'.
 pub(crate) fn set(link_processes_max: Option<u64>) -> rustix::io::Result<ProcessLimits> {
     limit(Resource::Core, CORE_BYTES, CORE_BYTES)?;
@@ -92,7 +91,7 @@ pub(crate) fn set(link_processes_max: Option<u64>) -> rustix::io::Result<Process
     limit(Resource::Rtprio, 0, 0)?;
     limit(Resource::Nice, 0, 0)?;
     limit(Resource::Memlock, LOCKED_BYTES_MAX, LOCKED_BYTES_MAX)?;
-    limit(Resource::Stack, STACK_BYTES_SOFT, STACK_BYTES_HARD_MAX)?;
+    limit(Resource::Stack, STACK_BYTES_SOFT, u64::MAX)?;
     limit(Resource::Nofile, INIT_OPEN_FILES_MAX, INIT_OPEN_FILES_MAX)?;
     let inits = hard(Resource::Nofile, INIT_OPEN_FILES_MAX);
     let open_files = OPEN_FILES_HARD_MAX.min(inits / INIT_TO_COMMAND_OPEN_FILES);

@@ -158,7 +158,9 @@ impl Output {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Network {
     /// None at all, not even a loopback: neither internet nor netlink sockets.
-    None,
+    Sealed,
+    /// A loopback of its own, for TCP and UDP, and nothing else.
+    Loopback,
     /// The host's own.
     Host,
 }

@@ -195,13 +195,32 @@ pub(crate) fn mount_set_attributes(
 
 /// Installs a compiled filter for this process and what it makes.
 pub(crate) fn install_filter(filter: &[seccompiler::sock_filter]) -> Result<(), Errno> {
+    install(filter, 0).map(drop)
+}
+
+/// The same for a filter that asks about some calls (`SECCOMP_RET_USER_NOTIF`): where
+/// it asks.
+pub(crate) fn install_asking_filter(filter: &[seccompiler::sock_filter]) -> Result<OwnedFd, Errno> {
+    let asks = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    // Once a call is being answered, only a signal that kills interrupts it. Before Linux
+    // 5.19 any signal does.
+    let waits = libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
+    let listener = match install(filter, (asks | waits) as usize) {
+        Err(libc::EINVAL) => install(filter, asks as usize),
+        listener => listener,
+    }?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(listener as i32) })
+}
+
+fn install(filter: &[seccompiler::sock_filter], flags: usize) -> Result<usize, Errno> {
     let program = libc::sock_fprog {
         len: u16::try_from(filter.len()).map_err(|_| libc::EINVAL)?,
         filter: filter.as_ptr().cast_mut().cast(),
     };
     let arguments = [
         libc::SECCOMP_SET_MODE_FILTER as usize,
-        0,
+        flags,
         ptr::from_ref(&program) as usize,
         0,
         0,
@@ -209,7 +228,87 @@ pub(crate) fn install_filter(filter: &[seccompiler::sock_filter]) -> Result<(), 
     ];
     // SAFETY: the kernel copies the program, which has the layout of the
     // kernel's own `sock_filter`, during the call.
-    unsafe { syscall(libc::SYS_seccomp, arguments) }.map(drop)
+    unsafe { syscall(libc::SYS_seccomp, arguments) }
+}
+
+/// A call that waits for an answer: its number, which no other one has, and the process
+/// that makes it.
+#[derive(Clone, Copy)]
+pub(crate) struct WaitingCall {
+    id: u64,
+    pub(crate) process: i32,
+}
+
+/// The next call that a filter asks about. `ENOENT` if the process that made it is gone.
+pub(crate) fn receive_waiting_call(listener: BorrowedFd<'_>) -> Result<WaitingCall, Errno> {
+    // The kernel wants all of it to be zero.
+    let mut call = libc::seccomp_notif {
+        id: 0,
+        pid: 0,
+        flags: 0,
+        data: libc::seccomp_data {
+            nr: 0,
+            arch: 0,
+            instruction_pointer: 0,
+            args: [0; 6],
+        },
+    };
+    let (listener, request) = (
+        listener.as_raw_fd() as usize,
+        libc::SECCOMP_IOCTL_NOTIF_RECV as usize,
+    );
+    let arguments = [listener, request, (&raw mut call) as usize, 0, 0, 0];
+    // SAFETY: the kernel writes a `struct seccomp_notif` during the call.
+    unsafe { syscall(libc::SYS_ioctl, arguments) }?;
+    Ok(WaitingCall {
+        id: call.id,
+        process: call.pid.cast_signed(),
+    })
+}
+
+/// Lets a call that waits go on, as if no filter had asked. `ENOENT` if the process is gone.
+pub(crate) fn let_call_go_on(listener: BorrowedFd<'_>, call: WaitingCall) -> Result<(), Errno> {
+    let answer = libc::seccomp_notif_resp {
+        id: call.id,
+        val: 0,
+        error: 0,
+        flags: libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32,
+    };
+    let (listener, request) = (
+        listener.as_raw_fd() as usize,
+        libc::SECCOMP_IOCTL_NOTIF_SEND as usize,
+    );
+    let arguments = [listener, request, ptr::from_ref(&answer) as usize, 0, 0, 0];
+    // SAFETY: the kernel reads a `struct seccomp_notif_resp` during the call.
+    unsafe { syscall(libc::SYS_ioctl, arguments) }.map(drop)
+}
+
+/// Brings up the loopback of this process's network, which gives it its addresses. It
+/// takes a socket of the internet's, which a filter asks about unless it sees the token.
+pub(crate) fn bring_up_loopback(token: MountToken) -> Result<(), Errno> {
+    let kind = (libc::SOCK_DGRAM | libc::SOCK_CLOEXEC) as usize;
+    let arguments = [libc::AF_INET as usize, kind, 0, 0, 0, token.0 as usize];
+    // SAFETY: makes a new descriptor and touches no memory.
+    let socket = unsafe { syscall(libc::SYS_socket, arguments) }?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket as i32) };
+    /// The kernel's `struct ifreq`, with flags.
+    #[repr(C)]
+    struct Interface {
+        name: [u8; libc::IFNAMSIZ],
+        flags: i16,
+        rest: [u8; 22],
+    }
+    let mut interface = Interface {
+        name: [0; libc::IFNAMSIZ],
+        flags: libc::IFF_UP as i16,
+        rest: [0; 22],
+    };
+    interface.name[..2].copy_from_slice(b"lo");
+    let (socket, request) = (socket.as_raw_fd() as usize, libc::SIOCSIFFLAGS as usize);
+    let arguments = [socket, request, (&raw const interface) as usize, 0, 0, 0];
+    // SAFETY: the kernel reads a `struct ifreq`, of 40 bytes, during the call.
+    unsafe { syscall(libc::SYS_ioctl, arguments) }.map(drop)
 }
 
 /// The kernel's `struct landlock_ruleset_attr`. Older kernels know fewer fields, and

@@ -1,7 +1,9 @@
 //! Traces: what a process may have left in its place, and whether the place is as it
 //! was before. A process can change its private folders and, where it may, its root, of which an
-//! overlay keeps the changes in one more folder: what is in them and how they look; shared memory, semaphores and messages; other processes; and sockets in
-//! messages to themselves (`network.rs`), with what they hold. All else that it can
+//! overlay keeps the changes in one more folder: what is in them and how they look; shared
+//! memory, semaphores and messages; other processes; sockets in messages to themselves
+//! (`network.rs`), with what they hold; and the times of the file that makes terminals. All
+//! else that it can
 //! reach is read-only, is its own, or (init's priority, its limits) is kept from it by
 //! the system call filter.
 //!
@@ -14,6 +16,7 @@
 
 use std::ffi::CString;
 
+use crate::mounts::MULTIPLEXER;
 use crate::sys::{Errno, FileStatus, in_our_memory as call};
 
 /// As many folders as a process may change: the private ones, and what it writes to its
@@ -29,6 +32,8 @@ pub(crate) struct Traces {
     folders: [FileStatus; FOLDERS_MAX],
     /// The inode number of the last file made in the file system that the folders share.
     file_number: u64,
+    /// Of the file that makes terminals, if there is one.
+    multiplexer: FileStatus,
     /// The ids of the last System V objects made, one of each kind; [`NO_ID`] if there
     /// was none.
     ipc_ids: [i32; 3],
@@ -43,6 +48,7 @@ impl Traces {
         Ok(Traces {
             file_number: call::next_file_number(scratch)?,
             folders: look_at(scratch, folders)?,
+            multiplexer: look_at_multiplexer(),
             ipc_ids: [NO_ID; 3],
         })
     }
@@ -59,9 +65,14 @@ impl Traces {
     pub(crate) fn are_followed_by(&self, later: &Traces) -> bool {
         let mut ids = self.ipc_ids.iter().zip(&later.ipc_ids);
         self.folders == later.folders
+            && self.multiplexer == later.multiplexer
             && self.file_number.checked_add(1) == Some(later.file_number)
             && ids.all(|(before, after)| is_next_id(*before, *after))
     }
+}
+
+fn look_at_multiplexer() -> FileStatus {
+    call::file_status(libc::AT_FDCWD, MULTIPLEXER).unwrap_or(FileStatus::EMPTY)
 }
 
 fn look_at(scratch: i32, folders: &[CString]) -> Result<[FileStatus; FOLDERS_MAX], Errno> {

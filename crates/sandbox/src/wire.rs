@@ -71,7 +71,7 @@ impl Start {
             None => (0, ExitCodes::default()),
             Some(successor) => (1 + u8::from(successor.counts_kills), successor.accepted),
         };
-        let kind = kind | u8::from(self.has_strings) * HAS_STRINGS;
+        let kind = kind | if self.has_strings { HAS_STRINGS } else { 0 };
         let mut bytes = [0; START_BYTES];
         let all = START.iter().chain([&kind]).copied().chain(codes.bits());
         for (place, byte) in bytes.iter_mut().zip(all) {

@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::net::{RecvFlags, SendFlags};
 
 use crate::archive;
-use crate::enter;
+use crate::enter::{self, Entered};
 use crate::failure::{Failure, Step};
 use crate::init::{Place, Plan};
 use crate::network::Networks;
@@ -69,18 +69,19 @@ fn run() -> ExitCode {
     let _ = rustix::process::setsid();
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(UMASK));
     let entered = receive_order(&socket)
-        .and_then(|order| enter::enter(&order, &socket).map(|plan| (plan, order.spec)));
-    let (plan, ids, network) = match entered {
-        Ok((plan, spec)) => (&*Box::leak(Box::new(plan)), spec.ids, spec.network),
+        .and_then(|order| enter::enter(&order, &socket).map(|entered| (entered, order.spec)));
+    let (Entered { plan, listener }, spec) = match entered {
+        Ok(entered) => entered,
         Err(failure) => {
             send_opened(&socket, &Opened::Failed(failure), &[]);
             return ExitCode::FAILURE;
         }
     };
+    let plan: &'static Plan = Box::leak(Box::new(plan));
     // Standard error was for a panic on the way in. From here on, only the runner is
     // told.
     let _ = rustix::stdio::dup2_stderr(rustix::stdio::stdin());
-    let owner = plan.identity.outside(ids);
+    let owner = plan.identity.outside(spec.ids);
     send_opened(
         &socket,
         &Opened::Ready {
@@ -89,7 +90,13 @@ fn run() -> ExitCode {
         },
         &[],
     );
-    serve(&socket, plan, Networks::new(network, plan.token))
+    let zygote = Zygote {
+        socket,
+        plan,
+        networks: Networks::new(spec.network, listener, plan.token),
+        places: Vec::new(),
+    };
+    zygote.serve()
 }
 
 /// Takes our end of the socket, which was handed to us as standard input. Closes
@@ -131,77 +138,85 @@ fn receive_order(socket: &OwnedFd) -> Result<Order, Failure> {
     serde_json::from_slice(&json).map_err(|error| failure(error.to_string()))
 }
 
-/// Starts a process for each message, or an init that waits for one, until there will be
-/// no more.
-fn serve(socket: &OwnedFd, plan: &'static Plan, mut networks: Networks) -> ExitCode {
-    let mut places: Vec<&'static Place> = Vec::new();
-    loop {
-        let Ok(Some(message)) = receive(socket, RecvFlags::empty()) else {
-            return ExitCode::SUCCESS;
-        };
-        let descriptors = message.descriptors;
-        if let Some(archive) = Archive::from_bytes(&message.bytes) {
-            // Where it does not start, the runner sees its socket closed.
-            if !message.is_short {
-                let _ = archive::start(plan, archive, &descriptors);
-            }
-            continue;
-        }
-        let others = descriptors.len().checked_sub(1);
-        let asked = Start::from_bytes(&message.bytes).filter(|asked| {
-            message.is_short || others.is_some_and(|others| asked.comes_with(others))
-        });
-        if asked.is_none() && message.bytes != PREPARE {
-            // Only the runner can write here, so this is not it any more.
-            return ExitCode::FAILURE;
-        }
-        // Where there is no room even for that, the runner sees it closed.
-        let Some(control) = descriptors.first() else {
-            continue;
-        };
-        let started = match message.is_short {
-            // The missing descriptor may be a cgroup's, and with it a limit.
-            true => Err((Step::StartInit, libc::EMFILE)),
-            false => start(&mut places, plan, &mut networks, asked, &descriptors),
-        };
-        if let Err((step, errno)) = started {
-            let report = Report::Failed(step, errno).to_bytes();
-            // This fails only if the runner is gone; then nobody needs the report.
-            let _ = send(control, &report, &[], SendFlags::empty());
-        }
-        // Our copies of the descriptors close here; init has its own.
-    }
+/// What a zygote serves with.
+struct Zygote {
+    /// On which the runner asks for processes.
+    socket: OwnedFd,
+    plan: &'static Plan,
+    networks: Networks,
+    places: Vec<&'static Place>,
 }
 
-/// Starts a process, or an init that waits until it is asked for one; from then on init
-/// does all the talking.
-fn start(
-    places: &mut Vec<&'static Place>,
-    plan: &'static Plan,
-    networks: &mut Networks,
-    asked: Option<Start>,
-    descriptors: &[OwnedFd],
-) -> Result<(), (Step, sys::Errno)> {
-    let number = match places.iter().position(|place| place.is_free()) {
-        Some(number) => number,
-        None => {
-            let place = Place::new(plan).map_err(|errno| (Step::MakeStack, errno))?;
-            places.push(Box::leak(Box::new(place)));
-            places.len() - 1
+impl Zygote {
+    /// Starts a process for each message, or an init that waits for one, until the runner
+    /// closes the socket.
+    fn serve(mut self) -> ExitCode {
+        loop {
+            (self.networks).hear_until_readable(&self.socket, &self.places);
+            let Ok(Some(message)) = receive(&self.socket, RecvFlags::empty()) else {
+                return ExitCode::SUCCESS;
+            };
+            let descriptors = message.descriptors;
+            if let Some(archive) = Archive::from_bytes(&message.bytes) {
+                // Where it does not start, the runner sees its socket closed.
+                if !message.is_short {
+                    let _ = archive::start(self.plan, archive, &descriptors);
+                }
+                continue;
+            }
+            let others = descriptors.len().checked_sub(1);
+            let asked = Start::from_bytes(&message.bytes).filter(|asked| {
+                message.is_short || others.is_some_and(|others| asked.comes_with(others))
+            });
+            if asked.is_none() && message.bytes != PREPARE {
+                // Only the runner can write here, and it does not write such a message.
+                return ExitCode::FAILURE;
+            }
+            // Without room even for the control socket, the kernel has closed it, which the
+            // runner sees.
+            let Some(control) = descriptors.first() else {
+                continue;
+            };
+            let started = match message.is_short {
+                // The missing descriptor may be a cgroup's, and with it a limit.
+                true => Err((Step::StartInit, libc::EMFILE)),
+                false => self.start(asked, &descriptors),
+            };
+            if let Err((step, errno)) = started {
+                let report = Report::Failed(step, errno).to_bytes();
+                // This fails only if the runner is gone; then nobody needs the report.
+                let _ = send(control, &report, &[], SendFlags::empty());
+            }
+            // Our copies of the descriptors close here; init has its own.
         }
-    };
-    let place = places[number];
-    networks
-        .enter(number)
-        .map_err(|errno| (Step::EnterNetwork, errno))?;
-    let [control, handed @ ..] = descriptors else {
-        return Err((Step::StartInit, libc::EINVAL));
-    };
-    place.control.store(control.as_raw_fd(), Ordering::Relaxed);
-    place.hand(
-        asked.unwrap_or_default(),
-        handed.iter().map(AsRawFd::as_raw_fd),
-    );
-    let started = place.start(asked.is_some());
-    started.map_err(|errno| (Step::StartInit, errno))
+    }
+
+    /// Starts a process, or an init that waits until it is asked for one; from then on init
+    /// does all the talking.
+    fn start(
+        &mut self,
+        asked: Option<Start>,
+        descriptors: &[OwnedFd],
+    ) -> Result<(), (Step, sys::Errno)> {
+        let number = match self.places.iter().position(|place| place.is_free()) {
+            Some(number) => number,
+            None => {
+                let place = Place::new(self.plan).map_err(|errno| (Step::MakeStack, errno))?;
+                self.places.push(Box::leak(Box::new(place)));
+                self.places.len() - 1
+            }
+        };
+        let place = self.places[number];
+        (self.networks.enter(number, place)).map_err(|errno| (Step::EnterNetwork, errno))?;
+        let [control, handed @ ..] = descriptors else {
+            return Err((Step::StartInit, libc::EINVAL));
+        };
+        place.control.store(control.as_raw_fd(), Ordering::Relaxed);
+        place.hand(
+            asked.unwrap_or_default(),
+            handed.iter().map(AsRawFd::as_raw_fd),
+        );
+        let started = place.start(asked.is_some());
+        started.map_err(|errno| (Step::StartInit, errno))
+    }
 }

@@ -58,7 +58,7 @@ impl Sealed {
             scratch_bytes: sandbox::SCRATCH_BYTES_DEFAULT,
             input,
             output: sandbox::Output::Pipe,
-            network: Network::None,
+            network: Network::Loopback,
             hostname: "bench".to_owned(),
             ids: Ids::detect(),
         };

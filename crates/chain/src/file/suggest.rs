@@ -114,7 +114,7 @@ const OTHER_NAMES: &[(&str, &[&str])] = &[
 const MAX_WORD_BYTES: usize = 40;
 
 /// The key that was probably meant, if any is near.
-pub(super) fn nearest<'k>(word: &str, keys: &[&'k str]) -> Option<&'k str> {
+pub(crate) fn nearest<'k>(word: &str, keys: &[&'k str]) -> Option<&'k str> {
     let word = simplified(word);
     if word.is_empty() || word.len() > MAX_WORD_BYTES {
         return None;

@@ -1,12 +1,13 @@
 //! Runs a chain as a filter, from standard input to standard output, for `run` and
 //! `send`. The exit status is the failed link's, or one that `timeout` and `env` use.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::chain_file::{self, ChainFileError};
 use anyhow::Context;
 use chain::units::format_duration;
-use chain::{Chain, Deadline};
+use chain::{Chain, Deadline, ParameterError};
 use clap::builder::{PathBufValueParser, TypedValueParser};
 
 use crate::portal::{ChainError, ChainReply, ChainRequest, FailureReason, Portal};
@@ -14,7 +15,8 @@ use crate::transport::{LAST_WORDS_WAIT_MAX, Next, status_of_signal};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::stdio::{self, Errors, Output};
-use super::{EXIT_OWN_FAILURE, complain};
+use super::{EXIT_OWN_FAILURE, EXIT_USAGE, complain};
+use crate::text;
 
 /// A deadline passed: the same status as that of `timeout`.
 const EXIT_DEADLINE: u8 = 124;
@@ -29,6 +31,32 @@ pub(crate) struct Call {
     /// else none].
     #[arg(long, env = "CONSECUTION_DEADLINE", value_name = "DURATION|none")]
     deadline: Option<Deadline>,
+    /// Value of a parameter that the chain file declares. Repeat the option for several.
+    #[arg(
+        long = "set",
+        env = "CONSECUTION_SET",
+        value_name = "NAME=VALUE",
+        value_parser = name_and_value
+    )]
+    parameters: Vec<(String, String)>,
+}
+
+/// Parses the value of `--set`.
+fn name_and_value(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text
+        .split_once('=')
+        .ok_or("there is no `=`; write it as in `--set width=300`")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// The values of parameters on the command line are wrong. The texts read well after "failed
+/// to".
+#[derive(Debug, thiserror::Error)]
+enum SetError {
+    #[error("set the parameter `{}` twice: give `--set {}=` once", text::line(.0), text::line(.0))]
+    Twice(String),
+    #[error(transparent)]
+    Parameter(#[from] ParameterError),
 }
 
 /// Parses a chain file's name. It cannot be `-`: standard input is the chain's input.
@@ -47,6 +75,25 @@ impl Call {
         chain.deadline = deadline.map_or(Deadline::None, Deadline::After);
         Ok(chain)
     }
+
+    /// The values of the chain's parameters; or the exit status, if they are wrong, which is
+    /// printed.
+    pub(crate) fn parameters(&self, chain: &Chain) -> Result<BTreeMap<String, String>, u8> {
+        self.values(chain).map_err(|error| {
+            complain(format_args!("failed to {error}"));
+            EXIT_USAGE
+        })
+    }
+
+    fn values(&self, chain: &Chain) -> Result<BTreeMap<String, String>, SetError> {
+        let mut values = BTreeMap::new();
+        for (name, value) in &self.parameters {
+            if values.insert(name.clone(), value.clone()).is_some() {
+                return Err(SetError::Twice(name.clone()));
+            }
+        }
+        Ok(chain.values(&values)?)
+    }
 }
 
 /// Runs `future` until it ends or a signal asks the program to end; returns the exit
@@ -60,12 +107,17 @@ pub(crate) async fn unless_stopped(
     }
 }
 
-/// Sends standard input through the chain and returns the exit status. Drops `held` as
-/// soon as the run is over.
-pub(crate) async fn filter(portal: &Portal, held: impl Send) -> anyhow::Result<u8> {
+/// Sends standard input through the chain, with these values of its parameters, and returns
+/// the exit status. Drops `held` as soon as the run is over.
+pub(crate) async fn filter(
+    portal: &Portal,
+    parameters: BTreeMap<String, String>,
+    held: impl Send,
+) -> anyhow::Result<u8> {
     let output = Output::start()?;
     let errors = Errors::start()?;
     let request = ChainRequest {
+        parameters,
         stderr: Some(errors.sender()),
         ..ChainRequest::new(stdio::input()?)
     };
@@ -105,6 +157,9 @@ pub(crate) async fn filter(portal: &Portal, held: impl Send) -> anyhow::Result<u
                 Some(remedy) => complain(format_args!("{error}; {remedy}")),
                 None => complain(&error),
             }
+            if let Some(hint) = &error.hint {
+                complain(format_args!("hint: {hint}"));
+            }
             exit_code(&error)
         }
     })
@@ -135,6 +190,7 @@ fn exit_code(error: &ChainError) -> u8 {
         FailureReason::Signalled(signal) => signal_code(signal),
         FailureReason::NoOutput(_) | FailureReason::OddOutput(_) => 1,
         FailureReason::DeadlinePassed => EXIT_DEADLINE,
+        FailureReason::Parameter(_) => EXIT_USAGE,
         // Not the link's fault but ours: it never ran, or we lost it.
         FailureReason::Busy
         | FailureReason::CannotStart(_)
@@ -183,8 +239,47 @@ mod tests {
             let text = format!("{said}\nChain: [{{Image: busybox, Command: cat}}]\n");
             std::fs::write(&file, text).unwrap();
             let chain = file.path().to_owned();
-            let chain = Call { chain, deadline }.chain().unwrap();
+            let parameters = Vec::new();
+            let call = Call {
+                chain,
+                deadline,
+                parameters,
+            };
+            let chain = call.chain().unwrap();
             assert_eq!(chain.deadline, wanted, "{said} {deadline:?}");
         }
+    }
+
+    #[test]
+    fn values_of_parameters_are_given_once_and_are_those_of_the_chain() {
+        let text = "Parameters:\n  width: {Pattern: '[0-9]+'}\n  title: {Pattern: .*, Default: ''}\n\
+                    Chain: [{Image: b, Command: c, Arguments: ['${width}', '${title}']}]";
+        let chain = Chain::parse(text, "", "x").unwrap();
+        let values = |given: &[&str]| {
+            let given = given.iter().map(|text| name_and_value(text).unwrap());
+            let call = Call {
+                chain: PathBuf::new(),
+                deadline: None,
+                parameters: given.collect(),
+            };
+            call.values(&chain).map_err(|error| error.to_string())
+        };
+        let good = values(&["width=3", "title=a=-b"]).unwrap();
+        assert_eq!((&*good["width"], &*good["title"]), ("3", "a=-b"));
+        assert_eq!(values(&["width=3"]).unwrap()["title"], "");
+        for (given, part) in [
+            (&["width=3", "width=3"][..], "twice"),
+            (
+                &["width=x"],
+                "`width` to `x`, which does not match `[0-9]+`",
+            ),
+            (&[], "`width`, which must match `[0-9]+`"),
+            (&["width=3", "witdh=4"], "did you mean `width`?"),
+            (&["width=3", "zoom=4"], "there are title, width"),
+        ] {
+            let error = values(given).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
+        assert!(name_and_value("width").is_err());
     }
 }

@@ -1,8 +1,6 @@
 //! `consecution run`: runs a chain as a filter, on this machine.
 
 use crate::app::OneShot;
-use crate::runner::{Images, Sandboxing};
-use chain::Chain;
 
 use super::filter::{Call, filter, unless_stopped};
 use super::{Global, progress, sandboxing, stdio};
@@ -13,20 +11,22 @@ pub(crate) fn run(
     sandboxing: &sandboxing::Sandbox,
 ) -> anyhow::Result<u8> {
     let chain = call.chain()?;
+    let parameters = match call.parameters(&chain) {
+        Ok(parameters) => parameters,
+        Err(code) => return Ok(code),
+    };
     stdio::check_open()?;
     let rules = sandboxing.rules(global)?;
     let images = super::images::source(global, progress::on_terminal())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let code = runtime.block_on(unless_stopped(send(chain, images, rules)));
+    let code = runtime.block_on(unless_stopped(async {
+        let app = OneShot::start(chain, images, rules).await?;
+        let portal = app.portal.clone();
+        filter(&portal, parameters, app).await
+    }));
     // Do not wait for the thread that reads standard input: it may be blocked.
     runtime.shutdown_background();
     code
-}
-
-async fn send(chain: Chain, images: Images, rules: Sandboxing) -> anyhow::Result<u8> {
-    let app = OneShot::start(chain, images, rules).await?;
-    let portal = app.portal.clone();
-    filter(&portal, app).await
 }

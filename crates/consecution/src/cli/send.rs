@@ -31,6 +31,10 @@ pub(crate) struct Arguments {
 
 pub(crate) fn send(arguments: Arguments) -> anyhow::Result<u8> {
     let chain = arguments.call.chain()?;
+    let parameters = match arguments.call.parameters(&chain) {
+        Ok(parameters) => parameters,
+        Err(code) => return Ok(code),
+    };
     stdio::check_open()?;
     // The wait for servers must not outlast the call's own deadline.
     let deadline = chain.deadline.or(None).unwrap_or(Duration::MAX);
@@ -42,7 +46,7 @@ pub(crate) fn send(arguments: Arguments) -> anyhow::Result<u8> {
     let code = runtime.block_on(unless_stopped(async {
         let network = Network::connect(&nats, &etcd, Role::Portal, "send")?;
         let portal = network.open(chain, wait).await?;
-        let code = filter(&portal, ()).await;
+        let code = filter(&portal, parameters, ()).await;
         network.close().await;
         code
     }));

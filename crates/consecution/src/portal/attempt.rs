@@ -1,6 +1,7 @@
 //! One attempt at a call of a link, or of several links that one runner may run together.
 //! It asks until a runner accepts the call, or until asking makes no sense any more.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,6 +53,8 @@ pub(super) struct Attempt {
     pub(super) index: usize,
     /// The links behind it that the same runner may run too.
     pub(super) following: Arc<[Following]>,
+    /// The values of all of the chain's parameters.
+    pub(super) parameters: Arc<BTreeMap<String, String>>,
     pub(super) body: Body,
     pub(super) trace: Trace,
     pub(super) deadline: Option<Instant>,
@@ -76,6 +79,7 @@ impl Attempt {
             portal,
             index,
             following,
+            parameters,
             body,
             trace,
             deadline,
@@ -91,6 +95,7 @@ impl Attempt {
             trace,
             deadline,
             stderr,
+            parameters: used(parameters, links),
             following,
             waiting: waiting.clone(),
         };
@@ -123,7 +128,7 @@ impl Attempt {
                 }
             };
             let (reason, until) = match refusal.reason {
-                RefusalReason::CannotStart(reason) => {
+                RefusalReason::CannotStart(reason) | RefusalReason::Malformed(reason) => {
                     return Err(FailureReason::CannotStart(reason));
                 }
                 RefusalReason::Busy => {
@@ -155,6 +160,25 @@ impl Attempt {
             request = refusal.request;
         }
     }
+}
+
+/// The values that these links use.
+fn used(
+    parameters: Arc<BTreeMap<String, String>>,
+    links: &[ChainLink],
+) -> Arc<BTreeMap<String, String>> {
+    let is_used = |name: &String| {
+        let mut links = links.iter();
+        links.any(|link| link.link.parameters.contains_key(name))
+    };
+    if parameters.keys().all(is_used) {
+        return parameters;
+    }
+    let used = parameters.iter().filter(|(name, _)| is_used(name));
+    let used: BTreeMap<_, _> = used
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    used.into()
 }
 
 /// The result of `future`, or `None` if the deadline comes first.

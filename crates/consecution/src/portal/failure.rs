@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chain::{Chain, Link, LinkId};
+use chain::{Chain, Link, LinkId, ParameterError};
 
 use crate::text::excerpt;
 use crate::transport::{Cut, Ending};
@@ -49,7 +49,7 @@ pub struct ChainFailure {
     /// The chain's name.
     pub chain: String,
     /// The position, from 0, of the first link in chain order that failed; 0 if the
-    /// caller cut its input off.
+    /// [caller is to blame](FailureReason::is_the_callers).
     pub index: usize,
     /// The failed link's name in the chain.
     pub name: String,
@@ -63,6 +63,8 @@ pub struct ChainFailure {
     pub reason: FailureReason,
     /// The end of the failed link's standard error.
     pub stderr: Bytes,
+    /// What may help, if the runner knows more than the link has said: a line for people.
+    pub hint: Option<Arc<str>>,
     /// The report on all links.
     pub report: Report,
 }
@@ -94,6 +96,24 @@ pub enum FailureReason {
     Lost(Arc<str>),
     /// The caller cut its input off, for this reason.
     InputCut(Arc<str>),
+    /// The caller gave values of parameters that the chain does not have, or not those
+    /// that it needs. Nothing was run.
+    Parameter(ParameterError),
+}
+
+impl FailureReason {
+    /// Whether no link is to blame, but the caller.
+    pub fn is_the_callers(&self) -> bool {
+        matches!(self, Self::InputCut(_) | Self::Parameter(_))
+    }
+}
+
+/// What is left of a failed link.
+#[derive(Debug, Default)]
+pub(super) struct LastWords {
+    /// The end of its standard error.
+    pub(super) stderr: Bytes,
+    pub(super) hint: Option<Arc<str>>,
 }
 
 impl ChainError {
@@ -101,7 +121,7 @@ impl ChainError {
         chain: &Chain,
         index: usize,
         reason: FailureReason,
-        stderr: Bytes,
+        said: LastWords,
         report: Report,
     ) -> ChainError {
         let link = &chain.links[index];
@@ -113,7 +133,8 @@ impl ChainError {
             command: command_line(&link.link),
             runner: report.links.get(index).and_then(|link| link.runner.clone()),
             reason,
-            stderr,
+            stderr: said.stderr,
+            hint: said.hint,
             report,
         }))
     }
@@ -122,7 +143,7 @@ impl ChainError {
     pub(super) fn cut_off(chain: &Chain, report: Report, cut: &Cut) -> ChainError {
         let last = chain.links.len() - 1;
         let reason = FailureReason::Lost(Arc::clone(&cut.reason));
-        ChainError::new(chain, last, reason, Bytes::new(), report)
+        ChainError::new(chain, last, reason, LastWords::default(), report)
     }
 }
 
@@ -138,8 +159,12 @@ impl std::error::Error for ChainError {}
 
 impl fmt::Display for ChainError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let FailureReason::InputCut(reason) = &self.reason {
-            return write!(formatter, "the input was cut off: {reason}");
+        match &self.reason {
+            FailureReason::InputCut(reason) => {
+                return write!(formatter, "the input was cut off: {reason}");
+            }
+            FailureReason::Parameter(error) => return write!(formatter, "failed to {error}"),
+            _ => {}
         }
         let number = self.index + 1;
         write!(
@@ -185,6 +210,7 @@ impl fmt::Display for FailureReason {
             Self::DeadlinePassed => formatter.write_str("was still running at its deadline"),
             Self::Lost(reason) => write!(formatter, "was lost: {reason}"),
             Self::InputCut(reason) => write!(formatter, "had its input cut off: {reason}"),
+            Self::Parameter(error) => write!(formatter, "was not called: failed to {error}"),
         }
     }
 }

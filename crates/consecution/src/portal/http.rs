@@ -32,6 +32,7 @@ mod routes;
 mod spool;
 mod upload;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -134,7 +135,18 @@ struct Site {
 #[derive(Serialize)]
 struct ChainEntry<'a> {
     name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_type: Option<&'a str>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    parameters: BTreeMap<&'a str, ParameterEntry<'a>>,
     links: Vec<LinkEntry<'a>>,
+}
+
+#[derive(Serialize)]
+struct ParameterEntry<'a> {
+    pattern: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    default: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -203,8 +215,17 @@ fn list(chains: &[Offered]) -> Vec<ChainEntry<'_>> {
                 id: link.id.to_string(),
                 image: &link.link.image,
             });
+            let parameters = chain.parameters.iter().map(|(name, parameter)| {
+                let entry = ParameterEntry {
+                    pattern: parameter.pattern.as_str(),
+                    default: parameter.default.as_deref(),
+                };
+                (name.as_str(), entry)
+            });
             ChainEntry {
                 name: &chain.name,
+                content_type: chain.content_type.as_deref(),
+                parameters: parameters.collect(),
                 links: links.collect(),
             }
         })

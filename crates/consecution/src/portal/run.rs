@@ -14,15 +14,16 @@
 use std::any::Any;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::future::ready;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chain::{ChainLink, DEFAULT_DEADLINE};
+use chain::{Chain, ChainLink, DEFAULT_DEADLINE, ParameterError};
 use futures_util::FutureExt;
 use futures_util::future::{AbortHandle, BoxFuture, abortable};
-use futures_util::stream::{FuturesUnordered, StreamExt};
+use futures_util::stream::{self, FuturesUnordered, StreamExt};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -33,7 +34,7 @@ use super::verdict::RunState;
 use super::{ChainReply, ChainRequest, PendingReport, Portal};
 use crate::backoff::Backoff;
 use crate::trace::Trace;
-use crate::transport::{Cut, Ending, Outcome, OutputLeft, PendingOutcome, Reply};
+use crate::transport::{Body, Cut, Ending, Outcome, OutputLeft, PendingOutcome, Reply};
 
 /// After a link has failed, how long the links before it may take to end. The run waits
 /// for them to find the first failure in chain order.
@@ -46,6 +47,8 @@ const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// A run under way.
 struct Run {
     portal: Portal,
+    /// The values of all of the chain's parameters.
+    parameters: Arc<BTreeMap<String, String>>,
     trace: Trace,
     stderr: Option<mpsc::Sender<Bytes>>,
     deadline: Option<Instant>,
@@ -95,13 +98,28 @@ enum Event {
     Overdue,
 }
 
-/// Starts a run.
-pub(super) fn start(portal: Portal, request: ChainRequest) -> ChainReply {
+/// The reply to a request whose values of parameters the chain cannot have.
+pub(super) fn refused(chain: &Arc<Chain>, error: ParameterError) -> ChainReply {
+    let reason = FailureReason::Parameter(error);
+    let error = RunState::new(Arc::clone(chain)).error(0, reason);
+    ChainReply {
+        body: Body::new(stream::iter([Err(Cut::new(error.to_string()))])),
+        report: PendingReport::new(ready(Err(error))),
+    }
+}
+
+/// Starts a run with these values of all of the chain's parameters.
+pub(super) fn start(
+    portal: Portal,
+    request: ChainRequest,
+    parameters: BTreeMap<String, String>,
+) -> ChainReply {
     let ChainRequest {
         body,
         trace,
         stderr,
         guard,
+        parameters: _,
     } = request;
     let (chain, news) = (Arc::clone(&portal.chain), Arc::new(Notify::new()));
     let deadline = chain.deadline.or(Some(DEFAULT_DEADLINE));
@@ -119,6 +137,7 @@ pub(super) fn start(portal: Portal, request: ChainRequest) -> ChainReply {
         calls: BTreeMap::new(),
         _guard: guard,
         portal,
+        parameters: parameters.into(),
         trace,
         stderr,
         news,
@@ -237,6 +256,7 @@ impl Run {
             portal: self.portal.clone(),
             index,
             following,
+            parameters: Arc::clone(&self.parameters),
             body: input.reader(),
             trace: self.trace.clone(),
             deadline: call.deadline,

@@ -7,11 +7,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use chain::{Chain, Link};
 use parking_lot::Mutex;
 
-use super::failure::{ChainError, FailureReason, LinkReport, Report};
+use super::failure::{ChainError, FailureReason, LastWords, LinkReport, Report};
 use crate::transport::{Cut, Ending, Outcome, OutputLeft, Waiting};
 
 /// The state of a run, as far as it decides how the run ends.
@@ -209,12 +208,16 @@ impl RunState {
         }
     }
 
-    fn error(&self, index: usize, reason: FailureReason) -> ChainError {
-        let stderr = match &self.links[index].end {
-            Some(LinkEnd::Ended(outcome)) => outcome.stderr.clone(),
-            _ => Bytes::new(),
+    /// The error of a run that has failed with link `index`, for this reason.
+    pub(super) fn error(&self, index: usize, reason: FailureReason) -> ChainError {
+        let said = match &self.links[index].end {
+            Some(LinkEnd::Ended(outcome)) => LastWords {
+                stderr: outcome.stderr.clone(),
+                hint: outcome.hint.clone(),
+            },
+            _ => LastWords::default(),
         };
-        ChainError::new(&self.chain, index, reason, stderr, self.report())
+        ChainError::new(&self.chain, index, reason, said, self.report())
     }
 
     fn report(&self) -> Report {

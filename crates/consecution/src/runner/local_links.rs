@@ -9,10 +9,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use chain::{LinkId, Network};
+use chain::{Link, LinkId};
 use parking_lot::Mutex;
 use tokio::time::{Instant, interval, timeout};
 
+use super::hints::Means;
 use super::metrics::LinkMetrics;
 use super::pipeline::Mode;
 use super::pool::{Capacity, Pool, TakeError};
@@ -43,16 +44,18 @@ const WHOLE_WAIT_MAX: Duration = Duration::from_millis(500);
 /// A link that is served here.
 pub(super) struct LocalLink {
     pub(super) id: LinkId,
+    pub(super) link: Arc<Link>,
     pub(super) zygote: Arc<ZygoteHandle>,
     pub(super) metrics: Arc<LinkMetrics>,
-    pub(super) network: Network,
+    /// What hints about its failures speak of.
+    pub(super) means: Arc<Means>,
     pub(super) mode: Mode,
 }
 
 impl LocalLink {
     fn border(&self) -> Border {
         Border {
-            network: self.network,
+            network: self.link.network,
             stores_input: self.mode.stores_input,
             leaves_file: self.mode.leaves_file,
         }
@@ -149,6 +152,22 @@ impl LocalLinks {
             links: self.clone(),
             served,
         }
+    }
+
+    /// The links of a request, as far as this runner serves them: the called one, and those
+    /// that follow up to the first one that is not served.
+    pub(super) fn of_request(
+        &self,
+        first: &Served,
+        following: &[Following],
+    ) -> Vec<Arc<LocalLink>> {
+        let mut links = vec![Arc::clone(&first.link)];
+        if !following.is_empty() {
+            let state = self.0.state.lock();
+            let served = |next: &Following| Some(Arc::clone(&state.links.get(&next.id)?.link));
+            links.extend(following.iter().map_while(served));
+        }
+        links
     }
 
     /// Takes pipelines for a call of a link and of the links that follow, as far as this

@@ -80,6 +80,8 @@ pub(super) struct LinkMetrics {
     pub(super) starved: Counter,
     /// Calls refused because no process could be started.
     pub(super) cannot_start: Counter,
+    /// Calls refused because their values of parameters are wrong.
+    pub(super) malformed: Counter,
     /// Calls that got an idle process.
     pub(super) hits: Counter,
     /// Calls that waited for a process to start.
@@ -97,6 +99,7 @@ impl LinkMetrics {
             busy: Counter::default(),
             starved: Counter::default(),
             cannot_start: Counter::default(),
+            malformed: Counter::default(),
             hits: Counter::default(),
             misses: Counter::default(),
             start_failures: Counter::default(),
@@ -240,6 +243,7 @@ impl OfLinks {
                 ("busy", &link.busy),
                 ("starved", &link.starved),
                 ("cannot_start", &link.cannot_start),
+                ("malformed", &link.malformed),
             ] {
                 let labels = [("link_id", id.as_str()), ("reason", reason)];
                 calls.encode(family.encode_family(&labels)?)?;

@@ -11,7 +11,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sandbox::{Alarm, Event, Failure, InFlight, Strings, WaitStatus, Zygote};
+use sandbox::{Alarm, Event, Failure, InFlight, Strings, StringsError, WaitStatus, Zygote};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
@@ -106,6 +106,8 @@ pub(super) enum StartFailure {
     Sandbox(#[from] sandbox::StartError),
     #[error("start a process")]
     Io(#[from] io::Error),
+    #[error(transparent)]
+    Strings(#[from] StringsError),
     #[error("start a process: it was killed before it began; is memory short?")]
     Killed,
     #[error("start a process: it did not begin within {} s", START_WAIT_MAX.as_secs())]
@@ -210,14 +212,14 @@ impl IdlePipeline {
     }
 
     /// Gives the pipeline its work. When none of its processes runs any more, `over` is
-    /// called with the outcome, the pending outcome resolves, and then `held` is dropped.
+    /// called with the outcome, to which it may add, the pending outcome resolves, and then `held` is dropped.
     /// The outcome is the first link's, with those of the other links in `joined`.
     pub(super) fn serve(
         self,
         work: Work,
         bounds: Bounds,
         held: impl Send + 'static,
-        over: impl FnOnce(&Outcome) + Send + 'static,
+        over: impl FnOnce(&mut Outcome) + Send + 'static,
     ) -> (Body, PendingOutcome) {
         let (allowance, excess) = Allowance::new(bounds.output_bytes_max);
         let (output, end) = match self.stdout {
@@ -244,8 +246,8 @@ impl IdlePipeline {
             let (outcomes, remains) = call.run(work).await;
             // There is always at least one outcome.
             let outcome = Outcome::of_links(outcomes);
-            let outcome = outcome.unwrap_or_else(|| Outcome::lost("nothing was run"));
-            over(&outcome);
+            let mut outcome = outcome.unwrap_or_else(|| Outcome::lost("nothing was run"));
+            over(&mut outcome);
             let _ = tell.send(outcome);
             // Closing all files takes longer than sending the answer, so let that go first.
             tokio::task::yield_now().await;

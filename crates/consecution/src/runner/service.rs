@@ -8,13 +8,15 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chain::LinkId;
+use chain::{Filled, LinkId, ParameterError};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::arguments::{fill, strings};
 use super::eof_barrier::eof_barrier;
+use super::hints::hint;
 use super::local_links::{LocalLink, LocalLinks, Segment, Served};
 use super::metrics::Metrics;
 use super::pipeline::{Bounds, IdlePipeline, Stage, StartError, StartFailure, Work};
@@ -174,15 +176,21 @@ pub(super) struct LinkService {
 impl Service for LinkService {
     fn call(&self, request: Request) -> BoxFuture<'_, Result<Reply, Refusal>> {
         async move {
+            let filled = match self.fill(&request) {
+                Ok(filled) => filled,
+                Err(error) => return Err(self.malformed(request, &error)),
+            };
             let Request {
                 following,
                 deadline,
                 waiting,
                 ..
             } = &request;
+            // No links but those that have their values.
+            let following = &following[..filled.len().saturating_sub(1)];
             let taken = self.take_by(*deadline, waiting, following).await;
             let taken = match taken {
-                Ok(segments) => self.execute(segments).await,
+                Ok(segments) => self.execute(segments, filled).await,
                 refused => refused,
             };
             match taken {
@@ -201,6 +209,23 @@ impl Service for LinkService {
 }
 
 impl LinkService {
+    /// Fills in the values of a request's parameters: see [`fill`].
+    fn fill(&self, request: &Request) -> Result<Vec<Option<Filled>>, ParameterError> {
+        let following = &request.following;
+        let links = self.links.of_request(&self.served, following);
+        let is_all = links.len() == 1 + following.len();
+        fill(&links, is_all, &request.parameters)
+    }
+
+    fn malformed(&self, request: Request, error: &ParameterError) -> Refusal {
+        let LocalLink { id, metrics, .. } = &*self.served.link;
+        let call_id = &request.trace.call_id;
+        tracing::debug!(%call_id, link_id = %id, "a call was refused: failed to {error}");
+        metrics.malformed.inc();
+        let reason = RefusalReason::Malformed(format!("failed to {error}").into());
+        Refusal { request, reason }
+    }
+
     /// Like [`LocalLinks::take`], but refuses the call as busy at its deadline: then it was not
     /// run.
     async fn take_by(
@@ -221,18 +246,31 @@ impl LinkService {
         .unwrap_or(Err(TakeError::Busy))
     }
 
-    /// Executes the commands that have waited for their request. Leaves out pipelines of
+    /// Executes the commands that have waited for their request, each with what was filled
+    /// in for its link. Leaves out pipelines of
     /// which one could not be, and those behind them: the portal calls these links by
     /// themselves, and gets the reason then.
     ///
     /// # Errors
     /// It was one of the first pipeline.
-    async fn execute(&self, segments: Vec<Segment>) -> Result<Vec<Segment>, TakeError> {
+    async fn execute(
+        &self,
+        segments: Vec<Segment>,
+        filled: Vec<Option<Filled>>,
+    ) -> Result<Vec<Segment>, TakeError> {
+        let mut filled = filled.into_iter();
         let mut executed = Vec::with_capacity(segments.len());
         for mut segment in segments {
             let WarmPipeline { pipeline, links } = &mut segment.taken.pipeline;
+            let filled = filled.by_ref().take(links.len());
+            let strings = strings(links, filled);
             let is_late = links.iter().any(|link| link.mode.is_late);
-            if is_late && let Err(error) = pipeline.execute(Vec::new()).await {
+            let result = match strings {
+                Ok(strings) if is_late => pipeline.execute(strings).await,
+                Ok(_) => Ok(()),
+                Err((stage, cause)) => Err(StartError { stage, cause }),
+            };
+            if let Err(error) = result {
                 if executed.is_empty() {
                     return Err(failed(links, &self.starvation, &error).await);
                 }
@@ -299,15 +337,19 @@ impl LinkService {
         // which ends the call.
         let links = links
             .iter()
-            .map(|link| (link.id, Arc::clone(&link.metrics)));
+            .map(|link| (link.id, Arc::clone(&link.metrics), Arc::clone(&link.means)));
         let links: Vec<_> = links.collect();
         let call_id = call_id.clone();
         let pipeline = pipeline.into_inner();
         pipeline.serve(work, self.bounds, permit, move |outcome| {
-            for ((id, metrics), outcome) in links.iter().zip(outcome.links()) {
+            outcome.change_links(|at, outcome| {
+                let Some((id, metrics, means)) = links.get(at) else {
+                    return;
+                };
+                outcome.hint = hint(&outcome.ending, &outcome.stderr, means);
                 metrics.end(outcome);
                 log_end(*id, &call_id, outcome);
-            }
+            });
         })
     }
 

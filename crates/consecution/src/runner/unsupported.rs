@@ -3,15 +3,13 @@
 //! Such a link is refused when it is loaded, so that nothing that its author asked for
 //! is left out in silence.
 
-use chain::{Link, Network, Warm};
+use chain::{Link, Warm};
 
 /// The first such key of a link.
 pub(super) fn key(link: &Link) -> Option<&'static str> {
     let constraints = &link.constraints;
     let keys = [
         ("Warm: number", matches!(link.warm, Warm::Count(_))),
-        ("Network: loopback", link.network == Network::Loopback),
-        ("Parameters", !link.parameters.is_empty()),
         ("Constraints: CPUTime", constraints.cpu_time.is_some()),
         ("Constraints: Output", constraints.output.is_some()),
         ("Constraints: OpenFiles", constraints.open_files.is_some()),

@@ -6,14 +6,16 @@ use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use chain::{DataSource, Link, LinkId, Network, Writable};
-use image::{Digest, Image, Reference};
+use image::{Digest, Image, ImageConfig, Reference};
 use sandbox::{Input, Launcher, Limits, Output, Spec, SpecData, Zygote};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
+use super::arguments::{command, environment};
 use super::hidden;
+use super::hints::Means;
 use super::images::AgreedImages;
 use super::local_links::{LocalLink, LocalLinks, Membership};
 use super::metrics::{LinkMetrics, Metrics};
@@ -201,16 +203,17 @@ struct Serving {
 impl Serving {
     fn begin(
         shared: &Shared,
-        link: &Link,
+        link: &Arc<Link>,
         zygote: &Arc<ZygoteHandle>,
         metrics: &Arc<LinkMetrics>,
     ) -> Serving {
         let id = link.id();
         let membership = shared.links.enter(LocalLink {
             id,
+            link: Arc::clone(link),
             zygote: Arc::clone(zygote),
             metrics: Arc::clone(metrics),
-            network: link.network,
+            means: Arc::new(Means::new(link, shared.sandboxing.scratch_bytes_max)),
             mode: mode(link),
         });
         let service = Arc::new(LinkService {
@@ -359,18 +362,17 @@ async fn load(shared: &Shared, id: LinkId, link: &Link) -> Result<ZygoteHandle, 
                 file.display()
             );
         }
-        let mut used = vec![image];
-        used.extend(images.drain(..).map(|(_, image)| image));
         let opened = Opened {
             zygote,
-            images: used,
+            image,
+            data_images: images.drain(..).map(|(_, image)| image).collect(),
             found: Arc::new(provided.found),
         };
         let opened = Reaped::new(opened, &shared.zygotes_reaper);
         // Pin the tags' digests only now that the images have proved to run: a pinned image
         // that cannot run could not be replaced by a fixed one.
         let mut is_agreed = true;
-        for image in &opened.images {
+        for image in std::iter::once(&opened.image).chain(&opened.data_images) {
             is_agreed &= shared.images.agree(image).await?;
         }
         if is_agreed {
@@ -444,8 +446,8 @@ pub(super) struct ZygoteHandle(Reaped<Opened>);
 /// The fields are dropped in this order.
 struct Opened {
     zygote: AsyncFd<Zygote>,
-    /// The link's own first, and those that are its data.
-    images: Vec<Image>,
+    image: Image,
+    data_images: Vec<Image>,
     /// The runner's files that it has, as they were found.
     found: Arc<Found>,
 }
@@ -453,6 +455,11 @@ struct Opened {
 impl ZygoteHandle {
     pub(super) fn get(&self) -> &Zygote {
         self.0.zygote.get_ref()
+    }
+
+    /// The settings of its image.
+    pub(super) fn image(&self) -> &ImageConfig {
+        &self.0.image.config
     }
 
     /// Resolves when the zygote is gone without our doing.
@@ -481,24 +488,6 @@ fn spec(
     provided: &mut Provided,
 ) -> Spec {
     let config = &image.config;
-    let command = match &link.command {
-        Some(command) => std::iter::once(command)
-            .chain(&link.arguments)
-            .cloned()
-            .collect(),
-        None if link.arguments.is_empty() => [&config.entrypoint[..], &config.command].concat(),
-        None => [&config.entrypoint[..], &link.arguments].concat(),
-    };
-    let of_image = config.environment.iter();
-    let mut environment: Vec<(String, String)> = of_image
-        .filter(|(name, _)| !link.environment.contains_key(name))
-        .cloned()
-        .collect();
-    environment.extend(
-        link.environment
-            .iter()
-            .map(|(name, value)| (name.clone(), value.clone())),
-    );
     let working_directory = link
         .working_directory
         .as_ref()
@@ -508,8 +497,8 @@ fn spec(
     hostname.truncate(HOSTNAME_CHARS);
     Spec {
         root: image.root().to_owned(),
-        command,
-        environment,
+        command: command(link, &link.arguments, config),
+        environment: environment(&link.environment, config),
         takes_strings: !link.parameters.is_empty(),
         working_directory: working_directory.unwrap_or_else(|| "/".to_owned()),
         user: link
@@ -541,7 +530,8 @@ fn spec(
             },
         },
         network: match link.network {
-            Network::None | Network::Loopback | Network::Sealed => sandbox::Network::None,
+            Network::None | Network::Loopback => sandbox::Network::Loopback,
+            Network::Sealed => sandbox::Network::Sealed,
             Network::Host => sandbox::Network::Host,
         },
         hostname,

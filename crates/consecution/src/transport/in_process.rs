@@ -68,7 +68,9 @@ impl Transport for InProcess {
                     Err(refusal) => refusal,
                 };
                 match refusal.reason {
-                    RefusalReason::CannotStart(_) => return Err(refusal),
+                    RefusalReason::CannotStart(_) | RefusalReason::Malformed(_) => {
+                        return Err(refusal);
+                    }
                     RefusalReason::NoRunner => {}
                     other => reason = other,
                 }

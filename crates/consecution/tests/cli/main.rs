@@ -13,6 +13,7 @@ mod errors_once;
 mod hostile_text;
 mod images;
 mod operations;
+mod parameters;
 mod reload;
 mod run;
 mod run_ends;

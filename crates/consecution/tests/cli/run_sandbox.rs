@@ -70,6 +70,56 @@ fn private_folders_hold_so_much_and_no_more() {
 }
 
 #[test]
+fn a_failure_that_a_key_would_cure_names_it() {
+    for (script, key, value, hint) in [
+        (
+            "echo x > /file",
+            "Writable",
+            "never",
+            "hint: its root cannot be written: leave `Writable: never` out",
+        ),
+        (
+            "cat /dev/zero > /tmp/file",
+            "User",
+            "root",
+            "hint: a private folder is full",
+        ),
+        (
+            "nc 192.0.2.1 80",
+            "User",
+            "root",
+            "hint: it has no network beyond its own loopback",
+        ),
+        (
+            "nc 127.0.0.1 80",
+            "Network",
+            "sealed",
+            "hint: it has no network, not even a loopback",
+        ),
+    ] {
+        let chain = chain([shell(script).with(key, value)]);
+        let failed = run_with(&chain, &["--scratch-max", "2M"]);
+        assert_ne!(failed.code(), 0, "{script}");
+        failed.expect_stderr(&[hint]);
+    }
+    let cured = chain([shell("echo x > /file; cat /file").with("Writable", "true")]);
+    run_with(&cured, &[]).expect_success().expect_output("x\n");
+    // Nothing is known about it, so nothing is said.
+    let failed = run_with(&chain([shell("echo no >&2; exit 3")]), &[]).expect_code(3);
+    assert!(!failed.stderr.contains("hint"), "{}", failed.stderr);
+}
+
+// Its servers and clients are on its own loopback, in a network of its own.
+#[test]
+fn a_link_talks_to_itself() {
+    let script = "nc -l -p 4711 -e cat & until nc 127.0.0.1 4711 2>/dev/null; do :; done";
+    let chain = chain([shell(script), shell(script)]);
+    run_on(&chain, b"hello\n")
+        .expect_success()
+        .expect_output("hello\n");
+}
+
+#[test]
 fn who_runs_out_of_memory_is_told_so() {
     // A line of 100 MB, which has to be held as a whole; the shell outlives it.
     let hog = "head -c 100000000 /dev/zero | tr '\\0' x | sort > /dev/null; exit $?";

@@ -11,6 +11,7 @@ mod support;
 mod calls;
 mod clients;
 mod connections;
+mod parameters;
 mod routes;
 mod spool;
 mod stall;

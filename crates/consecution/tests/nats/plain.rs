@@ -98,6 +98,7 @@ async fn a_failed_link_says_why_as_nats_services_do() {
             .send(Outcome {
                 stderr: "first\nsecond\nlast: é\n".into(),
                 elapsed: Duration::from_micros(17),
+                hint: Some("try é".into()),
                 ..Outcome::new(Ending::Exited(3))
             })
             .unwrap();
@@ -108,6 +109,7 @@ async fn a_failed_link_says_why_as_nats_services_do() {
     assert_eq!(reply.payload, "what it wrote");
     assert_eq!(header(&reply, "Consecution-Ending"), Some("exited 3"));
     assert_eq!(header(&reply, "Consecution-Elapsed-Us"), Some("17"));
+    assert_eq!(header(&reply, "Consecution-Hint"), Some("try %C3%A9"));
     assert_eq!(
         header(&reply, "Consecution-Stderr"),
         Some("first%0Asecond%0Alast: %C3%A9%0A")

@@ -32,7 +32,9 @@ fn http_tells_all_that_is_known_of_a_failure() {
     };
     let words = words("exit 3");
     let killed = chain_with("Name: killed", [shell("cat >/dev/null; kill -9 $$")]);
-    let (portal, _runner) = (servers.portal(&[&words, &killed]), servers.runner("north"));
+    let fixed = chain_with("Name: fixed", [shell("touch /x").with("Writable", "never")]);
+    let portal = servers.portal(&[&words, &killed, &fixed]);
+    let _runner = servers.runner("north");
     until_ready(&portal);
     let reply = portal.post("/", b"data");
     // The last link may not have been called yet.
@@ -61,7 +63,11 @@ fn http_tells_all_that_is_known_of_a_failure() {
         "{detail}"
     );
 
+    let problem = portal.post("/chains/fixed", b"").problem(502);
+    let hint = problem["hint"].as_str().unwrap();
+    assert!(hint.starts_with("its root cannot be written"), "{hint}");
     let problem = portal.post("/chains/killed", b"data").problem(502);
+    assert!(problem.get("hint").is_none(), "{problem}");
     assert_eq!(
         (&problem["signal"], &problem["runner"]),
         (&9.into(), &"north".into())

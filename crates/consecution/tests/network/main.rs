@@ -21,6 +21,7 @@ mod links;
 mod logs;
 mod many;
 mod order;
+mod parameters;
 mod provisions;
 mod readiness;
 mod rolling;

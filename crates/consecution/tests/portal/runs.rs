@@ -548,6 +548,128 @@ async fn input_is_pulled_no_faster_than_the_reply_is_read() {
     assert!(pulled <= 12, "{pulled} chunks for one that was read");
 }
 
+/// A link that uses these parameters, each of which may have any digits as its value.
+fn using(index: usize, parameters: &[&str]) -> ChainLink {
+    let pattern = chain::Pattern::new("[0-9]*").unwrap();
+    let parameters = parameters
+        .iter()
+        .map(|name| ((*name).to_owned(), pattern.clone()));
+    ChainLink::new(chain::Link {
+        parameters: parameters.collect(),
+        ..link(index)
+    })
+}
+
+/// A portal of these links, the chain's parameter `a` with a default; and the values that come
+/// with each request.
+fn taking(
+    links: Vec<ChainLink>,
+) -> (
+    Portal,
+    mpsc::UnboundedReceiver<Vec<(String, String)>>,
+    InProcess,
+    Vec<Registration>,
+) {
+    let (seen, received) = mpsc::unbounded_channel();
+    let transport = InProcess::new();
+    let registrations = links.iter().map(|link| {
+        let (seen, echo) = (seen.clone(), fake::echo());
+        let service = fake::service(move |request: Request| {
+            let values = request.parameters.iter();
+            let values = values.map(|(name, value)| (name.clone(), value.clone()));
+            seen.send(values.collect()).unwrap();
+            let echo = Arc::clone(&echo);
+            async move { echo.call(request).await }
+        });
+        transport.serve(link.id, service)
+    });
+    let registrations = registrations.collect();
+    let mut chain = Chain::new("test", links);
+    for (name, default) in [("a", Some("1".to_owned())), ("b", None)] {
+        let pattern = chain::Pattern::new("[0-9]*").unwrap();
+        let parameter = chain::Parameter { pattern, default };
+        chain.parameters.insert(name.to_owned(), parameter);
+    }
+    let portal = Portal::new(chain, Arc::new(transport.clone())).unwrap();
+    (portal, received, transport, registrations)
+}
+
+fn with_values<const N: usize>(values: [(&str, &str); N]) -> ChainRequest {
+    ChainRequest {
+        parameters: values
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into(),
+        ..ChainRequest::new("data")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_has_the_values_of_its_links_and_no_others() {
+    let alone = Some(Duration::from_secs(5));
+    let links = vec![
+        // A deadline of its own keeps it out of the others' requests.
+        ChainLink {
+            deadline: alone,
+            ..using(0, &[])
+        },
+        ChainLink {
+            deadline: alone,
+            ..using(1, &["b"])
+        },
+        using(2, &["a"]),
+        using(3, &["a", "b"]),
+    ];
+    let (portal, mut seen, _transport, _registrations) = taking(links);
+    let ChainReply { body, report } = portal.stream(with_values([("b", "22")]));
+    assert_eq!(body.collect().await.unwrap(), "data");
+    report.await.unwrap();
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let (a, b) = (pair("a", "1"), pair("b", "22"));
+    let mut all = Vec::new();
+    while let Ok(values) = seen.try_recv() {
+        all.push(values);
+    }
+    // The third one may be run with the fourth, whose fake runs no others.
+    let both = vec![a, b.clone()];
+    assert_eq!(all, [vec![], vec![b], both.clone(), both]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn values_that_a_chain_cannot_have_fail_without_a_run() {
+    let (portal, mut seen, _transport, _registrations) = taking(vec![using(0, &["a", "b"])]);
+    for (request, name, part) in [
+        (
+            with_values([]),
+            "b",
+            "do without a value of the parameter `b`",
+        ),
+        (
+            with_values([("b", "x")]),
+            "b",
+            "to `x`, which does not match `[0-9]*`",
+        ),
+        (with_values([("b", "1\n")]), "b", "to `1\\n`"),
+        (with_values([("b", "1"), ("c", "1")]), "c", "there are a, b"),
+    ] {
+        let ChainReply { body, report } = portal.stream(request);
+        let cut = body.collect().await.unwrap_err();
+        let error = report.await.unwrap_err();
+        let FailureReason::Parameter(parameter) = &error.reason else {
+            panic!("{error}");
+        };
+        assert_eq!(parameter.name(), Some(name));
+        assert!(error.to_string().contains(part), "{error}");
+        assert!(cut.to_string().contains(part), "{cut}");
+        assert!(error.report.links.iter().all(|link| link.ending.is_none()));
+    }
+    assert!(seen.try_recv().is_err());
+    // A chain without parameters takes none.
+    let chain = open([fake::echo()]).await;
+    let report = chain.portal.stream(with_values([("a", "1")])).report;
+    let error = report.await.unwrap_err().to_string();
+    assert!(error.contains("there are no parameters"), "{error}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn stderr_of_all_links_reaches_the_caller() {
     let complaining = |what: &'static str| {

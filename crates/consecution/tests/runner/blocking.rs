@@ -108,7 +108,6 @@ fn start(processes: usize) -> World {
     let pool = PoolConfig {
         floor: processes,
         idle_max: processes,
-        ..PoolConfig::default()
     };
     World::start(Options {
         pool,

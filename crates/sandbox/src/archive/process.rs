@@ -80,6 +80,8 @@ fn work(
 fn enter(plan: &Plan, mounts: &OwnedFd, cgroups: &[OwnedFd]) -> Result<(), (Step, Errno)> {
     let at = |step| move |errno| (step, errno);
     call::enter_namespace(mounts, libc::CLONE_NEWNS, plan.token).map_err(at(Step::StartCommand))?;
+    // That leads to the root that init had at first; the place's own is below it.
+    call::change_root(&plan.mounts.root, plan.token).map_err(at(Step::ChangeRoot))?;
     for cgroup in cgroups {
         call::write(cgroup.as_raw_fd(), b"0").map_err(at(Step::JoinCgroup))?;
     }

@@ -65,6 +65,9 @@ pub(super) fn memory(bytes: u64) -> Setting {
             File::new("memory.limit_in_bytes", bytes, Need::Always),
             // Of memory and swap together.
             File::new("memory.memsw.limit_in_bytes", bytes, Need::WithSwap),
+            // Beside all that, unless it is asked for not even counted: what waits in sockets
+            // of the internet's.
+            File::new("memory.kmem.tcp.limit_in_bytes", bytes / 4, Need::Never),
         ],
         two: vec![
             File::new("memory.max", bytes, Need::Always),

@@ -15,7 +15,7 @@ use rustix::mount::{
     fsmount, fsopen,
 };
 
-use super::{attach, clone_mount, failure, shown};
+use super::{attach, clone_mount, failure, shown, terminals};
 use crate::failure::{Failure, Step};
 use crate::spec::Ids;
 use crate::sys;
@@ -32,16 +32,17 @@ const DEVICES: [(&str, u32, u32); 6] = [
 ];
 
 /// The symbolic links in `/dev`: target and name.
-const LINKS: [(&str, &str); 4] = [
+const LINKS: [(&str, &str); 5] = [
+    ("pts/ptmx", "ptmx"),
     ("/proc/self/fd", "fd"),
     ("/proc/self/fd/0", "stdin"),
     ("/proc/self/fd/1", "stdout"),
     ("/proc/self/fd/2", "stderr"),
 ];
 
-/// The folder on which a private folder is mounted; before that, it masks folders of
-/// `/proc`.
-const SHM: &str = "shm";
+/// The folders on which something is mounted for each process. Before that, the first one
+/// masks folders of `/proc`.
+const FOLDERS: [&str; 2] = ["shm", terminals::FOLDER];
 
 /// What `/dev` is made of.
 pub(crate) enum Devices {
@@ -109,8 +110,10 @@ fn make(root: u32) -> rustix::io::Result<OwnedFd> {
         rustix::fs::symlinkat(target, &mount, link)?;
         rustix::fs::chownat(&mount, link, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)?;
     }
-    rustix::fs::mkdirat(&mount, SHM, Mode::RWXU)?;
-    rustix::fs::chownat(&mount, SHM, owner.0, owner.1, AtFlags::empty())?;
+    for folder in FOLDERS {
+        rustix::fs::mkdirat(&mount, folder, Mode::RWXU)?;
+        rustix::fs::chownat(&mount, folder, owner.0, owner.1, AtFlags::empty())?;
+    }
     sys::mount_set_attributes(mount.as_fd(), READ_ONLY)
         .map_err(rustix::io::Errno::from_raw_os_error)?;
     Ok(mount)
@@ -162,8 +165,10 @@ fn mount_each(devices: &[(&str, OwnedFd)], folder: &Path) -> Result<(), Failure>
         let link = folder.join(link);
         rustix::fs::symlink(target, &link).map_err(failure(&link))?;
     }
-    let shm = folder.join(SHM);
-    rustix::fs::mkdir(&shm, Mode::RWXU).map_err(failure(&shm))?;
+    for name in FOLDERS {
+        let made = folder.join(name);
+        rustix::fs::mkdir(&made, Mode::RWXU).map_err(failure(&made))?;
+    }
     sys::mount_set_attributes(mounted.as_fd(), READ_ONLY)
         .map_err(|errno| Failure::new(Step::MountDevices, "/dev", errno))
 }

@@ -1,6 +1,6 @@
 //! The lists behind the filter. They follow Docker's default profile for a
 //! container without capabilities (moby, `profiles/seccomp`), and are shorter:
-//! asynchronous I/O of both kinds, keyrings, `ptrace` and what reads other
+//! asynchronous I/O of both kinds, keyrings, most of `ptrace` and what reads other
 //! processes' memory are out as well. Calls that only x86-64 has are marked.
 
 /// A call: its name in the kernel's headers, for tests, and its number.
@@ -151,6 +151,7 @@ pub(super) const ALLOWED: &[Call] = calls![
     SYS_prlimit64,
     SYS_process_mrelease,
     SYS_pselect6,
+    SYS_ptrace,
     SYS_pwrite64,
     SYS_pwritev,
     SYS_pwritev2,
@@ -376,7 +377,6 @@ pub(super) const FORBIDDEN: &[i64] = &[
     libc::SYS_process_madvise,
     libc::SYS_process_vm_readv,
     libc::SYS_process_vm_writev,
-    libc::SYS_ptrace,
     libc::SYS_quotactl,
     libc::SYS_quotactl_fd,
     libc::SYS_reboot,
@@ -426,6 +426,16 @@ pub(super) const PERSONALITIES: [u64; 5] = [0x0, 0x8, 0x2_0000, 0x2_0008, 0xffff
 /// linux/fcntl.h; 1024 is `F_SETLEASE`, which is forbidden.
 pub(super) const FILE_COMMANDS: &[(u32, u32)] =
     &[(0, 17), (36, 38), (1024, 1028), (1030, 1035), (1037, 1037)];
+
+/// The requests of `ptrace` that a command may make, in ranges: what it takes to stop
+/// threads and to read their registers, as LeakSanitizer does when a program exits. Not
+/// `PTRACE_TRACEME`, by which init would have to trace its command. From linux/ptrace.h.
+pub(super) const TRACES: &[(u32, u32)] = &[
+    (7, 8),           // PTRACE_CONT, _KILL
+    (12, 12),         // PTRACE_GETREGS
+    (16, 17),         // PTRACE_ATTACH, _DETACH
+    (0x4204, 0x4204), // PTRACE_GETREGSET
+];
 
 /// The requests of `ioctl` that a command may make, in ranges: those that read something,
 /// and those on objects of the process's own. Not those that set flags, keys, labels or
@@ -492,6 +502,29 @@ pub(super) const SOCKETS: [(i32, &[i32]); 4] = [
         ],
     ),
     (libc::AF_NETLINK, &[libc::NETLINK_ROUTE]),
+];
+
+/// Kinds of sockets that are neither streams nor datagrams: `SOCK_RAW`, `SOCK_RDM`,
+/// `SOCK_SEQPACKET`, `SOCK_DCCP` and `SOCK_PACKET`.
+pub(super) const BARE_SOCKETS: &[u64] = &[3, 4, 5, 6, 10];
+
+/// Options of sockets that a command with a loopback may not set: for each level, ranges.
+/// Group memberships take memory that no cgroup counts, and the host has 4,096 IPv6 flow
+/// labels for all programs. `TCP_ULP` loads a module; `TCP_MD5SIG`, `TCP_TX_DELAY`,
+/// `TCP_AO_…` and `UDP_ENCAP` change the kernel's code for the whole host; and IPsec has
+/// no use here. From linux/in.h, in6.h, tcp.h and udp.h.
+pub(super) const OPTIONS_BEYOND_LOOPBACK: &[(i32, &[(u32, u32)])] = &[
+    // IP_IPSEC_POLICY, IP_XFRM_POLICY; IP_ADD_MEMBERSHIP to MCAST_MSFILTER.
+    (libc::IPPROTO_IP, &[(16, 17), (35, 48)]),
+    // IPV6_JOIN_GROUP, IPV6_LEAVE_GROUP; those of anycast; IPV6_FLOWLABEL_MGR;
+    // IPV6_IPSEC_POLICY, IPV6_XFRM_POLICY; MCAST_JOIN_GROUP to MCAST_MSFILTER.
+    (
+        libc::IPPROTO_IPV6,
+        &[(20, 21), (27, 28), (32, 32), (34, 35), (42, 48)],
+    ),
+    // TCP_MD5SIG, TCP_ULP, TCP_MD5SIG_EXT, TCP_TX_DELAY to TCP_AO_REPAIR.
+    (libc::IPPROTO_TCP, &[(14, 14), (31, 32), (37, 42)]),
+    (libc::IPPROTO_UDP, &[(100, 100)]),
 ];
 
 /// Calls that ask for huge pages: the call, the argument, and its flag. All programs of a

@@ -19,6 +19,8 @@ pub(super) enum Answer {
     Allow,
     /// With this error.
     Refuse(i32),
+    /// Whoever listens to the filter is asked, and the call waits meanwhile.
+    Ask,
     /// It is allowed unless its arguments are refused.
     Check,
 }
@@ -26,8 +28,8 @@ pub(super) enum Answer {
 /// The answers by number. A call without an entry does not exist.
 pub(super) type Table = BTreeMap<u32, Answer>;
 
-/// An error, and the rules that tell which calls are refused with it.
-pub(super) type Check = (i32, Rules);
+/// An answer, and the rules that tell which calls get it.
+pub(super) type Check = (Answer, Rules);
 
 /// What is answered to a call that does not exist.
 const NOT_THERE: Answer = Answer::Refuse(libc::ENOSYS);
@@ -44,15 +46,10 @@ const TO_CHECKS: Instruction = instruction(JUMP, u32::MAX);
 
 /// Compiles the program. If several checks match a call, the first one answers.
 pub(super) fn program(table: &Table, checks: &[Check]) -> Result<BpfProgram, BackendError> {
-    let architecture: TargetArch = std::env::consts::ARCH.try_into()?;
-    let compile = |rules, errno| -> Result<BpfProgram, BackendError> {
-        let refuse = action(Answer::Refuse(errno));
-        SeccompFilter::new(rules, SeccompAction::Allow, refuse, architecture)?.try_into()
-    };
     // Without rules, a filter kills a process that calls as another architecture does,
     // and allows all else. The search takes the place of its last instruction, which
     // allows.
-    let mut program = compile(Rules::new(), libc::EPERM)?;
+    let mut program = alone(Rules::new(), Answer::Allow)?;
     program.pop();
     program.push(instruction(LOAD, NUMBER));
     program.append(&mut search(&intervals(table)));
@@ -62,8 +59,8 @@ pub(super) fn program(table: &Table, checks: &[Check]) -> Result<BpfProgram, Bac
             instruction.k = distance(at, checks_begin);
         }
     }
-    for (errno, rules) in checks {
-        let mut check = compile(rules.clone(), *errno)?;
+    for (refusal, rules) in checks {
+        let mut check = alone(rules.clone(), *refusal)?;
         let (allow, end) = (answer(Answer::Allow), check.len());
         for (at, instruction) in check.iter_mut().enumerate() {
             if *instruction == allow {
@@ -74,6 +71,22 @@ pub(super) fn program(table: &Table, checks: &[Check]) -> Result<BpfProgram, Bac
         program.append(&mut check);
     }
     program.push(answer(Answer::Allow));
+    Ok(program)
+}
+
+/// A filter that gives this answer to what the rules match, and allows all else.
+pub(super) fn alone(rules: Rules, answer: Answer) -> Result<BpfProgram, BackendError> {
+    const MATCHED: SeccompAction = SeccompAction::Trap;
+    let architecture: TargetArch = std::env::consts::ARCH.try_into()?;
+    let program = SeccompFilter::new(rules, SeccompAction::Allow, MATCHED, architecture)?;
+    let mut program = BpfProgram::try_from(program)?;
+    // The compiler has no action that asks, so it compiles another one.
+    let matched = instruction(RETURN, MATCHED.into());
+    for instruction in &mut program {
+        if *instruction == matched {
+            *instruction = self::answer(answer);
+        }
+    }
     Ok(program)
 }
 
@@ -122,14 +135,16 @@ fn search(intervals: &[(u32, Answer)]) -> BpfProgram {
 fn answer(answer: Answer) -> Instruction {
     match answer {
         Answer::Check => TO_CHECKS,
-        answer => instruction(RETURN, action(answer).into()),
+        answer => instruction(RETURN, action(answer)),
     }
 }
 
-fn action(answer: Answer) -> SeccompAction {
+/// As the kernel has it.
+pub(super) fn action(answer: Answer) -> u32 {
     match answer {
-        Answer::Refuse(errno) => SeccompAction::Errno(errno.cast_unsigned()),
-        Answer::Allow | Answer::Check => SeccompAction::Allow,
+        Answer::Refuse(errno) => SeccompAction::Errno(errno.cast_unsigned()).into(),
+        Answer::Ask => libc::SECCOMP_RET_USER_NOTIF,
+        Answer::Allow | Answer::Check => SeccompAction::Allow.into(),
     }
 }
 
@@ -195,7 +210,7 @@ mod tests {
             let program = program(&table, &[]).unwrap();
             for number in (0..=601).chain([0x4000_0000, u32::MAX]) {
                 let wanted = table.get(&number).copied().unwrap_or(NOT_THERE);
-                let wanted = u32::from(action(wanted));
+                let wanted = action(wanted);
                 prop_assert_eq!(run(&program, number, [0; 6]), wanted, "{}", number);
             }
         }

@@ -68,9 +68,8 @@ pub(super) fn huge_mappings() -> Result<Rules, BackendError> {
     )]))
 }
 
-/// Sockets that nobody misses without a network. The kernel's counters of internet
-/// sockets, such as `/proc/net/snmp`, would be seen by the next process in the same
-/// place; and messages queued in netlink sockets take memory that no cgroup counts.
+/// Sockets that nobody misses without a network. Messages queued in netlink sockets take
+/// memory that no cgroup counts.
 pub(super) fn network_sockets() -> Result<Rules, BackendError> {
     let mut rules = Vec::new();
     for family in [libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK] {
@@ -78,6 +77,107 @@ pub(super) fn network_sockets() -> Result<Rules, BackendError> {
     }
     let calls = [libc::SYS_socket, libc::SYS_socketpair];
     Ok(calls.map(|call| (call, rules.clone())).into())
+}
+
+/// Sockets of the internet's, before which is asked: TCP and UDP, over the loopback. All
+/// that the kernel counts and remembers of them, such as `/proc/net/snmp`, is for the next
+/// process in the same network to see, so the zygote must know who has had one.
+pub(super) fn internet_sockets(token: MountToken) -> Result<Rules, BackendError> {
+    let of = |family| {
+        let unknown = Condition::new(5, Length::Qword, Compare::Ne, token.0)?;
+        Rule::new(vec![argument(0, Compare::Eq, family)?, unknown])
+    };
+    let rules = vec![of(libc::AF_INET)?, of(libc::AF_INET6)?];
+    Ok(Rules::from([(libc::SYS_socket, rules)]))
+}
+
+/// Of the internet's sockets, the raw ones and all but TCP and UDP. The internet has no
+/// pairs of sockets, but makes two before it says so.
+pub(super) fn internet_beyond_loopback() -> Result<Rules, BackendError> {
+    let (mut sockets, mut pairs) = (Vec::new(), Vec::new());
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let family = || argument(0, Compare::Eq, family);
+        let mut others = vec![family()?];
+        for protocol in [0, libc::IPPROTO_TCP, libc::IPPROTO_UDP] {
+            others.push(argument(2, Compare::Ne, protocol)?);
+        }
+        sockets.push(Rule::new(others)?);
+        for kind in calls::BARE_SOCKETS {
+            // It lies below the flags.
+            let kinds = Compare::MaskedEq(0xf);
+            let is_bare = Condition::new(1, Length::Dword, kinds, *kind)?;
+            sockets.push(Rule::new(vec![family()?, is_bare])?);
+        }
+        pairs.push(Rule::new(vec![family()?])?);
+    }
+    let calls = [(libc::SYS_socket, sockets), (libc::SYS_socketpair, pairs)];
+    Ok(calls.into())
+}
+
+/// Netlink's sockets of routes, as on a kernel without them: programs that want to list
+/// network interfaces go on without. What waits in such a socket is memory that no cgroup
+/// counts.
+pub(super) fn route_sockets() -> Result<Rules, BackendError> {
+    let netlink = argument(0, Compare::Eq, libc::AF_NETLINK)?;
+    let route = argument(2, Compare::Eq, libc::NETLINK_ROUTE)?;
+    let rules = vec![Rule::new(vec![netlink, route])?];
+    let calls = [libc::SYS_socket, libc::SYS_socketpair];
+    Ok(calls.map(|call| (call, rules.clone())).into())
+}
+
+/// Options of sockets that take memory which no cgroup counts, take of what the host has
+/// so much of, or load a part of the kernel.
+pub(super) fn options_beyond_loopback() -> Result<Rules, BackendError> {
+    let mut rules = Vec::new();
+    for (level, options) in calls::OPTIONS_BEYOND_LOOPBACK {
+        for (first, last) in *options {
+            let option =
+                |compare, value: u32| Condition::new(2, Length::Dword, compare, u64::from(value));
+            rules.push(Rule::new(vec![
+                argument(1, Compare::Eq, *level)?,
+                option(Compare::Ge, *first)?,
+                option(Compare::Le, *last)?,
+            ])?);
+        }
+    }
+    Ok(Rules::from([(libc::SYS_setsockopt, rules)]))
+}
+
+/// Protocols that are not on the list, of families that are: as of a kernel that has them
+/// not.
+pub(super) fn unknown_protocols() -> Result<Rules, BackendError> {
+    let mut sockets = Vec::new();
+    for (family, protocols) in calls::SOCKETS {
+        let mut others = vec![argument(0, Compare::Eq, family)?];
+        for protocol in protocols {
+            others.push(argument(2, Compare::Ne, *protocol)?);
+        }
+        sockets.push(Rule::new(others)?);
+    }
+    let calls = [libc::SYS_socket, libc::SYS_socketpair];
+    Ok(calls.map(|call| (call, sockets.clone())).into())
+}
+
+/// Changes of owners to others than root, where root has no other ids: they seem to
+/// succeed, so that `tar`, `cp -a` and `install` go on, as under `fakeroot`.
+pub(super) fn ignored_owners() -> Result<Rules, BackendError> {
+    const AS_IT_IS: i32 = -1;
+    let with = |first| -> Result<Vec<Rule>, BackendError> {
+        let is_other = |number| {
+            let is_not = |id| argument(number, Compare::Ne, id);
+            Rule::new(vec![is_not(0)?, is_not(AS_IT_IS)?])
+        };
+        // The user, and behind it the group.
+        Ok(vec![is_other(first)?, is_other(first + 1)?])
+    };
+    Ok(Rules::from([
+        #[cfg(target_arch = "x86_64")]
+        (libc::SYS_chown, with(1)?),
+        #[cfg(target_arch = "x86_64")]
+        (libc::SYS_lchown, with(1)?),
+        (libc::SYS_fchown, with(1)?),
+        (libc::SYS_fchownat, with(2)?),
+    ]))
 }
 
 /// Commands of `fcntl` that are not on the list, and other values that a kernel that
@@ -187,20 +287,12 @@ pub(super) fn forbidden_calls(token: MountToken) -> Result<Rules, BackendError> 
     rules.insert(libc::SYS_personality, vec![Rule::new(personality)?]);
 
     // Of some forty families of sockets, many of them old and full of bugs, only those
-    // that a command may have a use for; and only some protocols of each.
-    let mut families = Vec::new();
-    let mut sockets = Vec::new();
-    for (family, protocols) in calls::SOCKETS {
-        families.push(argument(0, Compare::Ne, family)?);
-        let mut other_protocol = vec![argument(0, Compare::Eq, family)?];
-        for protocol in protocols {
-            other_protocol.push(argument(2, Compare::Ne, *protocol)?);
-        }
-        sockets.push(Rule::new(other_protocol)?);
-    }
-    sockets.push(Rule::new(families)?);
+    // that a command may have a use for.
+    let families = calls::SOCKETS.iter();
+    let families = families.map(|(family, _)| argument(0, Compare::Ne, *family));
+    let others = Rule::new(families.collect::<Result<_, _>>()?)?;
     for call in [libc::SYS_socket, libc::SYS_socketpair] {
-        rules.insert(call, sockets.clone());
+        rules.insert(call, vec![others.clone()]);
     }
 
     // A socket's filter takes kernel memory that no cgroup counts, of which all programs
@@ -212,13 +304,16 @@ pub(super) fn forbidden_calls(token: MountToken) -> Result<Rules, BackendError> 
     }
     rules.insert(libc::SYS_setsockopt, filters);
 
-    // Typing into a terminal, should one ever be reachable.
+    // Typing into a terminal; and its line discipline, of which the kernel has many old
+    // ones, and loads each on any program's request.
     let mut terminal = Vec::new();
-    for request in [libc::TIOCSTI, libc::TIOCLINUX] {
+    for request in [libc::TIOCSTI, libc::TIOCLINUX, libc::TIOCSETD] {
         let same = Condition::new(1, Length::Dword, Compare::Eq, request)?;
         terminal.push(Rule::new(vec![same])?);
     }
     rules.insert(libc::SYS_ioctl, terminal);
+
+    rules.insert(libc::SYS_ptrace, outside(0, calls::TRACES)?);
 
     // A lease on a file of the image delays the link's other processes that open the
     // file, for up to fs.lease-break-time.

@@ -13,11 +13,15 @@
 //   attack charge                     how many it can have of what is charged to
 //                                     whoever runs the runner, and how many more as
 //                                     another user; keeps them
+//   attack fill-sockets               how many MiB of the kernel's memory it can have in
+//                                     sockets of its loopback
 //   attack calls                      which system calls exist for it
 //   attack leave | attack look        whether two processes can meet
 //   attack held PATH READ             two descriptors of the program that it was before,
 //                                     the first one of its path alone
 //   attack without-landlock PROGRAM…  executes it as on a kernel without Landlock: on
+//                                     the host, not in a sandbox
+//   attack with-listener PROGRAM…     executes it where somebody listens to a filter already: on
 //                                     the host, not in a sandbox
 //   attack swap                       swaps what is mounted on, and what is around it,
 //                                     with links until its input ends; first says which
@@ -43,6 +47,7 @@
 #include <linux/netlink.h>
 #include <mqueue.h>
 #include <poll.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <sched.h>
 #include <signal.h>
@@ -378,7 +383,12 @@ static int connects(int family, const char *address, int port, int kind) {
     inet_pton(AF_INET6, address, &v6.sin6_addr);
     result = connect(file, (void *)&v6, sizeof v6);
   }
-  if (result == 0 && kind == SOCK_DGRAM) result = send(file, "x", 1, 0) == 1 ? 0 : -1;
+  if (result == 0 && kind == SOCK_DGRAM) {
+    // The answer that nobody is there comes at once over a loopback.
+    int refused = 0;
+    socklen_t length = sizeof refused;
+    result = send(file, "x", 1, 0) == 1 && getsockopt(file, SOL_SOCKET, SO_ERROR, &refused, &length) == 0 && !refused ? 0 : -1;
+  }
   close(file);
   return result == 0;
 }
@@ -417,6 +427,59 @@ static int configures_network(void) {
   return error->error == 0;
 }
 
+static int configures_loopback(void) {
+  int file = socket(AF_INET, SOCK_DGRAM, 0);
+  if (file < 0) return 0;
+  struct ifreq lo = {.ifr_name = "lo", .ifr_flags = 0};
+  int changed = ioctl(file, SIOCSIFFLAGS, &lo) == 0;
+  lo.ifr_mtu = 1280;
+  changed |= ioctl(file, SIOCSIFMTU, &lo) == 0;
+  struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr = {htonl(0x0a000001)}};
+  memcpy(&lo.ifr_addr, &address, sizeof address);
+  changed |= ioctl(file, SIOCSIFADDR, &lo) == 0;
+  close(file);
+  return changed;
+}
+
+// What has one budget for all of the host, or is memory that nobody counts.
+static int sets_options_of_the_host(void) {
+  int v4 = socket(AF_INET, SOCK_STREAM, 0), v6 = socket(AF_INET6, SOCK_DGRAM, 0);
+  // On the host's network a command is trusted with all options, and without one it has none.
+  int is_on_loopback = v4 >= 0 && socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE) < 0;
+  if (!is_on_loopback) return 0;
+  struct {
+    struct in6_addr destination;
+    uint32_t label;
+    uint8_t action, share;
+    uint16_t flags, expires, linger;
+    uint32_t rest;
+  } label = {.destination = in6addr_loopback, .label = htonl(0x12345), .share = 1, .flags = 1};
+  struct ip_mreq group = {{htonl(0xe0000105)}, {htonl(INADDR_LOOPBACK)}};
+  struct ipv6_mreq group6 = {.ipv6mr_interface = 1};
+  inet_pton(AF_INET6, "ff02::105", &group6.ipv6mr_multiaddr);
+  return setsockopt(v6, IPPROTO_IPV6, 32 /* IPV6_FLOWLABEL_MGR */, &label, sizeof label) == 0 || errno != ENOPROTOOPT ||
+         setsockopt(v4, IPPROTO_IP, IP_ADD_MEMBERSHIP, &group, sizeof group) == 0 || errno != ENOPROTOOPT ||
+         setsockopt(v6, IPPROTO_IPV6, IPV6_ADD_MEMBERSHIP, &group6, sizeof group6) == 0 || errno != ENOPROTOOPT ||
+         setsockopt(v4, IPPROTO_TCP, 31 /* TCP_ULP */, "tls", 3) == 0 || errno != ENOPROTOOPT;
+}
+
+// A stream or two datagrams' ends over the loopback.
+static int connects_to_itself(int kind, int ends[2]) {
+  struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+  socklen_t length = sizeof address;
+  int listening = socket(AF_INET, kind | SOCK_NONBLOCK, 0);
+  ends[0] = socket(AF_INET, kind, 0);
+  if (bind(listening, (void *)&address, length) != 0 || getsockname(listening, (void *)&address, &length) != 0 ||
+      (kind == SOCK_STREAM && listen(listening, 1) != 0) || connect(ends[0], (void *)&address, length) != 0) {
+    close(listening), close(ends[0]);
+    return 0;
+  }
+  ends[1] = listening;
+  if (kind == SOCK_STREAM) ends[1] = accept(listening, NULL, NULL), close(listening);
+  fcntl(ends[0], F_SETFL, O_NONBLOCK);
+  return ends[1] >= 0;
+}
+
 static int sees_others(void) {
   DIR *proc = opendir("/proc");
   int others = 0;
@@ -447,8 +510,8 @@ static int signals_init(void) {
 
 static int raises_limits(void) {
   struct rlimit all = {RLIM_INFINITY, RLIM_INFINITY};
-  const int kinds[] = {RLIMIT_NOFILE, RLIMIT_STACK, RLIMIT_MEMLOCK, RLIMIT_RTPRIO, RLIMIT_NICE};
-  for (size_t at = 0; at < 5; at++)
+  const int kinds[] = {RLIMIT_NOFILE, RLIMIT_MEMLOCK, RLIMIT_RTPRIO, RLIMIT_NICE};
+  for (size_t at = 0; at < COUNT(kinds); at++)
     if (setrlimit(kinds[at], &all) == 0) return 1;
   struct sched_param first = {1};
   return sched_setscheduler(0, SCHED_FIFO, &first) == 0 || setpriority(PRIO_PROCESS, 0, -5) == 0;
@@ -702,7 +765,9 @@ static void all(const char *folder, int port, const char *name, const char *null
   TRY("host-udp", connects(AF_INET, "127.0.0.1", port, SOCK_DGRAM));
   TRY("host-abstract-socket", connects_abstract(name));
   TRY("configure-the-network", configures_network());
-  TRY("netlink", opens_socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE) || errno != EAFNOSUPPORT);
+  TRY("netlink", opens_socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE) || (errno != EAFNOSUPPORT && errno != EOPNOTSUPP));
+  TRY("configure-the-loopback", configures_loopback());
+  TRY("options-of-the-host", sets_options_of_the_host());
   TRY("filter-of-a-socket", filters_socket());
   TRY("other-sockets", other_sockets());
   // Privilege.
@@ -928,16 +993,81 @@ static int shows_what_was_looked_for(void) {
   return 0;
 }
 
+// How much of the kernel's memory it can have in sockets of the internet's.
+static void fill_sockets(void) {
+  static char bytes[60000];
+  size_t total = 0;
+  int ends[2], most = 1 << 30;
+  raise_open_files();
+  for (int kind = SOCK_STREAM; kind <= SOCK_DGRAM; kind++)
+    while (total < (kind == SOCK_STREAM ? 64 : 128) << 20 && connects_to_itself(kind, ends)) {
+      setsockopt(ends[0], SOL_SOCKET, SO_SNDBUF, &most, sizeof most);
+      setsockopt(ends[1], SOL_SOCKET, SO_RCVBUF, &most, sizeof most);
+      for (int tries = 0; tries < 200 && send(ends[0], bytes, sizeof bytes, 0) > 0; tries++);
+      for (int end = 0; end < 2; end++) {
+        unsigned memory[16] = {0};
+        socklen_t length = sizeof memory;
+        getsockopt(ends[end], SOL_SOCKET, 55 /* SO_MEMINFO */, memory, &length);
+        // Of what has been received, of what is to be sent, and what lies ahead.
+        total += memory[0] + memory[5] + memory[4];
+      }
+    }
+  printf("%zu\n", total >> 20);
+}
+
+// What a network counts, other than settings: of packets, and of what needs none.
+static int has_counted(void) {
+  static const char *const files[] = {"/proc/self/net/snmp", "/proc/self/net/netstat", "/proc/self/net/snmp6",
+                                      "/proc/self/net/dev"};
+  static const char *const settings[] = {"Forwarding", "DefaultTTL", "RtoAlgorithm", "RtoMin", "RtoMax", "MaxConn"};
+  for (size_t at = 0; at < COUNT(files); at++) {
+    char names[8192] = "", line[8192];
+    FILE *file = fopen(files[at], "r");
+    while (file && fgets(line, sizeof line, file)) {
+      // Names and numbers are in turns, or on one line; the loopback has its name before its numbers.
+      char *names_left = names, *line_left = line, *name, *value;
+      int is_values = strncmp(line, names, strcspn(line, ":\t ")) == 0 || at >= 2;
+      if (is_values && strncmp(line, "Inter-", 6) != 0 && strncmp(line, " face", 5) != 0) {
+        strtok_r(line, " \t\n", &line_left);
+        strtok_r(names, " \t\n", &names_left);
+        while ((value = strtok_r(NULL, " \t\n", &line_left))) {
+          name = strtok_r(NULL, " \t\n", &names_left);
+          int is_setting = 0;
+          for (size_t setting = 0; name && setting < COUNT(settings); setting++) is_setting |= !strcmp(name, settings[setting]);
+          if (!is_setting && strcmp(value, "0")) return 1;
+        }
+        names[0] = 0;
+      } else {
+        strcpy(names, line);
+      }
+    }
+    if (file) fclose(file);
+  }
+  return 0;
+}
+
+static int shows_terminals(void) {
+  struct stat found;
+  int number = 0, terminal = posix_openpt(O_RDWR | O_NOCTTY);
+  if (terminal < 0) return 0;
+  int is_shown = ioctl(terminal, TIOCGPTN, &number) != 0 || number != 0 || fstat(terminal, &found) != 0 ||
+                 found.st_mtim.tv_sec != found.st_ctim.tv_sec || found.st_atim.tv_sec != found.st_ctim.tv_sec;
+  close(terminal);
+  return is_shown;
+}
+
 // Looks for them; or for those only that can be left at all.
 static void look(int only_possible) {
   struct sockaddr_un address;
   struct sockaddr_in any = {.sin_family = AF_INET, .sin_port = htons(4711)};
+  TRY("its-network-has-counted", has_counted());
+  TRY("its-port-is-taken", is_taken(socket(AF_INET, SOCK_DGRAM, 0), &any, sizeof any));
+  TRY("its-port-answers", connects(AF_INET, "127.0.0.1", 4711, SOCK_STREAM));
   TRY("connect-to-its-abstract-socket", connects_abstract(MEETING_NAME));
   TRY("its-abstract-name-is-listed", mentions("/proc/net/unix", "@" MEETING_NAME));
   TRY("its-abstract-name-is-taken",
       is_taken(socket(AF_UNIX, SOCK_STREAM, 0), &address, abstract(&address, MEETING_NAME)));
   if (!only_possible) {
-    TRY("its-port-is-taken", is_taken(socket(AF_INET, SOCK_DGRAM, 0), &any, sizeof any));
     TRY("its-message-queue", mq_open("/" MEETING_NAME, O_RDWR) >= 0);
   }
   TRY("its-shared-memory", shmget(MEETING_KEY, 0, 0) >= 0);
@@ -951,18 +1081,23 @@ static void look(int only_possible) {
   TRY("numbers-of-what-it-made", number_of_a_file() > MADE_MAX || number_of_a_process() > MADE_MAX ||
                                      number_of_an_object() > MADE_MAX);
   TRY("what-it-looked-for", shows_what_was_looked_for());
+  TRY("its-terminals", shows_terminals());
 }
 
 // Leaves signs wherever another process might see them, finds them itself, and
-// waits. Message queues and, without a network, internet sockets cannot be left.
+// waits. Message queues cannot be left.
 static void leave(void) {
   struct sockaddr_un address;
+  struct sockaddr_in any = {.sin_family = AF_INET, .sin_port = htons(4711)};
+  int stream = socket(AF_INET, SOCK_STREAM, 0), datagrams = socket(AF_INET, SOCK_DGRAM, 0);
   int abstract_socket = socket(AF_UNIX, SOCK_STREAM, 0);
   int file = open("/tmp/" MEETING_NAME, O_CREAT | O_WRONLY, 0666);
   int left = bind(abstract_socket, (void *)&address, abstract(&address, MEETING_NAME)) == 0 &&
              listen(abstract_socket, 1) == 0 &&
              shmget(MEETING_KEY, 4096, IPC_CREAT | 0666) >= 0 && msgget(MEETING_KEY, IPC_CREAT | 0666) >= 0 &&
              shm_open("/" MEETING_NAME, O_CREAT | O_RDWR, 0666) >= 0 && write(file, "x", 1) == 1 &&
+             bind(stream, (void *)&any, sizeof any) == 0 && listen(stream, 9) == 0 &&
+             connects(AF_INET, "127.0.0.1", 4711, SOCK_STREAM) && bind(datagrams, (void *)&any, sizeof any) == 0 &&
              prctl(PR_SET_NAME, MEETING_NAME) == 0;
   // Only in a writable root.
   close(open("/" MEETING_NAME, O_CREAT | O_WRONLY, 0666));
@@ -1011,6 +1146,26 @@ static int trace(const char *kind) {
     if (bind(named, (void *)&address, abstract(&address, MEETING_NAME)) != 0 || listen(named, 1) != 0) return 0;
     return outlives(named);
   }
+  // Sockets of the internet's: one that does nothing, and what needs no packet.
+  if (!strcmp(kind, "internet")) return opens_socket(AF_INET6, SOCK_STREAM, 0);
+  if (!strcmp(kind, "no-route")) return !connects(AF_INET, "192.0.2.1", 9, SOCK_DGRAM) && errno == ENETUNREACH;
+  if (!strcmp(kind, "packets")) {
+    int ends[2];
+    return connects_to_itself(SOCK_STREAM, ends);
+  }
+  if (!strcmp(kind, "terminal")) {
+    // The kernel changes its times every eight seconds at most.
+    struct stat found;
+    int terminal = posix_openpt(O_RDWR | O_NOCTTY);
+    if (terminal < 0 || unlockpt(terminal) != 0) return 0;
+    fcntl(terminal, F_SETFL, O_NONBLOCK);
+    do {
+      (void)!write(terminal, "x\n", 2);
+      poll(NULL, 0, 10);
+      if (fstat(terminal, &found) != 0) return 0;
+    } while (found.st_mtim.tv_sec == found.st_ctim.tv_sec);
+    return 1;
+  }
   if (!strcmp(kind, "unnamed-file")) {
     int file = open("/tmp", O_TMPFILE | O_RDWR, 0600);
     return file >= 0 && ftruncate(file, 1 << 20) == 0 && fallocate(file, 0, 0, 1 << 20) == 0 && outlives(file);
@@ -1047,6 +1202,18 @@ static int without_landlock(char **program) {
   // Root needs not give up new privileges for it, and others have none to gain.
   if (geteuid() != 0 && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return 1;
   if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter) != 0) return 1;
+  execv(program[0], program);
+  return 1;
+}
+
+// As in a container whose filter asks somebody, which is for one in a row only.
+static int with_listener(char **program) {
+  struct sock_filter pass = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+  struct sock_fprog filter = {1, &pass};
+  if (geteuid() != 0 && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return 1;
+  int listener = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &filter);
+  // For as long as the program runs.
+  if (listener < 0 || fcntl(listener, F_SETFD, 0) != 0) return 1;
   execv(program[0], program);
   return 1;
 }
@@ -1118,12 +1285,16 @@ int main(int count, char **arguments) {
     flood();
   } else if (!strcmp(what, "charge")) {
     charge();
+  } else if (!strcmp(what, "fill-sockets")) {
+    fill_sockets();
   } else if (!strcmp(what, "calls")) {
     calls();
   } else if (!strcmp(what, "leave")) {
     leave();
   } else if (!strcmp(what, "without-landlock") && count > 2) {
     return without_landlock(arguments + 2);
+  } else if (!strcmp(what, "with-listener") && count > 2) {
+    return with_listener(arguments + 2);
   } else if (!strcmp(what, "swap")) {
     swaps();
   } else if (!strcmp(what, "held") && count == 4) {

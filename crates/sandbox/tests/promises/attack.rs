@@ -2,7 +2,7 @@
 //! configuration. What it gets at is listed here, and is what that configuration
 //! is meant to give.
 
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr, UnixListener};
@@ -25,7 +25,7 @@ fn broken(setup: &Setup, spec: &Spec) -> Vec<String> {
 
 fn broken_under(setup: &Setup, spec: &Spec, limits: Limits) -> Vec<String> {
     fs::write(setup.folder.path().join("marker"), "secret").unwrap();
-    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (tcp, udp) = tcp_and_udp();
     let name = format!("attacked-{}", std::process::id());
     let address = SocketAddr::from_abstract_name(&name).unwrap();
     let abstract_socket = UnixListener::bind_addr(&address).unwrap();
@@ -48,8 +48,8 @@ fn broken_under(setup: &Setup, spec: &Spec, limits: Limits) -> Vec<String> {
         _ => handover::start(&zygote, b"input"),
     };
     let output = running.finish(b"").success();
-    drop((tcp, abstract_socket));
-    assert!(output.lines().count() >= 78, "{output}");
+    drop((tcp, udp, abstract_socket));
+    assert!(output.lines().count() >= 80, "{output}");
     let (held, broken): (Vec<_>, Vec<_>) = output.lines().partition(|line| line.ends_with(" held"));
     assert!(held.len() + broken.len() == output.lines().count());
     // Whose ids are not shifted has the devices and clocks of the host.
@@ -59,6 +59,16 @@ fn broken_under(setup: &Setup, spec: &Spec, limits: Limits) -> Vec<String> {
         .map(|line| line.strip_suffix(" BROKEN").unwrap_or(line).to_owned())
         .filter(|name| !hosts(name))
         .collect()
+}
+
+/// Sockets of the host's with the same port.
+fn tcp_and_udp() -> (TcpListener, UdpSocket) {
+    loop {
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        if let Ok(udp) = UdpSocket::bind(tcp.local_addr().unwrap()) {
+            return (tcp, udp);
+        }
+    }
 }
 
 /// What only root can give a link of its own.
@@ -100,6 +110,9 @@ fn without_cgroups_root_is_as_safe() {
 /// What `attack leave` leaves where another process might see it, of which its own
 /// `attack look` finds all; a root only where that is writable.
 const SIGNS: &[&str] = &[
+    "its-network-has-counted",
+    "its-port-is-taken",
+    "its-port-answers",
     "connect-to-its-abstract-socket",
     "its-abstract-name-is-listed",
     "its-abstract-name-is-taken",
@@ -140,7 +153,10 @@ const OF_A_WRITABLE_ROOT: [&str; 4] = [
 promises! {
     fn nothing_gives_way(setup) {
         for spec in of_users(setup) {
-            assert_eq!(broken(setup, &spec), [""; 0], "as {:?}", spec.user);
+            for network in [Network::Loopback, Network::Sealed] {
+                let spec = Spec { network, ..spec.clone() };
+                assert_eq!(broken(setup, &spec), [""; 0], "as {:?}, {network:?}", spec.user);
+            }
         }
     }
 

@@ -41,14 +41,18 @@ promises! {
             let mut numbers = line.split_whitespace().map(str::to_owned);
             (numbers.next().unwrap(), numbers.next().unwrap())
         };
-        let both = |soft: u64, hard: u64| (soft.to_string(), hard.to_string());
+        let shown = |limit| match limit {
+            u64::MAX => "unlimited".to_owned(),
+            limit => limit.to_string(),
+        };
+        let both = |soft: u64, hard: u64| (shown(soft), shown(hard));
         const MIB: u64 = 1 << 20;
         assert_eq!(limit("Max core file size"), both(1, 1));
         assert_eq!(limit("Max realtime priority"), both(0, 0));
         assert_eq!(limit("Max nice priority"), both(0, 0));
         // Nobody may have more than the runner.
         let most = |resource, most: u64| getrlimit(resource).maximum.map_or(most, |hard| hard.min(most));
-        let stack = most(Resource::Stack, 64 * MIB);
+        let stack = most(Resource::Stack, u64::MAX);
         assert_eq!(limit("Max stack size"), both(stack.min(8 * MIB), stack));
         let locked = most(Resource::Memlock, 8 * MIB);
         assert_eq!(limit("Max locked memory"), both(locked, locked));

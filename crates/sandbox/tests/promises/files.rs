@@ -12,7 +12,7 @@ promises! {
     fn the_root_cannot_be_changed(setup) {
         let attempts = [
             "echo x > /new", "echo x > /etc/passwd", "mkdir /new", "rm /etc/passwd", "rmdir /home",
-            "chmod 777 /etc", "chown 1 /etc", "mv /etc /new", "ln -s x /new", "ln /etc/passwd /new",
+            "chmod 777 /etc", "chown 0 /etc", "mv /etc /new", "ln -s x /new", "ln /etc/passwd /new",
             "touch /etc/passwd", "mknod /new p",
         ];
         for attempt in attempts {
@@ -99,8 +99,8 @@ promises! {
     fn the_hosts_mounts_are_gone(setup) {
         let mounts = setup.prints("cut -d' ' -f5 /proc/self/mountinfo | grep -v ^/proc/ | sort -u");
         let devices = match setup.spec(&[]).ids {
-            Ids::Shifted { .. } => "/dev/shm\n",
-            Ids::Own => "/dev/full\n/dev/null\n/dev/random\n/dev/shm\n/dev/tty\n/dev/urandom\n/dev/zero\n",
+            Ids::Shifted { .. } => "/dev/pts\n/dev/shm\n",
+            Ids::Own => "/dev/full\n/dev/null\n/dev/pts\n/dev/random\n/dev/shm\n/dev/tty\n/dev/urandom\n/dev/zero\n",
         };
         assert_eq!(mounts, format!("/\n/dev\n{devices}/proc\n/run\n/tmp\n/var/tmp\n"));
     }

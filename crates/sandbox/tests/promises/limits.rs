@@ -163,6 +163,24 @@ promises! {
         assert_eq!(beside.finish(b"8\n").success(), "got it\n");
     }
 
+    // Or it is killed for it, where all that sockets hold is counted as memory.
+    fn what_waits_in_sockets_is_limited(setup) {
+        if !kept(setup, memory(32 * MIB)) {
+            return;
+        }
+        let zygote = setup.open_limited(&setup.spec(&["attack", "fill-sockets"]), memory(32 * MIB));
+        let output = Running::start(&zygote).finish(b"");
+        if output.last == exited(0) {
+            let filled: u64 = output.stdout.trim().parse().unwrap();
+            assert!(filled <= 40, "{filled} MiB");
+        } else {
+            assert_eq!(output.last, Event::Exited(WaitStatus::Signalled(libc::SIGKILL)));
+        }
+        let unlimited = setup.open(&setup.spec(&["attack", "fill-sockets"]));
+        let filled: u64 = Running::start(&unlimited).finish(b"").success().trim().parse().unwrap();
+        assert!(filled > 40, "{filled} MiB: this shows nothing");
+    }
+
     fn private_folders_count_as_memory_and_hurt_nobody_else(setup) {
         if !kept(setup, memory(32 * MIB)) {
             return;

@@ -32,4 +32,5 @@ mod own_program;
 mod places;
 mod privilege;
 mod proc_and_dev;
+mod terminals;
 mod writable;

@@ -1,19 +1,64 @@
-//! A process has no network, or the host's where it is given that.
+//! A process has no network, a loopback of its own, or the host's where it is given that.
 
 use sandbox::{Network, Spec, Writable};
 
-use crate::support::promises;
+use crate::support::{Running, promises};
+
+fn sealed(spec: Spec) -> Spec {
+    Spec {
+        network: Network::Sealed,
+        ..spec
+    }
+}
 
 promises! {
+    fn a_loopback_answers_and_nothing_else(setup) {
+        let output = setup.run(&setup.spec(&["probe", "loopback"]), b"").success();
+        let unreachable = "ENETUNREACH";
+        let wanted = [
+            ("tcp4", "ok"), ("tcp4-out", unreachable), ("udp4", "ok"), ("udp4-out", unreachable),
+            ("tcp6", "ok"), ("tcp6-out", unreachable), ("udp6", "ok"), ("udp6-out", unreachable),
+            ("raw", "EPROTONOSUPPORT"), ("packet", "EPERM"), ("ping", "EPROTONOSUPPORT"),
+            ("mptcp", "EPROTONOSUPPORT"), ("routes", "EOPNOTSUPP"), ("audit", "EPROTONOSUPPORT"),
+        ];
+        let wanted = wanted.map(|(name, result)| format!("{name} {result}\n"));
+        assert_eq!(output, wanted.concat());
+    }
+
+    // Two programs, as a shell would join them.
+    fn one_program_talks_to_another(setup) {
+        let script = "nc -l -p 4711 -e cat & until echo hello | nc 127.0.0.1 4711 2>/dev/null; do :; done; wait";
+        assert_eq!(setup.prints(script), "hello\n");
+    }
+
+    // Each in a network of its own, in which all ports are free.
+    fn two_processes_do_not_meet(setup) {
+        let zygote = setup.open(&setup.script("nc -l -p 4711 -e cat & until echo here | nc 127.0.0.1 4711; do :; done; read go"));
+        let mut both = [Running::start(&zygote), Running::start(&zygote)];
+        for running in &mut both {
+            assert_eq!(running.line(), "here");
+        }
+    }
+
+    // Whoever closes a connection first leaves it behind for a minute, in its network.
+    fn connections_that_linger_are_for_one_process(setup) {
+        let zygote = setup.open(&setup.script("nc -ll -p 4711 -e true & n=0; until nc 127.0.0.1 4711 </dev/null 2>/dev/null; do :; done; \
+             while [ $n -lt 50 ]; do nc 127.0.0.1 4711 </dev/null; n=$((n+1)); done; wc -l < /proc/net/tcp"));
+        for _ in 0..3 {
+            let lines: u32 = Running::start(&zygote).finish(b"").success().trim().parse().unwrap();
+            assert!((2..60).contains(&lines), "{lines}");
+        }
+    }
+
     fn there_is_no_interface_but_a_loopback_that_is_down(setup) {
         let script = "cat /proc/net/dev | tail -n +3 | cut -d: -f1 | tr -d ' '; cat /sys/class/net/lo/operstate 2>/dev/null; ip -o link show lo | grep -c ',UP' ; cat /proc/net/route | wc -l";
-        let output = setup.run(&setup.script(script), b"");
+        let output = setup.run(&sealed(setup.script(script)), b"");
         assert_eq!(output.stdout, "lo\n0\n0\n", "{output:?}");
     }
 
     fn nothing_answers_not_even_oneself(setup) {
         for address in ["127.0.0.1", "::1", "192.0.2.1"] {
-            let output = setup.run(&setup.script(&format!("nc -w 1 {address} 80")), b"");
+            let output = setup.run(&sealed(setup.script(&format!("nc -w 1 {address} 80"))), b"");
             assert!(
                 output.stderr.contains("Address family not supported"),
                 "{output:?}"

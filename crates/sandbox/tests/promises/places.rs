@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 
 use sandbox::{Event, Network, Spec, Writable};
 
-use crate::support::{Output, Running, Setup, exited, promises};
+use crate::support::{Output, Running, Setup, exited, promises, with_listener};
 
 /// Says which place it is in.
 const ON_REQUEST: &str = "attack place; read what; $what";
@@ -38,6 +38,19 @@ fn nobody_sees(setup: &Setup, spec: &Spec, traces: &[&str]) {
     }
 }
 
+/// In some containers somebody listens to a filter already, and the kernel lets nobody else.
+#[test]
+fn where_nobody_hears_of_sockets_no_network_is_used_again() {
+    for test in [
+        "network::a_loopback_answers_and_nothing_else",
+        "places::sockets_of_a_killed_process_are_not_met_in_its_network",
+    ] {
+        for user in ["as_root", "rootless"] {
+            with_listener(&format!("promises::{test}::{user}"));
+        }
+    }
+}
+
 promises! {
     fn a_place_without_a_trace_is_used_again(setup) {
         let zygote = setup.open(&setup.script(ON_REQUEST));
@@ -62,7 +75,7 @@ promises! {
         let traces = [
             "file", "removed-file", "folder", "mode", "mode-and-back", "times",
             "memory", "semaphores", "messages", "process", "socket", "unnamed-file",
-            "files", "ids", "objects", "looked-for",
+            "files", "ids", "objects", "looked-for", "internet", "no-route", "packets", "terminal",
         ];
         nobody_sees(setup, &setup.script(ON_REQUEST), &traces);
     }
@@ -92,6 +105,16 @@ promises! {
         ];
         let spec = Spec { user: "www".into(), ..setup.script(ON_REQUEST) };
         nobody_sees(setup, &spec, &traces);
+    }
+
+    // A link without a loopback has nothing to be asked about.
+    fn one_of_a_sealed_link_is(setup) {
+        let spec = Spec { network: Network::Sealed, ..setup.script(ON_REQUEST) };
+        let zygote = setup.open(&spec);
+        let run = || Running::start(&zygote).finish(b"attack trace internet\n");
+        let first = run();
+        assert_eq!(first.stdout.lines().nth(1), Some("Address family not supported by protocol"));
+        assert_eq!(place(&run()), place(&first));
     }
 
     fn one_with_a_root_that_was_not_written_to_is(setup) {
@@ -128,9 +151,9 @@ promises! {
     // Its network is used again with the place of another init.
     fn sockets_of_a_killed_process_are_not_met_in_its_network(setup) {
         let zygote = setup.open(&setup.script("read what; exec $what"));
-        for _ in 0..5 {
+        for trace in ["socket", "packets", "socket", "no-route", "socket"] {
             let mut killed = Running::start(&zygote);
-            killed.tell("attack trace socket and-wait");
+            killed.tell(&format!("attack trace {trace} and-wait"));
             assert_eq!(killed.line(), "left");
             killed.process.kill();
             while killed.event() != Event::Gone {}

@@ -1,6 +1,7 @@
 // Tries from inside what a shell cannot. Linked statically, so that it runs in
 // any root. Each line of output is a name and "ok" or an error's name.
 #define _GNU_SOURCE
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/keyctl.h>
@@ -8,6 +9,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <termios.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/ptrace.h>
@@ -15,6 +17,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -81,6 +84,27 @@ static void forbidden(void) {
   report("settimeofday", syscall(SYS_settimeofday, bad, 0));
 }
 
+// As a leak checker looks at other threads.
+static void trace(void) {
+  pid_t child = fork();
+  if (child == 0) pause(), _exit(0);
+  char registers[4096];
+  struct iovec room = {registers, sizeof registers};
+  report("attach", ptrace(PTRACE_ATTACH, child, 0, 0));
+  report("wait", waitpid(child, NULL, __WALL));
+  report("registers", ptrace(PTRACE_GETREGSET, child, (void *)1 /* NT_PRSTATUS */, &room));
+  errno = 0;
+  report("memory", ptrace(PTRACE_PEEKDATA, child, registers, 0));
+  report("set-registers", ptrace(PTRACE_SETREGSET, child, (void *)1, &room));
+  report("filter", ptrace((enum __ptrace_request)0x420c /* PTRACE_SECCOMP_GET_FILTER */, child, 0, 0));
+  report("detach", ptrace(PTRACE_DETACH, child, 0, 0));
+  report("seize", ptrace(PTRACE_SEIZE, child, 0, 0));
+  report("init", ptrace(PTRACE_ATTACH, 1, 0, 0));
+  report("be-traced", ptrace(PTRACE_TRACEME, 0, 0, 0));
+  kill(child, SIGKILL);
+  waitpid(child, NULL, 0);
+}
+
 static void absent(void) {
   report("clone3", syscall(SYS_clone3, 0, 0));
   report("a-number-of-the-future", syscall(5000));
@@ -99,6 +123,77 @@ static void allowed(void) {
   report("mkfifo", mkfifo("/tmp/fifo", 0600));
 }
 
+// Talks to itself over the loopback.
+static long talks(int family, int kind) {
+  struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+  struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_addr = in6addr_loopback};
+  void *address = family == AF_INET ? (void *)&v4 : &v6;
+  socklen_t length = family == AF_INET ? sizeof v4 : sizeof v6;
+  char byte = 0;
+  int here = socket(family, kind, 0), there = socket(family, kind, 0);
+  if (bind(there, address, length) != 0 || getsockname(there, address, &length) != 0 ||
+      (kind == SOCK_STREAM && listen(there, 1) != 0) || connect(here, address, length) != 0)
+    return -1;
+  if (kind == SOCK_STREAM) there = accept(there, NULL, NULL);
+  return write(here, "x", 1) == 1 && read(there, &byte, 1) == 1 && byte == 'x' ? 0 : -1;
+}
+
+// Beyond the loopback is nothing.
+static long goes_out(int family, int kind) {
+  struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = 9};
+  struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_port = 9};
+  inet_pton(AF_INET, "192.0.2.1", &v4.sin_addr);
+  inet_pton(AF_INET6, "2001:db8::1", &v6.sin6_addr);
+  void *address = family == AF_INET ? (void *)&v4 : &v6;
+  return connect(socket(family, kind, 0), address, family == AF_INET ? sizeof v4 : sizeof v6);
+}
+
+static void loopback(void) {
+  const int families[] = {AF_INET, AF_INET6}, kinds[] = {SOCK_STREAM, SOCK_DGRAM};
+  const char *const names[] = {"tcp4", "udp4", "tcp6", "udp6"}, *const outside[] = {"tcp4-out", "udp4-out", "tcp6-out", "udp6-out"};
+  for (int at = 0; at < 4; at++) {
+    report(names[at], talks(families[at / 2], kinds[at % 2]));
+    report(outside[at], goes_out(families[at / 2], kinds[at % 2]));
+  }
+  report("raw", socket(AF_INET, SOCK_RAW, IPPROTO_TCP));
+  report("packet", socket(AF_PACKET, SOCK_RAW, 0));
+  report("ping", socket(AF_INET, SOCK_DGRAM, IPPROTO_ICMP));
+  report("mptcp", socket(AF_INET, SOCK_STREAM, 262));
+  report("routes", socket(AF_NETLINK, SOCK_RAW, 0));
+  report("audit", socket(AF_NETLINK, SOCK_RAW, 9));
+}
+
+// A terminal of its own, which a child has for its standard streams.
+static void terminal(void) {
+  char name[64], text[64] = "";
+  int here = posix_openpt(O_RDWR | O_NOCTTY);
+  report("ptmx", here);
+  report("grantpt", grantpt(here));
+  report("unlockpt", unlockpt(here));
+  report("ptsname", -ptsname_r(here, name, sizeof name));
+  pid_t child = fork();
+  if (child == 0) {
+    setsid();
+    int there = open(name, O_RDWR);
+    for (int at = 0; at < 3; at++) dup2(there, at);
+    if (open("/dev/tty", O_RDWR) < 0 || !isatty(0) || !isatty(1)) _exit(1);
+    execl("/bin/sh", "sh", "-c", "tty", NULL);
+  }
+  int status;
+  waitpid(child, &status, 0);
+  errno = EIO;
+  report("child", status == 0 && read(here, text, sizeof text - 1) > 0 && !strncmp(text, name, strlen(name)) ? 0 : -1);
+  int other = open(name, O_RDWR | O_NOCTTY), discipline = 3;
+  report("change-its-mode", fchmod(other, 0666));
+  report("change-its-owner", chown(name, 0, 0));
+  report("change-the-multiplexer", utimensat(AT_FDCWD, "/dev/pts/ptmx", NULL, 0));
+  report("other-discipline", ioctl(other, TIOCSETD, &discipline));
+  report("type-into-it", ioctl(other, TIOCSTI, "x"));
+  int more = 1;
+  while (posix_openpt(O_RDWR | O_NOCTTY) >= 0) more++;
+  printf("%d %s\n", more, strerrorname_np(errno));
+}
+
 int main(int count, char **arguments) {
   const char *what = count > 1 ? arguments[1] : "";
   if (!strcmp(what, "forbidden")) {
@@ -107,6 +202,12 @@ int main(int count, char **arguments) {
     absent();
   } else if (!strcmp(what, "allowed")) {
     allowed();
+  } else if (!strcmp(what, "loopback")) {
+    loopback();
+  } else if (!strcmp(what, "terminal")) {
+    terminal();
+  } else if (!strcmp(what, "trace")) {
+    trace();
   } else if (!strcmp(what, "ids")) {
     uid_t uids[3];
     gid_t gids[3];

@@ -38,9 +38,9 @@ promises! {
 
     fn dev_has_what_every_program_needs_and_no_more(setup) {
         assert_eq!(
-            setup.prints("ls -A /dev; cd /dev; for f in fd stdin stdout stderr; do readlink $f; done"),
-            "fd\nfull\nnull\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero\n\
-             /proc/self/fd\n/proc/self/fd/0\n/proc/self/fd/1\n/proc/self/fd/2\n"
+            setup.prints("ls -A /dev; cd /dev; for f in fd ptmx stdin stdout stderr; do readlink $f; done"),
+            "fd\nfull\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero\n\
+             /proc/self/fd\npts/ptmx\n/proc/self/fd/0\n/proc/self/fd/1\n/proc/self/fd/2\n"
         );
     }
 

@@ -44,8 +44,8 @@ promises! {
     fn nothing_of_how_it_is_made_is_visible(setup) {
         let script = "ls -A / /tmp /var/tmp /run /dev/shm; cut -d' ' -f5 /proc/self/mountinfo | grep -v ^/proc/ | sort -u | tr '\\n' ' '";
         let devices = match setup.spec(&[]).ids {
-            Ids::Shifted { .. } => "/dev/shm",
-            Ids::Own => "/dev/full /dev/null /dev/random /dev/shm /dev/tty /dev/urandom /dev/zero",
+            Ids::Shifted { .. } => "/dev/pts /dev/shm",
+            Ids::Own => "/dev/full /dev/null /dev/pts /dev/random /dev/shm /dev/tty /dev/urandom /dev/zero",
         };
         assert_eq!(
             setup.run(&writable(setup, script), b"").success(),

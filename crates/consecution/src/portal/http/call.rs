@@ -1,13 +1,13 @@
 //! One call of a chain: request in, reply out.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body as HttpBody;
 use axum::extract::Request;
 use axum::http::header::{CONNECTION, CONTENT_TYPE, HeaderValue, TRAILER};
-use axum::http::{StatusCode, Version};
+use axum::http::{StatusCode, Uri, Version};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use chain::Chain;
@@ -22,6 +22,7 @@ use super::spool::{End, Mode, News};
 use super::upload::{Progress, Upload};
 use super::{Offered, Site, headers, log};
 use crate::http::{self, Client, Reset};
+use crate::parameters::{self, FormError};
 use crate::portal::{ChainError, ChainReply, ChainRequest, FailureReason, Report};
 use crate::trace::{CallId, Trace, TraceParent};
 use crate::transport::{Body, Cut};
@@ -34,7 +35,7 @@ const SETTLE_WAIT_MAX: Duration = Duration::from_millis(10);
 /// A complete reply of less than this needs no task and no spool.
 const SMALL_BYTES_MAX: usize = 64 * 1024;
 
-/// The type of a chain's output: nobody knows more of it.
+/// The type of a chain's output if its file does not say: nobody knows more of it.
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
 /// The trailers of a reply that began before its end was known.
@@ -96,8 +97,13 @@ pub(super) async fn call(
     if upload.is_announced_too_large() {
         return call.refuse_size();
     }
+    let parameters = match call.parameters(&head.uri) {
+        Ok(parameters) => parameters,
+        Err(error) => return call.refuse_query(&error),
+    };
     let reply = chain.portal.stream(ChainRequest {
         body: Body::new(upload),
+        parameters,
         trace,
         stderr: None,
         // While this is held, the client may give the call up.
@@ -126,6 +132,15 @@ pub(super) async fn call(
 }
 
 impl Call<'_> {
+    /// The values of parameters in the query of a request. The query of a chain without
+    /// parameters is ignored.
+    fn parameters(&self, uri: &Uri) -> Result<BTreeMap<String, String>, FormError> {
+        match uri.query() {
+            Some(query) if !self.chain.parameters.is_empty() => parameters::read(query),
+            _ => Ok(BTreeMap::new()),
+        }
+    }
+
     /// The reply to a call, as soon as it begins.
     async fn reply(&mut self, reply: ChainReply, is_duplex: bool) -> Response {
         let ChainReply { mut body, report } = reply;
@@ -212,7 +227,7 @@ impl Call<'_> {
     fn running(&mut self, run: Run, bytes: Option<u64>) -> Response {
         let (tracked, reset) = (self.tracked.take(), self.reset.clone());
         let running = Running::new(run, bytes, tracked, reset, self.id, self.chain);
-        octets(HttpBody::new(running))
+        self.output(HttpBody::new(running))
     }
 
     /// The run has ended.
@@ -230,7 +245,7 @@ impl Call<'_> {
     }
 
     fn whole(&mut self, report: Report, bytes: Bytes) -> Response {
-        let mut response = octets(bytes.into());
+        let mut response = self.output(bytes.into());
         headers::insert(&report, response.headers_mut());
         self.end(&Ok(report));
         log::success(&self.chain.name, self.id);
@@ -252,6 +267,23 @@ impl Call<'_> {
         log::fault(chain, self.id, cut, status);
         let detail = cut.to_string();
         Problem::of_chain(chain, status, "a fault of ours", detail, self.id).into_response()
+    }
+
+    /// A reply with the chain's output.
+    fn output(&self, body: HttpBody) -> Response {
+        let mut response = Response::new(body);
+        let kind = self.chain.content_type.as_deref();
+        let kind = kind.and_then(|kind| HeaderValue::from_str(kind).ok());
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, kind.unwrap_or(OCTETS));
+        response
+    }
+
+    fn refuse_query(&mut self, error: &FormError) -> Response {
+        self.fail(Kind::Parameter);
+        let problem = Problem::of_query(&self.chain.name, error, self.id);
+        log::refused(&self.chain.name, self.id, problem.status(), error);
+        problem.into_response()
     }
 
     fn refuse_size(&mut self) -> Response {
@@ -320,12 +352,6 @@ fn joined(mut chunks: Vec<Bytes>) -> Bytes {
         1 => chunks.remove(0),
         _ => chunks.concat().into(),
     }
-}
-
-fn octets(body: HttpBody) -> Response {
-    let mut response = Response::new(body);
-    response.headers_mut().insert(CONTENT_TYPE, OCTETS);
-    response
 }
 
 async fn failed(site: &Site, error: &ChainError, call_id: &CallId) -> Response {

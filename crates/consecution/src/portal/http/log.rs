@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use axum::http::StatusCode;
 
 use super::headers::milliseconds;
+use crate::parameters::FormError;
 use crate::portal::{ChainError, FailureReason};
 use crate::trace::CallId;
 use crate::transport::Cut;
@@ -15,10 +16,10 @@ use crate::transport::Cut;
 /// How much of the end of a failed link's standard error a line shows.
 const STDERR_BYTES_MAX: usize = 4096;
 
-/// Logs that a call has failed: as a warning, unless the caller has broken off.
+/// Logs that a call has failed: as a warning, unless the caller is to blame.
 pub(super) fn failure(what: &str, error: &ChainError, call_id: &CallId, status: StatusCode) {
     let (chain, status) = (&error.chain, status.as_u16());
-    if let FailureReason::InputCut(_) = error.reason {
+    if error.reason.is_the_callers() {
         tracing::info!(%call_id, chain, status, "{what}: {error}");
         return;
     }
@@ -42,6 +43,12 @@ pub(super) fn failure(what: &str, error: &ChainError, call_id: &CallId, status: 
         stderr = last_lines(&error.stderr).as_deref(),
         "{what}: {error}"
     );
+}
+
+/// Logs that a call was refused because its query cannot be read.
+pub(super) fn refused(chain: &str, call_id: &CallId, status: StatusCode, error: &FormError) {
+    let status = status.as_u16();
+    tracing::info!(%call_id, chain, status, "a call failed: failed to {error}");
 }
 
 /// Logs that a call has succeeded.

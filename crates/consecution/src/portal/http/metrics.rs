@@ -35,13 +35,14 @@ pub(super) enum Kind {
     Lost,
     NoOutput,
     InputCut,
+    Parameter,
     TooLarge,
     ClientGone,
     Stalled,
 }
 
 impl Kind {
-    const ALL: [(Kind, &str); 13] = [
+    const ALL: [(Kind, &str); 14] = [
         (Kind::Exited, "exited"),
         (Kind::Signalled, "signalled"),
         (Kind::CannotStart, "cannot_start"),
@@ -52,6 +53,7 @@ impl Kind {
         (Kind::Lost, "lost"),
         (Kind::NoOutput, "no_output"),
         (Kind::InputCut, "input_cut"),
+        (Kind::Parameter, "parameter"),
         (Kind::TooLarge, "too_large"),
         (Kind::ClientGone, "client_gone"),
         (Kind::Stalled, "stalled"),
@@ -69,6 +71,7 @@ impl Kind {
             FailureReason::DeadlinePassed => Kind::Deadline,
             FailureReason::Lost(_) => Kind::Lost,
             FailureReason::InputCut(_) => Kind::InputCut,
+            FailureReason::Parameter(_) => Kind::Parameter,
         }
     }
 }

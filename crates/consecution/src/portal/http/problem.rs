@@ -6,7 +6,9 @@ use serde::Serialize;
 
 use super::headers;
 use crate::http;
+use crate::parameters::FormError;
 use crate::portal::{ChainError, FailureReason};
+use crate::text::excerpt;
 use crate::trace::CallId;
 
 /// A call's failure.
@@ -29,8 +31,23 @@ pub(super) struct Problem {
     #[serde(skip_serializing_if = "Option::is_none")]
     stderr: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pipestatus: Option<String>,
+    /// The parameter that is to blame, and its value and pattern.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameter: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pattern: Option<String>,
 }
+
+/// The title of a problem with the values of a chain's parameters.
+const WRONG_PARAMETERS: &str = "the parameters are wrong";
+
+/// The most characters of a name or a value that a problem shows.
+const VALUE_CHARS_MAX: usize = 200;
 
 impl Problem {
     /// A failure of a call of `chain` for which no link is to blame.
@@ -58,6 +75,15 @@ impl Problem {
         self
     }
 
+    /// A query that cannot be read.
+    pub(super) fn of_query(chain: &str, error: &FormError, call_id: &CallId) -> Problem {
+        let detail = format!("failed to {error}");
+        let status = StatusCode::BAD_REQUEST;
+        let mut problem = Problem::of_chain(chain, status, WRONG_PARAMETERS, detail, call_id);
+        problem.parameter = error.name();
+        problem
+    }
+
     /// What made a run fail.
     pub(super) fn of_run(error: &ChainError, call_id: &CallId) -> Problem {
         let (status, title) = match &error.reason {
@@ -80,16 +106,25 @@ impl Problem {
                 StatusCode::BAD_REQUEST,
                 "the request's body is not complete",
             ),
+            FailureReason::Parameter(_) => (StatusCode::BAD_REQUEST, WRONG_PARAMETERS),
         };
         let detail = error.to_string();
         let mut problem = Problem::of_chain(&error.chain, status, title, detail, call_id);
+        if let FailureReason::Parameter(error) = &error.reason {
+            let shown = |text| excerpt(text, VALUE_CHARS_MAX);
+            problem.parameter = error.name().map(shown);
+            problem.value = error.value().map(shown);
+            problem.pattern = error.pattern().map(str::to_owned);
+            return problem;
+        }
         problem.pipestatus = Some(headers::pipestatus(&error.report));
         // If the caller broke off, no link is to blame.
-        if !matches!(error.reason, FailureReason::InputCut(_)) {
+        if !error.reason.is_the_callers() {
             problem.link_index = Some(error.index);
             problem.link_name = Some(error.name.clone());
             problem.runner = error.runner.as_deref().map(str::to_owned);
             problem.stderr = Some(String::from_utf8_lossy(&error.stderr).into_owned());
+            problem.hint = error.hint.as_deref().map(str::to_owned);
         }
         match error.reason {
             FailureReason::Exited(code) => problem.exit_code = Some(code),
@@ -109,6 +144,7 @@ impl IntoResponse for Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::portal::failure::LastWords;
     use crate::portal::{LinkReport, Report};
     use bytes::Bytes;
     use chain::Chain;
@@ -127,7 +163,11 @@ mod tests {
         let report = Report {
             links: vec![link(None), link(Some("north"))],
         };
-        let error = ChainError::new(&chain, 1, reason, Bytes::from_static(b"no \xff\n"), report);
+        let said = LastWords {
+            stderr: Bytes::from_static(b"no \xff\n"),
+            hint: Some("try less".into()),
+        };
+        let error = ChainError::new(&chain, 1, reason, said, report);
         let id = CallId::new(Some(b"seven"));
         serde_json::to_value(Problem::of_run(&error, &id)).unwrap()
     }
@@ -138,7 +178,7 @@ mod tests {
             "status": 502, "title": "a link failed",
             "detail": "link 2 'grep' (b grep) on runner 'north' exited with code 3",
             "call_id": "seven", "chain": "words", "link_index": 1, "link_name": "grep",
-            "runner": "north", "exit_code": 3, "stderr": "no \u{fffd}\n", "pipestatus": "-,-",
+            "runner": "north", "exit_code": 3, "stderr": "no \u{fffd}\n", "hint": "try less", "pipestatus": "-,-",
         });
         assert_eq!(problem(FailureReason::Exited(3)), wanted);
         let killed = problem(FailureReason::Signalled(9));

@@ -61,7 +61,7 @@ impl World {
             scratch_bytes: SCRATCH_BYTES_DEFAULT,
             input: sandbox::Input::Pipe,
             output: sandbox::Output::Pipe,
-            network: Network::None,
+            network: Network::Loopback,
             hostname: "inside".to_owned(),
             ids: Ids::detect(),
         };

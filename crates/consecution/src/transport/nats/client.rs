@@ -22,11 +22,12 @@ use super::exchange::credit::{FRAME_BYTES_MAX, window};
 use super::exchange::duplex::Duplex;
 use super::exchange::line::{Line, Next};
 use super::exchange::state::{Broken, Event, Exchange};
-use super::wire::header::{HEADERS_BYTES_MAX, Malformed};
+use super::wire::header::{HEADERS_BYTES_MAX, Malformed, SET_BYTES_MAX};
 use super::wire::kind::{Kind, kind_to_caller};
 use super::wire::reply::{self, End, ReplyHead};
 use super::wire::request::{Offer, RequestHead};
 use super::wire::subject;
+use crate::parameters;
 use crate::transport::{
     Body, Cut, Ending, Outcome, PendingOutcome, Refusal, RefusalReason, Reply, Request,
 };
@@ -88,8 +89,19 @@ pub(crate) async fn call(
         }
     };
     let room = client.max_payload().min(WHOLE_BYTES_MAX);
+    let room = room.saturating_sub(HEADERS_BYTES_MAX);
+    let bytes = parameters::written_bytes(&request.parameters);
+    let bytes_max = room.min(SET_BYTES_MAX);
+    if bytes > bytes_max {
+        let reason = format!(
+            "the values of its parameters take {bytes} bytes in a message, \
+             of which NATS and runners take at most {bytes_max}"
+        );
+        let reason = RefusalReason::Malformed(reason.into());
+        return Err(Refusal { request, reason });
+    }
     let (mut call, mailbox) = (Call::new(shared, client, request), shared.inbox.open());
-    call.gather(room.saturating_sub(HEADERS_BYTES_MAX)).await;
+    call.gather(room - bytes).await;
     if mailbox.messages.is_closed() {
         // The client would send the request once the connection is back, though nobody
         // waits for it any more.
@@ -155,6 +167,7 @@ impl<'a> Call<'a> {
             is_probe: false,
             must_confirm: !self.request.is_repeatable,
             following: Arc::clone(&self.request.following),
+            parameters: Arc::clone(&self.request.parameters),
         };
         let headers = head.write(Instant::now());
         let (link, reply) = (subject::of_link(id).into(), mailbox.subject.clone());

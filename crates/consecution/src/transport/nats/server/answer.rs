@@ -17,7 +17,7 @@ use crate::transport::nats::exchange::duplex::Duplex;
 use crate::transport::nats::exchange::line::Line;
 use crate::transport::nats::exchange::state::{ALIVE_EVERY, Broken, Event, Exchange};
 use crate::transport::nats::exchange::{answerer, credit};
-use crate::transport::nats::wire::header::HEADERS_BYTES_MAX;
+use crate::transport::nats::wire::header::{HEADERS_BYTES_MAX, Malformed};
 use crate::transport::nats::wire::outcome;
 use crate::transport::nats::wire::reply::{self, Fault};
 use crate::transport::nats::wire::request::{Offer, RequestHead};
@@ -73,6 +73,7 @@ impl Answer<'_> {
             trace: self.head.trace.clone(),
             deadline: self.head.deadline,
             stderr,
+            parameters: Arc::clone(&self.head.parameters),
             following: Arc::clone(&self.head.following),
             is_repeatable: !self.head.must_confirm,
             waiting: Waiting::default(),
@@ -302,6 +303,7 @@ fn listen() -> (mpsc::Sender<Bytes>, Source) {
 fn fault(refusal: Refusal) -> Fault {
     match refusal.reason {
         RefusalReason::CannotStart(reason) => Fault::CannotStart(reason),
+        RefusalReason::Malformed(reason) => Fault::Malformed(Malformed(reason.to_string())),
         RefusalReason::Busy | RefusalReason::NoRunner | RefusalReason::Unreachable(_) => {
             Fault::Busy
         }

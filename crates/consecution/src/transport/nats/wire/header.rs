@@ -8,8 +8,14 @@ use std::sync::Arc;
 use async_nats::{HeaderMap, HeaderName};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
 
-/// The most bytes of all headers of a message together, without standard error.
+/// The most bytes of all headers of a message together, without standard error and without
+/// values of parameters.
 pub(crate) const HEADERS_BYTES_MAX: usize = 6 * 1024;
+
+/// The most bytes of a request's values of parameters. One value of the most bytes that there
+/// can be fits, however many of them must be escaped, and all of it fits into a message of
+/// the size that servers allow by default, 1 MiB.
+pub(crate) const SET_BYTES_MAX: usize = 512 * 1024;
 
 /// The most bytes of a name, and of a reason, once escaped: enough for a reader, and little
 /// enough that all headers fit in [`HEADERS_BYTES_MAX`].

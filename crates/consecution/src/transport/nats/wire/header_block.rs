@@ -5,10 +5,11 @@
 
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
 
-use super::header::Malformed;
+use super::header::{Malformed, SET_BYTES_MAX};
+use super::subject::SET;
 
-/// The most bytes of a request's headers: several times what all headers of the protocol
-/// take, and still quick to read.
+/// The most bytes of a request's headers beside values of parameters: several times what all
+/// others of the protocol take, and still quick to read.
 const BLOCK_BYTES_MAX: usize = 32 * 1024;
 
 /// The most lines of a request's headers, for the same reasons.
@@ -19,9 +20,9 @@ const LINES_MAX: usize = 256;
 /// # Errors
 /// It is malformed.
 pub(crate) fn read(block: &[u8]) -> Result<HeaderMap, Malformed> {
-    if block.len() > BLOCK_BYTES_MAX {
-        let what = format!("its headers have more than {BLOCK_BYTES_MAX} bytes");
-        return Err(Malformed(what));
+    // Not even looked at if it is too large whatever is in it.
+    if block.len() > BLOCK_BYTES_MAX + SET_BYTES_MAX {
+        return Err(too_large());
     }
     let text = str::from_utf8(block).map_err(|_| malformed("its headers are not UTF-8"))?;
     let mut lines = text.lines();
@@ -34,13 +35,24 @@ pub(crate) fn read(block: &[u8]) -> Result<HeaderMap, Malformed> {
         return Err(Malformed(what));
     }
     let mut headers = HeaderMap::new();
+    let mut bytes_left = BLOCK_BYTES_MAX;
     for line in lines.filter(|line| !line.is_empty()) {
         let (name, value) = field(line).ok_or_else(|| {
             malformed("each of its headers must be a line `Name: value`, the name in visible ASCII")
         })?;
+        if name != SET {
+            let left = bytes_left.checked_sub(line.len());
+            bytes_left = left.ok_or_else(too_large)?;
+        }
         headers.append(name, value);
     }
     Ok(headers)
+}
+
+fn too_large() -> Malformed {
+    let set: &str = SET.as_ref();
+    let what = format!("its headers have more than {BLOCK_BYTES_MAX} bytes beside `{set}`");
+    Malformed(what)
 }
 
 /// Writes headers as a client publishes them.
@@ -85,6 +97,19 @@ mod tests {
         assert_eq!(read(&write(&headers)).unwrap(), headers);
         assert!(read(b"NATS/1.0\r\n\r\n").unwrap().is_empty());
         assert!(read(b"NATS/1.0").unwrap().is_empty());
+    }
+
+    #[test]
+    fn values_of_parameters_may_have_more_bytes_than_all_else() {
+        let block = |bytes: usize, others: usize| {
+            let (set, others) = ("x".repeat(bytes), "x".repeat(others));
+            let block = format!("NATS/1.0\r\nConsecution-Set: a={set}\r\nA: {others}\r\n\r\n");
+            read(block.as_bytes()).map(|headers| headers.len())
+        };
+        assert_eq!(block(SET_BYTES_MAX - 2, 1000), Ok(2));
+        assert_eq!(block(10, BLOCK_BYTES_MAX - 10), Ok(2));
+        assert!(block(10, BLOCK_BYTES_MAX).is_err());
+        assert!(block(SET_BYTES_MAX, BLOCK_BYTES_MAX).is_err());
     }
 
     #[test]

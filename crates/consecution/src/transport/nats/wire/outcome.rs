@@ -1,6 +1,7 @@
 //! How a call ended, as headers of a reply or of the last frame: one set for the called
 //! link, and one for each joined link.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -9,7 +10,7 @@ use super::header::{
     Malformed, REASON_BYTES_MAX, bad, escape_end, line, number, shortened, text_of, unescape, value,
 };
 use super::subject::{ENDING, ERROR, ERROR_CODE, OF_LINKS, OfLink};
-use crate::transport::{Ending, Outcome, OutputLeft, STDERR_TAIL_BYTES_MAX};
+use crate::transport::{Ending, HINT_BYTES_MAX, Outcome, OutputLeft, STDERR_TAIL_BYTES_MAX};
 
 /// The most bytes of the line that describes a failure to people.
 const ERROR_BYTES_MAX: usize = 1024;
@@ -50,6 +51,7 @@ fn read_link(headers: &HeaderMap, of_link: &OfLink, ending: &str) -> Result<Outc
     Ok(Outcome {
         stderr: stderr.into(),
         elapsed: Duration::from_micros(elapsed),
+        hint: value(headers, &of_link.hint).map(hint_of),
         output: match value(headers, &of_link.output) {
             None => OutputLeft::Given,
             Some("missing") => OutputLeft::Missing,
@@ -58,6 +60,10 @@ fn read_link(headers: &HeaderMap, of_link: &OfLink, ending: &str) -> Result<Outc
         },
         ..Outcome::new(ending)
     })
+}
+
+fn hint_of(escaped: &str) -> Arc<str> {
+    line(&text_of(escaped), HINT_BYTES_MAX).into()
 }
 
 fn ending_of(text: &str) -> Option<Ending> {
@@ -74,8 +80,8 @@ fn ending_of(text: &str) -> Option<Ending> {
     })
 }
 
-/// Adds how a call ended, with the end of standard error: at most `room` bytes over all
-/// links, once escaped.
+/// Adds how a call ended, with hints and the end of standard error: at most `room` bytes
+/// of these over all links, once escaped.
 pub(crate) fn write(headers: &mut HeaderMap, outcome: &Outcome, runner: &str, room: usize) {
     let share = room / (1 + outcome.joined.len());
     for (at, (link, of_link)) in outcome.links().zip(OF_LINKS.iter()).enumerate() {
@@ -124,6 +130,14 @@ fn write_link(
     }
     let elapsed = u64::try_from(link.elapsed.as_micros()).unwrap_or(u64::MAX);
     headers.insert(of_link.elapsed_us.clone(), elapsed.to_string());
+    let hint = link.hint.as_deref();
+    let hint = hint.map(|hint| shortened(hint, HINT_BYTES_MAX));
+    // A part of a hint is no use.
+    let hint = hint.filter(|hint| hint.len() <= room);
+    let room = room - hint.as_ref().map_or(0, String::len);
+    if let Some(hint) = hint {
+        headers.insert(of_link.hint.clone(), hint);
+    }
     if !link.stderr.is_empty() {
         headers.insert(of_link.stderr.clone(), escape_end(&link.stderr, room));
     }
@@ -175,6 +189,7 @@ mod tests {
         Outcome {
             stderr: stderr.into(),
             elapsed: Duration::from_micros(u64::from(code) + 7),
+            hint: (code > 1).then(|| "100 % of it is ä mystery".into()),
             ..Outcome::new(Ending::Exited(code))
         }
     }
@@ -232,6 +247,29 @@ mod tests {
         assert_eq!(error, Some("the link left no output, on runner runner"));
         let headers = written(&exited(0, "says something"), 1000);
         assert_eq!(value(&headers, &subject::ERROR), None);
+    }
+
+    #[test]
+    fn a_hint_takes_its_room_from_standard_error_and_is_not_cut() {
+        let hinted = exited(3, "as much as fits");
+        let hint = hinted.hint.as_deref().unwrap().len();
+        let read = |room| read(&written(&hinted, room)).unwrap();
+        // Its percent sign and its letter are escaped.
+        assert_eq!(read(hint + 6 - 1).hint, None);
+        assert_eq!(read(hint + 6).hint, hinted.hint);
+        assert_eq!(read(hint + 6).stderr, "");
+        assert_eq!(read(1000), hinted);
+    }
+
+    #[test]
+    fn a_hint_of_a_stranger_is_one_line_of_bounded_length() {
+        let mut headers = written(&exited(1, ""), 1000);
+        headers.insert(subject::HINT.clone(), format!("a%0Ab{}", "c".repeat(3000)));
+        let hint = read(&headers).unwrap().hint.unwrap();
+        assert!(
+            hint.starts_with("a bcc") && hint.len() == HINT_BYTES_MAX,
+            "{hint}"
+        );
     }
 
     #[test]

@@ -45,14 +45,13 @@ impl ReplyHead {
         let ending = value(headers, &ENDING)
             .ok_or_else(|| Malformed("a reply without `Consecution-Ending`".to_owned()))?;
         let (word, detail) = ending.split_once(' ').unwrap_or((ending, ""));
+        let error = || value(headers, &ERROR).unwrap_or(word).into();
         let end = match word {
             "busy" => End::Refused(RefusalReason::Busy),
             "cannot-start" => End::Refused(RefusalReason::CannotStart(text_of(detail))),
-            // Nothing was run, and a retry would not help.
-            "malformed" | "too-large" => {
-                let error = value(headers, &ERROR).unwrap_or(word);
-                End::Refused(RefusalReason::CannotStart(error.into()))
-            }
+            "malformed" => End::Refused(RefusalReason::Malformed(error())),
+            // A retry would not help.
+            "too-large" => End::Refused(RefusalReason::CannotStart(error())),
             _ => End::Ran(outcome::read(headers)?),
         };
         Ok(ReplyHead {

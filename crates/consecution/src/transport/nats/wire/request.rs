@@ -1,5 +1,6 @@
 //! The headers of requests. Reading validates each of them.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,10 +9,11 @@ use async_nats::{HeaderMap, HeaderName};
 use tokio::time::Instant;
 
 use super::following;
-use super::header::{Malformed, bad, number, value};
+use super::header::{Malformed, SET_BYTES_MAX, bad, number, value};
 use super::subject::{
-    self, CALL_ID, CONFIRM, PROBE, STDERR, STREAM, THEN, TIMEOUT_MS, TRACEPARENT,
+    self, CALL_ID, CONFIRM, PROBE, SET, STDERR, STREAM, THEN, TIMEOUT_MS, TRACEPARENT,
 };
+use crate::parameters;
 use crate::trace::{CallId, Trace, TraceParent};
 use crate::transport::Following;
 
@@ -31,6 +33,8 @@ pub(crate) struct RequestHead {
     pub(crate) must_confirm: bool,
     /// The links that the runner may run together with the called one.
     pub(crate) following: Arc<[Following]>,
+    /// The values of the parameters of all these links.
+    pub(crate) parameters: Arc<BTreeMap<String, String>>,
 }
 
 /// A caller's offer to continue the call in frames.
@@ -68,6 +72,9 @@ impl RequestHead {
             headers.insert(CONFIRM.clone(), "1");
         }
         following::write(&mut headers, &self.following);
+        if !self.parameters.is_empty() {
+            headers.insert(SET.clone(), parameters::write(&self.parameters));
+        }
         headers
     }
 
@@ -112,8 +119,22 @@ impl RequestHead {
                 Some(text) => following::read(text)?,
                 None => Arc::default(),
             },
+            parameters: match get(&SET) {
+                Some(text) => read_parameters(text)?,
+                None => Arc::default(),
+            },
         })
     }
+}
+
+fn read_parameters(text: &str) -> Result<Arc<BTreeMap<String, String>>, Malformed> {
+    if text.len() > SET_BYTES_MAX {
+        let what = format!("it has more than {SET_BYTES_MAX} bytes");
+        return Err(bad(&SET, text, &what));
+    }
+    let read = parameters::read(text);
+    let read = read.map_err(|error| bad(&SET, text, &format!("failed to {error}")))?;
+    Ok(read.into())
 }
 
 impl FromStr for Offer {

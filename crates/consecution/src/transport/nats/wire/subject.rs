@@ -45,6 +45,8 @@ pub static CONFIRM: HeaderName = HeaderName::from_static("Consecution-Confirm");
 pub static STDERR: HeaderName = HeaderName::from_static("Consecution-Stderr");
 /// In a request: the links that follow in the chain, which the same runner may run too.
 pub static THEN: HeaderName = HeaderName::from_static("Consecution-Then");
+/// In a request: the values of the parameters of its links.
+pub static SET: HeaderName = HeaderName::from_static("Consecution-Set");
 /// In the frame that accepts a call: how many of those links the runner runs too.
 pub static JOINED: HeaderName = HeaderName::from_static("Consecution-Joined");
 /// In a reply: the name of the runner that took the call.
@@ -56,6 +58,8 @@ pub static ENDING: HeaderName = HeaderName::from_static("Consecution-Ending");
 pub static OUTPUT: HeaderName = HeaderName::from_static("Consecution-Output");
 /// In a reply: how many microseconds the process was at work.
 pub static ELAPSED_US: HeaderName = HeaderName::from_static("Consecution-Elapsed-Us");
+/// In a reply: what may help if the link has failed, in one line.
+pub static HINT: HeaderName = HeaderName::from_static("Consecution-Hint");
 /// In a frame: its kind, its number, and its parameters.
 pub static FRAME: HeaderName = HeaderName::from_static("Consecution-Frame");
 /// In a reply: what went wrong, as an HTTP status. NATS services use this header.
@@ -71,6 +75,8 @@ pub struct OfLink {
     pub elapsed_us: HeaderName,
     /// As [`STDERR`].
     pub stderr: HeaderName,
+    /// As [`HINT`].
+    pub hint: HeaderName,
     /// As [`OUTPUT`].
     pub output: HeaderName,
 }
@@ -90,6 +96,7 @@ pub static OF_LINKS: LazyLock<[OfLink; 1 + FOLLOWING_MAX]> = LazyLock::new(|| {
             ending: of_link(&ENDING),
             elapsed_us: of_link(&ELAPSED_US),
             stderr: of_link(&STDERR),
+            hint: of_link(&HINT),
             output: of_link(&OUTPUT),
         }
     })
