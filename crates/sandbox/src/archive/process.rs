@@ -38,7 +38,7 @@ pub(crate) fn start(
     call::enter_namespace(processes, libc::CLONE_NEWPID, plan.token)?;
     let forked = sys::fork();
     if let Ok(None) = forked {
-        let work = || work(plan, archive, pipe, mounts, cgroups);
+        let work = || work(plan, archive, report, pipe, mounts, cgroups);
         let done = catch_unwind(AssertUnwindSafe(work));
         let said = match &done {
             Ok(Ok(())) => DONE,
@@ -59,6 +59,7 @@ pub(crate) fn start(
 fn work(
     plan: &Plan,
     archive: Archive,
+    report: &OwnedFd,
     pipe: &OwnedFd,
     mounts: &OwnedFd,
     cgroups: &[OwnedFd],
@@ -68,11 +69,27 @@ fn work(
     enter(plan, mounts, cgroups).map_err(failed)?;
     let pipe = pipe.try_clone();
     let pipe = pipe.map_err(|error| ArchiveError::new("use its pipe", "", &error))?;
+    let step = Step::StartCommand;
+    keep_only([report.as_raw_fd(), pipe.as_raw_fd()]).map_err(|errno| failed((step, errno)))?;
     let no_folder = || ArchiveError::because("find its folder", "", "it has none");
     match archive {
         Archive::Unpack => unpack(plan.handover.input_folder().ok_or_else(no_folder)?, pipe),
         Archive::Pack => pack(plan.handover.output_folder().ok_or_else(no_folder)?, pipe),
     }
+}
+
+/// Closes all descriptors but these two. What reads a stranger's tar needs no others, and
+/// those of the zygote lead to other processes of the link. Nothing may use, or drop, a
+/// closed one from here on.
+fn keep_only(mut kept: [i32; 2]) -> Result<(), Errno> {
+    kept.sort_unstable();
+    let [first, second] = kept.map(i32::unsigned_abs);
+    for (from, next) in [(0, first), (first + 1, second)] {
+        if from < next {
+            call::close_range(from, next - 1)?;
+        }
+    }
+    call::close_from(second + 1)
 }
 
 /// Becomes as the command is: in its place, with its cgroups, domain, user and limits.
