@@ -546,12 +546,7 @@ pub(crate) fn duplicate_to(from: i32, to: i32) -> Result<(), Errno> {
 
 /// Closes `first` and all above it.
 pub(crate) fn close_from(first: u32) -> Result<(), Errno> {
-    close_range(first, u32::MAX)
-}
-
-/// Closes `first`, `last`, and all between them.
-pub(crate) fn close_range(first: u32, last: u32) -> Result<(), Errno> {
-    let arguments = [first as usize, last as usize, 0, 0, 0, 0];
+    let arguments = [first as usize, u32::MAX as usize, 0, 0, 0, 0];
     // SAFETY: as in `duplicate_to`.
     unsafe { syscall(libc::SYS_close_range, arguments) }.map(drop)
 }
