@@ -128,6 +128,13 @@ mod tests {
         builder.into_inner().unwrap()
     }
 
+    /// A tar of the entries of several.
+    fn several(tars: &[Vec<u8>]) -> Vec<u8> {
+        const END_BYTES: usize = 1024;
+        let entries = tars.iter().flat_map(|tar| &tar[..tar.len() - END_BYTES]);
+        entries.copied().chain([0; END_BYTES]).collect()
+    }
+
     #[test]
     fn a_folder_comes_back_as_it_was() {
         let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -174,6 +181,21 @@ mod tests {
             one(EntryType::Link, "evil", "out/secret", b""),
             one(EntryType::Char, "evil", "", b""),
             one(EntryType::Fifo, "evil", "", b""),
+            // By another link on the way, which is not so deep as its name.
+            several(&[
+                one(EntryType::Symlink, "a/here", ".", b""),
+                one(
+                    EntryType::Symlink,
+                    "evil",
+                    "a/here/here/../../../secret",
+                    b"",
+                ),
+            ]),
+            // By another name of a link that does not lead out where it is.
+            several(&[
+                one(EntryType::Symlink, "a/b/link", "../../kept", b""),
+                one(EntryType::Link, "evil", "a/b/link", b""),
+            ]),
         ] {
             fs::write(outside.path().join("secret"), "").unwrap();
             let error = unpacked(&tar, &folder).unwrap_err();
@@ -186,14 +208,11 @@ mod tests {
     #[test]
     fn a_later_entry_takes_the_place_of_an_earlier_one_and_not_of_what_that_leads_to() {
         let folder = tempfile::tempdir().unwrap();
-        let mut tar = one(EntryType::Regular, "kept", "", b"kept");
-        for entry in [
+        let tar = several(&[
+            one(EntryType::Regular, "kept", "", b"kept"),
             one(EntryType::Symlink, "link", "kept", b""),
             one(EntryType::Regular, "link", "", b"new"),
-        ] {
-            tar.truncate(tar.len() - 1024);
-            tar.extend(entry);
-        }
+        ]);
         unpacked(&tar, folder.path()).unwrap();
         assert_eq!(fs::read(folder.path().join("kept")).unwrap(), b"kept");
         assert_eq!(fs::read(folder.path().join("link")).unwrap(), b"new");

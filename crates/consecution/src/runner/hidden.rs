@@ -1,8 +1,8 @@
 //! Files of an image that its commands do not see.
 //!
 //! Each process gets empty `/tmp`, `/var/tmp` and `/run` of its own, which hide what
-//! the image has there. Showing it would take a writable overlay, and a place that is
-//! used again could then carry changed files from one request to the next.
+//! the image has there. Showing it would take an overlay, in which folders cannot be renamed
+//! before Linux 6.6: too many programs do that in `/tmp`.
 
 use std::collections::VecDeque;
 use std::fs;

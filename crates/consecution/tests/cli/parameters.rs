@@ -59,6 +59,18 @@ fn each_link_gets_its_own_also_in_the_middle_of_a_chain() {
 }
 
 #[test]
+fn a_command_that_waits_for_its_input_gets_them_too() {
+    let parameters = format!("Parameters: {{a: {ANYTHING}}}");
+    let links = [
+        link(&["/bin/sed", "s/put/${a}/"]),
+        link(&["/bin/sed", "-e", "s/in/${a}/", "/tmp/in"]).with("Input", "/tmp/in"),
+    ];
+    let chain = chain_with(&parameters, links);
+    let finished = run(&chain, &["a=x y"]).expect_success();
+    assert_eq!(finished.text().trim_end(), "x yx y");
+}
+
+#[test]
 fn no_value_is_anything_but_a_value() {
     let chain = titled(link(&["/bin/printf", "<%s>", "${title}", "end"]));
     let longest = "x".repeat(128 * 1024 - 1 - "title=".len());

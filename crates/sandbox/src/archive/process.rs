@@ -38,7 +38,11 @@ pub(crate) fn start(
     call::enter_namespace(processes, libc::CLONE_NEWPID, plan.token)?;
     let forked = sys::fork();
     if let Ok(None) = forked {
-        let work = || work(plan, archive, pipe, mounts, cgroups);
+        let work = || {
+            take_pipes(pipe, report)?;
+            enter(plan, mounts, cgroups)?;
+            work(plan, archive)
+        };
         let done = catch_unwind(AssertUnwindSafe(work));
         let said = match &done {
             Ok(Ok(())) => DONE,
@@ -46,7 +50,7 @@ pub(crate) fn start(
             Err(_) => b"pack or unpack a folder: there is a fault in the sandbox",
         };
         // Who does not hear it sees the socket closed.
-        let _ = send(report, said, &[], SendFlags::empty());
+        let _ = send(rustix::stdio::stdout(), said, &[], SendFlags::empty());
         call::exit(0);
     }
     if call::enter_namespace(&own, libc::CLONE_NEWPID, plan.token).is_err() {
@@ -56,17 +60,15 @@ pub(crate) fn start(
     forked.map(drop)
 }
 
-fn work(
-    plan: &Plan,
-    archive: Archive,
-    pipe: &OwnedFd,
-    mounts: &OwnedFd,
-    cgroups: &[OwnedFd],
-) -> Result<(), ArchiveError> {
-    let failed =
-        |(step, errno): (Step, Errno)| ArchiveError(Failure::new(step, "", errno).to_string());
-    enter(plan, mounts, cgroups).map_err(failed)?;
-    let pipe = pipe.try_clone();
+/// Puts the pipe and the socket where nothing else is kept.
+fn take_pipes(pipe: &OwnedFd, report: &OwnedFd) -> Result<(), ArchiveError> {
+    let taken = rustix::stdio::dup2_stdin(pipe).and_then(|()| rustix::stdio::dup2_stdout(report));
+    taken.map_err(|error| ArchiveError::new("use its pipe", "", &error.into()))
+}
+
+/// With nothing open but the two.
+fn work(plan: &Plan, archive: Archive) -> Result<(), ArchiveError> {
+    let pipe = rustix::stdio::stdin().try_clone_to_owned();
     let pipe = pipe.map_err(|error| ArchiveError::new("use its pipe", "", &error))?;
     let no_folder = || ArchiveError::because("find its folder", "", "it has none");
     match archive {
@@ -77,8 +79,8 @@ fn work(
 
 /// Becomes as the command is: in its place, with its cgroups, domain, user and limits.
 /// The filter is the zygote's already.
-fn enter(plan: &Plan, mounts: &OwnedFd, cgroups: &[OwnedFd]) -> Result<(), (Step, Errno)> {
-    let at = |step| move |errno| (step, errno);
+fn enter(plan: &Plan, mounts: &OwnedFd, cgroups: &[OwnedFd]) -> Result<(), ArchiveError> {
+    let at = |step| move |errno| ArchiveError(Failure::new(step, "", errno).to_string());
     call::enter_namespace(mounts, libc::CLONE_NEWNS, plan.token).map_err(at(Step::StartCommand))?;
     // That leads to the root that init had at first; the place's own is below it.
     call::change_root(&plan.mounts.root, plan.token).map_err(at(Step::ChangeRoot))?;
@@ -89,6 +91,8 @@ fn enter(plan: &Plan, mounts: &OwnedFd, cgroups: &[OwnedFd]) -> Result<(), (Step
         let rules = landlock::open_rules(domain).map_err(at(Step::EnterDomain))?;
         landlock::enter(domain, rules).map_err(at(Step::EnterDomain))?;
     }
+    // What is open of the zygote's, and the two namespaces.
+    call::close_from(2).map_err(at(Step::KeepDescriptors))?;
     init::take_identity(plan).map_err(at(Step::SetUser))?;
     rlimits::take(plan.limits).map_err(at(Step::TakeLimits))?;
     // It is not executed, and so keeps what it has: the zygote's.
@@ -98,5 +102,5 @@ fn enter(plan: &Plan, mounts: &OwnedFd, cgroups: &[OwnedFd]) -> Result<(), (Step
         inheritable: CapabilitySet::empty(),
     };
     let dropped = rustix::thread::set_capabilities(None, none);
-    dropped.map_err(|error| (Step::DropCapabilities, error.raw_os_error()))
+    dropped.map_err(|error| at(Step::DropCapabilities)(error.raw_os_error()))
 }

@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
 use tar::EntryType;
 
 use super::{ArchiveError, PATH_BYTES_MAX, open_folder, place};
@@ -18,6 +18,10 @@ use super::{ArchiveError, PATH_BYTES_MAX, open_folder, place};
 /// The most bytes of an extended header, which is held in memory: what it is about is a
 /// path or two.
 const EXTENSION_BYTES_MAX: u64 = 64 * 1024;
+
+/// The most bytes of a path that an error shows. It is sent in one message, which could
+/// not hold all that an extended header may.
+const SHOWN_BYTES_MAX: usize = 256;
 
 /// What extended headers say of the entry behind them.
 #[derive(Default)]
@@ -110,14 +114,14 @@ fn unpack_entry(
     let link = link
         .or_else(|| Some(entry.link_name_bytes()?.into_owned()))
         .unwrap_or_default();
-    let shown = String::from_utf8_lossy(&path).into_owned();
+    let shown = String::from_utf8_lossy(&path[..path.len().min(SHOWN_BYTES_MAX)]).into_owned();
     let refuse = |reason: &str| Err(ArchiveError::because("unpack", &shown, reason));
+    if path.len() > PATH_BYTES_MAX {
+        return refuse("its path, which begins so, is too long");
+    }
     let Some(inside) = inside(&path) else {
         return refuse("its path leads out of the folder");
     };
-    if path.len() > PATH_BYTES_MAX {
-        return refuse("its path is too long");
-    }
     let failed = |error: io::Error| ArchiveError::new("unpack", &shown, &error);
     let (Some(name), parent) = (inside.file_name(), inside.parent()) else {
         // The folder itself.
@@ -146,7 +150,7 @@ fn unpack_entry(
         }
         EntryType::Symlink => {
             if !stays_inside(inside.parent().unwrap_or(Path::new("")), &link) {
-                return refuse("it is a link that leads out of the folder");
+                return refuse("it is a link that leads out of the folder, or could");
             }
             replace(&parent, name).map_err(failed)?;
             rustix::fs::symlinkat(OsStr::from_bytes(&link), &parent, name)
@@ -160,6 +164,10 @@ fn unpack_entry(
                 return refuse("it is a link to the folder itself");
             };
             let target_folder = place(folder, target_folder).map_err(failed)?;
+            // A symbolic link that stays inside where it is may lead out from elsewhere.
+            if is_symlink(&target_folder, target_name).map_err(failed)? {
+                return refuse("it is another name of a symbolic link");
+            }
             replace(&parent, name).map_err(failed)?;
             rustix::fs::linkat(&target_folder, target_name, &parent, name, AtFlags::empty())
                 .map_err(|error| failed(error.into()))?;
@@ -182,19 +190,26 @@ fn inside(path: &[u8]) -> Option<PathBuf> {
     Some(inside)
 }
 
-/// Whether a symbolic link in folder `from` that says `target` means something inside, as
-/// long as no other link is on its way.
+/// Whether a symbolic link in folder `from` that says `target` means something inside,
+/// whatever other links are on its way: each of those stays inside itself. So `..` may
+/// only come first, where it means the folders above `from`, none of which is a link.
 fn stays_inside(from: &Path, target: &[u8]) -> bool {
-    let mut depth = from.components().count();
+    let mut above = from.components().count();
+    let mut has_name = false;
     for part in Path::new(OsStr::from_bytes(target)).components() {
         match part {
-            Component::Normal(_) => depth += 1,
+            Component::Normal(_) => has_name = true,
             Component::CurDir => {}
-            Component::ParentDir if depth > 0 => depth -= 1,
+            Component::ParentDir if above > 0 && !has_name => above -= 1,
             _ => return false,
         }
     }
     !target.is_empty()
+}
+
+fn is_symlink(folder: &OwnedFd, name: &OsStr) -> io::Result<bool> {
+    let found = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok(FileType::from_raw_mode(found.st_mode).is_symlink())
 }
 
 /// Opens a folder, and makes what is missing of it. Follows no links.

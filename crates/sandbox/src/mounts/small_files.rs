@@ -45,21 +45,25 @@ pub(super) fn files(order: &Order) -> Vec<(PathBuf, Vec<u8>)> {
 /// The period in which the kernel counts processor time, in microseconds.
 const CPU_PERIOD: u64 = 100_000;
 
+/// The memory of a cgroup of version 1 that has no limit.
+const UNLIMITED: u64 = i64::MAX as u64 / 4096 * 4096;
+
 /// The limits of a process, as files that Node.js (libuv) and the Rust library read to size
-/// themselves: as cgroups of version 2 have them, and of version 1. A cgroup itself could
-/// only be mounted by a process that has joined it, in a place that is not used again.
+/// themselves: as cgroups of version 2 have them, and of version 1. Where Node.js finds a
+/// cgroup for memory and no such file, it has a heap of 48 MiB. A cgroup itself could only
+/// be mounted by a process that has joined it, in a place that is not used again.
 fn of_limits(
     memory_bytes: Option<u64>,
     cpu_millicores: Option<u64>,
 ) -> impl Iterator<Item = (PathBuf, Vec<u8>)> {
-    let memory = memory_bytes.into_iter().flat_map(|bytes| {
-        [
-            ("memory.max", bytes.to_string()),
-            ("memory.high", "max".to_owned()),
-            ("memory/memory.limit_in_bytes", bytes.to_string()),
-            ("memory/memory.soft_limit_in_bytes", bytes.to_string()),
-        ]
-    });
+    let bytes = memory_bytes.unwrap_or(UNLIMITED).to_string();
+    let most = memory_bytes.map_or("max".to_owned(), |bytes| bytes.to_string());
+    let memory = [
+        ("memory.max", most),
+        ("memory.high", "max".to_owned()),
+        ("memory/memory.limit_in_bytes", bytes.clone()),
+        ("memory/memory.soft_limit_in_bytes", bytes),
+    ];
     let cpu = cpu_millicores.into_iter().flat_map(|millicores| {
         let quota = millicores.saturating_mul(CPU_PERIOD) / 1000;
         [
@@ -68,7 +72,7 @@ fn of_limits(
             ("cpu/cpu.cfs_period_us", CPU_PERIOD.to_string()),
         ]
     });
-    memory.chain(cpu).map(|(name, value)| {
+    memory.into_iter().chain(cpu).map(|(name, value)| {
         let path = Path::new("/sys/fs/cgroup").join(name);
         (path, format!("{value}\n").into_bytes())
     })

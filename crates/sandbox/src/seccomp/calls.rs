@@ -524,7 +524,9 @@ pub(super) const OPTIONS_BEYOND_LOOPBACK: &[(i32, &[(u32, u32)])] = &[
     ),
     // TCP_MD5SIG, TCP_ULP, TCP_MD5SIG_EXT, TCP_TX_DELAY to TCP_AO_REPAIR.
     (libc::IPPROTO_TCP, &[(14, 14), (31, 32), (37, 42)]),
-    (libc::IPPROTO_UDP, &[(100, 100)]),
+    // UDP_ENCAP, UDP_GRO: the first socket that has one changes code of the kernel, for all
+    // processors.
+    (libc::IPPROTO_UDP, &[(100, 100), (104, 104)]),
 ];
 
 /// Calls that ask for huge pages: the call, the argument, and its flag. All programs of a

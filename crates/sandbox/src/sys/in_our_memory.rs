@@ -90,6 +90,12 @@ pub(crate) fn change_owner_of(file: i32, user: u32, group: u32) -> Result<(), Er
 /// Opens what lies below an open folder for reading, whatever it is, without waiting for
 /// anybody, and without following any link.
 pub(crate) fn open_beneath(folder: i32, path: &CStr) -> Result<i32, Errno> {
+    let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
+    open_without_links(folder, path, flags, libc::RESOLVE_BENEATH)
+}
+
+/// Opens a path; no part of it may be a symbolic link.
+fn open_without_links(folder: i32, path: &CStr, flags: i32, resolve: u64) -> Result<i32, Errno> {
     /// The kernel's `struct open_how`.
     #[repr(C)]
     struct How {
@@ -97,11 +103,10 @@ pub(crate) fn open_beneath(folder: i32, path: &CStr) -> Result<i32, Errno> {
         mode: u64,
         resolve: u64,
     }
-    let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
     let how = How {
-        flags: flags as u64,
+        flags: (flags | libc::O_CLOEXEC) as u64,
         mode: 0,
-        resolve: libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS,
+        resolve: resolve | libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS,
     };
     let arguments = [
         folder as usize,
@@ -522,11 +527,7 @@ pub(crate) fn landlock_enter(ruleset: i32, flags: u32) -> Result<(), Errno> {
 
 /// Opens a folder with `O_PATH`: as a place, not for reading.
 pub(crate) fn open_path(path: &CStr) -> Result<i32, Errno> {
-    let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
-    let place = libc::AT_FDCWD as usize;
-    let arguments = [place, path.as_ptr() as usize, flags as usize, 0, 0, 0];
-    // SAFETY: a string that lives across the call.
-    unsafe { syscall(libc::SYS_openat, arguments) }.map(|fd| fd as i32)
+    open_without_links(libc::AT_FDCWD, path, libc::O_PATH | libc::O_DIRECTORY, 0)
 }
 
 /// Duplicates a descriptor to the lowest free number above standard error.

@@ -4,14 +4,14 @@
 
 use std::net::{TcpListener, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::process::Command;
 use std::{fs, iter};
 
 use rustix::fs::inotify;
 use rustix::process::{Resource, Rlimit, setrlimit};
-use sandbox::{Event, Ids, Input, Limits, Network, Output, Spec, Writable};
+use sandbox::{Event, Ids, Input, Limits, Network, Output, Spec, SpecData, SpecFile, Writable};
 
 use crate::handover;
 use crate::support::{Running, Setup, counts_processes, is_root, promises};
@@ -160,12 +160,13 @@ promises! {
         }
     }
 
-    fn nor_do_files_in_the_place_of_pipes(setup) {
+    fn files_in_the_place_of_pipes_give_a_file(setup) {
         for spec in of_users(setup) {
             for input in [Input::Seekable, Input::File("/tmp/in".into())] {
                 let output = Output::File("/tmp/out".into());
                 let spec = Spec { input, output, ..spec.clone() };
-                assert_eq!(broken(setup, &spec), [""; 0], "as {:?}", spec.user);
+                let given = ["anything-but-pipes-open"];
+                assert_eq!(broken(setup, &spec), given, "as {:?}", spec.user);
             }
         }
     }
@@ -179,6 +180,40 @@ promises! {
             let given: &[&str] = if owns { &OF_A_WRITABLE_ROOT } else { &[] };
             assert_eq!(broken(setup, &spec), given, "as {:?}", spec.user);
         }
+    }
+
+    // The data is a folder beside the marker, which stays out of reach.
+    fn files_data_and_secrets_give_nothing_but_themselves(setup) {
+        let data = setup.folder.path().join("data");
+        fs::create_dir(&data).unwrap();
+        fs::write(data.join("model"), "of the host").unwrap();
+        for path in [&data, &data.join("model")] {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let file = |path: &str, mode, of_user| SpecFile {
+            path: path.into(),
+            mode,
+            content: b"key".to_vec().into(),
+            of_user,
+        };
+        let placed = |path: &str, source: &std::path::Path| SpecData { path: path.into(), source: source.into() };
+        for spec in of_users(setup) {
+            for writable in [Writable::No, Writable::Private] {
+                let spec = Spec {
+                    files: vec![file("/etc/app.conf", 0o644, false), file("/run/secrets/key", 0o400, true), file("/tmp/x", 0o755, false)],
+                    data: vec![placed("/models", &data), placed("/tmp/deep/model", &data.join("model"))],
+                    writable,
+                    ..spec.clone()
+                };
+                let owns = spec.user.is_empty() || Ids::detect() == Ids::Own;
+                let given: &[&str] = match writable {
+                    Writable::Private if owns => &OF_A_WRITABLE_ROOT,
+                    _ => &[],
+                };
+                assert_eq!(broken(setup, &spec), given, "as {:?}, {writable:?}", spec.user);
+            }
+        }
+        assert_eq!(fs::read_to_string(data.join("model")).unwrap(), "of the host");
     }
 
     fn the_hosts_network_gives_the_hosts_network(setup) {

@@ -100,7 +100,7 @@ promises! {
         let mounts = setup.prints("cut -d' ' -f5 /proc/self/mountinfo | grep -v ^/proc/ | sort -u");
         let devices = match setup.spec(&[]).ids {
             Ids::Shifted { .. } => "/dev/pts\n/dev/shm\n",
-            Ids::Own => "/dev/full\n/dev/null\n/dev/pts\n/dev/random\n/dev/shm\n/dev/tty\n/dev/urandom\n/dev/zero\n",
+            Ids::Own => "/dev/full\n/dev/null\n/dev/pts\n/dev/random\n/dev/shm\n/dev/urandom\n/dev/zero\n",
         };
         assert_eq!(mounts, format!("/\n/dev\n{devices}/proc\n/run\n/tmp\n/var/tmp\n"));
     }

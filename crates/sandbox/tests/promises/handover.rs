@@ -263,6 +263,15 @@ promises! {
         for wanted in fields {
             assert!(status.contains(wanted), "{wanted}: {status}");
         }
+        // Whose table of open files root alone may see.
+        if let Ok(open) = std::fs::read_dir(format!("/proc/{}/fd", unpacking.id)) {
+            let open: Vec<_> = open.map(|file| std::fs::read_link(file.unwrap().path()).unwrap()).collect();
+            let mut others: Vec<_> = open.iter().map(|path| path.to_str().unwrap()).collect();
+            others.retain(|path| !path.starts_with("pipe:"));
+            // What becomes of it is said there; and the folder.
+            let is_known = |path: &&str| path.starts_with("socket:") || path.ends_with("/tmp/a/in");
+            assert!(others.len() == 2 && others.iter().all(is_known), "{open:?}");
+        }
         if let sandbox::Ids::Shifted { base } = spec.ids {
             let wanted = format!("Uid:\t{0}\t{0}\t{0}\t{0}", base + 33);
             assert!(status.contains(&wanted), "{status}");

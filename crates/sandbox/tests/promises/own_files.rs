@@ -4,10 +4,12 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use sandbox::{Network, Spec, SpecFile, Writable};
 
-use crate::support::{Running, Setup, exited, promises};
+use crate::support::{Running, Setup, exited, is_root, promises};
+use test_support::skip;
 
 const BOTH: [Writable; 2] = [Writable::No, Writable::Private];
 
@@ -56,7 +58,7 @@ promises! {
         let paths = ["/etc/passwd", "/etc/app.conf", "/new", "/tmp/a", "/tmp/b/c", "/run/secrets/key"];
         let attempts = [
             "echo x > F", "echo x >> F", "rm -f F", "mv F F2", "chmod 777 F", "touch F", "ln F F2", "mv /tmp/x F",
-            "chown 1 F",
+            "chown 0 F",
         ];
         for writable in BOTH {
             let files = paths.map(|path| file(path, "it\n")).into();
@@ -234,4 +236,58 @@ fn their_content_is_not_in_texts_for_developers() {
         of_user: true,
     };
     assert!(format!("{file:?}").contains("6 bytes"), "{file:?}");
+}
+
+/// A host on which there can be no overlay: its file system is a stack of them already.
+#[test]
+fn without_overlays_links_that_need_one_are_refused() {
+    if !is_root() {
+        return skip("this test needs root");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let script = "cd \"$1\" && mount -t tmpfs none . && cd \"$1\" && mkdir a b c d e f g && \
+         mount -t overlay o -o lowerdir=a,upperdir=b,workdir=c d && \
+         mount -t overlay o -o lowerdir=d,upperdir=e,workdir=f g && \
+         export TMPDIR=\"$1/g\" && shift && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script, "sh"]);
+    command.arg(folder.path());
+    command.arg(std::env::current_exe().unwrap());
+    command.args([
+        "--exact",
+        "own_files::on_a_stack_of_overlays",
+        "--include-ignored",
+    ]);
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let is_passed = output.status.success() && said.contains("1 passed");
+    assert!(is_passed, "{output:?}");
+}
+
+#[test]
+#[ignore = "without_overlays_links_that_need_one_are_refused runs it"]
+fn on_a_stack_of_overlays() {
+    let setup = Setup::new();
+    let script = "cat /etc/passwd /run/secrets/key; ls -d /sys 2>/dev/null; true";
+    let known = vec![
+        file("/etc/passwd", "it\n"),
+        file("/run/secrets/key", "key\n"),
+    ];
+    let spec = with(&setup, known, script);
+    assert_eq!(setup.run(&spec, b"").success(), "it\nkey\n");
+    let error = setup.open_error(&with(&setup, vec![file("/new", "")], "true"));
+    assert!(
+        error.contains("\"/new\": the image has nothing there"),
+        "{error}"
+    );
+    let private = Spec {
+        writable: Writable::Private,
+        ..setup.script("true")
+    };
+    let error = setup.open_error(&private);
+    assert!(
+        error.starts_with("mount the private writable root \"/\""),
+        "{error}"
+    );
+    assert!(error.contains("Writable: never"), "{error}");
 }

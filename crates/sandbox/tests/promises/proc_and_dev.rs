@@ -91,7 +91,8 @@ promises! {
         let zygote = setup.open_limited(&script, limits);
         let read = || Running::start(&zygote).finish(b"").success();
         assert_eq!(read(), "67108864\n150000 100000\n67108864\n");
-        assert_eq!(setup.prints("ls /sys/fs 2>/dev/null; true"), "");
+        let unlimited = setup.prints("cd /sys/fs/cgroup; cat memory.max memory/memory.limit_in_bytes; ls");
+        assert_eq!(unlimited, "max\n9223372036854771712\nmemory\nmemory.high\nmemory.max\n");
     }
 
     // Nobody could tell through it, either.

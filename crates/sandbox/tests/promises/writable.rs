@@ -45,7 +45,7 @@ promises! {
         let script = "ls -A / /tmp /var/tmp /run /dev/shm; cut -d' ' -f5 /proc/self/mountinfo | grep -v ^/proc/ | sort -u | tr '\\n' ' '";
         let devices = match setup.spec(&[]).ids {
             Ids::Shifted { .. } => "/dev/pts /dev/shm",
-            Ids::Own => "/dev/full /dev/null /dev/pts /dev/random /dev/shm /dev/tty /dev/urandom /dev/zero",
+            Ids::Own => "/dev/full /dev/null /dev/pts /dev/random /dev/shm /dev/urandom /dev/zero",
         };
         assert_eq!(
             setup.run(&writable(setup, script), b"").success(),

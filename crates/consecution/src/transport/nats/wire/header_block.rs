@@ -30,23 +30,34 @@ pub(crate) fn read(block: &[u8]) -> Result<HeaderMap, Malformed> {
     if version.trim_end() != "NATS/1.0" {
         return Err(malformed("its headers do not begin with `NATS/1.0`"));
     }
-    if text.bytes().filter(|byte| *byte == b'\n').count() > LINES_MAX {
-        let what = format!("its headers have more than {LINES_MAX} lines");
-        return Err(Malformed(what));
-    }
     let mut headers = HeaderMap::new();
     let mut bytes_left = BLOCK_BYTES_MAX;
-    for line in lines.filter(|line| !line.is_empty()) {
-        let (name, value) = field(line).ok_or_else(|| {
-            malformed("each of its headers must be a line `Name: value`, the name in visible ASCII")
-        })?;
-        if name != SET {
+    for (at, line) in lines.enumerate() {
+        // Bounds first: what is beyond them is not read.
+        if at >= LINES_MAX {
+            let what = format!("its headers have more than {LINES_MAX} lines");
+            return Err(Malformed(what));
+        }
+        if !is_set(line) {
             let left = bytes_left.checked_sub(line.len());
             bytes_left = left.ok_or_else(too_large)?;
         }
+        if line.is_empty() {
+            continue;
+        }
+        let (name, value) = field(line).ok_or_else(|| {
+            malformed("each of its headers must be a line `Name: value`, the name in visible ASCII")
+        })?;
         headers.append(name, value);
     }
     Ok(headers)
+}
+
+/// Whether a line has values of parameters.
+fn is_set(line: &str) -> bool {
+    let set: &str = SET.as_ref();
+    let rest = line.strip_prefix(set);
+    rest.is_some_and(|rest| rest.starts_with(':'))
 }
 
 fn too_large() -> Malformed {
