@@ -119,6 +119,9 @@ impl Networks {
             // What lingers of closed connections no cgroup counts. Where the network has no
             // bound of its own, there is that of the host.
             let _ = std::fs::write(LINGERING, LINGERING_MAX);
+            // Servers listen on port 80. Here it is nobody else's, so as in a container of
+            // Docker's this needs no capability. Where it cannot be set, it does.
+            let _ = std::fs::write(FIRST_FREE_PORT, "0");
         }
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let own = rustix::fs::openat(CWD, "/proc/self/ns/net", flags, Mode::empty());
@@ -170,6 +173,9 @@ impl Networks {
 /// bytes of the kernel's memory.
 const LINGERING: &str = "/proc/sys/net/ipv4/tcp_max_tw_buckets";
 const LINGERING_MAX: &str = "4096";
+
+/// The first port that any user may listen on.
+const FIRST_FREE_PORT: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
 
 /// The file that shows how many sockets there are in the network of the process that
 /// opens it.

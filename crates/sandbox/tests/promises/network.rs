@@ -31,6 +31,12 @@ promises! {
         assert_eq!(setup.prints(script), "hello\n");
     }
 
+    fn port_80_is_for_every_user(setup) {
+        let script = "nc -l -p 80 -e cat & until echo hello | nc 127.0.0.1 80 2>/dev/null; do kill -0 $! || exit; done; wait";
+        let spec = Spec { user: "1000".into(), ..setup.script(script) };
+        assert_eq!(setup.run(&spec, b"").success(), "hello\n");
+    }
+
     // Each in a network of its own, in which all ports are free.
     fn two_processes_do_not_meet(setup) {
         let zygote = setup.open(&setup.script("nc -l -p 4711 -e cat & until echo here | nc 127.0.0.1 4711; do :; done; read go"));
