@@ -64,14 +64,14 @@ impl AgreedImages {
             return self.here_or_pulled(&reference).await;
         };
         let digest: Digest = pin.parse().map_err(|cause| LoadError::BadPin {
-            reference: reference.clone(),
+            reference: Box::new(reference.clone()),
             pin,
             cause,
         })?;
         let pinned = reference.clone().with_digest(digest.clone());
         let found = self.here_or_pulled(&pinned).await;
         found.map_err(|cause| LoadError::Pinned {
-            reference,
+            reference: Box::new(reference),
             digest,
             cause: Box::new(cause),
         })

@@ -80,7 +80,7 @@ pub enum LoadError {
         reference.familiar()
     )]
     BadPin {
-        reference: Reference,
+        reference: Box<Reference>,
         pin: Arc<str>,
         #[source]
         cause: image::DigestError,
@@ -92,7 +92,7 @@ pub enum LoadError {
         reference.familiar()
     )]
     Pinned {
-        reference: Reference,
+        reference: Box<Reference>,
         digest: Digest,
         #[source]
         cause: Box<LoadError>,

@@ -560,16 +560,12 @@ fn using(index: usize, parameters: &[&str]) -> ChainLink {
     })
 }
 
+/// The values that come with each request.
+type Taken = mpsc::UnboundedReceiver<Vec<(String, String)>>;
+
 /// A portal of these links, the chain's parameter `a` with a default; and the values that come
 /// with each request.
-fn taking(
-    links: Vec<ChainLink>,
-) -> (
-    Portal,
-    mpsc::UnboundedReceiver<Vec<(String, String)>>,
-    InProcess,
-    Vec<Registration>,
-) {
+fn taking(links: Vec<ChainLink>) -> (Portal, Taken, InProcess, Vec<Registration>) {
     let (seen, received) = mpsc::unbounded_channel();
     let transport = InProcess::new();
     let registrations = links.iter().map(|link| {

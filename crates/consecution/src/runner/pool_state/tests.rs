@@ -11,11 +11,7 @@ use super::*;
 const MS: Duration = Duration::from_millis(1);
 
 fn config(floor: usize) -> Config {
-    Config {
-        floor,
-        idle_max: 8,
-        ..Config::default()
-    }
+    Config { floor, idle_max: 8 }
 }
 
 /// Pools with room for so many processes, three who wait, and any number of
