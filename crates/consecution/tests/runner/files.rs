@@ -205,8 +205,14 @@ async fn an_input_without_room_says_so_and_is_not_tried_again() {
         "{reason}"
     );
     assert!(reason.contains("scratch"), "{reason}");
-    // Nor does one that never ends fill it for somebody who has had enough.
-    let links = vec![shell("yes"), with_input("cat", "/tmp/in"), shell("exit 0")];
+}
+
+/// It would be stored for ever, and nobody has a use for it.
+#[tokio::test]
+async fn an_input_that_never_ends_is_not_stored_for_who_has_had_enough() {
+    let world = World::start(Options::default());
+    let slowly = shell("while echo y; do sleep 0.1; done");
+    let links = vec![slowly, with_input("cat", "/tmp/in"), shell("exit 0")];
     assert_eq!(output(&world, links, "").await, "");
 }
 

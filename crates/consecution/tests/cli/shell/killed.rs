@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use chain::Chain;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use rustix::process::Signal;
@@ -281,15 +282,32 @@ fn kill(served: &Served, command: &HostProcess, random: &mut Random) {
     }
 }
 
-/// How many processes a runner counts as in that state.
-fn counted(served: &Served, state: &str) -> usize {
+/// How many processes a runner counts as in that state, of those links that `is_meant`
+/// says yes to, given a link's id.
+fn counted(served: &Served, state: &str, is_meant: impl Fn(&str) -> bool) -> usize {
     let metrics = served.request("GET", "/metrics", b"").expect(200);
     let state = format!("state=\"{state}\"");
     let lines = metrics.text().lines();
-    let lines = lines
-        .filter(|line| line.starts_with("consecution_pool_processes") && line.contains(&state));
+    let lines = lines.filter(|line| {
+        let id = line.split("link_id=\"").nth(1);
+        let id = id.and_then(|id| id.split('"').next());
+        line.starts_with("consecution_pool_processes")
+            && line.contains(&state)
+            && id.is_some_and(&is_meant)
+    });
     let numbers = lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<usize>().unwrap());
     numbers.sum()
+}
+
+/// The ids of links of which places are in reserve whose command is still to be executed.
+fn late_links(cases: &[Case]) -> BTreeSet<String> {
+    let late = cases.iter().filter(|case| case.kind.is_late);
+    let ids = late.flat_map(|case| {
+        let text = fs::read(case.file.path()).unwrap();
+        let chain = Chain::parse(text, "", "case").unwrap();
+        chain.links.into_iter().map(|link| link.id.to_string())
+    });
+    ids.collect()
 }
 
 /// Waits until each chain is served, and nothing runs but what is in reserve. Gives the
@@ -305,12 +323,16 @@ fn until_quiet(served: &Served, cases: &[Case]) -> (usize, usize) {
         let files = fs::read_dir(format!("/proc/{}/fd", served.process()));
         files.unwrap().count()
     };
+    let late = late_links(cases);
+    let all = |_: &str| true;
+    let in_reserve = || counted(served, "idle", all);
     eventually("nothing to run but what is in reserve", || {
-        let is_busy = counted(served, "in_use") + counted(served, "starting") > 0;
-        let idle = counted(served, "idle");
+        let is_busy = counted(served, "in_use", all) + counted(served, "starting", all) > 0;
+        let idle = in_reserve();
+        let executed = counted(served, "idle", |id| !late.contains(id));
         let running: usize = commands(served).values().map(Vec::len).sum();
         let quiet = (files(), idle);
-        (!is_busy && running == idle && counted(served, "idle") == idle).then_some(quiet)
+        (!is_busy && running == executed && in_reserve() == idle).then_some(quiet)
     })
 }
 
