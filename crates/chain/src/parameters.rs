@@ -43,7 +43,7 @@ pub enum ParameterError {
     },
     /// A value is needed that was not given.
     #[error(
-        "do without a value of the parameter {}, which must match {}",
+        "find a value of the parameter {}: give one that matches {}",
         quoted(name),
         quoted(pattern)
     )]

@@ -80,19 +80,6 @@ pub fn parse_mebibytes(text: &str) -> Result<u64, UnitError> {
     .parse(text)
 }
 
-/// Reads the size of private folders as [`parse_memory`] does; a bare number is in
-/// MiB.
-pub fn parse_scratch(text: &str) -> Result<u64, UnitError> {
-    Size {
-        bare_shift: 20,
-        what: "a size",
-        expected: "a number with K, M, G or T (powers of 1024), as in `20M`",
-        least: (MIN_MEMORY_BYTES, "at least 1M"),
-        most: (MAX_MEMORY_BYTES, "at most 1024T"),
-    }
-    .parse(text)
-}
-
 /// Reads a size in bytes with the same units; a bare number is in bytes.
 pub fn parse_bytes(text: &str) -> Result<u64, UnitError> {
     Size {

@@ -149,7 +149,7 @@ fn the_values_of_a_call_are_checked_by_name_and_pattern() {
         ),
         (
             values([("width", "7")]),
-            "do without a value of the parameter `title`, which must match `.*`",
+            "find a value of the parameter `title`: give one that matches `.*`",
         ),
         (
             values([("title", ""), ("width", "7px")]),

@@ -90,8 +90,8 @@ impl End {
         })
     }
 
-    /// So many more bytes have passed. Once these are many, enlarges the pipe, so that its two
-    /// ends need not take turns all the time. If the kernel refuses that, it only costs speed.
+    /// Adds to the bytes that have passed. When enough have, enlarges the pipe, so that writer
+    /// and reader need not take turns all the time. If the kernel refuses, only speed is lost.
     fn count(&self, bytes: usize) {
         if self.is_wide() {
             return;

@@ -87,8 +87,8 @@ const OPENS_PER_PROCESSOR_MAX: usize = 2;
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The name under which it is announced in the link store. With `None` it is not announced,
-    /// and does not log which links are served or broken: whoever waits for a link gets the
-    /// error.
+    /// and does not log which links are served or broken: the caller that waits for a link
+    /// gets the error.
     pub name: Option<RunnerName>,
     /// The pool of each link, and of consecutive links that are called together.
     pub pool: PoolConfig,

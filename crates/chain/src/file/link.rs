@@ -16,9 +16,7 @@ use super::tree::{Node, Value};
 use super::value;
 use crate::limits::{MAX_ARGUMENTS, MAX_WARM};
 use crate::link::{Constraints, Link, Network, Warm, Writable};
-use crate::units::{
-    UnitError, parse_duration, parse_mebibytes, parse_memory, parse_scratch, quoted,
-};
+use crate::units::{UnitError, parse_duration, parse_mebibytes, parse_memory, quoted};
 
 /// Processes beyond which Linux has no numbers for them.
 const MAX_PROCESSES: u32 = 1 << 22;
@@ -290,7 +288,7 @@ fn constraints(node: &Node, problems: &mut Problems) -> Option<Constraints> {
             value::parsed(node, "`Output`", "as in `20M`", parse_mebibytes, problems)
         }),
         scratch: fields.get("Scratch").and_then(|node| {
-            value::parsed(node, "`Scratch`", "as in `10G`", parse_scratch, problems)
+            value::parsed(node, "`Scratch`", "as in `10G`", parse_memory, problems)
         }),
         open_files: fields
             .get("OpenFiles")

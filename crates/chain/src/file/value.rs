@@ -298,7 +298,7 @@ pub(super) struct Entries {
     pub(super) what: &'static str,
     /// What a key of it is.
     pub(super) name: &'static str,
-    /// What there may be so many of.
+    /// What its entries are called, in the error that there are more than `max`.
     pub(super) items: &'static str,
     pub(super) max: usize,
     /// How it is written.

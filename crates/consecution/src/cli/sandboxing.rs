@@ -28,8 +28,8 @@ pub(crate) struct Sandbox {
         value_parser = FalseyValueParser::new()
     )]
     allow_unenforced_limits: bool,
-    /// Most that a process may store in `/tmp`, and the same again in `/var/tmp`; both
-    /// are in memory: `512M`, `2G`. A bare number is in MiB.
+    /// Most that a process may store in `/tmp`, again in `/var/tmp`, and again in the rest
+    /// of its root; all of it is in memory: `512M`, `2G`. A bare number is in MiB.
     #[arg(
         long,
         env = "CONSECUTION_SCRATCH_MAX",
@@ -39,7 +39,8 @@ pub(crate) struct Sandbox {
     )]
     scratch_max: u64,
     /// A file or folder that links may have as data by a name: `whisper=/srv/whisper`.
-    /// All users must be able to read it. May be given several times.
+    /// All users must be able to read it. May be given several times, or several separated
+    /// by commas.
     #[arg(
         long,
         env = "CONSECUTION_DATA",
@@ -50,7 +51,7 @@ pub(crate) struct Sandbox {
     data: Vec<(String, PathBuf)>,
     /// A file that links may have as a secret by a name: `stripe=/etc/consecution/stripe`.
     /// It is read when a link is loaded, and again when it changes. May be given several
-    /// times.
+    /// times, or several separated by commas.
     #[arg(
         long,
         env = "CONSECUTION_SECRET",

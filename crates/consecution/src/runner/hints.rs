@@ -253,7 +253,7 @@ mod tests {
         for stderr in ["Network is unreachable", "Address family not supported"] {
             assert_eq!(hint_of(&link, stderr), None, "{stderr}");
         }
-        // Whoever has no limit on memory has met the machine's.
+        // A link without `Memory` has met the machine's limit, which no key raises.
         assert_eq!(hint_of(&link, "MemoryError"), None);
         let sealed = Link {
             network: Network::Sealed,

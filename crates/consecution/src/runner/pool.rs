@@ -41,7 +41,7 @@ pub(super) trait Starter: Send + Sync + 'static {
     /// Starts a pipeline. Resolves when it is ready for its request.
     ///
     /// # Errors
-    /// The answer for whoever waits for the pipeline.
+    /// Why it could not be started, as the calls that wait for it are told.
     fn start(&self) -> impl Future<Output = Result<Self::Pipeline, TakeError>> + Send;
 
     /// Nothing was taken for a while: releases what it keeps only to start faster. Does not

@@ -85,7 +85,7 @@ pub(super) struct PipelineStarter {
     pub(super) starts: Starts,
 }
 
-/// What to tell whoever waits for a pipeline of these links that could not be started.
+/// The refusal of calls that wait for a pipeline of these links, if it could not be started.
 async fn failed(
     links: &[Arc<LocalLink>],
     starvation: &Starvation,
@@ -247,12 +247,11 @@ impl LinkService {
     }
 
     /// Executes the commands that have waited for their request, each with what was filled
-    /// in for its link. Leaves out pipelines of
-    /// which one could not be, and those behind them: the portal calls these links by
-    /// themselves, and gets the reason then.
+    /// in for its link. If one cannot be executed, its pipeline and those behind it are left
+    /// out: the portal calls their links again by themselves, and gets the reason then.
     ///
     /// # Errors
-    /// It was one of the first pipeline.
+    /// A command of the first pipeline cannot be executed.
     async fn execute(
         &self,
         segments: Vec<Segment>,

@@ -47,13 +47,7 @@ fn a_query_gives_values_and_the_file_the_type_of_the_reply() {
 fn what_is_wrong_with_a_query_is_said_before_the_body_is_there() {
     let served = serve(&[&shows()]);
     for (query, parameter, value, pattern, part) in [
-        (
-            "",
-            Some("title"),
-            None,
-            Some("(?s).*"),
-            "do without a value",
-        ),
+        ("", Some("title"), None, Some("(?s).*"), "find a value"),
         (
             "title=a&width=0",
             Some("width"),

@@ -634,11 +634,7 @@ async fn a_request_has_the_values_of_its_links_and_no_others() {
 async fn values_that_a_chain_cannot_have_fail_without_a_run() {
     let (portal, mut seen, _transport, _registrations) = taking(vec![using(0, &["a", "b"])]);
     for (request, name, part) in [
-        (
-            with_values([]),
-            "b",
-            "do without a value of the parameter `b`",
-        ),
+        (with_values([]), "b", "find a value of the parameter `b`"),
         (
             with_values([("b", "x")]),
             "b",

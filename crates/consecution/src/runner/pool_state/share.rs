@@ -189,7 +189,7 @@ impl Share {
         self.waiting.push_back(ticket);
     }
 
-    /// Who gets a pipeline that was started: whoever has waited longest.
+    /// Gives a pipeline that was started to the call that has waited longest.
     pub(super) fn serve(&mut self) -> Option<Ticket> {
         let ticket = self.waiting.pop_front()?;
         self.take();

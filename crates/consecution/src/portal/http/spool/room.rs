@@ -111,7 +111,8 @@ impl Room {
         self.bytes_max > 0
     }
 
-    /// Reserves room for so many more bytes of a call that uses `own`, if there is room.
+    /// Reserves room for `bytes` more of a call that already uses `own`. `None` if there is no
+    /// room.
     pub(super) fn take(&self, own: &mut Used, bytes: u64, is_behind_file: bool) -> Option<Place> {
         let mut used = self.used.lock();
         let is_within = |own: u64, used: u64, max: u64| {
