@@ -158,7 +158,7 @@ impl Found {
                 &self.shared_busy,
                 &self.bare_busy,
             ),
-            ratio("(late − warm)", &self.late_above_warm, &self.bare).asked(1.4, 1.4),
+            ratio("(late − warm)", &self.late_above_warm, &self.bare).asked(1.4, 1.0),
         ];
         let time = |what: &str, samples| Row::new(what, Unit::Milliseconds, samples);
         let mut absolute = vec![
