@@ -273,7 +273,7 @@ mod tests {
                 &["width=x"],
                 "`width` to `x`, which does not match `[0-9]+`",
             ),
-            (&[], "`width`, which must match `[0-9]+`"),
+            (&[], "`width`: give one that matches `[0-9]+`"),
             (&["width=3", "witdh=4"], "did you mean `width`?"),
             (&["width=3", "zoom=4"], "there are title, width"),
         ] {

@@ -49,8 +49,8 @@ fn waiting_for(error: &str) -> Connection {
 const REFUSALS: [&str; 4] = [
     "received fatal alert: ",
     "connection closed",
-    "Connection reset",
-    "Broken pipe",
+    "connection reset",
+    "broken pipe",
 ];
 
 /// The server has refused our certificate.
@@ -63,7 +63,8 @@ fn expect_certificate_refused(server: &Server, error: &LinkStoreError) {
         server.address()
     );
     assert!(error.starts_with(&start), "{error}");
-    let (_, reason) = error.split_at(start.len());
+    // The system, hyper and h2 do not agree on capital letters.
+    let reason = error[start.len()..].to_lowercase();
     assert!(REFUSALS.iter().any(|it| reason.contains(it)), "{error}");
 }
 

@@ -129,7 +129,7 @@ fn a_runner_checks_all_that_a_plain_client_sets() {
     assert_eq!(reply.payload.len(), ARGUMENT_BYTES_MAX + 2);
 
     for (id, values, parts) in [
-        (title, "", &["`title`", "do without"][..]),
+        (title, "", &["`title`", "give one that matches"][..]),
         (title, "width=3", &["`width`", "none of that name"]),
         (title, "title=a&width=3", &["`width`", "there are title"]),
         (title, "titel=a", &["did you mean `title`?"]),
@@ -161,7 +161,10 @@ fn a_runner_checks_all_that_a_plain_client_sets() {
     let reply = both(&mut client, "title=t&width=3");
     assert_eq!(reply.header("Consecution-Ending-2"), Some("exited 0"));
     assert_eq!(reply.payload.trim_ascii_end(), b"<t>-3");
-    expect_malformed(&both(&mut client, "title=t"), &["`width`", "do without"]);
+    expect_malformed(
+        &both(&mut client, "title=t"),
+        &["`width`", "give one that matches"],
+    );
     let reply = both(&mut client, "title=t&width=3&zoom=1");
     expect_malformed(&reply, &["`zoom`", "there are title, width"]);
 
