@@ -26,12 +26,14 @@ mod body;
 pub mod conformance;
 pub mod in_process;
 pub mod nats;
+mod usage;
 
 pub use crate::pending::Pending;
 pub use crate::registration::Registration;
 pub(crate) use body::Next;
 pub use body::{Body, Cut};
 pub(crate) use body::{Chunks, MovedChunk};
+pub use usage::{Limit, Usage};
 
 /// Carries calls from callers that need a link run to services that run it.
 pub trait Transport: Send + Sync {
@@ -231,6 +233,10 @@ pub struct Outcome {
     pub hint: Option<Arc<str>>,
     /// What the process has left, if its output is a file or folder.
     pub output: OutputLeft,
+    /// What the process has used.
+    pub usage: Usage,
+    /// The limit that the process has met, if this is a failure and it is known.
+    pub limit: Option<Limit>,
     /// How the [joined](Reply::joined) links ended, in chain order. Empty if the runner
     /// was lost: then nothing is known about them.
     pub joined: Vec<Outcome>,
@@ -256,6 +262,8 @@ impl Outcome {
             elapsed: Duration::ZERO,
             hint: None,
             output: OutputLeft::Given,
+            usage: Usage::default(),
+            limit: None,
             joined: Vec::new(),
         }
     }
