@@ -12,6 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::fd::{BorrowedFd, OwnedFd};
@@ -104,9 +105,24 @@ pub(crate) struct Cgroups {
 pub(crate) struct Cgroup {
     of: Arc<Cgroups>,
     made: Made,
+    /// The processor time of those that were here before.
+    cpu_before: Duration,
 }
 
 impl Cgroup {
+    fn new(of: &Arc<Cgroups>, made: Made) -> Cgroup {
+        Cgroup {
+            of: Arc::clone(of),
+            cpu_before: made.cpu_time().unwrap_or_default(),
+            made,
+        }
+    }
+
+    /// The processor time that its processes have taken until now, if it is counted.
+    pub(crate) fn cpu_time(&self) -> Option<Duration> {
+        Some(self.made.cpu_time()?.saturating_sub(self.cpu_before))
+    }
+
     /// The files by which a process joins: whoever writes "0" to one moves there.
     pub(crate) fn join_files(&self) -> &[OwnedFd] {
         &self.made.join_files
@@ -178,6 +194,19 @@ pub(crate) fn counts_a_kill(counts: &[u8]) -> bool {
     let mut lines = counts.split(|byte| *byte == b'\n');
     let kills = lines.find_map(|line| line.strip_prefix(b"oom_kill "));
     kills.is_some_and(|count| count != b"0")
+}
+
+/// The processor time that a cgroup's file tells: `cpuacct.usage` in nanoseconds, or a line
+/// of `cpu.stat`.
+fn cpu_time(said: &str, version: Version) -> Option<Duration> {
+    match version {
+        Version::One => said.trim().parse().ok().map(Duration::from_nanos),
+        Version::Two => {
+            let mut lines = said.lines();
+            let microseconds = lines.find_map(|line| line.strip_prefix("usage_usec "))?;
+            microseconds.parse().ok().map(Duration::from_micros)
+        }
+    }
 }
 
 /// How many processes and threads the kernel has refused in a cgroup, by `pids.events`.
@@ -284,16 +313,11 @@ impl Cgroups {
 
     /// Gives a cgroup with these limits: one that rests, or a new one.
     pub(crate) fn create(this: &Arc<Cgroups>, limits: &Limits) -> Result<Cgroup, CgroupError> {
-        if let Some(made) = this.take_resting(limits) {
-            return Ok(Cgroup {
-                of: this.clone(),
-                made,
-            });
-        }
-        this.make(limits).map(|made| Cgroup {
-            of: this.clone(),
-            made,
-        })
+        let made = match this.take_resting(limits) {
+            Some(made) => made,
+            None => this.make(limits)?,
+        };
+        Ok(Cgroup::new(this, made))
     }
 
     fn take_resting(&self, limits: &Limits) -> Option<Made> {
@@ -346,6 +370,22 @@ mod tests {
             ("", false),
         ] {
             assert_eq!(counts_a_kill(counts.as_bytes()), is_one, "{counts}");
+        }
+    }
+
+    #[test]
+    fn processor_time_is_told_by_both_versions() {
+        let half = Some(Duration::from_millis(500));
+        let two = "usage_usec 500000\nuser_usec 400000\nsystem_usec 100000\n";
+        for (said, version, time) in [
+            ("500000000\n", Version::One, half),
+            ("0\n", Version::One, Some(Duration::ZERO)),
+            ("", Version::One, None),
+            (two, Version::Two, half),
+            ("user_usec 400000\n", Version::Two, None),
+            ("500000000\n", Version::Two, None),
+        ] {
+            assert_eq!(cpu_time(said, version), time, "{said}");
         }
     }
 

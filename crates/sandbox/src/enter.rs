@@ -61,8 +61,7 @@ pub(crate) fn enter(order: &Order, socket: &OwnedFd) -> Result<Entered, Failure>
     set_hostname(&spec.hostname)?;
     // A failure does not matter: on a host without inotify there is nothing to bound.
     rlimits::bound_user_namespace();
-    let limits = rlimits::set(order.link_processes_max)
-        .map_err(|error| Failure::new(Step::SetLimits, "", error.raw_os_error()))?;
+    let limits = rlimits::set(order.link_processes_max, order.open_files)?;
 
     let token = MountToken(random()?);
     let uid = identity.uid;

@@ -98,6 +98,7 @@ impl Launcher {
             return Err(OpenError::NoZygote);
         }
         mounts::check_data(spec).map_err(OpenError::Failed)?;
+        let open_files = limits.open_files;
         // A limit that cannot be kept is found now, not with the first request.
         let limits = Cgroups::keepable(&self.cgroups, &limits)?;
         let cgroups = limits.any().then(|| self.cgroups.clone());
@@ -105,6 +106,7 @@ impl Launcher {
             spec: spec.clone(),
             memory_bytes: limits.memory_bytes,
             cpu_millicores: limits.cpu_millicores,
+            open_files,
             link_processes_max: match limits.processes {
                 Some(_) => None,
                 None => Some(LINK_PROCESSES_MAX),

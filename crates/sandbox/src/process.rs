@@ -286,8 +286,8 @@ impl Process {
         self.ended_at
     }
 
-    /// The processor time of its command and of what that has started, as far as it has
-    /// ended and somebody has waited for it: known with the event that tells how it has
+    /// The processor time of its command and of what that has started: if it is not counted
+    /// by its cgroup, as far as it has ended and somebody has waited for it. Known with the event that tells how it has
     /// ended, or once it was [looked up](Process::look_up_cpu_time).
     pub fn cpu_time(&self) -> Option<Duration> {
         self.cpu_time
@@ -297,8 +297,16 @@ impl Process {
     /// killed, of which nobody is told any more what it has used.
     pub fn look_up_cpu_time(&mut self) {
         if self.cpu_time.is_none() {
-            self.cpu_time = self.pidfd.as_ref().and_then(process_tree::cpu_time);
+            let of_tree = || self.pidfd.as_ref().and_then(process_tree::cpu_time);
+            self.cpu_time = self.cpu_time_by_now().or_else(of_tree);
         }
+    }
+
+    /// The processor time that its command and all that it has started have taken until
+    /// now, however they have ended; `None` if its [limits](crate::Limits::counts_cpu_time)
+    /// do not ask for that to be counted, or it cannot be here.
+    pub fn cpu_time_by_now(&self) -> Option<Duration> {
+        self.cgroup.as_ref().and_then(Cgroup::cpu_time)
     }
 
     /// Whether its command has failed and there was no room left in its private folders
@@ -392,7 +400,8 @@ impl Process {
                 self.is_over = is_alone;
                 self.has_completed = completes;
                 self.ended_at = Some(instant(at));
-                self.cpu_time = Some(Duration::from_micros(cpu_microseconds));
+                let waited_for = Duration::from_micros(cpu_microseconds);
+                self.cpu_time = self.cpu_time_by_now().or(Some(waited_for));
                 self.has_filled_its_folders = is_full;
                 Ok(Some(Event::Exited(WaitStatus::from_raw(status))))
             }

@@ -3,6 +3,7 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::CapabilitySet;
 
+use crate::failure::{Failure, Step};
 use crate::sys::{Errno, in_our_memory as call};
 
 /// Open files: enough for any filter, and the soft limit that programs written
@@ -20,6 +21,11 @@ const INIT_OPEN_FILES_MAX: u64 = 1024 * 1024;
 
 /// If the host allows inits fewer, commands get a quarter of that.
 const INIT_TO_COMMAND_OPEN_FILES: u64 = 4;
+
+/// If a link asks for a number, its commands get no more than half of that: inits still
+/// have room then for what commands have in flight, and for what they add to that at the
+/// same moment.
+const INIT_TO_ASKED_OPEN_FILES: u64 = 2;
 
 /// The kernel's own bound of a limit on open files.
 const OPEN_FILES_BOUND: &str = "/proc/sys/fs/nr_open";
@@ -85,21 +91,51 @@ pub(crate) fn stops_dumps_to_programs() -> bool {
 /// Sets the limits, whatever the runner's own are: no core dumps, which would
 /// take an input's content to disk; bounded open files; no
 /// priority above the others'.
-pub(crate) fn set(link_processes_max: Option<u64>) -> rustix::io::Result<ProcessLimits> {
+pub(crate) fn set(
+    link_processes_max: Option<u64>,
+    open_files: Option<u32>,
+) -> Result<ProcessLimits, Failure> {
+    set_for_all().map_err(|error| Failure::new(Step::SetLimits, "", error.raw_os_error()))?;
+    let inits = hard(Resource::Nofile, INIT_OPEN_FILES_MAX);
+    let (open_files_soft, open_files_hard) = match open_files {
+        Some(wanted) => asked_for(wanted.into(), inits)?,
+        None => {
+            let hard = OPEN_FILES_HARD_MAX.min(inits / INIT_TO_COMMAND_OPEN_FILES);
+            (OPEN_FILES_SOFT_MAX.min(hard), hard)
+        }
+    };
+    Ok(ProcessLimits {
+        open_files_soft,
+        open_files_hard,
+        link_processes_max: link_processes_max.map(|most| hard(Resource::Nproc, most)),
+    })
+}
+
+fn set_for_all() -> rustix::io::Result<()> {
     limit(Resource::Core, CORE_BYTES, CORE_BYTES)?;
     bound_signals()?;
     limit(Resource::Rtprio, 0, 0)?;
     limit(Resource::Nice, 0, 0)?;
     limit(Resource::Memlock, LOCKED_BYTES_MAX, LOCKED_BYTES_MAX)?;
     limit(Resource::Stack, STACK_BYTES_SOFT, u64::MAX)?;
-    limit(Resource::Nofile, INIT_OPEN_FILES_MAX, INIT_OPEN_FILES_MAX)?;
-    let inits = hard(Resource::Nofile, INIT_OPEN_FILES_MAX);
-    let open_files = OPEN_FILES_HARD_MAX.min(inits / INIT_TO_COMMAND_OPEN_FILES);
-    Ok(ProcessLimits {
-        open_files_soft: OPEN_FILES_SOFT_MAX.min(open_files),
-        open_files_hard: open_files,
-        link_processes_max: link_processes_max.map(|most| hard(Resource::Nproc, most)),
-    })
+    limit(Resource::Nofile, INIT_OPEN_FILES_MAX, INIT_OPEN_FILES_MAX)
+}
+
+/// The soft and the hard limit of a command that is to have so many open files.
+fn asked_for(wanted: u64, inits: u64) -> Result<(u64, u64), Failure> {
+    let most = inits / INIT_TO_ASKED_OPEN_FILES;
+    if wanted <= most {
+        return Ok((wanted, wanted));
+    }
+    let reason = format!(
+        "a process may have {most} open files here at most, half of the runner's hard limit \
+         (ulimit -Hn, systemd's LimitNOFILE): raise that, or lower OpenFiles"
+    );
+    Err(Failure::because(
+        Step::SetLimits,
+        format!("{wanted} open files"),
+        reason,
+    ))
 }
 
 /// Bounds what the kernel counts for each user of this user namespace. The namespace's
@@ -143,4 +179,22 @@ fn limit(resource: Resource, soft: u64, hard_max: u64) -> rustix::io::Result<()>
 fn hard(resource: Resource, hard_max: u64) -> u64 {
     let found = getrlimit(resource).maximum;
     found.map_or(hard_max, |hard| hard.min(hard_max))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_files_as_asked_for_are_given_or_it_is_said_how_many_could_be() {
+        for (wanted, inits) in [(16, 32), (512, 1024), (524_288, 1_048_576)] {
+            assert_eq!(asked_for(wanted, inits).unwrap(), (wanted, wanted));
+            let error = asked_for(wanted + 1, inits).unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("{wanted} open files here at most")),
+                "{error}"
+            );
+            assert!(error.contains("ulimit -Hn"), "{error}");
+        }
+    }
 }

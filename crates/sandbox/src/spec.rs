@@ -264,6 +264,12 @@ pub struct Limits {
     pub cpu_millicores: Option<u64>,
     /// Processes and threads at a time; absent: [`PROCESSES_DEFAULT`].
     pub processes: Option<u32>,
+    /// Processor time is counted for each process with all that it starts, so that
+    /// somebody can limit it: see [`Process::cpu_time_by_now`](crate::Process::cpu_time_by_now).
+    pub counts_cpu_time: bool,
+    /// Files that each of its processes may have open; absent: 1024, or 4096 if it raises
+    /// that. No cgroup is needed for this one.
+    pub open_files: Option<u32>,
     /// Keep those that can be kept here, and let the others be. Otherwise one
     /// that cannot be kept is an error.
     pub best_effort: bool,
@@ -275,12 +281,13 @@ impl Limits {
         self.each().next().is_some()
     }
 
-    /// Each limit that is set, by itself.
+    /// Each limit that is set and that a cgroup keeps, by itself.
     pub(crate) fn each(&self) -> impl Iterator<Item = Limits> + use<> {
         let none = Limits::default();
         let memory_bytes = self.memory_bytes;
         let cpu_millicores = self.cpu_millicores;
         let processes = self.processes;
+        let counts_cpu_time = self.counts_cpu_time;
         [
             Limits {
                 memory_bytes,
@@ -291,6 +298,10 @@ impl Limits {
                 ..none
             },
             Limits { processes, ..none },
+            Limits {
+                counts_cpu_time,
+                ..none
+            },
         ]
         .into_iter()
         .filter(move |single| *single != none)
@@ -302,6 +313,8 @@ impl Limits {
             memory_bytes: self.memory_bytes.or(other.memory_bytes),
             cpu_millicores: self.cpu_millicores.or(other.cpu_millicores),
             processes: self.processes.or(other.processes),
+            counts_cpu_time: self.counts_cpu_time || other.counts_cpu_time,
+            open_files: self.open_files.or(other.open_files),
             best_effort: self.best_effort,
         }
     }

@@ -115,8 +115,8 @@ impl Start {
 }
 
 /// The most cgroup descriptors of a [`Start`]: version 1 has one for each controller, and
-/// we use three controllers.
-pub(crate) const CGROUPS_MAX: usize = 3;
+/// we use four controllers.
+pub(crate) const CGROUPS_MAX: usize = 4;
 
 /// Standard input, output and error.
 pub(crate) const STDIO: usize = 3;
@@ -140,6 +140,8 @@ pub(crate) struct Order {
     /// processes may have: for programs that look that up.
     pub(crate) memory_bytes: Option<u64>,
     pub(crate) cpu_millicores: Option<u64>,
+    /// How many files each of its processes may have open.
+    pub(crate) open_files: Option<u32>,
 }
 
 /// What a link has on some hosts and not on others.

@@ -274,7 +274,7 @@ impl fmt::Display for FailureReason {
                 formatter.write_str("found every runner busy for as long as it could wait")
             }
             Self::Unreachable(reason) => write!(formatter, "cannot be asked for: {reason}"),
-            Self::DeadlinePassed => formatter.write_str("was still running at its deadline"),
+            Self::DeadlinePassed => formatter.write_str("was not done by its deadline"),
             Self::Lost(reason) => write!(formatter, "was lost: {reason}"),
             Self::InputCut(reason) => write!(formatter, "had its input cut off: {reason}"),
             Self::Parameter(error) => write!(formatter, "was not called: failed to {error}"),

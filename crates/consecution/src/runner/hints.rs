@@ -20,6 +20,7 @@ pub(super) struct Means {
     memory: Option<String>,
     processes: u32,
     scratch: String,
+    open_files: Option<u32>,
     cpu_time: Option<Duration>,
     /// If it may have less than the runner allows.
     output: Option<String>,
@@ -37,6 +38,7 @@ impl Means {
             memory: constraints.memory.map(chain::units::format_memory),
             processes: constraints.processes.unwrap_or(sandbox::PROCESSES_DEFAULT),
             scratch: chain::units::format_memory(scratch_bytes),
+            open_files: constraints.open_files,
             cpu_time: constraints.cpu_time,
             output: output.map(chain::units::format_memory),
         }
@@ -178,9 +180,13 @@ fn help(trouble: Trouble, means: &Means) -> Option<String> {
             let memory = means.memory.as_deref()?;
             format!("it may have {memory} of memory: set `Constraints: {{Memory: …}}`")
         }
-        Trouble::OpenFiles => "it may have 1024 open files, or 4096 after `ulimit -n`: set \
-            `Constraints: {OpenFiles: …}`"
-            .to_owned(),
+        Trouble::OpenFiles => {
+            let may = match means.open_files {
+                Some(files) => format!("{files} open files"),
+                None => "1024 open files, or 4096 after `ulimit -n`".to_owned(),
+            };
+            format!("it may have {may}: set `Constraints: {{OpenFiles: …}}`")
+        }
         Trouble::Sandbox => {
             "it is in a sandbox already and cannot make another: turn its own off, \
             as with Chromium's --no-sandbox"

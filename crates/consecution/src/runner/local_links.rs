@@ -57,7 +57,7 @@ impl LocalLink {
         Border {
             network: self.link.network,
             stores_input: self.mode.stores_input,
-            leaves_file: self.mode.leaves_file,
+            shows_output: self.mode.leaves_file || self.mode.output_bytes_max.is_some(),
         }
     }
 }

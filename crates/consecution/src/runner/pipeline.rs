@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::pool::SpoiledBy;
 use crate::pipe::{Reader, Writer};
 use crate::transport::{Body, LAST_WORDS_WAIT_MAX, Outcome, PendingOutcome};
-use allowance::Allowance;
+use allowance::{Allowance, OutputMax};
 use call::{Call, Out};
 use ending::SIGKILL;
 use link::{Ends, Joint, Link, Links};
@@ -29,6 +29,7 @@ use stored::FileOutput;
 
 mod allowance;
 mod call;
+mod cpu_time;
 mod ending;
 mod link;
 mod output;
@@ -63,6 +64,10 @@ pub(super) struct Mode {
     /// It leaves its output in a file, and what it writes to standard output is kept with
     /// standard error. Only for the last link of a pipeline.
     pub(super) leaves_file: bool,
+    /// The most processor time that it may take for a call. Enforced where it is counted.
+    pub(super) cpu_time_max: Option<Duration>,
+    /// The most bytes of its output. Only for the last link of a pipeline.
+    pub(super) output_bytes_max: Option<u64>,
 }
 
 /// A pipeline whose processes have started, or whose places are prepared, and that has got
@@ -221,7 +226,10 @@ impl IdlePipeline {
         held: impl Send + 'static,
         over: impl FnOnce(&mut Outcome) + Send + 'static,
     ) -> (Body, PendingOutcome) {
-        let (allowance, excess) = Allowance::new(bounds.output_bytes_max);
+        let of_last = self.links.links.last();
+        let of_last = of_last.and_then(|last| last.mode.output_bytes_max);
+        let output_max = OutputMax::least(bounds.output_bytes_max, of_last);
+        let (allowance, excess) = Allowance::new(output_max.bytes());
         let (output, end) = match self.stdout {
             Some(stdout) => {
                 let (output, end) = Output::body(stdout, allowance);
@@ -240,8 +248,10 @@ impl IdlePipeline {
             kept: self.kept,
             output: end,
             excess,
-            bounds,
+            output_max,
+            stderr_bytes_max: bounds.stderr_bytes_max,
         };
+        let deadline = work.deadline;
         tokio::spawn(async move {
             let (outcomes, remains) = call.run(work).await;
             // There is always at least one outcome.
@@ -251,10 +261,9 @@ impl IdlePipeline {
             let _ = tell.send(outcome);
             // Closing all files takes longer than sending the answer, so let that go first.
             tokio::task::yield_now().await;
-            let output = remains.close();
             // A file that is still read takes memory.
-            if let Some(output) = output {
-                let _ = output.await;
+            if let Some(file) = remains.close() {
+                file.until_given_back(deadline).await;
             }
             drop(held);
         });
@@ -356,7 +365,7 @@ impl Starting {
             };
             (process, None)
         };
-        (self.links.links).push(Link::new(process, joint, waiting, stage.mode.stores_input)?);
+        (self.links.links).push(Link::new(process, joint, waiting, stage.mode)?);
         Ok(output)
     }
 }

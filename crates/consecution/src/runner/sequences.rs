@@ -91,12 +91,12 @@ pub(super) struct Border {
     pub(super) network: Network,
     /// Its input is stored before its command is executed.
     pub(super) stores_input: bool,
-    /// Its output is a file.
-    pub(super) leaves_file: bool,
+    /// Its output is a file, or its length is limited: the runner has to see it.
+    pub(super) shows_output: bool,
 }
 
 /// Where links in a row are cut into sequences of which each can be one pipeline: before
-/// one whose input is stored, and behind one whose output is a file. Two links of one
+/// one whose input is stored, and behind one whose output the runner has to see. Two links of one
 /// pipeline share a pipe, through which they can tell each other a little, also backwards:
 /// none may reach further by that than by itself, so both have the same network.
 pub(super) fn cut(links: &[Border], links_max: usize) -> Vec<Range<usize>> {
@@ -104,7 +104,7 @@ pub(super) fn cut(links: &[Border], links_max: usize) -> Vec<Range<usize>> {
     for (at, link) in links.iter().enumerate() {
         let is_cut = |piece: &Range<usize>| {
             link.stores_input
-                || links[piece.end - 1].leaves_file
+                || links[piece.end - 1].shows_output
                 || links[piece.start].network != link.network
         };
         match pieces.last_mut() {

@@ -545,6 +545,8 @@ fn mode(link: &Link) -> Mode {
         is_late: link.is_late(),
         stores_input: link.input.is_some(),
         leaves_file: link.output.is_some(),
+        cpu_time_max: link.constraints.cpu_time,
+        output_bytes_max: link.constraints.output,
     }
 }
 
@@ -553,6 +555,8 @@ fn limits(link: &Link, rules: &Sandboxing) -> Limits {
         memory_bytes: link.constraints.memory,
         cpu_millicores: link.constraints.cpu.map(|cpu| cpu.millicores().into()),
         processes: link.constraints.processes,
+        counts_cpu_time: link.constraints.cpu_time.is_some(),
+        open_files: link.constraints.open_files,
         best_effort: rules.unenforced_limits,
     }
 }

@@ -93,10 +93,10 @@ fn send_tells_all_that_is_known_of_a_failure_and_exits_as_the_link_did() {
         .expect_code(137)
         .expect_stderr(&["was ended by signal 9 (SIGKILL)"]);
     let sleepy = chain_with("Deadline: 3s", [shell("echo zzz >&2; sleep 1000")]);
-    servers.send(&sleepy, b"").expect_code(124).expect_stderr(&[
-        "zzz\n",
-        "on runner 'north' was still running at its deadline",
-    ]);
+    servers
+        .send(&sleepy, b"")
+        .expect_code(124)
+        .expect_stderr(&["zzz\n", "on runner 'north' was not done by its deadline"]);
     let mut nowhere = servers.command("send");
     let broken = chain_with("", [link(&["/bin/nowhere"])]);
     nowhere.args(["--wait", "1s"]).arg(broken.path());

@@ -9,6 +9,9 @@ use chain::{Constraints, Link};
 use consecution::runner::{Options, Sandboxing};
 use consecution::transport::{Body, Cut, Ending, Following, Limit, Outcome, Reply, Request, Usage};
 
+use futures_util::StreamExt;
+use tokio::time::Instant;
+
 use crate::support::runner::{World, shell, soon};
 
 /// Calls consecutive links, as a portal does that lets a runner join them. Gives how each
@@ -269,4 +272,257 @@ async fn memory_is_told_of_links_that_have_a_limit() {
     let limits: Vec<_> = outcomes.iter().map(|outcome| outcome.limit).collect();
     assert_eq!(limits, [None, Some(Limit::Memory), None], "{outcomes:?}");
     assert_eq!(outcomes[2].ending, Ending::Cut);
+}
+
+fn with_cpu_time(script: &str, milliseconds: u64) -> Link {
+    let constraints = Constraints {
+        cpu_time: Some(Duration::from_millis(milliseconds)),
+        ..Constraints::default()
+    };
+    limited(script, constraints)
+}
+
+/// Takes a processor for ever.
+const SPIN: &str = "while :; do :; done";
+
+fn assert_out_of_time(outcome: &Outcome) {
+    assert_eq!(outcome.ending, Ending::Signalled(24), "{outcome:?}");
+    assert_eq!(outcome.limit, Some(Limit::CpuTime));
+    assert!(
+        outcome.hint.as_ref().unwrap().contains("CPUTime"),
+        "{outcome:?}"
+    );
+    let said = String::from_utf8_lossy(&outcome.stderr);
+    assert!(said.contains("of processor time: raise CPUTime"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processor_time_has_a_limit_for_all_processes_of_a_call_together() {
+    let world = World::start(Options::default());
+    let link = with_cpu_time("read what; eval \"$what\"", 300);
+    // Counts as long as that takes less than the limit, and some time at least.
+    let some = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done";
+    let used = call_one(&world, &link, format!("{some}\n")).await;
+    assert_eq!(used.limit, None, "{used:?}");
+    let used = used.usage.cpu.unwrap();
+    let times = Duration::from_millis(300).as_micros() / used.as_micros() + 1;
+    for what in [
+        SPIN.to_owned(),
+        format!("sh -c '{SPIN}' & wait"),
+        format!("sh -c '{SPIN}'; exit 0"),
+        // What has nobody that waits for it, and lets its end be unseen.
+        format!("(sh -c '{SPIN}' &) & sleep 1000"),
+        // Each of them alone does not reach it.
+        format!("trap '' CHLD; while :; do sh -c '{some}'; done"),
+        format!("{SPIN} & {SPIN} & wait"),
+    ] {
+        let outcome = call_one(&world, &link, format!("{what}\n")).await;
+        assert_out_of_time(&outcome);
+        assert!(
+            outcome.usage.cpu.unwrap() >= Duration::from_millis(300),
+            "{outcome:?}"
+        );
+        // Nothing of that counts for the next ones, nor do these together.
+        for _ in 0..times.min(4) {
+            let outcome = call_one(&world, &link, format!("{some}\n")).await;
+            assert_eq!(
+                outcome.ending,
+                Ending::Exited(0),
+                "after {what}: {outcome:?}"
+            );
+            assert_eq!(outcome.limit, None);
+        }
+    }
+    // A process that waits has all the time of the world.
+    let outcome = call_one(&world, &link, "sleep 1\n").await;
+    assert_eq!(outcome.limit, None, "{outcome:?}");
+    // One that may be over before anybody looks, also joined, where the next one may have
+    // its input by then.
+    let cat = shell("cat");
+    for brief in [shell("cat"), shell(&format!("cat; {some}"))] {
+        let constraints = Constraints {
+            cpu_time: Some(Duration::from_millis(1)),
+            ..Constraints::default()
+        };
+        let brief = Link {
+            constraints,
+            ..brief
+        };
+        let outcome = call_one(&world, &brief, "x".repeat(1 << 20)).await;
+        if outcome.usage.cpu > Some(Duration::from_millis(20)) {
+            assert_out_of_time(&outcome);
+        }
+        let (_, outcomes) = call(&world, &[&brief, &cat], "x".repeat(1 << 20)).await;
+        if outcomes[0].usage.cpu > Some(Duration::from_millis(20)) {
+            assert_out_of_time(&outcomes[0]);
+            let ending = &outcomes[1].ending;
+            assert!(
+                matches!(ending, Ending::Cut | Ending::Exited(0)),
+                "{outcomes:?}"
+            );
+        }
+    }
+    // In the middle of a chain, whose end gets none of its input's.
+    let middle = with_cpu_time(&format!("cat; {SPIN}"), 50);
+    let (_, outcomes) = call(&world, &[&cat, &middle, &cat], "x").await;
+    assert_out_of_time(&outcomes[1]);
+    assert_eq!(outcomes[2].ending, Ending::Cut);
+    assert_eq!([outcomes[0].limit, outcomes[2].limit], [None, None]);
+    // With files, where unpacking and packing are not its own.
+    let files = Link {
+        input: Some("/tmp/in".to_owned()),
+        output: Some("/tmp/out/".to_owned()),
+        ..with_cpu_time(&format!("cp /tmp/in /tmp/out; {SPIN}"), 50)
+    };
+    assert_out_of_time(&call_one(&world, &files, vec![b'x'; 3 << 20]).await);
+}
+
+fn with_output_max(script: &str, bytes: u64) -> Link {
+    let constraints = Constraints {
+        output: Some(bytes),
+        ..Constraints::default()
+    };
+    limited(script, constraints)
+}
+
+/// What comes of a call, until it breaks off.
+async fn until_cut(world: &World, links: &[&Link], input: &str) -> (u64, bool, Vec<Outcome>) {
+    for link in links {
+        world.links.put(Arc::new((*link).clone())).await.unwrap();
+        soon(world.runner.ready(link.id())).await.unwrap();
+    }
+    let following = links[1..].iter().map(|link| Following {
+        id: link.id(),
+        accepted: vec![0],
+    });
+    let request = Request {
+        following: following.collect(),
+        ..Request::new(input.to_owned())
+    };
+    let called = world.transport.call(links[0].id(), request);
+    let Reply {
+        mut body, outcome, ..
+    } = soon(called).await.unwrap();
+    let (mut bytes, mut is_cut) = (0, false);
+    while let Some(chunk) = soon(body.next()).await {
+        match chunk {
+            Ok(chunk) => bytes += chunk.len() as u64,
+            Err(_) => is_cut = true,
+        }
+    }
+    drop(body);
+    let outcome = soon(outcome).await;
+    (bytes, is_cut, outcome.links().cloned().collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn not_one_byte_more_than_the_limit_of_an_output_leaves_the_runner() {
+    let world = World::start(Options::default());
+    let write = "read n rest; head -c $n /dev/zero; $rest";
+    for most in [1, 1000, 65_536, 1_000_000] {
+        let link = with_output_max(write, most);
+        for rest in ["", "exit 3", "sleep 1000"] {
+            if rest != "sleep 1000" {
+                let input = format!("{most} {rest}\n");
+                let (bytes, is_cut, outcomes) = until_cut(&world, &[&link], &input).await;
+                assert_eq!((bytes, is_cut), (most, false), "{outcomes:?}");
+                assert_eq!(outcomes[0].usage.bytes_out, Some(most));
+                let code = if rest.is_empty() { 0 } else { 3 };
+                assert_eq!(outcomes[0].ending, Ending::Exited(code));
+                assert_eq!(outcomes[0].limit, None);
+            }
+            for much in [most + 1, 3 * most, most + 3_000_000] {
+                let input = format!("{much} {rest}\n");
+                let (bytes, is_cut, outcomes) = until_cut(&world, &[&link], &input).await;
+                assert_eq!((bytes, is_cut), (most, true), "{much} {rest}: {outcomes:?}");
+                assert_eq!(outcomes[0].ending, Ending::Signalled(25), "{outcomes:?}");
+                assert_eq!(outcomes[0].limit, Some(Limit::Output));
+                assert_eq!(outcomes[0].usage.bytes_out, Some(most));
+                let hint = outcomes[0].hint.as_deref().unwrap();
+                assert!(hint.contains("`Constraints: {Output: …}`"), "{hint}");
+            }
+        }
+    }
+    // In the middle of a chain: what is behind it gets no end, whether it is fast or not.
+    let (cat, count) = (shell("cat"), shell("wc -c"));
+    let link = with_output_max(write, 100_000);
+    let (bytes, _, outcomes) = until_cut(&world, &[&cat, &link, &count], "100000\n").await;
+    assert_eq!(bytes, 7, "{outcomes:?}");
+    for much in [100_001, 5_000_000] {
+        let (bytes, _, outcomes) =
+            until_cut(&world, &[&cat, &link, &count], &format!("{much}\n")).await;
+        assert_eq!(bytes, 0, "{outcomes:?}");
+        assert_eq!(outcomes[1].limit, Some(Limit::Output), "{outcomes:?}");
+        assert_eq!(outcomes[2].ending, Ending::Cut);
+    }
+    // As a file, and as a tar.
+    for path in ["/tmp/out", "/tmp/out/"] {
+        let file = path.replace("out/", "out/file");
+        let link = |most| Link {
+            output: Some(path.to_owned()),
+            ..with_output_max(&format!("head -c 100000 /dev/zero > {file}"), most)
+        };
+        let (size, _, _) = until_cut(&world, &[&link(1 << 30)], "").await;
+        assert!(size >= 100_000, "{size}");
+        let (bytes, is_cut, outcomes) = until_cut(&world, &[&link(size)], "").await;
+        assert_eq!((bytes, is_cut), (size, false), "{outcomes:?}");
+        assert_eq!(outcomes[0].limit, None);
+        let (bytes, _, outcomes) = until_cut(&world, &[&link(size - 1)], "").await;
+        assert!(bytes < size, "{bytes}");
+        assert_eq!(outcomes[0].ending, Ending::Signalled(25), "{outcomes:?}");
+        assert_eq!(outcomes[0].limit, Some(Limit::Output));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_output_that_is_not_read_is_let_go_at_the_deadline() {
+    let world = World::start(Options::default());
+    for (path, file) in [("/tmp/out", "/tmp/out"), ("/tmp/out/", "/tmp/out/file")] {
+        let link = Link {
+            output: Some(path.to_owned()),
+            ..shell(&format!("head -c 9000000 /dev/zero > {file}"))
+        };
+        world.links.put(Arc::new(link.clone())).await.unwrap();
+        soon(world.runner.ready(link.id())).await.unwrap();
+        let request = Request {
+            deadline: Some(Instant::now() + Duration::from_secs(2)),
+            ..Request::new("")
+        };
+        let called = world.transport.call(link.id(), request);
+        let Reply { body, outcome, .. } = soon(called).await.unwrap();
+        let outcome = soon(outcome).await;
+        if path.ends_with('/') {
+            // It was packed as far as it was read.
+            assert_eq!(outcome.ending, Ending::DeadlinePassed, "{outcome:?}");
+            let said = String::from_utf8_lossy(&outcome.stderr);
+            let text = "it had exited with code 0 at its deadline, but its output was still";
+            assert!(said.contains(text), "{said}");
+        } else {
+            assert_eq!(outcome.ending, Ending::Exited(0), "{outcome:?}");
+        }
+        // Its reader is still there, and holds nothing.
+        world.until(&link, |counts| counts.in_use == 0).await;
+        soon(body.collect()).await.unwrap_err();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_files_are_as_many_as_asked_for_or_the_link_is_refused() {
+    let world = World::start(Options::default());
+    let with_files = |files| {
+        let constraints = Constraints {
+            open_files: Some(files),
+            ..Constraints::default()
+        };
+        limited("ulimit -n; ulimit -Hn; cat", constraints)
+    };
+    let (output, _) = call(&world, &[&with_files(20)], "").await;
+    assert_eq!(output.unwrap(), "20\n20\n");
+    // More than any host gives.
+    let link = with_files(1 << 20);
+    world.links.put(Arc::new(link.clone())).await.unwrap();
+    let error = soon(world.runner.ready(link.id())).await.unwrap_err();
+    let error = error.to_string();
+    assert!(error.contains("1048576 open files"), "{error}");
+    assert!(error.contains("half of the runner's hard limit"), "{error}");
 }

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::hierarchy::{CONTROLLERS, RUNNER_PREFIX};
+use super::hierarchy::{CONTROLLERS, CPU_TIME, RUNNER_PREFIX};
 
 /// A hierarchy in which cgroups could be made.
 #[derive(Debug, PartialEq, Eq)]
@@ -66,7 +66,7 @@ pub(super) fn candidates(mounts: &str, own: &str) -> Vec<Candidate> {
             Some("cgroup") => {
                 let here: Vec<String> = options
                     .split(',')
-                    .filter(|option| CONTROLLERS.contains(option))
+                    .filter(|option| CONTROLLERS.contains(option) || *option == CPU_TIME)
                     .map(str::to_owned)
                     .collect();
                 let Some(first) = here.first() else { continue };
@@ -144,12 +144,13 @@ mod tests {
             41 31 0:38 / /nonesuch/unified rw - cgroup2 cgroup2 rw\n\
             27 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n";
         let found = candidates(mounts, "4:memory:/a\n3:cpu,cpuacct:/\n0::/c\n");
-        let one = |mount: &str, own: &str, controller: &str| {
-            Candidate::One(mounted(mount, Some(own)), vec![controller.to_owned()])
+        let one = |mount: &str, own: &str, controllers: &[&str]| {
+            let controllers = controllers.iter().map(ToString::to_string).collect();
+            Candidate::One(mounted(mount, Some(own)), controllers)
         };
         let expected = [
-            one("/nonesuch/cpu", "/nonesuch/cpu", "cpu"),
-            one("/nonesuch/memory", "/nonesuch/memory/a", "memory"),
+            one("/nonesuch/cpu", "/nonesuch/cpu", &["cpu", "cpuacct"]),
+            one("/nonesuch/memory", "/nonesuch/memory/a", &["memory"]),
             Candidate::Two(mounted("/nonesuch/unified", Some("/nonesuch/unified/c"))),
         ];
         assert_eq!(found, expected);

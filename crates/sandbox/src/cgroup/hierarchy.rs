@@ -18,6 +18,10 @@ use super::candidates::{Candidate, Mounted, candidates, offered, places};
 /// The controllers that keep our limits.
 pub(crate) const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
 
+/// What counts processor time: in version 1 a controller of its own, in version 2 every
+/// cgroup, so that it is said of each hierarchy of that version.
+pub(super) const CPU_TIME: &str = "cpuacct";
+
 /// How the name of the cgroup begins into which a runner moves to make way: see
 /// [`make_way`].
 pub(super) const RUNNER_PREFIX: &str = "consecution-runner-";
@@ -164,7 +168,7 @@ fn take_over(place: &Path, name: &str, mounted: &Mounted) -> Option<Hierarchy> {
     let folder = place.join("consecution");
     let claim = place.is_dir().then(|| claim(&folder.join(name)).ok())??;
     let way = make_way(place, name);
-    let controllers = hand_down_controllers(&folder, name);
+    let mut controllers = hand_down_controllers(&folder, name);
     if controllers.is_empty() {
         if let Some(way) = way {
             let _ = fs::write(place.join("cgroup.procs"), "0");
@@ -174,6 +178,7 @@ fn take_over(place: &Path, name: &str, mounted: &Mounted) -> Option<Hierarchy> {
         let _ = fs::remove_dir(&folder);
         return None;
     }
+    controllers.push(CPU_TIME.to_owned());
     sweep(&folder);
     sweep_ways(place, &folder);
     Some(Hierarchy {

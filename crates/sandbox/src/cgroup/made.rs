@@ -4,12 +4,13 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::hierarchy::Hierarchies;
+use super::hierarchy::{CPU_TIME, Hierarchies};
 use super::settings::{self, File, Need, Setting};
-use super::{CgroupError, Version, counts_a_kill, refusals};
+use super::{CgroupError, Version, counts_a_kill, cpu_time, refusals};
 use crate::spec::Limits;
 
 /// Longer than the file in which the kernel counts such kills, which has some 100 bytes.
@@ -29,6 +30,8 @@ pub(super) struct Made {
     pub(super) counts_file: Option<OwnedFd>,
     /// The file with the number of its processes: quicker to read than their list.
     pub(super) count_file: Option<OwnedFd>,
+    /// The file that says how much processor time its processes have taken.
+    pub(super) cpu_file: Option<(OwnedFd, Version)>,
     /// The folder that limits processes.
     pub(super) pids: Option<PathBuf>,
     /// How many processes the kernel had refused there when that was last looked up.
@@ -89,6 +92,14 @@ impl Made {
                 let count = fs::File::open(folder.join("pids.current"));
                 self.count_file = count.ok().map(OwnedFd::from);
                 self.pids = Some(folder);
+            }
+            CPU_TIME => {
+                let path = folder.join(match hierarchy.version {
+                    Version::One => "cpuacct.usage",
+                    Version::Two => "cpu.stat",
+                });
+                let file = fs::File::open(&path).map_err(refused(what, &path))?;
+                self.cpu_file = Some((file.into(), hierarchy.version));
             }
             "memory" => {
                 let counts = fs::File::open(folder.join(match hierarchy.version {
@@ -157,6 +168,14 @@ impl Made {
             Version::Two => "memory.peak",
         }));
         peak.ok()?.trim().parse().ok()
+    }
+
+    /// The processor time of all processes that it has had.
+    pub(super) fn cpu_time(&self) -> Option<Duration> {
+        let (file, version) = self.cpu_file.as_ref()?;
+        let mut said = [0; COUNTS_BYTES_MAX];
+        let length = rustix::io::pread(file, &mut said, 0).ok()?;
+        cpu_time(str::from_utf8(&said[..length]).ok()?, *version)
     }
 
     /// See [`super::Cgroup::has_refused_a_process`].

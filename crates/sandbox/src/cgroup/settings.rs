@@ -1,5 +1,6 @@
 //! What limits are as files of cgroups, of either version.
 
+use super::hierarchy::CPU_TIME;
 use crate::spec::Limits;
 
 /// The period over which processor time is counted, in microseconds: the
@@ -99,6 +100,14 @@ pub(super) fn settings(limits: &Limits) -> Vec<Setting> {
                 format!("{quota} {period}"),
                 Need::Always,
             )],
+        });
+    }
+    if limits.counts_cpu_time {
+        settings.push(Setting {
+            what: "processor time in all",
+            controller: CPU_TIME,
+            one: Vec::new(),
+            two: Vec::new(),
         });
     }
     if let Some(processes) = limits.processes {

@@ -232,6 +232,8 @@ promises! {
             memory_bytes: Some(256 << 20),
             cpu_millicores: Some(2000),
             processes: Some(64),
+            counts_cpu_time: true,
+            open_files: None,
             best_effort: true,
         };
         for spec in of_users(setup) {

@@ -226,7 +226,7 @@ promises! {
     }
 
     fn neither_cgroups_nor_their_names_are_left_or_seen(setup) {
-        let limits = Limits { memory_bytes: Some(64 * MIB), cpu_millicores: Some(1000), processes: Some(50), best_effort: false };
+        let limits = Limits { memory_bytes: Some(64 * MIB), cpu_millicores: Some(1000), processes: Some(50), ..Limits::default() };
         if !kept(setup, limits) {
             return;
         }
@@ -305,7 +305,7 @@ mod what_limits_a_runner_limits_its_links {
                 memory_bytes: Some(64 * MIB),
                 cpu_millicores: Some(1000),
                 processes: Some(50),
-                best_effort: false,
+                ..Limits::default()
             };
             if !kept(setup, limits) {
                 return;

@@ -223,6 +223,16 @@ int main(int count, char **arguments) {
   } else if (!strcmp(what, "burn")) {
     clock_t wanted = atol(arguments[2]) * (CLOCKS_PER_SEC / 1000);
     while (clock() < wanted) {}
+  } else if (!strcmp(what, "burn-unseen")) {
+    signal(SIGCHLD, SIG_IGN);
+    int ended[2], end = pipe(ended);
+    if (!fork()) {
+      clock_t wanted = atol(arguments[2]) * (CLOCKS_PER_SEC / 1000);
+      while (clock() < wanted) {}
+      _exit(0);
+    }
+    close(ended[1]);
+    return end || read(ended[0], &end, 1);
 #ifdef __x86_64__
   } else if (!strcmp(what, "int80")) {
     long result;

@@ -97,6 +97,71 @@ promises! {
         assert!((30 * MIB..=32 * MIB).contains(&killed), "{killed}");
     }
 
+    fn a_cgroup_counts_what_nobody_waits_for(setup) {
+        let limits = Limits { counts_cpu_time: true, ..Limits::default() };
+        let zygote = match setup.launcher.open(&setup.script(ON_REQUEST), limits) {
+            Ok(zygote) => zygote,
+            Err(error) => {
+                let error = error.to_string();
+                assert!(error.contains("limit processor time in all"), "{error}");
+                return;
+            }
+        };
+        let some = Duration::from_millis(100);
+        for what in [
+            "exec probe burn 100".to_owned(),
+            "probe burn 100; true".to_owned(),
+            format!("(probe burn 100 & ) | cat; {UNTIL_REAPED}"),
+            // It ignores the ends of its children.
+            "exec probe burn-unseen 100".to_owned(),
+        ] {
+            let time = cpu_time(&zygote, &what);
+            assert!(time >= some && time < 20 * some, "{what}: {time:?}");
+            // The next one has the same place, and the same cgroup.
+            let time = cpu_time(&zygote, "true");
+            assert!(time < some, "after {what}: {time:?}");
+        }
+        // While it runs, and of one that is killed.
+        let mut running = Running::start(&zygote);
+        running.tell("probe burn 100; echo burnt; sleep 1000");
+        assert_eq!(running.event(), Event::Started);
+        assert_eq!(running.line(), "burnt");
+        assert!(running.process.cpu_time_by_now().unwrap() >= some);
+        running.process.look_up_cpu_time();
+        assert!(running.process.cpu_time().unwrap() >= some);
+        running.process.kill_and_wait();
+        drop(running);
+        let time = cpu_time(&zygote, "true");
+        assert!(time < some, "{time:?}");
+    }
+
+    fn open_files_are_as_many_as_the_link_asks_for(setup) {
+        for files in [16, 64, 2000] {
+            let limits = Limits { open_files: Some(files), ..Limits::default() };
+            let zygote = match setup.launcher.open(&setup.script(ON_REQUEST), limits) {
+                Ok(zygote) => zygote,
+                Err(error) => {
+                    let error = error.to_string();
+                    assert!(error.contains("open files here at most, half of the runner's"), "{error}");
+                    assert!(files > 1000, "{error}");
+                    continue;
+                }
+            };
+            let prints = |what: &str| Running::start(&zygote).finish(format!("{what}\n").as_bytes()).stdout;
+            assert_eq!(prints("ulimit -n; ulimit -Hn"), format!("{files}\n{files}\n"));
+            assert_eq!(prints(&format!("ulimit -n {}; ulimit -n", files + 1)), format!("{files}\n"));
+            let open = "i=3; while eval \"exec $i</dev/null\"; do echo $i; i=$((i+1)); done 2>/dev/null | tail -n 1";
+            if files == 16 {
+                // The shell keeps one for itself.
+                let last: u32 = prints(open).trim().parse().unwrap();
+                assert!((9..16).contains(&last), "{last}");
+            }
+        }
+        let limits = Limits { open_files: Some(1 << 20), ..Limits::default() };
+        let error = setup.launcher.open(&setup.script("true"), limits).unwrap_err().to_string();
+        assert!(error.contains("set the resource limits \"1048576 open files\""), "{error}");
+    }
+
     fn full_private_folders_are_told_of_a_failure(setup) {
         let zygote = setup.open(&small(setup));
         let fill = "dd if=/dev/zero of=/tmp/x bs=4k 2>/dev/null";

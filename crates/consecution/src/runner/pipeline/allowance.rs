@@ -6,6 +6,8 @@ use std::sync::Arc;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
+use super::ending::{End, too_much_output};
+
 /// The bounds of the processes of a pipeline.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::runner) struct Bounds {
@@ -13,6 +15,37 @@ pub(in crate::runner) struct Bounds {
     pub(in crate::runner) output_bytes_max: Option<u64>,
     /// Of what each may write to standard error.
     pub(in crate::runner) stderr_bytes_max: Option<u64>,
+}
+
+/// How long an output may be, and who says so.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OutputMax {
+    bytes: Option<u64>,
+    is_of_link: bool,
+}
+
+impl OutputMax {
+    /// The lower one of the runner's bound and the link's.
+    pub(super) fn least(of_runner: Option<u64>, of_link: Option<u64>) -> OutputMax {
+        let is_of_link = of_link.is_some_and(|link| of_runner.is_none_or(|runner| link < runner));
+        OutputMax {
+            bytes: if is_of_link { of_link } else { of_runner },
+            is_of_link,
+        }
+    }
+
+    pub(super) fn bytes(self) -> Option<u64> {
+        self.bytes
+    }
+
+    pub(super) fn allows(self, bytes: u64) -> bool {
+        self.bytes.is_none_or(|most| bytes <= most)
+    }
+
+    /// The end of a link whose output is longer.
+    pub(super) fn exceeded(self) -> End {
+        too_much_output(self.bytes.filter(|_| self.is_of_link))
+    }
 }
 
 /// What has been read of what a process writes. Whoever reads holds the lock meanwhile: so
@@ -88,6 +121,24 @@ mod tests {
                 prop_assert_eq!(allowed, written.min(limit));
             }
             prop_assert_eq!(excess.try_recv().is_ok(), written > limit);
+        }
+    }
+
+    #[test]
+    fn the_lower_bound_counts_and_it_is_said_whose_it_is() {
+        for (of_runner, of_link, most, says) in [
+            (None, None, None, "the runner"),
+            (Some(5), None, Some(5), "the runner"),
+            (None, Some(7), Some(7), "raise Output"),
+            (Some(5), Some(7), Some(5), "the runner"),
+            (Some(7), Some(5), Some(5), "raise Output"),
+        ] {
+            let output_max = OutputMax::least(of_runner, of_link);
+            assert_eq!(output_max.bytes(), most);
+            assert!(output_max.allows(most.unwrap_or(u64::MAX)));
+            assert!(most.is_none_or(|most| !output_max.allows(most + 1)));
+            let remark = output_max.exceeded().remark.unwrap();
+            assert!(remark.contains(says), "{remark}");
         }
     }
 

@@ -20,13 +20,15 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::allowance::{Counted, Excess};
-use super::ending::{End, not_followed, too_much, too_much_output};
+use super::allowance::{Counted, Excess, OutputMax};
+use super::ending::{End, not_followed, not_packed_in_time, too_much};
 use super::link::{Link, Links};
 use super::output::{OutputEnd, UNREAD_WAIT_MAX, swallow};
 use super::stderr::Said;
-use super::stored::{FileOutputEnd, OutputFile, Source, Storage, Tar, Unfed, pour, store};
-use super::{Bounds, Kept, Work};
+use super::stored::{
+    FileOutputEnd, HeldFile, OutputFile, Source, Storage, Tar, Unfed, pour, store,
+};
+use super::{Kept, Work};
 use crate::pipe::{Reader, Writer, bytes_in};
 use crate::transport::{Body, Ending, LAST_WORDS_WAIT_MAX, Outcome, OutputLeft, Usage};
 
@@ -41,7 +43,8 @@ pub(super) struct Call {
     pub(super) output: Out,
     /// Notified when that output exceeds its limit.
     pub(super) excess: Excess,
-    pub(super) bounds: Bounds,
+    pub(super) output_max: OutputMax,
+    pub(super) stderr_bytes_max: Option<u64>,
 }
 
 /// The other side of the last link's output.
@@ -57,12 +60,12 @@ pub(super) struct Remains {
     alarm: Option<AsyncFd<Alarm>>,
     said: Vec<Said>,
     kept: Kept,
-    output: Option<oneshot::Receiver<()>>,
+    output: Option<HeldFile>,
 }
 
 impl Remains {
-    /// Closes the files. Resolves, if the output is a file, when nobody reads it any more.
-    pub(super) fn close(self) -> Option<oneshot::Receiver<()>> {
+    /// Closes the files, but for one that is the output.
+    pub(super) fn close(self) -> Option<HeldFile> {
         self.output
     }
 }
@@ -79,7 +82,8 @@ impl Call {
             mut kept,
             output,
             excess,
-            bounds,
+            output_max,
+            stderr_bytes_max,
         } = self;
         let (finish, handed_back) = match output {
             Out::Pipe(end) => (Finish::Pipe(end.is_over, end.counted), end.handed_back),
@@ -89,7 +93,7 @@ impl Call {
             }
         };
         let mut fed_bytes = None;
-        let said = |stderr| Said::new(stderr, bounds.stderr_bytes_max, work.stderr.clone());
+        let said = |stderr| Said::new(stderr, stderr_bytes_max, work.stderr.clone());
         let mut excess = pin!(excess.fuse());
         let mut said: Vec<_> = stderrs.into_iter().map(said).collect();
         {
@@ -100,6 +104,8 @@ impl Call {
                 alarm: alarm.as_ref(),
                 is_winding_down: false,
             };
+            progress.links.iter_mut().for_each(Link::count_cpu_time);
+            let mut look_at = progress.look_at_cpu_time();
             // Dropped as soon as the first process is gone, so that the sender of the input
             // learns that nobody reads it.
             let storage = progress.links[0].take_storage();
@@ -137,7 +143,8 @@ impl Call {
                     biased;
                     () = progress.until_more() => {}
                     () = &mut deadline => progress.stop_all(&Ending::DeadlinePassed),
-                    Ok(()) = &mut excess => progress.stop(last, too_much_output()),
+                    Ok(()) = &mut excess => progress.stop(last, output_max.exceeded()),
+                    () = until(look_at) => look_at = progress.look_at_cpu_time(),
                     Ok(output) = &mut handed_back => {
                         kept.stdout = None;
                         let output = output.ok_or_else(|| io::ErrorKind::NotSeekable.into());
@@ -161,8 +168,8 @@ impl Call {
         let last = links.links.len().saturating_sub(1);
         let stopped = async {
             tokio::select! {
-                () = until(work.deadline) => Ending::DeadlinePassed.into(),
-                Ok(()) = &mut excess => too_much_output(),
+                () = until(work.deadline) => None,
+                Ok(()) = &mut excess => Some(output_max.exceeded()),
             }
         };
         let Finished {
@@ -172,9 +179,7 @@ impl Call {
         } = match links.links.get_mut(last) {
             Some(last) => {
                 let kept = kept.stdout.as_ref();
-                finish
-                    .end(last, kept, bounds.output_bytes_max, stopped)
-                    .await
+                finish.end(last, kept, output_max, stopped).await
             }
             None => Finished::default(),
         };
@@ -240,8 +245,8 @@ enum Finish {
 #[derive(Default)]
 struct Finished {
     left: OutputLeft,
-    /// Resolves when it is not read any more, if it is a file.
-    held: Option<oneshot::Receiver<()>>,
+    /// If it is a file that may still be read.
+    held: Option<HeldFile>,
     /// How long it is, as far as it was, or can be, given to its reader.
     bytes_out: Option<u64>,
 }
@@ -249,17 +254,17 @@ struct Finished {
 impl Finish {
     /// Ends the output, of which nothing more comes from the last link, whose pipe `kept` is
     /// the other end of. Packs it first if it is a folder: until then, or until `stopped`
-    /// says why not.
+    /// gives the end that the link has instead, none for that of its deadline.
     async fn end(
         self,
         last: &mut Link,
         kept: Option<&PipeWriter>,
-        bytes_max: Option<u64>,
-        stopped: impl Future<Output = End>,
+        output_max: OutputMax,
+        stopped: impl Future<Output = Option<End>>,
     ) -> Finished {
         let (source, held, counted) = match self {
             Finish::Pipe(is_over, counted) => {
-                let bytes_out = total(&counted, kept, bytes_max, last);
+                let bytes_out = total(&counted, kept, output_max, last);
                 drop(is_over);
                 return Finished {
                     bytes_out: Some(bytes_out),
@@ -278,8 +283,9 @@ impl Finish {
             Some(LeftOutput::Missing) => return of_left(OutputLeft::Missing),
             Some(LeftOutput::Odd) => return of_left(OutputLeft::Odd),
             Some(LeftOutput::File(file)) => match OutputFile::new(file) {
-                Ok(file) if bytes_max.is_none_or(|bytes_max| file.size() <= bytes_max) => {
+                Ok(file) if output_max.allows(file.size()) => {
                     let bytes_out = Some(file.size());
+                    let held = HeldFile::new(held, &file);
                     // Fails only if nobody wants it any more.
                     let _ = source.send(Source::File(file));
                     return Finished {
@@ -288,7 +294,7 @@ impl Finish {
                         ..Finished::default()
                     };
                 }
-                Ok(_) => last.end = Some(too_much_output()),
+                Ok(_) => last.end = Some(output_max.exceeded()),
                 Err(error) => last.end = Some(not_followed(&error).into()),
             },
             Some(LeftOutput::Folder) => {
@@ -296,6 +302,7 @@ impl Finish {
                 let packed = tokio::select! {
                     packed = packed => packed,
                     end = stopped => {
+                        let end = end.unwrap_or_else(|| not_packed_in_time(last.end.as_ref()));
                         last.end = Some(end);
                         return Finished {
                             bytes_out: Some(*counted.lock()),
@@ -305,7 +312,7 @@ impl Finish {
                 };
                 match packed {
                     Ok((whole, kept)) => {
-                        let bytes_out = total(&counted, Some(&kept), bytes_max, last);
+                        let bytes_out = total(&counted, Some(&kept), output_max, last);
                         let _ = whole.send(());
                         return Finished {
                             bytes_out: Some(bytes_out),
@@ -331,19 +338,18 @@ impl Finish {
 fn total(
     counted: &Counted,
     pipe: Option<&PipeWriter>,
-    bytes_max: Option<u64>,
+    output_max: OutputMax,
     last: &mut Link,
 ) -> u64 {
     let counted = counted.lock();
     let bytes = *counted + pipe.map_or(0, bytes_in);
-    let bytes_max = bytes_max.unwrap_or(u64::MAX);
-    if bytes > bytes_max
+    if !output_max.allows(bytes)
         && let Some(end) = &mut last.end
         && matches!(end.ending, Ending::Exited(_))
     {
-        *end = too_much_output();
+        *end = output_max.exceeded();
     }
-    bytes.min(bytes_max)
+    bytes.min(output_max.bytes().unwrap_or(bytes))
 }
 
 /// Packs the folder that a link has left for the reader of its output, until that has
@@ -432,6 +438,19 @@ impl Progress<'_> {
         self.wind_down();
     }
 
+    /// Stops the links that have taken more processor time than they may. Says when to look
+    /// again, if any other has such a limit.
+    fn look_at_cpu_time(&mut self) -> Option<Instant> {
+        let ended = |links: &[Link]| links.iter().filter(|link| link.has_ended()).count();
+        let before = ended(self.links);
+        let waits = self.links.iter_mut().filter_map(Link::look_at_cpu_time);
+        let wait = waits.min();
+        if ended(self.links) > before {
+            self.wind_down();
+        }
+        wait.map(|wait| Instant::now() + wait)
+    }
+
     fn stop_all(&mut self, ending: &Ending) {
         for link in &mut *self.links {
             link.stop(ending.clone().into());
@@ -483,7 +502,7 @@ async fn lost_reader(at: usize, mut output: io::Result<Reader>) -> (usize, io::R
 }
 
 /// Resolves at the deadline, if there is one.
-async fn until(deadline: Option<Instant>) {
+pub(super) async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,

@@ -1,6 +1,7 @@
 //! Translates how a process has ended into the ending of a call.
 
 use std::io;
+use std::time::Duration;
 
 use sandbox::{Event, WaitStatus};
 
@@ -13,6 +14,9 @@ pub(super) const SIGKILL: i32 = rustix::process::Signal::KILL.as_raw();
 
 /// The signal that the kernel sends to a process that exceeds its file size limit.
 const SIGXFSZ: i32 = rustix::process::Signal::XFSZ.as_raw();
+
+/// The signal that the kernel sends to a process that exceeds its processor time.
+const SIGXCPU: i32 = rustix::process::Signal::XCPU.as_raw();
 
 /// The signal that ends a process whose system call a filter kills.
 const SIGSYS: i32 = rustix::process::Signal::SYS.as_raw();
@@ -106,11 +110,42 @@ pub(super) fn not_followed(error: &io::Error) -> Ending {
     Ending::Lost(format!("its process could not be followed: {error}").into())
 }
 
-/// The ending of a process whose output is longer than it may be.
-pub(super) fn too_much_output() -> End {
+/// The ending of a process whose output is longer than it may be: than its link's own limit,
+/// if it has one, or the runner's.
+pub(super) fn too_much_output(own_limit: Option<u64>) -> End {
+    let mut end = too_much("its output");
+    end.limit = Some(Limit::Output);
+    if let Some(bytes) = own_limit {
+        let limit = chain::units::format_memory(bytes);
+        end.remark = Some(format!("its output was longer than {limit}: raise Output"));
+    }
+    end
+}
+
+/// The ending of a process that has taken more processor time than it may.
+pub(super) fn too_much_cpu_time(limit: Duration) -> End {
     End {
-        limit: Some(Limit::Output),
-        ..too_much("its output")
+        ending: Ending::Signalled(SIGXCPU),
+        remark: Some(format!(
+            "it took more than {} s of processor time: raise CPUTime",
+            limit.as_secs_f64()
+        )),
+        limit: Some(Limit::CpuTime),
+    }
+}
+
+/// The ending of a link whose deadline passed after its command had ended in that way, while
+/// its output was still being packed.
+pub(super) fn not_packed_in_time(ended: Option<&End>) -> End {
+    let how = match ended.map(|end| &end.ending) {
+        Some(Ending::Exited(code)) => format!("exited with code {code}"),
+        _ => "ended".to_owned(),
+    };
+    End {
+        remark: Some(format!(
+            "it had {how} at its deadline, but its output was still being packed and read"
+        )),
+        ..Ending::DeadlinePassed.into()
     }
 }
 
@@ -186,7 +221,18 @@ mod tests {
             (&Ending::Lost("".into()).into(), both, cannot_fork, None),
             // What has ended it is known already.
             (&of_memory, both, cannot_fork, Some(Limit::Memory)),
-            (&too_much_output(), both, cannot_fork, Some(Limit::Output)),
+            (
+                &too_much_output(None),
+                both,
+                cannot_fork,
+                Some(Limit::Output),
+            ),
+            (
+                &too_much_cpu_time(Duration::from_millis(1)),
+                both,
+                cannot_fork,
+                Some(Limit::CpuTime),
+            ),
             (&too_much("standard error"), none, "", None),
         ] {
             assert_eq!(

@@ -10,19 +10,23 @@
 use std::io::{self, PipeWriter};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use rustix::event::PollFlags;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use sandbox::{
     Alarm, Archiving, Event, ExitCodes, InFlight, LeftOutput, Stdio, Step, Strings, Successor,
 };
 use tokio::io::unix::AsyncFd;
 
-use super::ending::{End, Known, ending, not_followed, not_started, out_of_memory};
+use super::cpu_time::until_next_look;
+use super::ending::{
+    End, Known, ending, not_followed, not_started, out_of_memory, too_much_cpu_time,
+};
 use super::output::UNREAD_WAIT_MAX;
 use super::stored::{Storage, Unfed};
-use super::{StartFailure, watch};
+use super::{Mode, StartFailure, watch};
 use crate::pipe::{Reader, Writer, is_ready};
 use crate::transport::{Ending, Limit, Usage};
 
@@ -79,8 +83,9 @@ pub(super) struct Link {
     joint: Option<Joint>,
     /// The ends of its pipes, as long as its command is not executed.
     waiting: Option<Ends>,
-    /// Its command waits for its input to be stored.
-    stores_input: bool,
+    pub(super) mode: Mode,
+    /// The processor time that it had taken before its call, if it is counted and limited.
+    cpu_before: Option<Duration>,
     /// For its command alone.
     strings: Option<Strings>,
     /// The command has been executed.
@@ -88,6 +93,9 @@ pub(super) struct Link {
     /// How the process has ended, once that is known.
     pub(super) end: Option<End>,
 }
+
+/// It has taken more processor time than it may.
+struct TooMuch;
 
 /// The pipe between a process and the next one.
 #[derive(Debug)]
@@ -150,11 +158,12 @@ impl Link {
         process: sandbox::Process,
         joint: Option<Joint>,
         waiting: Option<Ends>,
-        stores_input: bool,
+        mode: Mode,
     ) -> io::Result<Link> {
         Ok(Link {
             waiting,
-            stores_input,
+            mode,
+            cpu_before: None,
             strings: None,
             is_started: false,
             reports: Some(watch(process.as_raw_fd())?),
@@ -167,7 +176,7 @@ impl Link {
 
     /// Whether its command is executed as soon as there is a request.
     pub(super) fn waits_for_its_request(&self) -> bool {
-        self.waiting.is_some() && !self.stores_input
+        self.waiting.is_some() && !self.mode.stores_input
     }
 
     pub(super) fn set_strings(&mut self, strings: Option<Strings>) {
@@ -176,7 +185,7 @@ impl Link {
 
     /// Where its input is to be stored, if it is: given once.
     pub(super) fn take_storage(&mut self) -> io::Result<Option<Storage>> {
-        if !self.stores_input {
+        if !self.mode.stores_input {
             return Ok(None);
         }
         if let Some(file) = self.process.take_input() {
@@ -209,11 +218,49 @@ impl Link {
         let Some(ends) = self.waiting.take() else {
             return Ok(());
         };
+        // What was unpacked for it is none of its own time.
+        self.count_cpu_time();
         let stdio = ends.into_stdio(stdin)?;
         let alarm = alarm.map(AsyncFd::get_ref);
         let successor = (self.joint.as_ref()).and_then(|joint| joint.successor(alarm?));
         let strings = self.strings.take();
         (self.process).execute(stdio, strings.as_ref(), successor)
+    }
+
+    /// What it takes of the processors counts from now on.
+    pub(super) fn count_cpu_time(&mut self) {
+        let is_limited = self.mode.cpu_time_max.is_some();
+        self.cpu_before = is_limited.then(|| self.process.cpu_time_by_now()).flatten();
+    }
+
+    /// What is left of the processor time that it may take, and all of that; `None` if it
+    /// has no limit, or has ended. Once it has taken more, this is none.
+    fn cpu_time_left(&self, used: Option<Duration>) -> Option<Result<Duration, TooMuch>> {
+        let used = used?.saturating_sub(self.cpu_before?);
+        Some(self.mode.cpu_time_max?.checked_sub(used).ok_or(TooMuch))
+    }
+
+    /// Stops it if it has taken more processor time than it may. Says when to look again, if
+    /// that must be.
+    pub(super) fn look_at_cpu_time(&mut self) -> Option<Duration> {
+        let most = self.mode.cpu_time_max.filter(|_| self.end.is_none())?;
+        match self.cpu_time_left(self.process.cpu_time_by_now())? {
+            Ok(left) => Some(until_next_look(left, most)),
+            Err(TooMuch) => {
+                self.stop(too_much_cpu_time(most));
+                None
+            }
+        }
+    }
+
+    /// The end of a command that has ended by itself.
+    fn end_of(&self, ending: Ending) -> End {
+        let most = self.mode.cpu_time_max;
+        let is_lost = matches!(ending, Ending::Lost(_));
+        match (self.cpu_time_left(self.process.cpu_time()), most) {
+            (Some(Err(TooMuch)), Some(most)) if !is_lost => too_much_cpu_time(most),
+            _ => ending.into(),
+        }
     }
 
     /// Whether its first event, or the one after [`execute`](Link::execute), is that it has
@@ -336,7 +383,7 @@ impl Link {
         if self.process.has_completed() {
             // Init drops its copy of the message as well, or has already.
             self.let_go();
-            self.end = Some(ending.into());
+            self.end = Some(self.end_of(ending));
             return;
         }
         let limit = match ending {
@@ -354,7 +401,7 @@ impl Link {
             // Init could not find out whether the kernel has killed a part of the command.
             self.let_go();
         }
-        self.end = Some(ending.into());
+        self.end = Some(self.end_of(ending));
     }
 
     fn let_go(&mut self) {
@@ -462,7 +509,7 @@ impl Link {
         }
         let path = format!("/proc/self/fd/{}", joint.reading.as_raw_fd());
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let opened = rustix::fs::open(path, flags, Mode::empty());
+        let opened = rustix::fs::open(path, flags, rustix::fs::Mode::empty());
         Some(opened.map_err(io::Error::from).and_then(Reader::new))
     }
 }

@@ -13,13 +13,16 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, Stream, StreamExt};
+use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags};
 use sandbox::Archiving;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::Instant;
 
 use super::allowance::{Allowance, Counted};
+use super::call::until;
 use super::output::TOO_MUCH;
 use crate::pipe::{CHUNK_BYTES, Reader, Writer};
 use crate::transport::{Body, Chunks, Cut, MovedChunk, Next};
@@ -167,10 +170,11 @@ pub(super) struct Tar {
     pub(super) is_read: bool,
 }
 
-/// A file that a process has left, which nobody changes any more.
-#[derive(Debug)]
+/// A file that a process has left, which nobody changes any more. Clones share it.
+#[derive(Debug, Clone)]
 pub(super) struct OutputFile {
-    file: Arc<File>,
+    /// `None` once it is taken away from its reader.
+    file: Arc<Mutex<Option<Arc<File>>>>,
     offset: u64,
     size: u64,
 }
@@ -180,7 +184,7 @@ impl OutputFile {
         let file = File::from(file);
         Ok(OutputFile {
             size: file.metadata()?.len(),
-            file: Arc::new(file),
+            file: Arc::new(Mutex::new(Some(Arc::new(file)))),
             offset: 0,
         })
     }
@@ -189,8 +193,34 @@ impl OutputFile {
         self.size
     }
 
+    fn open(&self) -> Option<Arc<File>> {
+        self.file.lock().clone()
+    }
+
     fn rest(&self) -> u64 {
         self.size.saturating_sub(self.offset)
+    }
+}
+
+/// A file that is read by somebody else.
+pub(super) struct HeldFile {
+    /// Resolves when it is not held any more.
+    given_back: oneshot::Receiver<()>,
+    file: OutputFile,
+}
+
+impl HeldFile {
+    pub(super) fn new(given_back: oneshot::Receiver<()>, file: &OutputFile) -> HeldFile {
+        let file = file.clone();
+        HeldFile { given_back, file }
+    }
+
+    /// Waits until nobody reads it any more. Takes it away from its reader at the deadline.
+    pub(super) async fn until_given_back(self, deadline: Option<Instant>) {
+        tokio::select! {
+            _ = self.given_back => {}
+            () = until(deadline) => drop(self.file.file.lock().take()),
+        }
     }
 }
 
@@ -242,7 +272,7 @@ impl Stream for FileOutput {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            let (read, mut file) = match std::mem::replace(&mut self.state, State::Over) {
+            let (read, file) = match std::mem::replace(&mut self.state, State::Over) {
                 State::Over => return Poll::Ready(None),
                 State::Awaited(mut awaited) => {
                     match awaited.poll_unpin(context) {
@@ -258,11 +288,16 @@ impl Stream for FileOutput {
                 }
                 State::Packed(tar) => return self.poll_tar(tar, context),
                 State::Read(file) if file.rest() == 0 => return Poll::Ready(None),
-                State::Read(file) if file.size <= AT_ONCE_BYTES_MAX => {
-                    (read_at(&file.file, file.offset, CHUNK_BYTES), file)
-                }
                 State::Read(file) => {
-                    let (offset, open) = (file.offset, Arc::clone(&file.file));
+                    let Some(open) = file.open() else {
+                        let cut = Cut::new("it was not read by its deadline");
+                        return Poll::Ready(Some(Err(cut)));
+                    };
+                    let offset = file.offset;
+                    if file.size <= AT_ONCE_BYTES_MAX {
+                        let read = read_at(&open, offset, CHUNK_BYTES);
+                        return Poll::Ready(Some(self.took(file, read)));
+                    }
                     let reading = spawn_blocking(move || read_at(&open, offset, READ_BYTES));
                     self.state = State::Reading(file, reading);
                     continue;
@@ -278,20 +313,25 @@ impl Stream for FileOutput {
                     }
                 },
             };
-            return Poll::Ready(match read {
-                Ok(chunk) if chunk.is_empty() => Some(Err(Cut::new("its file became shorter"))),
-                Ok(chunk) => {
-                    file.offset += chunk.len() as u64;
-                    self.state = State::Read(file);
-                    Some(Ok(chunk))
-                }
-                Err(error) => Some(Err(Cut::new(format!("read its output: {error}")))),
-            });
+            return Poll::Ready(Some(self.took(file, read)));
         }
     }
 }
 
 impl FileOutput {
+    /// What was read of its file.
+    fn took(&mut self, mut file: OutputFile, read: io::Result<Bytes>) -> Result<Bytes, Cut> {
+        match read {
+            Ok(chunk) if chunk.is_empty() => Err(Cut::new("its file became shorter")),
+            Ok(chunk) => {
+                file.offset += chunk.len() as u64;
+                self.state = State::Read(file);
+                Ok(chunk)
+            }
+            Err(error) => Err(Cut::new(format!("read its output: {error}"))),
+        }
+    }
+
     fn poll_tar(
         &mut self,
         mut tar: Tar,

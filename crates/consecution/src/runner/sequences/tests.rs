@@ -52,7 +52,7 @@ fn border(network: Network) -> Border {
     Border {
         network,
         stores_input: false,
-        leaves_file: false,
+        shows_output: false,
     }
 }
 
@@ -64,7 +64,7 @@ fn rows_are_cut_before_a_stored_input_and_behind_a_file() {
         ..plain
     };
     let output = Border {
-        leaves_file: true,
+        shows_output: true,
         ..plain
     };
     let both = Border {
