@@ -34,7 +34,7 @@ impl ArchiveError {
         // Without Rust's "(os error N)", which says nothing to a reader.
         let reason = text.split(" (os error").next().unwrap_or_default();
         let advice = match error.raw_os_error() {
-            Some(libc::ENOSPC) => format!(" ({SCRATCH_IS_FULL})"),
+            Some(libc::ENOSPC) => advice_for_full(),
             _ => String::new(),
         };
         ArchiveError::because(what, path, &format!("{}{advice}", reason.to_lowercase()))
@@ -47,6 +47,11 @@ impl ArchiveError {
             false => format!("{what} {path:?}: {reason}"),
         })
     }
+}
+
+/// How an error ends of which a full file system is the cause.
+pub(crate) fn advice_for_full() -> String {
+    format!(" ({SCRATCH_IS_FULL})")
 }
 
 /// Unpacks the tar that comes from a pipe into the folder at `path`.

@@ -97,7 +97,7 @@ pub use failure::{Failure, Step};
 pub use joint::{Alarm, ExitCodes, InFlight, Successor};
 pub use launcher::{Launcher, OpenError, StartError, Zygote};
 pub use mounts::{MOUNT_POINT_FILES, MOUNT_POINT_FOLDERS};
-pub use process::{Archiving, Event, LeftOutput, Process, Stdio, WaitStatus};
+pub use process::{Archiving, Event, LeftOutput, NotArchived, Process, Stdio, WaitStatus};
 pub use spec::{
     Content, Ids, IdsError, Input, Limits, Network, Output, PROCESSES_DEFAULT,
     SCRATCH_BYTES_DEFAULT, SHIFTED_IDS, Spec, SpecData, SpecFile, Writable,

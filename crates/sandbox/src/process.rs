@@ -95,15 +95,29 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Archiving(OwnedFd);
 
+/// A folder was not packed or unpacked. The text reads well after "failed to".
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct NotArchived {
+    reason: String,
+    /// There was no room for it in the private folders.
+    pub is_full: bool,
+}
+
 impl Archiving {
-    /// What has become of it, once it is over: why not, in a text that reads well after
-    /// "failed to".
-    pub fn result(&self) -> Result<(), String> {
-        match receive(&self.0, RecvFlags::DONTWAIT) {
-            Ok(Some(message)) if message.bytes == archive::DONE => Ok(()),
-            Ok(Some(message)) => Err(String::from_utf8_lossy(&message.bytes).into_owned()),
-            Ok(None) | Err(_) => Err("pack or unpack a folder: it was killed".to_owned()),
-        }
+    /// What has become of it, once it is over.
+    ///
+    /// # Errors
+    /// It was not packed or unpacked, for this reason.
+    pub fn result(&self) -> Result<(), NotArchived> {
+        let reason = match receive(&self.0, RecvFlags::DONTWAIT) {
+            Ok(Some(message)) if message.bytes == archive::DONE => return Ok(()),
+            Ok(Some(message)) => String::from_utf8_lossy(&message.bytes).into_owned(),
+            Ok(None) | Err(_) => "pack or unpack a folder: it was killed".to_owned(),
+        };
+        // Behind all that a tar could say.
+        let is_full = reason.ends_with(&archive::advice_for_full());
+        Err(NotArchived { reason, is_full })
     }
 }
 

@@ -238,6 +238,26 @@ async fn the_limit_that_was_met_is_told_and_of_nothing_else() {
     );
     assert_eq!(outcome.limit, Some(Limit::Scratch));
     assert_eq!(call_one(&world, &stored, "x").await.limit, None);
+    // A tar of more than fits.
+    let pack = Link {
+        output: Some("/tmp/out/".to_owned()),
+        ..shell("for i in 1 2 3 4 5 6 7 8; do head -c 500000 /dev/zero > /tmp/out/$i; done")
+    };
+    let (tar, _) = call(&world, &[&pack], "").await;
+    let unpacked = Link {
+        input: Some("/tmp/in/".to_owned()),
+        constraints: Constraints {
+            scratch: Some(256 << 10),
+            ..Constraints::default()
+        },
+        ..shell("true")
+    };
+    let outcome = call_one(&world, &unpacked, tar.unwrap()).await;
+    assert!(
+        matches!(outcome.ending, Ending::CannotStart(_)),
+        "{outcome:?}"
+    );
+    assert_eq!(outcome.limit, Some(Limit::Scratch));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -210,7 +210,7 @@ fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
 /// What becomes of what was asked for, when it is over.
 fn result(archiving: &Archiving) -> Result<(), String> {
     assert!(support::readable(archiving, Instant::now() + PATIENCE));
-    archiving.result()
+    archiving.result().map_err(|error| error.to_string())
 }
 
 /// Unpacks a tar in a place that is prepared.

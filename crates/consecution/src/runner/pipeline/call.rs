@@ -369,7 +369,7 @@ async fn pack(
     }));
     drop(packing.readable().await.map_err(failed)?);
     match packing.get_ref().result() {
-        Err(reason) if !tell_whole.is_closed() => Err(reason),
+        Err(error) if !tell_whole.is_closed() => Err(error.to_string()),
         _ => Ok((tell_whole, kept)),
     }
 }

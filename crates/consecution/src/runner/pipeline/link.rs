@@ -429,19 +429,18 @@ impl Link {
 
     /// Says that its input could not be stored.
     pub(super) fn has_no_input(&mut self, unfed: Unfed) {
-        let mut limit = None;
-        let reason = match unfed {
+        let (reason, is_full) = match unfed {
             Unfed::Cut => return self.stop(Ending::Cut.into()),
-            Unfed::NotUnpacked(reason) => reason,
+            Unfed::NotUnpacked(error) => (error.to_string(), error.is_full),
             Unfed::NotStored(error) => {
                 let errno = error.raw_os_error().unwrap_or(Errno::IO.raw_os_error());
-                limit = (errno == Errno::NOSPC.raw_os_error()).then_some(Limit::Scratch);
-                self.process.explain(Step::StoreInput, errno).to_string()
+                let failure = self.process.explain(Step::StoreInput, errno);
+                (failure.to_string(), errno == Errno::NOSPC.raw_os_error())
             }
         };
         let reason = format!("failed to {reason}");
         self.stop(End {
-            limit,
+            limit: is_full.then_some(Limit::Scratch),
             ..Ending::CannotStart(reason.into()).into()
         });
     }

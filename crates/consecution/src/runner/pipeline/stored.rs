@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt, Stream, StreamExt};
 use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags};
-use sandbox::Archiving;
+use sandbox::{Archiving, NotArchived};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -42,7 +42,7 @@ pub(super) enum Unfed {
     /// It could not be stored.
     NotStored(io::Error),
     /// It is no tar that can be unpacked, for this reason.
-    NotUnpacked(String),
+    NotUnpacked(NotArchived),
 }
 
 /// Where an input is stored before the command is executed.
