@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use chain::{Link, LinkId};
+use chain::{Link, LinkId, Warm};
 use parking_lot::Mutex;
 use tokio::time::{Instant, interval, timeout};
 
@@ -17,7 +17,7 @@ use super::hints::Means;
 use super::metrics::LinkMetrics;
 use super::pipeline::Mode;
 use super::pool::{Capacity, Pool, TakeError};
-use super::pool_state::{self, Moment};
+use super::pool_state::{self, Moment, Warmth};
 use super::sequences::{Border, Change, Sequence, Sequences, Step, cut};
 use super::service::{PipelineStarter, Starts, WarmPipeline};
 use super::worker::ZygoteHandle;
@@ -53,11 +53,21 @@ pub(super) struct LocalLink {
 }
 
 impl LocalLink {
-    fn border(&self) -> Border {
+    /// Where no link has a reserve, none has one of its own.
+    fn border(&self, has_reserves: bool) -> Border {
         Border {
             network: self.link.network,
             stores_input: self.mode.stores_input,
             leaves_file: self.mode.leaves_file,
+            has_own_reserve: has_reserves && self.own_reserve().is_some(),
+        }
+    }
+
+    /// How many of its processes are to be in reserve, if it says so.
+    fn own_reserve(&self) -> Option<usize> {
+        match self.link.warm {
+            Warm::Count(count) => Some(count.into()),
+            Warm::Default | Warm::Late => None,
         }
     }
 }
@@ -66,9 +76,20 @@ impl LocalLink {
 pub(super) struct Making {
     pub(super) capacity: Capacity<WarmPipeline>,
     pub(super) config: pool_state::Config,
+    /// The most processes, over all links.
+    pub(super) processes_max: usize,
     /// The most links of a pipeline: there is room for that many processes.
     pub(super) links_max: usize,
     pub(super) starts: Starts,
+}
+
+/// There is no room for all processes that links are to have in reserve.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ReserveShortage {
+    /// So many are asked for, by all links that say a number.
+    pub(super) asked: usize,
+    /// So many processes there may be, of all links.
+    pub(super) most: usize,
 }
 
 /// All links that a runner serves. Clones share the state.
@@ -154,6 +175,20 @@ impl LocalLinks {
         }
     }
 
+    /// Whether the links that say how many processes they have in reserve ask for more than
+    /// there may be.
+    pub(super) fn reserve_shortage(&self) -> Option<ReserveShortage> {
+        let making = &self.0.making;
+        if making.config.floor == 0 {
+            return None;
+        }
+        let state = self.0.state.lock();
+        let reserves = state.links.values();
+        let reserves = reserves.filter_map(|served| served.link.own_reserve());
+        let (asked, most) = (reserves.sum(), making.processes_max);
+        (asked > most).then_some(ReserveShortage { asked, most })
+    }
+
     /// The links of a request, as far as this runner serves them: the called one, and those
     /// that follow up to the first one that is not served.
     pub(super) fn of_request(
@@ -221,9 +256,10 @@ impl Shared {
                     Some((served, Step::new(next.id, &next.accepted)))
                 }));
             }
+            let has_reserves = self.making.config.floor > 0;
             let borders: Vec<_> = links
                 .iter()
-                .map(|(served, _)| served.link.border())
+                .map(|(served, _)| served.link.border(has_reserves))
                 .collect();
             let (mut joined, mut changes) = (Vec::new(), Vec::new());
             for piece in cut(&borders, self.making.links_max) {
@@ -254,11 +290,14 @@ impl Shared {
             return Some(Arc::clone(&alone.alone));
         }
         let pool = state.pools.get(sequence);
-        let has_idle = |pool: &Arc<Pool<WarmPipeline>>| pool.counts().idle > 0;
-        if !pool.is_some_and(has_idle) && links.iter().all(|(of, _)| has_idle(&of.alone)) {
-            // Idle pipelines of single links that the runner joins are faster than starting
-            // new ones.
-            return None;
+        let whole = pool.map_or(Warmth::Cold, |pool| pool.warmth());
+        if whole < Warmth::Ready {
+            let parts = links.iter().map(|(of, _)| of.alone.warmth());
+            if parts.min() > Some(whole) {
+                // Idle pipelines of single links that the runner joins are faster than
+                // starting new ones.
+                return None;
+            }
         }
         if pool.is_none() && state.pools.len() >= state.sequences.joined() + COLD_POOLS_MAX {
             state.remove_unused();
@@ -303,6 +342,8 @@ impl Shared {
         let floor = if is_warm { floor } else { 0 };
         if let [alone] = sequence.steps() {
             if let Some(served) = state.links.get(&alone.id) {
+                // It is not a part of warm sequences, so it is always warm alone.
+                let floor = served.link.own_reserve().unwrap_or(floor);
                 served.alone.set_floor(floor);
             }
             return;

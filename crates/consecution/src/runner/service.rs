@@ -14,13 +14,15 @@ use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::activity::ActivityProbe;
 use super::arguments::{fill, strings};
 use super::eof_barrier::eof_barrier;
 use super::hints::hint;
 use super::local_links::{LocalLink, LocalLinks, Segment, Served};
 use super::metrics::Metrics;
 use super::pipeline::{Bounds, IdlePipeline, Stage, StartError, StartFailure, Work};
-use super::pool::{Idle, SpoiledBy, Starter, TakeError, Taken};
+use super::pool::{Idle, Probe, SpoiledBy, Starter, TakeError, Taken};
+use super::pool_state::Warmth;
 use super::reaper::{Reaped, Reaper};
 use super::starvation::{Kind, Starvation};
 use crate::error::with_causes;
@@ -42,6 +44,11 @@ impl Idle for WarmPipeline {
         for link in &*self.links {
             link.metrics.spoiled.inc();
         }
+    }
+
+    fn probe(&self) -> Option<Box<dyn Probe>> {
+        let probe = ActivityProbe::new(self.pipeline.observers())?;
+        Some(Box::new(probe))
     }
 
     async fn spoiled_by(&mut self) -> SpoiledBy {
@@ -324,12 +331,13 @@ impl LinkService {
         let Taken {
             pipeline: WarmPipeline { pipeline, links },
             permit,
-            was_idle,
+            warmth,
         } = taken;
         for link in &*links {
-            match was_idle {
-                true => link.metrics.hits.inc(),
-                false => link.metrics.misses.inc(),
+            match warmth {
+                Warmth::Ready => link.metrics.hits.inc(),
+                Warmth::Starting => link.metrics.starting.inc(),
+                Warmth::Cold => link.metrics.misses.inc(),
             };
         }
         // The closure must not hold the links: dropping the runner must drop their zygotes,

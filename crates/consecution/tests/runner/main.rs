@@ -18,4 +18,5 @@ mod killed;
 mod life;
 mod metrics;
 mod pipelines;
+mod warm;
 mod zygote;
