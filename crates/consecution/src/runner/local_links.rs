@@ -120,21 +120,11 @@ pub(super) struct Served {
 }
 
 /// Which pools the links of a call may come from.
-struct Plan {
+pub(super) struct Plan {
     /// The links one by one, as far as this runner serves them.
     links: Vec<(Served, Step)>,
     /// The same links in as few pipelines as is best now.
     joined: Vec<Planned>,
-}
-
-impl Plan {
-    /// Each link from its own pool.
-    fn alone(&self) -> Vec<Planned> {
-        let links = self.links.iter();
-        links
-            .map(|(served, step)| Planned::new(&served.alone, step))
-            .collect()
-    }
 }
 
 impl LocalLinks {
@@ -189,58 +179,58 @@ impl LocalLinks {
         (asked > most).then_some(ReserveShortage { asked, most })
     }
 
-    /// The links of a request, as far as this runner serves them: the called one, and those
-    /// that follow up to the first one that is not served.
-    pub(super) fn of_request(
-        &self,
-        first: &Served,
-        following: &[Following],
-    ) -> Vec<Arc<LocalLink>> {
-        let mut links = vec![Arc::clone(&first.link)];
-        if !following.is_empty() {
-            let state = self.0.state.lock();
-            let served = |next: &Following| Some(Arc::clone(&state.links.get(&next.id)?.link));
-            links.extend(following.iter().map_while(served));
-        }
-        links
+    /// Plans a call of a link and of the links that follow, as far as this runner serves
+    /// them.
+    pub(super) fn plan(&self, first: &Served, following: &[Following]) -> Plan {
+        self.0.plan(first, following)
+    }
+}
+
+impl Plan {
+    /// The links of the call that are served here: the called one, and those that follow up
+    /// to the first one that is not served.
+    pub(super) fn links(&self) -> impl Iterator<Item = &LocalLink> + Clone {
+        self.links.iter().map(|(served, _)| &*served.link)
     }
 
-    /// Takes pipelines for a call of a link and of the links that follow, as far as this
-    /// runner serves them and has room. A call never waits for room while it holds a
-    /// pipeline.
+    /// Takes pipelines for the call, as far as there is room. A call never waits for room
+    /// while it holds a pipeline.
     ///
     /// # Errors
     /// There is no pipeline for the first link.
-    pub(super) async fn take(
-        &self,
-        first: &Served,
-        following: &[Following],
-    ) -> Result<Vec<Segment>, TakeError> {
-        let plan = self.0.plan(first, following);
-        let error = match take_beside(&plan.joined).await {
+    pub(super) async fn take(&self) -> Result<Vec<Segment>, TakeError> {
+        let error = match take_beside(&self.joined).await {
             Ok(taken) => return Ok(taken),
             Err(error) => error,
         };
         // If a resource is lacking, it is lacking for a part of the pipeline too; and a
         // single link has no smaller part.
         let is_short = matches!(error, TakeError::Starved(_));
-        let has_parts = plan.joined.len() < plan.links.len();
+        let has_parts = self.joined.len() < self.links.len();
         if is_short || !(has_parts || error == TakeError::Busy) {
             return Err(error);
         }
-        let alone = plan.alone();
+        let alone = self.alone();
         if has_parts {
             match take_beside(&alone).await {
                 Err(TakeError::Busy) => {}
                 taken => return taken,
             }
             if error == TakeError::Busy
-                && let Ok(Ok(taken)) = timeout(WHOLE_WAIT_MAX, take(&plan.joined)).await
+                && let Ok(Ok(taken)) = timeout(WHOLE_WAIT_MAX, take(&self.joined)).await
             {
                 return Ok(taken);
             }
         }
         take(&alone).await
+    }
+
+    /// Each link from its own pool.
+    fn alone(&self) -> Vec<Planned> {
+        let links = self.links.iter();
+        links
+            .map(|(served, step)| Planned::new(&served.alone, step))
+            .collect()
     }
 }
 
