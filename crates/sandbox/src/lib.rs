@@ -79,6 +79,7 @@ mod launcher;
 mod mounts;
 mod network;
 mod process;
+mod process_tree;
 mod program;
 mod rlimits;
 mod seccomp;
