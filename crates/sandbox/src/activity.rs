@@ -7,7 +7,8 @@
 use std::fs;
 use std::io;
 use std::os::fd::RawFd;
-use std::path::Path;
+
+use crate::process_tree::id_of;
 
 /// The most threads that a look reads. More than that count as awake: a look at each
 /// takes some 50 µs.
@@ -49,19 +50,11 @@ impl Observer {
     /// Looks at the process. Blocks for a moment: some 100 µs for a process with one thread,
     /// 15 ms at most.
     pub fn look(&self) -> Activity {
-        match process_id(self.pidfd) {
+        match id_of(self.pidfd) {
             Some(init) => of_descendants(init),
             None => Activity::Unknown,
         }
     }
-}
-
-/// The id, as this `/proc` has it, of the process that a pidfd is for.
-fn process_id(pidfd: RawFd) -> Option<u32> {
-    let about = fs::read_to_string(format!("/proc/self/fdinfo/{pidfd}")).ok()?;
-    let id = about.lines().find_map(|line| line.strip_prefix("Pid:"))?;
-    // It is -1 for a process that has ended.
-    id.trim().parse().ok()
 }
 
 /// Looks at all descendants of a process, and not at itself.
@@ -113,7 +106,7 @@ fn of_process(
 /// The processes that a thread has started and that are still there.
 fn children(process: u32, thread: u32) -> io::Result<Vec<u32>> {
     let path = format!("/proc/{process}/task/{thread}/children");
-    let children = fs::read_to_string(Path::new(&path))?;
+    let children = fs::read_to_string(path)?;
     Ok(children
         .split_ascii_whitespace()
         .filter_map(|id| id.parse().ok())
@@ -220,6 +213,6 @@ mod tests {
         let mut process = run("true");
         process.wait().unwrap();
         assert_eq!(of_descendants(process.id()), Activity::Unknown);
-        assert_eq!(process_id(-1), None);
+        assert_eq!(id_of(-1), None);
     }
 }
