@@ -23,6 +23,7 @@ use crate::transport::{FOLLOWING_MAX, Transport};
 use pool::Capacity;
 use prometheus_client::registry::Registry;
 
+mod activity;
 mod arguments;
 mod eof_barrier;
 mod fit;
@@ -44,7 +45,6 @@ mod service;
 mod starvation;
 mod states;
 mod turns;
-mod unsupported;
 mod worker;
 
 pub use fit::processes_that_fit;
@@ -196,6 +196,7 @@ impl Runner {
         let local = LocalLinks::new(Making {
             capacity: capacity.clone(),
             config: options.pool,
+            processes_max,
             links_max,
             starts: Starts {
                 turns: Arc::new(Semaphore::new(STARTS_PER_PROCESSOR_MAX * processors)),
