@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use chain::Chain;
 use prometheus_client::metrics::counter::Counter;
@@ -100,6 +101,8 @@ pub(super) struct LinkMetrics {
     duration: Latency,
     /// How often a runner ran it joined to the link before.
     joined: AtomicU64,
+    /// The processor time that it has used, in microseconds.
+    cpu: AtomicU64,
 }
 
 impl LinkMetrics {
@@ -109,6 +112,11 @@ impl LinkMetrics {
 
     pub(super) fn joined(&self) -> u64 {
         self.joined.load(Ordering::Relaxed)
+    }
+
+    /// The processor time that it has used, as far as it was counted.
+    pub(super) fn cpu(&self) -> Duration {
+        Duration::from_micros(self.cpu.load(Ordering::Relaxed))
     }
 }
 
@@ -143,6 +151,7 @@ impl Metrics {
             LinkMetrics {
                 duration: self.link_durations.get_or_create_owned(&labels),
                 joined: AtomicU64::new(0),
+                cpu: AtomicU64::new(0),
             }
         });
         let failure = |(_, kind): (Kind, &str)| {
@@ -226,6 +235,9 @@ impl Tracked {
                 metrics.duration.observe(link.elapsed);
                 let joined = u64::from(link.is_joined);
                 metrics.joined.fetch_add(joined, Ordering::Relaxed);
+                let cpu = link.usage.cpu.map_or(0, |cpu| cpu.as_micros());
+                let cpu = u64::try_from(cpu).unwrap_or(u64::MAX);
+                metrics.cpu.fetch_add(cpu, Ordering::Relaxed);
             }
         }
         self.is_over = true;

@@ -10,6 +10,7 @@ use super::headers;
 use super::log::last_lines;
 use crate::portal::ChainError;
 use crate::trace::CallId;
+use crate::transport::Limit;
 
 /// How many failures are kept, and how many of these of one chain, so that one that always
 /// fails does not hide the others. Each takes at most about 10 KiB.
@@ -55,7 +56,7 @@ impl Recent {
             runner: error.runner.as_deref().map(str::to_owned),
             reason: error.reason.to_string(),
             hint: error.hint.as_deref().map(str::to_owned),
-            limit: None,
+            limit: error.limit.map(Limit::name),
             pipestatus: headers::pipestatus(&error.report),
             stderr: last_lines(&error.stderr).map_or_else(String::new, String::from),
         };

@@ -87,6 +87,8 @@ struct LinkStats<'a> {
     /// How often of these it was joined to the link before.
     joined: u64,
     seconds: f64,
+    /// The processor seconds that it has used, as far as they were counted.
+    cpu_seconds: f64,
     processes: Processes,
 }
 
@@ -264,6 +266,7 @@ fn link_stats<'a>(
         runs: times.count,
         joined: metrics.joined(),
         seconds: times.seconds,
+        cpu_seconds: metrics.cpu().as_secs_f64(),
         processes: processes.get(&link.id).copied().unwrap_or_default(),
     }
 }

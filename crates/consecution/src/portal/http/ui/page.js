@@ -147,7 +147,7 @@ function remember(chain, now) {
     .reduce((sum, [, count]) => sum + count, 0);
   past.push({
     now, failed, calls: chain.calls, buckets: chain.times.buckets,
-    links: chain.links.map(({ runs, joined, seconds }) => ({ runs, joined, seconds })),
+    links: chain.links.map(({ runs, joined, seconds, cpu_seconds: cpu }) => ({ runs, joined, seconds, cpu })),
   });
   while (past.length > 2 && now - past[1].now >= HISTORY_S) past.shift();
   return past;
@@ -165,6 +165,7 @@ function recent(past) {
       runs: link.runs - first.links[at].runs,
       joined: link.joined - first.links[at].joined,
       seconds: link.seconds - first.links[at].seconds,
+      cpu: link.cpu - first.links[at].cpu,
     })),
   };
 }
@@ -309,12 +310,17 @@ class Card {
     say(this.flight, chain.in_flight ? `${chain.in_flight} in flight` : '');
     say(this.failed, now.failed ? `${now.failed} failed` : '');
     this.draw(past);
-    const seconds = now.links.reduce((sum, link) => sum + link.seconds, 0);
+    // Links wait for one another, so what they have used of the processor says where the
+    // time goes; where that is not counted, how long they ran.
+    const isCounted = now.links.some((link) => link.cpu > 0);
+    const spent = now.links.map((link) => (isCounted ? link.cpu : link.seconds));
+    const all = spent.reduce((sum, time) => sum + time, 0);
     let isBroken = false;
     chain.links.forEach((link, at) => {
       const why = missing.get(`${chain.name}\n${at}`);
       isBroken ||= why !== undefined;
-      this.links[at].update(link, now.links[at], seconds, why);
+      const share = all > 0 ? Math.round(100 * spent[at] / all) : 0;
+      this.links[at].update(link, now.links[at], share, isCounted, why);
     });
     mark(this.element, 'broken', isBroken);
     this.isBroken = isBroken;
@@ -346,11 +352,10 @@ class LinkBox {
       this.time, this.processes, this.why));
   }
 
-  update(link, now, seconds, why) {
-    const share = seconds > 0 ? Math.round(100 * now.seconds / seconds) : 0;
+  update(link, now, share, isCounted, why) {
     const width = `${share}%`;
     if (this.bar.style.width !== width) this.bar.style.width = width;
-    say(this.time, now.runs > 0 ? `${duration(now.seconds / now.runs)}, ${share} % of the time` : '');
+    say(this.time, now.runs > 0 ? `${duration(now.seconds / now.runs)}, ${share} % of the ${isCounted ? 'processor ' : ''}time` : '');
     const { idle, starting, in_use: inUse, waiting } = link.processes;
     const parts = [
       [idle, 'warm'], [starting, 'starting'], [inUse, 'in use'], [waiting, 'waiting'],
