@@ -1,12 +1,17 @@
 //! The page, and the figures behind it. `make test-page` looks at it in a browser.
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
+
 use serde_json::Value;
 
 use crate::support::chain::{chain_with, link};
+use crate::support::command::{Finished, consecution, finish};
+use crate::support::home;
 use crate::support::http::{Client, Served, serve};
 use crate::support::running::Running;
 use rustix::process::Signal;
-use test_support::eventually;
+use test_support::{PATIENCE, eventually};
 
 /// How many may follow at a time.
 const FOLLOWERS_MAX: usize = 32;
@@ -158,4 +163,75 @@ fn followers_do_not_hold_up_the_end() {
     // The stream ends as it should, and does not break off.
     while client.chunk().is_some() {}
     served.end().expect_success();
+}
+
+/// `consecution top` of that server, to its end.
+fn top(served: &Served, options: &[&str]) -> Finished {
+    let mut top = consecution(home::shared());
+    top.args(["top", "--url", &format!("http://{}", served.address)]);
+    top.args(options);
+    finish(top, b"", PATIENCE)
+}
+
+#[test]
+fn a_terminal_shows_the_same() {
+    let good = chain_with("Name: good", [link(&["cat"])]);
+    let bad = chain_with("Name: bad", [link(&["false"])]);
+    let served = serve(&[&good, &bad]);
+    served.post("/chains/bad", b"").expect(502);
+    let shown = top(&served, &["--once"]).expect_success();
+    let shown = shown.text();
+    assert!(shown.starts_with("all is well | version "), "{shown}");
+    for part in [
+        "CHAIN",
+        "CALLS/S",
+        "\ngood ",
+        "\nbad ",
+        "link 1 'false' exited with code 1",
+    ] {
+        assert!(shown.contains(part), "{shown}");
+    }
+    let json = top(&served, &["--once", "--json"]).expect_success();
+    let lines: Vec<_> = json.text().lines().collect();
+    let [line] = lines[..] else {
+        panic!("{lines:?}")
+    };
+    let stats: Value = serde_json::from_str(line).unwrap();
+    assert_eq!(stats["chains"][1]["failures"]["exited"], 1);
+}
+
+#[test]
+fn who_cannot_be_asked_is_said() {
+    let top = |url: &str, options: &[&str]| {
+        let mut top = consecution(home::shared());
+        top.args(["top", "--once", "--url", url]).args(options);
+        finish(top, b"", PATIENCE).expect_code(125).stderr
+    };
+    // Port 1 is nobody's.
+    let said = top("http://127.0.0.1:1", &[]);
+    assert!(
+        said.contains("http://127.0.0.1:1/stats") && said.contains("--url"),
+        "{said}"
+    );
+    let said = top("nonsense", &[]);
+    assert!(said.contains("nonsense/stats"), "{said}");
+    let said = top("http://127.0.0.1:1", &["--key-file", "/none/key"]);
+    assert!(said.contains("/none/key"), "{said}");
+    // Something else that answers.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let answers = std::thread::spawn(move || {
+        for reply in ["404 Not Found", "401 Unauthorized", "200 OK"] {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            let body = "data: hello\n\n";
+            let head = format!("HTTP/1.1 {reply}\r\nContent-Length: {}\r\n\r\n", body.len());
+            stream.write_all((head + body).as_bytes()).unwrap();
+        }
+    });
+    for part in ["no portal of this version", "--key-file", "it is no portal"] {
+        let said = top(&format!("http://{address}"), &[]);
+        assert!(said.contains(part), "{said}");
+    }
+    answers.join().unwrap();
 }
