@@ -32,5 +32,6 @@ mod own_program;
 mod places;
 mod privilege;
 mod proc_and_dev;
+mod shared_files;
 mod terminals;
 mod writable;
