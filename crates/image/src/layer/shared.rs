@@ -12,7 +12,7 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Mode, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, Statx, StatxFlags};
 use rustix::io::Errno;
 
 use super::root::Folder;
@@ -20,7 +20,7 @@ use super::trash::OPEN;
 
 /// A file with so many links is not linked once more, but written again. File systems have
 /// a limit (ext4: 65,000), and an image may have many hard links to one of its files.
-const LINKS_MAX: u64 = 32_000;
+const LINKS_MAX: u32 = 32_000;
 
 /// The files of one layer, each named by the number of its entry.
 pub(crate) struct LayerFiles {
@@ -45,14 +45,15 @@ pub(super) struct Wanted {
 impl Wanted {
     /// The layer's digest says the same already. This is for files that something has
     /// damaged since, and for file systems that do not keep all of it.
-    fn is_like(&self, found: &Stat) -> bool {
-        let (seconds, nanoseconds) = self.modified;
-        FileType::from_raw_mode(found.st_mode) == FileType::RegularFile
-            && u64::try_from(found.st_size) == Ok(self.bytes)
-            && Mode::from_raw_mode(found.st_mode) == self.mode
-            && (found.st_mtime, u64::from(found.st_mtime_nsec)) == (seconds, u64::from(nanoseconds))
-            && found.st_uid == self.user
-            && self.group.is_none_or(|group| found.st_gid == group)
+    fn is_like(&self, found: &Statx) -> bool {
+        let mode = found.stx_mode.into();
+        let modified = (found.stx_mtime.tv_sec, found.stx_mtime.tv_nsec);
+        FileType::from_raw_mode(mode) == FileType::RegularFile
+            && Mode::from_raw_mode(mode) == self.mode
+            && found.stx_size == self.bytes
+            && modified == self.modified
+            && found.stx_uid == self.user
+            && self.group.is_none_or(|group| found.stx_gid == group)
     }
 }
 
@@ -80,11 +81,12 @@ impl LayerFiles {
     ) -> Result<(), Errno> {
         let known = self.known.as_ref().ok_or(Errno::NOENT)?;
         let file = number.to_string();
-        let found = rustix::fs::statat(known, &*file, AtFlags::SYMLINK_NOFOLLOW)?;
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        let found = rustix::fs::statx(known, &*file, flags, StatxFlags::BASIC_STATS)?;
         if !wanted.is_like(&found) {
             return Err(Errno::NOENT);
         }
-        if u64::from(found.st_nlink) >= LINKS_MAX {
+        if found.stx_nlink >= LINKS_MAX {
             return Err(Errno::MLINK);
         }
         rustix::fs::linkat(known, &*file, &parent.fd, name, AtFlags::empty())
@@ -116,23 +118,23 @@ mod tests {
 
     const MODIFIED: (i64, u32) = (1_000_000_000, 500);
 
-    fn write(path: &Path, bytes: usize, mode: u32) -> Stat {
+    fn write(path: &Path, bytes: usize, mode: u32) -> Statx {
         fs::write(path, vec![b'x'; bytes]).unwrap();
         let file = fs::File::options().write(true).open(path).unwrap();
         let (seconds, nanoseconds) = MODIFIED;
         let since = Duration::new(seconds.cast_unsigned(), nanoseconds);
         file.set_modified(SystemTime::UNIX_EPOCH + since).unwrap();
         fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
-        rustix::fs::fstat(&file).unwrap()
+        rustix::fs::statx(&file, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS).unwrap()
     }
 
-    fn wanted(found: &Stat) -> Wanted {
+    fn wanted(found: &Statx) -> Wanted {
         Wanted {
-            bytes: found.st_size.cast_unsigned(),
-            mode: Mode::from_raw_mode(found.st_mode),
+            bytes: found.stx_size,
+            mode: Mode::from_raw_mode(found.stx_mode.into()),
             modified: MODIFIED,
-            user: found.st_uid,
-            group: Some(found.st_gid),
+            user: found.stx_uid,
+            group: Some(found.stx_gid),
         }
     }
 
@@ -143,7 +145,7 @@ mod tests {
             fs::create_dir(at(name)).unwrap();
         }
         let files = LayerFiles::open(&at("known"), &at("new")).unwrap();
-        let root = rustix::fs::open(&at("root"), OPEN, Mode::empty()).unwrap();
+        let root = rustix::fs::open(at("root"), OPEN, Mode::empty()).unwrap();
         let root = Folder::new(root).unwrap();
         Place {
             folder,
@@ -205,8 +207,8 @@ mod tests {
                 bytes: bytes as u64,
                 mode: Mode::from_raw_mode(mode),
                 modified: (MODIFIED.0 + seconds, nanoseconds),
-                user: found.st_uid + user,
-                group: group.map(|more| found.st_gid + more),
+                user: found.stx_uid + user,
+                group: group.map(|more| found.stx_gid + more),
             };
             let same = bytes == 1
                 && mode == 0o644
