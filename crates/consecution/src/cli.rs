@@ -34,6 +34,7 @@ mod send;
 mod serve;
 mod servers;
 mod signals;
+mod stats;
 mod stdio;
 mod table;
 mod usage;

@@ -30,6 +30,7 @@ mod stall;
 use std::time::Duration;
 
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 pub(crate) use body::{discard, is_held_back, swallow};
@@ -79,9 +80,13 @@ impl Default for Options {
     }
 }
 
-/// An empty registry for the metrics of this process. All names begin with `consecution_`.
+/// A registry for the metrics of this process, which has the version of the program. All names
+/// begin with `consecution_`.
 pub fn registry() -> Registry {
-    Registry::with_prefix("consecution")
+    let mut registry = Registry::with_prefix("consecution");
+    let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+    registry.register("build", "The version of the program", version);
+    registry
 }
 
 /// Registers the number of open connections.

@@ -34,4 +34,5 @@ mod privilege;
 mod proc_and_dev;
 mod shared_files;
 mod terminals;
+mod usage;
 mod writable;
