@@ -14,13 +14,14 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::Client;
+use super::arrivals::{Arrived, Peer};
+use super::encrypted::Encrypted;
 use super::places::{EXTRA_HEAD_WAIT_MAX, Place};
 use super::server::{Site, Stage};
-use super::socket::Socket;
+use super::socket::{Socket, Watch};
 use super::stall::Stall;
 use crate::trace::CallId;
 
@@ -56,16 +57,31 @@ impl Progress {
 }
 
 /// Serves one connection to its end.
-pub(super) async fn serve(stream: TcpStream, place: Place, site: Site, mut progress: Progress) {
-    let Site {
-        router,
-        connections,
-        waits,
-    } = site;
+pub(super) async fn serve(arrived: Arrived, place: Place, site: Site, progress: Progress) {
+    let connections = site.connections.clone();
     let _open = Open::count(&connections);
-    let socket = Socket::new(stream);
-    let mut stall = Stall::of(&socket, &waits.unacknowledged);
-    let client = Client::new(progress.stage.clone());
+    let Arrived { peer, socket, tls } = arrived;
+    match tls {
+        None => serve_http1(socket.clone(), &socket, peer, place, site, progress).await,
+        Some(tls) => {
+            let stream = Encrypted::new(*tls);
+            serve_http1(stream, &socket, peer, place, site, progress).await;
+        }
+    }
+}
+
+/// Serves one connection with HTTP/1.1. `stream` is what is said over `socket`.
+async fn serve_http1(
+    stream: impl Watch,
+    socket: &Socket,
+    peer: Peer,
+    place: Place,
+    site: Site,
+    mut progress: Progress,
+) {
+    let Site { router, waits, .. } = site;
+    let mut stall = Stall::of(socket, &waits.unacknowledged);
+    let client = Client::new(peer, progress.stage.clone());
     let router = TowerToHyperService::new(router);
     let service = service_fn(|mut request: Request<Incoming>| {
         place.has_head();
@@ -101,17 +117,17 @@ pub(super) async fn serve(stream: TcpStream, place: Place, site: Site, mut progr
         // A client may close its sending half and then read. If that means that it has given a
         // run up, it is noticed below.
         .half_close(true)
-        .serve_connection(TokioIo::new(socket.clone()), service);
+        .serve_connection(TokioIo::new(stream.clone()), service);
     let mut is_told = false;
     let mut stall_wait_max = waits.stall_max;
     let mut over = std::pin::pin!(place.until_over());
     let result = loop {
         let served = poll_fn(|context| {
-            socket.begin_poll();
+            stream.begin_poll();
             if let Poll::Ready(result) = Pin::new(&mut connection).poll(context) {
                 return Poll::Ready(Some(result));
             }
-            match client.has_run() && socket.poll_closed(context).is_ready() {
+            match client.has_run() && stream.poll_closed(context).is_ready() {
                 true => Poll::Ready(None),
                 false => Poll::Pending,
             }

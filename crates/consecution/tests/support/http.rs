@@ -42,8 +42,8 @@ pub(crate) fn serving(chains: &[&ChainFile], options: &[&str]) -> Command {
 /// Starts that command, and waits until it listens.
 pub(crate) fn listen(command: Command) -> Served {
     let running = Running::start(command);
-    let line = running.await_line("listening on http://");
-    let (_, address) = line.split_once("http://").unwrap();
+    let line = running.await_line("listening on http");
+    let (_, address) = line.split_once("://").unwrap();
     // In JSON there is more behind it.
     let address = address.split('"').next().unwrap();
     let address = address.parse().unwrap();
