@@ -88,6 +88,9 @@ fn message(headers: HeaderMap, payload: Bytes) {
         let again = outcome::read(&written).expect("what was written");
         assert_eq!(again.joined.len(), read.joined.len());
         assert_eq!(again.elapsed, read.elapsed);
+        for (again, read) in again.links().zip(read.links()) {
+            assert_eq!((again.usage, again.limit), (read.usage, read.limit));
+        }
     }
     let message = of(headers, payload);
     kind::kind(&message);

@@ -36,6 +36,7 @@ mod send;
 mod serve;
 mod servers;
 mod signals;
+mod stats;
 mod stdio;
 mod table;
 mod usage;

@@ -38,6 +38,7 @@ mod watched;
 
 use std::time::Duration;
 
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 pub use access::browser::{Origin, OriginError};
@@ -114,7 +115,11 @@ impl Default for Options {
     }
 }
 
-/// An empty registry for the metrics of this process. All names begin with `consecution_`.
+/// A registry for the metrics of this process, which has the version of the program. All names
+/// begin with `consecution_`.
 pub fn registry() -> Registry {
-    Registry::with_prefix("consecution")
+    let mut registry = Registry::with_prefix("consecution");
+    let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+    registry.register("build", "The version of the program", version);
+    registry
 }

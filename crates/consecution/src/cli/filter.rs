@@ -8,14 +8,14 @@ use crate::chain_file::{self, ChainFileError};
 use anyhow::Context;
 use chain::units::format_duration;
 use chain::{Chain, Deadline, ParameterError};
-use clap::builder::{PathBufValueParser, TypedValueParser};
+use clap::builder::{FalseyValueParser, PathBufValueParser, TypedValueParser};
 
 use crate::portal::{ChainError, ChainReply, ChainRequest, FailureReason, Portal};
-use crate::transport::{LAST_WORDS_WAIT_MAX, Next, status_of_signal};
+use crate::transport::{LAST_WORDS_WAIT_MAX, Limit, Next, status_of_signal};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::stdio::{self, Errors, Output};
-use super::{EXIT_OWN_FAILURE, EXIT_USAGE, complain};
+use super::{EXIT_OWN_FAILURE, EXIT_USAGE, complain, stats};
 use crate::text;
 
 /// A deadline passed: the same status as that of `timeout`.
@@ -39,6 +39,10 @@ pub(crate) struct Call {
         value_parser = name_and_value
     )]
     parameters: Vec<(String, String)>,
+    /// Print what each link has used to standard error when the run is over: time, processor
+    /// time, memory, bytes in and out.
+    #[arg(long, env = "CONSECUTION_STATS", value_parser = FalseyValueParser::new())]
+    pub(super) stats: bool,
 }
 
 /// Parses the value of `--set`.
@@ -108,10 +112,12 @@ pub(crate) async fn unless_stopped(
 }
 
 /// Sends standard input through the chain, with these values of its parameters, and returns
-/// the exit status. Drops `held` as soon as the run is over.
+/// the exit status. Drops `held` as soon as the run is over. Prints what links have used, if
+/// `stats` says so, as the last thing but errors in writing.
 pub(crate) async fn filter(
     portal: &Portal,
     parameters: BTreeMap<String, String>,
+    stats: bool,
     held: impl Send,
 ) -> anyhow::Result<u8> {
     let output = Output::start()?;
@@ -145,32 +151,59 @@ pub(crate) async fn filter(
     // Print our own messages only after the links' standard error.
     let last_words = tokio::task::spawn_blocking(|| errors.finish());
     let _ = tokio::time::timeout(LAST_WORDS_WAIT_MAX, last_words).await;
-    match tokio::task::spawn_blocking(|| output.finish()).await? {
+    let written = match tokio::task::spawn_blocking(|| output.finish()).await? {
         // Our reader closed the pipe early, as `head` does: no failure.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
-        written => written.context(stdio::WRITING)?,
-    }
-    Ok(match report {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context(stdio::WRITING),
+    };
+    let code = written.map(|()| match &report {
         Ok(_) => 0,
         Err(error) => {
-            match remedy(&error, portal.chain()) {
-                Some(remedy) => complain(format_args!("{error}; {remedy}")),
-                None => complain(&error),
-            }
-            if let Some(hint) = &error.hint {
-                complain(format_args!("hint: {hint}"));
-            }
-            exit_code(&error)
+            complain_of(error, portal.chain());
+            exit_code(error)
         }
-    })
+    });
+    if stats {
+        stats::print(match &report {
+            Ok(report) => report,
+            Err(error) => &error.report,
+        });
+    }
+    code
+}
+
+fn complain_of(error: &ChainError, chain: &Chain) {
+    match remedy(error, chain) {
+        Some(remedy) => complain(format_args!("{error}; {remedy}")),
+        None => complain(error),
+    }
+    // If the limit is known, the error says all that a hint could.
+    if let (Some(hint), None) = (&error.hint, error.limit) {
+        complain(format_args!("hint: {hint}"));
+    }
+}
+
+/// How to change the limit or the deadline that the failed link has met.
+fn remedy(error: &ChainError, chain: &Chain) -> Option<String> {
+    match error.limit {
+        Some(limit) => Some(raise(limit).to_owned()),
+        None if error.reason == FailureReason::DeadlinePassed => prolong(error, chain),
+        None => None,
+    }
+}
+
+fn raise(limit: Limit) -> &'static str {
+    match limit {
+        Limit::Memory | Limit::CpuTime | Limit::Processes => "allow more in the chain file",
+        Limit::Output => "allow more in the chain file, and with the runner's --output-max",
+        Limit::Scratch => "allow more in the chain file, and with the runner's --scratch-max",
+        Limit::Filter => "docs/sandbox.md lists those that are",
+    }
 }
 
 /// For a deadline that has passed, how to change it: the chain's or the link's,
 /// whichever is shorter.
-fn remedy(error: &ChainError, chain: &Chain) -> Option<String> {
-    if error.reason != FailureReason::DeadlinePassed {
-        return None;
-    }
+fn prolong(error: &ChainError, chain: &Chain) -> Option<String> {
     let own = chain.links.get(error.index)?.deadline;
     let whole = chain.deadline.or(None);
     let is_own = own.is_some_and(|own| whole.is_none_or(|whole| own <= whole));
@@ -244,6 +277,7 @@ mod tests {
                 chain,
                 deadline,
                 parameters,
+                stats: false,
             };
             let chain = call.chain().unwrap();
             assert_eq!(chain.deadline, wanted, "{said} {deadline:?}");
@@ -261,6 +295,7 @@ mod tests {
                 chain: PathBuf::new(),
                 deadline: None,
                 parameters: given.collect(),
+                stats: false,
             };
             call.values(&chain).map_err(|error| error.to_string())
         };

@@ -24,7 +24,7 @@ pub(crate) fn run(
     let code = runtime.block_on(unless_stopped(async {
         let app = OneShot::start(chain, images, rules).await?;
         let portal = app.portal.clone();
-        filter(&portal, parameters, app).await
+        filter(&portal, parameters, call.stats, app).await
     }));
     // Do not wait for the thread that reads standard input: it may be blocked.
     runtime.shutdown_background();

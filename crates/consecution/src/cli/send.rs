@@ -46,7 +46,7 @@ pub(crate) fn send(arguments: Arguments) -> anyhow::Result<u8> {
     let code = runtime.block_on(unless_stopped(async {
         let network = Network::connect(&nats, &etcd, Role::Portal, "send")?;
         let portal = network.open(chain, wait).await?;
-        let code = filter(&portal, parameters, ()).await;
+        let code = filter(&portal, parameters, arguments.call.stats, ()).await;
         network.close().await;
         code
     }));

@@ -1,5 +1,7 @@
 //! Tables on standard output: a row a line, columns aligned.
 
+use std::ops::Range;
+
 /// A line for each row. All but the last column are as wide as their widest cell.
 pub(crate) fn aligned<const N: usize>(rows: &[[String; N]]) -> impl Iterator<Item = String> {
     let widths: [usize; N] = std::array::from_fn(|column| {
@@ -15,6 +17,18 @@ pub(crate) fn aligned<const N: usize>(rows: &[[String; N]]) -> impl Iterator<Ite
             }
         })
     })
+}
+
+/// Makes the cells of these columns as wide as the widest of each, with what they have at
+/// their right end, as numbers are read.
+pub(crate) fn align_right<const N: usize>(rows: &mut [[String; N]], columns: Range<usize>) {
+    for column in columns {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        let width = cells.max().unwrap_or(0);
+        for row in &mut *rows {
+            row[column] = format!("{:>width$}", row[column]);
+        }
+    }
 }
 
 /// Rows under a heading.

@@ -1,15 +1,17 @@
 //! The report of a chain's run, and the texts of its failures.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chain::{Chain, Link, LinkId, ParameterError};
+use chain::units::{format_duration, format_memory};
+use chain::{Chain, Constraints, Link, LinkId, ParameterError};
 
 use crate::text::excerpt;
-use crate::transport::{Cut, Ending};
+use crate::transport::{Cut, Ending, Limit, Usage, status_of_signal};
 
 /// The most characters of a link's command line that a message shows.
 const COMMAND_CHARS_MAX: usize = 120;
@@ -37,6 +39,29 @@ pub struct LinkReport {
     /// Whether the runner ran this link joined to the link before it, so that the data
     /// between the two did not travel.
     pub is_joined: bool,
+    /// What the link has used, as far as that was counted: of the last call of it.
+    pub usage: Usage,
+    /// The limit that the link has met, if it is known.
+    pub limit: Option<Limit>,
+}
+
+impl LinkReport {
+    /// How the link ended, in a word. A number is the process's own status, as in a shell; a
+    /// word says why it was stopped; `-` means that it was never started, or that its end is
+    /// unknown.
+    pub fn status(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match &self.ending {
+            Some(Ending::Exited(0)) => "0",
+            Some(Ending::Exited(code)) => return code.to_string().into(),
+            Some(Ending::Signalled(signal)) => return status_of_signal(*signal).to_string().into(),
+            Some(Ending::Unread) => "unread",
+            Some(Ending::Cut) => "cut",
+            Some(Ending::DeadlinePassed) => "deadline",
+            Some(Ending::Lost(_)) => "lost",
+            Some(Ending::CannotStart(_)) => "cannot-start",
+            None => "-",
+        })
+    }
 }
 
 /// A run of a chain failed. Clones are cheap; dereferences to the details.
@@ -61,6 +86,10 @@ pub struct ChainFailure {
     pub runner: Option<Arc<str>>,
     /// Why the link failed.
     pub reason: FailureReason,
+    /// The limit that the failed link has met, if it is known.
+    pub limit: Option<Limit>,
+    /// What that limit means: a text that reads well after the reason.
+    limit_text: Option<String>,
     /// The end of the failed link's standard error.
     pub stderr: Bytes,
     /// What may help, if the runner knows more than the link has said: a line for people.
@@ -125,6 +154,8 @@ impl ChainError {
         report: Report,
     ) -> ChainError {
         let link = &chain.links[index];
+        let limit = report.links.get(index).and_then(|link| link.limit);
+        let limit = limit.filter(|_| !reason.is_the_callers());
         ChainError(Arc::new(ChainFailure {
             chain: chain.name.clone(),
             index,
@@ -133,6 +164,8 @@ impl ChainError {
             command: command_line(&link.link),
             runner: report.links.get(index).and_then(|link| link.runner.clone()),
             reason,
+            limit,
+            limit_text: limit.map(|limit| limit_text(limit, &link.link.constraints)),
             stderr: said.stderr,
             hint: said.hint,
             report,
@@ -175,8 +208,42 @@ impl fmt::Display for ChainError {
         if let Some(runner) = &self.runner {
             write!(formatter, "on runner '{runner}' ")?;
         }
-        write!(formatter, "{}", self.reason)
+        write!(formatter, "{}", self.reason)?;
+        match &self.limit_text {
+            Some(text) => write!(formatter, ": {text}"),
+            None => Ok(()),
+        }
     }
+}
+
+/// What it means that a link with these constraints has met a limit, and the key that raises
+/// it.
+fn limit_text(limit: Limit, constraints: &Constraints) -> String {
+    let memory = |bytes: Option<u64>| bytes.map(format_memory);
+    let (what, key, allowed) = match limit {
+        Limit::Memory => {
+            let allowed = memory(constraints.memory);
+            ("needed more memory", "Memory", allowed)
+        }
+        Limit::CpuTime => {
+            let allowed = constraints.cpu_time.map(format_duration);
+            ("took more processor time", "CPUTime", allowed)
+        }
+        Limit::Output => ("wrote more", "Output", memory(constraints.output)),
+        Limit::Scratch => {
+            let allowed = memory(constraints.scratch);
+            ("stored more in its own folders", "Scratch", allowed)
+        }
+        Limit::Processes => {
+            let allowed = constraints.processes.map(|count| count.to_string());
+            ("needed more processes and threads", "Processes", allowed)
+        }
+        Limit::Filter => {
+            return "it made a system call that is not allowed in the sandbox".to_owned();
+        }
+    };
+    let allowed = allowed.as_deref().unwrap_or("…");
+    format!("it {what} than `Constraints: {{{key}: {allowed}}}` allows")
 }
 
 /// A text that reads well after the link's name.

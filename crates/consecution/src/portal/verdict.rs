@@ -11,7 +11,7 @@ use chain::{Chain, Link};
 use parking_lot::Mutex;
 
 use super::failure::{ChainError, FailureReason, LastWords, LinkReport, Report};
-use crate::transport::{Cut, Ending, Outcome, OutputLeft, Waiting};
+use crate::transport::{Cut, Ending, Outcome, OutputLeft, Usage, Waiting};
 
 /// The state of a run, as far as it decides how the run ends.
 pub(super) struct RunState {
@@ -233,6 +233,8 @@ impl RunState {
                 elapsed: outcome.map_or(Duration::ZERO, |outcome| outcome.elapsed),
                 runner: state.runner.clone(),
                 is_joined: state.is_joined,
+                usage: outcome.map_or_else(Usage::default, |outcome| outcome.usage),
+                limit: outcome.and_then(|outcome| outcome.limit),
             }
         });
         Report {

@@ -5,14 +5,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use chain::LinkId;
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
@@ -21,7 +23,7 @@ use tokio::sync::watch;
 use super::pool::Capacity;
 use super::service::WarmPipeline;
 use super::states::States;
-use crate::transport::{Ending, Outcome};
+use crate::transport::{Ending, Limit, Outcome, Usage};
 
 /// How a call ended, as the label says it.
 const ENDINGS: [&str; 8] = [
@@ -74,6 +76,9 @@ pub(super) struct Metrics {
 pub(super) struct LinkMetrics {
     endings: [Counter; ENDINGS.len()],
     durations: Histogram,
+    used: Used,
+    /// Failures at a limit, by limit.
+    limits: [Counter; Limit::ALL.len()],
     /// Calls refused because there was no room.
     pub(super) busy: Counter,
     /// Calls refused because the runner is starved.
@@ -91,11 +96,34 @@ pub(super) struct LinkMetrics {
     pub(super) spoiled: Counter,
 }
 
+/// What the processes of a link have used, as far as it was counted.
+#[derive(Debug, Default)]
+struct Used {
+    cpu_micros: Counter,
+    /// The most that one process had; 0 if that was never counted.
+    memory_peak_bytes: AtomicU64,
+    received_bytes: Counter,
+    sent_bytes: Counter,
+}
+
+impl Used {
+    fn add(&self, usage: &Usage) {
+        let micros = usage.cpu.unwrap_or_default().as_micros();
+        self.cpu_micros.inc_by(u64::try_from(micros).unwrap_or(0));
+        let peak = usage.memory.unwrap_or(0);
+        self.memory_peak_bytes.fetch_max(peak, Ordering::Relaxed);
+        self.received_bytes.inc_by(usage.bytes_in.unwrap_or(0));
+        self.sent_bytes.inc_by(usage.bytes_out.unwrap_or(0));
+    }
+}
+
 impl LinkMetrics {
     fn new() -> LinkMetrics {
         LinkMetrics {
             endings: Default::default(),
             durations: latency(),
+            used: Used::default(),
+            limits: Default::default(),
             busy: Counter::default(),
             starved: Counter::default(),
             cannot_start: Counter::default(),
@@ -111,6 +139,12 @@ impl LinkMetrics {
     pub(super) fn end(&self, outcome: &Outcome) {
         self.endings[ending(&outcome.ending)].inc();
         self.durations.observe(outcome.elapsed.as_secs_f64());
+        self.used.add(&outcome.usage);
+        if let Some(limit) = outcome.limit
+            && let Some(at) = Limit::ALL.iter().position(|each| *each == limit)
+        {
+            self.limits[at].inc();
+        }
     }
 }
 
@@ -186,6 +220,7 @@ impl fmt::Debug for OfLinks {
 impl Collector for OfLinks {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         self.encode_calls(&mut encoder)?;
+        self.encode_usage(&mut encoder)?;
         self.encode_pools(&mut encoder)?;
         let help = "Links, by state";
         let gauge = MetricType::Gauge;
@@ -269,6 +304,52 @@ impl OfLinks {
         Ok(())
     }
 
+    fn encode_usage(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let links = self.metrics.links();
+        let (counter, gauge) = (MetricType::Counter, MetricType::Gauge);
+        let help = "Processor time of a link's processes";
+        let unit = Some(&Unit::Seconds);
+        let mut family = encoder.encode_descriptor("link_cpu", help, unit, counter)?;
+        for (id, link) in &links {
+            let labels = [("link_id", id.as_str())];
+            let seconds = Duration::from_micros(link.used.cpu_micros.get()).as_secs_f64();
+            ConstCounter::new(seconds).encode(family.encode_family(&labels)?)?;
+        }
+        let help = "The most memory that a process of a link has had";
+        let unit = Some(&Unit::Bytes);
+        let mut family = encoder.encode_descriptor("link_memory_peak", help, unit, gauge)?;
+        for (id, link) in &links {
+            let labels = [("link_id", id.as_str())];
+            let bytes = link.used.memory_peak_bytes.load(Ordering::Relaxed);
+            if bytes > 0 {
+                ConstGauge::new(bytes).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let (received, sent): (OfLink, OfLink) = (
+            |link| &link.used.received_bytes,
+            |link| &link.used.sent_bytes,
+        );
+        for (name, help, bytes) in [
+            ("link_received", "Input of a link's processes", received),
+            ("link_sent", "Output of a link's processes", sent),
+        ] {
+            let mut family = encoder.encode_descriptor(name, help, unit, counter)?;
+            for (id, link) in &links {
+                let labels = [("link_id", id.as_str())];
+                bytes(link).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let help = "Calls that failed at a limit";
+        let mut family = encoder.encode_descriptor("link_limits", help, None, counter)?;
+        for (id, link) in &links {
+            for (limit, calls) in Limit::ALL.iter().zip(&link.limits) {
+                let labels = [("link_id", id.as_str()), ("limit", limit.name())];
+                calls.encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+
     fn encode_pools(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let pools = self.capacity.counts();
         let pools: Vec<_> = pools
@@ -300,4 +381,37 @@ impl OfLinks {
 
 fn count_of(count: usize) -> ConstGauge<u64> {
     ConstGauge::new(count as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn used(cpu_micros: u64, memory: Option<u64>) -> Outcome {
+        Outcome {
+            usage: Usage {
+                cpu: Some(Duration::from_micros(cpu_micros)),
+                memory,
+                bytes_in: Some(17),
+                bytes_out: None,
+            },
+            limit: memory.map(|_| Limit::CpuTime),
+            ..Outcome::new(Ending::Exited(0))
+        }
+    }
+
+    #[test]
+    fn usage_adds_up_and_the_largest_memory_counts() {
+        let link = LinkMetrics::new();
+        for outcome in [used(1_500_000, Some(7)), used(1, Some(5)), used(0, None)] {
+            link.end(&outcome);
+        }
+        link.end(&Outcome::new(Ending::Exited(0)));
+        assert_eq!(link.used.cpu_micros.get(), 1_500_001);
+        assert_eq!(link.used.memory_peak_bytes.load(Ordering::Relaxed), 7);
+        assert_eq!(link.used.received_bytes.get(), 51);
+        assert_eq!(link.used.sent_bytes.get(), 0);
+        let limits: Vec<_> = link.limits.iter().map(Counter::get).collect();
+        assert_eq!(limits, [0, 2, 0, 0, 0, 0]);
+    }
 }

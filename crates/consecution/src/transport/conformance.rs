@@ -20,8 +20,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Body, Cut, Ending, Following, Outcome, PendingOutcome, RefusalReason, Registration, Reply,
-    Request, STDERR_TAIL_BYTES_MAX, Service, Transport,
+    Body, Cut, Ending, Following, Limit, Outcome, PendingOutcome, RefusalReason, Registration,
+    Reply, Request, STDERR_TAIL_BYTES_MAX, Service, Transport, Usage,
 };
 use crate::conformance::run_checks;
 use crate::trace::Trace;
@@ -62,7 +62,7 @@ pub async fn all(transport: &dyn Transport) {
         pulls_no_more_of_a_reply_than_it_has_room_for,
         hands_on_the_deadline,
         hands_on_every_ending,
-        hands_on_the_end_of_stderr,
+        hands_on_the_end_of_stderr_and_what_was_used,
         hands_on_the_outcome_of_a_dropped_reply,
         hands_on_values_of_parameters,
         hands_on_the_links_that_follow,
@@ -427,8 +427,10 @@ async fn hands_on_how_links_ended_that_were_joined(transport: &dyn Transport) {
             Ending::Cut,
             Ending::Lost("for no reason".into()),
         ];
+        let mut joined = joined.map(fake::ended);
+        joined[0].usage = usage();
         let outcome = Outcome {
-            joined: joined.map(fake::ended).into(),
+            joined: joined.into(),
             stderr: "the first".into(),
             ..fake::ended(Ending::Exited(0))
         };
@@ -458,11 +460,13 @@ async fn hands_on_how_links_ended_that_were_joined(transport: &dyn Transport) {
     }
 }
 
-async fn hands_on_the_end_of_stderr(transport: &dyn Transport) {
+async fn hands_on_the_end_of_stderr_and_what_was_used(transport: &dyn Transport) {
     let outcome = Outcome {
         ending: Ending::Exited(3),
         stderr: bytes_of(STDERR_TAIL_BYTES_MAX),
         elapsed: Duration::from_millis(1_234),
+        usage: usage(),
+        limit: Some(Limit::Output),
         ..fake::ended(Ending::Unread)
     };
     let link = Served::new(transport, answering(outcome.clone()));
@@ -471,6 +475,17 @@ async fn hands_on_the_end_of_stderr(transport: &dyn Transport) {
     let received = reply.outcome.await;
     assert!(received.stderr == outcome.stderr);
     assert_eq!(received.elapsed, outcome.elapsed);
+    assert_eq!(received.usage, outcome.usage);
+    assert_eq!(received.limit, outcome.limit);
+}
+
+fn usage() -> Usage {
+    Usage {
+        cpu: Some(Duration::from_micros(1_234_567)),
+        memory: None,
+        bytes_in: Some(0),
+        bytes_out: Some(u64::MAX),
+    }
 }
 
 async fn hands_on_the_outcome_of_a_dropped_reply(transport: &dyn Transport) {

@@ -1,5 +1,6 @@
 //! What a link's process has used, and the limit that has ended it.
 
+use std::fmt;
 use std::time::Duration;
 
 /// What a process and its descendants have used, as far as it was counted.
@@ -15,6 +16,68 @@ pub struct Usage {
     pub bytes_in: Option<u64>,
     /// The bytes of its output. Not counted between links that the kernel joins.
     pub bytes_out: Option<u64>,
+}
+
+impl Usage {
+    /// Whether nothing was counted.
+    pub fn is_unknown(&self) -> bool {
+        *self == Usage::default()
+    }
+
+    /// Reads what [`Usage`]'s `Display` writes. A field counts as not counted if it is
+    /// missing or cannot be read; unknown fields are ignored.
+    pub fn read(text: &str) -> Usage {
+        let mut usage = Usage::default();
+        for (name, value) in text.split(';').filter_map(|field| field.split_once('=')) {
+            match name.trim() {
+                "cpu" => usage.cpu = read_seconds(value.trim()),
+                "mem" => usage.memory = value.trim().parse().ok(),
+                "in" => usage.bytes_in = value.trim().parse().ok(),
+                "out" => usage.bytes_out = value.trim().parse().ok(),
+                _ => {}
+            }
+        }
+        usage
+    }
+}
+
+/// `cpu=0.001234;mem=1048576;in=17;out=17`, in seconds and bytes, on the wire and over HTTP.
+/// What was not counted is left out.
+impl fmt::Display for Usage {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        if let Some(cpu) = self.cpu {
+            write!(
+                formatter,
+                "cpu={}.{:06}",
+                cpu.as_secs(),
+                cpu.subsec_micros()
+            )?;
+            separator = ";";
+        }
+        for (name, value) in [
+            ("mem", self.memory),
+            ("in", self.bytes_in),
+            ("out", self.bytes_out),
+        ] {
+            if let Some(value) = value {
+                write!(formatter, "{separator}{name}={value}")?;
+                separator = ";";
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Seconds with digits behind the point, of which microseconds count.
+fn read_seconds(text: &str) -> Option<Duration> {
+    let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let digits = fraction.bytes().chain(std::iter::repeat(b'0')).take(6);
+    let micros = digits.fold(0, |sum, digit| {
+        sum * 10 + u32::from(digit.wrapping_sub(b'0'))
+    });
+    let is_number = fraction.bytes().all(|digit| digit.is_ascii_digit());
+    is_number.then(|| Some(Duration::new(seconds.parse().ok()?, micros * 1000)))?
 }
 
 /// A limit of the link that its process has met.
@@ -60,5 +123,86 @@ impl Limit {
     /// The limit of this name.
     pub fn of_name(name: &str) -> Option<Limit> {
         Limit::ALL.into_iter().find(|limit| limit.name() == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn usage() -> impl Strategy<Value = Usage> {
+        let cpu = prop::option::of((any::<u64>(), 0..1_000_000_u32));
+        let cpu = cpu.prop_map(|cpu| cpu.map(|(s, micros)| Duration::new(s, micros * 1000)));
+        let bytes = || any::<Option<u64>>();
+        (cpu, bytes(), bytes(), bytes()).prop_map(|(cpu, memory, bytes_in, bytes_out)| Usage {
+            cpu,
+            memory,
+            bytes_in,
+            bytes_out,
+        })
+    }
+
+    #[test]
+    fn what_was_not_counted_is_left_out() {
+        let usage = Usage {
+            cpu: Some(Duration::from_nanos(1_234_999)),
+            memory: None,
+            bytes_in: Some(17),
+            bytes_out: Some(0),
+        };
+        assert_eq!(usage.to_string(), "cpu=0.001234;in=17;out=0");
+        assert_eq!(Usage::default().to_string(), "");
+        assert!(Usage::default().is_unknown() && !usage.is_unknown());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_counted() {
+        let cpu = |text: &str| Usage::read(text).cpu;
+        assert_eq!(cpu("cpu=1.5"), Some(Duration::from_millis(1500)));
+        assert_eq!(cpu("cpu=7"), Some(Duration::from_secs(7)));
+        assert_eq!(cpu("cpu=0.0000019"), Some(Duration::from_micros(1)));
+        for text in [
+            "cpu",
+            "cpu=",
+            "cpu=.5",
+            "cpu=-1",
+            "cpu=1.x",
+            "cpu=1e3",
+            "cpu=1.2.3",
+        ] {
+            assert_eq!(cpu(text), None, "{text}");
+        }
+        let some = Usage::read("new=1; in=x;mem=99999999999999999999;;out=5");
+        assert_eq!(
+            some,
+            Usage {
+                bytes_out: Some(5),
+                ..Usage::default()
+            }
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn it_reads_back_as_written(usage in usage()) {
+            prop_assert_eq!(Usage::read(&usage.to_string()), usage);
+        }
+
+        #[test]
+        fn whatever_is_read_reads_back_as_written(
+            text in prop_oneof![any::<String>(), "(cpu|mem|in|out)=[0-9.;=a-z]{0,12}"],
+        ) {
+            let usage = Usage::read(&text);
+            prop_assert_eq!(Usage::read(&usage.to_string()), usage);
+        }
+    }
+
+    #[test]
+    fn limits_are_known_by_their_names() {
+        for limit in Limit::ALL {
+            assert_eq!(Limit::of_name(limit.name()), Some(limit));
+        }
+        assert_eq!(Limit::of_name("patience"), None);
     }
 }

@@ -32,6 +32,46 @@ fn what_links_say_on_stderr_goes_to_stderr() {
     assert_eq!(ran.expect_output("x").stderr, "aside\n");
 }
 
+/// The table that `--stats` prints behind what links and the program say.
+fn stats(ran: &command::Finished) -> Vec<Vec<&str>> {
+    let at = ran.stderr.find("LINK ").unwrap();
+    let lines = ran.stderr[at..].lines();
+    lines
+        .map(|line| {
+            let cells = line.split("  ").map(str::trim);
+            cells.filter(|cell| !cell.is_empty()).collect()
+        })
+        .collect()
+}
+
+#[test]
+fn stats_are_a_table_behind_all_else_on_stderr_and_change_nothing() {
+    for (script, code) in [("echo aside >&2; cat", 0), ("echo aside >&2; exit 3", 3)] {
+        let chain = chain([link(&["cat"]), shell(script).with("Name", "last")]);
+        let mut run = command::run(chain.path());
+        run.arg("--stats");
+        let ran = finish(run, b"data\n", PATIENCE).expect_code(code);
+        let ran = ran.expect_output(if code == 0 { "data\n" } else { "" });
+        assert!(ran.stderr.starts_with("aside\n"), "{}", ran.stderr);
+        let is_told = ran.stderr.contains("consecution: link 2 'last'");
+        assert_eq!(is_told, code != 0, "{}", ran.stderr);
+        let table = stats(&ran);
+        let heading = ["LINK", "STATUS", "TIME", "CPU", "MEMORY", "IN", "OUT"];
+        assert_eq!(table[0], heading, "{}", ran.stderr);
+        assert_eq!(table.len(), 3, "{}", ran.stderr);
+        assert_eq!(table[1][0], "cat");
+        assert_eq!(table[2][..2], ["last", &code.to_string()]);
+        assert!(table[2][2].ends_with(" ms") || table[2][2].ends_with(" s"));
+        assert_eq!(table[2].len(), heading.len(), "{}", ran.stderr);
+    }
+    // A link that never ran has nothing to tell.
+    let chain = chain([link(&["/bin/nonesuch"])]);
+    let mut run = command::run(chain.path());
+    run.env("CONSECUTION_STATS", "1");
+    let ran = finish(run, b"", PATIENCE).expect_code(125);
+    assert!(!ran.stderr.contains("LINK"), "{}", ran.stderr);
+}
+
 #[test]
 fn a_failed_link_gives_its_exit_code() {
     for code in [1, 2, 42, 255] {

@@ -12,7 +12,7 @@ use consecution::transport::conformance::fake;
 use consecution::transport::nats::Role;
 use consecution::transport::nats::subject;
 use consecution::transport::{
-    Ending, Outcome, PendingOutcome, RefusalReason, Registration, Reply, Service,
+    Ending, Limit, Outcome, PendingOutcome, RefusalReason, Registration, Reply, Service, Usage,
 };
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -83,6 +83,9 @@ async fn a_request_gets_what_the_link_writes() {
     assert!(header(&reply, "Consecution-Call-Id").is_some());
     assert!(header(&reply, "Consecution-Elapsed-Us").is_some());
     assert_eq!(header(&reply, "Nats-Service-Error-Code"), None);
+    // Nothing was counted.
+    assert_eq!(header(&reply, "Consecution-Usage"), None);
+    assert_eq!(header(&reply, "Consecution-Limit"), None);
     let reply = plain.request("").await;
     assert_eq!(reply.payload, "");
     let own = headers([("Consecution-Call-Id", "mine")]);
@@ -99,6 +102,13 @@ async fn a_failed_link_says_why_as_nats_services_do() {
                 stderr: "first\nsecond\nlast: é\n".into(),
                 elapsed: Duration::from_micros(17),
                 hint: Some("try é".into()),
+                usage: Usage {
+                    cpu: Some(Duration::from_micros(1_234)),
+                    memory: None,
+                    bytes_in: Some(0),
+                    bytes_out: Some(13),
+                },
+                limit: Some(Limit::Scratch),
                 ..Outcome::new(Ending::Exited(3))
             })
             .unwrap();
@@ -111,13 +121,18 @@ async fn a_failed_link_says_why_as_nats_services_do() {
     assert_eq!(header(&reply, "Consecution-Elapsed-Us"), Some("17"));
     assert_eq!(header(&reply, "Consecution-Hint"), Some("try %C3%A9"));
     assert_eq!(
+        header(&reply, "Consecution-Usage"),
+        Some("cpu=0.001234;in=0;out=13")
+    );
+    assert_eq!(header(&reply, "Consecution-Limit"), Some("scratch"));
+    assert_eq!(
         header(&reply, "Consecution-Stderr"),
         Some("first%0Asecond%0Alast: %C3%A9%0A")
     );
     assert_eq!(header(&reply, "Nats-Service-Error-Code"), Some("502"));
     assert_eq!(
         header(&reply, "Nats-Service-Error"),
-        Some("the link exited with code 3: first … last: é, on runner tester")
+        Some("the link exited with code 3 at its limit scratch: first … last: é, on runner tester")
     );
 }
 

@@ -46,7 +46,7 @@ async fn carries(two: &TwoConnections, sizes: &[usize]) {
 
 /// Around that limit of the server, and around what our headers leave of it.
 fn around(max_payload: usize) -> Vec<usize> {
-    let with_headers = [4096, 1024, 512, 256].map(|headers| max_payload - headers);
+    let with_headers = [8192, 4096, 1024, 512, 256].map(|headers| max_payload - headers);
     let limits = [max_payload, 2 * max_payload]
         .into_iter()
         .chain(with_headers);

@@ -29,3 +29,4 @@ mod secured;
 mod seed;
 mod strangers;
 mod streams;
+mod usage;

@@ -12,7 +12,9 @@ use bytes::Bytes;
 use chain::{Chain, Deadline, Link, Network};
 use consecution::portal::{ChainError, ChainReply, ChainRequest, FailureReason};
 use consecution::transport::conformance::fake;
-use consecution::transport::{Body, RefusalReason, Service, Transport};
+use consecution::transport::{
+    Body, Ending, Limit, Outcome, PendingOutcome, RefusalReason, Reply, Service, Transport, Usage,
+};
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::mpsc;
 use tokio::task::yield_now;
@@ -65,6 +67,36 @@ async fn a_call_whose_runner_is_lost_succeeds_on_another() {
             assert!(before.elapsed() < Duration::from_millis(100));
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn usage_is_of_the_call_that_counted() {
+    let using = |bytes, ending: Ending| {
+        let usage = Usage {
+            bytes_in: Some(bytes),
+            ..Usage::default()
+        };
+        let limit = Some(Limit::Memory).filter(|_| bytes == 1);
+        let outcome = Outcome {
+            usage,
+            limit,
+            ..Outcome::new(ending)
+        };
+        fake::service(move |_| {
+            let outcome = PendingOutcome::new(std::future::ready(outcome.clone()));
+            std::future::ready(Ok(Reply::new(Body::empty(), outcome)))
+        })
+    };
+    let (service, _) = in_turn([
+        using(1, Ending::Lost("it was killed".into())),
+        using(2, Ending::Exited(0)),
+    ]);
+    let chain = open([service]).await;
+    let ChainReply { body, report } = chain.portal.stream(ChainRequest::new("x"));
+    assert!(body.collect().await.is_ok());
+    let report = report.await.unwrap();
+    assert_eq!(report.links[0].usage.bytes_in, Some(2));
+    assert_eq!(report.links[0].limit, None);
 }
 
 #[tokio::test(start_paused = true)]

@@ -70,6 +70,12 @@ async fn calls_are_counted_by_link_and_by_how_they_ended() {
     }
     assert!(counts(&text, "pool_processes", &of("state=\"idle\""), 2));
     assert!(counts(&text, "runner_links", "state=\"serving\"", 1));
+    let limit = of("limit=\"cpu-time\"");
+    assert!(counts(&text, "link_limits_total", &limit, 0), "{text}");
+    for name in ["link_cpu_seconds", "link_received_bytes", "link_sent_bytes"] {
+        let series = format!("\nconsecution_{name}_total{{{only}}} ");
+        assert!(text.contains(&series), "{name}: {text}");
+    }
     let starts = "consecution_runner_start_duration_seconds_count 5\n";
     assert!(text.contains(starts), "{text}");
 }

@@ -39,9 +39,6 @@ const SMALL_BYTES_MAX: usize = 64 * 1024;
 /// The type of a chain's output if its file does not say: nobody knows more of it.
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
-/// The trailers of a reply that began before its end was known.
-const TRAILERS: HeaderValue = HeaderValue::from_static("Consecution-Pipestatus, Server-Timing");
-
 /// The caller's place in a distributed trace (W3C Trace Context).
 const TRACEPARENT: &str = "traceparent";
 
@@ -225,7 +222,7 @@ impl Call<'_> {
     /// A reply whose end is not known yet.
     fn open(&mut self, run: Run) -> Response {
         let mut response = self.running(run, None);
-        response.headers_mut().insert(TRAILER, TRAILERS);
+        response.headers_mut().insert(TRAILER, headers::TRAILERS);
         response
     }
 

@@ -1,4 +1,5 @@
-//! The headers, or trailers, that say how each link ended and how long it took. Pure.
+//! The headers, or trailers, that say how each link ended, how long it took and what it
+//! used. Pure.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -6,7 +7,6 @@ use std::time::Duration;
 use axum::http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::portal::{LinkReport, Report};
-use crate::transport::{Ending, status_of_signal};
 
 /// The header with how each link ended, as a shell's `PIPESTATUS`.
 pub(super) const PIPESTATUS: HeaderName = HeaderName::from_static("consecution-pipestatus");
@@ -14,11 +14,19 @@ pub(super) const PIPESTATUS: HeaderName = HeaderName::from_static("consecution-p
 /// The header with how long each link ran.
 pub(super) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-/// Inserts both headers, unless `report` has nothing for them.
+/// The header with what each link has used.
+pub(super) const USAGE: HeaderName = HeaderName::from_static("consecution-usage");
+
+/// The names of all of these headers, as `Trailer` announces them.
+pub(super) const TRAILERS: HeaderValue =
+    HeaderValue::from_static("Consecution-Pipestatus, Server-Timing, Consecution-Usage");
+
+/// Inserts the headers for which `report` has something.
 pub(super) fn insert(report: &Report, headers: &mut HeaderMap) {
     for (name, value) in [
         (PIPESTATUS, pipestatus(report)),
         (SERVER_TIMING, server_timing(report)),
+        (USAGE, usage(report)),
     ] {
         if !value.is_empty()
             && let Ok(value) = HeaderValue::try_from(value)
@@ -28,25 +36,10 @@ pub(super) fn insert(report: &Report, headers: &mut HeaderMap) {
     }
 }
 
-/// `0,1,unread`: a number is the process's own status, as in a shell; a word says why we
-/// stopped it; `-` means that it was never started, or that its end is unknown.
+/// `0,1,unread`: see [`LinkReport::status`].
 pub(super) fn pipestatus(report: &Report) -> String {
-    let links: Vec<_> = report.links.iter().map(status).collect();
+    let links: Vec<_> = report.links.iter().map(LinkReport::status).collect();
     links.join(",")
-}
-
-fn status(link: &LinkReport) -> String {
-    let word = match &link.ending {
-        Some(Ending::Exited(code)) => return code.to_string(),
-        Some(Ending::Signalled(signal)) => return status_of_signal(*signal).to_string(),
-        Some(Ending::Unread) => "unread",
-        Some(Ending::Cut) => "cut",
-        Some(Ending::DeadlinePassed) => "deadline",
-        Some(Ending::Lost(_)) => "lost",
-        Some(Ending::CannotStart(_)) => "cannot-start",
-        None => "-",
-    };
-    word.to_owned()
 }
 
 /// `cat;dur=0.71, grep;dur=1.2;desc="joined"`: the times are in milliseconds. A joined link
@@ -71,6 +64,20 @@ fn server_timing(report: &Report) -> String {
     text
 }
 
+/// `cat;cpu=0.0012;mem=1048576;in=17;out=17, grep;cpu=0.0007`: seconds and bytes. Links that
+/// never ran, or of which nothing was counted, are left out.
+fn usage(report: &Report) -> String {
+    let mut text = String::new();
+    for link in report.links.iter().filter(|link| !link.usage.is_unknown()) {
+        if !text.is_empty() {
+            text.push_str(", ");
+        }
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{};{}", token(&link.name), link.usage);
+    }
+    text
+}
+
 /// A name as the header allows it: other characters become `_`.
 fn token(name: &str) -> String {
     let is_token = |character: char| {
@@ -89,6 +96,7 @@ pub(super) fn milliseconds(duration: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::{Ending, Usage};
 
     fn report(endings: &[Option<Ending>]) -> Report {
         let link = |(at, ending): (usize, &Option<Ending>)| LinkReport {
@@ -97,6 +105,8 @@ mod tests {
             elapsed: Duration::from_micros(1_234),
             runner: None,
             is_joined: at == 2,
+            usage: Usage::default(),
+            limit: None,
         };
         Report {
             links: endings.iter().enumerate().map(link).collect(),
@@ -129,5 +139,28 @@ mod tests {
         insert(&report, &mut headers);
         assert_eq!(headers[PIPESTATUS], "0,-,unread");
         assert_eq!(headers.len(), 2);
+    }
+
+    #[test]
+    fn what_was_used_stands_behind_names_as_far_as_it_was_counted() {
+        let ended = Some(Ending::Exited(0));
+        let mut report = report(&[ended.clone(), ended.clone(), None, ended]);
+        report.links[0].usage = Usage {
+            cpu: Some(Duration::from_micros(1_234)),
+            memory: Some(1 << 20),
+            bytes_in: Some(17),
+            bytes_out: Some(5),
+        };
+        report.links[3].usage.bytes_out = Some(3);
+        let mut headers = HeaderMap::new();
+        insert(&report, &mut headers);
+        assert_eq!(
+            headers[USAGE],
+            "l_nk_0;cpu=0.001234;mem=1048576;in=17;out=5, l_nk_3;out=3"
+        );
+        for name in headers.keys() {
+            let named = TRAILERS.to_str().unwrap().to_lowercase();
+            assert!(named.split(", ").any(|trailer| name == trailer), "{name}");
+        }
     }
 }

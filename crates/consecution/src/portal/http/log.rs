@@ -11,7 +11,7 @@ use super::headers::milliseconds;
 use crate::parameters::FormError;
 use crate::portal::{ChainError, FailureReason};
 use crate::trace::CallId;
-use crate::transport::Cut;
+use crate::transport::{Cut, Limit};
 
 /// How much of the end of a failed link's standard error a line shows.
 const STDERR_BYTES_MAX: usize = 4096;
@@ -46,6 +46,7 @@ pub(super) fn failure(
         status,
         exit_code,
         signal,
+        limit = error.limit.map(Limit::name),
         elapsed_ms = ran.map(|link| milliseconds(link.elapsed)),
         stderr = last_lines(&error.stderr).as_deref(),
         "{what}: {error}"

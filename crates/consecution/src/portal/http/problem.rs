@@ -10,6 +10,7 @@ use crate::parameters::FormError;
 use crate::portal::{ChainError, FailureReason};
 use crate::text::excerpt;
 use crate::trace::CallId;
+use crate::transport::Limit;
 
 /// A call's failure.
 #[derive(Debug, Default, Serialize)]
@@ -28,6 +29,8 @@ pub(super) struct Problem {
     exit_code: Option<u8>,
     #[serde(skip_serializing_if = "Option::is_none")]
     signal: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stderr: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -108,6 +111,7 @@ impl Problem {
             ),
             FailureReason::Parameter(_) => (StatusCode::BAD_REQUEST, WRONG_PARAMETERS),
         };
+        let title = error.limit.map_or(title, title_of_limit);
         let detail = error.to_string();
         let mut problem = Problem::of_chain(&error.chain, status, title, detail, call_id);
         if let FailureReason::Parameter(error) = &error.reason {
@@ -125,6 +129,7 @@ impl Problem {
             problem.runner = error.runner.as_deref().map(str::to_owned);
             problem.stderr = Some(String::from_utf8_lossy(&error.stderr).into_owned());
             problem.hint = error.hint.as_deref().map(str::to_owned);
+            problem.limit = error.limit.map(Limit::name);
         }
         match error.reason {
             FailureReason::Exited(code) => problem.exit_code = Some(code),
@@ -132,6 +137,17 @@ impl Problem {
             _ => {}
         }
         problem
+    }
+}
+
+fn title_of_limit(limit: Limit) -> &'static str {
+    match limit {
+        Limit::Memory => "a link needed too much memory",
+        Limit::CpuTime => "a link took too much processor time",
+        Limit::Output => "a link wrote too much",
+        Limit::Scratch => "a link stored too much",
+        Limit::Processes => "a link needed too many processes",
+        Limit::Filter => "a link made a system call that is not allowed",
     }
 }
 
@@ -146,19 +162,27 @@ mod tests {
     use super::*;
     use crate::portal::failure::LastWords;
     use crate::portal::{LinkReport, Report};
+    use crate::transport::Usage;
     use bytes::Bytes;
     use chain::Chain;
     use std::time::Duration;
 
+    const CHAIN: &str = "Name: words\nChain: [{Image: a, Command: x}, {Image: b, Command: grep}]";
+
     fn problem(reason: FailureReason) -> serde_json::Value {
-        let text = "Name: words\nChain: [{Image: a, Command: x}, {Image: b, Command: grep}]";
-        let chain = Chain::parse(text, "", "").unwrap();
+        problem_of(CHAIN, reason, None)
+    }
+
+    fn problem_of(chain: &str, reason: FailureReason, limit: Option<Limit>) -> serde_json::Value {
+        let chain = Chain::parse(chain, "", "").unwrap();
         let link = |runner: Option<&str>| LinkReport {
             name: String::new(),
             ending: None,
             elapsed: Duration::ZERO,
             runner: runner.map(Into::into),
             is_joined: false,
+            usage: Usage::default(),
+            limit: limit.filter(|_| runner.is_some()),
         };
         let report = Report {
             links: vec![link(None), link(Some("north"))],
@@ -187,6 +211,40 @@ mod tests {
             (&9.into(), &502.into())
         );
         assert!(killed.get("exit_code").is_none());
+    }
+
+    #[test]
+    fn a_limit_is_named_with_the_key_that_raises_it() {
+        let limited = "Chain: [{Image: a, Command: x}, {Image: b, Command: c, Constraints: \
+            {Memory: 64M, CPUTime: 1.5s, Output: 2K, Scratch: 1G, Processes: 7}}]";
+        for (limit, allowed) in [
+            (Limit::Memory, Some("Memory: 64M")),
+            (Limit::CpuTime, Some("CPUTime: 1.5s")),
+            (Limit::Output, Some("Output: 2K")),
+            (Limit::Scratch, Some("Scratch: 1G")),
+            (Limit::Processes, Some("Processes: 7")),
+            (Limit::Filter, None),
+        ] {
+            let problem = problem_of(limited, FailureReason::Signalled(9), Some(limit));
+            assert_eq!(problem["limit"], limit.name());
+            assert_eq!(problem["title"], title_of_limit(limit));
+            let detail = problem["detail"].as_str().unwrap();
+            assert!(detail.contains("signal 9 (SIGKILL): it "), "{detail}");
+            if let Some(allowed) = allowed {
+                let allowed = format!("than `Constraints: {{{allowed}}}` allows");
+                assert!(detail.ends_with(&allowed), "{detail}");
+            }
+        }
+        // What the chain file does not limit, the runner does.
+        let detail = problem_of(CHAIN, FailureReason::Exited(1), Some(Limit::Scratch));
+        let detail = detail["detail"].as_str().unwrap();
+        assert!(detail.contains("`Constraints: {Scratch: …}`"), "{detail}");
+        let cut = FailureReason::InputCut("x".into());
+        assert!(
+            problem_of(CHAIN, cut, Some(Limit::Memory))
+                .get("limit")
+                .is_none()
+        );
     }
 
     #[test]

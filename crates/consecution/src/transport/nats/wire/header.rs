@@ -10,7 +10,7 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
 
 /// The most bytes of all headers of a message together, without standard error and without
 /// values of parameters.
-pub(crate) const HEADERS_BYTES_MAX: usize = 6 * 1024;
+pub(crate) const HEADERS_BYTES_MAX: usize = 8 * 1024;
 
 /// The most bytes of a request's values of parameters. One value of the most bytes that there
 /// can be fits, however many of them must be escaped, and all of it fits into a message of

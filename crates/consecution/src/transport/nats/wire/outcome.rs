@@ -10,7 +10,9 @@ use super::header::{
     Malformed, REASON_BYTES_MAX, bad, escape_end, line, number, shortened, text_of, unescape, value,
 };
 use super::subject::{ENDING, ERROR, ERROR_CODE, OF_LINKS, OfLink};
-use crate::transport::{Ending, HINT_BYTES_MAX, Outcome, OutputLeft, STDERR_TAIL_BYTES_MAX};
+use crate::transport::{
+    Ending, HINT_BYTES_MAX, Limit, Outcome, OutputLeft, STDERR_TAIL_BYTES_MAX, Usage,
+};
 
 /// The most bytes of the line that describes a failure to people.
 const ERROR_BYTES_MAX: usize = 1024;
@@ -58,6 +60,8 @@ fn read_link(headers: &HeaderMap, of_link: &OfLink, ending: &str) -> Result<Outc
             // What a later version says is no output either.
             Some(_) => OutputLeft::Odd,
         },
+        usage: Usage::read(value(headers, &of_link.usage).unwrap_or_default()),
+        limit: value(headers, &of_link.limit).and_then(Limit::of_name),
         ..Outcome::new(ending)
     })
 }
@@ -130,6 +134,12 @@ fn write_link(
     }
     let elapsed = u64::try_from(link.elapsed.as_micros()).unwrap_or(u64::MAX);
     headers.insert(of_link.elapsed_us.clone(), elapsed.to_string());
+    if !link.usage.is_unknown() {
+        headers.insert(of_link.usage.clone(), link.usage.to_string());
+    }
+    if let Some(limit) = link.limit {
+        headers.insert(of_link.limit.clone(), limit.name());
+    }
     let hint = link.hint.as_deref();
     let hint = hint.map(|hint| shortened(hint, HINT_BYTES_MAX));
     // A part of a hint is no use.
@@ -154,8 +164,12 @@ fn write_failure(headers: &mut HeaderMap, who: &str, link: &Outcome, runner: &st
         Ending::DeadlinePassed => (504, format!("{who} was stopped at its deadline")),
         Ending::Lost(reason) => (502, format!("{who} was lost: {reason}")),
     };
-    let said = said(&link.stderr);
-    write_error(headers, code, &format!("{what}{said}, on runner {runner}"));
+    let met = link
+        .limit
+        .map(|limit| format!(" at its limit {}", limit.name()));
+    let (met, said) = (met.unwrap_or_default(), said(&link.stderr));
+    let error = format!("{what}{met}{said}, on runner {runner}");
+    write_error(headers, code, &error);
 }
 
 /// Adds what went wrong, as a number and as a line for people.
@@ -182,8 +196,9 @@ fn said(stderr: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trace::CallId;
     use crate::transport::FOLLOWING_MAX;
-    use crate::transport::nats::wire::{header, subject};
+    use crate::transport::nats::wire::{header, header_block, reply, subject};
 
     fn exited(code: u8, stderr: &'static str) -> Outcome {
         Outcome {
@@ -191,6 +206,15 @@ mod tests {
             elapsed: Duration::from_micros(u64::from(code) + 7),
             hint: (code > 1).then(|| "100 % of it is ä mystery".into()),
             ..Outcome::new(Ending::Exited(code))
+        }
+    }
+
+    fn used() -> Usage {
+        Usage {
+            cpu: Some(Duration::from_micros(1_000_001)),
+            memory: Some(1 << 20),
+            bytes_in: Some(17),
+            bytes_out: Some(0),
         }
     }
 
@@ -214,9 +238,15 @@ mod tests {
                 },
                 Outcome {
                     output: OutputLeft::Odd,
+                    usage: used(),
+                    limit: Some(Limit::Scratch),
                     ..exited(1, "")
                 },
             ],
+            usage: Usage {
+                memory: None,
+                ..used()
+            },
             ..exited(0, "first")
         };
         assert_eq!(read(&written(&several, 1000)), Ok(several.clone()));
@@ -250,6 +280,28 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_is_named_and_one_that_is_unknown_does_no_harm() {
+        let killed = Outcome {
+            limit: Some(Limit::Memory),
+            stderr: "no".into(),
+            ..Outcome::new(Ending::Signalled(9))
+        };
+        let mut headers = written(&killed, 1000);
+        let error = value(&headers, &subject::ERROR);
+        assert_eq!(
+            error,
+            Some("signal 9 ended the link at its limit memory: no, on runner runner")
+        );
+        headers.insert(subject::LIMIT.clone(), "patience");
+        headers.insert(subject::USAGE.clone(), "watts=3;cpu=?");
+        let unknown = Outcome {
+            limit: None,
+            ..killed
+        };
+        assert_eq!(read(&headers), Ok(unknown));
+    }
+
+    #[test]
     fn a_hint_takes_its_room_from_standard_error_and_is_not_cut() {
         let hinted = exited(3, "as much as fits");
         let hint = hinted.hint.as_deref().unwrap().len();
@@ -274,7 +326,18 @@ mod tests {
 
     #[test]
     fn headers_stay_within_their_bound() {
-        let lost = Outcome::new(Ending::Lost("\n".repeat(2000).into()));
+        let lost = Outcome {
+            elapsed: Duration::MAX,
+            output: OutputLeft::Missing,
+            usage: Usage {
+                cpu: Some(Duration::MAX),
+                memory: Some(u64::MAX),
+                bytes_in: Some(u64::MAX),
+                bytes_out: Some(u64::MAX),
+            },
+            limit: Some(Limit::Processes),
+            ..Outcome::new(Ending::Lost("\n".repeat(2000).into()))
+        };
         let several = Outcome {
             joined: vec![lost.clone(); FOLLOWING_MAX],
             ..lost
@@ -288,6 +351,9 @@ mod tests {
             values.sum::<usize>()
         });
         let bytes: usize = lines.sum();
+        let others = reply::about(&CallId::new(None), &"r".repeat(128));
+        let others = header_block::write(&others).len();
+        let bytes = bytes + others;
         assert!(bytes < header::HEADERS_BYTES_MAX, "{bytes} bytes");
     }
 }

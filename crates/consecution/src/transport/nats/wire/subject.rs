@@ -60,6 +60,10 @@ pub static OUTPUT: HeaderName = HeaderName::from_static("Consecution-Output");
 pub static ELAPSED_US: HeaderName = HeaderName::from_static("Consecution-Elapsed-Us");
 /// In a reply: what may help if the link has failed, in one line.
 pub static HINT: HeaderName = HeaderName::from_static("Consecution-Hint");
+/// In a reply: what the process has used, as far as it was counted.
+pub static USAGE: HeaderName = HeaderName::from_static("Consecution-Usage");
+/// In a reply: the limit that the process has met, if it is known.
+pub static LIMIT: HeaderName = HeaderName::from_static("Consecution-Limit");
 /// In a frame: its kind, its number, and its parameters.
 pub static FRAME: HeaderName = HeaderName::from_static("Consecution-Frame");
 /// In a reply: what went wrong, as an HTTP status. NATS services use this header.
@@ -79,6 +83,10 @@ pub struct OfLink {
     pub hint: HeaderName,
     /// As [`OUTPUT`].
     pub output: HeaderName,
+    /// As [`USAGE`].
+    pub usage: HeaderName,
+    /// As [`LIMIT`].
+    pub limit: HeaderName,
 }
 
 /// For each link of a call, its headers: first those of the called link; then those of the
@@ -98,6 +106,8 @@ pub static OF_LINKS: LazyLock<[OfLink; 1 + FOLLOWING_MAX]> = LazyLock::new(|| {
             stderr: of_link(&STDERR),
             hint: of_link(&HINT),
             output: of_link(&OUTPUT),
+            usage: of_link(&USAGE),
+            limit: of_link(&LIMIT),
         }
     })
 });

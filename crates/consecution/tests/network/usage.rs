@@ -1,0 +1,167 @@
+//! What links have used, and the limits that they have met, from a runner over NATS to whoever
+//! calls: over HTTP, and in `send`. The runner is a fake, so that its figures are known.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use consecution::chain::{Chain, LinkId};
+use consecution::transport::conformance::fake;
+use consecution::transport::nats::{Nats, Role};
+use consecution::transport::{
+    Body, Ending, Limit, Outcome, PendingOutcome, Registration, Reply, Service, Transport, Usage,
+};
+use test_support::PATIENCE;
+
+use crate::support::chain::{ChainFile, chain_with, link};
+use crate::support::command::finish;
+use crate::support::nats::connect;
+use crate::support::network::Servers;
+
+const USAGE: &str = "one;cpu=1.000250;mem=1048576;in=4;out=4";
+
+fn used() -> Usage {
+    Usage {
+        cpu: Some(Duration::from_micros(1_000_250)),
+        memory: Some(1 << 20),
+        bytes_in: Some(4),
+        bytes_out: Some(4),
+    }
+}
+
+/// What a fake link does: ends like this, after it has echoed its input.
+fn ending(outcome: Outcome) -> Arc<dyn Service> {
+    fake::service(move |request| {
+        let (sender, pending) = PendingOutcome::channel();
+        // The last `joined` links are run with the first.
+        let joined = outcome.joined.len();
+        let _ = sender.send(outcome.clone());
+        let body: Body = request.body;
+        std::future::ready(Ok(Reply {
+            joined,
+            ..Reply::new(body, pending)
+        }))
+    })
+}
+
+/// A chain of two links, whose first has this as its command.
+fn two(command: &str) -> ChainFile {
+    let first = link(&[command]).with("Name", "one");
+    let first = first.with("Constraints", "{Memory: 64M}");
+    let top = format!("Name: {command}\nDeadline: 20s");
+    chain_with(&top, [first, link(&["two"]).with("Name", "two")])
+}
+
+fn ids(chain: &ChainFile) -> Vec<LinkId> {
+    let text = std::fs::read_to_string(chain.path()).unwrap();
+    let chain = Chain::parse(&text, "", "").unwrap();
+    chain.links.iter().map(|link| link.id).collect()
+}
+
+/// A runner for the first link of each chain, which runs the second one with it. `send` looks
+/// whether somebody serves that one too.
+async fn runner(
+    servers: &Servers,
+    chains: [(&ChainFile, Outcome); 2],
+) -> (Nats, Vec<Registration>) {
+    let nats = connect(&servers.nats.options(), Role::Runner).await;
+    let second = nats.serve(ids(chains[0].0)[1], fake::echo());
+    let serve = |(chain, outcome)| nats.serve(ids(chain)[0], ending(outcome));
+    let serving = chains.map(serve).into_iter().chain([second]).collect();
+    (nats, serving)
+}
+
+fn good() -> Outcome {
+    Outcome {
+        usage: used(),
+        joined: vec![Outcome {
+            usage: Usage {
+                cpu: Some(Duration::ZERO),
+                ..Usage::default()
+            },
+            ..Outcome::new(Ending::Exited(0))
+        }],
+        ..Outcome::new(Ending::Exited(0))
+    }
+}
+
+fn bad() -> Outcome {
+    Outcome {
+        ending: Ending::Signalled(9),
+        limit: Some(Limit::Memory),
+        hint: Some("it may have more".into()),
+        ..good()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn usage_and_limits_reach_who_calls() {
+    let Some(servers) = Servers::start() else {
+        cannot_run_here!("nats-server, etcd or etcdctl is missing");
+    };
+    let (fine, killed) = (two("fine"), two("killed"));
+    let _runner = runner(&servers, [(&fine, good()), (&killed, bad())]).await;
+    tokio::task::block_in_place(|| {
+        over_http(&servers, &fine, &killed);
+        in_send(&servers, &fine, &killed);
+    });
+}
+
+fn over_http(servers: &Servers, fine: &ChainFile, killed: &ChainFile) {
+    let portal = servers.portal(&[fine, killed]);
+    let usage = format!("{USAGE}, two;cpu=0.000000");
+    let reply = portal.post("/chains/fine", b"data").expect(200);
+    assert_eq!(reply.header("consecution-usage"), Some(&*usage));
+    let mut client = portal.connect();
+    client.send(
+        "POST /chains/fine HTTP/1.1\r\nHost: x\r\nTE: trailers\r\nPrefer: duplex\r\n\
+         Transfer-Encoding: chunked\r\n\r\n",
+    );
+    client.send_chunk(b"data");
+    client.end_chunks();
+    let reply = client.reply().expect(200);
+    let announced = reply.header("trailer");
+    let usage_is_in = match announced {
+        Some(names) => {
+            assert!(names.ends_with(", Consecution-Usage"), "{names}");
+            reply.trailer("consecution-usage")
+        }
+        // The end came with the first byte.
+        None => reply.header("consecution-usage"),
+    };
+    assert_eq!(usage_is_in, Some(&*usage));
+    let reply = portal.post("/chains/killed", b"data");
+    assert_eq!(reply.header("consecution-usage"), Some(&*usage));
+    let problem = reply.problem(502);
+    assert_eq!(problem["limit"], "memory");
+    assert_eq!(problem["title"], "a link needed too much memory");
+    assert_eq!(problem["signal"], 9);
+    let detail = problem["detail"].as_str().unwrap();
+    let wanted = "(SIGKILL): it needed more memory than `Constraints: {Memory: 64M}` allows";
+    assert!(detail.ends_with(wanted), "{detail}");
+    portal.await_line("limit=\"memory\"");
+}
+
+fn in_send(servers: &Servers, fine: &ChainFile, killed: &ChainFile) {
+    let send = |chain: &ChainFile| {
+        let mut send = servers.command("send");
+        send.args(["--stats", "--wait", "5s"]).arg(chain.path());
+        finish(send, b"data", PATIENCE)
+    };
+    let sent = send(fine).expect_success().expect_output("data");
+    let lines: Vec<_> = sent.stderr.lines().collect();
+    assert_eq!(lines.len(), 3, "{}", sent.stderr);
+    assert!(lines[0].starts_with("LINK  STATUS"), "{}", sent.stderr);
+    let cells: Vec<_> = lines[1].split("  ").map(str::trim).collect();
+    let cells: Vec<_> = cells.into_iter().filter(|cell| !cell.is_empty()).collect();
+    assert_eq!(cells[..2], ["one", "0"]);
+    assert_eq!(cells[3..], ["1.00 s", "1.00 MiB", "4 B", "4 B"]);
+    assert!(lines[2].ends_with("-    -    -"), "{}", sent.stderr);
+    let sent = send(killed).expect_code(137);
+    let (error, table) = sent.stderr.split_once('\n').unwrap();
+    assert!(
+        error.ends_with("`Constraints: {Memory: 64M}` allows; allow more in the chain file"),
+        "{error}"
+    );
+    assert!(table.starts_with("LINK  STATUS"), "{table}");
+    assert!(table.contains("\none   137  "), "{table}");
+}
