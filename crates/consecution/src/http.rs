@@ -12,7 +12,7 @@
 //! | `tls` | certificates |
 //! | `access` | who may do what: keys, client certificates, pages of other origins |
 //! | `places` | limits connections, and decides which one makes room for others |
-//! | `connection` | serves one connection |
+//! | `connection`, `http2` | serve one connection |
 //! | `socket`, `encrypted` | notice that a client is gone |
 //! | `stall` | notices that a client no longer reads |
 //! | `client` | a connection as routes see it |
@@ -26,6 +26,7 @@ mod body;
 mod client;
 mod connection;
 mod encrypted;
+mod http2;
 mod listen;
 mod places;
 mod problem;

@@ -86,6 +86,9 @@ impl Arrivals {
         };
         loop {
             let is_full = self.handshakes.len() >= HANDSHAKES_MAX;
+            if self.begun.len() >= 2 * HANDSHAKES_MAX {
+                self.begun.retain(|(_, task)| !task.is_finished());
+            }
             while self
                 .begun
                 .front()

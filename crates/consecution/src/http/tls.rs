@@ -14,7 +14,8 @@ use tokio_rustls::rustls::{Error as RustlsError, RootCertStore, ServerConfig};
 use super::watched::Watched;
 
 /// The protocols that clients may choose from, the best one first.
-const PROTOCOLS: [&[u8]; 1] = [HTTP_1];
+const PROTOCOLS: [&[u8]; 2] = [HTTP_2, HTTP_1];
+pub(super) const HTTP_2: &[u8] = b"h2";
 const HTTP_1: &[u8] = b"http/1.1";
 
 /// The files for an encrypted address, in PEM.

@@ -338,3 +338,13 @@ fn what_is_open_to_all_is_said_where_others_can_reach_it() {
     assert!(!said.contains(open), "{said}");
     assert!(said.contains("keys travel unencrypted"), "{said}");
 }
+
+#[test]
+fn the_documented_files_are_key_files() {
+    let of_http = format!("Keys:\n{}", crate::support::documented_for_http("Keys:"));
+    let of_operations = crate::support::documented("# /etc/consecution/keys.yaml");
+    for text in [of_http, of_operations] {
+        let file = consecution::chain::KeyFile::parse(&text, "the document").unwrap();
+        assert!(file.keys[0].may_call("words"), "{text}");
+    }
+}

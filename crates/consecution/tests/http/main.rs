@@ -10,7 +10,9 @@ mod support;
 
 mod calls;
 mod clients;
+mod clients_tls;
 mod connections;
+mod http2;
 mod keys;
 mod pages;
 mod parameters;

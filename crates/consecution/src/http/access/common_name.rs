@@ -22,7 +22,7 @@ pub(crate) fn common_name(certificate: &[u8]) -> Option<&str> {
     }
     // Serial number, algorithm, issuer, validity; then comes the subject.
     for _ in 0..4 {
-        rest = any(rest)?.2;
+        rest = first(rest)?.2;
     }
     let (mut subject, _) = element(rest, SEQUENCE)?;
     let mut found = None;
@@ -36,7 +36,7 @@ pub(crate) fn common_name(certificate: &[u8]) -> Option<&str> {
             if id != COMMON_NAME {
                 continue;
             }
-            let (UTF8_STRING | PRINTABLE_STRING, text, b"") = any(value)? else {
+            let (UTF8_STRING | PRINTABLE_STRING, text, b"") = first(value)? else {
                 return None;
             };
             if found.replace(std::str::from_utf8(text).ok()?).is_some() {
@@ -49,12 +49,12 @@ pub(crate) fn common_name(certificate: &[u8]) -> Option<&str> {
 
 /// The content of the first element, which must have that tag, and what is behind it.
 fn element(bytes: &[u8], wanted: u8) -> Option<(&[u8], &[u8])> {
-    let (tag, content, behind) = any(bytes)?;
+    let (tag, content, behind) = first(bytes)?;
     (tag == wanted).then_some((content, behind))
 }
 
 /// The tag and the content of the first element, and what is behind it.
-fn any(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+fn first(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&tag, rest) = bytes.split_first()?;
     let (&first, mut rest) = rest.split_first()?;
     let length = match first {

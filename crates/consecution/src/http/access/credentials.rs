@@ -30,7 +30,7 @@ pub(super) fn token(headers: &HeaderMap) -> Result<Option<Vec<u8>>, Odd> {
     }
 }
 
-fn token_in(value: &[u8]) -> Result<Vec<u8>, Odd> {
+pub(super) fn token_in(value: &[u8]) -> Result<Vec<u8>, Odd> {
     let value = value.trim_ascii();
     let blank = value.iter().position(|byte| *byte == b' ');
     let Some(blank) = blank.filter(|_| value.len() <= HEADER_BYTES_MAX) else {
