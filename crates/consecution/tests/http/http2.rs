@@ -77,6 +77,10 @@ impl Site {
         counts.map(|(_, count)| count.parse::<u64>().unwrap()).sum()
     }
 
+    fn until_said(&self, part: &str) {
+        tokio::task::block_in_place(|| self.served.until_said(part));
+    }
+
     async fn until_at_work(&self, count: u64) {
         tokio::task::block_in_place(|| {
             eventually(&format!("{count} at work"), || {
@@ -234,7 +238,7 @@ async fn a_stream_that_nobody_reads_is_reset_and_others_go_on() {
         .await;
     let (reply, _sender) = connection.begin("POST", "/chains/endless", true).await;
     let mut reply: Response<RecvStream> = reply.await.unwrap();
-    site.served.until_said("its stream is reset");
+    site.until_said("its stream is reset");
     site.until_at_work(0).await;
     let error = loop {
         match timeout(PATIENCE, reply.body_mut().data())
@@ -282,10 +286,18 @@ async fn each_stream_takes_a_place() {
         }
     };
     let mut held = Vec::new();
-    for count in 1..=3 {
-        held.push(connection.begin("POST", "/", false).await);
-        site.until_at_work(count).await;
+    while held.len() < 3 {
+        let (reply, mut sender) = connection.begin("POST", "/", false).await;
+        sender
+            .send_data(Bytes::from_static(b"some"), false)
+            .unwrap();
+        let reply = timeout(PATIENCE, reply).await.unwrap().unwrap();
+        // Others that have asked for metrics may not have left yet.
+        if reply.status() == 200 {
+            held.push((reply, sender));
+        }
     }
+    site.until_at_work(3).await;
     let (status, headers, body) = connection.post("/", b"some").await;
     assert_eq!(status, 503, "{}", body.escape_ascii());
     assert!(headers.contains_key("retry-after"));
@@ -385,7 +397,7 @@ async fn a_drain_finishes_the_streams_that_are_open() {
         .unwrap();
     let mut reply = reply.await.unwrap();
     site.served.signal(rustix::process::Signal::TERM);
-    site.served.until_said("finishing what is in flight");
+    site.until_said("finishing what is in flight");
     sender.send_data(Bytes::from_static(b"is"), true).unwrap();
     assert_eq!(read(reply.body_mut()).await.unwrap(), b"this is");
     timeout(PATIENCE, connection.ended)
