@@ -213,7 +213,7 @@ impl Serving {
             link: Arc::clone(link),
             zygote: Arc::clone(zygote),
             metrics: Arc::clone(metrics),
-            means: Arc::new(Means::new(link, shared.sandboxing.scratch_bytes_max)),
+            means: Arc::new(Means::new(link, &shared.sandboxing)),
             mode: mode(link),
         });
         let service = Arc::new(LinkService {
