@@ -39,6 +39,7 @@ mod signals;
 mod stats;
 mod stdio;
 mod table;
+mod top;
 mod usage;
 
 /// Unix pipelines whose every stage is a container.
@@ -167,6 +168,8 @@ enum Command {
     ///
     /// The exit status means the same as that of `run`.
     Send(Box<send::Arguments>),
+    /// Shows what a portal or `serve` does: its chains, what is wrong, what failed last.
+    Top(top::Arguments),
     /// Validates chain files and prints what each link runs and is allowed to do.
     Check {
         /// Chain files; `-` reads standard input.
@@ -240,6 +243,7 @@ fn execute(arguments: Arguments) -> ExitCode {
         Command::Portal(portal) => portal::portal(*portal),
         Command::Runner(runner) => runner::runner(&global, *runner),
         Command::Send(send) => send::send(*send),
+        Command::Top(top) => top::top(top),
         Command::Check { chains } => Ok(check::check(&chains)),
         Command::Sandbox(command) => sandbox::execute(&global, &command),
         Command::Image(command) => images::execute(&global, command),
@@ -258,7 +262,7 @@ fn execute(arguments: Arguments) -> ExitCode {
 const REAPED_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// Raises the soft limit on open files to the hard limit. Each process takes nine files
-/// and each connection one; the usual soft limit exists for programs that use `select`.
+/// or more, and each connection one; the usual soft limit exists for programs that use `select`.
 fn raise_open_files() {
     let maximum = getrlimit(Resource::Nofile).maximum;
     // If the kernel refuses, fewer processes and connections fit at a time.

@@ -23,9 +23,9 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{FromRequestParts, Request, State};
-use axum::http::StatusCode;
 use axum::http::header::{HeaderMap, HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use axum::http::request::Parts;
+use axum::http::{Method, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use chain::{Key, KeyFile, Right};
@@ -42,6 +42,16 @@ use crate::trace::CallId;
 
 /// The paths that are answered whoever asks: orchestrators and load balancers have no keys.
 const OPEN: [&str; 2] = ["/healthz", "/readyz"];
+
+/// The files of the page, which asks for a key itself when it has been loaded.
+const PAGE: &str = "/ui/";
+
+/// Whether a request is answered whoever asks. `GET /` leads to the page.
+fn is_open(request: &Request) -> bool {
+    let (path, method) = (request.uri().path(), request.method());
+    let is_look = method == Method::GET || method == Method::HEAD;
+    OPEN.contains(&path) || path.starts_with(PAGE) || is_look && path == "/"
+}
 
 /// The header by which browsers say what a request is for.
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
@@ -211,7 +221,7 @@ impl Guard {
 type Who = Result<Caller, Problem>;
 
 async fn admit(State(guard): State<Arc<Guard>>, mut request: Request, next: Next) -> Response {
-    let is_open = OPEN.contains(&request.uri().path());
+    let is_open = is_open(&request);
     let extensions = request.extensions();
     let (client, id) = (
         extensions.get::<Client>().cloned(),

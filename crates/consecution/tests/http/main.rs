@@ -14,6 +14,7 @@ mod clients_tls;
 mod connections;
 mod http2;
 mod keys;
+mod page;
 mod pages;
 mod parameters;
 mod routes;

@@ -90,7 +90,7 @@ impl Served {
     pub(crate) fn begin(&self, path: &str) -> Client {
         let mut client = self.connect();
         client.send(format!(
-            "POST {path} HTTP/1.1\r\nHost: test\r\nPrefer: duplex\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\r\n"
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nPrefer: duplex\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\r\n"
         ));
         client
     }
@@ -154,7 +154,7 @@ impl Client {
 
     #[track_caller]
     pub(crate) fn send_request(&mut self, method: &str, path: &str, head: &[&str], body: &[u8]) {
-        let mut text = format!("{method} {path} HTTP/1.1\r\nHost: test\r\n");
+        let mut text = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n");
         for field in head {
             text += &format!("{field}\r\n");
         }

@@ -103,6 +103,27 @@ impl Pages {
         Some(Problem::new(StatusCode::FORBIDDEN, title, detail))
     }
 
+    /// 403, if a page might read the reply that may not. Where nothing tells what a page sends,
+    /// the name of the server does: one of the attacker's could lead here. No page can say
+    /// `Sec-Fetch-Site: none`, so other clients may.
+    pub(crate) fn refuse_look(&self, headers: &HeaderMap, uri: &Uri) -> Option<Problem> {
+        let origin = headers.get(ORIGIN);
+        if origin.is_some_and(|it| self.allows(it)) {
+            return None;
+        }
+        let detail = match headers.get(SEC_FETCH_SITE) {
+            Some(site) if site == "same-origin" || site == "none" => return None,
+            Some(_) => "a page of another origin asks for it; `--cors-origin` allows origins",
+            None if host(headers, uri).is_some_and(|host| self.names(host)) => return None,
+            None => {
+                "a page might ask for it under a name of its own: use an address, a name that \
+                 `--host` lists, a key, or the header `Sec-Fetch-Site: none`"
+            }
+        };
+        let title = "a page may not see this";
+        Some(Problem::new(StatusCode::FORBIDDEN, title, detail))
+    }
+
     fn allows(&self, origin: &HeaderValue) -> bool {
         let is = |allowed: &Origin| {
             allowed.0 == EVERY || origin.as_bytes().eq_ignore_ascii_case(allowed.0.as_bytes())
@@ -232,6 +253,36 @@ mod tests {
             assert_eq!(is_refused(&fields), expected, "{origin} {host}");
         }
         assert!(is_refused(&[("origin", "http://10.0.0.5:8080")]));
+    }
+
+    #[test]
+    fn what_a_page_shows_is_for_the_servers_own_or_for_no_page() {
+        for (fields, expected) in [
+            (&[("host", "10.0.0.5:8080")][..], false),
+            (&[("host", "[::1]:8080")], false),
+            (&[("host", "portal.example.org")], false),
+            (&[("host", "evil.example")], true),
+            (&[], true),
+            (
+                &[("host", "evil.example"), ("sec-fetch-site", "none")],
+                false,
+            ),
+            (
+                &[("host", "a.example"), ("sec-fetch-site", "same-origin")],
+                false,
+            ),
+            (
+                &[("host", "localhost"), ("sec-fetch-site", "cross-site")],
+                true,
+            ),
+        ] {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.append(*name, HeaderValue::from_static(value));
+            }
+            let refused = pages().refuse_look(&headers, &Uri::from_static("/stats"));
+            assert_eq!(refused.is_some(), expected, "{fields:?}");
+        }
     }
 
     #[test]
