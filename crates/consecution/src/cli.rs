@@ -19,6 +19,7 @@ mod filter;
 mod http;
 mod images;
 mod link;
+mod listing;
 mod log;
 mod portal;
 mod progress;

@@ -12,7 +12,9 @@ use crate::runner::Images;
 use anyhow::Context;
 use clap::Subcommand;
 use image::{Entry, Image, Input, Limits, Progress, Reference, Registries, Store};
+use serde::Serialize;
 
+use super::listing::{Listing, seconds_since_1970};
 use super::table::table;
 use super::{Global, print, progress, stdio};
 
@@ -34,7 +36,7 @@ pub(crate) enum Command {
         file: PathBuf,
     },
     /// Lists the images in the store.
-    List,
+    List(Listing),
     /// Removes images from the store.
     Remove {
         /// Names of the images to remove.
@@ -69,7 +71,11 @@ pub(crate) fn execute(global: &Global, command: Command) -> anyhow::Result<u8> {
                 .map_err(FailedTo)?;
             print(&added(&image))?;
         }
-        Command::List => print(&list(&store(global)?.list().map_err(FailedTo)?))?,
+        Command::List(listing) => {
+            let entries = store(global)?.list().map_err(FailedTo)?;
+            let rows: Vec<_> = entries.iter().map(Row::new).collect();
+            listing.print(&rows, table_of)?;
+        }
         Command::Remove { names } => {
             let store = store(global)?;
             for name in names {
@@ -130,19 +136,40 @@ fn added(image: &Image) -> String {
     format!("{}  {}\n", image.reference.familiar(), image.digest)
 }
 
-fn list(entries: &[Entry]) -> String {
-    let rows = entries.iter().map(|entry| {
+/// An image in the store.
+#[derive(Debug, Serialize)]
+struct Row {
+    name: String,
+    digest: String,
+    size: u64,
+    #[serde(serialize_with = "seconds_since_1970")]
+    created: SystemTime,
+}
+
+impl Row {
+    fn new(entry: &Entry) -> Row {
+        Row {
+            name: entry.reference.familiar(),
+            digest: entry.digest.to_string(),
+            size: entry.size,
+            created: entry.created,
+        }
+    }
+}
+
+fn table_of(rows: &[Row]) -> String {
+    let rows = rows.iter().map(|row| {
         let age = SystemTime::now()
-            .duration_since(entry.created)
+            .duration_since(row.created)
             .unwrap_or(Duration::ZERO);
         let age = match age.as_secs() {
             0 => "just now".to_owned(),
             _ => format!("{} ago", indicatif::HumanDuration(age)),
         };
         [
-            entry.reference.familiar(),
-            entry.digest.to_string(),
-            indicatif::HumanBytes(entry.size).to_string(),
+            row.name.clone(),
+            row.digest.clone(),
+            indicatif::HumanBytes(row.size).to_string(),
             age,
         ]
     });

@@ -12,6 +12,7 @@ use crate::transport::nats::Role;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::listing::Listing;
 use super::signals::{HangUps, Signals};
 use super::{Global, http, progress, sandboxing, servers};
 
@@ -69,6 +70,8 @@ enum Command {
     /// Lists the running runners, from their own keys in etcd.
     List {
         #[command(flatten)]
+        listing: Listing,
+        #[command(flatten)]
         etcd: servers::Etcd,
     },
 }
@@ -81,8 +84,8 @@ impl Arguments {
 }
 
 pub(crate) fn runner(global: &Global, arguments: Arguments) -> anyhow::Result<u8> {
-    if let Some(Command::List { etcd }) = &arguments.command {
-        return super::runners::list(etcd);
+    if let Some(Command::List { listing, etcd }) = &arguments.command {
+        return super::runners::list(etcd, *listing);
     }
     let images = super::images::source(global, progress::on_terminal())?;
     let rules = arguments.sandboxing.rules(global)?;
