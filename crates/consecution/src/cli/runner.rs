@@ -58,6 +58,8 @@ pub(crate) struct Arguments {
     )]
     grace: Duration,
     #[command(flatten)]
+    stderr_log: sandboxing::StderrLog,
+    #[command(flatten)]
     sandboxing: sandboxing::Sandbox,
     #[command(flatten)]
     nats: servers::Nats,
@@ -88,7 +90,8 @@ pub(crate) fn runner(global: &Global, arguments: Arguments) -> anyhow::Result<u8
         return super::runners::list(etcd, *listing);
     }
     let images = super::images::source(global, progress::on_terminal())?;
-    let rules = arguments.sandboxing.rules(global)?;
+    let mut rules = arguments.sandboxing.rules(global)?;
+    rules.stderr_log = arguments.stderr_log.is_on();
     super::serving(run(arguments, images, rules))?;
     Ok(0)
 }

@@ -23,6 +23,7 @@ use super::pipeline::{Bounds, IdlePipeline, Stage, StartError, StartFailure, Wor
 use super::pool::{Idle, SpoiledBy, Starter, TakeError, Taken};
 use super::reaper::{Reaped, Reaper};
 use super::starvation::{Kind, Starvation};
+use super::stderr_log::LoggedCall;
 use crate::error::with_causes;
 use crate::trace::CallId;
 use crate::transport::{
@@ -304,6 +305,7 @@ impl LinkService {
                 input,
                 deadline,
                 stderr: stderr.clone(),
+                stderr_logs: stderr_logs(&taken, &trace.call_id),
             };
             let (next, outcome) = self.serve(work, taken, &trace.call_id);
             output = next;
@@ -370,6 +372,15 @@ impl LinkService {
             }
         }
     }
+}
+
+/// What logs the standard error of a pipeline's links, in chain order; empty if nothing is to
+/// be logged.
+fn stderr_logs(taken: &Taken<WarmPipeline>, call_id: &CallId) -> Vec<LoggedCall> {
+    let links = taken.pipeline.links.iter();
+    links
+        .filter_map(|link| Some(link.stderr_log.as_ref()?.of_call(call_id)))
+        .collect()
 }
 
 /// How all links of a call ended, once all have.

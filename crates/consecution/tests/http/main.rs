@@ -15,4 +15,5 @@ mod parameters;
 mod routes;
 mod spool;
 mod stall;
+mod stderr_log;
 mod streams;

@@ -85,7 +85,11 @@ impl Call {
             Out::Pipe(end) => (Finish::Pipe(end.is_over), end.handed_back),
             Out::File(end) => (Finish::File(end.source, end.held), end.handed_back),
         };
-        let said = |stderr| Said::new(stderr, bounds.stderr_bytes_max, work.stderr.clone());
+        let mut logs = work.stderr_logs.into_iter();
+        let said = |stderr| {
+            let (listener, log) = (work.stderr.clone(), logs.next());
+            Said::new(stderr, bounds.stderr_bytes_max, listener, log)
+        };
         let mut excess = pin!(excess.fuse());
         let mut said: Vec<_> = stderrs.into_iter().map(said).collect();
         {

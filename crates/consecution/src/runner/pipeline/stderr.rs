@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use super::allowance::{Allowance, Exceeded};
 use crate::pipe::Reader;
+use crate::runner::stderr_log::LoggedCall;
 use crate::transport::STDERR_TAIL_BYTES_MAX;
 
 /// A process's standard error.
@@ -17,20 +18,23 @@ pub(super) struct Said {
     allowance: Allowance,
     tail: Tail,
     listener: Option<mpsc::Sender<Bytes>>,
+    log: Option<LoggedCall>,
 }
 
 impl Said {
-    /// Reads `stderr` and passes everything on to `listener`.
+    /// Reads `stderr` and passes everything on to `listener` and to `log`.
     pub(super) fn new(
         stderr: Reader,
         bytes_max: Option<u64>,
         listener: Option<mpsc::Sender<Bytes>>,
+        log: Option<LoggedCall>,
     ) -> Said {
         Said {
             stderr,
             allowance: Allowance::new(bytes_max).0,
             tail: Tail::default(),
             listener,
+            log,
         }
     }
 
@@ -51,6 +55,7 @@ impl Said {
             };
             self.allowance.take(chunk.len())?;
             self.tail.push(&chunk);
+            log(&mut self.log, &chunk);
             if let Some(room) = room {
                 room.send(chunk);
             }
@@ -64,6 +69,7 @@ impl Said {
                 return;
             }
             self.tail.push(&chunk);
+            log(&mut self.log, &chunk);
             self.pass_on(chunk).await;
         }
     }
@@ -71,6 +77,7 @@ impl Said {
     /// Adds a line of our own, after a line break if the last line has none.
     pub(super) async fn remark(&mut self, remark: &str) {
         let line = self.tail.line(&format!("consecution: {remark}\n"));
+        log(&mut self.log, line.as_bytes());
         self.pass_on(line.into()).await;
     }
 
@@ -81,9 +88,18 @@ impl Said {
         }
     }
 
-    /// The end of standard error.
+    /// The end of standard error, of which all has been read. Needs a tokio runtime.
     pub(super) fn take_tail(&mut self) -> Bytes {
+        if let Some(log) = &mut self.log {
+            log.end();
+        }
         std::mem::take(&mut self.tail).into_bytes()
+    }
+}
+
+fn log(log: &mut Option<LoggedCall>, bytes: &[u8]) {
+    if let Some(log) = log {
+        log.push(bytes);
     }
 }
 
