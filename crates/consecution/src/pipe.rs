@@ -93,11 +93,8 @@ impl End {
     /// Adds to the bytes that have passed. When enough have, enlarges the pipe, so that writer
     /// and reader need not take turns all the time. If the kernel refuses, only speed is lost.
     fn count(&self, bytes: usize) {
-        if self.is_wide() {
-            return;
-        }
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        if self.is_wide() {
+        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before < WIDE_AFTER_BYTES && self.is_wide() {
             widen(&self.descriptor);
         }
     }
@@ -191,11 +188,21 @@ impl Reader {
         to: &Writer,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<Moved>> {
+        self.poll_move_up_to(MOVED_BYTES_MAX, to, context)
+    }
+
+    /// As [`Reader::poll_move`], but not more than so many bytes, of which there must be one.
+    pub(crate) fn poll_move_up_to(
+        &mut self,
+        bytes_max: usize,
+        to: &Writer,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<Moved>> {
         loop {
             let mut ready = ready!(self.0.descriptor.poll_read_ready(context))?;
             // EAGAIN does not tell which of the two pipes to wait for.
             let mut is_full = false;
-            let moved = ready.try_io(|from| match splice_some(from, to) {
+            let moved = ready.try_io(|from| match splice_some(from, to, bytes_max) {
                 Err(Errno::AGAIN) if is_ready(from, PollFlags::IN) => {
                     is_full = true;
                     Ok(Moved::Unread)
@@ -219,10 +226,15 @@ impl Reader {
     }
 }
 
-fn splice_some(from: &AsyncFd<OwnedFd>, to: &Writer) -> rustix::io::Result<usize> {
+fn splice_some(
+    from: &AsyncFd<OwnedFd>,
+    to: &Writer,
+    bytes_max: usize,
+) -> rustix::io::Result<usize> {
+    let bytes_max = bytes_max.min(MOVED_BYTES_MAX);
     let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
     let to = &to.0.descriptor;
-    rustix::io::retry_on_intr(|| splice(from, None, to, None, MOVED_BYTES_MAX, flags))
+    rustix::io::retry_on_intr(|| splice(from, None, to, None, bytes_max, flags))
 }
 
 impl Writer {
@@ -250,6 +262,11 @@ impl Writer {
         Ok(())
     }
 
+    /// How many bytes have been written or moved into it.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.bytes.load(Ordering::Relaxed) as u64
+    }
+
     /// Resolves when the pipe has no reader any more.
     pub(crate) async fn until_unread(&self) {
         if self.0.descriptor.ready(Interest::ERROR).await.is_err() {
@@ -270,6 +287,11 @@ impl Writer {
             }
         }
     }
+}
+
+/// How many bytes are in a pipe, given one of its ends.
+pub(crate) fn bytes_in(pipe: impl AsFd) -> u64 {
+    rustix::io::ioctl_fionread(pipe).unwrap_or(0)
 }
 
 /// Whether there is something to read, or room to write, now.

@@ -118,6 +118,17 @@ impl Cgroup {
         self.made.ran_out_of_memory()
     }
 
+    /// The most memory at a time, in bytes, that its processes have had: if their memory
+    /// has a limit, and if this kernel tells. No cgroup with such a limit is used twice.
+    pub(crate) fn memory_peak(&self) -> Option<u64> {
+        self.made.memory_peak()
+    }
+
+    /// Whether the kernel has refused a process here, since this was last asked.
+    pub(crate) fn has_refused_a_process(&mut self) -> bool {
+        self.made.has_refused_a_process()
+    }
+
     /// The file in which the kernel counts the processes that it has killed here for lack
     /// of memory, for [`counts_a_kill`]; `None` if memory has no limit.
     pub(crate) fn counts_file(&self) -> Option<BorrowedFd<'_>> {
@@ -167,6 +178,12 @@ pub(crate) fn counts_a_kill(counts: &[u8]) -> bool {
     let mut lines = counts.split(|byte| *byte == b'\n');
     let kills = lines.find_map(|line| line.strip_prefix(b"oom_kill "));
     kills.is_some_and(|count| count != b"0")
+}
+
+/// How many processes and threads the kernel has refused in a cgroup, by `pids.events`.
+fn refusals(events: &str) -> Option<u64> {
+    let mut lines = events.lines();
+    lines.find_map(|line| line.strip_prefix("max ")?.parse().ok())
 }
 
 /// Whether there is swap space, by `/proc/swaps`, whose first line is a header.
@@ -329,6 +346,19 @@ mod tests {
             ("", false),
         ] {
             assert_eq!(counts_a_kill(counts.as_bytes()), is_one, "{counts}");
+        }
+    }
+
+    #[test]
+    fn refusals_are_what_the_kernel_says_of_the_most() {
+        for (events, count) in [
+            ("max 0\n", Some(0)),
+            ("max 12\n", Some(12)),
+            ("other 3\nmax 4\n", Some(4)),
+            ("max\n", None),
+            ("", None),
+        ] {
+            assert_eq!(refusals(events), count, "{events}");
         }
     }
 

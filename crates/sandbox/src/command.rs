@@ -57,6 +57,7 @@ pub(crate) fn plan(
         handover: handover::plan(spec, &identity, &furnished.own)?,
         identity,
         mounts: mounts::plan(spec, furnished)?,
+        private_folder: c_path(Step::MountPrivate, furnished.own.shared_memory())?,
         reuse: reuse(spec, &furnished.own)?,
         limits,
         found: furnished.found(is_bounded),

@@ -20,9 +20,8 @@ use crate::landlock::{self, Domain};
 use crate::mounts::{MountPlan, Operation, SCRATCH};
 use crate::network;
 use crate::rlimits::{self, ProcessLimits};
-use crate::sys::{
-    self, Errno, MountToken, ProcessMain, Stack, StringArray, StringsRoom, in_our_memory as call,
-};
+use crate::sys::in_our_memory::{self as call, Reaped};
+use crate::sys::{self, Errno, MountToken, ProcessMain, Stack, StringArray, StringsRoom};
 use crate::traces::Traces;
 use crate::user::Identity;
 use crate::wire::{
@@ -44,6 +43,8 @@ pub(crate) struct Plan {
     pub(crate) set_groups: bool,
     pub(crate) limits: ProcessLimits,
     pub(crate) mounts: MountPlan,
+    /// One of the private folders, which all are in one file system.
+    pub(crate) private_folder: CString,
     pub(crate) handover: Handover,
     /// How places are reused; `None` if they are not.
     pub(crate) reuse: Option<Reuse>,
@@ -227,22 +228,25 @@ fn run(place: &'static Place) -> Result<std::convert::Infallible, Failed> {
         (next_command(place, kept)?, kept)
     };
     loop {
-        let status = reap_until_gone(command);
+        let mut cpu_microseconds = 0;
+        let status = reap_until_gone(command, &mut cpu_microseconds);
         let at = call::monotonic_time();
         let completes = place.completion.is_earned(status);
         let handover = &place.plan.handover;
         if handover.leaves_output() {
-            end_the_rest();
+            end_the_rest(&mut cpu_microseconds);
         }
         let (left, output) = handover.find_output();
         // What is still to be packed keeps its place.
-        let is_alone = call::is_childless() && !handover.leaves_folder();
+        let is_alone = call::is_childless(&mut cpu_microseconds) && !handover.leaves_folder();
         let exited = Report::Exited {
             status,
             is_alone,
             completes,
+            is_full: status != 0 && call::is_full(&place.plan.private_folder),
             left,
             at,
+            cpu_microseconds,
         };
         if tell(place, exited, output).is_err() {
             call::exit(0);
@@ -491,14 +495,25 @@ fn let_go(place: &Place, watch: &mut Option<Watch>) -> Result<(i32, u32), Errno>
     Ok((call::open_process(OWN_PID, place.plan.token)?, kept))
 }
 
-/// Kills what the command has left running, and waits until it is gone.
-fn end_the_rest() {
-    if call::is_childless() {
+/// Kills what the command has left running, and waits until it is gone. Adds its processor
+/// time.
+fn end_the_rest(cpu_microseconds: &mut u64) {
+    if call::is_childless(cpu_microseconds) {
         return;
     }
     // Without anybody to kill there is nobody to wait for either.
     let _ = call::kill_all_others();
-    while !matches!(call::wait_for_any(), Err(errno) if errno != libc::EINTR) {}
+    loop {
+        match call::wait_for_any() {
+            Ok(reaped) => add(cpu_microseconds, &reaped),
+            Err(libc::EINTR) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+fn add(cpu_microseconds: &mut u64, reaped: &Reaped) {
+    *cpu_microseconds = cpu_microseconds.saturating_add(reaped.cpu_microseconds);
 }
 
 /// Waits until the runner is done with the place.
@@ -513,12 +528,18 @@ fn wait_until_nobody_asks(place: &Place) {
     }
 }
 
-/// Waits for the command, and reaps other processes that end meanwhile.
-fn reap_until_gone(command: i32) -> i32 {
+/// Waits for the command, and reaps other processes that end meanwhile. Adds the processor
+/// time of all of them.
+fn reap_until_gone(command: i32, cpu_microseconds: &mut u64) -> i32 {
     loop {
         match call::wait_for_any() {
-            Ok((process, status)) if process == command => return status,
-            Ok(_) | Err(libc::EINTR) => {}
+            Ok(reaped) => {
+                add(cpu_microseconds, &reaped);
+                if reaped.pid == command {
+                    return reaped.status;
+                }
+            }
+            Err(libc::EINTR) => {}
             // No process is left, but none was the command. This cannot happen, and must
             // not become an endless loop.
             Err(_) => return libc::SIGKILL,

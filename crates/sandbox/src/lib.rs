@@ -78,6 +78,7 @@ mod launcher;
 mod mounts;
 mod network;
 mod process;
+mod process_tree;
 mod program;
 mod rlimits;
 mod seccomp;

@@ -21,6 +21,7 @@ use crate::failure::{Failure, Step};
 use crate::handover::Left;
 use crate::idle_places::{IdlePlace, IdlePlaces};
 use crate::joint::Successor;
+use crate::process_tree;
 use crate::strings::Strings;
 use crate::sys;
 use crate::wire::{Archive, Message, Passed, Report, receive, send, skip, socket_pair};
@@ -55,6 +56,9 @@ pub struct Process {
     has_completed: bool,
     /// When its command ended, once that is known.
     ended_at: Option<Instant>,
+    /// The processor time that it has taken, once that is known.
+    cpu_time: Option<Duration>,
+    has_filled_its_folders: bool,
     /// Events that were received before anybody asked for them.
     early: VecDeque<Event>,
     about: Arc<About>,
@@ -167,6 +171,8 @@ impl Process {
             is_over: false,
             has_completed: false,
             ended_at: None,
+            cpu_time: None,
+            has_filled_its_folders: false,
             early: VecDeque::new(),
             about: Arc::clone(about),
             zygote,
@@ -280,6 +286,41 @@ impl Process {
         self.ended_at
     }
 
+    /// The processor time of its command and of what that has started, as far as it has
+    /// ended and somebody has waited for it: known with the event that tells how it has
+    /// ended, or once it was [looked up](Process::look_up_cpu_time).
+    pub fn cpu_time(&self) -> Option<Duration> {
+        self.cpu_time
+    }
+
+    /// Looks up what it has used until now, if that can be found out: for one that is to be
+    /// killed, of which nobody is told any more what it has used.
+    pub fn look_up_cpu_time(&mut self) {
+        if self.cpu_time.is_none() {
+            self.cpu_time = self.pidfd.as_ref().and_then(process_tree::cpu_time);
+        }
+    }
+
+    /// Whether its command has failed and there was no room left in its private folders
+    /// then. Known with the event that tells how it has ended.
+    pub fn has_filled_its_folders(&self) -> bool {
+        self.has_filled_its_folders
+    }
+
+    /// The most memory at a time, in bytes, that it and all that it has started had until
+    /// now; `None` if their memory has no limit, or this kernel does not tell.
+    pub fn memory_peak(&self) -> Option<u64> {
+        self.cgroup.as_ref().and_then(Cgroup::memory_peak)
+    }
+
+    /// Whether the kernel has refused it a process or thread, because it had as many as it
+    /// may, since this was last asked of it or of an earlier process in the same cgroup.
+    pub fn was_refused_a_process(&mut self) -> bool {
+        self.cgroup
+            .as_mut()
+            .is_some_and(Cgroup::has_refused_a_process)
+    }
+
     /// A descriptor that is readable once init is gone; `None` before the command was
     /// executed. Whoever only has to notice that a process was killed waits for this one,
     /// and is not woken by init's reports.
@@ -335,8 +376,10 @@ impl Process {
                 status,
                 is_alone,
                 completes,
+                is_full,
                 left,
                 at,
+                cpu_microseconds,
             }) => {
                 let file = message.descriptors.into_iter().next();
                 self.output = match (left, file) {
@@ -349,6 +392,8 @@ impl Process {
                 self.is_over = is_alone;
                 self.has_completed = completes;
                 self.ended_at = Some(instant(at));
+                self.cpu_time = Some(Duration::from_micros(cpu_microseconds));
+                self.has_filled_its_folders = is_full;
                 Ok(Some(Event::Exited(WaitStatus::from_raw(status))))
             }
             Some(Report::Passed(passed)) => {

@@ -169,7 +169,7 @@ pub(crate) enum Opened {
     Failed(Failure),
 }
 
-/// A message over a process's control socket: five native 32-bit words. Init makes these,
+/// A message over a process's control socket: seven native 32-bit words. Init makes these,
 /// so that must not panic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Report {
@@ -185,12 +185,17 @@ pub(crate) enum Report {
         /// Whether its successor's input is complete. After this report, init drops the
         /// message that holds that input open.
         completes: bool,
+        /// Whether it has failed, and its private folders have no room left.
+        is_full: bool,
         /// What it has left as its output, where that is no pipe; with a file comes a
         /// descriptor for reading it.
         left: Left,
         /// When that was, in nanoseconds of the host's `CLOCK_MONOTONIC`: it may be read
         /// much later.
         at: u64,
+        /// The processor time of it, and of its descendants that have ended and were
+        /// waited for.
+        cpu_microseconds: u64,
     },
     /// The ended command has left no trace, and init waits for the next [`Start`]. If it
     /// has left one, init exits instead.
@@ -239,31 +244,38 @@ impl Passed {
 }
 
 /// Where the flags of an exit have what the command has left.
-const LEFT_SHIFT: u32 = 2;
+const LEFT_SHIFT: u32 = 3;
 
 /// The length of a [`Report`].
-const REPORT_BYTES: usize = 20;
+const REPORT_BYTES: usize = 4 * REPORT_WORDS;
+const REPORT_WORDS: usize = 7;
 
 impl Report {
     pub(crate) fn to_bytes(self) -> [u8; REPORT_BYTES] {
-        let words = match self {
-            Report::Started => [1, 0, 0, 0, 0],
-            Report::Failed(step, errno) => [2, step as u32, errno.cast_unsigned(), 0, 0],
+        let words: [u32; REPORT_WORDS] = match self {
+            Report::Started => [1, 0, 0, 0, 0, 0, 0],
+            Report::Failed(step, errno) => [2, step as u32, errno.cast_unsigned(), 0, 0, 0, 0],
             Report::Exited {
                 status,
                 is_alone,
                 completes,
+                is_full,
                 left,
                 at,
+                cpu_microseconds,
             } => {
-                let flags =
-                    u32::from(is_alone) | u32::from(completes) << 1 | (left as u32) << LEFT_SHIFT;
-                let (high, low) = ((at >> 32) as u32, at as u32);
-                [3, status.cast_unsigned(), flags, high, low]
+                let flags = u32::from(is_alone)
+                    | u32::from(completes) << 1
+                    | u32::from(is_full) << 2
+                    | (left as u32) << LEFT_SHIFT;
+                let [at_high, at_low] = halves(at);
+                let [cpu_high, cpu_low] = halves(cpu_microseconds);
+                let status = status.cast_unsigned();
+                [3, status, flags, at_high, at_low, cpu_high, cpu_low]
             }
-            Report::Traceless => [4, 0, 0, 0, 0],
-            Report::Prepared => [5, 0, 0, 0, 0],
-            Report::Passed(what) => [6, what as u32, 0, 0, 0],
+            Report::Traceless => [4, 0, 0, 0, 0, 0, 0],
+            Report::Prepared => [5, 0, 0, 0, 0, 0, 0],
+            Report::Passed(what) => [6, what as u32, 0, 0, 0, 0, 0],
         };
         let mut bytes = [0; REPORT_BYTES];
         for (place, byte) in bytes
@@ -279,9 +291,9 @@ impl Report {
         let (words, []) = bytes.as_chunks::<4>() else {
             return None;
         };
-        let [kind, first, second, high, low] = <[[u8; 4]; 5]>::try_from(words)
-            .ok()?
-            .map(u32::from_ne_bytes);
+        let words = <[[u8; 4]; REPORT_WORDS]>::try_from(words).ok()?;
+        let words = words.map(u32::from_ne_bytes);
+        let [kind, first, second, at_high, at_low, cpu_high, cpu_low] = words;
         match kind {
             1 => Some(Report::Started),
             2 => Some(Report::Failed(
@@ -292,8 +304,10 @@ impl Report {
                 status: first.cast_signed(),
                 is_alone: second & 1 != 0,
                 completes: second & 2 != 0,
+                is_full: second & 4 != 0,
                 left: *Left::ALL.get((second >> LEFT_SHIFT) as usize)?,
-                at: u64::from(high) << 32 | u64::from(low),
+                at: whole(at_high, at_low),
+                cpu_microseconds: whole(cpu_high, cpu_low),
             }),
             4 => Some(Report::Traceless),
             5 => Some(Report::Prepared),
@@ -301,6 +315,14 @@ impl Report {
             _ => None,
         }
     }
+}
+
+fn halves(whole: u64) -> [u32; 2] {
+    [(whole >> 32) as u32, whole as u32]
+}
+
+fn whole(high: u32, low: u32) -> u64 {
+    u64::from(high) << 32 | u64::from(low)
 }
 
 /// A message with the descriptors that came with it.
@@ -397,15 +419,19 @@ mod tests {
                 status: 0x7f00,
                 is_alone: true,
                 completes: false,
+                is_full: true,
                 left: Left::Nothing,
                 at: u64::MAX - 1,
+                cpu_microseconds: 1,
             },
             Report::Exited {
                 status: 9,
                 is_alone: false,
                 completes: true,
+                is_full: false,
                 left: Left::Odd,
                 at: 1 << 32 | 5,
+                cpu_microseconds: u64::MAX << 20 | 3,
             },
             Report::Traceless,
             Report::Prepared,

@@ -5,10 +5,12 @@
 //! the end of standard error, so it never decides anything.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use chain::{Link, Network, Writable};
 
-use crate::transport::Ending;
+use super::sandboxing::Sandboxing;
+use crate::transport::{Ending, Limit, Outcome};
 
 /// What a link may have, as far as hints speak of it.
 #[derive(Debug, Clone)]
@@ -18,18 +20,25 @@ pub(super) struct Means {
     memory: Option<String>,
     processes: u32,
     scratch: String,
+    cpu_time: Option<Duration>,
+    /// If it may have less than the runner allows.
+    output: Option<String>,
 }
 
 impl Means {
-    pub(super) fn new(link: &Link, scratch_bytes: u64) -> Means {
+    pub(super) fn new(link: &Link, sandboxing: &Sandboxing) -> Means {
         let constraints = &link.constraints;
-        let scratch_bytes = constraints.scratch.unwrap_or(scratch_bytes);
+        let scratch_bytes = constraints.scratch.unwrap_or(sandboxing.scratch_bytes_max);
+        let runners = sandboxing.output_bytes_max.unwrap_or(u64::MAX);
+        let output = constraints.output.filter(|bytes| *bytes < runners);
         Means {
             writable: link.writable,
             network: link.network,
             memory: constraints.memory.map(chain::units::format_memory),
             processes: constraints.processes.unwrap_or(sandbox::PROCESSES_DEFAULT),
             scratch: chain::units::format_memory(scratch_bytes),
+            cpu_time: constraints.cpu_time,
+            output: output.map(chain::units::format_memory),
         }
     }
 }
@@ -46,6 +55,22 @@ enum Trouble {
     Memory,
     OpenFiles,
     Sandbox,
+    Filter,
+    CpuTime,
+    Output,
+}
+
+impl Trouble {
+    fn of(limit: Limit) -> Trouble {
+        match limit {
+            Limit::Memory => Trouble::Memory,
+            Limit::CpuTime => Trouble::CpuTime,
+            Limit::Output => Trouble::Output,
+            Limit::Scratch => Trouble::Full,
+            Limit::Processes => Trouble::Processes,
+            Limit::Filter => Trouble::Filter,
+        }
+    }
 }
 
 /// Texts that programs write, in lower case, each with what it means: those of the C
@@ -94,22 +119,27 @@ const TEXTS: [(&str, Trouble); 40] = [
     ("creating new namespace failed", Trouble::Sandbox),
 ];
 
-/// The key or option that helps against a failure, if one is known that does.
-pub(super) fn hint(ending: &Ending, stderr: &[u8], means: &Means) -> Option<Arc<str>> {
-    match ending {
-        Ending::Signalled(SIGSYS) => {
-            let text = "it made a system call that the sandbox does not allow; docs/sandbox.md \
-                        lists them";
-            return Some(text.into());
+/// The key or option that helps against a failure, if one is known that does: by the limit
+/// that it has met, where that is known, and else by what it has said.
+pub(super) fn hint(outcome: &Outcome, means: &Means) -> Option<Arc<str>> {
+    let trouble = match (outcome.limit, &outcome.ending) {
+        (Some(limit), _) => Trouble::of(limit),
+        (None, Ending::Exited(0) | Ending::Unread | Ending::Cut) => return None,
+        (None, Ending::CannotStart(_) | Ending::Lost(_)) => return None,
+        // A shell says so of a part of it.
+        (None, Ending::Exited(SIGSYS_STATUS)) => {
+            trouble(&outcome.stderr).unwrap_or(Trouble::Filter)
         }
-        Ending::Exited(0)
-        | Ending::Unread
-        | Ending::Cut
-        | Ending::CannotStart(_)
-        | Ending::Lost(_) => return None,
-        Ending::Exited(_) | Ending::Signalled(_) | Ending::DeadlinePassed => {}
-    }
-    let text = match trouble(stderr)? {
+        (None, Ending::Exited(_) | Ending::Signalled(_) | Ending::DeadlinePassed) => {
+            trouble(&outcome.stderr)?
+        }
+    };
+    help(trouble, means).map(Arc::from)
+}
+
+/// The key or option that helps.
+fn help(trouble: Trouble, means: &Means) -> Option<String> {
+    Some(match trouble {
         Trouble::ReadOnly => match means.writable {
             Writable::Yes | Writable::No => "it can write to its root, but not to its `Files`, \
                 `Data` and `Secrets`, nor below /dev, /proc and /sys"
@@ -156,12 +186,34 @@ pub(super) fn hint(ending: &Ending, stderr: &[u8], means: &Means) -> Option<Arc<
             as with Chromium's --no-sandbox"
                 .to_owned()
         }
-    };
-    Some(text.into())
+        Trouble::Filter => "it made a system call that the sandbox does not allow; \
+            docs/sandbox.md lists them"
+            .to_owned(),
+        Trouble::CpuTime => {
+            let time = means.cpu_time?;
+            format!(
+                "it may use {} s of processor time: set `Constraints: {{CPUTime: …}}`",
+                time.as_secs_f64(),
+            )
+        }
+        Trouble::Output => match &means.output {
+            Some(bytes) => {
+                format!("its output may have {bytes}: set `Constraints: {{Output: …}}`")
+            }
+            None => "the runner's --output-max bounds its output".to_owned(),
+        },
+    })
 }
 
-/// The signal that ends a process whose system call a filter kills.
-const SIGSYS: i32 = rustix::process::Signal::SYS.as_raw();
+/// What a shell exits with whose last command the filter has ended (SIGSYS, 31).
+const SIGSYS_STATUS: u8 = 128 + 31;
+
+/// Whether the end of standard error says that there could be no more processes or threads.
+pub(super) fn speaks_of_processes(stderr: &[u8]) -> bool {
+    let said = String::from_utf8_lossy(stderr).to_ascii_lowercase();
+    let mut texts = TEXTS.iter();
+    texts.any(|(text, trouble)| *trouble == Trouble::Processes && said.contains(text))
+}
 
 /// The trouble that standard error speaks of last.
 fn trouble(stderr: &[u8]) -> Option<Trouble> {
@@ -183,15 +235,19 @@ mod tests {
     use proptest::prelude::*;
 
     fn means() -> Means {
-        Means::new(&Link::default(), 1 << 30)
+        Means::new(&Link::default(), &Sandboxing::default())
+    }
+
+    fn outcome(ending: Ending, stderr: &[u8]) -> Outcome {
+        Outcome {
+            stderr: stderr.to_vec().into(),
+            ..Outcome::new(ending)
+        }
     }
 
     fn hint_of(link: &Link, stderr: &str) -> Option<Arc<str>> {
-        hint(
-            &Ending::Exited(1),
-            stderr.as_bytes(),
-            &Means::new(link, 1 << 30),
-        )
+        let means = Means::new(link, &Sandboxing::default());
+        hint(&outcome(Ending::Exited(1), stderr.as_bytes()), &means)
     }
 
     #[test]
@@ -273,9 +329,50 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_is_not_allowed_needs_no_words() {
-        let hint = hint(&Ending::Signalled(31), b"", &means());
-        assert!(hint.unwrap().contains("system call"));
+    fn a_limit_that_is_known_needs_no_words_and_counts_before_them() {
+        let mut link = Link::default();
+        link.constraints.memory = Some(64 << 20);
+        link.constraints.cpu_time = Some(Duration::from_millis(1500));
+        link.constraints.output = Some(1 << 20);
+        let means = Means::new(&link, &Sandboxing::default());
+        for (limit, words) in [
+            (Limit::Memory, "64M of memory"),
+            (Limit::CpuTime, "1.5 s of processor time"),
+            (Limit::Output, "its output may have 1M"),
+            (Limit::Scratch, "`Constraints: {Scratch: …}`"),
+            (Limit::Processes, "256 processes"),
+            (Limit::Filter, "system call"),
+        ] {
+            for stderr in ["", "x: Read-only file system"] {
+                let met = Outcome {
+                    limit: Some(limit),
+                    ..outcome(Ending::Exited(1), stderr.as_bytes())
+                };
+                let hint = hint(&met, &means).unwrap();
+                assert!(hint.contains(words), "{limit:?}: {hint}");
+            }
+        }
+        // The runner's own bound, which is lower.
+        let runners = Sandboxing {
+            output_bytes_max: Some(1000),
+            ..Sandboxing::default()
+        };
+        let met = Outcome {
+            limit: Some(Limit::Output),
+            ..outcome(Ending::Signalled(25), b"")
+        };
+        let hint = hint(&met, &Means::new(&link, &runners)).unwrap();
+        assert!(hint.contains("--output-max"), "{hint}");
+    }
+
+    #[test]
+    fn what_a_shell_says_of_its_child_is_a_guess() {
+        let hint_of = |code, stderr: &[u8]| hint(&outcome(Ending::Exited(code), stderr), &means());
+        let text = hint_of(159, b"Bad system call").unwrap();
+        assert!(text.contains("system call"), "{text}");
+        let text = hint_of(159, b"x: No space left on device").unwrap();
+        assert!(text.contains("Scratch"), "{text}");
+        assert_eq!(hint_of(158, b""), None);
     }
 
     proptest! {
@@ -285,7 +382,7 @@ mod tests {
         ) {
             let text = TEXTS[at].0.to_uppercase();
             let stderr = [&before[..], text.as_bytes(), &after[..]].concat();
-            let hint_of = |ending: &Ending| hint(ending, &stderr, &means());
+            let hint_of = |ending: &Ending| hint(&outcome(ending.clone(), &stderr), &means());
             for ending in [Ending::Exited(0), Ending::Unread, Ending::Cut, Ending::Lost("".into())] {
                 prop_assert_eq!(hint_of(&ending), None);
             }
@@ -298,7 +395,8 @@ mod tests {
 
         #[test]
         fn of_what_is_not_known_nothing_is_said(stderr in "[a-d \n]{0,200}") {
-            prop_assert_eq!(hint(&Ending::Exited(1), stderr.as_bytes(), &means()), None);
+            let outcome = outcome(Ending::Exited(1), stderr.as_bytes());
+            prop_assert_eq!(hint(&outcome, &means()), None);
         }
     }
 }

@@ -347,7 +347,7 @@ impl LinkService {
                 let Some((id, metrics, means)) = links.get(at) else {
                     return;
                 };
-                outcome.hint = hint(&outcome.ending, &outcome.stderr, means);
+                outcome.hint = hint(outcome, means);
                 metrics.end(outcome);
                 log_end(*id, &call_id, outcome);
             });

@@ -214,7 +214,7 @@ impl Serving {
             link: Arc::clone(link),
             zygote: Arc::clone(zygote),
             metrics: Arc::clone(metrics),
-            means: Arc::new(Means::new(link, shared.sandboxing.scratch_bytes_max)),
+            means: Arc::new(Means::new(link, &shared.sandboxing)),
             stderr_log: (shared.sandboxing.stderr_log).then(|| StderrLog::new(id)),
             mode: mode(link),
         });

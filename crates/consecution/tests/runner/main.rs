@@ -16,6 +16,7 @@ mod images;
 mod joined;
 mod killed;
 mod life;
+mod limits;
 mod metrics;
 mod pipelines;
 mod zygote;

@@ -9,7 +9,7 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::hierarchy::Hierarchies;
 use super::settings::{self, File, Need, Setting};
-use super::{CgroupError, Version, counts_a_kill};
+use super::{CgroupError, Version, counts_a_kill, refusals};
 use crate::spec::Limits;
 
 /// Longer than the file in which the kernel counts such kills, which has some 100 bytes.
@@ -29,6 +29,10 @@ pub(super) struct Made {
     pub(super) counts_file: Option<OwnedFd>,
     /// The file with the number of its processes: quicker to read than their list.
     pub(super) count_file: Option<OwnedFd>,
+    /// The folder that limits processes.
+    pub(super) pids: Option<PathBuf>,
+    /// How many processes the kernel had refused there when that was last looked up.
+    pub(super) refusals: u64,
 }
 
 impl Made {
@@ -84,6 +88,7 @@ impl Made {
             "pids" => {
                 let count = fs::File::open(folder.join("pids.current"));
                 self.count_file = count.ok().map(OwnedFd::from);
+                self.pids = Some(folder);
             }
             "memory" => {
                 let counts = fs::File::open(folder.join(match hierarchy.version {
@@ -142,6 +147,27 @@ impl Made {
         let length = rustix::io::pread(self.counts_file()?, &mut counts, 0).ok()?;
         let is_killed = counts_a_kill(&counts[..length]);
         self.limits.memory_bytes.filter(|_| is_killed)
+    }
+
+    /// See [`super::Cgroup::memory_peak`].
+    pub(super) fn memory_peak(&self) -> Option<u64> {
+        let (folder, version) = self.memory.as_ref()?;
+        let peak = fs::read_to_string(folder.join(match version {
+            Version::One => "memory.max_usage_in_bytes",
+            Version::Two => "memory.peak",
+        }));
+        peak.ok()?.trim().parse().ok()
+    }
+
+    /// See [`super::Cgroup::has_refused_a_process`].
+    pub(super) fn has_refused_a_process(&mut self) -> bool {
+        let Some(folder) = &self.pids else {
+            return false;
+        };
+        let events = fs::read_to_string(folder.join("pids.events"));
+        let now = events.ok().and_then(|events| refusals(&events));
+        let now = now.unwrap_or(self.refusals);
+        std::mem::replace(&mut self.refusals, now) < now
     }
 
     pub(super) fn counts_file(&self) -> Option<BorrowedFd<'_>> {

@@ -99,6 +99,14 @@ impl OwnFolders {
         named.find_map(|(name, folder)| Some((&**folder, path.strip_prefix(name).ok()?)))
     }
 
+    /// The private folder that no command can move away or replace.
+    pub(crate) fn shared_memory(&self) -> &Path {
+        self.named
+            .iter()
+            .find(|(name, _)| *name == "/dev/shm")
+            .map_or(Path::new("/dev/shm"), |(_, path)| path)
+    }
+
     /// The private ones, `/dev` and `/proc`.
     pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
         let private = self.private.iter().map(|folder| &*folder.path);

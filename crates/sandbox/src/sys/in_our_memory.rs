@@ -157,28 +157,73 @@ pub(crate) fn execute(path: &CStr, arguments: Pointers<'_>, environment: Pointer
         .unwrap_or(libc::EIO)
 }
 
-/// Waits until a child has ended, whichever signal it sends then. Returns its process id
-/// and wait status.
-pub(crate) fn wait_for_any() -> Result<(i32, i32), Errno> {
-    let mut status = 0i32;
-    let all = libc::__WALL as usize;
-    let arguments = [usize::MAX, (&raw mut status) as usize, all, 0, 0, 0];
-    // SAFETY: the kernel writes the status during the call.
-    let pid = unsafe { syscall(libc::SYS_wait4, arguments) }?;
-    Ok((pid as i32, status))
+/// A child that has ended.
+pub(crate) struct Reaped {
+    pub(crate) pid: i32,
+    /// Its wait status.
+    pub(crate) status: i32,
+    /// The processor time of it, and of all that it has waited for, in microseconds.
+    pub(crate) cpu_microseconds: u64,
 }
 
-/// Whether no child is left. Reaps those that have ended.
-pub(crate) fn is_childless() -> bool {
+/// Waits until a child has ended, whichever signal it sends then.
+pub(crate) fn wait_for_any() -> Result<Reaped, Errno> {
+    reap(libc::__WALL)
+}
+
+/// Whether no child is left. Reaps those that have ended, and adds their processor time.
+pub(crate) fn is_childless(cpu_microseconds: &mut u64) -> bool {
     loop {
-        let no_hang = (libc::WNOHANG | libc::__WALL) as usize;
-        // SAFETY: with a null pointer the kernel writes no status.
-        match unsafe { syscall(libc::SYS_wait4, [usize::MAX, 0, no_hang, 0, 0, 0]) } {
+        match reap(libc::WNOHANG | libc::__WALL) {
             Err(libc::ECHILD) => return true,
-            Ok(0) | Err(_) => return false,
-            Ok(_) => {}
+            Ok(Reaped { pid: 0, .. }) | Err(_) => return false,
+            Ok(reaped) => {
+                *cpu_microseconds = cpu_microseconds.saturating_add(reaped.cpu_microseconds);
+            }
         }
     }
+}
+
+/// Without a child that has ended, its `pid` is 0.
+fn reap(flags: i32) -> Result<Reaped, Errno> {
+    // The kernel's `struct rusage` of 64-bit systems: time in user mode and in the kernel,
+    // each in seconds and microseconds, and 14 other numbers.
+    let mut usage = [0u64; 18];
+    let mut status = 0i32;
+    let (status_to, usage_to) = ((&raw mut status) as usize, usage.as_mut_ptr() as usize);
+    let arguments = [usize::MAX, status_to, flags as usize, usage_to, 0, 0];
+    // SAFETY: the kernel writes the status and the usage during the call.
+    let pid = unsafe { syscall(libc::SYS_wait4, arguments) }?;
+    let [user_seconds, user, kernel_seconds, kernel, ..] = usage;
+    let seconds = user_seconds.saturating_add(kernel_seconds);
+    Ok(Reaped {
+        pid: pid as i32,
+        status,
+        cpu_microseconds: seconds
+            .saturating_mul(1_000_000)
+            .saturating_add(user)
+            .saturating_add(kernel),
+    })
+}
+
+/// Whether the file system that a path leads to has no room left, or none for another
+/// file. False if that cannot be found out.
+pub(crate) fn is_full(path: &CStr) -> bool {
+    // The kernel's `struct statfs` of 64-bit systems: 15 words.
+    let mut found = [1u64; 15];
+    let arguments = [
+        path.as_ptr() as usize,
+        found.as_mut_ptr() as usize,
+        0,
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: a string that lives across the call, and room for what the kernel writes.
+    let asked = unsafe { syscall(libc::SYS_statfs, arguments) };
+    let [_, _, blocks, _, free_blocks, files, free_files, ..] = found;
+    let is_full = (blocks > 0 && free_blocks == 0) || (files > 0 && free_files == 0);
+    asked.is_ok() && is_full
 }
 
 /// The kernel's `struct msghdr`; the C libraries differ in theirs.

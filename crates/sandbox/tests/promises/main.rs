@@ -33,4 +33,5 @@ mod places;
 mod privilege;
 mod proc_and_dev;
 mod terminals;
+mod usage;
 mod writable;

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <termios.h>
+#include <time.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/ptrace.h>
@@ -219,6 +220,9 @@ int main(int count, char **arguments) {
     volatile char *memory = malloc(bytes);
     for (size_t at = 0; at < bytes; at += 4096) memory[at] = 1;
     puts("got it");
+  } else if (!strcmp(what, "burn")) {
+    clock_t wanted = atol(arguments[2]) * (CLOCKS_PER_SEC / 1000);
+    while (clock() < wanted) {}
 #ifdef __x86_64__
   } else if (!strcmp(what, "int80")) {
     long result;

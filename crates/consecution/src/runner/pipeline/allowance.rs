@@ -1,13 +1,29 @@
-//! Limits how much a process may write, if there is a limit. A process that writes more is
-//! stopped, as the kernel does when a file becomes too large (SIGXFSZ).
+//! Counts how much a process writes, and limits it if there is a limit. A process that writes
+//! more is stopped, as the kernel does when a file becomes too large (SIGXFSZ).
 
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
-/// The bounds of each process of a runner.
+/// The bounds of the processes of a pipeline.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::runner) struct Bounds {
+    /// Of what the last process may write to its output.
     pub(in crate::runner) output_bytes_max: Option<u64>,
+    /// Of what each may write to standard error.
     pub(in crate::runner) stderr_bytes_max: Option<u64>,
+}
+
+/// What has been read of what a process writes. Whoever reads holds the lock meanwhile: so
+/// whoever else holds it finds each byte either counted or still in the pipe.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Counted(Arc<Mutex<u64>>);
+
+impl Counted {
+    pub(super) fn lock(&self) -> MutexGuard<'_, u64> {
+        self.0.lock()
+    }
 }
 
 /// How many bytes a process may still write, if that is limited.
@@ -20,10 +36,6 @@ pub(super) struct Allowance {
 /// Notified when the process has written more than it may.
 pub(super) type Excess = oneshot::Receiver<()>;
 
-/// More was written than is allowed.
-#[derive(Debug)]
-pub(super) struct Exceeded;
-
 impl Allowance {
     pub(super) fn new(bytes_max: Option<u64>) -> (Allowance, Excess) {
         let (tell, excess) = oneshot::channel();
@@ -34,50 +46,56 @@ impl Allowance {
         (allowance, excess)
     }
 
-    /// Subtracts `bytes`.
-    ///
-    /// # Errors
-    /// The limit is exceeded, now or before. The task that follows the process is notified.
-    pub(super) fn take(&mut self, bytes: usize) -> Result<(), Exceeded> {
-        let Some(left) = &mut self.left else {
-            return Ok(());
-        };
-        match left.checked_sub(u64::try_from(bytes).unwrap_or(u64::MAX)) {
-            Some(rest) if self.tell.is_some() => {
-                *left = rest;
-                Ok(())
-            }
-            _ => {
-                if let Some(tell) = self.tell.take() {
-                    // Fails only if the process is gone already.
-                    let _ = tell.send(());
-                }
-                Err(Exceeded)
-            }
+    /// How many bytes are allowed at once now, of so many.
+    pub(super) fn of(&self, bytes: usize) -> usize {
+        let left = self.left.map(|left| usize::try_from(left).unwrap_or(bytes));
+        left.map_or(bytes, |left| left.min(bytes))
+    }
+
+    /// Takes `bytes`, and says how many of them are allowed. If they are fewer, the task that
+    /// follows the process is notified, and nothing more is allowed.
+    pub(super) fn take(&mut self, bytes: usize) -> usize {
+        let allowed = self.of(bytes);
+        if let Some(left) = &mut self.left {
+            *left -= allowed as u64;
         }
+        if allowed < bytes
+            && let Some(tell) = self.tell.take()
+        {
+            // Fails only if the process is gone already.
+            let _ = tell.send(());
+        }
+        allowed
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
-    #[test]
-    fn an_allowance_is_used_up_to_its_last_byte() {
-        let (mut allowance, mut excess) = Allowance::new(Some(5));
-        assert!(allowance.take(3).is_ok());
-        assert!(allowance.take(2).is_ok());
-        assert!(allowance.take(0).is_ok());
-        assert!(excess.try_recv().is_err());
-        assert!(allowance.take(1).is_err());
-        assert!(excess.try_recv().is_ok());
-        assert!(allowance.take(0).is_err());
+    proptest! {
+        #[test]
+        fn as_much_is_allowed_as_there_is_and_one_byte_more_is_told(
+            limit in 0u64..50, chunks in proptest::collection::vec(0usize..20, 0..20),
+        ) {
+            let (mut allowance, mut excess) = Allowance::new(Some(limit));
+            let mut written = 0;
+            let mut allowed = 0;
+            for chunk in chunks {
+                written += chunk as u64;
+                allowed += allowance.take(chunk) as u64;
+                prop_assert_eq!(allowed, written.min(limit));
+            }
+            prop_assert_eq!(excess.try_recv().is_ok(), written > limit);
+        }
     }
 
     #[test]
     fn without_a_bound_there_is_never_too_much() {
-        let (mut allowance, _excess) = Allowance::new(None);
-        assert!(allowance.take(usize::MAX).is_ok());
-        assert!(allowance.take(usize::MAX).is_ok());
+        let (mut allowance, mut excess) = Allowance::new(None);
+        assert_eq!(allowance.take(usize::MAX), usize::MAX);
+        assert_eq!(allowance.take(usize::MAX), usize::MAX);
+        assert!(excess.try_recv().is_err());
     }
 }

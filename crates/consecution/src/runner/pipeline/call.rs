@@ -7,7 +7,7 @@
 //! reader.
 
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, PipeWriter};
 use std::os::fd::OwnedFd;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
@@ -20,15 +20,15 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::allowance::Excess;
-use super::ending::{End, not_followed, too_much};
+use super::allowance::{Counted, Excess};
+use super::ending::{End, not_followed, too_much, too_much_output};
 use super::link::{Link, Links};
 use super::output::{OutputEnd, UNREAD_WAIT_MAX, swallow};
 use super::stderr::Said;
 use super::stored::{FileOutputEnd, OutputFile, Source, Storage, Tar, Unfed, pour, store};
 use super::{Bounds, Kept, Work};
-use crate::pipe::{Reader, Writer};
-use crate::transport::{Body, Ending, LAST_WORDS_WAIT_MAX, Outcome, OutputLeft};
+use crate::pipe::{Reader, Writer, bytes_in};
+use crate::transport::{Body, Ending, LAST_WORDS_WAIT_MAX, Outcome, OutputLeft, Usage};
 
 /// A pipeline at work.
 pub(super) struct Call {
@@ -82,9 +82,13 @@ impl Call {
             bounds,
         } = self;
         let (finish, handed_back) = match output {
-            Out::Pipe(end) => (Finish::Pipe(end.is_over), end.handed_back),
-            Out::File(end) => (Finish::File(end.source, end.held), end.handed_back),
+            Out::Pipe(end) => (Finish::Pipe(end.is_over, end.counted), end.handed_back),
+            Out::File(end) => {
+                let finish = Finish::File(end.source, end.held, end.counted);
+                (finish, end.handed_back)
+            }
         };
+        let mut fed_bytes = None;
         let mut logs = work.stderr_logs.into_iter();
         let said = |stderr| {
             let (listener, log) = (work.stderr.clone(), logs.next());
@@ -103,7 +107,7 @@ impl Call {
             // Dropped as soon as the first process is gone, so that the sender of the input
             // learns that nobody reads it.
             let storage = progress.links[0].take_storage();
-            let mut feeding = pin!(Some(feed(work.input, stdin, storage)));
+            let mut feeding = pin!(Some(feed(work.input, stdin, storage, &mut fed_bytes)));
             // Feed first what has arrived already: the links can work during the rest.
             let fed_at_once = fed(feeding.as_mut()).now_or_never();
             progress.links.iter_mut().for_each(Link::ignore_reports);
@@ -137,7 +141,7 @@ impl Call {
                     biased;
                     () = progress.until_more() => {}
                     () = &mut deadline => progress.stop_all(&Ending::DeadlinePassed),
-                    Ok(()) = &mut excess => progress.stop(last, too_much("its output")),
+                    Ok(()) = &mut excess => progress.stop(last, too_much_output()),
                     Ok(output) = &mut handed_back => {
                         kept.stdout = None;
                         let output = output.ok_or_else(|| io::ErrorKind::NotSeekable.into());
@@ -162,15 +166,29 @@ impl Call {
         let stopped = async {
             tokio::select! {
                 () = until(work.deadline) => Ending::DeadlinePassed.into(),
-                Ok(()) = &mut excess => too_much("its output"),
+                Ok(()) = &mut excess => too_much_output(),
             }
         };
-        let (left, output) = match links.links.get_mut(last) {
-            Some(last) => finish.end(last, bounds.output_bytes_max, stopped).await,
-            None => (OutputLeft::Given, None),
+        let Finished {
+            left,
+            held,
+            bytes_out,
+        } = match links.links.get_mut(last) {
+            Some(last) => {
+                let kept = kept.stdout.as_ref();
+                finish
+                    .end(last, kept, bounds.output_bytes_max, stopped)
+                    .await
+            }
+            None => Finished::default(),
         };
+        // What is in its pipe was given as well.
+        let bytes_in = links.stdin.as_ref().map(Writer::bytes).or(fed_bytes);
         let ends: Vec<_> = (links.links.iter_mut())
-            .map(|link| (link.end.take(), link.ended_at()))
+            .map(|link| {
+                let (known, usage) = (link.known(), link.usage());
+                (link.end.take(), link.ended_at(), known, usage)
+            })
             .collect();
         let links = links.end().await;
         let rest = join_all(said.iter_mut().map(Said::listen_to_rest));
@@ -178,8 +196,11 @@ impl Call {
         // outcome.
         let _ = tokio::time::timeout(LAST_WORDS_WAIT_MAX, rest).await;
         let mut outcomes = Vec::with_capacity(ends.len());
-        for (at, ((end, ended_at), said)) in ends.into_iter().zip(&mut said).enumerate() {
-            let Some(end) = end else { continue };
+        for (at, (of_one, said)) in ends.into_iter().zip(&mut said).enumerate() {
+            let (Some(end), ended_at, known, usage) = of_one else {
+                continue;
+            };
+            let limit = known.limit(&end, said.tail());
             if let Some(remark) = end.remark {
                 let _ = tokio::time::timeout(LAST_WORDS_WAIT_MAX, said.remark(&remark)).await;
             }
@@ -191,6 +212,12 @@ impl Call {
                 stderr: said.take_tail(),
                 elapsed,
                 output: if at == last { left } else { OutputLeft::Given },
+                usage: Usage {
+                    bytes_in: bytes_in.filter(|_| at == 0),
+                    bytes_out: bytes_out.filter(|_| at == last),
+                    ..usage
+                },
+                limit,
                 ..Outcome::new(end.ending)
             });
         }
@@ -199,7 +226,7 @@ impl Call {
             alarm,
             said,
             kept,
-            output,
+            output: held,
         };
         (outcomes, remains)
     }
@@ -207,36 +234,65 @@ impl Call {
 
 /// How the output is ended for its reader.
 enum Finish {
-    Pipe(#[expect(dead_code, reason = "dropped when the output is over")] oneshot::Sender<()>),
+    /// Drop the sender when the output is over.
+    Pipe(oneshot::Sender<()>, Counted),
     /// With the file, if there is one, and what resolves when nobody reads it any more.
-    File(oneshot::Sender<Source>, oneshot::Receiver<()>),
+    File(oneshot::Sender<Source>, oneshot::Receiver<()>, Counted),
+}
+
+/// How the output has been ended.
+#[derive(Default)]
+struct Finished {
+    left: OutputLeft,
+    /// Resolves when it is not read any more, if it is a file.
+    held: Option<oneshot::Receiver<()>>,
+    /// How long it is, as far as it was, or can be, given to its reader.
+    bytes_out: Option<u64>,
 }
 
 impl Finish {
-    /// Ends the output, of which nothing more comes from the last link. Packs it first if
-    /// it is a folder: until then, or until `stopped` says why not. Says what is left, and
-    /// gives what resolves when it is not read any more, if it is a file.
+    /// Ends the output, of which nothing more comes from the last link, whose pipe `kept` is
+    /// the other end of. Packs it first if it is a folder: until then, or until `stopped`
+    /// says why not.
     async fn end(
         self,
         last: &mut Link,
+        kept: Option<&PipeWriter>,
         bytes_max: Option<u64>,
         stopped: impl Future<Output = End>,
-    ) -> (OutputLeft, Option<oneshot::Receiver<()>>) {
-        let Finish::File(source, held) = self else {
-            return (OutputLeft::Given, None);
+    ) -> Finished {
+        let (source, held, counted) = match self {
+            Finish::Pipe(is_over, counted) => {
+                let bytes_out = total(&counted, kept, bytes_max, last);
+                drop(is_over);
+                return Finished {
+                    bytes_out: Some(bytes_out),
+                    ..Finished::default()
+                };
+            }
+            Finish::File(source, held, counted) => (source, held, counted),
+        };
+        let of_left = |left| Finished {
+            left,
+            ..Finished::default()
         };
         match last.take_left_output() {
             // It has not ended by itself.
             None => {}
-            Some(LeftOutput::Missing) => return (OutputLeft::Missing, None),
-            Some(LeftOutput::Odd) => return (OutputLeft::Odd, None),
+            Some(LeftOutput::Missing) => return of_left(OutputLeft::Missing),
+            Some(LeftOutput::Odd) => return of_left(OutputLeft::Odd),
             Some(LeftOutput::File(file)) => match OutputFile::new(file) {
                 Ok(file) if bytes_max.is_none_or(|bytes_max| file.size() <= bytes_max) => {
+                    let bytes_out = Some(file.size());
                     // Fails only if nobody wants it any more.
                     let _ = source.send(Source::File(file));
-                    return (OutputLeft::Given, Some(held));
+                    return Finished {
+                        held: Some(held),
+                        bytes_out,
+                        ..Finished::default()
+                    };
                 }
-                Ok(_) => last.end = Some(too_much("its output")),
+                Ok(_) => last.end = Some(too_much_output()),
                 Err(error) => last.end = Some(not_followed(&error).into()),
             },
             Some(LeftOutput::Folder) => {
@@ -245,26 +301,64 @@ impl Finish {
                     packed = packed => packed,
                     end = stopped => {
                         last.end = Some(end);
-                        return (OutputLeft::Given, None);
+                        return Finished {
+                            bytes_out: Some(*counted.lock()),
+                            ..Finished::default()
+                        };
                     }
                 };
-                if let Err(reason) = packed {
-                    if let Some(end) = &mut last.end {
-                        end.remark = Some(format!("failed to {reason}"));
+                match packed {
+                    Ok((whole, kept)) => {
+                        let bytes_out = total(&counted, Some(&kept), bytes_max, last);
+                        let _ = whole.send(());
+                        return Finished {
+                            bytes_out: Some(bytes_out),
+                            ..Finished::default()
+                        };
                     }
-                    return (OutputLeft::Odd, None);
+                    Err(reason) => {
+                        if let Some(end) = &mut last.end {
+                            end.remark = Some(format!("failed to {reason}"));
+                        }
+                        return of_left(OutputLeft::Odd);
+                    }
                 }
             }
         }
-        (OutputLeft::Given, None)
+        Finished::default()
     }
 }
 
+/// How much the last link has written, when it writes no more: what has been read, and what
+/// is still in the pipe. If that is too much, the link has failed, whatever it has said, and
+/// what is beyond the limit does not count.
+fn total(
+    counted: &Counted,
+    pipe: Option<&PipeWriter>,
+    bytes_max: Option<u64>,
+    last: &mut Link,
+) -> u64 {
+    let counted = counted.lock();
+    let bytes = *counted + pipe.map_or(0, bytes_in);
+    let bytes_max = bytes_max.unwrap_or(u64::MAX);
+    if bytes > bytes_max
+        && let Some(end) = &mut last.end
+        && matches!(end.ending, Ending::Exited(_))
+    {
+        *end = too_much_output();
+    }
+    bytes.min(bytes_max)
+}
+
 /// Packs the folder that a link has left for the reader of its output, until that has
-/// enough.
-async fn pack(link: &Link, source: oneshot::Sender<Source>) -> Result<(), String> {
+/// enough. Gives what tells the reader that it is whole, and a writing end of the tar's
+/// pipe.
+async fn pack(
+    link: &Link,
+    source: oneshot::Sender<Source>,
+) -> Result<(oneshot::Sender<()>, PipeWriter), String> {
     let failed = |error: io::Error| format!("pack its output: {error}");
-    let (pipe, packing) = link.pack().map_err(failed)?;
+    let (pipe, kept, packing) = link.pack().map_err(failed)?;
     let (tell_whole, is_whole) = oneshot::channel();
     let _ = source.send(Source::Folder(Tar {
         pipe,
@@ -274,10 +368,7 @@ async fn pack(link: &Link, source: oneshot::Sender<Source>) -> Result<(), String
     drop(packing.readable().await.map_err(failed)?);
     match packing.get_ref().result() {
         Err(reason) if !tell_whole.is_closed() => Err(reason),
-        _ => {
-            let _ = tell_whole.send(());
-            Ok(())
-        }
+        _ => Ok((tell_whole, kept)),
     }
 }
 
@@ -413,17 +504,20 @@ async fn fed<F: Future>(feeding: Pin<&mut Option<F>>) -> F::Output {
 
 /// Stores the input before the command is executed, if there is a storage, and returns the
 /// command's standard input. Otherwise writes the input to a process's pipe, and closes the
-/// pipe only if the input is complete.
+/// pipe only if the input is complete. Counts the bytes of an input that is stored or of
+/// which the pipe is closed.
 async fn feed(
     input: Body,
     stdin: &mut Option<Writer>,
     storage: io::Result<Option<Storage>>,
+    bytes: &mut Option<u64>,
 ) -> Result<Option<OwnedFd>, Unfed> {
     if let Some(storage) = storage? {
-        return store(input, storage).await.map(Some);
+        return store(input, storage, bytes).await.map(Some);
     }
     if let Some(pipe) = stdin {
         pour(input, pipe).await?;
+        *bytes = Some(pipe.bytes());
     }
     *stdin = None;
     Ok(None)

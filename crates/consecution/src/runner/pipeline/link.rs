@@ -7,7 +7,7 @@
 //!   end-of-file before its input is complete. The runner drops the message earlier only
 //!   if the input is complete.
 
-use std::io;
+use std::io::{self, PipeWriter};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::task::{Context, Poll, ready};
 
@@ -19,12 +19,12 @@ use sandbox::{
 };
 use tokio::io::unix::AsyncFd;
 
-use super::ending::{End, ending, not_followed, not_started, out_of_memory};
+use super::ending::{End, Known, ending, not_followed, not_started, out_of_memory};
 use super::output::UNREAD_WAIT_MAX;
 use super::stored::{Storage, Unfed};
 use super::{StartFailure, watch};
 use crate::pipe::{Reader, Writer, is_ready};
-use crate::transport::Ending;
+use crate::transport::{Ending, Limit, Usage};
 
 /// All processes of a pipeline, in chain order. Dropping it kills those that still run and
 /// waits for them before it closes anything; so dropping blocks if a process still runs.
@@ -190,11 +190,13 @@ impl Link {
         }))
     }
 
-    /// Packs the folder that it has left as its output, and gives the tar.
-    pub(super) fn pack(&self) -> io::Result<(Reader, AsyncFd<Archiving>)> {
+    /// Packs the folder that it has left as its output. Gives the tar, and a writing end of
+    /// its pipe, without which it has no end.
+    pub(super) fn pack(&self) -> io::Result<(Reader, PipeWriter, AsyncFd<Archiving>)> {
         let (tar, target) = io::pipe()?;
+        let kept = target.try_clone()?;
         let packing = self.process.pack(target.into())?;
-        Ok((Reader::new(tar)?, watch(packing)?))
+        Ok((Reader::new(tar)?, kept, watch(packing)?))
     }
 
     /// Executes its command, which has waited until now, with this standard input if it
@@ -380,16 +382,41 @@ impl Link {
 
     /// Says that its input could not be stored.
     pub(super) fn has_no_input(&mut self, unfed: Unfed) {
+        let mut limit = None;
         let reason = match unfed {
             Unfed::Cut => return self.stop(Ending::Cut.into()),
             Unfed::NotUnpacked(reason) => reason,
             Unfed::NotStored(error) => {
                 let errno = error.raw_os_error().unwrap_or(Errno::IO.raw_os_error());
+                limit = (errno == Errno::NOSPC.raw_os_error()).then_some(Limit::Scratch);
                 self.process.explain(Step::StoreInput, errno).to_string()
             }
         };
         let reason = format!("failed to {reason}");
-        self.stop(Ending::CannotStart(reason.into()).into());
+        self.stop(End {
+            limit,
+            ..Ending::CannotStart(reason.into()).into()
+        });
+    }
+
+    /// What it has used, but for the bytes that it was given and has given.
+    pub(super) fn usage(&self) -> Usage {
+        Usage {
+            cpu: self.process.cpu_time(),
+            memory: self.process.memory_peak(),
+            ..Usage::default()
+        }
+    }
+
+    /// What is known of its failure, if it has failed by itself.
+    pub(super) fn known(&mut self) -> Known {
+        match self.end.as_ref().is_some_and(End::is_failure_of_its_own) {
+            false => Known::default(),
+            true => Known {
+                has_filled_its_folders: self.process.has_filled_its_folders(),
+                was_refused_a_process: self.process.was_refused_a_process(),
+            },
+        }
     }
 
     /// When the command was gone, if init has reported it.
@@ -406,6 +433,7 @@ impl Link {
     pub(super) fn stop(&mut self, end: End) {
         self.look();
         if self.end.is_none() {
+            self.process.look_up_cpu_time();
             self.process.kill();
             self.end = Some(end);
         }

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use futures_util::{FutureExt, Stream};
 use tokio::sync::oneshot;
 
-use super::allowance::Allowance;
-use crate::pipe::{Moved, Reader, Writer};
+use super::allowance::{Allowance, Counted};
+use crate::pipe::{MOVED_BYTES_MAX, Moved, Reader, Writer};
 use crate::transport::{Body, Chunks, Cut, MovedChunk};
 
 /// How much a process may still write after its reader is gone. In a shell, a pipe has
@@ -36,6 +36,7 @@ pub(super) struct Output {
     /// hold a writing end.
     is_over: Over,
     hand_back: Option<oneshot::Sender<Option<Reader>>>,
+    counted: Counted,
     allowance: Allowance,
     excess: Excess,
 }
@@ -63,6 +64,8 @@ pub(super) struct OutputEnd {
     pub(super) is_over: oneshot::Sender<()>,
     /// Receives the pipe if the reader goes away before the end.
     pub(super) handed_back: oneshot::Receiver<Option<Reader>>,
+    /// What has been read.
+    pub(super) counted: Counted,
 }
 
 /// Whether the output exceeded its limit. If so, the pipe stays open, because the process
@@ -79,6 +82,7 @@ impl Output {
     pub(super) fn body(pipe: Reader, allowance: Allowance) -> (Body, OutputEnd) {
         let (tell, is_over) = oneshot::channel();
         let (hand_back, handed_back) = oneshot::channel();
+        let counted = Counted::default();
         let body = Body::of(Output {
             pipe: Some(pipe),
             is_over: Over {
@@ -86,12 +90,14 @@ impl Output {
                 is_known: false,
             },
             hand_back: Some(hand_back),
+            counted: counted.clone(),
             allowance,
             excess: Excess::None,
         });
         let end = OutputEnd {
             is_over: tell,
             handed_back,
+            counted,
         };
         (body, end)
     }
@@ -101,20 +107,28 @@ impl Output {
         let Some(pipe) = &mut self.pipe else {
             return Poll::Ready(Ok(None));
         };
-        if !self.is_over.is_known
+        let mut counted = self.counted.lock();
+        let chunk = if !self.is_over.is_known
             && let Poll::Ready(chunk) = pipe.poll_chunk(context)
         {
-            return Poll::Ready(chunk);
+            chunk
+        } else {
+            ready!(self.is_over.poll(context));
+            pipe.rest()
+        };
+        if let Ok(Some(chunk)) = &chunk {
+            *counted += chunk.len() as u64;
         }
-        ready!(self.is_over.poll(context));
-        Poll::Ready(pipe.rest())
+        Poll::Ready(chunk)
     }
 
-    /// Counts `bytes` that were read against the limit.
-    fn took(&mut self, bytes: usize) {
-        if self.allowance.take(bytes).is_err() {
+    /// Counts `bytes` that were read against the limit: how many of them are within it.
+    fn took(&mut self, bytes: usize) -> usize {
+        let allowed = self.allowance.take(bytes);
+        if allowed < bytes {
             self.excess = Excess::Found;
         }
+        allowed
     }
 
     fn say_excess(&mut self) -> Option<Result<Bytes, Cut>> {
@@ -137,11 +151,11 @@ impl Stream for Output {
             return Poll::Ready(self.say_excess());
         }
         Poll::Ready(match ready!(self.poll_chunk(context)) {
-            Ok(Some(chunk)) => {
-                self.took(chunk.len());
-                match self.excess {
-                    Excess::None => Some(Ok(chunk)),
-                    _ => self.say_excess(),
+            Ok(Some(mut chunk)) => {
+                chunk.truncate(self.took(chunk.len()));
+                match chunk.is_empty() {
+                    false => Some(Ok(chunk)),
+                    true => self.say_excess(),
                 }
             }
             Ok(None) => {
@@ -159,21 +173,32 @@ impl Chunks for Output {
         to: &Writer,
         context: &mut Context<'_>,
     ) -> Poll<MovedChunk> {
-        if self.excess != Excess::None {
+        let this = &mut *self;
+        if this.excess != Excess::None {
             return Poll::Ready(MovedChunk::NotHere);
         }
-        let Some(pipe) = &mut self.pipe else {
+        let Some(pipe) = &mut this.pipe else {
             return Poll::Ready(MovedChunk::NotHere);
         };
-        let moved = pipe.poll_move(to, context);
+        let bytes_max = this.allowance.of(MOVED_BYTES_MAX);
+        if bytes_max == 0 {
+            // What `poll_next` reads now is too much, or an end.
+            return Poll::Ready(MovedChunk::NotHere);
+        }
+        let mut counted = this.counted.lock();
+        let moved = pipe.poll_move_up_to(bytes_max, to, context);
+        if let Poll::Ready(Ok(Moved::Bytes(bytes))) = moved {
+            *counted += bytes as u64;
+        }
+        drop(counted);
         if moved.is_pending() {
-            ready!(self.is_over.poll(context));
+            ready!(this.is_over.poll(context));
             // `poll_next` reads what is left.
             return Poll::Ready(MovedChunk::NotHere);
         }
         Poll::Ready(match ready!(moved) {
             Ok(Moved::Bytes(bytes)) => {
-                self.took(bytes);
+                this.took(bytes);
                 MovedChunk::Moved
             }
             Ok(Moved::Unread) => MovedChunk::Unread,

@@ -7,10 +7,13 @@ use std::task::Poll;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::allowance::{Allowance, Exceeded};
+use super::allowance::Allowance;
 use crate::pipe::Reader;
 use crate::runner::stderr_log::LoggedCall;
 use crate::transport::STDERR_TAIL_BYTES_MAX;
+
+/// More was written to standard error than is allowed.
+pub(super) struct Exceeded;
 
 /// A process's standard error.
 pub(super) struct Said {
@@ -53,7 +56,9 @@ impl Said {
                 Poll::Ready(Ok(None) | Err(_)) => return Ok(()),
                 Poll::Pending => continue,
             };
-            self.allowance.take(chunk.len())?;
+            if self.allowance.take(chunk.len()) < chunk.len() {
+                return Err(Exceeded);
+            }
             self.tail.push(&chunk);
             log(&mut self.log, &chunk);
             if let Some(room) = room {
@@ -65,7 +70,7 @@ impl Said {
     /// Reads what is left in the pipe, once nobody writes to it any more.
     pub(super) async fn listen_to_rest(&mut self) {
         while let Ok(Some(chunk)) = self.stderr.rest() {
-            if self.allowance.take(chunk.len()).is_err() {
+            if self.allowance.take(chunk.len()) < chunk.len() {
                 return;
             }
             self.tail.push(&chunk);
@@ -86,6 +91,11 @@ impl Said {
             // Fails only if the listener is gone.
             let _ = listener.send(chunk).await;
         }
+    }
+
+    /// The end of standard error, as far as it was read.
+    pub(super) fn tail(&mut self) -> &[u8] {
+        self.tail.0.make_contiguous()
     }
 
     /// The end of standard error, of which all has been read. Needs a tokio runtime.

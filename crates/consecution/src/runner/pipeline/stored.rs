@@ -19,7 +19,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::allowance::Allowance;
+use super::allowance::{Allowance, Counted};
 use super::output::TOO_MUCH;
 use crate::pipe::{CHUNK_BYTES, Reader, Writer};
 use crate::transport::{Body, Chunks, Cut, MovedChunk, Next};
@@ -65,12 +65,18 @@ impl From<io::Error> for Unfed {
     }
 }
 
-/// Stores all of an input. Returns the standard input of the command that waits for it.
-pub(super) async fn store(input: Body, storage: Storage) -> Result<OwnedFd, Unfed> {
+/// Stores all of an input, and counts its bytes. Returns the standard input of the command
+/// that waits for it.
+pub(super) async fn store(
+    input: Body,
+    storage: Storage,
+    bytes: &mut Option<u64>,
+) -> Result<OwnedFd, Unfed> {
     match storage {
-        Storage::File(file) => write(input, file).await,
+        Storage::File(file) => write(input, file, bytes).await,
         Storage::Folder { pipe, unpacking } => {
             pour(input, &pipe).await?;
+            *bytes = Some(pipe.bytes());
             // Its end.
             drop(pipe);
             let over = unpacking.readable().await;
@@ -106,15 +112,15 @@ pub(super) async fn pour(mut input: Body, pipe: &Writer) -> Result<(), Cut> {
 
 /// Stores an input in `file`. Returns the file, open for reading from its beginning, and
 /// for writing no more.
-async fn write(mut input: Body, file: OwnedFd) -> Result<OwnedFd, Unfed> {
+async fn write(mut input: Body, file: OwnedFd, bytes: &mut Option<u64>) -> Result<OwnedFd, Unfed> {
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let stdin = rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from)?;
     let file = Arc::new(File::from(file));
-    let mut stored = 0;
+    let stored = bytes.insert(0);
     while let Some(chunk) = input.next().await.transpose()? {
-        stored += chunk.len() as u64;
-        if stored <= AT_ONCE_BYTES_MAX {
+        *stored += chunk.len() as u64;
+        if *stored <= AT_ONCE_BYTES_MAX {
             (&*file).write_all(&chunk)?;
             continue;
         }
@@ -132,6 +138,7 @@ pub(super) struct FileOutput {
     hand_back: Option<oneshot::Sender<Option<Reader>>>,
     /// Of a tar: how large a file is, is known before it is read.
     allowance: Allowance,
+    counted: Counted,
     /// Dropped when the file is, whose memory it takes.
     _held: oneshot::Sender<()>,
 }
@@ -195,6 +202,8 @@ pub(super) struct FileOutputEnd {
     pub(super) handed_back: oneshot::Receiver<Option<Reader>>,
     /// Resolves when the file is not held any more.
     pub(super) held: oneshot::Receiver<()>,
+    /// What has been read of a tar.
+    pub(super) counted: Counted,
 }
 
 impl FileOutput {
@@ -203,16 +212,19 @@ impl FileOutput {
         let (send, file) = oneshot::channel();
         let (hand_back, handed_back) = oneshot::channel();
         let (hold, held) = oneshot::channel();
+        let counted = Counted::default();
         let body = Body::of(FileOutput {
             state: State::Awaited(file),
             hand_back: Some(hand_back),
             allowance,
+            counted: counted.clone(),
             _held: hold,
         });
         let end = FileOutputEnd {
             source: send,
             handed_back,
             held,
+            counted,
         };
         (body, end)
     }
@@ -286,9 +298,13 @@ impl FileOutput {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Cut>>> {
         if !tar.is_read {
+            let mut counted = self.counted.lock();
             match tar.pipe.poll_chunk(context) {
-                Poll::Ready(Ok(Some(chunk))) => {
-                    if self.allowance.take(chunk.len()).is_err() {
+                Poll::Ready(Ok(Some(mut chunk))) => {
+                    *counted += chunk.len() as u64;
+                    drop(counted);
+                    chunk.truncate(self.allowance.take(chunk.len()));
+                    if chunk.is_empty() {
                         return Poll::Ready(Some(Err(Cut::new(TOO_MUCH))));
                     }
                     self.state = State::Packed(tar);

@@ -1,0 +1,139 @@
+//! What a process and its descendants have used until now, by what `/proc` says of them.
+//!
+//! This is for a process that is about to be killed: nobody waits for what is killed with
+//! its init, so nobody is told what it has used.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fd::{AsRawFd, OwnedFd};
+
+/// The most processes that are looked at: each takes some microseconds, and the runner
+/// waits for it.
+const PROCESSES_MAX: usize = 64;
+
+/// How long a clock tick is for programs (`USER_HZ`), on all processors that we run on.
+const TICK: Duration = Duration::from_millis(10);
+
+/// The processor time of an init's descendants, those included that have ended and that
+/// were waited for; in steps of a clock tick. `None` if that
+/// cannot be found out, or there are more of them than are looked at.
+pub(crate) fn cpu_time(init: &OwnedFd) -> Option<Duration> {
+    let about = fs::read_to_string(format!("/proc/self/fdinfo/{}", init.as_raw_fd())).ok()?;
+    let id = about.lines().find_map(|line| line.strip_prefix("Pid:"))?;
+    cpu_time_below(Path::new("/proc"), id.trim().parse().ok()?)
+}
+
+/// The same by the id of init, given where `/proc` is mounted.
+fn cpu_time_below(proc: &Path, init: u32) -> Option<Duration> {
+    let folder = |id: u32| proc.join(id.to_string());
+    let mut ticks = Ticks::of(&folder(init))?.of_children;
+    let mut found = children(&folder(init), init)?;
+    let mut seen = 0;
+    while let Some(id) = found.pop() {
+        seen += 1;
+        if seen > PROCESSES_MAX {
+            return None;
+        }
+        // One that is gone by now has been waited for by its parent.
+        if let Some(of_one) = Ticks::of(&folder(id)) {
+            ticks += of_one.own + of_one.of_children;
+            found.extend(children(&folder(id), id).unwrap_or_default());
+        }
+    }
+    Some(TICK.saturating_mul(u32::try_from(ticks).unwrap_or(u32::MAX)))
+}
+
+/// What a process has used, in clock ticks.
+struct Ticks {
+    own: u64,
+    /// Of the children that it has waited for, and of those that they have.
+    of_children: u64,
+}
+
+impl Ticks {
+    fn of(process: &Path) -> Option<Ticks> {
+        Ticks::from_stat(&fs::read_to_string(process.join("stat")).ok()?)
+    }
+
+    /// By a file `/proc/<pid>/stat`, where the name, which may hold anything, is in
+    /// parentheses.
+    fn from_stat(stat: &str) -> Option<Ticks> {
+        let (_, behind_name) = stat.rsplit_once(") ")?;
+        let mut times = behind_name.split(' ').skip(11).map(str::parse::<u64>);
+        let mut two = || Some(times.next()?.ok()? + times.next()?.ok()?);
+        Some(Ticks {
+            own: two()?,
+            of_children: two()?,
+        })
+    }
+}
+
+/// The children of all threads of a process.
+fn children(process: &Path, id: u32) -> Option<Vec<u32>> {
+    let threads = process.join("task");
+    let read = |thread: PathBuf| fs::read_to_string(thread.join("children")).ok();
+    // As a rule it has one thread, of its own id.
+    let mut said = read(threads.join(id.to_string()))?;
+    for thread in fs::read_dir(&threads).ok()?.flatten() {
+        if thread.file_name().to_str() != Some(&id.to_string()) {
+            said.push_str(&read(thread.path()).unwrap_or_default());
+        }
+    }
+    Some(said.split_whitespace().flat_map(str::parse).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Puts a process into a `/proc`: its time, that of its children, and who these are.
+    fn put(proc: &Path, id: u32, times: [u64; 2], children: &str) {
+        let task = proc.join(format!("{id}/task/{id}"));
+        fs::create_dir_all(&task).unwrap();
+        let [own, of_children] = times;
+        let stat = format!("{id} (a) name) S 1 2 3 4 5 6 7 8 9 10 {own} 1 {of_children} 2 20 0\n");
+        fs::write(proc.join(format!("{id}/stat")), stat).unwrap();
+        fs::write(task.join("children"), children).unwrap();
+    }
+
+    #[test]
+    fn all_that_init_has_started_counts_and_init_itself_does_not() {
+        let proc = tempfile::tempdir().unwrap();
+        let proc = proc.path();
+        put(proc, 7, [1000, 10], "8 9 ");
+        put(proc, 8, [20, 30], "");
+        put(proc, 9, [40, 50], "10");
+        // One that is gone.
+        let ticks = (10 + 2) + (20 + 1 + 30 + 2) + (40 + 1 + 50 + 2);
+        assert_eq!(cpu_time_below(proc, 7), Some(TICK * ticks));
+        assert_eq!(cpu_time_below(proc, 11), None);
+    }
+
+    #[test]
+    fn of_too_many_nothing_is_said() {
+        let proc = tempfile::tempdir().unwrap();
+        let ids: Vec<_> = (2..).take(PROCESSES_MAX + 1).collect();
+        let list = |ids: &[u32]| ids.iter().map(|id| format!("{id} ")).collect::<String>();
+        for id in &ids {
+            put(proc.path(), *id, [0, 0], "");
+        }
+        put(proc.path(), 1, [0, 0], &list(&ids));
+        assert_eq!(cpu_time_below(proc.path(), 1), None);
+        put(proc.path(), 1, [0, 0], &list(&ids[1..]));
+        assert!(cpu_time_below(proc.path(), 1).is_some());
+    }
+
+    #[test]
+    fn what_is_no_stat_says_nothing() {
+        for stat in [
+            "",
+            "7 (name",
+            "7 (name) S 1 2",
+            "7 (n) S 1 2 3 4 5 6 7 8 9 10 x 1 2 3",
+        ] {
+            assert!(Ticks::from_stat(stat).is_none(), "{stat}");
+        }
+    }
+}
