@@ -1,6 +1,7 @@
 //! What links have used, and the limits that they have met, from a runner over NATS to whoever
-//! calls: over HTTP, and in `send`. The runner is a fake, so that its figures are known.
+//! calls: over HTTP, and in `send`. The runner is a fake where its figures must be known.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,12 +11,12 @@ use consecution::transport::nats::{Nats, Role};
 use consecution::transport::{
     Body, Ending, Limit, Outcome, PendingOutcome, Registration, Reply, Service, Transport, Usage,
 };
-use test_support::PATIENCE;
+use test_support::{PATIENCE, eventually};
 
-use crate::support::chain::{ChainFile, chain_with, link};
+use crate::support::chain::{ChainFile, chain_with, link, shell};
 use crate::support::command::finish;
 use crate::support::nats::connect;
-use crate::support::network::Servers;
+use crate::support::network::{Servers, until_ready};
 
 const USAGE: &str = "one;cpu=1.000250;mem=1048576;in=4;out=4";
 
@@ -157,11 +158,85 @@ fn in_send(servers: &Servers, fine: &ChainFile, killed: &ChainFile) {
     assert_eq!(cells[3..], ["1.00 s", "1.00 MiB", "4 B", "4 B"]);
     assert!(lines[2].ends_with("-    -    -"), "{}", sent.stderr);
     let sent = send(killed).expect_code(137);
-    let (error, table) = sent.stderr.split_once('\n').unwrap();
+    let (error, rest) = sent.stderr.split_once('\n').unwrap();
     assert!(
-        error.ends_with("`Constraints: {Memory: 64M}` allows; allow more in the chain file"),
+        error.ends_with("`Constraints: {Memory: 64M}` allows"),
         "{error}"
     );
+    let (hint, table) = rest.split_once('\n').unwrap();
+    assert_eq!(hint, "consecution: hint: it may have more");
     assert!(table.starts_with("LINK  STATUS"), "{table}");
     assert!(table.contains("\none   137  "), "{table}");
+}
+
+/// The elements of `Consecution-Usage`, by parameter.
+fn parameters(usage: &str) -> Vec<BTreeMap<&str, f64>> {
+    let parameter = |text| {
+        let (name, value) = str::split_once(text, '=').unwrap();
+        (name, value.parse().unwrap())
+    };
+    (usage.split(", "))
+        .map(|element| element.split(';').skip(1).map(parameter).collect())
+        .collect()
+}
+
+#[test]
+fn a_real_runner_counts_and_names_each_limit() {
+    let Some(servers) = Servers::start() else {
+        cannot_run_here!("nats-server, etcd or etcdctl is missing");
+    };
+    let limited = |name: &str, script: &str, constraints: &str| {
+        let link = shell(script).with("Constraints", format!("{{{constraints}}}"));
+        chain_with(&format!("Name: {name}"), [link])
+    };
+    let spin = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; cat";
+    let joined = [link(&["cat"]), shell(spin), link(&["wc", "-c"])];
+    let forks = "for i in 1 2 3 4 5 6 7 8 9; do sleep 1000 & done; exit 3";
+    let chains = [
+        chain_with("Name: joined", joined),
+        limited("alone", "cat", "Memory: 64M"),
+        limited(
+            "memory",
+            "dd if=/dev/zero of=/dev/null bs=99M count=1",
+            "Memory: 48M",
+        ),
+        limited("scratch", "cat /dev/zero > /tmp/x", "Scratch: 1M"),
+        limited("processes", forks, "Processes: 8"),
+        limited("filter", "kill -SYS $$", "Processes: 8"),
+        limited("output", "cat /dev/zero", "Processes: 8"),
+    ];
+    let portal = servers.portal(&chains.iter().collect::<Vec<_>>());
+    let _runner = servers.runner_with("north", &["--output-max", "100K"]);
+    until_ready(&portal);
+
+    // Once they have been called together, they share their pipes.
+    eventually("bytes between links not to be counted", || {
+        let reply = portal.post("/chains/joined", &[b'x'; 70_000]).expect(200);
+        let usage = parameters(reply.header("consecution-usage").unwrap());
+        assert_eq!((usage[0]["in"], usage[2]["out"]), (70_000.0, 6.0));
+        assert!(usage[1]["cpu"] > 0.001, "{usage:?}");
+        let names = |at: usize| usage[at].keys().copied().collect::<Vec<_>>();
+        let names = [names(0), names(1), names(2)];
+        (names == [vec!["cpu", "in"], vec!["cpu"], vec!["cpu", "out"]]).then_some(())
+    });
+
+    let reply = portal.post("/chains/alone", b"data").expect(200);
+    let usage = parameters(reply.header("consecution-usage").unwrap());
+    assert_eq!((usage[0]["in"], usage[0]["out"]), (4.0, 4.0));
+    // Version 2 before Linux 5.19 does not tell.
+    if let Some(memory) = usage[0].get("mem") {
+        assert!((10_000.0..64e6).contains(memory), "{usage:?}");
+    }
+
+    for limit in ["memory", "scratch", "processes", "filter"] {
+        let reply = portal.post(&format!("/chains/{limit}"), b"");
+        assert!(reply.header("consecution-usage").is_some(), "{limit}");
+        let problem = reply.problem(502);
+        assert_eq!(problem["limit"], limit, "{problem}");
+        assert!(problem["hint"].is_string(), "{problem}");
+    }
+    // Its reply begins before it has written too much.
+    let reply = portal.post("/chains/output", b"");
+    assert!(!reply.is_complete || reply.status == 502, "{reply:?}");
+    portal.await_line("limit=\"output\"");
 }
