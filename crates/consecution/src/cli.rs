@@ -253,7 +253,7 @@ fn execute(arguments: Arguments) -> ExitCode {
 const REAPED_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// Raises the soft limit on open files to the hard limit. Each process takes nine files
-/// and each connection one; the usual soft limit exists for programs that use `select`.
+/// or more, and each connection one; the usual soft limit exists for programs that use `select`.
 fn raise_open_files() {
     let maximum = getrlimit(Resource::Nofile).maximum;
     // If the kernel refuses, fewer processes and connections fit at a time.

@@ -23,6 +23,7 @@ use crate::transport::{FOLLOWING_MAX, Transport};
 use pool::Capacity;
 use prometheus_client::registry::Registry;
 
+mod activity;
 mod arguments;
 mod eof_barrier;
 mod fit;
@@ -197,6 +198,7 @@ impl Runner {
         let local = LocalLinks::new(Making {
             capacity: capacity.clone(),
             config: options.pool,
+            processes_max,
             links_max,
             starts: Starts {
                 turns: Arc::new(Semaphore::new(STARTS_PER_PROCESSOR_MAX * processors)),

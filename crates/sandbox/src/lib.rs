@@ -59,6 +59,7 @@
 #![deny(unsafe_code)]
 
 mod about;
+mod activity;
 mod archive;
 mod capabilities;
 mod cgroup;
@@ -91,6 +92,7 @@ mod user;
 mod wire;
 mod zygote;
 
+pub use activity::{Activity, Observer, Thread};
 pub use cgroup::{CgroupError, CgroupPlace};
 pub use facilities::{Facilities, Finding, OWN_CGROUP_REMEDY, State, check, facilities};
 pub use failure::{Failure, Step};

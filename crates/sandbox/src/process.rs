@@ -15,6 +15,7 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, shutdown};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::about::About;
+use crate::activity::Observer;
 use crate::archive;
 use crate::cgroup::Cgroup;
 use crate::failure::{Failure, Step};
@@ -326,6 +327,13 @@ impl Process {
     /// and is not woken by init's reports.
     pub fn lifeline(&self) -> Option<BorrowedFd<'_>> {
         self.pidfd.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Looks whether it sleeps; `None` before its init has sent its pidfd. Use it only while
+    /// this process is there.
+    pub fn observer(&self) -> Option<Observer> {
+        let pidfd = self.pidfd.as_ref()?;
+        Some(Observer::new(pidfd.as_raw_fd()))
     }
 
     /// Is there an event of which its descriptor does not tell?

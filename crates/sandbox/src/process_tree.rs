@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::fd::{AsRawFd, OwnedFd, RawFd};
 
 /// The most processes that are looked at: each takes some microseconds, and the runner
 /// waits for it.
@@ -20,9 +20,15 @@ const TICK: Duration = Duration::from_millis(10);
 /// were waited for; in steps of a clock tick. `None` if that
 /// cannot be found out, or there are more of them than are looked at.
 pub(crate) fn cpu_time(init: &OwnedFd) -> Option<Duration> {
-    let about = fs::read_to_string(format!("/proc/self/fdinfo/{}", init.as_raw_fd())).ok()?;
+    cpu_time_below(Path::new("/proc"), id_of(init.as_raw_fd())?)
+}
+
+/// The id, as this `/proc` has it, of the process that a pidfd is for, if that is still there.
+pub(crate) fn id_of(pidfd: RawFd) -> Option<u32> {
+    let about = fs::read_to_string(format!("/proc/self/fdinfo/{pidfd}")).ok()?;
     let id = about.lines().find_map(|line| line.strip_prefix("Pid:"))?;
-    cpu_time_below(Path::new("/proc"), id.trim().parse().ok()?)
+    // It is -1 for a process that has ended.
+    id.trim().parse().ok()
 }
 
 /// The same by the id of init, given where `/proc` is mounted.

@@ -36,18 +36,19 @@ pub(super) fn environment(
     of_image.cloned().chain(own).collect()
 }
 
-/// Fills in the values of a request for the links of it that are served here, in chain order.
-/// `is_all` says that there are no others. For a link without parameters it gives `None`.
+/// Fills in the values of a request for the `links` of it that are served here, in chain
+/// order. `is_all` says that there are no others. For a link without parameters it gives
+/// `None`.
 ///
 /// # Errors
 /// A value is missing or does not match its pattern; or none of the links uses it, if they
 /// are all.
-pub(super) fn fill(
-    links: &[Arc<LocalLink>],
+pub(super) fn fill<'a>(
+    links: impl Iterator<Item = &'a LocalLink> + Clone,
     is_all: bool,
     values: &BTreeMap<String, String>,
 ) -> Result<Vec<Option<Filled>>, ParameterError> {
-    let links = || links.iter().map(|link| &link.link);
+    let links = || links.clone().map(|link| &link.link);
     let is_used = |name: &String| links().any(|link| link.parameters.contains_key(name));
     if is_all && let Some(name) = values.keys().find(|name| !is_used(name)) {
         let parameters = links().flat_map(|link| link.parameters.keys().cloned());

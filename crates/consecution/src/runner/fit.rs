@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, geteuid, getrlimit};
 
-/// The most open files that the runner needs for a process of a link.
-const FILES_A_PROCESS: u64 = 9;
+/// The most open files that the runner needs for a process of a link: 9 for most, and up to
+/// 3 more for one that waits for its request, and for limits on memory and processors.
+const FILES_A_PROCESS: u64 = 15;
 
 /// How many more open files the runner needs: for connections, and for zygotes.
 const FILES_APART: u64 = 64;

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use chain::{Link, LinkId};
+use chain::{Link, LinkId, Warm};
 use parking_lot::Mutex;
 use tokio::time::{Instant, interval, timeout};
 
@@ -17,7 +17,7 @@ use super::hints::Means;
 use super::metrics::LinkMetrics;
 use super::pipeline::Mode;
 use super::pool::{Capacity, Pool, TakeError};
-use super::pool_state::{self, Moment};
+use super::pool_state::{self, Moment, Warmth};
 use super::sequences::{Border, Change, Sequence, Sequences, Step, cut};
 use super::service::{PipelineStarter, Starts, WarmPipeline};
 use super::stderr_log::StderrLog;
@@ -56,11 +56,21 @@ pub(super) struct LocalLink {
 }
 
 impl LocalLink {
-    fn border(&self) -> Border {
+    /// Where no link has a reserve, none has one of its own.
+    fn border(&self, has_reserves: bool) -> Border {
         Border {
             network: self.link.network,
             stores_input: self.mode.stores_input,
             leaves_file: self.mode.leaves_file,
+            has_own_reserve: has_reserves && self.own_reserve().is_some(),
+        }
+    }
+
+    /// How many of its processes are to be in reserve, if it says so.
+    fn own_reserve(&self) -> Option<usize> {
+        match self.link.warm {
+            Warm::Count(count) => Some(count.into()),
+            Warm::Default | Warm::Late => None,
         }
     }
 }
@@ -69,9 +79,20 @@ impl LocalLink {
 pub(super) struct Making {
     pub(super) capacity: Capacity<WarmPipeline>,
     pub(super) config: pool_state::Config,
+    /// The most processes, over all links.
+    pub(super) processes_max: usize,
     /// The most links of a pipeline: there is room for that many processes.
     pub(super) links_max: usize,
     pub(super) starts: Starts,
+}
+
+/// There is no room for all processes that links are to have in reserve.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ReserveShortage {
+    /// So many are asked for, by all links that say a number.
+    pub(super) asked: usize,
+    /// So many processes there may be, of all links.
+    pub(super) most: usize,
 }
 
 /// All links that a runner serves. Clones share the state.
@@ -102,21 +123,11 @@ pub(super) struct Served {
 }
 
 /// Which pools the links of a call may come from.
-struct Plan {
+pub(super) struct Plan {
     /// The links one by one, as far as this runner serves them.
     links: Vec<(Served, Step)>,
     /// The same links in as few pipelines as is best now.
     joined: Vec<Planned>,
-}
-
-impl Plan {
-    /// Each link from its own pool.
-    fn alone(&self) -> Vec<Planned> {
-        let links = self.links.iter();
-        links
-            .map(|(served, step)| Planned::new(&served.alone, step))
-            .collect()
-    }
 }
 
 impl LocalLinks {
@@ -157,58 +168,72 @@ impl LocalLinks {
         }
     }
 
-    /// The links of a request, as far as this runner serves them: the called one, and those
-    /// that follow up to the first one that is not served.
-    pub(super) fn of_request(
-        &self,
-        first: &Served,
-        following: &[Following],
-    ) -> Vec<Arc<LocalLink>> {
-        let mut links = vec![Arc::clone(&first.link)];
-        if !following.is_empty() {
-            let state = self.0.state.lock();
-            let served = |next: &Following| Some(Arc::clone(&state.links.get(&next.id)?.link));
-            links.extend(following.iter().map_while(served));
+    /// Whether the links that say how many processes they have in reserve ask for more than
+    /// there may be.
+    pub(super) fn reserve_shortage(&self) -> Option<ReserveShortage> {
+        let making = &self.0.making;
+        if making.config.floor == 0 {
+            return None;
         }
-        links
+        let state = self.0.state.lock();
+        let reserves = state.links.values();
+        let reserves = reserves.filter_map(|served| served.link.own_reserve());
+        let (asked, most) = (reserves.sum(), making.processes_max);
+        (asked > most).then_some(ReserveShortage { asked, most })
     }
 
-    /// Takes pipelines for a call of a link and of the links that follow, as far as this
-    /// runner serves them and has room. A call never waits for room while it holds a
-    /// pipeline.
+    /// Plans a call of a link and of the links that follow, as far as this runner serves
+    /// them.
+    pub(super) fn plan(&self, first: &Served, following: &[Following]) -> Plan {
+        self.0.plan(first, following)
+    }
+}
+
+impl Plan {
+    /// The links of the call that are served here: the called one, and those that follow up
+    /// to the first one that is not served.
+    pub(super) fn links(&self) -> impl Iterator<Item = &LocalLink> + Clone {
+        self.links.iter().map(|(served, _)| &*served.link)
+    }
+
+    /// Takes pipelines for the call, as far as there is room. A call never waits for room
+    /// while it holds a pipeline.
     ///
     /// # Errors
     /// There is no pipeline for the first link.
-    pub(super) async fn take(
-        &self,
-        first: &Served,
-        following: &[Following],
-    ) -> Result<Vec<Segment>, TakeError> {
-        let plan = self.0.plan(first, following);
-        let error = match take_beside(&plan.joined).await {
+    pub(super) async fn take(&self) -> Result<Vec<Segment>, TakeError> {
+        let error = match take_beside(&self.joined).await {
             Ok(taken) => return Ok(taken),
             Err(error) => error,
         };
         // If a resource is lacking, it is lacking for a part of the pipeline too; and a
         // single link has no smaller part.
         let is_short = matches!(error, TakeError::Starved(_));
-        let has_parts = plan.joined.len() < plan.links.len();
+        let has_parts = self.joined.len() < self.links.len();
         if is_short || !(has_parts || error == TakeError::Busy) {
             return Err(error);
         }
-        let alone = plan.alone();
+        let alone = self.alone();
         if has_parts {
             match take_beside(&alone).await {
                 Err(TakeError::Busy) => {}
                 taken => return taken,
             }
             if error == TakeError::Busy
-                && let Ok(Ok(taken)) = timeout(WHOLE_WAIT_MAX, take(&plan.joined)).await
+                && let Ok(Ok(taken)) = timeout(WHOLE_WAIT_MAX, take(&self.joined)).await
             {
                 return Ok(taken);
             }
         }
         take(&alone).await
+    }
+
+    /// Each link from its own pool.
+    fn alone(&self) -> Vec<Planned> {
+        let links = self.links.iter();
+        links
+            .map(|(served, step)| Planned::new(&served.alone, step))
+            .collect()
     }
 }
 
@@ -224,9 +249,10 @@ impl Shared {
                     Some((served, Step::new(next.id, &next.accepted)))
                 }));
             }
+            let has_reserves = self.making.config.floor > 0;
             let borders: Vec<_> = links
                 .iter()
-                .map(|(served, _)| served.link.border())
+                .map(|(served, _)| served.link.border(has_reserves))
                 .collect();
             let (mut joined, mut changes) = (Vec::new(), Vec::new());
             for piece in cut(&borders, self.making.links_max) {
@@ -257,11 +283,14 @@ impl Shared {
             return Some(Arc::clone(&alone.alone));
         }
         let pool = state.pools.get(sequence);
-        let has_idle = |pool: &Arc<Pool<WarmPipeline>>| pool.counts().idle > 0;
-        if !pool.is_some_and(has_idle) && links.iter().all(|(of, _)| has_idle(&of.alone)) {
-            // Idle pipelines of single links that the runner joins are faster than starting
-            // new ones.
-            return None;
+        let whole = pool.map_or(Warmth::Cold, |pool| pool.warmth());
+        if whole < Warmth::Ready {
+            let parts = links.iter().map(|(of, _)| of.alone.warmth());
+            if parts.min() > Some(whole) {
+                // Idle pipelines of single links that the runner joins are faster than
+                // starting new ones.
+                return None;
+            }
         }
         if pool.is_none() && state.pools.len() >= state.sequences.joined() + COLD_POOLS_MAX {
             state.remove_unused();
@@ -306,6 +335,8 @@ impl Shared {
         let floor = if is_warm { floor } else { 0 };
         if let [alone] = sequence.steps() {
             if let Some(served) = state.links.get(&alone.id) {
+                // It is not a part of warm sequences, so it is always warm alone.
+                let floor = served.link.own_reserve().unwrap_or(floor);
                 served.alone.set_floor(floor);
             }
             return;

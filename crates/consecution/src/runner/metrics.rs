@@ -87,8 +87,10 @@ pub(super) struct LinkMetrics {
     pub(super) cannot_start: Counter,
     /// Calls refused because their values of parameters are wrong.
     pub(super) malformed: Counter,
-    /// Calls that got an idle process.
+    /// Calls that got an idle process that was ready.
     pub(super) hits: Counter,
+    /// Calls that got a process in reserve that was still starting.
+    pub(super) starting: Counter,
     /// Calls that waited for a process to start.
     pub(super) misses: Counter,
     pub(super) start_failures: Counter,
@@ -129,6 +131,7 @@ impl LinkMetrics {
             cannot_start: Counter::default(),
             malformed: Counter::default(),
             hits: Counter::default(),
+            starting: Counter::default(),
             misses: Counter::default(),
             start_failures: Counter::default(),
             spoiled: Counter::default(),
@@ -235,11 +238,16 @@ impl Collector for OfLinks {
 type OfLink = fn(&LinkMetrics) -> &Counter;
 
 /// The counters of a link that have no further labels.
-const COUNTERS: [(&str, &str, OfLink); 4] = [
+const COUNTERS: [(&str, &str, OfLink); 5] = [
     (
         "runner_warm_hits",
-        "Calls that were given a process that was idle",
+        "Calls that were given a process that was ready",
         |link| &link.hits,
+    ),
+    (
+        "runner_warm_starting",
+        "Calls that were given a process in reserve that was still starting",
+        |link| &link.starting,
     ),
     (
         "runner_warm_misses",

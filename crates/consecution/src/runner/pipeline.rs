@@ -11,7 +11,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sandbox::{Alarm, Event, Failure, InFlight, Strings, StringsError, WaitStatus, Zygote};
+use sandbox::{
+    Alarm, Event, Failure, InFlight, Observer, Strings, StringsError, WaitStatus, Zygote,
+};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
@@ -188,6 +190,12 @@ impl IdlePipeline {
             () = until_one_ends => {}
             () = until_readable(self.stdout.as_ref()) => {}
         }
+    }
+
+    /// Looks whether its processes sleep: those whose commands have been executed. Use it
+    /// only while the pipeline is there.
+    pub(super) fn observers(&self) -> Vec<Observer> {
+        self.links.links.iter().filter_map(Link::observer).collect()
     }
 
     /// Why an idle pipeline is spoiled: one of its processes wrote or ended before its call,

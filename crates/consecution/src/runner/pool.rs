@@ -9,7 +9,7 @@
 //! All pools that share a [`Capacity`] share one lock. While it is held, nothing waits, and
 //! no pipeline is started or dropped.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
@@ -23,15 +23,20 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-use super::pool_state::{Action, Config, Counts, Limits, Member, Moment, PoolState, Take, Ticket};
+use super::pool_state::{
+    Action, Config, Counts, Limits, Member, Moment, Number, PoolState, Take, Ticket, Warmth,
+};
 
 mod approval;
 mod idle_entry;
+mod looker;
 #[cfg(test)]
 mod tests;
 
 use approval::Approval;
 use idle_entry::{Condition, IdleEntry};
+pub(super) use looker::Probe;
+use looker::look_at_idle;
 
 /// Starts the pipelines of one pool.
 pub(super) trait Starter: Send + Sync + 'static {
@@ -54,6 +59,10 @@ pub(super) trait Idle: Send + Sync + 'static {
     /// Resolves when the pipeline is spoiled: one of its processes has ended, or the last one
     /// has written something.
     fn spoiled(&self) -> impl Future<Output = ()> + Send;
+
+    /// What looks whether it has settled; `None` if there is nothing in it that could. Used
+    /// only while the pipeline is idle.
+    fn probe(&self) -> Option<Box<dyn Probe>>;
 
     /// Finds out what has spoiled it. Call this once it is spoiled; takes only a moment.
     fn spoiled_by(&mut self) -> impl Future<Output = SpoiledBy> + Send;
@@ -98,8 +107,8 @@ pub(super) struct Taken<P: Idle> {
     pub pipeline: P,
     /// Drop this once the pipeline is gone, and not before.
     pub permit: Permit<P>,
-    /// Whether it was idle, so that nobody waited for its start.
-    pub was_idle: bool,
+    /// How warm it was.
+    pub warmth: Warmth,
 }
 
 /// Counts a pipeline as in use, until this is dropped.
@@ -127,6 +136,14 @@ struct Shared<P> {
     inner: Mutex<Inner<P>>,
     began: Instant,
     runtime: Handle,
+    /// Tells the looker that it has to look sooner than it knows, or to end.
+    looks_earlier: Arc<Notify>,
+}
+
+impl<P> Drop for Shared<P> {
+    fn drop(&mut self) {
+        self.looks_earlier.notify_one();
+    }
 }
 
 /// The state and the pipelines that it counts. Both are under one lock, so they always agree.
@@ -135,6 +152,8 @@ struct Inner<P> {
     pools: BTreeMap<Member, PoolEntry<P>>,
     /// Pipelines to drop once the lock is released.
     discarded: Vec<P>,
+    /// When the looker looks next, as far as it knows.
+    looks_at: Option<Moment>,
 }
 
 /// The pipelines and takers of one pool.
@@ -143,7 +162,7 @@ struct PoolEntry<P> {
     ids: Arc<[LinkId]>,
     start: Start<P>,
     /// Idle pipelines, oldest first.
-    idle: VecDeque<IdleEntry<P>>,
+    idle: BTreeMap<Number, IdleEntry<P>>,
     waiting: BTreeMap<Ticket, oneshot::Sender<Answer<P>>>,
     /// Wakes the keeper.
     changed: Arc<Notify>,
@@ -168,26 +187,30 @@ impl<P: Idle> Capacity<P> {
             state: PoolState::new(limits),
             pools: BTreeMap::new(),
             discarded: Vec::new(),
+            looks_at: None,
         };
-        let shared = Shared {
+        let looks_earlier = Arc::new(Notify::new());
+        let shared = Arc::new(Shared {
             inner: Mutex::new(inner),
             began: Instant::now(),
             runtime: Handle::current(),
-        };
-        Capacity {
-            shared: Arc::new(shared),
-        }
+            looks_earlier: Arc::clone(&looks_earlier),
+        });
+        let looker = look_at_idle(Arc::downgrade(&shared), looks_earlier);
+        shared.runtime.spawn(looker);
+        Capacity { shared }
     }
 
     /// How many processes and takers each link has, over all pools. A pipeline, and a taker
-    /// that waits for one, counts for each of its links.
+    /// that waits for one, counts for each of its links. Idle pipelines that have not settled
+    /// count as starting.
     pub(super) fn counts(&self) -> BTreeMap<LinkId, Counts> {
-        self.shared.with(|inner, _| {
+        self.shared.with(|inner, now| {
             let mut counts: BTreeMap<LinkId, Counts> = BTreeMap::new();
             for (member, pool) in &inner.pools {
+                let of_pool = inner.state.settled_counts(*member, now);
                 for id in &*pool.ids {
-                    let of_link = counts.entry(*id).or_default();
-                    of_link.add(inner.state.counts(*member));
+                    counts.entry(*id).or_default().add(of_pool);
                 }
             }
             counts
@@ -196,11 +219,11 @@ impl<P: Idle> Capacity<P> {
 
     /// Like [`counts`](Self::counts), for one link.
     pub(super) fn counts_of(&self, id: LinkId) -> Counts {
-        self.shared.with(|inner, _| {
+        self.shared.with(|inner, now| {
             let mut counts = Counts::default();
             for (member, pool) in &inner.pools {
                 for _ in pool.ids.iter().filter(|named| **named == id) {
-                    counts.add(inner.state.counts(*member));
+                    counts.add(inner.state.settled_counts(*member, now));
                 }
             }
             counts
@@ -232,7 +255,7 @@ impl<P: Idle> Pool<P> {
         let pool = PoolEntry {
             ids,
             start,
-            idle: VecDeque::new(),
+            idle: BTreeMap::new(),
             waiting: BTreeMap::new(),
             changed: Arc::clone(&changed),
             unused: Arc::clone(&unused),
@@ -288,7 +311,7 @@ impl<P: Idle> Pool<P> {
         take: fn(&mut PoolState, Member, Moment) -> Take,
     ) -> Result<Taken<P>, TakeError> {
         enum Step<P> {
-            Idle(Option<IdleEntry<P>>),
+            Idle(Option<IdleEntry<P>>, Warmth),
             Wait(Ticket, oneshot::Receiver<Answer<P>>),
             Busy,
         }
@@ -298,10 +321,10 @@ impl<P: Idle> Pool<P> {
                     return Step::Busy;
                 };
                 match take(&mut inner.state, self.member, now) {
-                    Take::Idle => {
+                    Take::Idle(number, warmth) => {
                         // A refill may be due later, and the keeper must wait for it.
                         pool.changed.notify_one();
-                        Step::Idle(pool.idle.pop_back())
+                        Step::Idle(pool.idle.remove(&number), warmth)
                     }
                     Take::Wait(ticket) => {
                         let (answer, answered) = oneshot::channel();
@@ -318,17 +341,17 @@ impl<P: Idle> Pool<P> {
                     return Ok(Taken {
                         pipeline,
                         permit: self.permit(),
-                        was_idle: false,
+                        warmth: Warmth::Cold,
                     });
                 }
-                Step::Idle(entry) => {
+                Step::Idle(entry, warmth) => {
                     let permit = self.permit();
                     match entry.map(IdleEntry::take) {
                         Some((pipeline, Condition::Fresh)) => {
                             return Ok(Taken {
                                 pipeline,
                                 permit,
-                                was_idle: true,
+                                warmth,
                             });
                         }
                         // It was spoiled just now. Try the next one.
@@ -367,6 +390,12 @@ impl<P: Idle> Pool<P> {
             }
             unused.await;
         }
+    }
+
+    /// How warm what a taker would get now is.
+    pub(super) fn warmth(&self) -> Warmth {
+        self.shared
+            .with(|inner, now| inner.state.warmth(self.member, now))
     }
 
     /// How many pipelines and takers it has.
@@ -446,9 +475,9 @@ impl<P: Idle> Shared<P> {
                     let start = inner.pools.get(&member).map(|pool| Arc::clone(&pool.start));
                     starts.push((member, start));
                 }
-                Action::Stop(member) => {
+                Action::Stop(member, number) => {
                     let pool = inner.pools.get_mut(&member);
-                    let stopped = pool.and_then(|pool| pool.idle.pop_front());
+                    let stopped = pool.and_then(|pool| pool.idle.remove(&number));
                     inner.discarded.extend(stopped.map(|entry| entry.take().0));
                 }
                 Action::SendAway(member, ticket) => {
@@ -460,6 +489,7 @@ impl<P: Idle> Shared<P> {
             }
         }
         let discarded = std::mem::take(&mut inner.discarded);
+        inner.wake_looker(&self.looks_earlier);
         drop(inner);
         drop(discarded);
         for (member, start) in starts {
@@ -493,13 +523,14 @@ impl<P: Idle> Shared<P> {
             let Some(pool) = inner.pools.get_mut(&member) else {
                 return spoiled;
             };
-            for at in (0..pool.idle.len()).rev() {
-                if let Poll::Ready(pipeline) = pool.idle[at].poll_spoiled(context) {
-                    drop(pool.idle.remove(at));
-                    spoiled.push(pipeline);
-                    inner.state.spoiled(member, at, now);
-                }
-            }
+            pool.idle.retain(|number, entry| {
+                let Poll::Ready(pipeline) = entry.poll_spoiled(context) else {
+                    return true;
+                };
+                spoiled.push(pipeline);
+                inner.state.spoiled(member, *number, now);
+                false
+            });
             spoiled
         });
         if spoiled.is_empty() {
@@ -520,6 +551,17 @@ impl<P> Inner<P> {
         {
             pool.unused.notify_waiters();
             pool.changed.notify_one();
+        }
+    }
+
+    /// Wakes the looker if it has to look sooner than it knows.
+    fn wake_looker(&mut self, looker: &Notify) {
+        let next = self.state.next_look().map(|(at, ..)| at);
+        if let Some(next) = next
+            && self.looks_at.is_none_or(|known| next < known)
+        {
+            self.looks_at = Some(next);
+            looker.notify_one();
         }
     }
 

@@ -16,7 +16,8 @@
 //!   the reserve of a pool that is hardly called; so of many links, those in use are warm. A
 //!   call waits, or is refused as busy, only while all room is in use or starting for calls.
 //! - **Young pipelines are taken, old ones stopped.** Each idle pipeline is replaced after
-//!   some time.
+//!   some time. Those that have [settled](settling) are taken before those that are still
+//!   starting.
 //! - **A shortage lowers the limit.** If starts fail because the whole runner is short of
 //!   something, such as open files, then the present number of processes is the limit for a
 //!   while.
@@ -27,13 +28,18 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+mod bursts;
 mod orders;
+mod settling;
 mod share;
 mod starved;
 #[cfg(test)]
 mod tests;
 
 use orders::{Heat, Orders};
+pub(super) use settling::Look;
+#[cfg(test)]
+pub(super) use settling::{QUIET, SETTLES_WITHIN};
 use share::Share;
 #[cfg(test)]
 pub(super) use share::{COLD_MIN, IDLE_MAX, REFILL_PAUSE};
@@ -93,14 +99,29 @@ pub(super) struct Member(u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Ticket(u64);
 
+/// The number of a pipeline that is or was idle; younger ones have larger ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Number(u64);
+
+/// How warm what a taker gets is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Warmth {
+    /// It has to be started first.
+    Cold,
+    /// It was idle, but has not settled: its programs are still starting.
+    Starting,
+    /// It was idle, and has settled.
+    Ready,
+}
+
 /// An action for the caller to carry out; the state already counts it as done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
     /// Start a pipeline, and report it with [`PoolState::started`] or
     /// [`PoolState::start_failed`].
     Start(Member),
-    /// Stop the oldest idle pipeline.
-    Stop(Member),
+    /// Stop this idle pipeline.
+    Stop(Member, Number),
     /// Answer a waiting taker that there is no room.
     SendAway(Member, Ticket),
 }
@@ -108,8 +129,8 @@ pub(super) enum Action {
 /// The result for a taker.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Take {
-    /// The youngest idle pipeline is the taker's; report its end with [`PoolState::released`].
-    Idle,
+    /// This idle pipeline is the taker's; report its end with [`PoolState::released`].
+    Idle(Number, Warmth),
     /// The taker waits.
     Wait(Ticket),
     /// There is no room, neither for a pipeline nor for another taker that waits.
@@ -121,8 +142,8 @@ pub(super) enum Take {
 pub(super) enum Started {
     /// It belongs to this taker; report its end with [`PoolState::released`].
     For(Ticket),
-    /// It is idle, in reserve.
-    Idle,
+    /// It is idle, in reserve, with this number.
+    Idle(Number),
     /// It is no longer wanted: drop it.
     Surplus,
 }
@@ -222,7 +243,9 @@ impl PoolState {
         self.members += 1;
         let member = Member(self.members);
         let floor = config.floor;
-        self.shares.insert(member, Share::new(config, weight));
+        let settling_max = self.limits.refilling_max;
+        let share = Share::new(config, weight, settling_max);
+        self.shares.insert(member, share);
         // This also ranks it.
         self.set_floor(member, floor, now);
         member
@@ -273,8 +296,8 @@ impl PoolState {
             if share.is_draining || share.weight > processes_max {
                 return Take::Busy;
             }
-            if share.arrive(now) {
-                return Take::Idle;
+            if let Some((number, warmth)) = share.arrive(now) {
+                return Take::Idle(number, warmth);
             }
             share.wait(ticket);
             Take::Wait(ticket)
@@ -286,6 +309,7 @@ impl PoolState {
     /// A start succeeded, and took that long.
     pub(super) fn started(&mut self, member: Member, took: Duration, now: Moment) -> Started {
         self.waited += 1;
+        let number = Number(self.waited);
         let replace_at = now + share::waits_for(self.waited);
         let started = self.change(member, now, |share| {
             share.starting -= 1;
@@ -293,8 +317,8 @@ impl PoolState {
             if let Some(ticket) = share.serve() {
                 Started::For(ticket)
             } else if share.idle.len() < share.wanted(now) {
-                share.idle.push_back(replace_at);
-                Started::Idle
+                share.keep(number, replace_at, now);
+                Started::Idle(number)
             } else {
                 Started::Surplus
             }
@@ -325,11 +349,10 @@ impl PoolState {
         self.start_failed(member, now)
     }
 
-    /// An idle pipeline was spoiled, and is dropped: the one at index `at`, from the oldest.
-    pub(super) fn spoiled(&mut self, member: Member, at: usize, now: Moment) {
+    /// An idle pipeline was spoiled, and is dropped.
+    pub(super) fn spoiled(&mut self, member: Member, number: Number, now: Moment) {
         self.change(member, now, |share| {
-            // The count may already be one less, for a pipeline that is about to be stopped.
-            let _ = share.idle.remove(at).or_else(|| share.idle.pop_back());
+            share.lose(number);
             share.rest(now);
         });
         self.plan(now);
@@ -403,6 +426,26 @@ impl PoolState {
         sent_away.unwrap_or_default()
     }
 
+    /// When to look at an idle pipeline next, and at which: see [`settling`]. There is
+    /// nothing to look at if all have settled.
+    pub(super) fn next_look(&self) -> Option<(Moment, Member, Number)> {
+        let (_, member) = self.orders.looking()?;
+        let (at, number) = self.shares.get(&member)?.next_look()?;
+        Some((at, member, number))
+    }
+
+    /// An idle pipeline was looked at; it may be gone meanwhile.
+    pub(super) fn looked(&mut self, member: Member, number: Number, look: Look, now: Moment) {
+        self.change(member, now, |share| share.looked(number, look, now));
+        self.plan(now);
+    }
+
+    /// What a taker would get from a pool.
+    pub(super) fn warmth(&self, member: Member, now: Moment) -> Warmth {
+        let share = self.shares.get(&member);
+        share.map_or(Warmth::Cold, |share| share.warmth(now))
+    }
+
     /// The actions since the last call.
     pub(super) fn actions(&mut self) -> Vec<Action> {
         std::mem::take(&mut self.actions)
@@ -414,6 +457,19 @@ impl PoolState {
             .get(&member)
             .map(Share::counts)
             .unwrap_or_default()
+    }
+
+    /// Like [`counts`](Self::counts), but idle pipelines that have not settled count as
+    /// starting.
+    pub(super) fn settled_counts(&self, member: Member, now: Moment) -> Counts {
+        let share = self.shares.get(&member);
+        let settling = share.map_or(0, |share| share.settling(now));
+        let counts = self.counts(member);
+        Counts {
+            idle: counts.idle - settling,
+            starting: counts.starting + settling,
+            ..counts
+        }
     }
 
     /// Changes a pool, and updates the totals and ranks.
@@ -561,12 +617,12 @@ impl PoolState {
 
     /// Stops the oldest idle pipeline; false if there is none.
     fn stop(&mut self, member: Member, now: Moment) -> bool {
-        let stopped = self.change(member, now, |share| share.idle.pop_front().is_some());
-        let stopped = stopped.unwrap_or(false);
-        if stopped {
-            self.actions.push(Action::Stop(member));
-        }
-        stopped
+        let stopped = self.change(member, now, |share| share.idle.pop_front());
+        let stopped = stopped
+            .flatten()
+            .map(|idle| Action::Stop(member, idle.number));
+        self.actions.extend(stopped);
+        stopped.is_some()
     }
 
     /// Replaces the oldest idle pipeline of a pool, if its time is over.

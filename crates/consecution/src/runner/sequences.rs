@@ -93,18 +93,25 @@ pub(super) struct Border {
     pub(super) stores_input: bool,
     /// Its output is a file.
     pub(super) leaves_file: bool,
+    /// It says how many processes of it are in reserve, which are for all calls of it.
+    pub(super) has_own_reserve: bool,
 }
 
 /// Where links in a row are cut into sequences of which each can be one pipeline: before
-/// one whose input is stored, and behind one whose output is a file. Two links of one
+/// one whose input is stored, behind one whose output is a file, and around one with a
+/// reserve of its own: if it were a part of warm pipelines, each sequence that names it would
+/// have as many of its processes again. Two links of one
 /// pipeline share a pipe, through which they can tell each other a little, also backwards:
 /// none may reach further by that than by itself, so both have the same network.
 pub(super) fn cut(links: &[Border], links_max: usize) -> Vec<Range<usize>> {
     let mut pieces: Vec<Range<usize>> = Vec::new();
     for (at, link) in links.iter().enumerate() {
         let is_cut = |piece: &Range<usize>| {
+            let before = &links[piece.end - 1];
             link.stores_input
-                || links[piece.end - 1].leaves_file
+                || before.leaves_file
+                || link.has_own_reserve
+                || before.has_own_reserve
                 || links[piece.start].network != link.network
         };
         match pieces.last_mut() {

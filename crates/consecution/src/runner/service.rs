@@ -14,21 +14,22 @@ use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::activity::ActivityProbe;
 use super::arguments::{fill, strings};
 use super::eof_barrier::eof_barrier;
 use super::hints::hint;
-use super::local_links::{LocalLink, LocalLinks, Segment, Served};
+use super::local_links::{LocalLink, LocalLinks, Plan, Segment, Served};
 use super::metrics::Metrics;
 use super::pipeline::{Bounds, IdlePipeline, Stage, StartError, StartFailure, Work};
-use super::pool::{Idle, SpoiledBy, Starter, TakeError, Taken};
+use super::pool::{Idle, Probe, SpoiledBy, Starter, TakeError, Taken};
+use super::pool_state::Warmth;
 use super::reaper::{Reaped, Reaper};
 use super::starvation::{Kind, Starvation};
 use super::stderr_log::LoggedCall;
 use crate::error::with_causes;
 use crate::trace::CallId;
 use crate::transport::{
-    Body, Ending, Following, Outcome, PendingOutcome, Refusal, RefusalReason, Reply, Request,
-    Service, Waiting,
+    Body, Ending, Outcome, PendingOutcome, Refusal, RefusalReason, Reply, Request, Service, Waiting,
 };
 
 /// A pipeline without a request, and its links.
@@ -43,6 +44,11 @@ impl Idle for WarmPipeline {
         for link in &*self.links {
             link.metrics.spoiled.inc();
         }
+    }
+
+    fn probe(&self) -> Option<Box<dyn Probe>> {
+        let probe = ActivityProbe::new(self.pipeline.observers())?;
+        Some(Box::new(probe))
     }
 
     async fn spoiled_by(&mut self) -> SpoiledBy {
@@ -177,19 +183,13 @@ pub(super) struct LinkService {
 impl Service for LinkService {
     fn call(&self, request: Request) -> BoxFuture<'_, Result<Reply, Refusal>> {
         async move {
-            let filled = match self.fill(&request) {
+            let plan = self.links.plan(&self.served, &request.following);
+            let is_all = plan.links().count() == 1 + request.following.len();
+            let filled = match fill(plan.links(), is_all, &request.parameters) {
                 Ok(filled) => filled,
                 Err(error) => return Err(self.malformed(request, &error)),
             };
-            let Request {
-                following,
-                deadline,
-                waiting,
-                ..
-            } = &request;
-            // No links but those that have their values.
-            let following = &following[..filled.len().saturating_sub(1)];
-            let taken = self.take_by(*deadline, waiting, following).await;
+            let taken = take_by(&plan, request.deadline, &request.waiting).await;
             let taken = match taken {
                 Ok(segments) => self.execute(segments, filled).await,
                 refused => refused,
@@ -210,14 +210,6 @@ impl Service for LinkService {
 }
 
 impl LinkService {
-    /// Fills in the values of a request's parameters: see [`fill`].
-    fn fill(&self, request: &Request) -> Result<Vec<Option<Filled>>, ParameterError> {
-        let following = &request.following;
-        let links = self.links.of_request(&self.served, following);
-        let is_all = links.len() == 1 + following.len();
-        fill(&links, is_all, &request.parameters)
-    }
-
     fn malformed(&self, request: Request, error: &ParameterError) -> Refusal {
         let LocalLink { id, metrics, .. } = &*self.served.link;
         let call_id = &request.trace.call_id;
@@ -225,26 +217,6 @@ impl LinkService {
         metrics.malformed.inc();
         let reason = RefusalReason::Malformed(format!("failed to {error}").into());
         Refusal { request, reason }
-    }
-
-    /// Like [`LocalLinks::take`], but refuses the call as busy at its deadline: then it was not
-    /// run.
-    async fn take_by(
-        &self,
-        deadline: Option<Instant>,
-        waiting: &Waiting,
-        following: &[Following],
-    ) -> Result<Vec<Segment>, TakeError> {
-        let mut taking = pin!(self.links.take(&self.served, following));
-        if let Some(taken) = taking.as_mut().now_or_never() {
-            return taken;
-        }
-        waiting.tell();
-        match deadline {
-            Some(deadline) => timeout_at(deadline, taking).await,
-            None => Ok(taking.await),
-        }
-        .unwrap_or(Err(TakeError::Busy))
     }
 
     /// Executes the commands that have waited for their request, each with what was filled
@@ -326,12 +298,13 @@ impl LinkService {
         let Taken {
             pipeline: WarmPipeline { pipeline, links },
             permit,
-            was_idle,
+            warmth,
         } = taken;
         for link in &*links {
-            match was_idle {
-                true => link.metrics.hits.inc(),
-                false => link.metrics.misses.inc(),
+            match warmth {
+                Warmth::Ready => link.metrics.hits.inc(),
+                Warmth::Starting => link.metrics.starting.inc(),
+                Warmth::Cold => link.metrics.misses.inc(),
             };
         }
         // The closure must not hold the links: dropping the runner must drop their zygotes,
@@ -381,6 +354,24 @@ fn stderr_logs(taken: &Taken<WarmPipeline>, call_id: &CallId) -> Vec<LoggedCall>
     links
         .filter_map(|link| Some(link.stderr_log.as_ref()?.of_call(call_id)))
         .collect()
+}
+
+/// Like [`Plan::take`], but refuses the call as busy at its deadline: then it was not run.
+async fn take_by(
+    plan: &Plan,
+    deadline: Option<Instant>,
+    waiting: &Waiting,
+) -> Result<Vec<Segment>, TakeError> {
+    let mut taking = pin!(plan.take());
+    if let Some(taken) = taking.as_mut().now_or_never() {
+        return taken;
+    }
+    waiting.tell();
+    match deadline {
+        Some(deadline) => timeout_at(deadline, taking).await,
+        None => Ok(taking.await),
+    }
+    .unwrap_or(Err(TakeError::Busy))
 }
 
 /// How all links of a call ended, once all have.

@@ -3,13 +3,12 @@
 //! Such a link is refused when it is loaded, so that nothing that its author asked for
 //! is left out in silence.
 
-use chain::{Link, Warm};
+use chain::Link;
 
 /// The first such key of a link.
 pub(super) fn key(link: &Link) -> Option<&'static str> {
     let constraints = &link.constraints;
     let keys = [
-        ("Warm: number", matches!(link.warm, Warm::Count(_))),
         ("Constraints: CPUTime", constraints.cpu_time.is_some()),
         ("Constraints: Output", constraints.output.is_some()),
         ("Constraints: OpenFiles", constraints.open_files.is_some()),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
-use chain::{DataSource, Link, LinkId, Network, Writable};
+use chain::{DataSource, Link, LinkId, Network, Warm, Writable};
 use image::{Digest, Image, ImageConfig, Reference};
 use sandbox::{Input, Launcher, Limits, Output, Spec, SpecData, Zygote};
 use tokio::io::unix::AsyncFd;
@@ -17,7 +17,7 @@ use super::arguments::{command, environment};
 use super::hidden;
 use super::hints::Means;
 use super::images::AgreedImages;
-use super::local_links::{LocalLink, LocalLinks, Membership};
+use super::local_links::{LocalLink, LocalLinks, Membership, ReserveShortage};
 use super::metrics::{LinkMetrics, Metrics};
 use super::pipeline::{Mode, watch};
 use super::provisions::{Found, Provided};
@@ -166,8 +166,11 @@ pub(super) async fn work(
         reporter.report(LinkState::Serving);
         if reloads.begin() {
             tracing::info!(link_id = %id, image = link.image, "the link is served again");
-        } else if shared.says_links {
-            shared.served.add(format!("{id} ({})", link.image));
+        } else {
+            if shared.says_links {
+                shared.served.add(format!("{id} ({})", link.image));
+            }
+            say_reserve(&shared, id, &link);
         }
         let is_stopped = tokio::select! {
             biased;
@@ -193,6 +196,22 @@ pub(super) async fn work(
         while leaving.try_join_next().is_some() {}
     }
     while leaving.join_next().await.is_some() {}
+}
+
+/// Logs if there is no room for the processes that a link is to have in reserve.
+fn say_reserve(shared: &Shared, id: LinkId, link: &Link) {
+    if let Warm::Count(count) = link.warm
+        && let Some(shortage) = shared.links.reserve_shortage()
+    {
+        let ReserveShortage { asked, most } = shortage;
+        tracing::warn!(
+            link_id = %id,
+            image = link.image,
+            "not all {count} processes of the link's `Warm: {count}` are kept in reserve: such \
+             links ask for {asked} in all, and there will be {most} processes at most, of all \
+             links and with those in use; the reserve is what room is left"
+        );
+    }
 }
 
 /// A link that accepts calls.

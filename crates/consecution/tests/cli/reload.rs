@@ -185,3 +185,33 @@ fn a_file_that_is_wrong_changes_nothing_and_is_said_with_its_line() {
     served.signal(Signal::TERM);
     served.end().expect_success();
 }
+
+/// How many processes a runner has in reserve that are ready, and how many are starting.
+fn in_reserve(served: &Served) -> [usize; 2] {
+    let metrics = served.request("GET", "/metrics", b"").expect(200);
+    ["idle", "starting"].map(|state| {
+        let state = format!("state=\"{state}\"");
+        let lines = metrics.text().lines();
+        let lines = lines.filter(|line| {
+            line.starts_with("consecution_pool_processes{") && line.contains(&state)
+        });
+        let counts = lines.map(|line| line.rsplit(' ').next().unwrap().parse::<usize>());
+        counts.sum::<Result<_, _>>().unwrap()
+    })
+}
+
+#[test]
+fn a_reserve_that_changes_is_that_of_another_link() {
+    let folder = Folder::new();
+    let with = |warm: &str| chain_with("Name: cat", [link(&["/bin/cat"]).with("Warm", warm)]);
+    folder.put("cat.yaml", &with("5"));
+    let served = folder.serve();
+    for (warm, reserve) in [("5", 5), ("3", 3), ("true", 2), ("4", 4)] {
+        folder.put("cat.yaml", &with(warm));
+        served.signal(Signal::HUP);
+        eventually("the reserve", || {
+            (in_reserve(&served) == [reserve, 0]).then_some(())
+        });
+        assert_eq!(served.post("/chains/cat", b"x").expect(200).text(), "x");
+    }
+}

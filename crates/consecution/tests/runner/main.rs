@@ -19,4 +19,5 @@ mod life;
 mod limits;
 mod metrics;
 mod pipelines;
+mod warm;
 mod zygote;

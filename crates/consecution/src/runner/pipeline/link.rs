@@ -15,7 +15,8 @@ use rustix::event::PollFlags;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use sandbox::{
-    Alarm, Archiving, Event, ExitCodes, InFlight, LeftOutput, Stdio, Step, Strings, Successor,
+    Alarm, Archiving, Event, ExitCodes, InFlight, LeftOutput, Observer, Stdio, Step, Strings,
+    Successor,
 };
 use tokio::io::unix::AsyncFd;
 
@@ -168,6 +169,14 @@ impl Link {
     /// Whether its command is executed as soon as there is a request.
     pub(super) fn waits_for_its_request(&self) -> bool {
         self.waiting.is_some() && !self.stores_input
+    }
+
+    /// Looks whether its process sleeps; `None` if its command is not executed yet.
+    pub(super) fn observer(&self) -> Option<Observer> {
+        match self.waiting {
+            None => self.process.observer(),
+            Some(_) => None,
+        }
     }
 
     pub(super) fn set_strings(&mut self, strings: Option<Strings>) {

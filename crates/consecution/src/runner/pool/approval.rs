@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::super::pool_state::{Member, Started};
+use super::super::pool_state::{Look, Member, Started};
 use super::{Idle, IdleEntry, Shared, Start, TakeError, names};
 
 /// The permission to start one pipeline. If it is dropped unused, the start counts as failed.
@@ -44,9 +44,14 @@ impl<P: Idle> Approval<P> {
             };
             match started {
                 Started::Surplus => inner.discarded.push(pipeline),
-                Started::Idle => {
-                    pool.idle.push_back(IdleEntry::new(pipeline));
+                Started::Idle(number) => {
+                    let entry = IdleEntry::new(pipeline);
+                    let has_settled = entry.probe.is_none();
+                    pool.idle.insert(number, entry);
                     pool.changed.notify_one();
+                    if has_settled {
+                        inner.state.looked(member, number, Look::Unknown, now);
+                    }
                 }
                 Started::For(ticket) => {
                     // A taker removes itself from the list before it goes.

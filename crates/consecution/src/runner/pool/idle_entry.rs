@@ -10,12 +10,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 
-use super::Idle;
+use super::{Idle, Probe};
 
 /// An idle pipeline that is watched, and can be taken at any time.
 pub(super) struct IdleEntry<P> {
     watch: Pin<Box<dyn Future<Output = (P, Condition)> + Send>>,
     wanted: Arc<AtomicBool>,
+    /// `None` during a look, or if there is nothing to look at.
+    pub(super) probe: Option<Box<dyn Probe>>,
 }
 
 /// The condition of a pipeline when it is taken.
@@ -30,6 +32,7 @@ impl<P: Idle> IdleEntry<P> {
     pub(super) fn new(pipeline: P) -> IdleEntry<P> {
         let wanted = Arc::new(AtomicBool::new(false));
         let is_wanted = Arc::clone(&wanted);
+        let probe = pipeline.probe();
         let watch = Box::pin(async move {
             let condition = {
                 let mut spoiled = pin!(pipeline.spoiled());
@@ -44,7 +47,11 @@ impl<P: Idle> IdleEntry<P> {
             };
             (pipeline, condition)
         });
-        IdleEntry { watch, wanted }
+        IdleEntry {
+            watch,
+            wanted,
+            probe,
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::super::pool_state::{COLD_MIN, IDLE_MAX, REFILL_PAUSE};
+use super::super::pool_state::{COLD_MIN, IDLE_MAX, Look, QUIET, REFILL_PAUSE, SETTLES_WITHIN};
 use super::*;
 use crate::transport::conformance::fake;
 
@@ -38,6 +38,9 @@ struct Bench {
     alive: Arc<AtomicUsize>,
     started: Arc<AtomicUsize>,
     rested: Arc<AtomicUsize>,
+    /// For how long they run before they sleep; `None` if nobody can tell.
+    runs: Option<Duration>,
+    looks: Arc<AtomicUsize>,
 }
 
 impl Bench {
@@ -51,7 +54,13 @@ impl Bench {
             alive: Arc::default(),
             started: Arc::default(),
             rested: Arc::default(),
+            runs: None,
+            looks: Arc::default(),
         }
+    }
+
+    fn looks(&self) -> usize {
+        self.looks.load(Ordering::SeqCst)
     }
 
     fn alive(&self) -> usize {
@@ -77,6 +86,8 @@ impl Bench {
 
 struct Fake {
     number: usize,
+    runs: Option<Duration>,
+    looks: Arc<AtomicUsize>,
     born: Arc<Mutex<BTreeMap<usize, Instant>>>,
     spoil: watch::Receiver<bool>,
     spoiled_by: Arc<Mutex<SpoiledBy>>,
@@ -99,6 +110,8 @@ impl Starter for Bench {
         self.born.lock().insert(number, Instant::now());
         Ok(Fake {
             number,
+            runs: self.runs,
+            looks: Arc::clone(&self.looks),
             born: Arc::clone(&self.born),
             spoil: self.spoil.subscribe(),
             spoiled_by: Arc::clone(&self.spoiled_by),
@@ -117,8 +130,35 @@ impl Idle for Fake {
         spoil.wait_for(|spoil| *spoil).await.expect("a bench");
     }
 
+    fn probe(&self) -> Option<Box<dyn Probe>> {
+        Some(Box::new(FakeProbe {
+            sleeps_at: Instant::now() + self.runs?,
+            was_asleep: false,
+            looks: Arc::clone(&self.looks),
+        }))
+    }
+
     async fn spoiled_by(&mut self) -> SpoiledBy {
         *self.spoiled_by.lock()
+    }
+}
+
+struct FakeProbe {
+    sleeps_at: Instant,
+    was_asleep: bool,
+    looks: Arc<AtomicUsize>,
+}
+
+impl Probe for FakeProbe {
+    fn look(&mut self) -> Look {
+        self.looks.fetch_add(1, Ordering::SeqCst);
+        if Instant::now() < self.sleeps_at {
+            return Look::Awake;
+        }
+        match std::mem::replace(&mut self.was_asleep, true) {
+            true => Look::Unchanged,
+            false => Look::Asleep,
+        }
     }
 }
 
@@ -481,4 +521,53 @@ async fn many_takers_at_once_each_get_a_process_of_their_own() {
         taker.await.unwrap();
     }
     assert!(bench.started() >= 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_still_starts_is_taken_where_none_is_ready() {
+    let mut bench = Bench::new();
+    bench.runs = Some(Duration::from_millis(500));
+    let pool = bench.pool(2, &room(10));
+    assert_eq!(pool.take().await.unwrap().warmth, Warmth::Cold);
+    sleep(START_TIME * 4).await;
+    let before = Instant::now();
+    let taken = pool.take().await.unwrap();
+    assert_eq!(taken.warmth, Warmth::Starting);
+    assert_eq!(before.elapsed(), Duration::ZERO);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(pool.take().await.unwrap().warmth, Warmth::Ready);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_settled_is_not_looked_at_again() {
+    let (mut quick, mut slow, mut restless) = (Bench::new(), Bench::new(), Bench::new());
+    quick.runs = Some(Duration::ZERO);
+    slow.runs = Some(Duration::from_millis(500));
+    restless.runs = Some(SETTLES_WITHIN * 2);
+    let capacity = room(10);
+    let all = [&quick, &slow, &restless];
+    let pools = all.map(|bench| bench.pool(2, &capacity));
+    let until_settled = async |pool: &Pool<Fake>| {
+        while pool.warmth() != Warmth::Ready {
+            sleep(QUIET).await;
+        }
+    };
+    let began = Instant::now();
+    let took = pools.iter().map(async |pool| {
+        until_settled(pool).await;
+        began.elapsed()
+    });
+    let took = join_all(took).await;
+    assert!(took[0] <= QUIET * 4, "{took:?}");
+    assert!(
+        took[1] <= Duration::from_millis(500) + QUIET * 6,
+        "{took:?}"
+    );
+    let last = START_TIME + SETTLES_WITHIN;
+    assert!(last <= took[2] && took[2] <= last + QUIET * 4, "{took:?}");
+    sleep(QUIET * 4).await;
+    let looks = all.map(Bench::looks);
+    assert!(looks[2] < 100, "{looks:?}");
+    sleep(IDLE_MAX / 2).await;
+    assert_eq!(all.map(Bench::looks), looks);
 }

@@ -7,7 +7,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-use super::{Member, Ticket};
+use super::{Member, Moment, Ticket};
 
 /// How much a pool is called, on a logarithmic scale.
 pub(super) type Heat = i64;
@@ -21,6 +21,8 @@ pub(super) struct Ranks {
     pub(super) spares: Option<Spare>,
     /// Its rank among pools that want more in reserve, if it does.
     pub(super) wants: Option<Want>,
+    /// When one of its idle pipelines is to be looked at, if one is.
+    pub(super) looks: Option<Moment>,
 }
 
 /// The order of giving up idle pipelines: first the pool that is called least; among equals,
@@ -38,6 +40,7 @@ pub(super) struct Orders {
     needs: BTreeSet<(Ticket, Member)>,
     spares: BTreeSet<(Spare, Member)>,
     wants: BTreeSet<(Want, Member)>,
+    looks: BTreeSet<(Moment, Member)>,
 }
 
 impl Orders {
@@ -46,6 +49,7 @@ impl Orders {
         move_rank(&mut self.needs, member, &ranks.needs, &new.needs);
         move_rank(&mut self.spares, member, &ranks.spares, &new.spares);
         move_rank(&mut self.wants, member, &ranks.wants, &new.wants);
+        move_rank(&mut self.looks, member, &ranks.looks, &new.looks);
         *ranks = new;
     }
 
@@ -67,6 +71,11 @@ impl Orders {
     /// The pool that gets the next pipeline in reserve.
     pub(super) fn wanting(&self) -> Option<Member> {
         self.wants.first().map(|(_, member)| *member)
+    }
+
+    /// The pool with the idle pipeline to be looked at next, and when.
+    pub(super) fn looking(&self) -> Option<(Moment, Member)> {
+        self.looks.first().copied()
     }
 }
 

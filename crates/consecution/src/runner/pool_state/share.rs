@@ -6,8 +6,10 @@ use std::collections::VecDeque;
 use std::f64::consts::LOG2_E;
 use std::time::Duration;
 
+use super::bursts::Bursts;
 use super::orders::{Heat, Ranks};
-use super::{Config, Counts, Moment, Ticket};
+use super::settling::{Look, SettleTime, Settling};
+use super::{Config, Counts, Moment, Number, Ticket, Warmth};
 use crate::backoff::doubled;
 
 /// The time constant of the average rate of calls: after this long without calls, the rate
@@ -50,18 +52,31 @@ pub(super) const COLD_MAX: Duration = Duration::from_secs(3600);
 /// its caller to come back.
 const OWED_FOR: Duration = Duration::from_secs(1);
 
+/// An idle pipeline.
+#[derive(Debug)]
+pub(super) struct IdlePipeline {
+    pub(super) number: Number,
+    pub(super) replace_at: Moment,
+    settling: Settling,
+}
+
 #[derive(Debug)]
 pub(super) struct Share {
     pub(super) config: Config,
     /// The number of processes of each of its pipelines.
     pub(super) weight: usize,
-    /// For each idle pipeline, oldest first, when to replace it.
-    pub(super) idle: VecDeque<Moment>,
+    /// The idle pipelines, oldest first.
+    pub(super) idle: VecDeque<IdlePipeline>,
     pub(super) starting: usize,
     pub(super) in_use: usize,
     /// Waiting takers, oldest first; starts under way are for the first ones.
     pub(super) waiting: VecDeque<Ticket>,
     arrivals: Arrivals,
+    bursts: Bursts,
+    settle_time: SettleTime,
+    /// With so many idle pipelines that are still starting, no more are started for the
+    /// reserve: they would only slow each other down.
+    settling_max: usize,
     /// The average time of a start; `None` before the first one.
     start_time: Option<Duration>,
     /// Starts that failed since one succeeded.
@@ -88,7 +103,7 @@ pub(super) struct Share {
 }
 
 impl Share {
-    pub(super) fn new(config: Config, weight: usize) -> Share {
+    pub(super) fn new(config: Config, weight: usize, settling_max: usize) -> Share {
         Share {
             config,
             weight,
@@ -97,6 +112,9 @@ impl Share {
             in_use: 0,
             waiting: VecDeque::new(),
             arrivals: Arrivals::default(),
+            bursts: Bursts::default(),
+            settle_time: SettleTime::default(),
+            settling_max,
             start_time: None,
             failures: 0,
             refill_at: Moment::ZERO,
@@ -152,27 +170,33 @@ impl Share {
         self.idle.len().saturating_sub(kept)
     }
 
+    /// How long it takes from the beginning of a start until the pipeline has settled.
+    pub(super) fn lead_time(&self) -> Duration {
+        self.start_time.unwrap_or_default() + self.settle_time.beyond_start()
+    }
+
     /// How many pipelines there should be in reserve: enough for the calls that come while
-    /// another pipeline starts.
+    /// another pipeline starts and settles, by their rate, or by the last bursts.
     pub(super) fn wanted(&self, now: Moment) -> usize {
         let floor = self.wanted_at_rest(now);
         if floor == 0 || self.config.floor == 0 {
             return floor;
         }
-        let start_time = self.start_time.unwrap_or_default().as_secs_f64();
-        let arrivals = self.arrivals.rate_per_second(now) * start_time;
+        let lead_time = self.lead_time().as_secs_f64();
+        let arrivals = self.arrivals.rate_per_second(now) * lead_time;
         // The cast saturates.
         let reserve = (arrivals * HEADROOM).ceil() as usize;
+        let reserve = reserve.max(self.bursts.largest(now));
         reserve.min(self.config.idle_max).max(floor)
     }
 
-    /// A taker wants a pipeline; returns whether it gets an idle one.
-    pub(super) fn arrive(&mut self, now: Moment) -> bool {
+    /// A taker wants a pipeline; returns the idle one that it gets, if any, and whether that
+    /// is ready.
+    pub(super) fn arrive(&mut self, now: Moment) -> Option<(Number, Warmth)> {
         self.arrivals.record(now);
-        // The youngest, because what it read when it started is most recent.
-        if self.idle.pop_back().is_none() {
-            return false;
-        }
+        self.bursts.record(self.lead_time(), now);
+        let (at, warmth) = self.best(now)?;
+        let taken = self.idle.remove(at)?;
         self.spoiled = 0;
         self.take();
         // Calls that follow one another do not extend the pause. There is none if calls come
@@ -181,7 +205,57 @@ impl Share {
         if is_calm && self.paused_until.is_none() {
             self.paused_until = Some(now + REFILL_PAUSE);
         }
-        true
+        Some((taken.number, warmth))
+    }
+
+    /// The position of the idle pipeline for the next taker: of those that are ready the
+    /// youngest, because what it read when it started is most recent; else the oldest, which
+    /// is ready soonest.
+    fn best(&self, now: Moment) -> Option<(usize, Warmth)> {
+        let is_ready = |idle: &IdlePipeline| idle.settling.is_ready(now, self.settle_time);
+        match self.idle.iter().rposition(is_ready) {
+            Some(at) => Some((at, Warmth::Ready)),
+            None => (!self.idle.is_empty()).then_some((0, Warmth::Starting)),
+        }
+    }
+
+    /// What a taker would get now.
+    pub(super) fn warmth(&self, now: Moment) -> Warmth {
+        self.best(now).map_or(Warmth::Cold, |(_, warmth)| warmth)
+    }
+
+    /// How many idle pipelines are not ready.
+    pub(super) fn settling(&self, now: Moment) -> usize {
+        let is_ready = |idle: &&IdlePipeline| idle.settling.is_ready(now, self.settle_time);
+        self.idle.len() - self.idle.iter().filter(is_ready).count()
+    }
+
+    /// A pipeline is idle from now on.
+    pub(super) fn keep(&mut self, number: Number, replace_at: Moment, now: Moment) {
+        self.idle.push_back(IdlePipeline {
+            number,
+            replace_at,
+            settling: Settling::new(now, self.settle_time),
+        });
+    }
+
+    /// The idle pipeline to look at next, and when.
+    pub(super) fn next_look(&self) -> Option<(Moment, Number)> {
+        let looks = self.idle.iter();
+        let looks = looks.filter_map(|idle| Some((idle.settling.look_at()?, idle.number)));
+        looks.min()
+    }
+
+    /// An idle pipeline was looked at.
+    pub(super) fn looked(&mut self, number: Number, look: Look, now: Moment) {
+        if let Some(idle) = self.idle.iter_mut().find(|idle| idle.number == number) {
+            idle.settling.looked(look, now, &mut self.settle_time);
+        }
+    }
+
+    /// An idle pipeline is gone.
+    pub(super) fn lose(&mut self, number: Number) {
+        self.idle.retain(|idle| idle.number != number);
     }
 
     /// A taker waits for a pipeline.
@@ -261,17 +335,14 @@ impl Share {
     /// Whether to replace the oldest idle pipeline now: one at a time, and none while refilling
     /// pauses.
     pub(super) fn has_old(&self, now: Moment) -> bool {
-        let is_old = self
-            .idle
-            .front()
-            .is_some_and(|replace_at| *replace_at <= now);
+        let is_old = self.idle.front().is_some_and(|idle| idle.replace_at <= now);
         is_old && self.starting == 0 && self.refills_at() <= now
     }
 
     /// When to check whether to replace the oldest idle pipeline.
     pub(super) fn replaces_at(&self) -> Option<Moment> {
-        let replace_at = self.idle.front()?;
-        Some(self.refills_at().max(*replace_at))
+        let oldest = self.idle.front()?;
+        Some(self.refills_at().max(oldest.replace_at))
     }
 
     /// Until when it is cold, if it is.
@@ -321,12 +392,15 @@ impl Share {
         let reserve = self.reserve();
         let spare = self.spare(now);
         let spares = (spare > 0).then_some((heat, Reverse(spare)));
-        let wants = self.refills_at() <= now && reserve < self.wanted(now);
+        let is_starting = |idle: &&IdlePipeline| idle.settling.is_starting(self.settle_time);
+        let has_room = self.idle.iter().filter(is_starting).count() < self.settling_max;
+        let wants = has_room && self.refills_at() <= now && reserve < self.wanted(now);
         let wants = wants.then_some((Reverse(self.goes_first(now)), Reverse(heat), reserve));
         Ranks {
             needs: self.waiting.get(self.starting).copied(),
             spares,
             wants,
+            looks: self.next_look().map(|(at, _)| at),
         }
     }
 }

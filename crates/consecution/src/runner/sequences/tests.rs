@@ -53,11 +53,12 @@ fn border(network: Network) -> Border {
         network,
         stores_input: false,
         leaves_file: false,
+        has_own_reserve: false,
     }
 }
 
 #[test]
-fn rows_are_cut_before_a_stored_input_and_behind_a_file() {
+fn rows_are_cut_at_files_and_around_reserves() {
     let plain = border(Network::None);
     let input = Border {
         stores_input: true,
@@ -71,8 +72,17 @@ fn rows_are_cut_before_a_stored_input_and_behind_a_file() {
         stores_input: true,
         ..output
     };
+    let reserve = Border {
+        has_own_reserve: true,
+        ..plain
+    };
     for (row, wanted) in [
-        (&[plain, input, plain][..], &[0..1, 1..3][..]),
+        (
+            &[plain, plain, reserve, plain, plain][..],
+            &[0..2, 2..3, 3..5][..],
+        ),
+        (&[reserve, reserve], &[0..1, 1..2]),
+        (&[plain, input, plain], &[0..1, 1..3]),
         (&[plain, output, plain], &[0..2, 2..3]),
         (&[input, plain, output, plain], &[0..3, 3..4]),
         (&[both, both, plain], &[0..1, 1..2, 2..3]),
