@@ -35,7 +35,8 @@ pub(crate) enum Command {
         /// File or folder to read, or `-` for standard input.
         file: PathBuf,
     },
-    /// Lists the images in the store.
+    /// Lists the images in the store. Of an image's size, SHARED is in layers that other
+    /// images of the list have, too; it is on the disk once.
     List(Listing),
     /// Removes images from the store.
     Remove {
@@ -142,6 +143,7 @@ struct Row {
     name: String,
     digest: String,
     size: u64,
+    shared: u64,
     #[serde(serialize_with = "seconds_since_1970")]
     created: SystemTime,
 }
@@ -152,6 +154,7 @@ impl Row {
             name: entry.reference.familiar(),
             digest: entry.digest.to_string(),
             size: entry.size,
+            shared: entry.shared,
             created: entry.created,
         }
     }
@@ -170,8 +173,12 @@ fn table_of(rows: &[Row]) -> String {
             row.name.clone(),
             row.digest.clone(),
             indicatif::HumanBytes(row.size).to_string(),
+            indicatif::HumanBytes(row.shared).to_string(),
             age,
         ]
     });
-    table(["NAME", "DIGEST", "SIZE", "CREATED"], rows.collect())
+    table(
+        ["NAME", "DIGEST", "SIZE", "SHARED", "CREATED"],
+        rows.collect(),
+    )
 }
