@@ -20,6 +20,7 @@ mod http;
 mod images;
 mod key;
 mod link;
+mod listing;
 mod log;
 mod portal;
 mod progress;

@@ -45,6 +45,7 @@ mod sequences;
 mod service;
 mod starvation;
 mod states;
+mod stderr_log;
 mod turns;
 mod worker;
 

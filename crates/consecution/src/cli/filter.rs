@@ -11,7 +11,7 @@ use chain::{Chain, Deadline, ParameterError};
 use clap::builder::{FalseyValueParser, PathBufValueParser, TypedValueParser};
 
 use crate::portal::{ChainError, ChainReply, ChainRequest, FailureReason, Portal};
-use crate::transport::{LAST_WORDS_WAIT_MAX, Limit, Next, status_of_signal};
+use crate::transport::{LAST_WORDS_WAIT_MAX, Next, status_of_signal};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::stdio::{self, Errors, Output};
@@ -177,33 +177,17 @@ fn complain_of(error: &ChainError, chain: &Chain) {
         Some(remedy) => complain(format_args!("{error}; {remedy}")),
         None => complain(error),
     }
-    // If the limit is known, the error says all that a hint could.
-    if let (Some(hint), None) = (&error.hint, error.limit) {
+    if let Some(hint) = &error.hint {
         complain(format_args!("hint: {hint}"));
-    }
-}
-
-/// How to change the limit or the deadline that the failed link has met.
-fn remedy(error: &ChainError, chain: &Chain) -> Option<String> {
-    match error.limit {
-        Some(limit) => Some(raise(limit).to_owned()),
-        None if error.reason == FailureReason::DeadlinePassed => prolong(error, chain),
-        None => None,
-    }
-}
-
-fn raise(limit: Limit) -> &'static str {
-    match limit {
-        Limit::Memory | Limit::CpuTime | Limit::Processes => "allow more in the chain file",
-        Limit::Output => "allow more in the chain file, and with the runner's --output-max",
-        Limit::Scratch => "allow more in the chain file, and with the runner's --scratch-max",
-        Limit::Filter => "docs/sandbox.md lists those that are",
     }
 }
 
 /// For a deadline that has passed, how to change it: the chain's or the link's,
 /// whichever is shorter.
-fn prolong(error: &ChainError, chain: &Chain) -> Option<String> {
+fn remedy(error: &ChainError, chain: &Chain) -> Option<String> {
+    if error.reason != FailureReason::DeadlinePassed {
+        return None;
+    }
     let own = chain.links.get(error.index)?.deadline;
     let whole = chain.deadline.or(None);
     let is_own = own.is_some_and(|own| whole.is_none_or(|whole| own <= whole));

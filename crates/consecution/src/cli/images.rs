@@ -12,7 +12,9 @@ use crate::runner::Images;
 use anyhow::Context;
 use clap::Subcommand;
 use image::{Entry, Image, Input, Limits, Progress, Reference, Registries, Store};
+use serde::Serialize;
 
+use super::listing::{Listing, seconds_since_1970};
 use super::table::table;
 use super::{Global, print, progress, stdio};
 
@@ -35,7 +37,7 @@ pub(crate) enum Command {
     },
     /// Lists the images in the store. Of an image's size, SHARED is in layers that other
     /// images of the list have, too; it is on the disk once.
-    List,
+    List(Listing),
     /// Removes images from the store.
     Remove {
         /// Names of the images to remove.
@@ -70,7 +72,11 @@ pub(crate) fn execute(global: &Global, command: Command) -> anyhow::Result<u8> {
                 .map_err(FailedTo)?;
             print(&added(&image))?;
         }
-        Command::List => print(&list(&store(global)?.list().map_err(FailedTo)?))?,
+        Command::List(listing) => {
+            let entries = store(global)?.list().map_err(FailedTo)?;
+            let rows: Vec<_> = entries.iter().map(Row::new).collect();
+            listing.print(&rows, table_of)?;
+        }
         Command::Remove { names } => {
             let store = store(global)?;
             for name in names {
@@ -131,20 +137,43 @@ fn added(image: &Image) -> String {
     format!("{}  {}\n", image.reference.familiar(), image.digest)
 }
 
-fn list(entries: &[Entry]) -> String {
-    let rows = entries.iter().map(|entry| {
+/// An image in the store.
+#[derive(Debug, Serialize)]
+struct Row {
+    name: String,
+    digest: String,
+    size: u64,
+    shared: u64,
+    #[serde(serialize_with = "seconds_since_1970")]
+    created: SystemTime,
+}
+
+impl Row {
+    fn new(entry: &Entry) -> Row {
+        Row {
+            name: entry.reference.familiar(),
+            digest: entry.digest.to_string(),
+            size: entry.size,
+            shared: entry.shared,
+            created: entry.created,
+        }
+    }
+}
+
+fn table_of(rows: &[Row]) -> String {
+    let rows = rows.iter().map(|row| {
         let age = SystemTime::now()
-            .duration_since(entry.created)
+            .duration_since(row.created)
             .unwrap_or(Duration::ZERO);
         let age = match age.as_secs() {
             0 => "just now".to_owned(),
             _ => format!("{} ago", indicatif::HumanDuration(age)),
         };
         [
-            entry.reference.familiar(),
-            entry.digest.to_string(),
-            indicatif::HumanBytes(entry.size).to_string(),
-            indicatif::HumanBytes(entry.shared).to_string(),
+            row.name.clone(),
+            row.digest.clone(),
+            indicatif::HumanBytes(row.size).to_string(),
+            indicatif::HumanBytes(row.shared).to_string(),
             age,
         ]
     });

@@ -14,7 +14,9 @@ use crate::text;
 use anyhow::anyhow;
 use chain::units::{UnitError, parse_duration};
 use chain::{Link, LinkId};
+use serde::Serialize;
 
+use super::listing::Listing;
 use super::table::table;
 use super::{complain, print, servers};
 
@@ -35,6 +37,8 @@ pub(crate) enum Command {
     /// Lists links: id, names (CHAIN/LINK, from the running portals), image, command,
     /// and how many runners serve each.
     List {
+        #[command(flatten)]
+        listing: Listing,
         #[command(flatten)]
         etcd: servers::Etcd,
     },
@@ -70,6 +74,8 @@ pub(crate) enum Command {
         #[arg(long)]
         dry_run: bool,
         #[command(flatten)]
+        listing: Listing,
+        #[command(flatten)]
         etcd: servers::Etcd,
     },
 }
@@ -84,11 +90,14 @@ pub(crate) fn execute(command: Command) -> anyhow::Result<u8> {
 
 async fn try_execute(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::List { etcd } => {
+        Command::List { listing, etcd } => {
             let store = app::link_store(&etcd.options()?)?;
             let links = store.list().await.map_err(FailedTo)?;
             let runners = store.runners().await.map_err(FailedTo)?;
-            print(&links_table(&links, &names(&*store).await, &runners))
+            let names = names(&*store).await;
+            let rows = links.iter().map(|link| Row::new(link, &names, &runners));
+            let rows: Vec<_> = rows.collect();
+            listing.print(&rows, |rows| links_table(rows, runners.len()))
         }
         Command::Show { id, etcd } => {
             let store = app::link_store(&etcd.options()?)?;
@@ -110,11 +119,13 @@ async fn try_execute(command: Command) -> anyhow::Result<()> {
         Command::Prune {
             unnamed_for,
             dry_run,
+            listing,
             etcd,
         } => {
             let store = app::link_store(&etcd.options()?)?;
             let pruned = prune(&*store, unnamed_for, dry_run).await;
-            print(&pruned_table(&pruned.map_err(FailedTo)?, dry_run))
+            let rows = pruned_rows(&pruned.map_err(FailedTo)?);
+            listing.print(&rows, |rows| pruned_table(rows, dry_run))
         }
     }
 }
@@ -245,49 +256,152 @@ fn state<'a>(id: &str, runner: &'a RunnerState) -> State<'a> {
     }
 }
 
-fn links_table(links: &[Arc<Link>], names: &Names, runners: &Runners) -> String {
-    let row = |link: &Arc<Link>| {
+/// What a link runs, in a list.
+#[derive(Debug, Serialize)]
+struct Runs {
+    image: String,
+    command: Option<String>,
+    arguments: Vec<String>,
+}
+
+impl Runs {
+    fn new(link: &Link) -> Runs {
+        Runs {
+            image: link.image.clone(),
+            command: link.command.clone(),
+            arguments: link.arguments.clone(),
+        }
+    }
+
+    fn shown_image(&self) -> String {
+        text::line(&self.image).into_owned()
+    }
+
+    fn shown_command(&self) -> String {
+        let words = self.command.iter().chain(&self.arguments);
+        let line = words.cloned().collect::<Vec<_>>().join(" ");
+        text::excerpt(&line, COMMAND_CHARS_MAX)
+    }
+}
+
+/// A link in the list: its names, and how many runners do what with it.
+#[derive(Debug, Serialize)]
+struct Row {
+    id: String,
+    names: BTreeSet<String>,
+    #[serde(flatten)]
+    runs: Runs,
+    serving: usize,
+    loading: usize,
+    broken: usize,
+    leaving: usize,
+}
+
+impl Row {
+    fn new(link: &Link, names: &Names, runners: &Runners) -> Row {
         let id = link.id().to_string();
-        let (name, state) = (name(names.get(&id)), summary(&id, runners));
-        [id, name, shown_image(link), command(link), state]
+        let mut row = Row {
+            names: names.get(&id).cloned().unwrap_or_default(),
+            runs: Runs::new(link),
+            serving: 0,
+            loading: 0,
+            broken: 0,
+            leaving: 0,
+            id,
+        };
+        for runner in runners.values() {
+            match state(&row.id, runner) {
+                State::Serving => row.serving += 1,
+                State::Loading => row.loading += 1,
+                State::Broken(_) => row.broken += 1,
+                State::Leaving => row.leaving += 1,
+            }
+        }
+        row
+    }
+
+    /// `served by 2 of 3, 1 loading`
+    fn summary(&self, runners: usize) -> String {
+        if runners == 0 {
+            return "no runner".to_owned();
+        }
+        let mut text = format!("served by {} of {runners}", self.serving);
+        for (count, what) in [
+            (self.loading, "loading"),
+            (self.broken, "broken"),
+            (self.leaving, "leaving"),
+        ] {
+            if count > 0 {
+                let _ = write!(text, ", {count} {what}");
+            }
+        }
+        text
+    }
+}
+
+fn links_table(rows: &[Row], runners: usize) -> String {
+    let cells = |row: &Row| {
+        [
+            row.id.clone(),
+            name(&row.names),
+            row.runs.shown_image(),
+            row.runs.shown_command(),
+            row.summary(runners),
+        ]
     };
-    let rows: Vec<_> = links.iter().map(row).collect();
+    let rows: Vec<_> = rows.iter().map(cells).collect();
     table(["ID", "NAME", "IMAGE", "COMMAND", "STATE"], rows)
 }
 
-fn pruned_table(pruned: &Pruned, is_dry: bool) -> String {
-    let row = |link: &Arc<Link>, state: String| {
-        let id = link.id().to_string();
-        [id, shown_image(link), command(link), state]
+/// A link that is removed, or will be.
+#[derive(Debug, Serialize)]
+struct PrunedRow {
+    id: String,
+    #[serde(flatten)]
+    runs: Runs,
+    removed: bool,
+    /// How long it is still kept, if it is not removed.
+    kept_seconds: Option<u64>,
+}
+
+fn pruned_rows(pruned: &Pruned) -> Vec<PrunedRow> {
+    let row = |link: &Link, left: Option<Duration>| PrunedRow {
+        id: link.id().to_string(),
+        runs: Runs::new(link),
+        removed: left.is_none(),
+        kept_seconds: left.map(|left| left.as_secs()),
     };
-    let removed = match is_dry {
-        true => "would be removed",
-        false => "removed",
+    let removed = pruned.removed.iter().map(|link| row(link, None));
+    let waiting = pruned.waiting.iter();
+    let waiting = waiting.map(|(link, left)| row(link, Some(*left)));
+    removed.chain(waiting).collect()
+}
+
+fn pruned_table(rows: &[PrunedRow], is_dry: bool) -> String {
+    let cells = |row: &PrunedRow| {
+        let state = match row.kept_seconds {
+            None if is_dry => "would be removed".to_owned(),
+            None => "removed".to_owned(),
+            Some(seconds) => {
+                let left = indicatif::HumanDuration(Duration::from_secs(seconds));
+                format!("unnamed, kept for {left} more")
+            }
+        };
+        let (image, command) = (row.runs.shown_image(), row.runs.shown_command());
+        [row.id.clone(), image, command, state]
     };
-    let removed = pruned
-        .removed
-        .iter()
-        .map(|link| row(link, removed.to_owned()));
-    let waiting = pruned.waiting.iter().map(|(link, left)| {
-        let left = indicatif::HumanDuration(*left);
-        row(link, format!("unnamed, kept for {left} more"))
-    });
-    let rows: Vec<_> = removed.chain(waiting).collect();
+    let rows: Vec<_> = rows.iter().map(cells).collect();
     match rows.is_empty() {
         true => String::new(),
         false => table(["ID", "IMAGE", "COMMAND", "STATE"], rows),
     }
 }
 
-fn shown_image(link: &Link) -> String {
-    text::line(&link.image).into_owned()
-}
-
 /// A link's names in one text: the first few, and how many more there are.
-fn name(names: Option<&BTreeSet<String>>) -> String {
-    let Some(names) = names else {
+fn name(names: &BTreeSet<String>) -> String {
+    if names.is_empty() {
         return "-".to_owned();
-    };
+    }
     let shown = names.iter().take(NAMES_SHOWN_MAX);
     let shown: Vec<_> = shown.map(|name| text::line(name)).collect();
     let more = match names.len().saturating_sub(shown.len()) {
@@ -295,33 +409,6 @@ fn name(names: Option<&BTreeSet<String>>) -> String {
         more => format!(" and {more} more"),
     };
     shown.join(", ") + &more
-}
-
-/// Counts the runners by what they do with a link: `served by 2 of 3, 1 loading`.
-fn summary(id: &str, runners: &Runners) -> String {
-    if runners.is_empty() {
-        return "no runner".to_owned();
-    }
-    let (mut serving, mut loading, mut broken, mut leaving) = (0, 0, 0, 0);
-    for runner in runners.values() {
-        match state(id, runner) {
-            State::Serving => serving += 1,
-            State::Loading => loading += 1,
-            State::Broken(_) => broken += 1,
-            State::Leaving => leaving += 1,
-        }
-    }
-    let mut text = format!("served by {serving} of {}", runners.len());
-    for (count, what) in [
-        (loading, "loading"),
-        (broken, "broken"),
-        (leaving, "leaving"),
-    ] {
-        if count > 0 {
-            let _ = write!(text, ", {count} {what}");
-        }
-    }
-    text
 }
 
 /// The link as YAML, with its id and the state at each runner as comments.
@@ -339,12 +426,6 @@ fn description(id: LinkId, link: &Link, runners: &Runners) -> String {
         let _ = writeln!(text, "{}", text::line(&line));
     }
     text
-}
-
-fn command(link: &Link) -> String {
-    let words = link.command.iter().chain(&link.arguments);
-    let line = words.cloned().collect::<Vec<_>>().join(" ");
-    text::excerpt(&line, COMMAND_CHARS_MAX)
 }
 
 #[cfg(test)]
@@ -366,7 +447,7 @@ mod tests {
         };
         let runners = Runners::from([(evil.to_owned(), broken)]);
         let names = Names::from([(id.to_string(), BTreeSet::from([evil.to_owned()]))]);
-        let table = links_table(&[Arc::new(link.clone())], &names, &runners);
+        let table = links_table(&[Row::new(&link, &names, &runners)], runners.len());
         assert_eq!(table.lines().count(), 2);
         // Its name, its command.
         assert_eq!(table.matches(shown).count(), 2, "{table}");

@@ -12,6 +12,7 @@ use crate::transport::nats::Role;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::listing::Listing;
 use super::protection::Protection;
 use super::signals::{HangUps, Signals};
 use super::{Global, http, progress, sandboxing, servers};
@@ -60,6 +61,8 @@ pub(crate) struct Arguments {
     )]
     grace: Duration,
     #[command(flatten)]
+    stderr_log: sandboxing::StderrLog,
+    #[command(flatten)]
     sandboxing: sandboxing::Sandbox,
     #[command(flatten)]
     nats: servers::Nats,
@@ -71,6 +74,8 @@ pub(crate) struct Arguments {
 enum Command {
     /// Lists the running runners, from their own keys in etcd.
     List {
+        #[command(flatten)]
+        listing: Listing,
         #[command(flatten)]
         etcd: servers::Etcd,
     },
@@ -84,11 +89,12 @@ impl Arguments {
 }
 
 pub(crate) fn runner(global: &Global, arguments: Arguments) -> anyhow::Result<u8> {
-    if let Some(Command::List { etcd }) = &arguments.command {
-        return super::runners::list(etcd);
+    if let Some(Command::List { listing, etcd }) = &arguments.command {
+        return super::runners::list(etcd, *listing);
     }
     let images = super::images::source(global, progress::on_terminal())?;
-    let rules = arguments.sandboxing.rules(global)?;
+    let mut rules = arguments.sandboxing.rules(global)?;
+    rules.stderr_log = arguments.stderr_log.is_on();
     super::serving(run(arguments, images, rules))?;
     Ok(0)
 }

@@ -1,19 +1,20 @@
 //! `consecution runner list`: lists the runners that have a key in etcd, with the state
 //! that each writes there.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use crate::app;
 use crate::error::FailedTo;
 use crate::link_store::RunnerState;
 use crate::text;
+use serde::Serialize;
 
+use super::listing::Listing;
+use super::servers;
 use super::table::table;
-use super::{print, servers};
 
-/// Prints the table of running runners.
-pub(crate) fn list(etcd: &servers::Etcd) -> anyhow::Result<u8> {
+/// Lists running runners.
+pub(crate) fn list(etcd: &servers::Etcd, listing: Listing) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -21,30 +22,61 @@ pub(crate) fn list(etcd: &servers::Etcd) -> anyhow::Result<u8> {
     runtime.block_on(async {
         let runners = store?.runners().await;
         let runners = runners.map_err(FailedTo)?;
-        print(&runners_table(&runners, SystemTime::now()))?;
+        let rows: Vec<_> = runners.iter().map(Row::new).collect();
+        listing.print(&rows, |rows| runners_table(rows, SystemTime::now()))?;
         Ok(0)
     })
 }
 
-fn runners_table(runners: &BTreeMap<String, RunnerState>, now: SystemTime) -> String {
-    let row = |(name, state): (&String, &RunnerState)| {
-        [
-            text::line(name).into_owned(),
-            match (state.draining, &state.starved) {
+/// A runner, as it says itself.
+#[derive(Debug, Serialize)]
+struct Row<'a> {
+    name: &'a str,
+    state: &'static str,
+    starved: Option<&'a str>,
+    /// In seconds since 1970. Runners of earlier versions do not write it.
+    started: Option<u64>,
+    serving: usize,
+    loading: usize,
+    broken: usize,
+    processes_max: usize,
+    version: &'a str,
+}
+
+impl Row<'_> {
+    fn new<'a>((name, state): (&'a String, &'a RunnerState)) -> Row<'a> {
+        Row {
+            name,
+            state: match (state.draining, &state.starved) {
                 (true, _) => "draining",
                 (false, Some(_)) => "starved",
                 (false, None) => "up",
-            }
-            .to_owned(),
-            age(state.started, now),
-            state.serving.to_string(),
-            at_least(state.loading.len()),
-            at_least(state.broken.len()),
-            state.processes_max.to_string(),
-            text::line(&state.version).into_owned(),
+            },
+            starved: state.starved.as_deref(),
+            started: Some(state.started).filter(|started| *started > 0),
+            serving: state.serving,
+            loading: state.loading.len(),
+            broken: state.broken.len(),
+            processes_max: state.processes_max,
+            version: &state.version,
+        }
+    }
+}
+
+fn runners_table(rows: &[Row<'_>], now: SystemTime) -> String {
+    let cells = |row: &Row<'_>| {
+        [
+            text::line(row.name).into_owned(),
+            row.state.to_owned(),
+            age(row.started, now),
+            row.serving.to_string(),
+            at_least(row.loading),
+            at_least(row.broken),
+            row.processes_max.to_string(),
+            text::line(row.version).into_owned(),
         ]
     };
-    let rows: Vec<_> = runners.iter().map(row).collect();
+    let rows: Vec<_> = rows.iter().map(cells).collect();
     let heading = [
         "NAME",
         "STATE",
@@ -58,11 +90,11 @@ fn runners_table(runners: &BTreeMap<String, RunnerState>, now: SystemTime) -> St
     table(heading, rows)
 }
 
-/// How long ago a runner was started. Runners of earlier versions do not write that (0).
-fn age(started: u64, now: SystemTime) -> String {
-    if started == 0 {
+/// How long ago a runner was started.
+fn age(started: Option<u64>, now: SystemTime) -> String {
+    let Some(started) = started else {
         return "-".to_owned();
-    }
+    };
     let started = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(started));
     let age = started.and_then(|started| now.duration_since(started).ok());
     match age.map_or(0, |age| age.as_secs()) {
@@ -84,6 +116,8 @@ fn at_least(links: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
@@ -118,7 +152,8 @@ mod tests {
             ),
         ]);
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
-        let text = runners_table(&runners, now);
+        let rows: Vec<_> = runners.iter().map(Row::new).collect();
+        let text = runners_table(&rows, now);
         let lines: Vec<Vec<&str>> = text
             .lines()
             .map(|line| {

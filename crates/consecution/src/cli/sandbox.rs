@@ -2,8 +2,10 @@
 
 use crate::app::{self, Finding, State};
 use clap::Subcommand;
+use serde::Serialize;
 
-use super::{Global, print, table};
+use super::listing::Listing;
+use super::{Global, table};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -12,7 +14,7 @@ pub(crate) enum Command {
     ///
     /// It finds out by starting sandboxes as the current user. The exit status is 1 if
     /// no sandbox can be started, so that no link can run here.
-    Check,
+    Check(Listing),
 }
 
 /// No sandbox can be started.
@@ -20,9 +22,10 @@ const EXIT_NONE: u8 = 1;
 
 pub(crate) fn execute(global: &Global, command: &Command) -> anyhow::Result<u8> {
     match command {
-        Command::Check => {
+        Command::Check(listing) => {
             let findings = app::check_sandbox(global.ids()?);
-            print(&describe(&findings))?;
+            let rows: Vec<_> = findings.iter().map(Row::new).collect();
+            listing.print(&rows, describe)?;
             let is_possible = findings
                 .iter()
                 .all(|finding| !finding.is_needed || finding.state != State::No);
@@ -31,20 +34,37 @@ pub(crate) fn execute(global: &Global, command: &Command) -> anyhow::Result<u8> 
     }
 }
 
+/// A facility of the sandbox.
+#[derive(Debug, Serialize)]
+struct Row<'a> {
+    name: &'a str,
+    state: &'static str,
+    needed: bool,
+    detail: &'a str,
+    remedy: Option<&'a str>,
+}
+
+impl Row<'_> {
+    fn new(finding: &Finding) -> Row<'_> {
+        Row {
+            name: finding.name,
+            state: match finding.state {
+                State::Yes => "yes",
+                State::Partly => "partly",
+                State::No => "no",
+            },
+            needed: finding.is_needed,
+            detail: &finding.detail,
+            remedy: finding.remedy.as_deref(),
+        }
+    }
+}
+
 /// One line per facility, and below it how to enable what is missing.
-fn describe(findings: &[Finding]) -> String {
-    let rows = findings.iter().flat_map(|finding| {
-        let state = match finding.state {
-            State::Yes => "yes",
-            State::Partly => "partly",
-            State::No => "no",
-        };
-        let found = [
-            finding.name.to_owned(),
-            state.to_owned(),
-            finding.detail.clone(),
-        ];
-        let remedy = finding.remedy.as_ref();
+fn describe(rows: &[Row<'_>]) -> String {
+    let rows = rows.iter().flat_map(|row| {
+        let found = [row.name, row.state, row.detail].map(str::to_owned);
+        let remedy = row.remedy;
         let remedy =
             remedy.map(|remedy| [String::new(), String::new(), format!("to get it: {remedy}")]);
         std::iter::once(found).chain(remedy)
@@ -70,7 +90,7 @@ mod tests {
             finding("another", State::No, Some("do this")),
         ];
         assert_eq!(
-            describe(&findings),
+            describe(&findings.each_ref().map(Row::new)),
             "one      yes  so and so\nanother  no   so and so\n              to get it: do this\n"
         );
     }

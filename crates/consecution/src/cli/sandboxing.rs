@@ -80,6 +80,25 @@ pub(crate) struct Sandbox {
     stderr_max: Option<u64>,
 }
 
+/// The option of those that serve.
+#[derive(Debug, clap::Args)]
+pub(crate) struct StderrLog {
+    /// Log what links write to standard error, a line of it a log line; of each link at
+    /// most 50 lines within 5 s.
+    #[arg(
+        long,
+        env = "CONSECUTION_STDERR_LOG",
+        value_parser = FalseyValueParser::new()
+    )]
+    stderr_log: bool,
+}
+
+impl StderrLog {
+    pub(crate) fn is_on(&self) -> bool {
+        self.stderr_log
+    }
+}
+
 impl Sandbox {
     /// The settings for the runner.
     ///
@@ -92,6 +111,7 @@ impl Sandbox {
             scratch_bytes_max: self.scratch_max,
             output_bytes_max: self.output_max,
             stderr_bytes_max: self.stderr_max,
+            stderr_log: false,
             ids: global.ids()?,
             provisions: Provisions {
                 data: by_name("--data", &self.data)?,

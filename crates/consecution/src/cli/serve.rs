@@ -46,13 +46,16 @@ pub(crate) struct Arguments {
     )]
     processes_max: usize,
     #[command(flatten)]
+    stderr_log: sandboxing::StderrLog,
+    #[command(flatten)]
     sandboxing: sandboxing::Sandbox,
 }
 
 pub(crate) fn serve(global: &Global, arguments: Arguments) -> anyhow::Result<u8> {
     let chains = chain_file::read_all(&arguments.chains)?;
     let images = super::images::source(global, progress::on_terminal())?;
-    let rules = arguments.sandboxing.rules(global)?;
+    let mut rules = arguments.sandboxing.rules(global)?;
+    rules.stderr_log = arguments.stderr_log.is_on();
     let home = super::images::home(global)?;
     super::serving(run(arguments, chains, images, rules, home))?;
     Ok(0)

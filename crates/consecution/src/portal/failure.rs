@@ -242,8 +242,11 @@ fn limit_text(limit: Limit, constraints: &Constraints) -> String {
             return "it made a system call that is not allowed in the sandbox".to_owned();
         }
     };
-    let allowed = allowed.as_deref().unwrap_or("…");
-    format!("it {what} than `Constraints: {{{key}: {allowed}}}` allows")
+    match (allowed, limit) {
+        (Some(allowed), _) => format!("it {what} than `Constraints: {{{key}: {allowed}}}` allows"),
+        (None, Limit::Output) => format!("it {what} than its runner allows"),
+        (None, _) => format!("it {what} than links may without `Constraints: {{{key}: …}}`"),
+    }
 }
 
 /// A text that reads well after the link's name.

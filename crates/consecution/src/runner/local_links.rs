@@ -20,6 +20,7 @@ use super::pool::{Capacity, Pool, TakeError};
 use super::pool_state::{self, Moment, Warmth};
 use super::sequences::{Border, Change, Sequence, Sequences, Step, cut};
 use super::service::{PipelineStarter, Starts, WarmPipeline};
+use super::stderr_log::StderrLog;
 use super::worker::ZygoteHandle;
 use crate::transport::{FOLLOWING_MAX, Following};
 use taking::{Planned, take, take_beside};
@@ -49,6 +50,8 @@ pub(super) struct LocalLink {
     pub(super) metrics: Arc<LinkMetrics>,
     /// What hints about its failures speak of.
     pub(super) means: Arc<Means>,
+    /// Logs what it writes to standard error, if that is wanted.
+    pub(super) stderr_log: Option<Arc<StderrLog>>,
     pub(super) mode: Mode,
 }
 

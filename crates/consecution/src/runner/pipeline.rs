@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::pool::SpoiledBy;
+use super::stderr_log::LoggedCall;
 use crate::pipe::{Reader, Writer};
 use crate::transport::{Body, LAST_WORDS_WAIT_MAX, Outcome, PendingOutcome};
 use allowance::{Allowance, OutputMax};
@@ -408,6 +409,8 @@ pub(super) struct Work {
     pub(super) deadline: Option<Instant>,
     /// Receives standard error while the pipeline runs.
     pub(super) stderr: Option<mpsc::Sender<Bytes>>,
+    /// What logs the standard error of each link; empty if nothing is to be logged.
+    pub(super) stderr_logs: Vec<LoggedCall>,
 }
 
 #[expect(

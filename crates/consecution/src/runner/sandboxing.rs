@@ -20,6 +20,8 @@ pub struct Sandboxing {
     pub output_bytes_max: Option<u64>,
     /// The same for standard error.
     pub stderr_bytes_max: Option<u64>,
+    /// Whether what its links write to standard error is logged, line by line, within bounds.
+    pub stderr_log: bool,
     /// The ids of its processes on the host. The roots in its store must have been unpacked for
     /// them.
     pub ids: Ids,
@@ -44,6 +46,7 @@ impl Default for Sandboxing {
             scratch_bytes_max: SCRATCH_BYTES_DEFAULT,
             output_bytes_max: None,
             stderr_bytes_max: None,
+            stderr_log: false,
             ids: Ids::detect(),
             provisions: Provisions::default(),
         }

@@ -25,6 +25,7 @@ use super::pool::{Idle, Probe, SpoiledBy, Starter, TakeError, Taken};
 use super::pool_state::Warmth;
 use super::reaper::{Reaped, Reaper};
 use super::starvation::{Kind, Starvation};
+use super::stderr_log::LoggedCall;
 use crate::error::with_causes;
 use crate::trace::CallId;
 use crate::transport::{
@@ -276,6 +277,7 @@ impl LinkService {
                 input,
                 deadline,
                 stderr: stderr.clone(),
+                stderr_logs: stderr_logs(&taken, &trace.call_id),
             };
             let (next, outcome) = self.serve(work, taken, &trace.call_id);
             output = next;
@@ -343,6 +345,15 @@ impl LinkService {
             }
         }
     }
+}
+
+/// What logs the standard error of a pipeline's links, in chain order; empty if nothing is to
+/// be logged.
+fn stderr_logs(taken: &Taken<WarmPipeline>, call_id: &CallId) -> Vec<LoggedCall> {
+    let links = taken.pipeline.links.iter();
+    links
+        .filter_map(|link| Some(link.stderr_log.as_ref()?.of_call(call_id)))
+        .collect()
 }
 
 /// Like [`Plan::take`], but refuses the call as busy at its deadline: then it was not run.

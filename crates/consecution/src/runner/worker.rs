@@ -26,6 +26,7 @@ use super::sandboxing::Sandboxing;
 use super::service::LinkService;
 use super::starvation::Starvation;
 use super::states::{LinkState, StatusReporter};
+use super::stderr_log::StderrLog;
 use crate::backoff::Backoff;
 use crate::error::with_causes;
 use crate::link_store::LinkStoreError;
@@ -230,6 +231,7 @@ impl Serving {
             zygote: Arc::clone(zygote),
             metrics: Arc::clone(metrics),
             means: Arc::new(Means::new(link, &shared.sandboxing)),
+            stderr_log: (shared.sandboxing.stderr_log).then(|| StderrLog::new(id)),
             mode: mode(link),
         });
         let service = Arc::new(LinkService {

@@ -240,6 +240,13 @@ fn images_are_listed_and_removed() {
     ] {
         assert!(list.text().contains(part), "no {part} in {}", list.text());
     }
+    let json = image(home.path(), &["list", "--json"]).expect_success();
+    let json: serde_json::Value = serde_json::from_str(json.text()).unwrap();
+    let mut found = json.as_array().unwrap().iter();
+    let found = found.find(|image| image["name"] == "three:latest").unwrap();
+    assert!(list.text().contains(found["digest"].as_str().unwrap()));
+    assert!(found["size"].as_u64() > Some(100_000), "{json}");
+    assert!(found["created"].as_u64() > Some(1_700_000_000), "{json}");
     image(home.path(), &["remove", "one", "example.com/two:1"]).expect_success();
     assert_eq!(count(), 2);
     cat(home.path(), "three").expect_success();

@@ -260,6 +260,15 @@ fn what_a_host_can_enforce_is_told() {
             .to_owned()
     };
     assert_eq!(state("sandbox"), "yes");
+    let mut json = consecution(home::shared());
+    json.args(["sandbox", "check", "--json"]);
+    let json = finish(json, b"", PATIENCE).expect_success();
+    let json: serde_json::Value = serde_json::from_str(json.text()).unwrap();
+    assert_eq!(json[0]["name"], "sandbox");
+    assert_eq!(
+        (&json[0]["state"], &json[0]["needed"]),
+        (&"yes".into(), &true.into())
+    );
     assert_eq!(state("writable roots"), "yes");
     for name in [
         "ids of their own",

@@ -20,5 +20,6 @@ mod parameters;
 mod routes;
 mod spool;
 mod stall;
+mod stderr_log;
 mod streams;
 mod tls;

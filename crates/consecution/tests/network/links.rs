@@ -151,6 +151,15 @@ fn links_are_listed_shown_and_removed() {
             ],
         ]
     );
+    let list = servers.link(&["list", "--json"]).expect_success();
+    let list: serde_json::Value = serde_json::from_str(list.text()).unwrap();
+    assert_eq!(
+        list[1],
+        serde_json::json!({
+            "id": grep, "names": [], "image": "busybox", "command": "/bin/grep",
+            "arguments": ["data"], "serving": 1, "loading": 0, "broken": 0, "leaving": 0,
+        })
+    );
     servers
         .link(&["show", &grep[..6]])
         .expect_success()
@@ -175,6 +184,19 @@ fn links_are_listed_shown_and_removed() {
         .collect();
     assert_eq!(rows[0][..4], ["NAME", "STATE", "STARTED", "SERVING"]);
     assert_eq!((rows.len(), &rows[1][..2]), (2, &["north", "up"][..]));
+    let mut list = servers.command("runner");
+    list.args(["list", "--json"]);
+    let list = finish(list, b"", PATIENCE).expect_success();
+    let list: serde_json::Value = serde_json::from_str(list.text()).unwrap();
+    assert_eq!(
+        (&list[0]["name"], &list[0]["state"]),
+        (&"north".into(), &"up".into())
+    );
+    assert_eq!(
+        (&list[0]["serving"], &list[0]["starved"]),
+        (&2.into(), &serde_json::Value::Null)
+    );
+    assert!(list[0]["started"].as_u64() > Some(1_700_000_000), "{list}");
 
     servers.link(&["remove", &grep[..6]]).expect_success();
     servers.until_serving("north", 1);
@@ -230,6 +252,15 @@ fn links_that_no_portal_names_are_pruned() {
     assert!(
         dry.contains(other_id) && dry.contains("would be removed"),
         "{dry}"
+    );
+    let json = prune(&["--unnamed-for", "0", "--dry-run", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        json,
+        serde_json::json!([{
+            "id": other_id, "image": "busybox", "command": "/bin/tr",
+            "arguments": ["a-z", "A-Z"], "removed": true, "kept_seconds": null,
+        }])
     );
     let unnamed = ["get", "--prefix", "--keys-only", "/consecution/unnamed/"];
     assert_eq!(servers.etcd.ctl(unnamed), "");

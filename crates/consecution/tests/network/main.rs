@@ -21,6 +21,7 @@ mod healing;
 mod links;
 mod logs;
 mod many;
+mod monitoring;
 mod order;
 mod parameters;
 mod provisions;

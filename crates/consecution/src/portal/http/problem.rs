@@ -235,7 +235,7 @@ mod tests {
                 assert!(detail.ends_with(&allowed), "{detail}");
             }
         }
-        // What the chain file does not limit, the runner does.
+        // What the chain file does not limit, runners do.
         let detail = problem_of(CHAIN, FailureReason::Exited(1), Some(Limit::Scratch));
         let detail = detail["detail"].as_str().unwrap();
         assert!(detail.contains("`Constraints: {Scratch: …}`"), "{detail}");

@@ -93,7 +93,11 @@ impl Call {
             }
         };
         let mut fed_bytes = None;
-        let said = |stderr| Said::new(stderr, stderr_bytes_max, work.stderr.clone());
+        let mut logs = work.stderr_logs.into_iter();
+        let said = |stderr| {
+            let (listener, log) = (work.stderr.clone(), logs.next());
+            Said::new(stderr, stderr_bytes_max, listener, log)
+        };
         let mut excess = pin!(excess.fuse());
         let mut said: Vec<_> = stderrs.into_iter().map(said).collect();
         {

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use super::allowance::Allowance;
 use crate::pipe::Reader;
+use crate::runner::stderr_log::LoggedCall;
 use crate::transport::STDERR_TAIL_BYTES_MAX;
 
 /// More was written to standard error than is allowed.
@@ -20,20 +21,23 @@ pub(super) struct Said {
     allowance: Allowance,
     tail: Tail,
     listener: Option<mpsc::Sender<Bytes>>,
+    log: Option<LoggedCall>,
 }
 
 impl Said {
-    /// Reads `stderr` and passes everything on to `listener`.
+    /// Reads `stderr` and passes everything on to `listener` and to `log`.
     pub(super) fn new(
         stderr: Reader,
         bytes_max: Option<u64>,
         listener: Option<mpsc::Sender<Bytes>>,
+        log: Option<LoggedCall>,
     ) -> Said {
         Said {
             stderr,
             allowance: Allowance::new(bytes_max).0,
             tail: Tail::default(),
             listener,
+            log,
         }
     }
 
@@ -56,6 +60,7 @@ impl Said {
                 return Err(Exceeded);
             }
             self.tail.push(&chunk);
+            log(&mut self.log, &chunk);
             if let Some(room) = room {
                 room.send(chunk);
             }
@@ -69,6 +74,7 @@ impl Said {
                 return;
             }
             self.tail.push(&chunk);
+            log(&mut self.log, &chunk);
             self.pass_on(chunk).await;
         }
     }
@@ -76,6 +82,7 @@ impl Said {
     /// Adds a line of our own, after a line break if the last line has none.
     pub(super) async fn remark(&mut self, remark: &str) {
         let line = self.tail.line(&format!("consecution: {remark}\n"));
+        log(&mut self.log, line.as_bytes());
         self.pass_on(line.into()).await;
     }
 
@@ -91,9 +98,18 @@ impl Said {
         self.tail.0.make_contiguous()
     }
 
-    /// The end of standard error.
+    /// The end of standard error, of which all has been read. Needs a tokio runtime.
     pub(super) fn take_tail(&mut self) -> Bytes {
+        if let Some(log) = &mut self.log {
+            log.end();
+        }
         std::mem::take(&mut self.tail).into_bytes()
+    }
+}
+
+fn log(log: &mut Option<LoggedCall>, bytes: &[u8]) {
+    if let Some(log) = log {
+        log.push(bytes);
     }
 }
 

@@ -121,6 +121,7 @@ fn serve(
         input: input.into(),
         deadline: deadline.map(|deadline| Instant::now() + deadline),
         stderr: None,
+        stderr_logs: Vec::new(),
     };
     pipeline.serve(work, Bounds::default(), (), |_| {})
 }
@@ -412,6 +413,7 @@ async fn each_link_is_heard_and_none_may_say_too_much() {
         input: "some\n".into(),
         deadline: None,
         stderr: None,
+        stderr_logs: Vec::new(),
     };
     let answer = Answer::of(pipeline.serve(work, bounds, (), |_| {})).await;
     answer.expect_endings("0|unread 153 cut");
