@@ -104,6 +104,9 @@ fn each_key_opens_what_it_may() {
         ("GET /chains/one/readyz", [200, 200, 200, 403]),
         ("GET /chains/two/readyz", [200, 403, 200, 403]),
         ("GET /metrics", [200, 403, 403, 200]),
+        ("GET /stats", [200, 403, 200, 403]),
+        // The page, which asks for a key itself.
+        ("GET /ui/", [200, 200, 200, 200]),
         ("POST /", [200, 200, 403, 403]),
         ("POST /chains/one", [200, 200, 403, 403]),
         ("POST /chains/two", [502, 403, 403, 403]),
@@ -117,7 +120,7 @@ fn each_key_opens_what_it_may() {
             let reply = served.ask(method, path, &[key]);
             assert_eq!(reply.status, wanted, "{request} {key}: {}", reply.text());
         }
-        let is_open = matches!(path, "/healthz" | "/readyz");
+        let is_open = matches!(path, "/healthz" | "/readyz" | "/ui/");
         let without = served.ask(method, path, &[]);
         assert_eq!(without.status, if is_open { 200 } else { 401 }, "{request}");
     }

@@ -121,3 +121,21 @@ fn what_is_no_origin_is_refused_at_the_start() {
         .expect_code(2)
         .expect_stderr(&["write an origin as browsers do"]);
 }
+
+#[test]
+fn figures_are_for_pages_of_the_server_itself() {
+    let served = serve_for(&["--host", "portal.example"]);
+    for (fields, wanted) in [
+        ("Host: 10.0.0.5:8080\r\n", 200),
+        ("Host: portal.example\r\n", 200),
+        // A name that its owner has pointed to this address.
+        ("Host: evil.example\r\n", 403),
+        // What no page can say, and what browsers do of pages of others.
+        ("Host: any.example\r\nSec-Fetch-Site: none\r\n", 200),
+        ("Host: localhost\r\nSec-Fetch-Site: cross-site\r\n", 403),
+    ] {
+        let mut client = served.connect();
+        client.send(format!("GET /stats HTTP/1.1\r\n{fields}\r\n"));
+        assert_eq!(client.reply().status, wanted, "{fields}");
+    }
+}

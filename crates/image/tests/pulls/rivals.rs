@@ -2,6 +2,7 @@
 //! gets the same from another, nor is harmed by what that one says about it.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -288,4 +289,28 @@ async fn a_layer_that_is_whole_is_used_wherever_it_came_from() {
     let server = Server::of(&made, |_, _| None);
     pull(&home.store, &server).await.unwrap();
     assert_eq!(server.count(layer.as_str()), 0);
+}
+
+/// Whoever has one layer of it gives no other file to an image of another registry.
+#[tokio::test]
+async fn images_of_two_registries_share_the_layer_that_both_have() {
+    let home = Home::new();
+    let base = tar_of(&[("bin/tool", b"a tool")]);
+    let mut images = Vec::new();
+    for own in [b"1", b"2"] {
+        let made = image_of(&[base.clone(), tar_of(&[("own", own)])]);
+        let server = Server::of(&made, |_, _| None);
+        images.push(pull(&home.store, &server).await.unwrap());
+    }
+    let inodes = |path: &str| {
+        let of_each = images.iter().map(|image| image.root().join(path));
+        let inodes: Vec<u64> = of_each
+            .map(|path| fs::metadata(path).unwrap().ino())
+            .collect();
+        inodes
+    };
+    let (tool, own) = (inodes("bin/tool"), inodes("own"));
+    assert_eq!(tool[0], tool[1]);
+    assert_ne!(own[0], own[1]);
+    assert_eq!(fs::read(images[1].root().join("own")).unwrap(), b"2");
 }
