@@ -60,7 +60,7 @@ impl<P: Idle> Shared<P> {
     /// When to look next. From now on, the looker is told if it has to be sooner.
     fn next_look(self: &Arc<Self>) -> Option<Instant> {
         self.with(|inner, _| {
-            let next = inner.state.next_look().map(|(at, ..)| at);
+            let next = inner.state.next_look_at();
             inner.looks_at = next;
             next.map(|next| self.began + next)
         })
@@ -70,8 +70,13 @@ impl<P: Idle> Shared<P> {
     fn begin_look(self: &Arc<Self>) -> Option<(Member, Number, Box<dyn Probe>)> {
         self.with(|inner, now| {
             let (_, member, number) = inner.state.next_look().filter(|(at, ..)| *at <= now)?;
-            let entry = inner.pools.get_mut(&member)?.idle.get_mut(&number)?;
-            Some((member, number, entry.probe.take()?))
+            let entry = (inner.pools.get_mut(&member)).and_then(|pool| pool.idle.get_mut(&number));
+            let probe = entry.and_then(|entry| entry.probe.take());
+            if probe.is_none() {
+                // It would be asked for again and again.
+                inner.state.looked(member, number, Look::Unknown, now);
+            }
+            Some((member, number, probe?))
         })
     }
 
