@@ -2,9 +2,9 @@
 //! [`settling`](super::super::pool_state).
 //!
 //! There is one looker for all pools, so the looks of all together are bounded: it looks at
-//! one pipeline at a time, on a blocking thread, and then rests for as long as it takes for
-//! looks to need no more than a fiftieth of one processor. While everything has settled, it
-//! has no timer.
+//! one pipeline at a time, on a blocking thread, and then rests for so long that looks, as a
+//! rule, need no more than a fiftieth of one processor. While everything has settled, it has
+//! no timer.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -18,8 +18,9 @@ use super::{Idle, Shared, until};
 /// How long the looker rests after a look, as a multiple of the time that the look took.
 const REST: u32 = 49;
 
-/// The longest such rest: a look may have taken long because this thread had to wait.
-const REST_MAX: Duration = Duration::from_secs(1);
+/// The longest such rest. Where a look takes this part of it, its thread has most likely had
+/// to wait for a processor; if all looks were late, ready processes would count as starting.
+const REST_MAX: Duration = Duration::from_millis(20);
 
 /// Looks at one idle pipeline, again and again.
 pub(in super::super) trait Probe: Send {
