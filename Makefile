@@ -1,7 +1,7 @@
 # The only commands; what runs in continuous integration calls them too.
 # Each one gets what it needs first: see scripts/setup.
 
-.PHONY: help demo demo-network test test-vm test-asan test-programs check fuzz bench
+.PHONY: help demo demo-network test test-vm test-asan test-programs test-page check fuzz bench
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -31,6 +31,10 @@ test-programs: ## real programs as links, beside Docker where it answers; ARGS='
 	@scripts/setup test-programs
 	cargo build --locked --package consecution
 	@python3 programs/run.py $(ARGS)
+
+test-page: ## the page in a browser; what it looked like is in target/page
+	@scripts/setup test-page
+	@scripts/test-page
 
 # The documentation's targets one by one, examples among them: with those, dependencies
 # have the features that clippy has checked them with, and are not checked again.

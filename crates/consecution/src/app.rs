@@ -17,10 +17,11 @@ use prometheus_client::registry::Registry;
 use sandbox::Launcher;
 
 use crate::error::{FailedTo, with_causes};
+use crate::figures::Processes;
 use crate::http;
 use crate::link_store::LinkStore;
 use crate::link_store::memory::Memory;
-use crate::portal::http::{LinkState, Links};
+use crate::portal::http::{Figures, LinkState, Links, RunnerEntry};
 use crate::portal::{Portal, PortalError};
 use crate::runner::{
     Images, LinkStatus, LoadError, Options, Runner, Sandboxing, WAITING_CALLS_MAX_ALONE,
@@ -262,6 +263,14 @@ impl Links for LinksHere {
 
     fn unreachable(&self) -> Option<String> {
         None
+    }
+
+    fn figures(&self) -> BoxFuture<'_, Figures> {
+        let links = self.0.processes();
+        let mut all = Processes::default();
+        links.values().for_each(|of_link| all.add(*of_link));
+        let runners = vec![RunnerEntry::new(None, &self.0.state(), Some(all))];
+        Box::pin(std::future::ready(Figures { links, runners }))
     }
 }
 

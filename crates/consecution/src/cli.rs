@@ -37,6 +37,7 @@ mod signals;
 mod stats;
 mod stdio;
 mod table;
+mod top;
 mod usage;
 
 /// Unix pipelines whose every stage is a container.
@@ -165,6 +166,8 @@ enum Command {
     ///
     /// The exit status means the same as that of `run`.
     Send(Box<send::Arguments>),
+    /// Shows what a portal or `serve` does: its chains, what is wrong, what failed last.
+    Top(top::Arguments),
     /// Validates chain files and prints what each link runs and is allowed to do.
     Check {
         /// Chain files; `-` reads standard input.
@@ -235,6 +238,7 @@ fn execute(arguments: Arguments) -> ExitCode {
         Command::Portal(portal) => portal::portal(*portal),
         Command::Runner(runner) => runner::runner(&global, *runner),
         Command::Send(send) => send::send(*send),
+        Command::Top(top) => top::top(top),
         Command::Check { chains } => Ok(check::check(&chains)),
         Command::Sandbox(command) => sandbox::execute(&global, &command),
         Command::Image(command) => images::execute(&global, command),

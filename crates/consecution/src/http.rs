@@ -37,7 +37,9 @@ pub(crate) use body::{discard, is_held_back, swallow};
 pub(crate) use client::{Client, Reset};
 pub use listen::{Listen, ListenAddressError, ListenError};
 pub(crate) use problem::{Problem, problem_response};
-pub(crate) use routes::{LOOK, health_and_metrics, json, not_found, only_looks, readiness};
+pub(crate) use routes::{
+    LOOK, health_and_metrics, json, json_bytes, not_found, only_looks, readiness,
+};
 pub use server::{Drained, Server};
 pub(crate) use stall::look_every;
 

@@ -170,6 +170,7 @@ pub mod config;
 mod conformance;
 mod connection;
 pub mod error;
+pub mod figures;
 pub mod http;
 pub mod link_store;
 mod log_batch;

@@ -42,6 +42,7 @@ use chain::Chain;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
+pub(crate) use failure::command_line;
 pub use failure::{ChainError, ChainFailure, FailureReason, LinkReport, Report};
 pub use publish::Publication;
 pub use publisher::Publisher;

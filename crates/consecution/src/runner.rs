@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::figures::Processes;
 use crate::link_store::{Change, LinkStore, Registration, RunnerState};
 use crate::log_batch::LogBatch;
 use crate::transport::{FOLLOWING_MAX, Transport};
@@ -141,8 +142,8 @@ pub struct Runner {
     capacity: Capacity<WarmPipeline>,
     metrics: Arc<Metrics>,
     reapers: [Reaper; 2],
-    /// `None` if it is not announced, or no longer.
-    announcement: Mutex<Option<Registration>>,
+    /// Its announcement in the link store, if it is announced, and what else lasts as long.
+    held: Mutex<Vec<Registration>>,
 }
 
 /// The state of a link on a runner.
@@ -235,7 +236,7 @@ impl Runner {
             capacity,
             metrics,
             reapers,
-            announcement: Mutex::new(announcement),
+            held: Mutex::new(announcement.into_iter().collect()),
         }
     }
 
@@ -286,6 +287,25 @@ impl Runner {
         }
     }
 
+    /// What the processes of each link that it serves are doing. A process of a pipeline
+    /// counts for its link.
+    pub fn processes(&self) -> BTreeMap<LinkId, Processes> {
+        processes(&self.capacity)
+    }
+
+    /// Tells the same for as long as the runner lives and a little longer.
+    pub(crate) fn processes_teller(
+        &self,
+    ) -> impl Fn() -> BTreeMap<LinkId, Processes> + Send + Sync + 'static {
+        let capacity = self.capacity.clone();
+        move || processes(&capacity)
+    }
+
+    /// Holds a registration until the runner is drained or dropped.
+    pub(crate) fn hold(&self, registration: Registration) {
+        self.held.lock().push(registration);
+    }
+
     /// The state that it announces.
     pub fn state(&self) -> RunnerState {
         self.states.borrow().summary(self.processes_max)
@@ -306,14 +326,25 @@ impl Runner {
         for reaper in &self.reapers {
             reaper.until_caught_up().await;
         }
-        let announcement = {
-            let mut held = self.announcement.lock();
-            held.take()
-        };
-        if let Some(announcement) = announcement {
-            announcement.withdraw().await;
+        let held = std::mem::take(&mut *self.held.lock());
+        for registration in held {
+            registration.withdraw().await;
         }
     }
+}
+
+fn processes(capacity: &Capacity<WarmPipeline>) -> BTreeMap<LinkId, Processes> {
+    let counts = capacity.counts().into_iter();
+    let processes = counts.map(|(id, counts)| {
+        let processes = Processes {
+            idle: counts.idle as u64,
+            starting: counts.starting as u64,
+            in_use: counts.in_use as u64,
+            waiting: counts.waiting as u64,
+        };
+        (id, processes)
+    });
+    processes.collect()
 }
 
 impl Drop for Runner {

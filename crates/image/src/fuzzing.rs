@@ -39,7 +39,7 @@ pub fn unpack(layers: &[&[u8]], root: &Path, trash: &Path, limits: &Limits) -> b
             diff_id: None,
             needs_end: false,
         };
-        layer::unpack(&mut root, &layer, Box::new(*bytes), &mut budget).is_ok()
+        layer::unpack(&mut root, &layer, None, Box::new(*bytes), &mut budget).is_ok()
     })
 }
 

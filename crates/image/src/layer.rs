@@ -24,6 +24,7 @@ mod pax;
 mod pipes;
 mod remembered;
 mod root;
+mod shared;
 mod sparse;
 mod steps;
 mod tar_stream;
@@ -35,6 +36,7 @@ pub(crate) use decompress::{Compression, CompressionError, SNIFFED_BYTES, decomp
 pub(crate) use entry::Kind;
 pub(crate) use pipes::remove_pipes;
 pub(crate) use root::Root;
+pub(crate) use shared::LayerFiles;
 pub(crate) use steps::Steps;
 pub(crate) use tar_stream::{BLOCK_BYTES, Source, TarStream};
 pub(crate) use trash::delete_tree;

@@ -11,6 +11,7 @@
 //! | `aliases/<digest>` | the image that an index's digest means here |
 //! | `roots/<digest>-<owners>/` | `root/`, the files, and `image.json`, the config; by the digest of the image's manifest |
 //! | `roots/config-<digest>-<owners>/` | the same, by the digest of its config, where there is no manifest |
+//! | `layers/<digest>-<owners>/` | links to files of roots, by the uncompressed digest of a layer and the number of its entry: images that have this layer share them |
 //! | `tmp/` | what is being made, each entry locked by its maker |
 //! | `blobs/<digest>` | compressed layers that are whole, kept only until unpacked |
 //! | `blobs/<digest>.<place>`, `blobs/<digest>.<place>.<number>` | the same on their way, by the digest of the registry and repository that they come from; one for each download at a time |
@@ -39,6 +40,7 @@ mod durable;
 mod error;
 mod files;
 mod image;
+mod layers;
 mod lock;
 mod records;
 mod staging;
@@ -115,6 +117,9 @@ pub struct Entry {
     pub digest: Digest,
     /// Bytes of its files.
     pub size: u64,
+    /// How many of them are in layers that other images of the list have, too. Those of
+    /// earlier versions of this program share none.
+    pub shared: u64,
     /// When it was pulled or imported.
     pub created: SystemTime,
 }
@@ -155,9 +160,13 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub fn list(&self) -> Result<Vec<Entry>, StoreError> {
+        let records = self.records()?.read;
+        let images = records.iter().map(|record| record.digest.clone());
+        let shared = self.shared_bytes(&images.collect());
         let mut entries = Vec::new();
-        for record in self.records()?.read {
-            entries.push(record.into_entry());
+        for record in records {
+            let shared = shared.get(&record.digest);
+            entries.push(record.into_entry(shared.copied().unwrap_or(0)));
         }
         entries.sort_by(|a, b| a.reference.cmp(&b.reference));
         Ok(entries)
@@ -230,12 +239,16 @@ impl Store {
     /// that was unpacked for other owners is of no use; and another one for digests of
     /// configs, so that none of them passes for the digest of a manifest.
     fn root_folder(&self, digest: &Digest, of_config: bool) -> PathBuf {
-        let owners = match self.inner.options.owners {
+        let kind = if of_config { OF_CONFIG } else { "" };
+        let name = format!("{kind}{}-{}", digest.file_name(), self.owners());
+        self.path(["roots", &name])
+    }
+
+    /// To whom files belong, as a part of names.
+    fn owners(&self) -> String {
+        match self.inner.options.owners {
             Owners::Mine => "mine".to_owned(),
             Owners::Shifted { base } => base.to_string(),
-        };
-        let kind = if of_config { OF_CONFIG } else { "" };
-        let name = format!("{kind}{}-{owners}", digest.file_name());
-        self.path(["roots", &name])
+        }
     }
 }

@@ -5,8 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use chain::{Chain, LinkId};
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join};
 use sandbox::Launcher;
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -16,10 +17,11 @@ use crate::chain_file::{self, ChainFileError};
 use crate::config::{EtcdOptions, NatsOptions};
 use crate::connection::Connection;
 use crate::error::{FailedTo, with_causes};
+use crate::figures::{Processes, RunnerFigures};
 use crate::link_store::etcd::{Etcd, EtcdError};
 use crate::link_store::{LinkStore, LinkStoreError, RunnerState};
 use crate::name;
-use crate::portal::http::{LinkState, Links, Probed};
+use crate::portal::http::{Figures, LinkState, Links, Probed, RunnerEntry};
 use crate::portal::{Portal, PortalError, Publisher};
 use crate::runner::http::Connections;
 use crate::runner::{Images, Options, Runner};
@@ -216,7 +218,21 @@ impl Network {
     /// later.
     pub fn runner(&self, options: Options, images: Images) -> Runner {
         let (transport, links) = (self.transport(), self.links());
-        Runner::start(options, transport, links, images, Launcher::new())
+        let name = options.name.clone();
+        let runner = Runner::start(options, transport, links, images, Launcher::new());
+        if let Some(name) = name {
+            let processes = runner.processes_teller();
+            runner.hold(self.nats.tell_figures(move |bytes_max| {
+                let links = processes().into_iter();
+                let figures = RunnerFigures {
+                    name: name.as_str().to_owned(),
+                    links: links.map(|(id, link)| (id.to_string(), link)).collect(),
+                    is_incomplete: false,
+                };
+                figures.to_json(bytes_max)
+            }));
+        }
+        runner
     }
 
     /// Opens a portal, publishes its links once, and waits until a runner serves each of
@@ -349,7 +365,7 @@ impl Network {
     pub fn served(&self) -> Arc<dyn Links> {
         Arc::new(LinksThere {
             probed: Probed::new(self.transport()),
-            nats: self.nats.connection(),
+            nats: self.nats.clone(),
             etcd: self.etcd.clone(),
             runners: Mutex::new(None),
         })
@@ -385,7 +401,7 @@ fn problem(runners: &Runners, id: LinkId) -> Option<String> {
 /// The links of runners in other processes.
 struct LinksThere {
     probed: Probed,
-    nats: watch::Receiver<Connection>,
+    nats: Nats,
     etcd: Etcd,
     /// The last known states of runners, and when they were read. Locked while they are read,
     /// so that they are read once however many links nobody serves.
@@ -421,10 +437,50 @@ impl Links for LinksThere {
     }
 
     fn unreachable(&self) -> Option<String> {
-        match &*self.nats.borrow() {
+        match &*self.nats.connection().borrow() {
             Connection::Connected => None,
             Connection::Waiting(why) => Some(format!("NATS: {why}")),
         }
+    }
+
+    fn figures(&self) -> BoxFuture<'_, Figures> {
+        Box::pin(async move {
+            let (answers, states) = join(self.nats.ask_for_figures(), self.runners()).await;
+            figures(&answers, &states)
+        })
+    }
+}
+
+/// What runners do, from their answers and from the states that they have announced. An
+/// answer that cannot be read is ignored.
+fn figures(answers: &[Bytes], states: &Runners) -> Figures {
+    let mut links = BTreeMap::<LinkId, Processes>::new();
+    let mut told = BTreeMap::new();
+    for answer in answers {
+        let Ok(RunnerFigures {
+            name,
+            links: of_runner,
+            ..
+        }) = serde_json::from_slice(answer)
+        else {
+            continue;
+        };
+        let mut all = Processes::default();
+        for (id, processes) in of_runner {
+            if let Ok(id) = id.parse() {
+                links.entry(id).or_default().add(processes);
+                all.add(processes);
+            }
+        }
+        told.insert(name, all);
+    }
+    let runners = states.iter().map(|(name, state)| {
+        let processes = told.get(name).copied();
+        RunnerEntry::new(Some(name.clone()), state, processes)
+    });
+    Figures {
+        runners: runners.collect(),
+        links,
     }
 }
 

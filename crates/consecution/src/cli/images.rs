@@ -33,7 +33,8 @@ pub(crate) enum Command {
         /// File or folder to read, or `-` for standard input.
         file: PathBuf,
     },
-    /// Lists the images in the store.
+    /// Lists the images in the store. Of an image's size, SHARED is in layers that other
+    /// images of the list have, too; it is on the disk once.
     List,
     /// Removes images from the store.
     Remove {
@@ -143,8 +144,12 @@ fn list(entries: &[Entry]) -> String {
             entry.reference.familiar(),
             entry.digest.to_string(),
             indicatif::HumanBytes(entry.size).to_string(),
+            indicatif::HumanBytes(entry.shared).to_string(),
             age,
         ]
     });
-    table(["NAME", "DIGEST", "SIZE", "CREATED"], rows.collect())
+    table(
+        ["NAME", "DIGEST", "SIZE", "SHARED", "CREATED"],
+        rows.collect(),
+    )
 }

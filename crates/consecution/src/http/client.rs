@@ -33,6 +33,12 @@ impl Client {
         *self.0.stage.borrow() > Stage::Open
     }
 
+    /// Resolves when the server begins to drain, or is gone.
+    pub(crate) async fn until_draining(&self) {
+        let mut stage = self.0.stage.clone();
+        drop(stage.wait_for(|stage| *stage > Stage::Open).await);
+    }
+
     /// Whether the connection has an extra place, which is for monitoring and not for calls.
     pub(crate) fn is_extra(&self) -> bool {
         self.0.is_extra.load(Ordering::Acquire)

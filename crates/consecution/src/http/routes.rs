@@ -68,6 +68,11 @@ pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Response<Body>
     // A value of texts and numbers can always be written.
     let mut json = serde_json::to_string(value).unwrap_or_default();
     json.push('\n');
+    json_bytes(status, json)
+}
+
+/// What is JSON already.
+pub(crate) fn json_bytes(status: StatusCode, json: impl Into<Body>) -> Response<Body> {
     let mut response = text(JSON, json);
     *response.status_mut() = status;
     response

@@ -283,7 +283,7 @@ impl fmt::Display for FailureReason {
 }
 
 /// A link's image, command and arguments in one line, shortened if it is too long.
-fn command_line(link: &Link) -> String {
+pub(crate) fn command_line(link: &Link) -> String {
     let words = link.command.iter().chain(&link.arguments);
     let line = words.fold(link.image.clone(), |mut line, word| {
         // Writing to a string cannot fail.

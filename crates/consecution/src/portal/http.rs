@@ -15,40 +15,48 @@
 // | `problem`, `headers` | how failures, and the ends of links, are written |
 // | `chains` | the chains that are offered at one time |
 // | `looks`, `readiness` | what keeps chains from being run |
-// | `metrics` | what is counted |
+// | `metrics`, `latency`, `recent` | what is counted, timed, and kept of failures |
+// | `stats`, `ui` | the figures for people who look on, and the page that shows them |
 // | `log` | what the log says of calls |
 
 mod answer;
 mod call;
 mod chains;
 mod headers;
+mod latency;
 mod log;
 mod looks;
 mod metrics;
 mod prefer;
 mod problem;
 mod readiness;
+mod recent;
 mod routes;
 mod spool;
+mod stats;
+mod ui;
 mod upload;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chain::Chain;
 use parking_lot::RwLock;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
 
-pub use looks::{LinkState, Links, Probed};
+pub use looks::{Figures, LinkState, Links, Probed, RunnerEntry};
 pub use spool::{BYTES_MAX_DEFAULT as SPOOL_BYTES_MAX_DEFAULT, SpoolOptions};
 
 use self::chains::{Chains, Offered};
 use self::metrics::Metrics;
 use self::problem::Problem;
 use self::readiness::Readiness;
+use self::recent::Recent;
 use self::spool::Room;
+use self::stats::Following;
 use super::{ChainError, FailureReason, Portal};
 use crate::http::{self, Listen, ListenError, Server};
 use crate::trace::CallId;
@@ -129,6 +137,8 @@ struct Site {
     request_bytes_max: Option<u64>,
     stall_wait_max: Duration,
     room: Arc<Room>,
+    recent: Arc<Recent>,
+    following: Following,
 }
 
 /// A chain, as `/chains` shows it.
@@ -165,7 +175,8 @@ impl Site {
         registry: &mut Registry,
     ) -> Site {
         room.count_in(registry);
-        let metrics = Metrics::new(registry);
+        let recent = Arc::<Recent>::default();
+        let metrics = Metrics::new(registry, Arc::clone(&recent));
         let turned_away = Counter::default();
         let help = "Requests that were turned away since there were too many connections";
         registry.register("http_turned_away", help, turned_away.clone());
@@ -177,6 +188,8 @@ impl Site {
             request_bytes_max: options.request_bytes_max,
             stall_wait_max: options.server.stall_wait_max,
             room: Arc::new(room),
+            recent,
+            following: Following::new(),
         }
     }
 
@@ -215,19 +228,24 @@ fn list(chains: &[Offered]) -> Vec<ChainEntry<'_>> {
                 id: link.id.to_string(),
                 image: &link.link.image,
             });
-            let parameters = chain.parameters.iter().map(|(name, parameter)| {
-                let entry = ParameterEntry {
-                    pattern: parameter.pattern.as_str(),
-                    default: parameter.default.as_deref(),
-                };
-                (name.as_str(), entry)
-            });
             ChainEntry {
                 name: &chain.name,
                 content_type: chain.content_type.as_deref(),
-                parameters: parameters.collect(),
+                parameters: parameters(chain),
                 links: links.collect(),
             }
         })
         .collect()
+}
+
+/// The parameters of a chain, by name.
+fn parameters(chain: &Chain) -> BTreeMap<&str, ParameterEntry<'_>> {
+    let parameters = chain.parameters.iter().map(|(name, parameter)| {
+        let entry = ParameterEntry {
+            pattern: parameter.pattern.as_str(),
+            default: parameter.default.as_deref(),
+        };
+        (name.as_str(), entry)
+    });
+    parameters.collect()
 }

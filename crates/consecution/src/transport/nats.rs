@@ -15,9 +15,11 @@
 //! | `connection` | connections that reconnect, inboxes, incoming requests |
 //! | `exchange` | a call in frames: its state as plain data, and one duplex for both sides |
 //! | `client`, `server` | the two sides of a call, from its request on |
+//! | `stats` | what runners do, for portals that ask |
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use chain::LinkId;
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::watch;
@@ -32,6 +34,7 @@ mod connection;
 mod exchange;
 mod role;
 mod server;
+mod stats;
 mod wire;
 
 pub use crate::connection::Connection;
@@ -68,6 +71,20 @@ impl Nats {
     /// State of the connection, now and whenever that changes.
     pub fn connection(&self) -> watch::Receiver<Connection> {
         self.shared.health.joint()
+    }
+
+    /// Answers portals that ask what this runner does with what `figures` gives, which gets
+    /// the most bytes that it may have, until the registration is dropped.
+    pub(crate) fn tell_figures(
+        &self,
+        figures: impl Fn(usize) -> Vec<u8> + Send + Sync + 'static,
+    ) -> Registration {
+        stats::answer(Arc::clone(&self.shared), figures)
+    }
+
+    /// What runners answer that are asked what they do.
+    pub(crate) async fn ask_for_figures(&self) -> Vec<Bytes> {
+        stats::ask(&self.shared).await
     }
 
     /// Sends all pending messages and closes the connection for good. Call this last on

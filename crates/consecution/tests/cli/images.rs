@@ -235,6 +235,7 @@ fn images_are_listed_and_removed() {
         "example.com/two:1",
         "three",
         "sha256:",
+        "SHARED",
         "CREATED",
     ] {
         assert!(list.text().contains(part), "no {part} in {}", list.text());

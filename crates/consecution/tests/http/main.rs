@@ -11,6 +11,7 @@ mod support;
 mod calls;
 mod clients;
 mod connections;
+mod page;
 mod parameters;
 mod routes;
 mod spool;

@@ -247,7 +247,7 @@ authorization {
     {
       user: portal, password: pw
       permissions: {
-        publish: ["consecution.link.>", "_INBOX.runner.>"]
+        publish: ["consecution.link.>", "consecution.stats", "_INBOX.runner.>"]
         subscribe: "_INBOX.portal.>"
       }
     }
@@ -255,7 +255,7 @@ authorization {
       user: runner, password: pw
       permissions: {
         publish: ["_INBOX.portal.>", "_INBOX.runner.>"]
-        subscribe: ["consecution.link.> runners", "_INBOX.runner.>"]
+        subscribe: ["consecution.link.> runners", "consecution.stats", "_INBOX.runner.>"]
         allow_responses: true
       }
     }

@@ -15,6 +15,7 @@ mod examples;
 mod failures;
 mod faults;
 mod faults_cut;
+mod figures;
 mod files;
 mod healing;
 mod links;

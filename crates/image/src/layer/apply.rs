@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use super::entry::{Entry, Kind};
 use super::remembered::{FolderTimes, Places, memory_bytes};
 use super::root::{Folder, Root};
+use super::shared::{LayerFiles, Wanted};
 use super::tar_stream::{Source, TarStream};
 use super::{LayerProblem, Owners};
 
@@ -28,10 +29,14 @@ pub(super) struct Applier<'r> {
     /// Times of folders, set last, since filling a folder changes them.
     folder_times: FolderTimes,
     file_bytes: u64,
+    /// Files that images share which have this layer.
+    files: Option<LayerFiles>,
+    /// How many entries there were.
+    entries: u64,
 }
 
 impl<'r> Applier<'r> {
-    pub(super) fn new(root: &'r mut Root, first: bool) -> Self {
+    pub(super) fn new(root: &'r mut Root, first: bool, files: Option<LayerFiles>) -> Self {
         // Open folders were passed through by earlier layers, and not by this one.
         root.forget_open();
         Self {
@@ -40,6 +45,8 @@ impl<'r> Applier<'r> {
             cleared: HashSet::new(),
             folder_times: FolderTimes::default(),
             file_bytes: 0,
+            files,
+            entries: 0,
         }
     }
 
@@ -49,6 +56,7 @@ impl<'r> Applier<'r> {
         tar: &mut TarStream<S>,
         entry: &Entry,
     ) -> Result<(), LayerProblem> {
+        self.entries += 1;
         let path =
             clean(&entry.path).map_err(|problem| LayerProblem::bad_entry(&entry.path, problem))?;
         let Some((folder, name)) = split(&path) else {
@@ -93,12 +101,13 @@ impl<'r> Applier<'r> {
                 return Ok(());
             };
             match root.find(folder) {
-                Ok(Some(parent)) => {
+                // Later entries may have put something else there, or have the path lead
+                // elsewhere: to a file that belongs to other images, too.
+                Ok(Some(parent)) if parent.has_folder(name) => {
                     let flags = AtFlags::SYMLINK_NOFOLLOW;
                     let _ = rustix::fs::utimensat(&parent.fd, name, &times(modified), flags);
                 }
-                // A later entry may have removed it.
-                Ok(None) | Err(LayerProblem::BadEntry { .. } | LayerProblem::Io { .. }) => {}
+                Ok(_) | Err(LayerProblem::BadEntry { .. } | LayerProblem::Io { .. }) => {}
                 Err(problem) => return Err(problem),
             }
             Ok(())
@@ -149,6 +158,10 @@ impl<'r> Applier<'r> {
         entry: &Entry,
     ) -> Result<(), LayerProblem> {
         let step = |step: &'static str| move |cause: Errno| failed(step, &entry.path, cause);
+        if self.share_file(parent, name, entry).map_err(step("link"))? {
+            self.file_bytes += entry.stored_bytes;
+            return Ok(());
+        }
         let fd = self.create_file(parent, name).map_err(step("create"))?;
         if let Some((uid, gid)) = self.root.host_ids(entry.uid, entry.gid) {
             rustix::fs::fchown(&fd, Some(uid), Some(gid)).map_err(step("set owner of"))?;
@@ -170,7 +183,38 @@ impl<'r> Applier<'r> {
         }
         self.file_bytes += entry.stored_bytes;
         rustix::fs::fchmod(&fd, mode(entry.mode)).map_err(step("set mode of"))?;
-        rustix::fs::futimens(&fd, &times(entry.modified)).map_err(step("set time of"))
+        rustix::fs::futimens(&fd, &times(entry.modified)).map_err(step("set time of"))?;
+        if let Some(files) = &self.files {
+            files.keep(self.entries, parent, name);
+        }
+        Ok(())
+    }
+
+    /// Has the entry's file be the one that other images have, if there is such a one. Its
+    /// content is skipped then.
+    fn share_file(&mut self, parent: &Folder, name: &[u8], entry: &Entry) -> Result<bool, Errno> {
+        let Some(files) = &self.files else {
+            return Ok(false);
+        };
+        let (user, group) = match self.root.host_ids(entry.uid, entry.gid) {
+            Some((user, group)) => (user.as_raw(), Some(group.as_raw())),
+            None => (rustix::process::geteuid().as_raw(), None),
+        };
+        let wanted = Wanted {
+            bytes: entry.bytes(),
+            mode: mode(entry.mode),
+            modified: entry.modified,
+            user,
+            group,
+        };
+        let link = || files.link(self.entries, &wanted, parent, name);
+        match link() {
+            Err(Errno::EXIST) => {
+                self.root.displace(parent, name)?;
+                Ok(link().is_ok())
+            }
+            linked => Ok(linked.is_ok()),
+        }
     }
 
     fn create_file(&mut self, parent: &Folder, name: &[u8]) -> Result<OwnedFd, Errno> {
@@ -190,10 +234,7 @@ impl<'r> Applier<'r> {
         let make = || rustix::fs::mkdirat(&parent.fd, name, Mode::from_raw_mode(0o700));
         match make() {
             Err(Errno::EXIST) => {
-                let is_folder = parent.examine(name)?.is_some_and(|there| {
-                    FileType::from_raw_mode(there.st_mode) == FileType::Directory
-                });
-                if !is_folder {
+                if !parent.has_folder(name) {
                     self.root.displace(parent, name)?;
                     make()?;
                 }

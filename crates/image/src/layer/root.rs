@@ -312,6 +312,12 @@ impl Folder {
         Ok(Self { fd, inode })
     }
 
+    /// Whether there is a folder at a name, itself rather than what it links to.
+    pub(super) fn has_folder(&self, name: &[u8]) -> bool {
+        let there = self.examine(name).ok().flatten();
+        there.is_some_and(|there| FileType::from_raw_mode(there.st_mode) == FileType::Directory)
+    }
+
     /// What is at a name, itself rather than what it links to.
     pub(super) fn examine(&self, name: &[u8]) -> Result<Option<Stat>, Errno> {
         match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {

@@ -6,6 +6,7 @@ use super::apply::Applier;
 use super::budget::Budget;
 use super::decompress::{self, Pieces};
 use super::entry::Entry;
+use super::shared::LayerFiles;
 use super::sparse::Sparse;
 use super::tar_stream::TarStream;
 use super::{LayerError, LayerProblem, Root};
@@ -24,10 +25,12 @@ pub(crate) struct Layer<'a> {
     pub(crate) needs_end: bool,
 }
 
-/// Applies a layer to a root and gives the digest of its uncompressed bytes.
+/// Applies a layer to a root and gives the digest of its uncompressed bytes. `files` are
+/// those that its `diff_id` names.
 pub(crate) fn unpack(
     root: &mut Root,
     layer: &Layer<'_>,
+    files: Option<LayerFiles>,
     reader: Box<dyn Read + Send + '_>,
     budget: &mut Budget,
 ) -> Result<Digest, LayerError> {
@@ -35,7 +38,7 @@ pub(crate) fn unpack(
         layer: layer.name.clone(),
         problem,
     };
-    let found = run(root, layer, reader, budget).map_err(fail)?;
+    let found = run(root, layer, files, reader, budget).map_err(fail)?;
     match layer.diff_id {
         Some(wanted) if *wanted != found => Err(fail(LayerProblem::WrongDiffId {
             wanted: wanted.clone(),
@@ -48,6 +51,7 @@ pub(crate) fn unpack(
 fn run(
     root: &mut Root,
     layer: &Layer<'_>,
+    files: Option<LayerFiles>,
     reader: Box<dyn Read + Send + '_>,
     budget: &mut Budget,
 ) -> Result<Digest, LayerProblem> {
@@ -55,7 +59,7 @@ fn run(
     std::thread::scope(|scope| {
         let (pieces, thread) = decompress::start(scope, reader, hasher, budget);
         let mut tar = TarStream::new(pieces);
-        let mut applier = Applier::new(root, layer.first);
+        let mut applier = Applier::new(root, layer.first, files);
         let mut last = None;
         let applied = apply_all(&mut tar, &mut applier, &mut last);
         applied.map_err(|problem| match &last {
@@ -149,7 +153,7 @@ mod tests {
             needs_end: false,
         };
         let nothing = Box::new(Nothing(cancelled));
-        let error = unpack(&mut root, &layer, nothing, &mut budget).unwrap_err();
+        let error = unpack(&mut root, &layer, None, nothing, &mut budget).unwrap_err();
         assert!(matches!(error.problem, LayerProblem::Cancelled), "{error}");
     }
 }

@@ -96,4 +96,37 @@ mod tests {
         store.remove(&name).unwrap();
         assert_eq!(done(&home), ["named references"]);
     }
+
+    #[test]
+    fn files_are_shared_only_when_they_would_outlast_a_power_failure() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(home.path(), StoreOptions::default()).unwrap();
+        let layer = tar("1");
+        let config = serde_json::json!({
+            "architecture": "amd64", "os": "linux",
+            "rootfs": {"type": "layers", "diff_ids": [crate::Digest::of(&layer)]},
+        });
+        let folder = tempfile::tempdir().unwrap();
+        let put = |name: &str, text: &[u8]| fs::write(folder.path().join(name), text).unwrap();
+        put("layer.tar", &layer);
+        put("config.json", config.to_string().as_bytes());
+        put(
+            "manifest.json",
+            br#"[{"Config": "config.json", "Layers": ["layer.tar"]}]"#,
+        );
+        let mut archive = std::process::Command::new("tar");
+        let archive = archive.args(["-c", "-C"]).arg(folder.path());
+        let archive = archive.args(["manifest.json", "config.json", "layer.tar"]);
+        let input = Input::Read(Box::new(Cursor::new(archive.output().unwrap().stdout)));
+        done(&home);
+        drop(
+            store
+                .import(&"x".parse().unwrap(), input, &NoProgress)
+                .unwrap(),
+        );
+        let done = done(&home);
+        let at = |what: &str| done.iter().position(|done| done == what).unwrap();
+        assert!(at("all written") < at("appears roots"), "{done:?}");
+        assert!(at("named roots") < at("appears layers"), "{done:?}");
+    }
 }

@@ -17,7 +17,15 @@ const VERSION: u64 = 1;
 /// has some KiB, and cannot be larger than its document.
 const FILE_BYTES_MAX: u64 = 16 << 20;
 
-const FOLDERS: [&str; 6] = ["references", "aliases", "roots", "tmp", "blobs", "locks"];
+const FOLDERS: [&str; 7] = [
+    "references",
+    "aliases",
+    "roots",
+    "layers",
+    "tmp",
+    "blobs",
+    "locks",
+];
 
 /// Makes the store where there is none, and checks that it is one of ours.
 pub(super) fn prepare(home: &Path, folder: &Path) -> Result<(), StoreError> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::layers::LayerSize;
 use super::{NamedBy, Store, StoreError, files, lock};
 use crate::causes::Cause;
 use crate::config::ImageConfig;
@@ -56,6 +57,9 @@ pub(super) struct Description {
     pub(super) version: u32,
     pub(super) config: ImageConfig,
     pub(super) bytes: u64,
+    /// What it was made of, if other images may share that.
+    #[serde(default)]
+    pub(super) layers: Vec<LayerSize>,
 }
 
 pub(super) const DESCRIPTION: &str = "image.json";

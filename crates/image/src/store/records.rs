@@ -44,11 +44,12 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub(super) fn into_entry(self) -> Entry {
+    pub(super) fn into_entry(self, shared: u64) -> Entry {
         Entry {
             reference: self.reference,
             digest: self.digest,
             size: self.bytes,
+            shared,
             created: UNIX_EPOCH + Duration::from_secs(self.created),
         }
     }

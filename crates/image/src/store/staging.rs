@@ -11,6 +11,7 @@ use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
 use super::image::{DESCRIPTION, Description, ROOT};
+use super::layers::{self, LayerSize};
 use super::{Image, NamedBy, Store, StoreError, adopt, durable, lock};
 use crate::config::ReadConfig;
 use crate::digest::Digest;
@@ -28,6 +29,8 @@ pub(crate) struct Staging {
     folder: Option<File>,
     root: Root,
     budget: Budget,
+    /// Those whose files are shared.
+    layers: Vec<LayerSize>,
 }
 
 impl Staging {
@@ -65,6 +68,7 @@ impl Staging {
             folder: Some(folder),
             root,
             budget: Budget::new(&options.limits, cancelled),
+            layers: Vec::new(),
             path,
         })
     }
@@ -75,7 +79,18 @@ impl Staging {
         layer: &Layer<'_>,
         reader: Box<dyn io::Read + Send + '_>,
     ) -> Result<Digest, LayerError> {
-        unpack(&mut self.root, layer, reader, &mut self.budget)
+        let share = |diff_id| self.store.layer_files(&self.path, diff_id);
+        let files = layer.diff_id.and_then(share);
+        let is_shared = files.is_some();
+        let before = self.budget.file_bytes;
+        let digest = unpack(&mut self.root, layer, files, reader, &mut self.budget)?;
+        if is_shared {
+            self.layers.push(LayerSize {
+                digest: digest.clone(),
+                bytes: self.budget.file_bytes - before,
+            });
+        }
+        Ok(digest)
     }
 
     /// Makes it the root of `digest`, which is the digest of what `by` says, and gives it
@@ -113,6 +128,7 @@ impl Staging {
         // Named before the lock becomes a shared one, so that a sweep in between
         // finds the name.
         let replaced = store.record(reference, digest, index, bytes)?;
+        store.share_layers(&place);
         let lost = || fail(io::Error::other("it was published twice"));
         let folder = folder.ok_or_else(lost)?;
         lock::share(&folder).map_err(fail)?;
@@ -147,10 +163,12 @@ impl Staging {
             other => fail(io::Error::other(other)),
         })?;
         std::fs::remove_dir(self.path.join(TRASH)).map_err(fail)?;
+        layers::drop_replaced(&self.path).map_err(fail)?;
         let description = Description {
             version: adopt::VERSION,
             config: config.image.clone(),
             bytes: self.budget.file_bytes,
+            layers: std::mem::take(&mut self.layers),
         };
         let text = serde_json::to_vec(&description).map_err(|cause| fail(cause.into()))?;
         std::fs::write(self.path.join(DESCRIPTION), text).map_err(fail)?;

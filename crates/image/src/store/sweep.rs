@@ -35,6 +35,7 @@ impl Store {
             ("locks", self.sweep_locks()),
             ("roots", self.sweep_roots()),
             ("aliases", self.sweep_aliases()),
+            ("layers", self.sweep_layers()),
         ];
         for (folder, done) in steps {
             if let Err(cause) = done {
@@ -47,7 +48,7 @@ impl Store {
         }
     }
 
-    fn items(&self, name: &str) -> io::Result<Vec<PathBuf>> {
+    pub(super) fn items(&self, name: &str) -> io::Result<Vec<PathBuf>> {
         let items = std::fs::read_dir(self.inner.folder.join(name))?;
         items.map(|item| Ok(item?.path())).collect()
     }

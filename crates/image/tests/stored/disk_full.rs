@@ -56,6 +56,24 @@ fn a_full_disk_is_told_and_leaves_nothing() {
             );
         }
     }
+    // What an image shares takes no room again, and is left alone when there is none.
+    let base = tar_of(&[("base", &vec![b'b'; 1 << 20])]);
+    let import = |name: &str, more: &[u8]| {
+        let source = tempfile::tempdir().unwrap();
+        let made = image_of(&[base.clone(), tar_of(&[("own", more)])]);
+        write_layout(source.path(), &[(&made, None)]);
+        let input = Input::Path(source.path().to_owned());
+        store.import(&reference(name), input, &NoProgress)
+    };
+    let one = import("one", b"1").unwrap();
+    let other = import("other", b"2").unwrap();
+    let error = import("large", &vec![0; 4 << 20]).unwrap_err().told();
+    assert!(error.contains("no space left"), "{error}");
+    for image in [one, other] {
+        let content = std::fs::read(image.root().join("base")).unwrap();
+        assert_eq!(content, vec![b'b'; 1 << 20]);
+    }
+    assert!(import("third", b"3").is_ok());
     // With what is small there is room again.
     let input = Input::Read(Box::new(std::io::Cursor::new(tar_of(&[("small", b"1")]))));
     store.import(&reference("x"), input, &NoProgress).unwrap();

@@ -14,7 +14,7 @@ use test_support::tars::entry;
 /// Everything around the roots that the store makes, with what could change of it: what is
 /// beside the store, and the store itself but for what images leave there rightly.
 fn surroundings(home: &Home) -> BTreeMap<PathBuf, About> {
-    let own: Vec<_> = ["tmp", "roots", "references", "blobs", "locks"]
+    let own: Vec<_> = ["tmp", "roots", "layers", "references", "blobs", "locks"]
         .map(|folder| home.images().join(folder))
         .into();
     let mut found = BTreeMap::new();

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -153,4 +154,34 @@ fn a_pull_that_is_killed_leaves_nothing_for_long() {
     expect_no_folders(&home, "tmp");
     assert_eq!(home.items("blobs"), [""; 0]);
     assert_eq!(home.items("roots").len(), 1);
+}
+
+#[test]
+fn an_import_that_shares_files_can_be_killed() {
+    let home = Home::new();
+    let count = 1500;
+    let (base, more) = (
+        files(count),
+        tar_of(&[("folder0/file0", &[b'y'; FILE_BYTES])]),
+    );
+    let layouts = [&[base.clone()][..], &[base, more]].map(|layers| {
+        let folder = tempfile::tempdir().unwrap();
+        write_layout(folder.path(), &[(&image_of(layers), None)]);
+        folder
+    });
+    let first = home.import("first", layouts[0].path()).unwrap();
+    kill_again_and_again(&home, "x", Some(layouts[1].path()), count);
+    assert!(whole(first.root(), count));
+    let other = home.import("x", layouts[1].path()).unwrap();
+    let inode = |root: &Path, file: &str| fs::metadata(root.join(file)).unwrap().ino();
+    let is_shared = |file| inode(first.root(), file) == inode(other.root(), file);
+    assert!(is_shared("folder1/file1") && !is_shared("folder0/file0"));
+    expect_no_folders(&home, "tmp");
+    drop((first, other));
+    for name in ["first", "x"] {
+        home.store.remove(&reference(name)).unwrap();
+    }
+    for folder in ["roots", "layers"] {
+        expect_no_folders(&home, folder);
+    }
 }

@@ -14,4 +14,5 @@ mod irregular_files;
 mod killed;
 mod layers;
 mod root_names;
+mod shared_layers;
 mod store;

@@ -27,6 +27,8 @@
 //                                     with links until its input ends; first says which
 //                                     it could
 //   attack lock FILE                  locks it until there is input
+//   attack notice FILE                watches it until there is input, and says whether
+//                                     anything was done to it meanwhile
 //   attack trace KIND [and-wait]      leaves one where the next process is, undone
 //                                     as far as that goes, and says "left"
 //   attack joint first | second       on one side of a pipe that two processes share:
@@ -1304,6 +1306,18 @@ int main(int count, char **arguments) {
     puts(file >= 0 && flock(file, LOCK_EX | LOCK_NB) == 0 ? "locked" : "failed");
     fflush(stdout);
     getchar();
+  } else if (!strcmp(what, "notice") && count == 3) {
+    char events[4096];
+    int file = inotify_init();
+    if (inotify_add_watch(file, arguments[2], IN_ALL_EVENTS) < 0) return 1;
+    close(open(arguments[2], O_RDONLY));
+    // What itself does, it notices.
+    if (read(file, events, sizeof events) <= 0) return 1;
+    puts("watching");
+    fflush(stdout);
+    getchar();
+    struct pollfd ready = {file, POLLIN, 0};
+    puts(poll(&ready, 1, 0) == 0 ? "noticed nothing" : "noticed something");
   } else if (!strcmp(what, "trace") && count >= 3) {
     int is_left = trace(arguments[2]);
     puts(is_left ? "left" : strerror(errno));

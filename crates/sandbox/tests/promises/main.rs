@@ -32,6 +32,7 @@ mod own_program;
 mod places;
 mod privilege;
 mod proc_and_dev;
+mod shared_files;
 mod terminals;
 mod usage;
 mod writable;

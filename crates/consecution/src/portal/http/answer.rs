@@ -147,7 +147,7 @@ impl Running {
 
     fn track(&mut self, result: &Result<Report, ChainError>) {
         if let Some(tracked) = &mut self.tracked {
-            tracked.end(result);
+            tracked.end(result, &self.call_id);
         }
     }
 

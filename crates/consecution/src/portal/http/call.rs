@@ -230,7 +230,7 @@ impl Call<'_> {
     /// The run has ended.
     fn end(&mut self, result: &Result<Report, ChainError>) {
         if let Some(tracked) = &mut self.tracked {
-            tracked.end(result);
+            tracked.end(result, self.id);
         }
     }
 

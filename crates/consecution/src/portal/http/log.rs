@@ -82,7 +82,7 @@ pub(super) fn spool_full(chain: &str, call_id: &CallId) {
 
 /// The end of a link's standard error, from the start of a line if possible; `None` if the
 /// link wrote nothing.
-fn last_lines(stderr: &[u8]) -> Option<Cow<'_, str>> {
+pub(super) fn last_lines(stderr: &[u8]) -> Option<Cow<'_, str>> {
     let stderr = stderr.trim_ascii_end();
     let end = &stderr[stderr.len().saturating_sub(STDERR_BYTES_MAX)..];
     let is_cut = end.len() < stderr.len();

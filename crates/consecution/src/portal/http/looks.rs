@@ -11,8 +11,11 @@ use chain::LinkId;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{self, StreamExt};
 use parking_lot::Mutex;
-use tokio::time::{Instant, timeout_at};
+use serde::Serialize;
+use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::figures::Processes;
+use crate::link_store::RunnerState;
 use crate::transport::{RefusalReason, Transport};
 
 /// How long to wait for the states of links.
@@ -35,6 +38,71 @@ pub trait Links: Send + Sync {
     /// Why no runner can be reached, as a lower-case fragment; `None` if runners can be
     /// reached.
     fn unreachable(&self) -> Option<String>;
+
+    /// What runners do now, as far as they say. Asked for only while somebody looks on.
+    fn figures(&self) -> BoxFuture<'_, Figures> {
+        std::future::ready(Figures::default()).boxed()
+    }
+}
+
+/// What runners do at a moment.
+#[derive(Debug, Clone, Default)]
+pub struct Figures {
+    /// The processes of each link that a runner serves, over all runners.
+    pub links: BTreeMap<LinkId, Processes>,
+    /// The runners that are known.
+    pub runners: Vec<RunnerEntry>,
+}
+
+/// A runner, as people see it who look on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct RunnerEntry {
+    /// Its name; `None` if it is in this process.
+    pub name: Option<String>,
+    /// The program's version.
+    pub version: String,
+    /// When it was started, in seconds since 1970; 0 if that is unknown.
+    pub started: u64,
+    /// The most processes that it has at a time.
+    pub processes_max: usize,
+    /// What its processes do; `None` if it has not said.
+    pub processes: Option<Processes>,
+    /// It accepts no more calls.
+    pub draining: bool,
+    /// Why it cannot start processes, if it lacks something.
+    pub starved: Option<String>,
+    /// How many links it serves.
+    pub serving: usize,
+    /// How many it loads.
+    pub loading: usize,
+    /// Links that it cannot serve, by id, and why; at most [`BROKEN_MAX`](Self::BROKEN_MAX).
+    pub broken: BTreeMap<String, String>,
+}
+
+impl RunnerEntry {
+    /// The most broken links that are listed.
+    pub const BROKEN_MAX: usize = 10;
+
+    /// The entry of a runner in this state.
+    pub fn new(
+        name: Option<String>,
+        state: &RunnerState,
+        processes: Option<Processes>,
+    ) -> RunnerEntry {
+        let broken = state.broken.iter().take(RunnerEntry::BROKEN_MAX);
+        RunnerEntry {
+            name,
+            version: state.version.clone(),
+            started: state.started,
+            processes_max: state.processes_max,
+            processes,
+            draining: state.draining,
+            starved: state.starved.clone(),
+            serving: state.serving,
+            loading: state.loading.len(),
+            broken: broken.map(|(id, why)| (id.clone(), why.clone())).collect(),
+        }
+    }
 }
 
 /// Whether a link can be called. Reasons are lower-case fragments.
@@ -108,6 +176,12 @@ impl Looks {
     /// Like [`Links::unreachable`].
     pub(super) fn unreachable(&self) -> Option<String> {
         self.links.unreachable()
+    }
+
+    /// Like [`Links::figures`]; nothing where that takes too long.
+    pub(super) async fn figures(&self) -> Figures {
+        let figures = timeout(LOOK_WAIT_MAX, self.links.figures()).await;
+        figures.unwrap_or_default()
     }
 
     /// The state of one link.

@@ -3,24 +3,24 @@
 //! All metrics of a chain are looked up when it is loaded; a call only adds to them.
 //! `docs/http.md` lists the names.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use chain::Chain;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Metric, Registry, Unit};
 use tokio::time::Instant;
 
+use super::latency::{Latency, Times};
+use super::recent::Recent;
 use crate::portal::{ChainError, FailureReason, Report};
+use crate::trace::CallId;
 
 type Labels = Vec<(&'static str, String)>;
-
-/// Buckets from half a millisecond to half a minute, each twice the one before.
-fn latency() -> Histogram {
-    Histogram::new(exponential_buckets(0.0005, 2.0, 17))
-}
 
 /// Why a call failed, as a label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,8 +81,9 @@ pub(super) struct Metrics {
     calls: Family<Labels, Counter>,
     failures: Family<Labels, Counter>,
     in_flight: Family<Labels, Gauge>,
-    durations: Family<Labels, Histogram>,
-    link_durations: Family<Labels, Histogram>,
+    durations: Family<Labels, Latency>,
+    link_durations: Family<Labels, Latency>,
+    recent: Arc<Recent>,
 }
 
 /// The metrics of one chain.
@@ -90,19 +91,45 @@ pub(super) struct ChainMetrics {
     calls: Counter,
     failures: [Counter; Kind::ALL.len()],
     in_flight: Gauge,
-    duration: Histogram,
-    links: Vec<Histogram>,
+    duration: Latency,
+    links: Vec<LinkMetrics>,
+    recent: Arc<Recent>,
+}
+
+/// The metrics of one link of a chain.
+pub(super) struct LinkMetrics {
+    duration: Latency,
+    /// How often a runner ran it joined to the link before.
+    joined: AtomicU64,
+    /// The processor time that it has used, in microseconds.
+    cpu: AtomicU64,
+}
+
+impl LinkMetrics {
+    pub(super) fn times(&self) -> Times {
+        self.duration.times()
+    }
+
+    pub(super) fn joined(&self) -> u64 {
+        self.joined.load(Ordering::Relaxed)
+    }
+
+    /// The processor time that it has used, as far as it was counted.
+    pub(super) fn cpu(&self) -> Duration {
+        Duration::from_micros(self.cpu.load(Ordering::Relaxed))
+    }
 }
 
 impl Metrics {
-    pub(super) fn new(registry: &mut Registry) -> Metrics {
+    /// Those in `registry`; failures are also kept in `recent`.
+    pub(super) fn new(registry: &mut Registry, recent: Arc<Recent>) -> Metrics {
         let calls = register(registry, "calls", "Calls of chains");
         let failures = register(registry, "call_failures", "Calls that failed, by kind");
         let in_flight = register(registry, "calls_in_flight", "Calls under way");
-        let durations = Family::new_with_constructor(latency as fn() -> Histogram);
+        let durations = Family::<Labels, Latency>::default();
         let help = "From a call's head to the end of its reply";
         registry.register_with_unit("call_duration", help, Unit::Seconds, durations.clone());
-        let link_durations = Family::new_with_constructor(latency as fn() -> Histogram);
+        let link_durations = Family::<Labels, Latency>::default();
         let help = "How long the process of a link had its request";
         registry.register_with_unit("link_duration", help, Unit::Seconds, link_durations.clone());
         Metrics {
@@ -111,6 +138,7 @@ impl Metrics {
             in_flight,
             durations,
             link_durations,
+            recent,
         }
     }
 
@@ -120,7 +148,11 @@ impl Metrics {
         let links = chain.links.iter().enumerate().map(|(index, link)| {
             let labels = with("index", index.to_string());
             let labels = [labels, vec![("link", link.name.clone())]].concat();
-            self.link_durations.get_or_create_owned(&labels)
+            LinkMetrics {
+                duration: self.link_durations.get_or_create_owned(&labels),
+                joined: AtomicU64::new(0),
+                cpu: AtomicU64::new(0),
+            }
         });
         let failure = |(_, kind): (Kind, &str)| {
             self.failures
@@ -132,7 +164,34 @@ impl Metrics {
             in_flight: self.in_flight.get_or_create_owned(&label()),
             duration: self.durations.get_or_create_owned(&label()),
             links: links.collect(),
+            recent: Arc::clone(&self.recent),
         })
+    }
+}
+
+impl ChainMetrics {
+    pub(super) fn calls(&self) -> u64 {
+        self.calls.get()
+    }
+
+    pub(super) fn in_flight(&self) -> i64 {
+        self.in_flight.get()
+    }
+
+    /// How many calls failed, by kind, without kinds that never happened.
+    pub(super) fn failures(&self) -> BTreeMap<&'static str, u64> {
+        let kinds = Kind::ALL.iter().zip(&self.failures);
+        let counts = kinds.map(|((_, name), count)| (*name, count.get()));
+        counts.filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// How long calls took.
+    pub(super) fn times(&self) -> Times {
+        self.duration.times()
+    }
+
+    pub(super) fn links(&self) -> &[LinkMetrics] {
+        &self.links
     }
 }
 
@@ -161,18 +220,24 @@ impl Tracked {
         }
     }
 
-    /// The run has ended.
-    pub(super) fn end(&mut self, result: &Result<Report, ChainError>) {
+    /// The run of this call has ended.
+    pub(super) fn end(&mut self, result: &Result<Report, ChainError>, call_id: &CallId) {
         let report = match result {
             Ok(report) => report,
             Err(error) => {
                 self.fail(Kind::of(error));
+                self.chain.recent.add(error, call_id);
                 &error.report
             }
         };
-        for (link, duration) in report.links.iter().zip(&self.chain.links) {
+        for (link, metrics) in report.links.iter().zip(&self.chain.links) {
             if link.ending.is_some() {
-                duration.observe(link.elapsed.as_secs_f64());
+                metrics.duration.observe(link.elapsed);
+                let joined = u64::from(link.is_joined);
+                metrics.joined.fetch_add(joined, Ordering::Relaxed);
+                let cpu = link.usage.cpu.map_or(0, |cpu| cpu.as_micros());
+                let cpu = u64::try_from(cpu).unwrap_or(u64::MAX);
+                metrics.cpu.fetch_add(cpu, Ordering::Relaxed);
             }
         }
         self.is_over = true;
@@ -193,8 +258,6 @@ impl Drop for Tracked {
     fn drop(&mut self) {
         self.fail(Kind::ClientGone);
         self.chain.in_flight.dec();
-        self.chain
-            .duration
-            .observe(self.began.elapsed().as_secs_f64());
+        self.chain.duration.observe(self.began.elapsed());
     }
 }

@@ -11,7 +11,9 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::Offered;
-use super::looks::{LinkState, Links, Looks};
+use chain::LinkId;
+
+use super::looks::{Figures, LinkState, Links, Looks};
 use crate::http;
 use crate::portal::{Portal, Publication};
 
@@ -51,7 +53,27 @@ impl Readiness {
 
     /// Whether this process should get calls of all these chains.
     pub(super) async fn of_all(&self, chains: &[Offered], is_draining: bool) -> Ready {
-        let missing = self.missing(chains).await;
+        let missing = self.missing(chains, |_| false).await;
+        self.ready(chains, is_draining, missing)
+    }
+
+    /// The same for people who look on, without asking for links that are known to be
+    /// served.
+    pub(super) async fn beside(
+        &self,
+        chains: &[Offered],
+        is_served: impl Fn(LinkId) -> bool,
+    ) -> Ready {
+        let missing = self.missing(chains, is_served).await;
+        self.ready(chains, false, missing)
+    }
+
+    /// Like [`Links::figures`].
+    pub(super) async fn figures(&self) -> Figures {
+        self.looks.figures().await
+    }
+
+    fn ready(&self, chains: &[Offered], is_draining: bool, missing: Vec<Missing>) -> Ready {
         let reason = self.unavailable(is_draining).or_else(|| {
             if let Some(name) = first_not_known(chains, &missing) {
                 return Some(format!("chain '{name}' has not been ready yet"));
@@ -65,7 +87,7 @@ impl Readiness {
 
     /// Whether this process should get calls of this chain.
     pub(super) async fn of_one(&self, chain: &Offered, is_draining: bool) -> Ready {
-        let missing = self.missing(std::slice::from_ref(chain)).await;
+        let missing = self.missing(std::slice::from_ref(chain), |_| false).await;
         let reason = self.unavailable(is_draining).or_else(|| {
             let is_missing = !missing.is_empty();
             is_missing.then(|| format!("chain '{}' cannot be run", chain.name()))
@@ -95,11 +117,16 @@ impl Readiness {
     }
 
     /// The links of these chains that cannot be called. Marks chains without any as seen.
-    async fn missing(&self, chains: &[Offered]) -> Vec<Missing> {
+    async fn missing(
+        &self,
+        chains: &[Offered],
+        is_served: impl Fn(LinkId) -> bool,
+    ) -> Vec<Missing> {
         let links = chains
             .iter()
             .flat_map(|offered| &offered.portal.chain().links);
-        let ids: BTreeSet<_> = links.map(|link| link.id).collect();
+        let ids = links.map(|link| link.id).filter(|id| !is_served(*id));
+        let ids: BTreeSet<_> = ids.collect();
         let states = self.looks.states(ids).await;
         let mut all = Vec::new();
         for offered in chains {
@@ -202,7 +229,7 @@ mod tests {
     }
 
     fn offered_by(portal: &Portal) -> Offered {
-        let metrics = Metrics::new(&mut crate::http::registry());
+        let metrics = Metrics::new(&mut crate::http::registry(), Arc::default());
         Offered::new(portal.clone(), &metrics)
     }
 

@@ -9,6 +9,7 @@ use axum::extract::rejection::ExtensionRejection;
 use axum::extract::{FromRequest, FromRequestParts, Request, State};
 use axum::handler::Handler;
 use axum::http::StatusCode;
+use axum::http::header::{ACCEPT, HeaderValue, LOCATION};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use axum::{Extension, Router};
@@ -16,7 +17,7 @@ use prometheus_client::registry::Registry;
 
 use super::chains::Offered;
 use super::readiness::Ready;
-use super::{Site, call};
+use super::{Site, call, stats, ui};
 use crate::http::{self, Client, LOOK, Problem};
 use crate::trace::CallId;
 
@@ -26,12 +27,17 @@ const CALL: &str = "POST, PUT";
 /// The routes for calls and for monitoring.
 pub(super) fn main(site: Arc<Site>, registry: Arc<Registry>) -> Router {
     let calls = Router::new()
-        .route("/", post(call_first).put(call_first))
+        .route("/", post(call_first).put(call_first).get(front))
         .route("/chains/{name}", post(call_named).put(call_named))
         .method_not_allowed_fallback(async |request: PortalRequest| request.refuse_method(CALL));
+    let page = Router::new()
+        .route("/ui/", get(ui::page))
+        .route("/ui/page.css", get(ui::style))
+        .route("/ui/page.js", get(ui::script));
     looks(registry, PortalRequest::refuse_path)
         .method_not_allowed_fallback(async |request: PortalRequest| request.refuse_method(LOOK))
         .merge(calls)
+        .merge(page)
         .with_state(site)
 }
 
@@ -52,6 +58,7 @@ fn looks<T: 'static>(
         .route("/chains", get(list))
         .route("/chains/{name}/readyz", get(chain_ready))
         .route("/readyz", get(ready))
+        .route("/stats", get(stats::stats))
         .merge(http::health_and_metrics(registry))
         // An empty `{name}` is no name, whatever the method.
         .route("/chains//readyz", any(not_found.clone()))
@@ -61,6 +68,20 @@ fn looks<T: 'static>(
 async fn call_first(request: PortalRequest) -> Response {
     let chains = request.site.chains();
     request.call(chains.first()).await
+}
+
+/// Leads browsers to the page; nothing else is there to get.
+async fn front(request: PortalRequest) -> Response {
+    let accepted = request.inner.headers().get(ACCEPT);
+    let accepted = accepted.and_then(|accepted| accepted.to_str().ok());
+    if !accepted.is_some_and(|accepted| accepted.contains("text/html")) {
+        return request.refuse_method(CALL).into_response();
+    }
+    let mut response = StatusCode::SEE_OTHER.into_response();
+    // Relative, since a proxy may offer this below a path of its own.
+    let page = HeaderValue::from_static("ui/");
+    response.headers_mut().insert(LOCATION, page);
+    response
 }
 
 async fn call_named(request: PortalRequest) -> Response {
@@ -95,7 +116,7 @@ async fn not_here(request: PortalRequest) -> Problem {
     let path = request.path();
     let problem = Problem::not_found(format!(
         "there is nothing at {path}: this address is for looking after the server, \
-         with /healthz, /readyz, /metrics, /chains and /chains/<name>/readyz; \
+         with /healthz, /readyz, /metrics, /stats, /chains and /chains/<name>/readyz; \
          chains are called at another one"
     ));
     request.answer(problem)

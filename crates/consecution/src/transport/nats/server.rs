@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
 use super::connection::Shared;
+use super::connection::requests::Topic;
 use super::wire::header_block;
 use super::wire::reply::{self, Fault};
 use super::wire::request::RequestHead;
@@ -56,7 +57,7 @@ impl Serving {
     async fn run(self, mut withdrawn: oneshot::Receiver<()>) {
         // Each call holds a clone of the sender until it is answered.
         let (answering, mut answered) = mpsc::channel::<()>(1);
-        let mut requests = self.shared.requests().subscribe(self.id);
+        let mut requests = self.shared.requests().subscribe(Topic::Link(self.id));
         loop {
             tokio::select! {
                 biased;
@@ -127,7 +128,7 @@ impl Serving {
 /// chosen any bytes without white space, so the subject may be invalid. It may also be one
 /// that the client must not publish to itself, such as a link's or a server's: a runner must
 /// not do that for it.
-fn answerable(reply: &[u8]) -> Option<Subject> {
+pub(crate) fn answerable(reply: &[u8]) -> Option<Subject> {
     let reply = str::from_utf8(reply).ok()?;
     let is_plain = |token: &str| !token.is_empty() && token != "*" && token != ">";
     let is_a_callers = !NEVER_A_CALLERS

@@ -1,4 +1,5 @@
-//! The connection on which requests arrive, with one subscription per link.
+//! The connection on which requests arrive, with one subscription for each link, and one for
+//! questions about figures.
 //!
 //! A client that may call a link can put any bytes into its requests, and the client
 //! library closes its connection on some of them. So requests do not go through the
@@ -66,13 +67,32 @@ struct Links {
 
 #[derive(Default)]
 struct Table {
-    by_number: HashMap<u64, Link>,
+    by_number: HashMap<u64, Subscribed>,
     last_number: u64,
     is_connected: bool,
 }
 
-struct Link {
-    id: LinkId,
+/// What a subscription is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Topic {
+    /// Calls of a link: each goes to one runner.
+    Link(LinkId),
+    /// Questions about figures: each goes to all runners.
+    Stats,
+}
+
+impl Topic {
+    /// The subject, and the queue group if there is one, as a `SUB` line has them.
+    fn subscribed(self) -> String {
+        match self {
+            Topic::Link(id) => format!("{} {}", subject::of_link(id), subject::QUEUE_GROUP),
+            Topic::Stats => subject::STATS.to_owned(),
+        }
+    }
+}
+
+struct Subscribed {
+    topic: Topic,
     requests: mpsc::Sender<Message>,
     phase: Phase,
 }
@@ -117,14 +137,14 @@ impl Requests {
         }
     }
 
-    /// Subscribes to requests of this link, now and again after each reconnect.
-    pub(crate) fn subscribe(&self, id: LinkId) -> Subscription {
+    /// Subscribes to requests about this, now and again after each reconnect.
+    pub(crate) fn subscribe(&self, topic: Topic) -> Subscription {
         let (sender, requests) = mpsc::channel(SUBSCRIPTION_MESSAGES_MAX);
         let mut table = self.links.table.lock();
         table.last_number += 1;
         let number = table.last_number;
-        let link = Link {
-            id,
+        let link = Subscribed {
+            topic,
             requests: sender,
             phase: Phase::New,
         };
@@ -225,7 +245,7 @@ impl Links {
     fn lost(&self) {
         let mut table = self.table.lock();
         table.is_connected = false;
-        let is_wanted = |link: &Link| matches!(link.phase, Phase::New | Phase::Subscribed);
+        let is_wanted = |link: &Subscribed| matches!(link.phase, Phase::New | Phase::Subscribed);
         table.by_number.retain(|_, link| is_wanted(link));
     }
 
@@ -238,8 +258,7 @@ impl Links {
             let _ = match link.phase {
                 Phase::New => {
                     link.phase = Phase::Subscribed;
-                    let (subject, group) = (subject::of_link(link.id), subject::QUEUE_GROUP);
-                    write!(lines, "SUB {subject} {group} {number}\r\n")
+                    write!(lines, "SUB {} {number}\r\n", link.topic.subscribed())
                 }
                 Phase::Unwanted => {
                     link.phase = Phase::Leaving(*pings + 1);
@@ -258,7 +277,8 @@ impl Links {
 
     /// The server has answered `pongs` pings so far.
     fn ponged(&self, pongs: u64) {
-        let is_over = |link: &Link| matches!(link.phase, Phase::Leaving(ping) if ping <= pongs);
+        let is_over =
+            |link: &Subscribed| matches!(link.phase, Phase::Leaving(ping) if ping <= pongs);
         self.table.lock().by_number.retain(|_, link| !is_over(link));
     }
 

@@ -22,6 +22,9 @@ pub fn of_no_link() -> String {
     format!("consecution.link.{:032}", 0)
 }
 
+/// The subject on which portals ask all runners for their figures.
+pub const STATS: &str = "consecution.stats";
+
 /// The prefix of portals' private inboxes. It differs from that of runners, so that
 /// permissions can tell them apart.
 pub const PORTAL_INBOX: &str = "_INBOX.portal";
