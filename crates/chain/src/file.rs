@@ -7,6 +7,8 @@
 //! back. They report what they find to a [`Problems`], so that one pass finds all
 //! independent errors.
 //!
+//! Key files, which have nothing to do with chains, are read the same way by `keys`.
+//!
 //! Chains and links know nothing of this module: what they can do with files is
 //! added to them here.
 
@@ -14,6 +16,7 @@ mod diagnostic;
 mod faults;
 mod fields;
 mod files;
+mod keys;
 mod link;
 mod media_type;
 mod path;
@@ -30,6 +33,7 @@ use std::borrow::Cow;
 use std::rc::Rc;
 
 use crate::chain::{Chain, ChainLink, chain_name_from};
+use crate::keys::KeyFile;
 use crate::limits::{MAX_FILE_BYTES, MAX_LINK_FILE_BYTES};
 use crate::link::Link;
 use diagnostic::{ImageProblem, Problems};
@@ -105,6 +109,19 @@ impl Link {
     }
 }
 
+impl KeyFile {
+    /// Reads a key file. `label` is what messages call it. No message repeats what stands
+    /// there for the sum of a token: it may be the token. But a whole line of the file is in
+    /// the error's text.
+    ///
+    /// # Errors
+    /// When it cannot be used, with all that is wrong with it.
+    pub fn parse(text: impl AsRef<[u8]>, label: &str) -> Result<Self, FileError> {
+        let (text, problems) = (text.as_ref(), Problems::default());
+        read_text(text, label, MAX_FILE_BYTES, problems, keys::keys)
+    }
+}
+
 fn read_chain(
     text: &[u8],
     label: &str,
@@ -144,7 +161,7 @@ fn decode<'b>(bytes: &'b [u8], max_bytes: usize, problems: &mut Problems) -> Cow
     if bytes.len() > max_bytes {
         problems.push(
             Diagnostic::new(0..0, format!("the file is larger than {max_bytes} bytes"))
-                .help("a chain file holds links, not data: data goes in through stdin"),
+                .help("it holds settings, not data: data goes in through stdin"),
         );
         return Cow::default();
     }

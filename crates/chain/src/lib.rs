@@ -54,6 +54,7 @@
 mod chain;
 mod file;
 mod identity;
+mod keys;
 pub mod limits;
 mod link;
 mod link_id;
@@ -65,6 +66,7 @@ pub mod units;
 
 pub use crate::chain::{Chain, ChainLink, DEFAULT_DEADLINE, Deadline};
 pub use crate::file::{Diagnostic, FileError, Suggestion};
+pub use crate::keys::{Glob, Key, KeyFile, Proof, Right, RightError, is_key_name};
 pub use crate::link::{Constraints, DataSource, Link, LiteralFile, Network, Warm, Writable};
 pub use crate::link_id::{LinkId, LinkIdError};
 pub use crate::parameters::{Filled, Parameter, ParameterError};

@@ -65,6 +65,12 @@ pub const MAX_PATH_BYTES: usize = 255;
 /// Processes of a link in reserve that its `Warm` may ask for.
 pub const MAX_WARM: u16 = 256;
 
+/// Keys of a key file.
+pub const MAX_KEYS: usize = 1000;
+
+/// What the holder of one key may do, as a list.
+pub const MAX_RIGHTS: usize = 100;
+
 /// Bytes of a media type.
 pub const MAX_CONTENT_TYPE_BYTES: usize = 255;
 

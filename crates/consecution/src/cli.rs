@@ -18,10 +18,12 @@ mod check;
 mod filter;
 mod http;
 mod images;
+mod key;
 mod link;
 mod log;
 mod portal;
 mod progress;
+mod protection;
 mod quote;
 mod reload;
 mod remedies;
@@ -183,6 +185,9 @@ enum Command {
     /// Lists, shows, removes and prunes the links that portals have published.
     #[command(subcommand)]
     Link(link::Command),
+    /// Makes keys for those who may use `serve` and portals over HTTP.
+    #[command(subcommand)]
+    Key(key::Command),
 }
 
 /// Runs the `consecution` command with this process's arguments, prints its output and
@@ -243,6 +248,7 @@ fn execute(arguments: Arguments) -> ExitCode {
         Command::Sandbox(command) => sandbox::execute(&global, &command),
         Command::Image(command) => images::execute(&global, command),
         Command::Link(command) => link::execute(command),
+        Command::Key(command) => key::execute(command),
     };
     crate::runner::until_reaped(REAPED_WAIT_MAX);
     ExitCode::from(code.unwrap_or_else(|error| {

@@ -1,4 +1,4 @@
-//! An HTTP/1.1 server for one address.
+//! An HTTP server for one address.
 //!
 //! It accepts, bounds and drains connections, and has the routes and responses that all
 //! addresses of this program share. Each address serves a [`Router`](axum::Router); this
@@ -7,18 +7,26 @@
 //! | module | for |
 //! |---|---|
 //! | `listen` | parses addresses, and listens there |
-//! | `server` | accepts connections, and drains them |
+//! | `server` | serves connections, and drains them |
+//! | `arrivals` | accepts connections, and has them encrypted |
+//! | `tls` | certificates |
+//! | `access` | who may do what: keys, client certificates, pages of other origins |
 //! | `places` | limits connections, and decides which one makes room for others |
-//! | `connection` | serves one connection |
-//! | `socket` | notices that a client is gone |
+//! | `connection`, `http2` | serve one connection |
+//! | `socket`, `encrypted` | notice that a client is gone |
 //! | `stall` | notices that a client no longer reads |
 //! | `client` | a connection as routes see it |
 //! | `routes`, `problem` | routes and responses that all addresses share |
 //! | `body` | the rest of a body whose request has been answered |
+//! | `watched` | files that are read again when they change |
 
+pub(crate) mod access;
+mod arrivals;
 mod body;
 mod client;
 mod connection;
+mod encrypted;
+mod http2;
 mod listen;
 mod places;
 mod problem;
@@ -26,13 +34,16 @@ mod routes;
 mod server;
 mod socket;
 mod stall;
+mod tls;
+mod watched;
 
 use std::time::Duration;
 
-use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+pub use access::browser::{Origin, OriginError};
+pub use access::{Keys, KeysError};
 pub(crate) use body::{discard, is_held_back, swallow};
 pub(crate) use client::{Client, Reset};
 pub use listen::{Listen, ListenAddressError, ListenError};
@@ -40,8 +51,10 @@ pub(crate) use problem::{Problem, problem_response};
 pub(crate) use routes::{
     LOOK, health_and_metrics, json, json_bytes, not_found, only_looks, readiness,
 };
+pub(crate) use server::Counts;
 pub use server::{Drained, Server};
 pub(crate) use stall::look_every;
+pub use tls::{Tls, TlsError, TlsFiles};
 
 /// The default limit on connections. A few more are for monitoring, and take no calls.
 pub const CONNECTIONS_MAX_DEFAULT: usize = 1024;
@@ -69,6 +82,25 @@ pub struct Options {
     /// How long a client may read nothing of its reply while nothing else moves, or send
     /// nothing of its request while we wait for it.
     pub stall_wait_max: Duration,
+    /// The certificates, if it is encrypted.
+    pub tls: Option<Tls>,
+    /// Who may do what. Without keys, everyone may do everything, or everyone with a
+    /// certificate if `tls` knows of clients' ones.
+    pub keys: Option<Keys>,
+    /// The origins whose pages may call chains, besides that of the server itself.
+    pub origins: Vec<Origin>,
+    /// The names of the server, besides addresses and `localhost`, that pages may use where
+    /// nothing else tells whose they are.
+    pub hosts: Vec<String>,
+}
+
+impl Options {
+    pub(crate) fn pages(&self) -> access::browser::Pages {
+        access::browser::Pages {
+            origins: self.origins.clone(),
+            hosts: self.hosts.clone(),
+        }
+    }
 }
 
 impl Default for Options {
@@ -78,6 +110,10 @@ impl Default for Options {
             head_wait_max: HEAD_WAIT_MAX_DEFAULT,
             grace: GRACE_DEFAULT,
             stall_wait_max: STALL_WAIT_MAX_DEFAULT,
+            tls: None,
+            keys: None,
+            origins: Vec::new(),
+            hosts: Vec::new(),
         }
     }
 }
@@ -89,11 +125,4 @@ pub fn registry() -> Registry {
     let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
     registry.register("build", "The version of the program", version);
     registry
-}
-
-/// Registers the number of open connections.
-pub(crate) fn count_connections(registry: &mut Registry) -> Gauge {
-    let connections = Gauge::default();
-    registry.register("http_connections", "Open connections", connections.clone());
-    connections
 }

@@ -80,6 +80,22 @@ pub(super) const CHAIN_LINK: Section = Section {
     example: "begin it with `- Image: `",
 };
 
+/// A key file.
+pub(super) const KEYS: Section = Section {
+    what: "a key file",
+    place: "at the top of a key file",
+    keys: &["Keys"],
+    example: "begin the file with `Keys:`, and list the keys under it",
+};
+
+/// A key of a key file.
+pub(super) const KEY: Section = Section {
+    what: "a key",
+    place: "to a key, in the list under `Keys`",
+    keys: &["Name", "SHA256", "Certificate", "May"],
+    example: "write it as `consecution key new` prints it",
+};
+
 /// A literal file.
 pub(super) const FILE: Section = Section {
     what: "a file",

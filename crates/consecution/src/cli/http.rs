@@ -1,5 +1,6 @@
 //! Options and shutdown of an HTTP server, shared by several commands.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use crate::error::FailedTo;
 use crate::http::{self, Drained, Listen, ListenError, Server};
 use crate::portal::http as portal_http;
 
+use super::protection::{Browsers, Protection};
 use super::signals::Signals;
 
 /// Options for serving chains over HTTP.
@@ -87,33 +89,63 @@ pub(crate) struct Http {
         value_parser = chain::units::parse_bytes
     )]
     spool_max: u64,
+    #[command(flatten)]
+    protection: Protection,
+    #[command(flatten)]
+    browsers: Browsers,
 }
 
 impl Http {
-    /// The server's options. `spool` is the folder to use if `--spool` is not given.
-    pub(crate) fn options(&self, spool: Option<PathBuf>) -> portal_http::Options {
-        portal_http::Options {
-            server: http::Options {
-                connections_max: self.connections_max,
-                head_wait_max: self.header_timeout,
-                grace: self.grace,
-                stall_wait_max: self.stall_timeout,
-            },
+    /// The server's options. `spool` is the folder to use if `--spool` is not given. Reads
+    /// keys and certificates, and goes on looking at them.
+    pub(crate) fn options(&self, spool: Option<PathBuf>) -> anyhow::Result<portal_http::Options> {
+        let mut server = http::Options {
+            connections_max: self.connections_max,
+            head_wait_max: self.header_timeout,
+            grace: self.grace,
+            stall_wait_max: self.stall_timeout,
+            ..http::Options::default()
+        };
+        self.protection.add_to(&mut server)?;
+        self.browsers.add_to(&mut server);
+        Ok(portal_http::Options {
+            server,
             request_bytes_max: self.max_request_bytes,
             spool: portal_http::SpoolOptions {
                 folder: self.spool.clone().or(spool),
                 bytes_max: self.spool_max,
             },
             admin: self.admin_listen.clone(),
-        }
+        })
     }
 }
 
-/// Logs the addresses that a server listens on: first the one for calls.
+/// Logs the addresses that a server listens on: first the one for calls. Logs also what is
+/// open to others than programs on this host.
 pub(crate) fn say_where(server: &Server) -> anyhow::Result<()> {
-    tracing::info!("listening on http://{}", server.address()?);
-    if let Some(address) = server.admin_address()? {
-        tracing::info!("looked after at http://{address}");
+    let scheme = match server.is_encrypted() {
+        true => "https",
+        false => "http",
+    };
+    let (main, admin) = (server.address()?, server.admin_address()?);
+    tracing::info!("listening on {scheme}://{main}");
+    if let Some(address) = admin {
+        tracing::info!("looked after at {scheme}://{address}");
+    }
+    let is_far = |address: &SocketAddr| !address.ip().to_canonical().is_loopback();
+    let Some(address) = [Some(main), admin].into_iter().flatten().find(is_far) else {
+        return Ok(());
+    };
+    if server.is_open_to_all() {
+        tracing::warn!(
+            "everyone who can reach {scheme}://{address} may do everything there: \
+             --keys says who may do what"
+        );
+    } else if !server.is_encrypted() {
+        tracing::warn!(
+            "keys travel unencrypted to http://{address}: --tls-cert encrypts them, \
+             as does a proxy on this host in front of a loopback address"
+        );
     }
     Ok(())
 }

@@ -58,7 +58,7 @@ async fn run(arguments: Arguments, chains: Vec<Chain>) -> anyhow::Result<()> {
     let offered = Portal::for_each(chains.clone(), &[], &transport);
     let mut portals = offered.map_err(FailedTo)?;
     let mut publisher = network.publisher(&portals);
-    let (options, links) = (http.options(None), network.served());
+    let (options, links) = (http.options(None)?, network.served());
     let registry = crate::http::registry();
     let bound = portal_http::bind(&http.listen, options, portals.clone(), links, registry).await;
     let (server, offer) = bound.map_err(http::cannot_listen)?;

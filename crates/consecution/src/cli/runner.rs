@@ -12,6 +12,7 @@ use crate::transport::nats::Role;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::protection::Protection;
 use super::signals::{HangUps, Signals};
 use super::{Global, http, progress, sandboxing, servers};
 
@@ -47,6 +48,8 @@ pub(crate) struct Arguments {
     /// all addresses of this host [default: none].
     #[arg(long, env = "CONSECUTION_LISTEN", value_name = "HOST:PORT")]
     listen: Option<Listen>,
+    #[command(flatten)]
+    protection: Protection,
     /// How long calls in flight may take to finish after SIGTERM or SIGINT.
     #[arg(
         long,
@@ -95,19 +98,21 @@ async fn run(arguments: Arguments, images: Images, sandboxing: Sandboxing) -> an
     let mut saying = JoinSet::new();
     saying.spawn(say_nothing_to_read(hang_ups));
     let (nats, etcd) = (arguments.nats.options()?, arguments.etcd.options()?);
+    let mut options = Options::default();
+    arguments.protection.add_to(&mut options)?;
     let name = arguments.name.unwrap_or_default();
     let network = Network::connect(&nats, &etcd, Role::Runner, name.as_str())?;
     tracing::info!("runner '{}'", name.as_str());
-    let options = RunnerOptions {
+    let of_runner = RunnerOptions {
         name: Some(name),
         processes_max: processes_that_fit(arguments.processes_max),
         waiting_max: arguments.waiting_max,
         sandboxing,
         ..RunnerOptions::default()
     };
-    let runner = network.runner(options, images);
+    let runner = network.runner(of_runner, images);
     let offering = match arguments.listen {
-        Some(listen) => Some(offer(&listen, &network, &runner).await?),
+        Some(listen) => Some(offer(&listen, options, &network, &runner).await?),
         None => None,
     };
     signals.next().await;
@@ -137,12 +142,13 @@ async fn say_nothing_to_read(mut hang_ups: HangUps) {
 /// Serves the runner's metrics, health and readiness until the returned set is dropped.
 async fn offer(
     listen: &Listen,
+    options: Options,
     network: &Network,
     runner: &Runner,
 ) -> anyhow::Result<JoinSet<Drained>> {
     let mut registry = crate::http::registry();
     runner.register(&mut registry);
-    let (options, connections) = (Options::default(), network.connections_of(runner));
+    let connections = network.connections_of(runner);
     let server = runner_http::bind(listen, options, runner, connections, registry).await;
     let server = server.map_err(http::cannot_listen)?;
     http::say_where(&server)?;

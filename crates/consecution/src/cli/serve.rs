@@ -67,6 +67,7 @@ async fn run(
 ) -> anyhow::Result<()> {
     let (signals, hang_ups) = (Signals::listen()?, HangUps::listen()?);
     let processes_max = processes_that_fit(arguments.processes_max);
+    let options = arguments.http.options(Some(home))?;
     let app = Serve::start(chains.clone(), images, processes_max, rules).await?;
     let app = Arc::new(app);
     let Arguments {
@@ -74,7 +75,7 @@ async fn run(
         chains: files,
         ..
     } = arguments;
-    let (options, links, registry) = (http.options(Some(home)), app.links(), app.registry());
+    let (links, registry) = (app.links(), app.registry());
     let bound = portal_http::bind(&http.listen, options, app.portals(), links, registry).await;
     let (server, offer) = bound.map_err(http::cannot_listen)?;
     http::say_where(&server)?;

@@ -116,7 +116,11 @@ async fn ask(arguments: &Arguments, url: &str) -> anyhow::Result<Response> {
         builder = builder.tls_certs_only(certificates);
     }
     let client = builder.build().context("failed to prepare for HTTP")?;
-    let mut request = client.get(url).header(ACCEPT, "text/event-stream");
+    let mut request = client
+        .get(url)
+        .header(ACCEPT, "text/event-stream")
+        // No page can say so: the server may be asked under any name then.
+        .header("sec-fetch-site", "none");
     if let Some(file) = &arguments.key_file {
         let token = fs::read_to_string(file);
         let token = token.with_context(|| format!("failed to read {}", file.display()))?;

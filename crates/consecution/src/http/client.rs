@@ -1,10 +1,12 @@
 //! A request's connection, as routes see it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::watch;
 
+use super::arrivals::Peer;
 use super::server::Stage;
 
 /// A request's connection. Clones share it.
@@ -12,6 +14,7 @@ use super::server::Stage;
 pub(crate) struct Client(Arc<State>);
 
 struct State {
+    peer: Peer,
     stage: watch::Receiver<Stage>,
     is_extra: AtomicBool,
     runs: AtomicUsize,
@@ -19,13 +22,24 @@ struct State {
 }
 
 impl Client {
-    pub(super) fn new(stage: watch::Receiver<Stage>) -> Client {
+    pub(super) fn new(peer: Peer, stage: watch::Receiver<Stage>) -> Client {
         Client(Arc::new(State {
+            peer,
             stage,
             is_extra: AtomicBool::new(false),
             runs: AtomicUsize::new(0),
             reset: Reset::default(),
         }))
+    }
+
+    /// The address that it comes from.
+    pub(super) fn address(&self) -> IpAddr {
+        self.0.peer.address
+    }
+
+    /// The common name in the certificate that it has shown, empty if there is none in it.
+    pub(super) fn certificate(&self) -> Option<&Arc<str>> {
+        self.0.peer.certificate.as_ref()
     }
 
     /// Whether the server is draining, so that the client should use another one.

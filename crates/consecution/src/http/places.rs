@@ -130,6 +130,12 @@ impl Place {
         }
     }
 
+    /// A place for a further request on the connection at the same time, until it is dropped;
+    /// `None` if there is none left.
+    pub(super) fn further(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.places).try_acquire_owned().ok()
+    }
+
     /// Resolves when the connection must be closed.
     pub(super) async fn until_over(&self) {
         let Some(extra) = &self.extra else {

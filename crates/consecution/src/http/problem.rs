@@ -6,9 +6,10 @@ use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
 use serde::{Serialize, Serializer};
 
+use super::access::NotAllowed;
 use crate::trace::CallId;
 
-/// After how many seconds a client should retry after a 503.
+/// After how many seconds a client should retry after a 503 or 429.
 pub(crate) const RETRY_AFTER_S: u32 = 1;
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
@@ -22,6 +23,9 @@ pub(crate) struct Problem {
     pub(crate) detail: String,
     /// The request's id, as in the reply's header.
     call_id: String,
+    /// The right that the caller lacks, for 403.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missing: Option<String>,
     /// The value of `Allow`, for 405.
     #[serde(skip)]
     allow: Option<&'static str>,
@@ -63,6 +67,15 @@ impl Problem {
         }
     }
 
+    /// 403: the caller lacks the right `missing`.
+    pub(crate) fn forbidden(missing: String, detail: impl Into<String>) -> Problem {
+        let title = "the key does not allow it";
+        Problem {
+            missing: Some(missing),
+            ..Problem::new(StatusCode::FORBIDDEN, title, detail)
+        }
+    }
+
     pub(crate) fn with_call_id(self, call_id: &CallId) -> Problem {
         Problem {
             call_id: call_id.to_string(),
@@ -74,6 +87,9 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response<Body> {
         let mut response = problem_response(self.status, &self);
+        if self.missing.is_some() {
+            response.extensions_mut().insert(NotAllowed);
+        }
         if let Some(allow) = self.allow {
             let headers = response.headers_mut();
             headers.insert(ALLOW, HeaderValue::from_static(allow));
@@ -87,7 +103,10 @@ pub(crate) fn problem_response(status: StatusCode, problem: &impl Serialize) -> 
     let mut response = super::json(status, problem);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, PROBLEM_JSON);
-    if status == StatusCode::SERVICE_UNAVAILABLE {
+    if matches!(
+        status,
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS
+    ) {
         headers.insert(RETRY_AFTER, RETRY_AFTER_S.into());
     }
     response

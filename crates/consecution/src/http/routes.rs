@@ -6,11 +6,14 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use axum::http::{Response, StatusCode};
+use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Extension, Router};
+use chain::Right;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
 
+use super::access::Caller;
 use super::body::discard;
 use super::problem::{Problem, RETRY_AFTER_S};
 use crate::trace::CallId;
@@ -30,7 +33,17 @@ pub(crate) fn health_and_metrics<S>(registry: Arc<Registry>) -> Router<S> {
         .with_state(registry)
 }
 
-async fn metrics(State(registry): State<Arc<Registry>>) -> Response<Body> {
+async fn metrics(
+    State(registry): State<Arc<Registry>>,
+    Extension(id): Extension<CallId>,
+    caller: Caller,
+) -> Response<Body> {
+    if !caller.may(&Right::Metrics) {
+        return caller
+            .lacks(Right::Metrics)
+            .with_call_id(&id)
+            .into_response();
+    }
     let mut metrics = String::new();
     // Writing to a string cannot fail.
     let _ = prometheus_client::encoding::text::encode(&mut metrics, &registry);
@@ -52,8 +65,26 @@ pub(crate) async fn only_looks(Extension(id): Extension<CallId>, request: Reques
     problem.with_call_id(&id)
 }
 
-/// The answer of `/readyz`: 200 if `is_ready`, otherwise 503.
-pub(crate) fn readiness(is_ready: bool, readiness: &impl Serialize) -> Response<Body> {
+/// Whether a process or a chain is ready, for those who may know no more.
+#[derive(Serialize)]
+struct ReadyAlone {
+    ready: bool,
+}
+
+/// The answer of `/readyz`: 200 if `is_ready`, otherwise 503. The reasons are for those who
+/// may see them.
+pub(crate) fn readiness(
+    is_ready: bool,
+    readiness: &impl Serialize,
+    caller: &Caller,
+) -> Response<Body> {
+    if !caller.may(&Right::View) {
+        return readiness_of(is_ready, &ReadyAlone { ready: is_ready });
+    }
+    readiness_of(is_ready, readiness)
+}
+
+fn readiness_of(is_ready: bool, readiness: &impl Serialize) -> Response<Body> {
     if is_ready {
         return json(StatusCode::OK, readiness);
     }

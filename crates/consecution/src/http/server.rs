@@ -1,4 +1,4 @@
-//! Accepts connections, bounds their number, and drains them.
+//! Serves connections, bounds their number, and drains them.
 //!
 //! A drain has three stages. First, only connections that the kernel has already accepted for
 //! us are still served, and replies say that their connection closes. Then, connections
@@ -11,13 +11,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::Options;
+use super::access::browser::Pages;
+use super::access::{Guard, Refusals};
+use super::arrivals::{Arrivals, Arrived, Encryption};
 use super::connection::{Progress, serve};
 use super::listen::{Listen, ListenError};
 use super::places::Places;
@@ -25,10 +30,6 @@ use super::stall::Unacknowledged;
 
 /// How long a drain waits for requests that clients may just be sending on idle connections.
 const LINGER: Duration = Duration::from_secs(1);
-
-/// How long to wait if no connection can be accepted, for example because no descriptor is
-/// left.
-const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 /// The most connections on an address for monitoring.
 const BESIDE_CONNECTIONS_MAX: usize = 64;
@@ -45,13 +46,76 @@ pub(super) enum Stage {
 pub struct Server {
     main: Door,
     beside: Option<Door>,
+    protection: Protection,
     grace: Duration,
     stage: watch::Sender<Stage>,
+}
+
+/// What is counted of the connections and requests of a server.
+#[derive(Clone, Default)]
+pub(crate) struct Counts {
+    connections: Gauge,
+    pub(crate) refusals: Refusals,
+    handshake_failures: Counter,
+}
+
+impl Counts {
+    /// Registers them.
+    pub(crate) fn register(registry: &mut Registry) -> Counts {
+        let counts = Counts {
+            refusals: Refusals::count_in(registry),
+            ..Counts::default()
+        };
+        let connections = counts.connections.clone();
+        registry.register("http_connections", "Open connections", connections);
+        let failures = counts.handshake_failures.clone();
+        let help = "Connections that have not become encrypted ones";
+        registry.register("http_handshake_failures", help, failures);
+        counts
+    }
+}
+
+/// What is between clients and the routes of each address of a server.
+#[derive(Clone)]
+struct Protection {
+    encryption: Option<Encryption>,
+    /// `None` if everyone may do everything.
+    guard: Option<Arc<Guard>>,
+    pages: Pages,
+}
+
+impl Protection {
+    fn new(options: &Options, counts: &Counts) -> Protection {
+        let knows_clients = options.tls.as_ref().is_some_and(|tls| tls.knows_clients);
+        let is_guarded = options.keys.is_some() || knows_clients;
+        let guard = || Guard::new(options.keys.clone(), counts.refusals.clone());
+        Protection {
+            encryption: options.tls.clone().map(|tls| Encryption {
+                tls,
+                failures: counts.handshake_failures.clone(),
+            }),
+            guard: is_guarded.then(|| Arc::new(guard())),
+            pages: options.pages(),
+        }
+    }
+
+    /// Preflights say nothing of who asks, so they are answered before that counts.
+    fn before(&self, router: Router) -> Router {
+        let router = match &self.guard {
+            Some(guard) => guard.before(router),
+            None => router,
+        };
+        match self.pages.cors() {
+            Some(cors) => router.layer(cors),
+            None => router,
+        }
+    }
 }
 
 /// An address, and the routes there.
 struct Door {
     listener: TcpListener,
+    encryption: Option<Encryption>,
     site: Site,
     connections_max: usize,
 }
@@ -85,19 +149,21 @@ pub enum Drained {
 }
 
 impl Server {
-    /// Opens an address for `router`, and counts its open connections.
+    /// Opens an address for `router`.
     pub(crate) async fn bind(
         listen: &Listen,
         options: Options,
         router: Router,
-        connections: Gauge,
+        counts: &Counts,
     ) -> Result<Server, ListenError> {
+        let protection = Protection::new(&options, counts);
         Ok(Server {
             main: Door {
                 listener: listen.bind().await?,
+                encryption: protection.encryption.clone(),
                 site: Site {
-                    router,
-                    connections,
+                    router: protection.before(router),
+                    connections: counts.connections.clone(),
                     waits: Waits {
                         head_max: options.head_wait_max,
                         stall_max: options.stall_wait_max,
@@ -107,6 +173,7 @@ impl Server {
                 connections_max: options.connections_max,
             },
             beside: None,
+            protection,
             grace: options.grace,
             stage: watch::Sender::new(Stage::Open),
         })
@@ -120,8 +187,9 @@ impl Server {
     ) -> Result<Server, ListenError> {
         let beside = Door {
             listener: listen.bind().await?,
+            encryption: self.protection.encryption.clone(),
             site: Site {
-                router,
+                router: self.protection.before(router),
                 connections: Gauge::default(),
                 waits: self.main.site.waits.clone(),
             },
@@ -150,6 +218,16 @@ impl Server {
         beside.map(|door| door.listener.local_addr()).transpose()
     }
 
+    /// Whether its addresses are encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        self.protection.encryption.is_some()
+    }
+
+    /// Whether everyone who can reach it may do everything.
+    pub fn is_open_to_all(&self) -> bool {
+        self.protection.guard.is_none()
+    }
+
     /// Serves until `stop` resolves, and then drains: until every request got its reply, or the
     /// grace period is over.
     pub async fn serve(self, stop: impl Future<Output = ()>) -> Drained {
@@ -158,6 +236,7 @@ impl Server {
             beside,
             grace,
             stage,
+            ..
         } = self;
         let mut to_the_end = JoinSet::new();
         if let Some(door) = beside {
@@ -175,13 +254,12 @@ impl Server {
             closes: true,
         };
         let mut connections = JoinSet::new();
-        let last = main.take_until(stop, &progress, &mut connections).await;
+        let (waiting, mut arrivals) = main.take_until(stop, &progress, &mut connections).await;
         stage.send_replace(Stage::Draining);
-        let places = Places::new(0);
-        for stream in last.into_iter().chain(taken_by_the_kernel(main.listener)) {
-            let (place, site) = (places.one_more(), main.site.clone());
-            connections.spawn(serve(stream, place, site, progress.clone()));
+        for stream in taken_by_the_kernel(main.listener) {
+            arrivals.push(stream);
         }
+        connections.spawn(serve_last(waiting, arrivals, main.site, progress));
         let over = async { while connections.join_next().await.is_some() {} };
         let mut over = std::pin::pin!(over);
         if timeout(LINGER, &mut over).await.is_ok() {
@@ -196,27 +274,30 @@ impl Server {
 }
 
 impl Door {
-    /// Accepts and serves connections until `stop` resolves. Returns a connection that was
-    /// accepted and has no place yet, if there is one.
+    /// Accepts and serves connections until `stop` resolves. Returns those that have no place
+    /// yet.
     async fn take_until(
         &self,
         stop: impl Future<Output = ()>,
         progress: &Progress,
         connections: &mut JoinSet<()>,
-    ) -> Option<TcpStream> {
+    ) -> (Option<Arrived>, Arrivals) {
         let mut places = Places::new(self.connections_max);
+        let mut arrivals = Arrivals::new(self.encryption.clone());
         let mut waiting = None;
         let mut stop = std::pin::pin!(stop);
         loop {
             tokio::select! {
                 biased;
-                () = &mut stop => return waiting,
+                () = &mut stop => return (waiting, arrivals),
                 Some(_) = connections.join_next() => {}
-                stream = accept(&self.listener), if waiting.is_none() => waiting = Some(stream),
+                arrived = arrivals.next(&self.listener), if waiting.is_none() => {
+                    waiting = Some(arrived);
+                }
                 place = places.take(), if waiting.is_some() => {
-                    if let Some(stream) = waiting.take() {
+                    if let Some(arrived) = waiting.take() {
                         let (site, progress) = (self.site.clone(), progress.clone());
-                        connections.spawn(serve(stream, place, site, progress));
+                        connections.spawn(serve(arrived, place, site, progress));
                     }
                 }
             }
@@ -224,28 +305,28 @@ impl Door {
     }
 }
 
-/// The next connection.
-async fn accept(listener: &TcpListener) -> TcpStream {
+/// Serves those that came before a drain and have no place.
+async fn serve_last(
+    waiting: Option<Arrived>,
+    mut arrivals: Arrivals,
+    site: Site,
+    progress: Progress,
+) {
+    let places = Places::new(0);
+    let mut connections = JoinSet::new();
+    let mut next = waiting;
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => return stream,
-            Err(error) if is_of_one_client(&error) => {}
-            Err(error) => {
-                tracing::warn!("failed to take a connection: {error}");
-                sleep(ACCEPT_BACKOFF).await;
-            }
-        }
+        let arrived = match next.take() {
+            Some(arrived) => arrived,
+            None => match arrivals.last().await {
+                Some(arrived) => arrived,
+                None => break,
+            },
+        };
+        let (place, site) = (places.one_more(), site.clone());
+        connections.spawn(serve(arrived, place, site, progress.clone()));
     }
-}
-
-fn is_of_one_client(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::Interrupted
-    )
+    while connections.join_next().await.is_some() {}
 }
 
 /// The connections that the kernel has accepted for us.

@@ -12,6 +12,20 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+/// A connection that hyper reads and writes, and that can be observed meanwhile. Clones share
+/// it.
+pub(super) trait Watch: AsyncRead + AsyncWrite + Clone + Unpin {
+    /// Call this before hyper is polled: it resets what hyper waits for.
+    fn begin_poll(&self);
+
+    /// Ready when the client has closed its sending half, or the whole connection, and hyper
+    /// will not notice it: everything was read, and hyper waits for nothing more.
+    ///
+    /// While something is left to read, poll this again after it was read, in the task that
+    /// reads.
+    fn poll_closed(&self, context: &mut Context<'_>) -> Poll<()>;
+}
+
 /// A client's socket. Clones share it.
 #[derive(Clone)]
 pub(super) struct Socket(Arc<State>);
@@ -51,18 +65,14 @@ impl Socket {
     pub(super) fn passed(&self) -> &Passed {
         &self.0.passed
     }
+}
 
-    /// Call this before hyper is polled: it resets what hyper waits for.
-    pub(super) fn begin_poll(&self) {
+impl Watch for Socket {
+    fn begin_poll(&self) {
         self.0.is_read.store(false, Ordering::Relaxed);
     }
 
-    /// Ready when the client has closed its sending half, or the whole connection, and hyper
-    /// will not notice it: everything was read, and hyper waits for nothing more.
-    ///
-    /// While something is left to read, poll this again after it was read, in the task that
-    /// reads.
-    pub(super) fn poll_closed(&self, context: &mut Context<'_>) -> Poll<()> {
+    fn poll_closed(&self, context: &mut Context<'_>) -> Poll<()> {
         let State {
             stream,
             is_read,

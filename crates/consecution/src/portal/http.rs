@@ -41,7 +41,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chain::Chain;
+use chain::{Chain, Right};
 use parking_lot::RwLock;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
@@ -58,7 +58,9 @@ use self::recent::Recent;
 use self::spool::Room;
 use self::stats::Following;
 use super::{ChainError, FailureReason, Portal};
-use crate::http::{self, Listen, ListenError, Server};
+use crate::http::access::browser::Pages;
+use crate::http::access::{Caller, Refusals};
+use crate::http::{self, Counts, Listen, ListenError, Server};
 use crate::trace::CallId;
 
 /// The settings of a portal's address.
@@ -90,11 +92,13 @@ pub async fn bind(
     // On a blocking thread, because it checks the spool's folder.
     let room = tokio::task::spawn_blocking(|| Room::open(spool)).await;
     let room = room.unwrap_or_else(|_| Room::open(SpoolOptions::default()));
-    let site = Arc::new(Site::new(chains, links, &options, room, &mut registry));
-    let connections = http::count_connections(&mut registry);
+    let counts = Counts::register(&mut registry);
+    let (refusals, registered) = (counts.refusals.clone(), &mut registry);
+    let site = Site::new(chains, links, &options, room, refusals, registered);
+    let site = Arc::new(site);
     let registry = Arc::new(registry);
     let main = routes::main(Arc::clone(&site), Arc::clone(&registry));
-    let server = Server::bind(listen, options.server, main, connections).await?;
+    let server = Server::bind(listen, options.server, main, &counts).await?;
     let server = match &options.admin {
         Some(listen) => {
             let admin = routes::admin(Arc::clone(&site), registry);
@@ -134,6 +138,9 @@ struct Site {
     readiness: Readiness,
     /// Requests that were refused because there were too many connections.
     turned_away: Counter,
+    /// The pages that may call chains, and a count of those that have and may not.
+    pages: Pages,
+    refusals: Refusals,
     request_bytes_max: Option<u64>,
     stall_wait_max: Duration,
     room: Arc<Room>,
@@ -172,6 +179,7 @@ impl Site {
         links: Arc<dyn Links>,
         options: &Options,
         room: Room,
+        refusals: Refusals,
         registry: &mut Registry,
     ) -> Site {
         room.count_in(registry);
@@ -185,6 +193,8 @@ impl Site {
             metrics,
             readiness: Readiness::new(links),
             turned_away,
+            pages: options.server.pages(),
+            refusals,
             request_bytes_max: options.request_bytes_max,
             stall_wait_max: options.server.stall_wait_max,
             room: Arc::new(room),
@@ -218,9 +228,12 @@ impl Site {
     }
 }
 
-fn list(chains: &[Offered]) -> Vec<ChainEntry<'_>> {
+/// Those of the chains that the caller may see: all of them, or those that it may call.
+fn list<'a>(chains: &'a [Offered], caller: &Caller) -> Vec<ChainEntry<'a>> {
+    let sees_all = caller.may(&Right::View);
     chains
         .iter()
+        .filter(|offered| sees_all || caller.may_call(offered.name()))
         .map(|offered| {
             let chain = offered.portal.chain();
             let links = chain.links.iter().map(|link| LinkEntry {

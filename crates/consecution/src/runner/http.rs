@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::get;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
@@ -20,7 +20,8 @@ use tokio::sync::watch;
 use super::Runner;
 use super::states::States;
 use crate::connection::Connection;
-use crate::http::{self, Listen, ListenError, Options, Server};
+use crate::http::access::Caller;
+use crate::http::{self, Counts, Listen, ListenError, Options, Server};
 use crate::link_store::RunnerState;
 
 /// The connections that a runner needs, by the name of the server.
@@ -37,7 +38,7 @@ pub async fn bind(
     connections: Connections,
     mut registry: Registry,
 ) -> Result<Server, ListenError> {
-    let open = http::count_connections(&mut registry);
+    let counts = Counts::register(&mut registry);
     let site = Site {
         states: runner.states.clone(),
         processes_max: runner.processes_max,
@@ -49,7 +50,7 @@ pub async fn bind(
         .merge(http::health_and_metrics(Arc::new(registry)))
         .method_not_allowed_fallback(http::only_looks)
         .fallback(http::not_found);
-    Server::bind(listen, options, router, open).await
+    Server::bind(listen, options, router, &counts).await
 }
 
 /// The state for [`ready`].
@@ -74,7 +75,7 @@ struct Readiness {
     broken: BTreeMap<String, String>,
 }
 
-async fn ready(State(site): State<Arc<Site>>) -> Readiness {
+async fn ready(State(site): State<Arc<Site>>, caller: Caller) -> Response {
     let waiting = site.connections.iter();
     let waiting = waiting.filter_map(|(server, connection)| match &*connection.borrow() {
         Connection::Waiting(why) => Some((*server, why.to_string())),
@@ -89,7 +90,7 @@ async fn ready(State(site): State<Arc<Site>>) -> Readiness {
         broken,
         ..
     } = site.states.borrow().summary(site.processes_max);
-    Readiness {
+    let readiness = Readiness {
         ready: waiting.is_empty() && !draining && starved.is_none(),
         draining,
         waiting,
@@ -97,11 +98,6 @@ async fn ready(State(site): State<Arc<Site>>) -> Readiness {
         serving,
         loading,
         broken,
-    }
-}
-
-impl IntoResponse for Readiness {
-    fn into_response(self) -> Response {
-        http::readiness(self.ready, &self)
-    }
+    };
+    http::readiness(readiness.ready, &readiness, &caller)
 }

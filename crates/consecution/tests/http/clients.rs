@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::support::chain::{chain, chain_with, link, shell};
 use crate::support::command::finish;
-use crate::support::http::{Client, Served, serve};
+use crate::support::http::{Client, Served, serve, serve_with};
 use crate::support::proxy::{self, Proxy};
 use test_support::eventually;
 
@@ -33,8 +33,8 @@ struct Ways {
 }
 
 impl Ways {
-    fn open() -> Result<Ways, &'static str> {
-        let served = serve(&[&chain([link(&["cat"]), link(&["cat"])])]);
+    fn open(options: &[&str]) -> Result<Ways, &'static str> {
+        let served = serve_with(&[&chain([link(&["cat"]), link(&["cat"])])], options);
         let proxies = proxy::all(served.address)
             .into_iter()
             .collect::<Result<_, _>>()?;
@@ -76,11 +76,14 @@ fn there_and_back(ways: &Ways, program: &str, file: &str, sizes: &[usize]) {
 
 /// A test of all ways, where the program is here.
 macro_rules! ways_for {
-    ($program:literal) => {{
+    ($program:literal) => {
+        ways_for!($program, &[])
+    };
+    ($program:literal, $options:expr) => {{
         if Command::new($program).arg("--version").output().is_err() {
             cannot_run_here!("there is no {}", $program);
         }
-        match Ways::open() {
+        match Ways::open($options) {
             Ok(ways) => ways,
             Err(missing) => cannot_run_here!("there is no {missing}"),
         }
@@ -113,20 +116,14 @@ fn node() {
 
 #[test]
 fn chromium() {
-    let ways = ways_for!("chromium");
+    let ways = ways_for!("chromium", &["--cors-origin", "*"]);
     let task = format!(r#"{{"urls":{:?},"sizes":{SIZES:?}}}"#, ways.urls());
     let page = std::fs::read_to_string(source("page.html")).unwrap();
     let (address, results) = host(page.replace("TASK", &task));
     let profile = tempfile::tempdir().unwrap();
     let mut browser = Command::new("chromium");
-    // The page is of one origin and the chains of others, which browsers keep
-    // apart; that is not what is tested.
     browser.args(["--headless=new", "--no-sandbox", "--disable-gpu"]);
-    browser.args([
-        "--disable-web-security",
-        "--no-first-run",
-        "--disable-dev-shm-usage",
-    ]);
+    browser.args(["--no-first-run", "--disable-dev-shm-usage"]);
     browser.arg(format!("--user-data-dir={}", profile.path().display()));
     browser.arg(format!("http://{address}/"));
     browser

@@ -10,10 +10,15 @@ mod support;
 
 mod calls;
 mod clients;
+mod clients_tls;
 mod connections;
+mod http2;
+mod keys;
 mod page;
+mod pages;
 mod parameters;
 mod routes;
 mod spool;
 mod stall;
 mod streams;
+mod tls;

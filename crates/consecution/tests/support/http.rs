@@ -42,8 +42,8 @@ pub(crate) fn serving(chains: &[&ChainFile], options: &[&str]) -> Command {
 /// Starts that command, and waits until it listens.
 pub(crate) fn listen(command: Command) -> Served {
     let running = Running::start(command);
-    let line = running.await_line("listening on http://");
-    let (_, address) = line.split_once("http://").unwrap();
+    let line = running.await_line("listening on http");
+    let (_, address) = line.split_once("://").unwrap();
     // In JSON there is more behind it.
     let address = address.split('"').next().unwrap();
     let address = address.parse().unwrap();
@@ -90,7 +90,7 @@ impl Served {
     pub(crate) fn begin(&self, path: &str) -> Client {
         let mut client = self.connect();
         client.send(format!(
-            "POST {path} HTTP/1.1\r\nHost: test\r\nPrefer: duplex\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\r\n"
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nPrefer: duplex\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\r\n"
         ));
         client
     }
@@ -154,7 +154,7 @@ impl Client {
 
     #[track_caller]
     pub(crate) fn send_request(&mut self, method: &str, path: &str, head: &[&str], body: &[u8]) {
-        let mut text = format!("{method} {path} HTTP/1.1\r\nHost: test\r\n");
+        let mut text = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n");
         for field in head {
             text += &format!("{field}\r\n");
         }

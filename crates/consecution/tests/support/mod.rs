@@ -8,6 +8,7 @@ pub(crate) mod etcd;
 pub(crate) mod faults;
 pub(crate) mod home;
 pub(crate) mod http;
+pub(crate) mod https;
 pub(crate) mod leftovers;
 pub(crate) mod load;
 pub(crate) mod nats;
@@ -20,6 +21,7 @@ pub(crate) mod proxy;
 pub(crate) mod runner;
 pub(crate) mod running;
 pub(crate) mod slow_registry;
+pub(crate) mod tls_relay;
 
 /// A block of `docs/operations.md`, by how its first line begins; without that
 /// line.

@@ -75,6 +75,47 @@ pub(crate) fn all(target: SocketAddr) -> Vec<Result<Proxy, &'static str>> {
     KINDS.iter().map(start).collect()
 }
 
+/// Starts each kind of proxy before that address, to which it speaks over TLS, and with HTTP/2
+/// if it can. `ca` has signed the certificate there.
+pub(crate) fn all_encrypted(target: SocketAddr, ca: &Path) -> Vec<Result<Proxy, &'static str>> {
+    let start = |kind: &Kind| {
+        let encrypted = |config: String| encrypted(&config, target, ca);
+        Proxy::start_with(kind, target, encrypted).ok_or(kind.program)
+    };
+    KINDS.iter().map(start).collect()
+}
+
+/// The same configuration with the lines of the documentation for a server with certificates.
+fn encrypted(config: &str, target: SocketAddr, ca: &Path) -> String {
+    let mut config = config.to_owned();
+    for (plain, encrypted) in documented_pairs() {
+        let filled = |text: &str| {
+            let text = text.replace("127.0.0.1:8080", &target.to_string());
+            text.replace("/etc/consecution/ca.pem", &ca.display().to_string())
+        };
+        config = config.replace(&filled(&plain), &filled(&encrypted));
+    }
+    config
+}
+
+/// The rows of the table that says which line of a proxy's configuration becomes which.
+fn documented_pairs() -> Vec<(String, String)> {
+    let rows = documented_for_http("| line of the configuration");
+    let rows = rows
+        .lines()
+        .skip(1)
+        .take_while(|line| line.starts_with('|'));
+    let cell = |text: &str| text.trim().trim_matches('`').replace("` `", "\n");
+    let pair = |row: &str| {
+        let cells: Vec<_> = row.split(" | ").collect();
+        (
+            cell(cells[0].trim_start_matches("| ")),
+            cell(cells[1].trim_end_matches(" |")),
+        )
+    };
+    rows.map(pair).collect()
+}
+
 /// Starts one of them.
 pub(crate) fn one(name: &str, target: SocketAddr) -> Option<Proxy> {
     let kind = KINDS.iter().find(|kind| kind.name == name).unwrap();
@@ -83,9 +124,17 @@ pub(crate) fn one(name: &str, target: SocketAddr) -> Option<Proxy> {
 
 impl Proxy {
     fn start(kind: &Kind, target: SocketAddr) -> Option<Proxy> {
+        Proxy::start_with(kind, target, |config| config)
+    }
+
+    fn start_with(
+        kind: &Kind,
+        target: SocketAddr,
+        change: impl FnOnce(String) -> String,
+    ) -> Option<Proxy> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let folder = tempfile::tempdir().unwrap();
-        let config = (kind.configure)(address, target);
+        let config = change((kind.configure)(address, target));
         std::fs::write(folder.path().join("config"), config).unwrap();
         let process = Command::new(program(kind.program)?)
             .args(kind.arguments)

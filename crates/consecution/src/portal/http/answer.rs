@@ -106,6 +106,8 @@ pub(super) struct Running {
     /// Resets the connection if its close would look like the end of the reply.
     reset: Option<Reset>,
     call_id: CallId,
+    /// The name of the caller's key.
+    key: Option<Arc<str>>,
     chain: Arc<Chain>,
     /// Whether the body broke off, and what came before was given time to be sent.
     is_broken: bool,
@@ -118,6 +120,7 @@ impl Running {
         tracked: Option<Tracked>,
         reset: Option<Reset>,
         call_id: &CallId,
+        key: Option<Arc<str>>,
         chain: &Arc<Chain>,
     ) -> Running {
         Running {
@@ -126,6 +129,7 @@ impl Running {
             tracked,
             reset,
             call_id: call_id.clone(),
+            key,
             chain: Arc::clone(chain),
             is_broken: false,
         }
@@ -158,17 +162,29 @@ impl Running {
                 let mut trailers = HeaderMap::new();
                 headers::insert(&report, &mut trailers);
                 self.track(&Ok(report));
-                log::success(&self.chain.name, &self.call_id);
+                log::success(&self.chain.name, &self.call_id, self.key.as_deref());
                 Some(trailers)
             }
             End::Failed(error) => {
                 let status = StatusCode::OK;
-                log::failure("a call was aborted", &error, &self.call_id, status);
+                log::failure(
+                    "a call was aborted",
+                    &error,
+                    &self.call_id,
+                    self.key.as_deref(),
+                    status,
+                );
                 self.track(&Err(error));
                 None
             }
             End::Broken(cut) => {
-                log::fault(&self.chain.name, &self.call_id, &cut, StatusCode::OK);
+                log::fault(
+                    &self.chain.name,
+                    &self.call_id,
+                    self.key.as_deref(),
+                    &cut,
+                    StatusCode::OK,
+                );
                 None
             }
         }

@@ -21,6 +21,7 @@ use super::problem::Problem;
 use super::spool::{End, Mode, News};
 use super::upload::{Progress, Upload};
 use super::{Offered, Site, headers, log};
+use crate::http::access::Caller;
 use crate::http::{self, Client, Reset};
 use crate::parameters::{self, FormError};
 use crate::portal::{ChainError, ChainReply, ChainRequest, FailureReason, Report};
@@ -57,6 +58,8 @@ struct Call<'a> {
     site: &'a Site,
     chain: &'a Arc<Chain>,
     id: &'a CallId,
+    /// The name of the caller's key.
+    key: Option<Arc<str>>,
     progress: Progress,
     /// `None` when it follows a reply that has begun.
     tracked: Option<Tracked>,
@@ -71,6 +74,7 @@ pub(super) async fn call(
     request: Request,
     call_id: &CallId,
     client: &Client,
+    caller: &Caller,
 ) -> Response {
     let tracked = Tracked::begin(&chain.metrics);
     let (head, incoming) = request.into_parts();
@@ -87,6 +91,7 @@ pub(super) async fn call(
         site,
         chain: chain.portal.chain(),
         id: call_id,
+        key: caller.name().map(Arc::from),
         progress: upload.progress(),
         tracked: Some(tracked),
         reset: is_closed_to_end.then(|| client.reset().clone()),
@@ -188,7 +193,7 @@ impl Call<'_> {
             biased;
             news = run.output.news() => match news {
                 News::Over => return self.over(run).await,
-                News::Full => log::spool_full(&self.chain.name, self.id),
+                News::Full => log::spool_full(&self.chain.name, self.id, self.key.as_deref()),
             },
             () = settled => {}
         }
@@ -223,7 +228,15 @@ impl Call<'_> {
 
     fn running(&mut self, run: Run, bytes: Option<u64>) -> Response {
         let (tracked, reset) = (self.tracked.take(), self.reset.clone());
-        let running = Running::new(run, bytes, tracked, reset, self.id, self.chain);
+        let running = Running::new(
+            run,
+            bytes,
+            tracked,
+            reset,
+            self.id,
+            self.key.clone(),
+            self.chain,
+        );
         self.output(HttpBody::new(running))
     }
 
@@ -245,7 +258,7 @@ impl Call<'_> {
         let mut response = self.output(bytes.into());
         headers::insert(&report, response.headers_mut());
         self.end(&Ok(report));
-        log::success(&self.chain.name, self.id);
+        log::success(&self.chain.name, self.id, self.key.as_deref());
         response
     }
 
@@ -253,7 +266,7 @@ impl Call<'_> {
         if self.progress.is_too_large() && matches!(error.reason, FailureReason::InputCut(_)) {
             return self.refuse_size();
         }
-        let response = failed(self.site, &error, self.id).await;
+        let response = failed(self.site, &error, self.id, self.key.as_deref()).await;
         self.end(&Err(error));
         response
     }
@@ -261,7 +274,7 @@ impl Call<'_> {
     fn fault(&mut self, cut: &Cut) -> Response {
         let (chain, status) = (&self.chain.name, StatusCode::INTERNAL_SERVER_ERROR);
         self.fail(Kind::Lost);
-        log::fault(chain, self.id, cut, status);
+        log::fault(chain, self.id, self.key.as_deref(), cut, status);
         let detail = cut.to_string();
         Problem::of_chain(chain, status, "a fault of ours", detail, self.id).into_response()
     }
@@ -279,7 +292,13 @@ impl Call<'_> {
     fn refuse_query(&mut self, error: &FormError) -> Response {
         self.fail(Kind::Parameter);
         let problem = Problem::of_query(&self.chain.name, error, self.id);
-        log::refused(&self.chain.name, self.id, problem.status(), error);
+        log::refused(
+            &self.chain.name,
+            self.id,
+            self.key.as_deref(),
+            problem.status(),
+            error,
+        );
         problem.into_response()
     }
 
@@ -297,7 +316,7 @@ impl Call<'_> {
         let waited = self.site.stall_wait_max;
         let detail = format!("nothing more of the request's body has come for {waited:?}");
         let (chain, call_id, status) = (&self.chain.name, self.id, StatusCode::REQUEST_TIMEOUT);
-        log::stalled(chain, call_id, status, &detail);
+        log::stalled(chain, call_id, self.key.as_deref(), status, &detail);
         let title = "the request does not come";
         let problem = Problem::of_chain(chain, status, title, detail, call_id);
         let mut response = problem.into_response();
@@ -351,9 +370,9 @@ fn joined(mut chunks: Vec<Bytes>) -> Bytes {
     }
 }
 
-async fn failed(site: &Site, error: &ChainError, call_id: &CallId) -> Response {
+async fn failed(site: &Site, error: &ChainError, call_id: &CallId, key: Option<&str>) -> Response {
     let problem = site.problem(error, call_id).await;
-    log::failure("a call failed", error, call_id, problem.status());
+    log::failure("a call failed", error, call_id, key, problem.status());
     let mut response = problem.into_response();
     headers::insert(&error.report, response.headers_mut());
     response

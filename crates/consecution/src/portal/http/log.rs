@@ -1,5 +1,5 @@
-//! Log lines about calls over HTTP. Call, chain, link and runner have the same keys in all of
-//! them.
+//! Log lines about calls over HTTP. Call, chain, link, runner and the name of the caller's key
+//! have the same keys in all of them.
 //!
 //! Text from links and callers is escaped where log lines are written.
 
@@ -17,10 +17,16 @@ use crate::transport::{Cut, Limit};
 const STDERR_BYTES_MAX: usize = 4096;
 
 /// Logs that a call has failed: as a warning, unless the caller is to blame.
-pub(super) fn failure(what: &str, error: &ChainError, call_id: &CallId, status: StatusCode) {
+pub(super) fn failure(
+    what: &str,
+    error: &ChainError,
+    call_id: &CallId,
+    key: Option<&str>,
+    status: StatusCode,
+) {
     let (chain, status) = (&error.chain, status.as_u16());
     if error.reason.is_the_callers() {
-        tracing::info!(%call_id, chain, status, "{what}: {error}");
+        tracing::info!(%call_id, key, chain, status, "{what}: {error}");
         return;
     }
     let (exit_code, signal) = match error.reason {
@@ -32,6 +38,7 @@ pub(super) fn failure(what: &str, error: &ChainError, call_id: &CallId, status: 
     let ran = link.filter(|link| link.ending.is_some());
     tracing::warn!(
         %call_id,
+        key,
         chain,
         link = error.name,
         link_id = %error.link_id,
@@ -47,33 +54,52 @@ pub(super) fn failure(what: &str, error: &ChainError, call_id: &CallId, status: 
 }
 
 /// Logs that a call was refused because its query cannot be read.
-pub(super) fn refused(chain: &str, call_id: &CallId, status: StatusCode, error: &FormError) {
+pub(super) fn refused(
+    chain: &str,
+    call_id: &CallId,
+    key: Option<&str>,
+    status: StatusCode,
+    error: &FormError,
+) {
     let status = status.as_u16();
-    tracing::info!(%call_id, chain, status, "a call failed: failed to {error}");
+    tracing::info!(%call_id, key, chain, status, "a call failed: failed to {error}");
 }
 
 /// Logs that a call has succeeded.
-pub(super) fn success(chain: &str, call_id: &CallId) {
+pub(super) fn success(chain: &str, call_id: &CallId, key: Option<&str>) {
     let status = StatusCode::OK.as_u16();
-    tracing::debug!(%call_id, chain, status, "a call succeeded");
+    tracing::debug!(%call_id, key, chain, status, "a call succeeded");
 }
 
 /// Logs that a call has failed although no link did.
-pub(super) fn fault(chain: &str, call_id: &CallId, cut: &Cut, status: StatusCode) {
+pub(super) fn fault(
+    chain: &str,
+    call_id: &CallId,
+    key: Option<&str>,
+    cut: &Cut,
+    status: StatusCode,
+) {
     let status = status.as_u16();
-    tracing::error!(%call_id, chain, status, "a call failed although no link did: {cut}");
+    tracing::error!(%call_id, key, chain, status, "a call failed although no link did: {cut}");
 }
 
 /// Logs that a call was aborted because its client has sent nothing for too long.
-pub(super) fn stalled(chain: &str, call_id: &CallId, status: StatusCode, detail: &str) {
+pub(super) fn stalled(
+    chain: &str,
+    call_id: &CallId,
+    key: Option<&str>,
+    status: StatusCode,
+    detail: &str,
+) {
     let status = status.as_u16();
-    tracing::info!(%call_id, chain, status, "a call was given up: {detail}");
+    tracing::info!(%call_id, key, chain, status, "a call was given up: {detail}");
 }
 
 /// Logs that a reply begins before its request is complete, because the spool is full.
-pub(super) fn spool_full(chain: &str, call_id: &CallId) {
+pub(super) fn spool_full(chain: &str, call_id: &CallId, key: Option<&str>) {
     tracing::warn!(
         %call_id,
+        key,
         chain,
         "the spool is full: a reply begins before its request is complete, \
          which many clients and proxies do not understand"

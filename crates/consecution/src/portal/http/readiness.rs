@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde::Serialize;
 
 use super::Offered;
@@ -15,6 +15,7 @@ use chain::LinkId;
 
 use super::looks::{Figures, LinkState, Links, Looks};
 use crate::http;
+use crate::http::access::Caller;
 use crate::portal::{Portal, Publication};
 
 /// What is known of whether chains can be run.
@@ -164,9 +165,10 @@ impl Ready {
     }
 }
 
-impl IntoResponse for Ready {
-    fn into_response(self) -> Response {
-        http::readiness(self.ready, &self)
+impl Ready {
+    /// The answer, as far as the caller may see it.
+    pub(super) fn answer(&self, caller: &Caller) -> Response {
+        http::readiness(self.ready, self, caller)
     }
 }
 

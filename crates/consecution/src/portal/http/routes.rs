@@ -6,18 +6,19 @@
 use std::sync::Arc;
 
 use axum::extract::rejection::ExtensionRejection;
-use axum::extract::{FromRequest, FromRequestParts, Request, State};
+use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::handler::Handler;
 use axum::http::StatusCode;
 use axum::http::header::{ACCEPT, HeaderValue, LOCATION};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use axum::{Extension, Router};
+use chain::Right;
 use prometheus_client::registry::Registry;
 
 use super::chains::Offered;
-use super::readiness::Ready;
 use super::{Site, call, stats, ui};
+use crate::http::access::{Caller, Refusal};
 use crate::http::{self, Client, LOOK, Problem};
 use crate::trace::CallId;
 
@@ -67,7 +68,9 @@ fn looks<T: 'static>(
 
 async fn call_first(request: PortalRequest) -> Response {
     let chains = request.site.chains();
-    request.call(chains.first()).await
+    let chain = chains.first();
+    let name = chain.map_or("", Offered::name);
+    request.call(name, chain).await
 }
 
 /// Leads browsers to the page; nothing else is there to get.
@@ -86,29 +89,41 @@ async fn front(request: PortalRequest) -> Response {
 
 async fn call_named(request: PortalRequest) -> Response {
     let chains = request.site.chains();
-    let chain = chains.find(request.chain_name());
-    request.call(chain).await
+    let name = request.chain_name().to_owned();
+    request.call(&name, chains.find(&name)).await
 }
 
-async fn list(State(site): State<Arc<Site>>) -> Response {
-    http::json(StatusCode::OK, &super::list(site.chains().all()))
+/// All chains, or those that the caller may call. A caller who may see none lacks a right.
+async fn list(request: PortalRequest) -> Response {
+    let (chains, caller) = (request.site.chains(), &request.caller);
+    let listed = super::list(chains.all(), caller);
+    if listed.is_empty() && !caller.may(&Right::View) {
+        let problem = caller.lacks(Right::View);
+        return request.answer(problem).into_response();
+    }
+    http::json(StatusCode::OK, &listed)
 }
 
-async fn ready(State(site): State<Arc<Site>>, Extension(client): Extension<Client>) -> Ready {
-    let readiness = &site.readiness;
-    readiness
-        .of_all(site.chains().all(), client.is_draining())
-        .await
+async fn ready(request: PortalRequest) -> Response {
+    let (site, is_draining) = (&request.site, request.client.is_draining());
+    let chains = site.chains();
+    let ready = site.readiness.of_all(chains.all(), is_draining);
+    ready.await.answer(&request.caller)
 }
 
-async fn chain_ready(request: PortalRequest) -> Result<Ready, Problem> {
-    let chains = request.site.chains();
+async fn chain_ready(request: PortalRequest) -> Result<Response, Problem> {
+    let (chains, caller) = (request.site.chains(), &request.caller);
+    if !caller.may(&Right::View) && !caller.may_call(request.chain_name()) {
+        let problem = caller.lacks(Right::View);
+        return Err(request.answer(problem));
+    }
     let Some(chain) = chains.find(request.chain_name()) else {
         let problem = request.not_found();
         return Err(request.answer(problem));
     };
-    let readiness = &request.site.readiness;
-    Ok(readiness.of_one(chain, request.client.is_draining()).await)
+    let (readiness, is_draining) = (&request.site.readiness, request.client.is_draining());
+    let ready = readiness.of_one(chain, is_draining).await;
+    Ok(ready.answer(caller))
 }
 
 /// The answer of [`admin`] to all other paths.
@@ -126,6 +141,7 @@ async fn not_here(request: PortalRequest) -> Problem {
 struct PortalRequest {
     site: Arc<Site>,
     client: Client,
+    caller: Caller,
     call_id: CallId,
     inner: Request,
 }
@@ -140,9 +156,11 @@ impl FromRequest<Arc<Site>> for PortalRequest {
         let (mut parts, body) = request.into_parts();
         let Extension(client) = Extension::from_request_parts(&mut parts, site).await?;
         let Extension(call_id) = Extension::from_request_parts(&mut parts, site).await?;
+        let caller = parts.extensions.remove().unwrap_or_default();
         Ok(PortalRequest {
             site: Arc::clone(site),
             client,
+            caller,
             call_id,
             inner: Request::from_parts(parts, body),
         })
@@ -159,18 +177,29 @@ impl PortalRequest {
         self.path().split('/').nth(2).unwrap_or_default()
     }
 
-    /// Runs `chain`, if there is one and the connection may call.
-    async fn call(self, chain: Option<&Offered>) -> Response {
+    /// Runs `chain`, which is called `name`, if there is one, the caller may call it, and the
+    /// connection may call. Who may not call it does not learn whether there is one.
+    async fn call(self, name: &str, chain: Option<&Offered>) -> Response {
+        if !self.caller.may_call(name) {
+            let problem = self.caller.lacks(format_args!("call:{name}"));
+            return self.answer(problem).into_response();
+        }
+        let pages = &self.site.pages;
+        if let Some(problem) = pages.refuse(self.inner.headers(), self.inner.uri()) {
+            self.site.refusals.count(Refusal::CrossSite);
+            return self.answer(problem).into_response();
+        }
         let Some(chain) = chain.filter(|_| !self.client.is_extra()) else {
             return self.refuse_path().await.into_response();
         };
         let PortalRequest {
             site,
             client,
+            caller,
             call_id,
             inner,
         } = self;
-        call::call(&site, chain, inner, &call_id, &client).await
+        call::call(&site, chain, inner, &call_id, &client, &caller).await
     }
 
     async fn refuse_path(self) -> Problem {

@@ -11,10 +11,10 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue};
-use axum::http::{Response, StatusCode};
+use axum::http::{Response, StatusCode, Uri};
 use axum::response::IntoResponse;
 use bytes::Bytes;
-use chain::{ChainLink, LinkId};
+use chain::{ChainLink, LinkId, Right};
 use futures_util::stream;
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -29,6 +29,7 @@ use super::readiness::Ready;
 use super::recent::{Failure, seconds};
 use super::{ParameterEntry, Site, parameters};
 use crate::figures::Processes;
+use crate::http::access::Caller;
 use crate::http::{Client, Problem, json_bytes};
 use crate::portal::command_line;
 use crate::trace::CallId;
@@ -119,8 +120,19 @@ pub(super) async fn stats(
     State(site): State<Arc<Site>>,
     Extension(client): Extension<Client>,
     Extension(call_id): Extension<CallId>,
+    caller: Caller,
+    uri: Uri,
     headers: HeaderMap,
 ) -> Response<Body> {
+    let refused = match &caller {
+        _ if !caller.may(&Right::View) => Some(caller.lacks(Right::View)),
+        Caller::Anyone => site.pages.refuse_look(&headers, &uri),
+        // A page under another name has no key.
+        _ => None,
+    };
+    if let Some(problem) = refused {
+        return problem.with_call_id(&call_id).into_response();
+    }
     let accepted = headers.get(ACCEPT).and_then(|it| it.to_str().ok());
     let mut response = match accepted {
         Some(accepted) if accepted.contains(EVENTS) => match follow(&site) {

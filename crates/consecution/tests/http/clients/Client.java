@@ -45,13 +45,15 @@ class Client {
     }
 
     static byte[] client(URI url, byte[] body) throws Exception {
-        HttpClient client = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).build();
+        HttpClient.Version version = url.getScheme().equals("https")
+            ? HttpClient.Version.HTTP_2 : HttpClient.Version.HTTP_1_1;
+        HttpClient client = HttpClient.newBuilder().version(version).build();
         HttpRequest request =
             HttpRequest.newBuilder(url).POST(HttpRequest.BodyPublishers.ofByteArray(body)).build();
         HttpResponse<byte[]> reply =
             client.send(request, HttpResponse.BodyHandlers.ofByteArray());
-        if (reply.statusCode() != 200) {
-            throw new IllegalStateException("status " + reply.statusCode());
+        if (reply.statusCode() != 200 || reply.version() != version) {
+            throw new IllegalStateException(reply.version() + ", status " + reply.statusCode());
         }
         return reply.body();
     }

@@ -17,7 +17,8 @@ def in_chunks(body):
 
 def by_http_client(url, body):
     address = urllib.parse.urlsplit(url)
-    connection = http.client.HTTPConnection(address.netloc, timeout=120)
+    kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
+    connection = kind(address.netloc, timeout=120)
     connection.request("POST", address.path, body=body)
     with connection.getresponse() as reply:
         return reply.status, reply.read()

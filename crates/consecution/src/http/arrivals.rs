@@ -1,0 +1,231 @@
+//! Connections before they have a place: accepted, and encrypted where the address is.
+//!
+//! A handshake takes as long as its client likes, so it has a bound on its time, takes no
+//! place, and keeps nobody else from being accepted: where as many are under way as there may
+//! be, the oldest makes room.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_rustls::server::TlsStream;
+
+use super::access::common_name;
+use super::socket::Socket;
+use super::tls::Tls;
+
+/// How long to wait if no connection can be accepted, for example because no descriptor is
+/// left.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+/// How many handshakes are under way at a time, on one address.
+const HANDSHAKES_MAX: usize = 128;
+
+/// How long a handshake may take; and for how long it need not make room.
+const HANDSHAKE_WAIT_MAX: Duration = Duration::from_secs(10);
+const HANDSHAKE_WAIT_MIN: Duration = Duration::from_secs(1);
+
+/// The answer to who does not encrypt.
+const NOT_ENCRYPTED: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\n\
+    Content-Length: 52\r\nConnection: close\r\n\r\nthis address is encrypted: write https:// before it\n";
+
+/// How long the client may take for that answer.
+const ANSWER_WAIT_MAX: Duration = Duration::from_millis(200);
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone)]
+pub(super) struct Peer {
+    pub(super) address: IpAddr,
+    /// The common name in its certificate, which was verified.
+    pub(super) certificate: Option<Arc<str>>,
+}
+
+/// A connection that can be served.
+pub(super) struct Arrived {
+    pub(super) peer: Peer,
+    pub(super) socket: Socket,
+    /// `None` if it is not encrypted.
+    pub(super) tls: Option<Box<TlsStream<Socket>>>,
+}
+
+/// The connections of an address that have no place yet.
+pub(super) struct Arrivals {
+    encryption: Option<Encryption>,
+    handshakes: JoinSet<Option<Arrived>>,
+    /// Since when each of them is under way, the oldest first.
+    begun: VecDeque<(Instant, AbortHandle)>,
+}
+
+/// How connections are encrypted, and a count of those for which that has failed.
+#[derive(Clone)]
+pub(super) struct Encryption {
+    pub(super) tls: Tls,
+    pub(super) failures: Counter,
+}
+
+impl Arrivals {
+    pub(super) fn new(encryption: Option<Encryption>) -> Arrivals {
+        Arrivals {
+            encryption,
+            handshakes: JoinSet::new(),
+            begun: VecDeque::new(),
+        }
+    }
+
+    /// The next connection. Cancel-safe.
+    pub(super) async fn next(&mut self, listener: &TcpListener) -> Arrived {
+        let Some(encryption) = &self.encryption else {
+            return Arrived::plain(accept(listener).await);
+        };
+        loop {
+            let is_full = self.handshakes.len() >= HANDSHAKES_MAX;
+            if self.begun.len() >= 2 * HANDSHAKES_MAX {
+                self.begun.retain(|(_, task)| !task.is_finished());
+            }
+            while self
+                .begun
+                .front()
+                .is_some_and(|(_, task)| task.is_finished())
+            {
+                self.begun.pop_front();
+            }
+            let oldest = self.begun.front().map(|(since, _)| *since);
+            let may_go = async {
+                match oldest {
+                    Some(since) => sleep_until(since + HANDSHAKE_WAIT_MIN).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                Some(done) = self.handshakes.join_next() => match done {
+                    Ok(Some(arrived)) => return arrived,
+                    Ok(None) => {}
+                    // It had to make room.
+                    Err(_) => { encryption.failures.inc(); }
+                },
+                stream = accept(listener), if !is_full => {
+                    let handshake = encryption.clone().handshake(stream);
+                    let task = self.handshakes.spawn(handshake);
+                    self.begun.push_back((Instant::now(), task));
+                }
+                () = may_go, if is_full => {
+                    if let Some((_, task)) = self.begun.pop_front() {
+                        task.abort();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Goes on with a connection that the kernel has accepted.
+    pub(super) fn push(&mut self, stream: TcpStream) {
+        let encryption = self.encryption.clone();
+        self.handshakes.spawn(async {
+            match encryption {
+                Some(encryption) => encryption.handshake(stream).await,
+                None => Some(Arrived::plain(stream)),
+            }
+        });
+    }
+
+    /// The next of those that are under way, if any is.
+    pub(super) async fn last(&mut self) -> Option<Arrived> {
+        loop {
+            if let Ok(Some(arrived)) = self.handshakes.join_next().await? {
+                return Some(arrived);
+            }
+        }
+    }
+}
+
+impl Arrived {
+    fn plain(stream: TcpStream) -> Arrived {
+        Arrived {
+            peer: Peer::of(&stream),
+            socket: Socket::new(stream),
+            tls: None,
+        }
+    }
+}
+
+impl Peer {
+    fn of(stream: &TcpStream) -> Peer {
+        let address = stream.peer_addr();
+        Peer {
+            // It has left.
+            address: address.map_or(Ipv4Addr::UNSPECIFIED.into(), |it| it.ip()),
+            certificate: None,
+        }
+    }
+}
+
+impl Encryption {
+    async fn handshake(self, stream: TcpStream) -> Option<Arrived> {
+        let mut peer = Peer::of(&stream);
+        let socket = Socket::new(stream);
+        let accepting = self.tls.acceptor().accept(socket.clone());
+        let why = match timeout(HANDSHAKE_WAIT_MAX, accepting.into_fallible()).await {
+            Ok(Ok(tls)) => {
+                let (_, session) = tls.get_ref();
+                let shown = session.peer_certificates().and_then(<[_]>::first);
+                let name = shown.map(|certificate| common_name(certificate));
+                peer.certificate = name.map(|name| name.unwrap_or_default().into());
+                let tls = Some(Box::new(tls));
+                return Some(Arrived { peer, socket, tls });
+            }
+            Ok(Err((error, mut socket))) => {
+                if is_not_encrypted(&error) {
+                    let answer = async {
+                        let _ = socket.write_all(NOT_ENCRYPTED).await;
+                        let _ = socket.shutdown().await;
+                    };
+                    let _ = timeout(ANSWER_WAIT_MAX, answer).await;
+                }
+                error.to_string()
+            }
+            Err(_) => format!("it has taken longer than {HANDSHAKE_WAIT_MAX:?}"),
+        };
+        self.failures.inc();
+        tracing::debug!(address = %peer.address, "a TLS handshake has failed: {why}");
+        None
+    }
+}
+
+/// What came is no TLS at all.
+fn is_not_encrypted(error: &io::Error) -> bool {
+    use tokio_rustls::rustls::Error;
+    let error = error.get_ref().and_then(|error| error.downcast_ref());
+    matches!(error, Some(Error::InvalidMessage(_)))
+}
+
+/// The next connection.
+async fn accept(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return stream,
+            Err(error) if is_of_one_client(&error) => {}
+            Err(error) => {
+                tracing::warn!("failed to take a connection: {error}");
+                sleep(ACCEPT_BACKOFF).await;
+            }
+        }
+    }
+}
+
+fn is_of_one_client(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}
