@@ -556,8 +556,7 @@ impl<P> Inner<P> {
 
     /// Wakes the looker if it has to look sooner than it knows.
     fn wake_looker(&mut self, looker: &Notify) {
-        let next = self.state.next_look().map(|(at, ..)| at);
-        if let Some(next) = next
+        if let Some(next) = self.state.next_look_at()
             && self.looks_at.is_none_or(|known| next < known)
         {
             self.looks_at = Some(next);

@@ -426,8 +426,13 @@ impl PoolState {
         sent_away.unwrap_or_default()
     }
 
-    /// When to look at an idle pipeline next, and at which: see [`settling`]. There is
-    /// nothing to look at if all have settled.
+    /// When to look at an idle pipeline next: see [`settling`]. There is nothing to look at
+    /// if all have settled.
+    pub(super) fn next_look_at(&self) -> Option<Moment> {
+        self.orders.looking().map(|(at, _)| at)
+    }
+
+    /// The idle pipeline to look at next, and when.
     pub(super) fn next_look(&self) -> Option<(Moment, Member, Number)> {
         let (_, member) = self.orders.looking()?;
         let (at, number) = self.shares.get(&member)?.next_look()?;

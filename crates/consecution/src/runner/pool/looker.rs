@@ -2,9 +2,9 @@
 //! [`settling`](super::super::pool_state).
 //!
 //! There is one looker for all pools, so the looks of all together are bounded: it looks at
-//! one pipeline at a time, on a blocking thread, and then rests for as long as it takes for
-//! looks to need no more than a fiftieth of one processor. While everything has settled, it
-//! has no timer.
+//! one pipeline at a time, on a blocking thread, and then rests for so long that looks, as a
+//! rule, need no more than a fiftieth of one processor. While everything has settled, it has
+//! no timer.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -18,8 +18,9 @@ use super::{Idle, Shared, until};
 /// How long the looker rests after a look, as a multiple of the time that the look took.
 const REST: u32 = 49;
 
-/// The longest such rest: a look may have taken long because this thread had to wait.
-const REST_MAX: Duration = Duration::from_secs(1);
+/// The longest such rest. Where a look takes this part of it, its thread has most likely had
+/// to wait for a processor; if all looks were late, ready processes would count as starting.
+const REST_MAX: Duration = Duration::from_millis(20);
 
 /// Looks at one idle pipeline, again and again.
 pub(in super::super) trait Probe: Send {
@@ -60,7 +61,7 @@ impl<P: Idle> Shared<P> {
     /// When to look next. From now on, the looker is told if it has to be sooner.
     fn next_look(self: &Arc<Self>) -> Option<Instant> {
         self.with(|inner, _| {
-            let next = inner.state.next_look().map(|(at, ..)| at);
+            let next = inner.state.next_look_at();
             inner.looks_at = next;
             next.map(|next| self.began + next)
         })
@@ -70,8 +71,13 @@ impl<P: Idle> Shared<P> {
     fn begin_look(self: &Arc<Self>) -> Option<(Member, Number, Box<dyn Probe>)> {
         self.with(|inner, now| {
             let (_, member, number) = inner.state.next_look().filter(|(at, ..)| *at <= now)?;
-            let entry = inner.pools.get_mut(&member)?.idle.get_mut(&number)?;
-            Some((member, number, entry.probe.take()?))
+            let entry = (inner.pools.get_mut(&member)).and_then(|pool| pool.idle.get_mut(&number));
+            let probe = entry.and_then(|entry| entry.probe.take());
+            if probe.is_none() {
+                // It would be asked for again and again.
+                inner.state.looked(member, number, Look::Unknown, now);
+            }
+            Some((member, number, probe?))
         })
     }
 

@@ -2,14 +2,15 @@
 //!
 //! Of calls that come at once, most find only what is in reserve, and their average rate says
 //! little: ten in one second, and then none for ten seconds, are one a second. So the reserve
-//! of a pool also remembers how many calls came while one pipeline would have started. Where
-//! starts are quick, the rest of a burst waits only for a moment, so nothing is remembered.
+//! of a pool also remembers how many calls came while one pipeline would have settled. Where
+//! that is quick, the rest of a burst waits only for a moment, so nothing is remembered.
 
 use std::time::Duration;
 
 use super::Moment;
 
-/// From this time for a start on.
+/// From this time to settle on. The time until programs are executed does not count: it is
+/// long only where the whole machine is busy, and more processes would make it no better.
 const SLOW: Duration = Duration::from_millis(50);
 
 /// A burst is remembered for as long as this, and for at most twice as long.
@@ -28,13 +29,13 @@ pub(super) struct Bursts {
 }
 
 impl Bursts {
-    /// A call has come. `start_time` is how long a start takes.
-    pub(super) fn record(&mut self, start_time: Duration, now: Moment) {
-        if start_time < SLOW {
+    /// A call has come, to a pool whose pipelines take that long to settle.
+    pub(super) fn record(&mut self, settle_time: Duration, now: Moment) {
+        if settle_time < SLOW {
             self.calls = 0;
             return;
         }
-        if self.calls == 0 || now >= self.began + start_time {
+        if self.calls == 0 || now >= self.began + settle_time {
             (self.began, self.calls) = (now, 0);
         }
         self.calls += 1;

@@ -23,11 +23,12 @@ pub(in super::super) const SETTLES_WITHIN: Duration = Duration::from_secs(10);
 /// take to settle.
 const FIRST_LOOK: Duration = Duration::from_millis(2);
 
-/// A first look at this age or earlier tells how long a pipeline has taken to settle.
-const EARLY: Duration = Duration::from_millis(10);
-
 /// Pipelines that settle within this count as started when their programs are executed.
 const PROMPT: Duration = Duration::from_millis(10);
+
+/// The age for the first look at a pipeline of a pool whose pipelines take long to settle, at
+/// the latest: so it is soon noticed if they have become faster.
+const FIRST_LOOK_MAX: Duration = Duration::from_millis(50);
 
 /// One that is awake is looked at again after this part of its age, so that one that never
 /// settles is looked at some thirty times.
@@ -52,22 +53,22 @@ pub(super) struct Settling {
     started: Moment,
     /// When to look next; `None` once it has settled.
     look_at: Option<Moment>,
+    /// Its age when it was last seen awake, if it was.
+    awake_at: Option<Duration>,
     seen: Seen,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Seen {
-    Nothing,
-    Awake,
-    /// Since then, as far as it is known.
-    Asleep {
-        since: Moment,
-        was_awake: bool,
-    },
+    /// It was awake, or nobody has looked yet.
+    NotAsleep,
+    /// It sleeps, since then as far as it is known.
+    Asleep(Moment),
     Settled,
 }
 
-/// How long the pipelines of a pool take to settle; `None` if that is not known.
+/// How long the pipelines of a pool take to settle; `None` if that is not known. Those that
+/// took longest count most: of several that start at once each takes longer than alone.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct SettleTime(Option<Duration>);
 
@@ -83,19 +84,19 @@ impl SettleTime {
         match self.0 {
             None => FIRST_LOOK,
             Some(time) if time <= PROMPT => QUIET,
-            Some(time) => time / 2,
+            Some(time) => (time / 2).min(FIRST_LOOK_MAX),
         }
     }
 
-    /// A pipeline has taken at most `took`. It has not taken much less if it `was_awake`
-    /// before: then this can be longer than what was known.
-    fn learn(&mut self, took: Duration, was_awake: bool) {
-        self.0 = match self.0 {
-            None if was_awake || took <= EARLY => Some(took),
-            None => None,
-            Some(known) if took > known && was_awake => Some(took),
-            Some(known) if took > known => Some(known),
-            Some(known) => Some((known + took) / 2),
+    /// A pipeline has settled, and was last seen awake at the age `awake_at`. If it never
+    /// was, it slept at the age `asleep_at`, and may have for long: a look can be late.
+    fn learn(&mut self, awake_at: Option<Duration>, asleep_at: Duration) {
+        self.0 = match (self.0, awake_at) {
+            (None, Some(awake_at)) => Some(awake_at),
+            (None, None) => Some(asleep_at.min(PROMPT)),
+            (Some(known), Some(awake_at)) if awake_at >= known => Some(awake_at),
+            (Some(known), Some(awake_at)) => Some((known + awake_at) / 2),
+            (Some(known), None) => Some((known + asleep_at.min(known)) / 2),
         };
     }
 }
@@ -105,40 +106,29 @@ impl Settling {
         Settling {
             started,
             look_at: Some(started + usual.first_look()),
-            seen: Seen::Nothing,
+            awake_at: None,
+            seen: Seen::NotAsleep,
         }
     }
 
     /// Whether the pipeline counts as ready.
     pub(super) fn is_ready(&self, now: Moment, usual: SettleTime) -> bool {
         let age = now.saturating_sub(self.started);
+        let is_as_old_as_others = usual.0.is_some_and(|usual| age >= usual);
         match self.seen {
             Seen::Settled => true,
             _ if age >= SETTLES_WITHIN => true,
-            Seen::Nothing
-            | Seen::Asleep {
-                was_awake: false, ..
-            } => usual.0.is_some_and(|usual| age >= usual),
-            Seen::Awake
-            | Seen::Asleep {
-                was_awake: true, ..
-            } => false,
+            _ => self.awake_at.is_none() && is_as_old_as_others,
         }
     }
 
-    /// Whether it is known to be starting, or is young and others of its pool were.
+    /// Whether it is starting: it was seen awake; or nobody has looked at it yet, and others
+    /// of its pool took long.
     pub(super) fn is_starting(&self, usual: SettleTime) -> bool {
         match self.seen {
-            Seen::Nothing => !usual.beyond_start().is_zero(),
-            _ => self.was_awake(),
-        }
-    }
-
-    fn was_awake(&self) -> bool {
-        match self.seen {
-            Seen::Awake => true,
-            Seen::Asleep { was_awake, .. } => was_awake,
-            Seen::Nothing | Seen::Settled => false,
+            Seen::Settled => false,
+            Seen::NotAsleep if self.awake_at.is_none() => !usual.beyond_start().is_zero(),
+            Seen::NotAsleep | Seen::Asleep(_) => self.awake_at.is_some(),
         }
     }
 
@@ -150,22 +140,20 @@ impl Settling {
     /// It was looked at.
     pub(super) fn looked(&mut self, look: Look, now: Moment, usual: &mut SettleTime) {
         let age = now.saturating_sub(self.started);
-        let was_awake = self.was_awake();
         let (seen, next) = match (look, self.seen) {
             (_, Seen::Settled) | (Look::Unknown, _) => (Seen::Settled, None),
-            (Look::Unchanged, Seen::Asleep { since, was_awake }) if now >= since + QUIET => {
-                usual.learn(since.saturating_sub(self.started), was_awake);
+            (Look::Unchanged, Seen::Asleep(since)) if now >= since + QUIET => {
+                let asleep_at = since.saturating_sub(self.started);
+                usual.learn(self.awake_at, asleep_at);
                 (Seen::Settled, None)
             }
             // There is nothing to learn: perhaps it has been ready for long.
             _ if age >= SETTLES_WITHIN => (Seen::Settled, None),
-            (Look::Unchanged, Seen::Asleep { since, was_awake }) => {
-                (Seen::Asleep { since, was_awake }, Some(since + QUIET))
-            }
-            (Look::Awake, _) => (Seen::Awake, Some(now + QUIET.max(age / GAP_PART))),
-            (Look::Asleep | Look::Unchanged, _) => {
-                let since = now;
-                (Seen::Asleep { since, was_awake }, Some(now + QUIET))
+            (Look::Unchanged, Seen::Asleep(since)) => (Seen::Asleep(since), Some(since + QUIET)),
+            (Look::Asleep | Look::Unchanged, _) => (Seen::Asleep(now), Some(now + QUIET)),
+            (Look::Awake, _) => {
+                self.awake_at = Some(age);
+                (Seen::NotAsleep, Some(now + QUIET.max(age / GAP_PART)))
             }
         };
         self.seen = seen;

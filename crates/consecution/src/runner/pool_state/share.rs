@@ -194,7 +194,7 @@ impl Share {
     /// is ready.
     pub(super) fn arrive(&mut self, now: Moment) -> Option<(Number, Warmth)> {
         self.arrivals.record(now);
-        self.bursts.record(self.lead_time(), now);
+        self.bursts.record(self.settle_time.beyond_start(), now);
         let (at, warmth) = self.best(now)?;
         let taken = self.idle.remove(at)?;
         self.spoiled = 0;
