@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use crate::app::Ids;
 use crate::chain_file::ChainFileError;
-use crate::error::{set_remedy, with_causes};
+use crate::error::{FailedTo, set_remedy, with_causes};
+use crate::spans::Traces;
 use crate::text;
 use clap::{Args, Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -295,6 +296,17 @@ fn serving<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result
         .build()?;
     let result = runtime.block_on(future);
     runtime.shutdown_timeout(SHUT_DOWN_WAIT_MAX);
+    result
+}
+
+/// Sends traces of what a future does, if they are on, in the name of this service.
+async fn traced<T>(
+    service: &str,
+    future: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    let traces = Traces::start(service).map_err(FailedTo)?;
+    let result = future.await;
+    traces.close().await;
     result
 }
 

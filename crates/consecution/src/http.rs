@@ -122,6 +122,7 @@ impl Default for Options {
 /// begin with `consecution_`.
 pub fn registry() -> Registry {
     let mut registry = Registry::with_prefix("consecution");
+    crate::spans::register(&mut registry);
     let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
     registry.register("build", "The version of the program", version);
     registry

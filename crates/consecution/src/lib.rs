@@ -151,6 +151,12 @@
 //! What is tried again in the background, such as a connection, is logged with
 //! [`tracing`](https://docs.rs/tracing): your program chooses the subscriber.
 //!
+//! # Traces
+//!
+//! [`Traces::start`] sends distributed traces to an OpenTelemetry collector, if the standard
+//! `OTEL_*` variables ask for it. Set [`trace`](ChainRequest::trace) of a request to have its
+//! spans inside of one of yours.
+//!
 //! # Features
 //!
 //! | feature | |
@@ -182,6 +188,7 @@ mod pipe;
 pub mod portal;
 mod registration;
 pub mod runner;
+mod spans;
 mod text;
 pub mod trace;
 pub mod transport;
@@ -199,3 +206,4 @@ pub use app::{
 pub use cli::command_line;
 pub use connection::Connection;
 pub use portal::{ChainError, ChainReply, ChainRequest, Portal};
+pub use spans::{SettingError, Traces};

@@ -19,6 +19,7 @@
 // | `kept` | the beginning of a stream, for a call that is made again |
 // | `plan` | which links may be taken together, as one call |
 // | `failure` | reports and errors, and how they read |
+// | `traced` | the spans of calls |
 // | `publish`, `publisher` | makes a chain's links known; those of all chains of a portal |
 // | `http` | chains over HTTP |
 
@@ -31,6 +32,7 @@ mod plan;
 mod publish;
 mod publisher;
 mod run;
+mod traced;
 mod verdict;
 
 use std::any::Any;

@@ -46,6 +46,7 @@ mod service;
 mod starvation;
 mod states;
 mod stderr_log;
+mod traced;
 mod turns;
 mod worker;
 

@@ -11,6 +11,8 @@ use chain::{Chain, Deadline, ParameterError};
 use clap::builder::{FalseyValueParser, PathBufValueParser, TypedValueParser};
 
 use crate::portal::{ChainError, ChainReply, ChainRequest, FailureReason, Portal};
+use crate::spans::Kind;
+use crate::trace::{Trace, TraceParent, TraceState};
 use crate::transport::{LAST_WORDS_WAIT_MAX, Next, status_of_signal};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -101,13 +103,29 @@ impl Call {
 }
 
 /// Runs `future` until it ends or a signal asks the program to end; returns the exit
-/// status.
+/// status. Sends traces of it if they are on, in the name of this service.
 pub(crate) async fn unless_stopped(
+    service: &str,
     future: impl Future<Output = anyhow::Result<u8>>,
 ) -> anyhow::Result<u8> {
-    tokio::select! {
-        code = future => code,
-        signal = stopped() => Ok(signal_code(signal?)),
+    let running = async {
+        tokio::select! {
+            code = future => code,
+            signal = stopped() => Ok(signal_code(signal?)),
+        }
+    };
+    super::traced(service, running).await
+}
+
+/// A new call, inside of the span of whoever runs this program, if its environment has one.
+fn trace() -> Trace {
+    let value = |name| std::env::var(name).ok();
+    let parent = value("TRACEPARENT").and_then(|parent| TraceParent::new(parent.as_bytes()));
+    let state = || value("TRACESTATE").and_then(|state| TraceState::new(state.as_bytes()));
+    Trace {
+        state: parent.as_ref().and_then(|_| state()),
+        parent,
+        ..Trace::default()
     }
 }
 
@@ -122,8 +140,11 @@ pub(crate) async fn filter(
 ) -> anyhow::Result<u8> {
     let output = Output::start()?;
     let errors = Errors::start()?;
+    let mut trace = trace();
+    let span = trace.begin(Kind::Internal, || portal.chain().name.clone());
     let request = ChainRequest {
         parameters,
+        trace,
         stderr: Some(errors.sender()),
         ..ChainRequest::new(stdio::input()?)
     };
@@ -161,6 +182,14 @@ pub(crate) async fn filter(
         Err(error) => {
             complain_of(error, portal.chain());
             exit_code(error)
+        }
+    });
+    span.note(|notes| {
+        if let Ok(code) = &code {
+            notes.set("process.exit.code", u64::from(*code));
+        }
+        if let Err(error) = &report {
+            notes.fail(error);
         }
     });
     if stats {

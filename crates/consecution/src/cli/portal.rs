@@ -40,7 +40,8 @@ pub(crate) struct Arguments {
 
 pub(crate) fn portal(arguments: Arguments) -> anyhow::Result<u8> {
     let chains = chain_file::read_all(&arguments.chains)?;
-    super::serving(run(arguments, chains))?;
+    let serving = run(arguments, chains);
+    super::serving(super::traced("consecution-portal", serving))?;
     Ok(0)
 }
 

@@ -21,7 +21,7 @@ pub(crate) fn run(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let code = runtime.block_on(unless_stopped(async {
+    let code = runtime.block_on(unless_stopped("consecution-run", async {
         let app = OneShot::start(chain, images, rules).await?;
         let portal = app.portal.clone();
         filter(&portal, parameters, call.stats, app).await

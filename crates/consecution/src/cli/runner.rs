@@ -95,7 +95,8 @@ pub(crate) fn runner(global: &Global, arguments: Arguments) -> anyhow::Result<u8
     let images = super::images::source(global, progress::on_terminal())?;
     let mut rules = arguments.sandboxing.rules(global)?;
     rules.stderr_log = arguments.stderr_log.is_on();
-    super::serving(run(arguments, images, rules))?;
+    let serving = run(arguments, images, rules);
+    super::serving(super::traced("consecution-runner", serving))?;
     Ok(0)
 }
 

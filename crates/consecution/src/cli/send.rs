@@ -43,7 +43,7 @@ pub(crate) fn send(arguments: Arguments) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let code = runtime.block_on(unless_stopped(async {
+    let code = runtime.block_on(unless_stopped("consecution-send", async {
         let network = Network::connect(&nats, &etcd, Role::Portal, "send")?;
         let portal = network.open(chain, wait).await?;
         let code = filter(&portal, parameters, arguments.call.stats, ()).await;

@@ -57,7 +57,8 @@ pub(crate) fn serve(global: &Global, arguments: Arguments) -> anyhow::Result<u8>
     let mut rules = arguments.sandboxing.rules(global)?;
     rules.stderr_log = arguments.stderr_log.is_on();
     let home = super::images::home(global)?;
-    super::serving(run(arguments, chains, images, rules, home))?;
+    let serving = run(arguments, chains, images, rules, home);
+    super::serving(super::traced("consecution-serve", serving))?;
     Ok(0)
 }
 

@@ -10,10 +10,11 @@ use chain::ChainLink;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::Portal;
 use super::failure::FailureReason;
 use super::verdict::Asked;
+use super::{Portal, traced};
 use crate::backoff::Backoff;
+use crate::spans::Span;
 use crate::trace::Trace;
 use crate::transport::{Body, Following, RefusalReason, Reply, Request, Waiting};
 
@@ -59,12 +60,17 @@ pub(super) struct Attempt {
     pub(super) trace: Trace,
     pub(super) deadline: Option<Instant>,
     pub(super) stderr: Option<mpsc::Sender<Bytes>>,
+    /// How often the call was made before.
+    pub(super) retries: u32,
     pub(super) asked: Asked,
 }
 
+/// The reply to a call that a runner has accepted, and the span of that.
+pub(super) type Accepted = (Reply, Span);
+
 impl Attempt {
     /// Repeats a call whose runner was lost, after `wait`.
-    pub(super) async fn again(self, wait: Duration) -> Result<Reply, FailureReason> {
+    pub(super) async fn again(self, wait: Duration) -> Result<Accepted, FailureReason> {
         let lost_at = Instant::now();
         if before(self.deadline, sleep(wait)).await.is_none() {
             return Err(FailureReason::DeadlinePassed);
@@ -74,7 +80,7 @@ impl Attempt {
 
     /// Asks until a runner accepts the call. If a runner had accepted it before and was
     /// lost, `lost_at` is when.
-    pub(super) async fn make(self, lost_at: Option<Instant>) -> Result<Reply, FailureReason> {
+    pub(super) async fn make(self, lost_at: Option<Instant>) -> Result<Accepted, FailureReason> {
         let Attempt {
             portal,
             index,
@@ -84,6 +90,7 @@ impl Attempt {
             trace,
             deadline,
             stderr,
+            retries,
             asked,
         } = self;
         let links = &portal.chain.links[index..=index + following.len()];
@@ -92,7 +99,7 @@ impl Attempt {
         let mut request = Request {
             is_repeatable: links.iter().all(|link| link.link.is_pure()),
             body,
-            trace,
+            trace: trace.clone(),
             deadline,
             stderr,
             parameters: used(parameters, links),
@@ -100,6 +107,7 @@ impl Attempt {
             waiting: waiting.clone(),
         };
         let id = portal.chain.links[index].id;
+        let mut refusals = 0;
         let busy_until = deadline.unwrap_or(Instant::now() + BUSY_WAIT_MAX);
         // After the deadline, a runner that has the call still reports how it ended.
         let answered_until = match deadline {
@@ -110,23 +118,34 @@ impl Attempt {
         let mut away_since = lost_at;
         let mut backoff = Backoff::new(ASK_BACKOFF_MIN, ASK_BACKOFF_MAX);
         loop {
+            let span = traced::begin(
+                &mut request.trace,
+                &portal.chain,
+                index,
+                (retries, refusals),
+            );
             let called = portal.transport.call(id, request);
             let refusal = match before(Some(answered_until), called).await {
                 Some(Ok(reply)) => {
                     portal.publishing.note_served(index..=index + reply.joined);
-                    return Ok(reply);
+                    traced::accepted(&span, &reply);
+                    return Ok((reply, span));
                 }
                 Some(Err(refusal)) => refusal,
                 None if deadline.is_some() && !waiting.is_told() => {
+                    span.note(|notes| notes.fail(FailureReason::DeadlinePassed));
                     return Err(FailureReason::DeadlinePassed);
                 }
                 // The call has waited for room for too long. Waiting on would let two runs
                 // deadlock, each holding half of what the other needs.
                 None => {
+                    span.note(|notes| notes.fail(RefusalReason::Busy));
                     asked.refused(&FailureReason::Busy);
                     return Err(FailureReason::Busy);
                 }
             };
+            traced::refused(&span, &refusal.reason, refusals);
+            drop(span);
             let (reason, until) = match refusal.reason {
                 RefusalReason::CannotStart(reason) | RefusalReason::Malformed(reason) => {
                     return Err(FailureReason::CannotStart(reason));
@@ -158,6 +177,8 @@ impl Attempt {
                 return Err(reason);
             }
             request = refusal.request;
+            request.trace = trace.clone();
+            refusals += 1;
         }
     }
 }

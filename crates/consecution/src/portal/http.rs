@@ -17,7 +17,7 @@
 // | `looks`, `readiness` | what keeps chains from being run |
 // | `metrics`, `latency`, `recent` | what is counted, timed, and kept of failures |
 // | `stats`, `ui` | the figures for people who look on, and the page that shows them |
-// | `log` | what the log says of calls |
+// | `log`, `traced` | what the log says of calls, and their spans |
 
 mod answer;
 mod call;
@@ -34,6 +34,7 @@ mod recent;
 mod routes;
 mod spool;
 mod stats;
+mod traced;
 mod ui;
 mod upload;
 

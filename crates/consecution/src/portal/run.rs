@@ -27,12 +27,13 @@ use futures_util::stream::{self, FuturesUnordered, StreamExt};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::attempt::{Attempt, DEADLINE_GRACE, before, retries_max};
+use super::attempt::{Accepted, Attempt, DEADLINE_GRACE, before, retries_max};
 use super::failure::{ChainError, FailureReason, Report};
 use super::link_output::{End, LinkOutput, Stop};
 use super::verdict::RunState;
-use super::{ChainReply, ChainRequest, PendingReport, Portal};
+use super::{ChainReply, ChainRequest, PendingReport, Portal, traced};
 use crate::backoff::Backoff;
+use crate::spans::Span;
 use crate::trace::Trace;
 use crate::transport::{Body, Cut, Ending, Outcome, OutputLeft, PendingOutcome, Reply};
 
@@ -74,6 +75,8 @@ struct Call {
     backoff: Backoff,
     /// The outcome of the last attempt, if its runner was lost.
     lost: Option<Outcome>,
+    /// The attempt that a runner has accepted.
+    span: Span,
     stage: Stage,
 }
 
@@ -87,7 +90,7 @@ enum Stage {
 /// What a run waits for, besides changes of its streams.
 enum Event {
     /// The call of this link was accepted, or never will be.
-    Called(usize, Result<Reply, FailureReason>),
+    Called(usize, Result<Accepted, FailureReason>),
     /// The call of this link has ended.
     Ended(usize, Outcome),
     /// An attempt was aborted.
@@ -197,7 +200,7 @@ impl Run {
 
     fn take(&mut self, event: Event) {
         match event {
-            Event::Called(index, Ok(reply)) => self.taken(index, reply),
+            Event::Called(index, Ok((reply, span))) => self.taken(index, reply, span),
             Event::Called(index, Err(reason)) => self.refused(index, reason),
             Event::Ended(index, outcome) => self.ended(index, outcome),
             Event::GivenUp => {}
@@ -233,6 +236,7 @@ impl Run {
             retries: 0,
             backoff: Backoff::new(RETRY_BACKOFF_MIN, RETRY_BACKOFF_MAX),
             lost: None,
+            span: Span::default(),
             stage: Stage::Over,
         };
         self.calls.insert(index, call);
@@ -261,6 +265,7 @@ impl Run {
             trace: self.trace.clone(),
             deadline: call.deadline,
             stderr: self.stderr.clone(),
+            retries: call.retries,
             asked: self.state.asked(index),
         };
         let wait = (call.retries > 0).then(|| call.backoff.next());
@@ -283,7 +288,7 @@ impl Run {
     }
 
     /// A runner has accepted a call: makes the call of the next link.
-    fn taken(&mut self, index: usize, reply: Reply) {
+    fn taken(&mut self, index: usize, reply: Reply, span: Span) {
         let Reply {
             runner,
             joined,
@@ -301,6 +306,7 @@ impl Run {
             return;
         };
         call.joined = joined;
+        call.span = span;
         call.stage = Stage::Taken;
         // The chain's deadline is handled for all calls together.
         let own = call.deadline.filter(|own| Some(*own) != self.deadline);
@@ -349,6 +355,7 @@ impl Run {
             output.await_writer();
         }
         if let Some(call) = self.calls.get_mut(&index) {
+            traced::end(&mut call.span, &self.portal.chain, index, &outcome);
             call.retries += 1;
             call.lost = Some(outcome);
         }
@@ -388,6 +395,7 @@ impl Run {
             return;
         };
         call.stage = Stage::Over;
+        traced::end(&mut call.span, &self.portal.chain, index, &outcome);
         let joined = call.joined;
         self.close_input(index);
         let last = index + joined;
@@ -461,6 +469,8 @@ impl Run {
         let link = self.link(index);
         tracing::warn!(
             call_id = self.trace.call_id.as_str(),
+            trace_id = self.trace.trace_id(),
+            span_id = self.trace.span_id(),
             chain = self.portal.chain.name,
             link = link.name,
             link_id = %link.id,

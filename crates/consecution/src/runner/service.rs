@@ -26,8 +26,10 @@ use super::pool_state::Warmth;
 use super::reaper::{Reaped, Reaper};
 use super::starvation::{Kind, Starvation};
 use super::stderr_log::LoggedCall;
+use super::traced::{self, ProcessSpans};
 use crate::error::with_causes;
-use crate::trace::CallId;
+use crate::spans::Span;
+use crate::trace::{CallId, Trace};
 use crate::transport::{
     Body, Ending, Outcome, PendingOutcome, Refusal, RefusalReason, Reply, Request, Service, Waiting,
 };
@@ -183,11 +185,16 @@ pub(super) struct LinkService {
 impl Service for LinkService {
     fn call(&self, request: Request) -> BoxFuture<'_, Result<Reply, Refusal>> {
         async move {
+            let mut trace = request.trace.clone();
+            let span = traced::begin(&mut trace, &self.served.link);
             let plan = self.links.plan(&self.served, &request.following);
             let is_all = plan.links().count() == 1 + request.following.len();
             let filled = match fill(plan.links(), is_all, &request.parameters) {
                 Ok(filled) => filled,
-                Err(error) => return Err(self.malformed(request, &error)),
+                Err(error) => {
+                    span.note(|notes| notes.fail(&error));
+                    return Err(self.malformed(request, &trace, &error));
+                }
             };
             let taken = take_by(&plan, request.deadline, &request.waiting).await;
             let taken = match taken {
@@ -195,9 +202,11 @@ impl Service for LinkService {
                 refused => refused,
             };
             match taken {
-                Ok(segments) => Ok(self.serve_all(request, segments)),
+                Ok(segments) => Ok(self.serve_all(request, segments, (&trace, span))),
                 Err(error) => {
-                    let reason = self.refuse(&request.trace.call_id, error);
+                    span.note(|notes| notes.fail(&error));
+                    drop(span);
+                    let reason = self.refuse(&trace, error);
                     if self.starvation.is_on() {
                         sleep(STARVED_PAUSE).await;
                     }
@@ -210,10 +219,15 @@ impl Service for LinkService {
 }
 
 impl LinkService {
-    fn malformed(&self, request: Request, error: &ParameterError) -> Refusal {
+    fn malformed(&self, request: Request, trace: &Trace, error: &ParameterError) -> Refusal {
         let LocalLink { id, metrics, .. } = &*self.served.link;
-        let call_id = &request.trace.call_id;
-        tracing::debug!(%call_id, link_id = %id, "a call was refused: failed to {error}");
+        tracing::debug!(
+            call_id = %trace.call_id,
+            trace_id = trace.trace_id(),
+            span_id = trace.span_id(),
+            link_id = %id,
+            "a call was refused: failed to {error}"
+        );
         metrics.malformed.inc();
         let reason = RefusalReason::Malformed(format!("failed to {error}").into());
         Refusal { request, reason }
@@ -254,18 +268,25 @@ impl LinkService {
     }
 
     /// Gives a call to pipelines, each of which reads what the one before it writes.
-    fn serve_all(&self, request: Request, segments: Vec<Segment>) -> Reply {
+    fn serve_all(
+        &self,
+        request: Request,
+        segments: Vec<Segment>,
+        (trace, span): (&Trace, Span),
+    ) -> Reply {
         let Request {
             body,
-            trace,
             deadline,
             stderr,
+            following,
             ..
         } = request;
         let links = segments
             .iter()
             .map(|segment| segment.taken.pipeline.links.len());
         let joined = links.sum::<usize>().saturating_sub(1);
+        span.note(|notes| notes.set("consecution.joined", joined));
+        let mut first = 0;
         let mut output = body;
         let mut outcomes: Vec<PendingOutcome> = Vec::new();
         for Segment { taken, accepted } in segments {
@@ -279,7 +300,10 @@ impl LinkService {
                 stderr: stderr.clone(),
                 stderr_logs: stderr_logs(&taken, &trace.call_id),
             };
-            let (next, outcome) = self.serve(work, taken, &trace.call_id);
+            let links = &taken.pipeline.links;
+            let spans = ProcessSpans::begin(&span, links, (&following, first));
+            first += links.len();
+            let (next, outcome) = self.serve(work, taken, trace, spans);
             output = next;
             outcomes.push(outcome);
         }
@@ -293,7 +317,8 @@ impl LinkService {
         &self,
         work: Work,
         taken: Taken<WarmPipeline>,
-        call_id: &CallId,
+        trace: &Trace,
+        spans: ProcessSpans,
     ) -> (Body, PendingOutcome) {
         let Taken {
             pipeline: WarmPipeline { pipeline, links },
@@ -313,23 +338,30 @@ impl LinkService {
             .iter()
             .map(|link| (link.id, Arc::clone(&link.metrics), Arc::clone(&link.means)));
         let links: Vec<_> = links.collect();
-        let call_id = call_id.clone();
+        let trace = trace.clone();
         let pipeline = pipeline.into_inner();
-        pipeline.serve(work, self.bounds, permit, move |outcome| {
+        pipeline.serve(work, self.bounds, permit, move |outcome, began| {
             outcome.change_links(|at, outcome| {
                 let Some((id, metrics, means)) = links.get(at) else {
                     return;
                 };
                 outcome.hint = hint(outcome, means);
                 metrics.end(outcome);
-                log_end(*id, &call_id, outcome);
+                spans.ended(at, outcome, began);
+                log_end(*id, &trace, outcome);
             });
         })
     }
 
-    fn refuse(&self, call_id: &CallId, error: TakeError) -> RefusalReason {
+    fn refuse(&self, trace: &Trace, error: TakeError) -> RefusalReason {
         let LocalLink { id, metrics, .. } = &*self.served.link;
-        tracing::debug!(%call_id, link_id = %id, "a call was refused: {error}");
+        tracing::debug!(
+            call_id = %trace.call_id,
+            trace_id = trace.trace_id(),
+            span_id = trace.span_id(),
+            link_id = %id,
+            "a call was refused: {error}"
+        );
         match error {
             TakeError::Busy => {
                 metrics.busy.inc();
@@ -387,15 +419,28 @@ fn all(mut outcomes: Vec<PendingOutcome>) -> PendingOutcome {
     }
 }
 
-fn log_end(id: LinkId, call_id: &CallId, outcome: &Outcome) {
+fn log_end(id: LinkId, trace: &Trace, outcome: &Outcome) {
     let Outcome {
         ending, elapsed, ..
     } = outcome;
     match ending {
         // That is a fault of ours; all others are the link's or the caller's.
-        Ending::Lost(reason) => {
-            tracing::warn!(%call_id, link_id = %id, ?elapsed, "a call was lost: {reason}");
-        }
-        ending => tracing::debug!(%call_id, link_id = %id, ?elapsed, ?ending, "a call ended"),
+        Ending::Lost(reason) => tracing::warn!(
+            call_id = %trace.call_id,
+            trace_id = trace.trace_id(),
+            span_id = trace.span_id(),
+            link_id = %id,
+            ?elapsed,
+            "a call was lost: {reason}"
+        ),
+        ending => tracing::debug!(
+            call_id = %trace.call_id,
+            trace_id = trace.trace_id(),
+            span_id = trace.span_id(),
+            link_id = %id,
+            ?elapsed,
+            ?ending,
+            "a call ended"
+        ),
     }
 }

@@ -31,4 +31,5 @@ mod secured;
 mod seed;
 mod strangers;
 mod streams;
+mod traces;
 mod usage;

@@ -22,8 +22,10 @@ pub(crate) const UNREAD_WAIT: Duration = Duration::from_millis(250);
 pub(crate) fn consecution(home: &Path) -> Command {
     let mut command = Command::new(PROGRAM);
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("CONSECUTION_") {
-            command.env_remove(name);
+        let text = name.to_string_lossy();
+        let is_set_by_us = ["CONSECUTION_", "OTEL_", "TRACE"].iter();
+        if is_set_by_us.clone().any(|start| text.starts_with(start)) {
+            command.env_remove(&name);
         }
     }
     command.env("CONSECUTION_HOME", home);

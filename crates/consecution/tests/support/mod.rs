@@ -15,6 +15,7 @@ pub(crate) mod nats;
 pub(crate) mod nats_jwt;
 pub(crate) mod netns;
 pub(crate) mod network;
+pub(crate) mod otlp;
 pub(crate) mod plain_nats;
 pub(crate) mod portal;
 pub(crate) mod proxy;

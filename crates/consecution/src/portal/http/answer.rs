@@ -12,12 +12,12 @@ use futures_util::StreamExt;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::task::JoinSet;
 
+use super::log::About;
 use super::metrics::Tracked;
 use super::spool::{self, End, Mode, Next, Reader, Room, Unread, Writer};
 use super::{headers, log};
 use crate::http::Reset;
 use crate::portal::{ChainError, PendingReport, Report};
-use crate::trace::CallId;
 use crate::transport;
 
 /// A run that proceeds whatever the client does. Dropping this stops the run.
@@ -105,9 +105,7 @@ pub(super) struct Running {
     tracked: Option<Tracked>,
     /// Resets the connection if its close would look like the end of the reply.
     reset: Option<Reset>,
-    call_id: CallId,
-    /// The name of the caller's key.
-    key: Option<Arc<str>>,
+    about: About,
     chain: Arc<Chain>,
     /// Whether the body broke off, and what came before was given time to be sent.
     is_broken: bool,
@@ -119,8 +117,7 @@ impl Running {
         bytes: Option<u64>,
         tracked: Option<Tracked>,
         reset: Option<Reset>,
-        call_id: &CallId,
-        key: Option<Arc<str>>,
+        about: &About,
         chain: &Arc<Chain>,
     ) -> Running {
         Running {
@@ -128,8 +125,7 @@ impl Running {
             bytes_left: bytes,
             tracked,
             reset,
-            call_id: call_id.clone(),
-            key,
+            about: about.clone(),
             chain: Arc::clone(chain),
             is_broken: false,
         }
@@ -151,7 +147,7 @@ impl Running {
 
     fn track(&mut self, result: &Result<Report, ChainError>) {
         if let Some(tracked) = &mut self.tracked {
-            tracked.end(result, &self.call_id);
+            tracked.end(result, &self.about.trace.call_id);
         }
     }
 
@@ -162,29 +158,17 @@ impl Running {
                 let mut trailers = HeaderMap::new();
                 headers::insert(&report, &mut trailers);
                 self.track(&Ok(report));
-                log::success(&self.chain.name, &self.call_id, self.key.as_deref());
+                log::success(&self.chain.name, &self.about);
                 Some(trailers)
             }
             End::Failed(error) => {
                 let status = StatusCode::OK;
-                log::failure(
-                    "a call was aborted",
-                    &error,
-                    &self.call_id,
-                    self.key.as_deref(),
-                    status,
-                );
+                log::failure("a call was aborted", &error, &self.about, status);
                 self.track(&Err(error));
                 None
             }
             End::Broken(cut) => {
-                log::fault(
-                    &self.chain.name,
-                    &self.call_id,
-                    self.key.as_deref(),
-                    &cut,
-                    StatusCode::OK,
-                );
+                log::fault(&self.chain.name, &self.about, &cut, StatusCode::OK);
                 None
             }
         }

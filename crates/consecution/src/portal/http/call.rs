@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::body::Body as HttpBody;
 use axum::extract::Request;
 use axum::http::header::{CONNECTION, CONTENT_TYPE, HeaderValue, TRAILER};
+use axum::http::request::Parts;
 use axum::http::{StatusCode, Uri, Version};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -15,17 +16,18 @@ use futures_util::StreamExt;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::answer::{Run, Running};
+use super::log::About;
 use super::metrics::{Kind, Tracked};
 use super::prefer::{self, DUPLEX, PREFERENCE_APPLIED};
 use super::problem::Problem;
 use super::spool::{End, Mode, News};
 use super::upload::{Progress, Upload};
-use super::{Offered, Site, headers, log};
+use super::{Offered, Site, headers, log, traced};
 use crate::http::access::Caller;
 use crate::http::{self, Client, Reset};
 use crate::parameters::{self, FormError};
-use crate::portal::{ChainError, ChainReply, ChainRequest, FailureReason, Report};
-use crate::trace::{CallId, Trace, TraceParent};
+use crate::portal::{ChainError, ChainReply, ChainRequest, FailureReason, Portal, Report};
+use crate::trace::CallId;
 use crate::transport::{Body, Cut};
 
 /// How long a reply that may begin waits after its first byte for its end: a filter writes
@@ -38,9 +40,6 @@ const SMALL_BYTES_MAX: usize = 64 * 1024;
 
 /// The type of a chain's output if its file does not say: nobody knows more of it.
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
-
-/// The caller's place in a distributed trace (W3C Trace Context).
-const TRACEPARENT: &str = "traceparent";
 
 /// The beginning of a reply.
 enum Beginning {
@@ -57,9 +56,7 @@ enum Beginning {
 struct Call<'a> {
     site: &'a Site,
     chain: &'a Arc<Chain>,
-    id: &'a CallId,
-    /// The name of the caller's key.
-    key: Option<Arc<str>>,
+    about: About,
     progress: Progress,
     /// `None` when it follows a reply that has begun.
     tracked: Option<Tracked>,
@@ -76,64 +73,77 @@ pub(super) async fn call(
     client: &Client,
     caller: &Caller,
 ) -> Response {
-    let tracked = Tracked::begin(&chain.metrics);
     let (head, incoming) = request.into_parts();
+    let (trace, span) = traced::begin(&head, chain, call_id);
+    let tracked = Tracked::begin(&chain.metrics, span);
     let is_closed_to_end = head.version < Version::HTTP_11;
     let is_held_back = http::is_held_back(&head.headers);
-    let wants_duplex = prefer::has(&head.headers, DUPLEX);
-    let parent = head.headers.get(TRACEPARENT);
-    let trace = Trace {
-        call_id: call_id.clone(),
-        parent: parent.and_then(|parent| TraceParent::new(parent.as_bytes())),
-    };
     let upload = Upload::new(incoming, site.request_bytes_max, is_held_back);
     let mut call = Call {
         site,
         chain: chain.portal.chain(),
-        id: call_id,
-        key: caller.name().map(Arc::from),
+        about: About {
+            trace,
+            key: caller.name().map(Arc::from),
+        },
         progress: upload.progress(),
         tracked: Some(tracked),
         reset: is_closed_to_end.then(|| client.reset().clone()),
     };
-    if upload.is_announced_too_large() {
-        return call.refuse_size();
+    let response = call.answer(&chain.portal, &head, upload, client).await;
+    if let Some(tracked) = &call.tracked {
+        tracked.replied(response.status());
     }
-    let parameters = match call.parameters(&head.uri) {
-        Ok(parameters) => parameters,
-        Err(error) => return call.refuse_query(&error),
-    };
-    let reply = chain.portal.stream(ChainRequest {
-        body: Body::new(upload),
-        parameters,
-        trace,
-        stderr: None,
-        // While this is held, the client may give the call up.
-        guard: Some(Box::new(client.run())),
-    });
-    if wants_duplex || !site.room.is_there() {
-        let mut response = call.reply(reply, true).await;
-        if wants_duplex && response.status() == StatusCode::OK {
-            let duplex = HeaderValue::from_static(DUPLEX);
-            response.headers_mut().insert(PREFERENCE_APPLIED, duplex);
-        }
-        return response;
-    }
-    let (progress, wait_max) = (call.progress.clone(), site.stall_wait_max);
-    let stalled = async {
-        progress.stalled(wait_max).await;
-        // Before the request's body is dropped with the run.
-        progress.give_up();
-    };
-    tokio::select! {
-        biased;
-        response = call.reply(reply, false) => return response,
-        () = stalled => {}
-    }
-    call.refuse_to_wait()
+    response
 }
 
 impl Call<'_> {
+    /// The answer to a call, which may be that it is refused.
+    async fn answer(
+        &mut self,
+        portal: &Portal,
+        head: &Parts,
+        upload: Upload,
+        client: &Client,
+    ) -> Response {
+        if upload.is_announced_too_large() {
+            return self.refuse_size();
+        }
+        let parameters = match self.parameters(&head.uri) {
+            Ok(parameters) => parameters,
+            Err(error) => return self.refuse_query(&error),
+        };
+        let reply = portal.stream(ChainRequest {
+            body: Body::new(upload),
+            parameters,
+            trace: self.about.trace.clone(),
+            stderr: None,
+            // While this is held, the client may give the call up.
+            guard: Some(Box::new(client.run())),
+        });
+        let wants_duplex = prefer::has(&head.headers, DUPLEX);
+        if wants_duplex || !self.site.room.is_there() {
+            let mut response = self.reply(reply, true).await;
+            if wants_duplex && response.status() == StatusCode::OK {
+                let duplex = HeaderValue::from_static(DUPLEX);
+                response.headers_mut().insert(PREFERENCE_APPLIED, duplex);
+            }
+            return response;
+        }
+        let (progress, wait_max) = (self.progress.clone(), self.site.stall_wait_max);
+        let stalled = async {
+            progress.stalled(wait_max).await;
+            // Before the request's body is dropped with the run.
+            progress.give_up();
+        };
+        tokio::select! {
+            biased;
+            response = self.reply(reply, false) => return response,
+            () = stalled => {}
+        }
+        self.refuse_to_wait()
+    }
+
     /// The values of parameters in the query of a request. The query of a chain without
     /// parameters is ignored.
     fn parameters(&self, uri: &Uri) -> Result<BTreeMap<String, String>, FormError> {
@@ -193,7 +203,7 @@ impl Call<'_> {
             biased;
             news = run.output.news() => match news {
                 News::Over => return self.over(run).await,
-                News::Full => log::spool_full(&self.chain.name, self.id, self.key.as_deref()),
+                News::Full => log::spool_full(&self.chain.name, &self.about),
             },
             () = settled => {}
         }
@@ -228,22 +238,17 @@ impl Call<'_> {
 
     fn running(&mut self, run: Run, bytes: Option<u64>) -> Response {
         let (tracked, reset) = (self.tracked.take(), self.reset.clone());
-        let running = Running::new(
-            run,
-            bytes,
-            tracked,
-            reset,
-            self.id,
-            self.key.clone(),
-            self.chain,
-        );
+        if let Some(tracked) = &tracked {
+            tracked.replied(StatusCode::OK);
+        }
+        let running = Running::new(run, bytes, tracked, reset, &self.about, self.chain);
         self.output(HttpBody::new(running))
     }
 
     /// The run has ended.
     fn end(&mut self, result: &Result<Report, ChainError>) {
         if let Some(tracked) = &mut self.tracked {
-            tracked.end(result, self.id);
+            tracked.end(result, &self.about.trace.call_id);
         }
     }
 
@@ -258,7 +263,7 @@ impl Call<'_> {
         let mut response = self.output(bytes.into());
         headers::insert(&report, response.headers_mut());
         self.end(&Ok(report));
-        log::success(&self.chain.name, self.id, self.key.as_deref());
+        log::success(&self.chain.name, &self.about);
         response
     }
 
@@ -266,7 +271,7 @@ impl Call<'_> {
         if self.progress.is_too_large() && matches!(error.reason, FailureReason::InputCut(_)) {
             return self.refuse_size();
         }
-        let response = failed(self.site, &error, self.id, self.key.as_deref()).await;
+        let response = failed(self.site, &error, &self.about).await;
         self.end(&Err(error));
         response
     }
@@ -274,9 +279,9 @@ impl Call<'_> {
     fn fault(&mut self, cut: &Cut) -> Response {
         let (chain, status) = (&self.chain.name, StatusCode::INTERNAL_SERVER_ERROR);
         self.fail(Kind::Lost);
-        log::fault(chain, self.id, self.key.as_deref(), cut, status);
-        let detail = cut.to_string();
-        Problem::of_chain(chain, status, "a fault of ours", detail, self.id).into_response()
+        log::fault(chain, &self.about, cut, status);
+        let (detail, id) = (cut.to_string(), &self.about.trace.call_id);
+        Problem::of_chain(chain, status, "a fault of ours", detail, id).into_response()
     }
 
     /// A reply with the chain's output.
@@ -291,14 +296,8 @@ impl Call<'_> {
 
     fn refuse_query(&mut self, error: &FormError) -> Response {
         self.fail(Kind::Parameter);
-        let problem = Problem::of_query(&self.chain.name, error, self.id);
-        log::refused(
-            &self.chain.name,
-            self.id,
-            self.key.as_deref(),
-            problem.status(),
-            error,
-        );
+        let problem = Problem::of_query(&self.chain.name, error, &self.about.trace.call_id);
+        log::refused(&self.chain.name, &self.about, problem.status(), error);
         problem.into_response()
     }
 
@@ -307,7 +306,8 @@ impl Call<'_> {
         let bytes_max = self.site.request_bytes_max.unwrap_or_default();
         let detail = format!("the request's body is larger than {bytes_max} bytes");
         let (status, title) = (StatusCode::PAYLOAD_TOO_LARGE, "the request is too large");
-        Problem::of_chain(&self.chain.name, status, title, detail, self.id).into_response()
+        let (chain, id) = (&self.chain.name, &self.about.trace.call_id);
+        Problem::of_chain(chain, status, title, detail, id).into_response()
     }
 
     /// The client has sent nothing for too long.
@@ -315,10 +315,10 @@ impl Call<'_> {
         self.fail(Kind::Stalled);
         let waited = self.site.stall_wait_max;
         let detail = format!("nothing more of the request's body has come for {waited:?}");
-        let (chain, call_id, status) = (&self.chain.name, self.id, StatusCode::REQUEST_TIMEOUT);
-        log::stalled(chain, call_id, self.key.as_deref(), status, &detail);
+        let (chain, status) = (&self.chain.name, StatusCode::REQUEST_TIMEOUT);
+        log::stalled(chain, &self.about, status, &detail);
         let title = "the request does not come";
-        let problem = Problem::of_chain(chain, status, title, detail, call_id);
+        let problem = Problem::of_chain(chain, status, title, detail, &self.about.trace.call_id);
         let mut response = problem.into_response();
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(CONNECTION, close);
@@ -370,9 +370,9 @@ fn joined(mut chunks: Vec<Bytes>) -> Bytes {
     }
 }
 
-async fn failed(site: &Site, error: &ChainError, call_id: &CallId, key: Option<&str>) -> Response {
-    let problem = site.problem(error, call_id).await;
-    log::failure("a call failed", error, call_id, key, problem.status());
+async fn failed(site: &Site, error: &ChainError, about: &About) -> Response {
+    let problem = site.problem(error, &about.trace.call_id).await;
+    log::failure("a call failed", error, about, problem.status());
     let mut response = problem.into_response();
     headers::insert(&error.report, response.headers_mut());
     response

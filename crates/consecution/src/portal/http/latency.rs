@@ -6,11 +6,14 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::exemplar::HistogramWithExemplars;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 use serde::Serialize;
+
+use crate::spans;
 
 /// How many buckets have a bound: from half a millisecond to half a minute, each twice the
 /// one before.
@@ -28,7 +31,13 @@ struct Inner {
     /// One for each bound, and one for all longer times.
     buckets: [AtomicU64; BOUNDS + 1],
     nanoseconds: AtomicU64,
+    /// The same times once more where traces are on, with a trace for each bucket: the
+    /// library writes exemplars only of its own histograms.
+    with_traces: Option<HistogramWithExemplars<Exemplar>>,
 }
+
+/// The trace that a time is an example of.
+type Exemplar = [(&'static str, String); 1];
 
 /// The figures of a [`Latency`] at a moment.
 #[derive(Debug, PartialEq, Serialize)]
@@ -42,6 +51,31 @@ pub(super) struct Times {
 }
 
 impl Latency {
+    /// For times of calls, with their traces if those are on.
+    pub(super) fn of_calls() -> Latency {
+        match spans::are_on() {
+            true => Latency::with_traces(),
+            false => Latency::default(),
+        }
+    }
+
+    fn with_traces() -> Latency {
+        Latency(Arc::new(Inner {
+            with_traces: Some(HistogramWithExemplars::new(bounds().into_iter())),
+            ..Inner::default()
+        }))
+    }
+
+    /// Counts one more, of the call in this trace if that is recorded.
+    pub(super) fn observe_in(&self, time: Duration, trace_id: Option<String>) {
+        self.observe(time);
+        if let Some(with_traces) = &self.0.with_traces {
+            let now = trace_id.is_some().then(SystemTime::now);
+            let trace = trace_id.map(|trace_id| [("trace_id", trace_id)]);
+            with_traces.observe(time.as_secs_f64(), trace, now);
+        }
+    }
+
     /// Counts one more.
     pub(super) fn observe(&self, time: Duration) {
         let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
@@ -74,6 +108,9 @@ fn bucket(nanoseconds: u64) -> usize {
 
 impl EncodeMetric for Latency {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        if let Some(with_traces) = &self.0.with_traces {
+            return with_traces.encode(encoder);
+        }
         let Times {
             count,
             seconds,
@@ -96,6 +133,7 @@ impl TypedMetric for Latency {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use prometheus_client::registry::Registry;
     use proptest::prelude::*;
 
     proptest! {
@@ -105,6 +143,31 @@ mod tests {
             let expected = bounds().iter().position(|bound| seconds <= *bound);
             prop_assert_eq!(bucket(nanoseconds), expected.unwrap_or(BOUNDS));
         }
+    }
+
+    #[test]
+    fn where_traces_are_on_buckets_name_one() {
+        let written = |latency: &Latency| {
+            latency.observe_in(Duration::from_micros(750), None);
+            latency.observe_in(Duration::from_secs(3600), Some("abc".to_owned()));
+            let mut registry = Registry::default();
+            registry.register("a", "b", latency.clone());
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+            text
+        };
+        let (off, on) = (Latency::default(), Latency::with_traces());
+        let (off, on) = (written(&off), written(&on));
+        assert!(
+            on.contains("+Inf\"} 2 # {trace_id=\"abc\"} 3600.0 "),
+            "{on}"
+        );
+        let without = |text: &str| {
+            let lines = text.lines();
+            let lines = lines.map(|line| line.split(" # ").next().unwrap().to_owned());
+            lines.collect::<Vec<_>>()
+        };
+        assert_eq!(without(&on), without(&off));
     }
 
     #[test]

@@ -1,32 +1,49 @@
-//! Log lines about calls over HTTP. Call, chain, link, runner and the name of the caller's key
-//! have the same keys in all of them.
+//! Log lines about calls over HTTP. Call, trace, chain, link, runner and the name of the caller's
+//! key have the same keys in all of them.
 //!
 //! Text from links and callers is escaped where log lines are written.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use axum::http::StatusCode;
 
 use super::headers::milliseconds;
 use crate::parameters::FormError;
 use crate::portal::{ChainError, FailureReason};
-use crate::trace::CallId;
+use crate::trace::Trace;
 use crate::transport::{Cut, Limit};
 
 /// How much of the end of a failed link's standard error a line shows.
 const STDERR_BYTES_MAX: usize = 4096;
 
+/// Whose call a line is about.
+#[derive(Debug, Clone)]
+pub(super) struct About {
+    pub(super) trace: Trace,
+    /// The name of the caller's key.
+    pub(super) key: Option<Arc<str>>,
+}
+
+/// Logs a line about a call, with the keys that all of them have, and more if there are.
+macro_rules! line {
+    ($level:ident, $about:expr, $chain:expr, $($rest:tt)+) => {
+        tracing::$level!(
+            call_id = %$about.trace.call_id,
+            trace_id = $about.trace.trace_id(),
+            span_id = $about.trace.span_id(),
+            key = $about.key.as_deref(),
+            chain = $chain,
+            $($rest)+
+        )
+    };
+}
+
 /// Logs that a call has failed: as a warning, unless the caller is to blame.
-pub(super) fn failure(
-    what: &str,
-    error: &ChainError,
-    call_id: &CallId,
-    key: Option<&str>,
-    status: StatusCode,
-) {
-    let (chain, status) = (&error.chain, status.as_u16());
+pub(super) fn failure(what: &str, error: &ChainError, about: &About, status: StatusCode) {
+    let status = status.as_u16();
     if error.reason.is_the_callers() {
-        tracing::info!(%call_id, key, chain, status, "{what}: {error}");
+        line!(info, about, error.chain, status, "{what}: {error}");
         return;
     }
     let (exit_code, signal) = match error.reason {
@@ -36,10 +53,10 @@ pub(super) fn failure(
     };
     let link = error.report.links.get(error.index);
     let ran = link.filter(|link| link.ending.is_some());
-    tracing::warn!(
-        %call_id,
-        key,
-        chain,
+    line!(
+        warn,
+        about,
+        error.chain,
         link = error.name,
         link_id = %error.link_id,
         runner = error.runner.as_deref(),
@@ -54,52 +71,46 @@ pub(super) fn failure(
 }
 
 /// Logs that a call was refused because its query cannot be read.
-pub(super) fn refused(
-    chain: &str,
-    call_id: &CallId,
-    key: Option<&str>,
-    status: StatusCode,
-    error: &FormError,
-) {
+pub(super) fn refused(chain: &str, about: &About, status: StatusCode, error: &FormError) {
     let status = status.as_u16();
-    tracing::info!(%call_id, key, chain, status, "a call failed: failed to {error}");
+    line!(
+        info,
+        about,
+        chain,
+        status,
+        "a call failed: failed to {error}"
+    );
 }
 
 /// Logs that a call has succeeded.
-pub(super) fn success(chain: &str, call_id: &CallId, key: Option<&str>) {
+pub(super) fn success(chain: &str, about: &About) {
     let status = StatusCode::OK.as_u16();
-    tracing::debug!(%call_id, key, chain, status, "a call succeeded");
+    line!(debug, about, chain, status, "a call succeeded");
 }
 
 /// Logs that a call has failed although no link did.
-pub(super) fn fault(
-    chain: &str,
-    call_id: &CallId,
-    key: Option<&str>,
-    cut: &Cut,
-    status: StatusCode,
-) {
+pub(super) fn fault(chain: &str, about: &About, cut: &Cut, status: StatusCode) {
     let status = status.as_u16();
-    tracing::error!(%call_id, key, chain, status, "a call failed although no link did: {cut}");
+    line!(
+        error,
+        about,
+        chain,
+        status,
+        "a call failed although no link did: {cut}"
+    );
 }
 
 /// Logs that a call was aborted because its client has sent nothing for too long.
-pub(super) fn stalled(
-    chain: &str,
-    call_id: &CallId,
-    key: Option<&str>,
-    status: StatusCode,
-    detail: &str,
-) {
+pub(super) fn stalled(chain: &str, about: &About, status: StatusCode, detail: &str) {
     let status = status.as_u16();
-    tracing::info!(%call_id, key, chain, status, "a call was given up: {detail}");
+    line!(info, about, chain, status, "a call was given up: {detail}");
 }
 
 /// Logs that a reply begins before its request is complete, because the spool is full.
-pub(super) fn spool_full(chain: &str, call_id: &CallId, key: Option<&str>) {
-    tracing::warn!(
-        %call_id,
-        key,
+pub(super) fn spool_full(chain: &str, about: &About) {
+    line!(
+        warn,
+        about,
         chain,
         "the spool is full: a reply begins before its request is complete, \
          which many clients and proxies do not understand"

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use axum::http::StatusCode;
 use chain::Chain;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 use super::latency::{Latency, Times};
 use super::recent::Recent;
 use crate::portal::{ChainError, FailureReason, Report};
+use crate::spans::Span;
 use crate::trace::CallId;
 
 type Labels = Vec<(&'static str, String)>;
@@ -126,7 +128,7 @@ impl Metrics {
         let calls = register(registry, "calls", "Calls of chains");
         let failures = register(registry, "call_failures", "Calls that failed, by kind");
         let in_flight = register(registry, "calls_in_flight", "Calls under way");
-        let durations = Family::<Labels, Latency>::default();
+        let durations = Family::new_with_constructor(Latency::of_calls as fn() -> Latency);
         let help = "From a call's head to the end of its reply";
         registry.register_with_unit("call_duration", help, Unit::Seconds, durations.clone());
         let link_durations = Family::<Labels, Latency>::default();
@@ -205,19 +207,29 @@ fn register<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, he
 /// call up.
 pub(super) struct Tracked {
     chain: Arc<ChainMetrics>,
+    span: Span,
     began: Instant,
     is_over: bool,
 }
 
 impl Tracked {
-    pub(super) fn begin(chain: &Arc<ChainMetrics>) -> Tracked {
+    /// A call has begun, and its span.
+    pub(super) fn begin(chain: &Arc<ChainMetrics>, span: Span) -> Tracked {
         chain.calls.inc();
         chain.in_flight.inc();
         Tracked {
             chain: Arc::clone(chain),
+            span,
             began: Instant::now(),
             is_over: false,
         }
+    }
+
+    /// The reply has this status.
+    pub(super) fn replied(&self, status: StatusCode) {
+        let status = u64::from(status.as_u16());
+        self.span
+            .note(|notes| notes.set("http.response.status_code", status));
     }
 
     /// The run of this call has ended.
@@ -225,6 +237,9 @@ impl Tracked {
         let report = match result {
             Ok(report) => report,
             Err(error) => {
+                if !error.reason.is_the_callers() {
+                    self.span.note(|notes| notes.fail(error));
+                }
                 self.fail(Kind::of(error));
                 self.chain.recent.add(error, call_id);
                 &error.report
@@ -245,10 +260,13 @@ impl Tracked {
 
     /// The call was refused before a run, or aborted.
     pub(super) fn fail(&mut self, kind: Kind) {
-        if let Some(at) = Kind::ALL.iter().position(|(each, _)| *each == kind)
+        let found = Kind::ALL.iter().position(|(each, _)| *each == kind);
+        if let Some(at) = found
             && !self.is_over
         {
             self.chain.failures[at].inc();
+            self.span
+                .note(|notes| notes.set("error.type", Kind::ALL[at].1));
         }
         self.is_over = true;
     }
@@ -258,6 +276,9 @@ impl Drop for Tracked {
     fn drop(&mut self) {
         self.fail(Kind::ClientGone);
         self.chain.in_flight.dec();
-        self.chain.duration.observe(self.began.elapsed());
+        let trace_id = self.span.trace_id();
+        self.chain
+            .duration
+            .observe_in(self.began.elapsed(), trace_id);
     }
 }

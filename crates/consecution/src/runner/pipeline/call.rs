@@ -72,9 +72,8 @@ impl Remains {
 
 impl Call {
     /// Runs all processes to their ends, however they end, and leaves none behind. Returns
-    /// their outcomes in chain order.
-    pub(super) async fn run(self, work: Work) -> (Vec<Outcome>, Remains) {
-        let started = Instant::now();
+    /// their outcomes in chain order, which count the time since `started`.
+    pub(super) async fn run(self, work: Work, started: Instant) -> (Vec<Outcome>, Remains) {
         let Call {
             mut links,
             alarm,

@@ -11,10 +11,10 @@ use tokio::time::Instant;
 use super::following;
 use super::header::{Malformed, SET_BYTES_MAX, bad, number, value};
 use super::subject::{
-    self, CALL_ID, CONFIRM, PROBE, SET, STDERR, STREAM, THEN, TIMEOUT_MS, TRACEPARENT,
+    self, CALL_ID, CONFIRM, PROBE, SET, STDERR, STREAM, THEN, TIMEOUT_MS, TRACEPARENT, TRACESTATE,
 };
 use crate::parameters;
-use crate::trace::{CallId, Trace, TraceParent};
+use crate::trace::{CallId, Trace, TraceParent, TraceState};
 use crate::transport::Following;
 
 /// The longest time to a deadline; a request with a longer one counts as one without.
@@ -52,6 +52,9 @@ impl RequestHead {
         headers.insert(CALL_ID.clone(), self.trace.call_id.as_str());
         if let Some(parent) = &self.trace.parent {
             headers.insert(TRACEPARENT.clone(), parent.as_str());
+        }
+        if let Some(state) = &self.trace.state {
+            headers.insert(TRACESTATE.clone(), state.as_str());
         }
         if let Some(deadline) = self.deadline {
             let left = deadline.saturating_duration_since(now).min(TIMEOUT_MAX);
@@ -105,10 +108,13 @@ impl RequestHead {
             );
             return Err(Malformed(what));
         }
+        let parent = get(&TRACEPARENT).and_then(|text| TraceParent::new(text.as_bytes()));
+        let state = || get(&TRACESTATE).and_then(|text| TraceState::new(text.as_bytes()));
         Ok(RequestHead {
             trace: Trace {
                 call_id: CallId::new(get(&CALL_ID).map(str::as_bytes)),
-                parent: get(&TRACEPARENT).and_then(|text| TraceParent::new(text.as_bytes())),
+                state: parent.as_ref().and_then(|_| state()),
+                parent,
             },
             deadline: timeout.map(|timeout| now + timeout),
             stream,

@@ -37,6 +37,8 @@ pub static CALL_ID: HeaderName = HeaderName::from_static("Consecution-Call-Id");
 pub static TIMEOUT_MS: HeaderName = HeaderName::from_static("Consecution-Timeout-Ms");
 /// In a request: the caller's place in a trace, as in W3C Trace Context.
 pub static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// In a request: what tracing systems add to that.
+pub static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// In a request: the caller offers to continue in frames; see [`STREAM_VERSION`].
 pub static STREAM: HeaderName = HeaderName::from_static("Consecution-Stream");
 /// In a request: it is a probe, which only asks whether a runner serves the link.
