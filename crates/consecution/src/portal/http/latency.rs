@@ -116,7 +116,7 @@ impl EncodeMetric for Latency {
             seconds,
             buckets,
         } = self.times();
-        let bounds = bounds().into_iter().chain([f64::MAX]);
+        let bounds = bounds().into_iter().chain([f64::INFINITY]);
         let buckets: Vec<_> = bounds.zip(buckets).collect();
         encoder.encode_histogram::<NoLabelSet>(seconds, count, &buckets, None)
     }
