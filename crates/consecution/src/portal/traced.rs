@@ -85,7 +85,7 @@ pub(super) fn end(span: &mut Span, chain: &Chain, index: usize, outcome: &Outcom
                     Some(("signalled", format!("was ended by signal {signal}")))
                 }
                 Ending::DeadlinePassed => {
-                    Some(("deadline", "was still running at its deadline".to_owned()))
+                    Some(("deadline", "was not done by its deadline".to_owned()))
                 }
                 Ending::Lost(reason) => Some(("lost", format!("was lost: {reason}"))),
                 Ending::CannotStart(reason) => {

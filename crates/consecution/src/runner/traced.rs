@@ -93,7 +93,7 @@ fn note(notes: &mut Notes, link: &Link, outcome: &Outcome, accepts: impl Fn(u8) 
         Ending::Cut => notes.set("consecution.stopped", "cut"),
         Ending::DeadlinePassed => {
             notes.set("consecution.stopped", "deadline");
-            notes.fail("was still running at its deadline");
+            notes.fail("was not done by its deadline");
         }
         Ending::Lost(reason) => notes.fail(format!("was lost: {reason}")),
         Ending::CannotStart(reason) => notes.fail(format!("cannot be started: {reason}")),

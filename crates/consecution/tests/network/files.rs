@@ -82,7 +82,8 @@ fn what_cannot_be_started_or_has_no_output_is_said_over_the_network() {
     let problem = portal
         .post("/chains/large", &vec![b'x'; 20 << 20])
         .problem(502);
-    assert_eq!(problem["title"], "a link cannot be started");
+    assert_eq!(problem["title"], "a link stored too much");
+    assert_eq!(problem["limit"], "scratch");
     let detail = problem["detail"].as_str().unwrap();
     assert!(
         detail.contains("store the input of the request"),
