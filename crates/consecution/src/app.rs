@@ -5,7 +5,7 @@
 
 mod network;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -265,7 +265,7 @@ impl Links for LinksHere {
         None
     }
 
-    fn figures(&self) -> BoxFuture<'_, Figures> {
+    fn figures(&self, _wanted: BTreeSet<LinkId>) -> BoxFuture<'_, Figures> {
         let links = self.0.processes();
         let mut all = Processes::default();
         links.values().for_each(|of_link| all.add(*of_link));

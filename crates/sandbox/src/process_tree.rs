@@ -42,10 +42,15 @@ fn cpu_time_below(proc: &Path, init: u32) -> Option<Duration> {
         if seen > PROCESSES_MAX {
             return None;
         }
-        // One that is gone by now has been waited for by its parent.
-        if let Some(of_one) = Ticks::of(&folder(id)) {
-            ticks += of_one.own + of_one.of_children;
-            found.extend(children(&folder(id), id).unwrap_or_default());
+        match Ticks::of(&folder(id)) {
+            Some(of_one) => {
+                ticks += of_one.own + of_one.of_children;
+                found.extend(children(&folder(id), id).unwrap_or_default());
+            }
+            // One that is gone by now has been waited for by its parent. Of one that is
+            // there and cannot be read, it is not known what it hides.
+            None if folder(id).exists() => return None,
+            None => {}
         }
     }
     Some(TICK.saturating_mul(u32::try_from(ticks).unwrap_or(u32::MAX)))
@@ -60,7 +65,9 @@ struct Ticks {
 
 impl Ticks {
     fn of(process: &Path) -> Option<Ticks> {
-        Ticks::from_stat(&fs::read_to_string(process.join("stat")).ok()?)
+        // The name of the program in it need not be UTF-8.
+        let stat = fs::read(process.join("stat")).ok()?;
+        Ticks::from_stat(&String::from_utf8_lossy(&stat))
     }
 
     /// By a file `/proc/<pid>/stat`, where the name, which may hold anything, is in
@@ -115,6 +122,21 @@ mod tests {
         let ticks = (10 + 2) + (20 + 1 + 30 + 2) + (40 + 1 + 50 + 2);
         assert_eq!(cpu_time_below(proc, 7), Some(TICK * ticks));
         assert_eq!(cpu_time_below(proc, 11), None);
+    }
+
+    #[test]
+    fn a_name_hides_nothing() {
+        let proc = tempfile::tempdir().unwrap();
+        let proc = proc.path();
+        put(proc, 1, [0, 0], "2");
+        put(proc, 2, [20, 0], "");
+        let stat = fs::read(proc.join("2/stat")).unwrap();
+        let odd = [b"2 (\xff) S".as_slice(), &stat[b"2 (a) name) S".len()..]].concat();
+        fs::write(proc.join("2/stat"), odd).unwrap();
+        assert_eq!(cpu_time_below(proc, 1), Some(TICK * 23));
+        // One that is there and says nothing that can be understood.
+        fs::write(proc.join("2/stat"), b"?").unwrap();
+        assert_eq!(cpu_time_below(proc, 1), None);
     }
 
     #[test]

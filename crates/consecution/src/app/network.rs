@@ -1,6 +1,6 @@
 //! Portals and runners as processes of their own, joined by NATS and etcd.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use chain::{Chain, LinkId};
 use futures_util::future::{BoxFuture, join};
 use sandbox::Launcher;
 use tokio::sync::{Mutex, watch};
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::backoff::Backoff;
@@ -443,17 +444,19 @@ impl Links for LinksThere {
         }
     }
 
-    fn figures(&self) -> BoxFuture<'_, Figures> {
+    fn figures(&self, wanted: BTreeSet<LinkId>) -> BoxFuture<'_, Figures> {
         Box::pin(async move {
             let (answers, states) = join(self.nats.ask_for_figures(), self.runners()).await;
-            figures(&answers, &states)
+            // On a blocking thread, since strangers may answer, with anything.
+            let read = spawn_blocking(move || figures(&answers, &states, &wanted)).await;
+            read.unwrap_or_default()
         })
     }
 }
 
-/// What runners do, from their answers and from the states that they have announced. An
-/// answer that cannot be read is ignored.
-fn figures(answers: &[Bytes], states: &Runners) -> Figures {
+/// What runners do, from their answers and from the states that they have announced. Only
+/// the first answer of each that has announced itself counts, and of it what is wanted.
+fn figures(answers: &[Bytes], states: &Runners, wanted: &BTreeSet<LinkId>) -> Figures {
     let mut links = BTreeMap::<LinkId, Processes>::new();
     let mut told = BTreeMap::new();
     for answer in answers {
@@ -465,11 +468,14 @@ fn figures(answers: &[Bytes], states: &Runners) -> Figures {
         else {
             continue;
         };
+        if !states.contains_key(&name) || told.contains_key(&name) {
+            continue;
+        }
         let mut all = Processes::default();
         for (id, processes) in of_runner {
-            if let Ok(id) = id.parse() {
+            all.add(processes);
+            if let Some(id) = id.parse().ok().filter(|id| wanted.contains(id)) {
                 links.entry(id).or_default().add(processes);
-                all.add(processes);
             }
         }
         told.insert(name, all);

@@ -12,6 +12,7 @@ use rustix::termios::tcgetwinsize;
 use tokio_rustls::rustls::crypto::ring;
 
 use super::signals::Signals;
+use crate::text;
 use figures::{Figures, Window};
 
 mod figures;
@@ -73,6 +74,7 @@ async fn follow(arguments: &Arguments, screen: &Screen) -> anyhow::Result<()> {
     let mut events = Events {
         response: ask(arguments, &url).await?,
         held: Vec::new(),
+        searched: 0,
     };
     let mut window = Window::default();
     loop {
@@ -84,7 +86,9 @@ async fn follow(arguments: &Arguments, screen: &Screen) -> anyhow::Result<()> {
             .with_context(|| format!("failed to read what {url} gives: it is no portal"))?;
         if arguments.json {
             let mut out = std::io::stdout().lock();
-            out.write_all(event.trim_ascii())?;
+            // Escapes of JSON, for what a terminal would take for its own.
+            let event = String::from_utf8_lossy(event.trim_ascii());
+            out.write_all(text::line(&event).as_bytes())?;
             out.write_all(b"\n")?;
             out.flush()?;
         }
@@ -147,6 +151,8 @@ struct Events {
     response: Response,
     /// What has come of the next one.
     held: Vec<u8>,
+    /// How much of that has no end in it.
+    searched: usize,
 }
 
 impl Events {
@@ -154,14 +160,18 @@ impl Events {
         const END: &[u8] = b"\n\n";
         const DATA: &[u8] = b"data: ";
         loop {
-            if let Some(at) = self.held.windows(END.len()).position(|it| it == END) {
-                let rest = self.held.split_off(at + END.len());
+            let new = self.held.get(self.searched..).unwrap_or_default();
+            let end = new.windows(END.len()).position(|it| it == END);
+            if let Some(at) = end {
+                let rest = self.held.split_off(self.searched + at + END.len());
+                self.searched = 0;
                 let event = std::mem::replace(&mut self.held, rest);
                 if let Some(data) = event.strip_prefix(DATA) {
                     return Ok(data.to_vec());
                 }
                 continue;
             }
+            self.searched = self.held.len().saturating_sub(END.len() - 1);
             if self.held.len() > EVENT_BYTES_MAX {
                 bail!("an event has more than {EVENT_BYTES_MAX} bytes");
             }

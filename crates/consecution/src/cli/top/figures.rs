@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde::Deserialize;
 
-/// How far rates and times look back, in seconds.
+/// How far rates and times look back, in seconds, and how many figures are kept of that:
+/// they come once a second.
 const WINDOW_S: f64 = 60.0;
+const FIGURES_MAX: usize = 120;
 
 /// Failures for which the caller is to blame.
 const CALLERS: [&str; 3] = ["client_gone", "input_cut", "parameter"];
@@ -108,7 +110,8 @@ impl Window {
         self.0
             .retain(|before| before.started.total_cmp(&started).is_eq());
         self.0.push_back(figures);
-        while self.0.len() > 2 && now - self.0[1].now >= WINDOW_S {
+        let is_old = |second: &Figures| now - second.now >= WINDOW_S;
+        while self.0.len() > FIGURES_MAX || (self.0.len() > 2 && is_old(&self.0[1])) {
             self.0.pop_front();
         }
     }
@@ -149,7 +152,7 @@ impl Window {
 fn failed(chain: &Chain) -> u64 {
     let ours = chain.failures.iter();
     let ours = ours.filter(|(kind, _)| !CALLERS.contains(&kind.as_str()));
-    ours.map(|(_, count)| count).sum()
+    ours.fold(0, |sum, (_, count)| sum.saturating_add(*count))
 }
 
 /// Links wait for one another, so what they have used of the processor says where the time
@@ -170,8 +173,8 @@ fn shares(chain: &Chain, before: &Chain) -> Option<Vec<f64>> {
 
 /// The time below which this share of calls stayed, in seconds, from counts in buckets.
 fn quantile(buckets: &[u64], bounds: &[f64], share: f64) -> Option<f64> {
-    let all: u64 = buckets.iter().sum();
-    let mut left = all as f64 * share;
+    let all: f64 = buckets.iter().map(|count| *count as f64).sum();
+    let mut left = all * share;
     for (at, count) in buckets.iter().enumerate().filter(|(_, count)| **count > 0) {
         let count = *count as f64;
         if left <= count {

@@ -86,7 +86,7 @@ fn is_broken(figures: &Figures, chain: &Chain) -> bool {
 /// What is wrong, a line each.
 fn wrong(figures: &Figures) -> Vec<String> {
     let links = figures.missing.iter().map(|it| {
-        let number = it.link_index + 1;
+        let number = it.link_index.saturating_add(1);
         format!(
             "{}, link {number} '{}': {}",
             it.chain, it.link_name, it.reason
@@ -111,7 +111,7 @@ fn failures(figures: &Figures) -> Vec<String> {
     newest
         .map(|it| {
             let ago = up(figures.now - it.at);
-            let (chain, number) = (&it.chain, it.link_index + 1);
+            let (chain, number) = (&it.chain, it.link_index.saturating_add(1));
             format!(
                 "{ago} ago: {chain}, link {number} '{}' {}",
                 it.link_name, it.reason

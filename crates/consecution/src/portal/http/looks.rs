@@ -39,8 +39,9 @@ pub trait Links: Send + Sync {
     /// reached.
     fn unreachable(&self) -> Option<String>;
 
-    /// What runners do now, as far as they say. Asked for only while somebody looks on.
-    fn figures(&self) -> BoxFuture<'_, Figures> {
+    /// What runners do now, as far as they say, and the processes of these links. Asked for
+    /// only while somebody looks on.
+    fn figures(&self, _wanted: BTreeSet<LinkId>) -> BoxFuture<'_, Figures> {
         std::future::ready(Figures::default()).boxed()
     }
 }
@@ -179,8 +180,8 @@ impl Looks {
     }
 
     /// Like [`Links::figures`]; nothing where that takes too long.
-    pub(super) async fn figures(&self) -> Figures {
-        let figures = timeout(LOOK_WAIT_MAX, self.links.figures()).await;
+    pub(super) async fn figures(&self, wanted: BTreeSet<LinkId>) -> Figures {
+        let figures = timeout(LOOK_WAIT_MAX, self.links.figures(wanted)).await;
         figures.unwrap_or_default()
     }
 

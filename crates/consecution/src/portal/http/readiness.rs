@@ -55,11 +55,12 @@ impl Readiness {
     /// Whether this process should get calls of all these chains.
     pub(super) async fn of_all(&self, chains: &[Offered], is_draining: bool) -> Ready {
         let missing = self.missing(chains, |_| false).await;
+        mark_seen(chains, &missing);
         self.ready(chains, is_draining, missing)
     }
 
-    /// The same for people who look on, without asking for links that are known to be
-    /// served.
+    /// The same for people who look on, without asking for links that are said to be
+    /// served: nothing that decides who gets calls may depend on that.
     pub(super) async fn beside(
         &self,
         chains: &[Offered],
@@ -70,8 +71,8 @@ impl Readiness {
     }
 
     /// Like [`Links::figures`].
-    pub(super) async fn figures(&self) -> Figures {
-        self.looks.figures().await
+    pub(super) async fn figures(&self, chains: &[Offered]) -> Figures {
+        self.looks.figures(ids(chains)).await
     }
 
     fn ready(&self, chains: &[Offered], is_draining: bool, missing: Vec<Missing>) -> Ready {
@@ -88,7 +89,9 @@ impl Readiness {
 
     /// Whether this process should get calls of this chain.
     pub(super) async fn of_one(&self, chain: &Offered, is_draining: bool) -> Ready {
-        let missing = self.missing(std::slice::from_ref(chain), |_| false).await;
+        let chains = std::slice::from_ref(chain);
+        let missing = self.missing(chains, |_| false).await;
+        mark_seen(chains, &missing);
         let reason = self.unavailable(is_draining).or_else(|| {
             let is_missing = !missing.is_empty();
             is_missing.then(|| format!("chain '{}' cannot be run", chain.name()))
@@ -117,18 +120,15 @@ impl Readiness {
         Some(format!("no runner can be reached: {why}"))
     }
 
-    /// The links of these chains that cannot be called. Marks chains without any as seen.
+    /// The links of these chains that cannot be called.
     async fn missing(
         &self,
         chains: &[Offered],
         is_served: impl Fn(LinkId) -> bool,
     ) -> Vec<Missing> {
-        let links = chains
-            .iter()
-            .flat_map(|offered| &offered.portal.chain().links);
-        let ids = links.map(|link| link.id).filter(|id| !is_served(*id));
-        let ids: BTreeSet<_> = ids.collect();
-        let states = self.looks.states(ids).await;
+        let mut asked = ids(chains);
+        asked.retain(|id| !is_served(*id));
+        let states = self.looks.states(asked).await;
         let mut all = Vec::new();
         for offered in chains {
             let chain = offered.portal.chain();
@@ -145,10 +145,9 @@ impl Readiness {
             });
             let before = all.len();
             all.extend(&mut missing);
-            match all.len() == before {
-                true => offered.set_seen_ready(),
+            if all.len() > before {
                 // The link store may have lost it.
-                false => offered.portal.publishing.miss(),
+                offered.portal.publishing.miss();
             }
         }
         all
@@ -170,6 +169,20 @@ impl Ready {
     pub(super) fn answer(&self, caller: &Caller) -> Response {
         http::readiness(self.ready, self, caller)
     }
+}
+
+/// The links of these chains.
+fn ids(chains: &[Offered]) -> BTreeSet<LinkId> {
+    let links = chains
+        .iter()
+        .flat_map(|offered| &offered.portal.chain().links);
+    links.map(|link| link.id).collect()
+}
+
+/// Marks the chains of which no link is missing.
+fn mark_seen(chains: &[Offered], missing: &[Missing]) {
+    let whole = chains.iter().filter(|offered| !is_any_of(missing, offered));
+    whole.for_each(Offered::set_seen_ready);
 }
 
 /// The first chain that was never seen ready, and is not known to be broken.

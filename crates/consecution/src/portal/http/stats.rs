@@ -224,7 +224,7 @@ async fn recent(site: &Site) -> Bytes {
 
 async fn make_once(site: &Site) -> Bytes {
     let chains = site.chains();
-    let Figures { links, runners } = site.readiness.figures().await;
+    let Figures { links, runners } = site.readiness.figures(chains.all()).await;
     let is_served = |id| links.contains_key(&id);
     let ready = site.readiness.beside(chains.all(), is_served).await;
     let of_chain = |offered| chain_stats(offered, &links);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::connection::requests::Topic;
 use super::connection::{Shared, publish};
@@ -24,13 +24,17 @@ const ANSWERS_WAIT_MAX: Duration = Duration::from_millis(400);
 /// How long a question may wait to be sent.
 const SEND_WAIT_MAX: Duration = Duration::from_millis(200);
 
-/// The most answers that a portal takes.
+/// The most answers that a portal takes, and the most bytes of all of them together.
 const ANSWERS_MAX: usize = 1024;
+const ANSWERS_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// How long a runner rests after an answer: who floods it with questions gets no more.
+const ANSWER_REST: Duration = Duration::from_millis(10);
 
 /// How long a runner gives the same answer again, so that nobody makes it count all the time.
 const ANSWER_AGE_MAX: Duration = Duration::from_millis(250);
 
-/// The most bytes of an answer, beside what the server allows.
+/// The most bytes of an answer, beside what the server allows. Portals ignore larger ones.
 const ANSWER_BYTES_MAX: usize = 512 * 1024;
 
 /// Answers each question with what `figures` gives, which gets the most bytes that it may
@@ -66,6 +70,7 @@ pub(crate) fn answer(
             // runner answer nowhere else. If it fails, the next answer tells the same.
             let (requests, headers) = (shared.requests(), HeaderMap::new());
             let _ = requests.answer(&reply, &headers, &answer, bytes_max).await;
+            sleep(ANSWER_REST).await;
         }
     });
     Registration::new(withdraw, async {
@@ -89,12 +94,16 @@ pub(crate) async fn ask(shared: &Shared) -> Vec<Bytes> {
     {
         return answers;
     }
-    while answers.len() < ANSWERS_MAX {
+    let mut bytes = 0;
+    while answers.len() < ANSWERS_MAX && bytes < ANSWERS_BYTES_MAX {
         match timeout_at(until, mailbox.messages.recv()).await {
-            Ok(Some(message)) => match kind(&message) {
-                Kind::NoResponders => break,
-                _ => answers.push(message.payload),
-            },
+            Ok(Some(message)) if kind(&message) == Kind::NoResponders => break,
+            // Not one of ours.
+            Ok(Some(message)) if message.payload.len() > ANSWER_BYTES_MAX => {}
+            Ok(Some(message)) => {
+                bytes += message.payload.len();
+                answers.push(message.payload);
+            }
             Ok(None) | Err(_) => break,
         }
     }

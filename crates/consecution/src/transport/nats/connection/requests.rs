@@ -82,6 +82,15 @@ pub(crate) enum Topic {
 }
 
 impl Topic {
+    /// How many messages may wait. Questions about figures are all the same, and go to
+    /// every runner at once.
+    fn messages_max(self) -> usize {
+        match self {
+            Topic::Link(_) => SUBSCRIPTION_MESSAGES_MAX,
+            Topic::Stats => 16,
+        }
+    }
+
     /// The subject, and the queue group if there is one, as a `SUB` line has them.
     fn subscribed(self) -> String {
         match self {
@@ -139,7 +148,7 @@ impl Requests {
 
     /// Subscribes to requests about this, now and again after each reconnect.
     pub(crate) fn subscribe(&self, topic: Topic) -> Subscription {
-        let (sender, requests) = mpsc::channel(SUBSCRIPTION_MESSAGES_MAX);
+        let (sender, requests) = mpsc::channel(topic.messages_max());
         let mut table = self.links.table.lock();
         table.last_number += 1;
         let number = table.last_number;
@@ -285,13 +294,25 @@ impl Links {
     /// Hands a request over without waiting; `false` if there is no room.
     fn deliver(&self, message: Message) -> bool {
         let table = self.table.lock();
-        match table.by_number.get(&message.subscription) {
-            // The request is dropped if nobody waits for it any more.
-            Some(link) => !matches!(
-                link.requests.try_send(message),
+        // The request is dropped if nobody waits for it any more.
+        let Some(subscribed) = table.by_number.get(&message.subscription) else {
+            return true;
+        };
+        match subscribed.topic {
+            Topic::Link(_) => !matches!(
+                subscribed.requests.try_send(message),
                 Err(mpsc::error::TrySendError::Full(_))
             ),
-            None => true,
+            Topic::Stats => {
+                // What comes with a question is not read, so it takes no memory either.
+                // Who gets no answer asks again.
+                let _ = subscribed.requests.try_send(Message {
+                    headers: None,
+                    payload: Bytes::new(),
+                    ..message
+                });
+                true
+            }
         }
     }
 }
