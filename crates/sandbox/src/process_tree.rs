@@ -133,7 +133,7 @@ mod tests {
         let stat = fs::read(proc.join("2/stat")).unwrap();
         let odd = [b"2 (\xff) S".as_slice(), &stat[b"2 (a) name) S".len()..]].concat();
         fs::write(proc.join("2/stat"), odd).unwrap();
-        assert_eq!(cpu_time_below(proc, 1), Some(TICK * 23));
+        assert_eq!(cpu_time_below(proc, 1), Some(TICK * 25));
         // One that is there and says nothing that can be understood.
         fs::write(proc.join("2/stat"), b"?").unwrap();
         assert_eq!(cpu_time_below(proc, 1), None);

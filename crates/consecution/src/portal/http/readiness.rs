@@ -67,7 +67,11 @@ impl Readiness {
         is_served: impl Fn(LinkId) -> bool,
     ) -> Ready {
         let missing = self.missing(chains, is_served).await;
-        self.ready(chains, false, missing)
+        let reason = self.unavailable(false);
+        Ready::new(
+            reason.or_else(|| none_can_be_run(chains, &missing)),
+            missing,
+        )
     }
 
     /// Like [`Links::figures`].
@@ -80,9 +84,7 @@ impl Readiness {
             if let Some(name) = first_not_known(chains, &missing) {
                 return Some(format!("chain '{name}' has not been ready yet"));
             }
-            let is_missing = |offered: &Offered| is_any_of(&missing, offered);
-            let none = chains.iter().all(is_missing);
-            none.then(|| "no chain can be run".to_owned())
+            none_can_be_run(chains, &missing)
         });
         Ready::new(reason, missing)
     }
@@ -177,6 +179,13 @@ fn ids(chains: &[Offered]) -> BTreeSet<LinkId> {
         .iter()
         .flat_map(|offered| &offered.portal.chain().links);
     links.map(|link| link.id).collect()
+}
+
+/// What to say if no chain can be run.
+fn none_can_be_run(chains: &[Offered], missing: &[Missing]) -> Option<String> {
+    let is_missing = |offered: &Offered| is_any_of(missing, offered);
+    let none = chains.iter().all(is_missing);
+    none.then(|| "no chain can be run".to_owned())
 }
 
 /// Marks the chains of which no link is missing.
