@@ -77,11 +77,24 @@ async fn follow(arguments: &Arguments, screen: &Screen) -> anyhow::Result<()> {
         searched: 0,
     };
     let mut window = Window::default();
+    // Whether a reply has given figures, so that asking again may give more.
+    let mut has_some = false;
     loop {
-        let event = events
-            .next()
-            .await
-            .with_context(|| format!("failed to follow {url}"))?;
+        let next = events.next().await;
+        let event = match next.with_context(|| format!("failed to follow {url}"))? {
+            Some(event) => event,
+            // It ends each reply after a while, to find out anew who asks.
+            None if has_some => {
+                has_some = false;
+                events = Events {
+                    response: ask(arguments, &url).await?,
+                    held: Vec::new(),
+                };
+                continue;
+            }
+            None => bail!("failed to follow {url}: it has ended the reply and may be leaving"),
+        };
+        has_some = true;
         let figures: Figures = serde_json::from_slice(&event)
             .with_context(|| format!("failed to read what {url} gives: it is no portal"))?;
         if arguments.json {
@@ -156,7 +169,8 @@ struct Events {
 }
 
 impl Events {
-    async fn next(&mut self) -> anyhow::Result<Vec<u8>> {
+    /// The next one; `None` if the reply has come to its end.
+    async fn next(&mut self) -> anyhow::Result<Option<Vec<u8>>> {
         const END: &[u8] = b"\n\n";
         const DATA: &[u8] = b"data: ";
         loop {
@@ -167,7 +181,7 @@ impl Events {
                 self.searched = 0;
                 let event = std::mem::replace(&mut self.held, rest);
                 if let Some(data) = event.strip_prefix(DATA) {
-                    return Ok(data.to_vec());
+                    return Ok(Some(data.to_vec()));
                 }
                 continue;
             }
@@ -177,7 +191,7 @@ impl Events {
             }
             match self.response.chunk().await? {
                 Some(chunk) => self.held.extend_from_slice(&chunk),
-                None => bail!("the server has ended the reply: it may be leaving"),
+                None => return Ok(None),
             }
         }
     }

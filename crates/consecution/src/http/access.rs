@@ -234,6 +234,10 @@ async fn admit(State(guard): State<Arc<Guard>>, mut request: Request, next: Next
     };
     match guard.who(request.headers(), &client, is_open).await {
         Ok(caller) => {
+            // Nobody gets no further than what needs no place.
+            if !matches!(caller, Caller::Nobody) {
+                client.take_place();
+            }
             request.extensions_mut().insert(caller);
             let response = next.run(request).await;
             if response.extensions().get::<NotAllowed>().is_some() {

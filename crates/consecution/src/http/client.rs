@@ -4,9 +4,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use tokio::sync::watch;
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::arrivals::Peer;
+use super::places::Further;
 use super::server::Stage;
 
 /// A request's connection. Clones share it.
@@ -17,6 +19,9 @@ struct State {
     peer: Peer,
     stage: watch::Receiver<Stage>,
     is_extra: AtomicBool,
+    /// Where it still has to take a place of its own.
+    place_at: Mutex<Option<Further>>,
+    place: Mutex<Option<OwnedSemaphorePermit>>,
     runs: AtomicUsize,
     reset: Reset,
 }
@@ -27,6 +32,8 @@ impl Client {
             peer,
             stage,
             is_extra: AtomicBool::new(false),
+            place_at: Mutex::default(),
+            place: Mutex::default(),
             runs: AtomicUsize::new(0),
             reset: Reset::default(),
         }))
@@ -62,6 +69,24 @@ impl Client {
         self.0.is_extra.store(is_extra, Ordering::Release);
     }
 
+    /// The request needs a place beside that of its connection. It may hold it until the
+    /// returned value is dropped.
+    pub(super) fn needs_place(&self, at: Further) -> OwnPlace {
+        *self.0.place_at.lock() = Some(at);
+        OwnPlace(self.clone())
+    }
+
+    /// Takes the place that the request needs; if there is none left, it counts as extra.
+    pub(super) fn take_place(&self) {
+        let Some(at) = self.0.place_at.lock().take() else {
+            return;
+        };
+        match at.take() {
+            Some(place) => *self.0.place.lock() = Some(place),
+            None => self.set_extra(true),
+        }
+    }
+
     /// The request to reset the connection.
     pub(crate) fn reset(&self) -> &Reset {
         &self.0.reset
@@ -76,6 +101,15 @@ impl Client {
 
     pub(super) fn has_run(&self) -> bool {
         self.0.runs.load(Ordering::Acquire) > 0
+    }
+}
+
+/// See [`Client::needs_place`].
+pub(super) struct OwnPlace(Client);
+
+impl Drop for OwnPlace {
+    fn drop(&mut self) {
+        drop(self.0.0.place.lock().take());
     }
 }
 

@@ -29,13 +29,14 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_rustls::server::TlsStream;
 
 use super::Client;
 use super::arrivals::Peer;
+use super::client::OwnPlace;
 use super::connection::{DRAIN_STALL_MAX, HEAD_BYTES_MAX, Progress, add_call_id, insert_call_id};
 use super::places::Place;
 use super::server::{Site, Stage, Waits};
@@ -71,7 +72,12 @@ pub(super) async fn serve(
     site: Site,
     mut progress: Progress,
 ) {
-    let Site { router, waits, .. } = site;
+    let Site {
+        router,
+        is_guarded,
+        waits,
+        ..
+    } = site;
     let mut stall = Stall::of(&socket, &waits.unacknowledged);
     let place = Arc::new(place);
     let streams = Streams::new(waits.clone(), progress.clone());
@@ -80,13 +86,14 @@ pub(super) async fn serve(
     let service = service_fn(move |mut request: Request<Incoming>| {
         at.has_head();
         let client = Client::new(peer.clone(), stage.clone());
+        client.set_extra(at.is_extra());
         // The first stream has the place of its connection; each other one that is open at
-        // the same time needs a further place.
-        let further = match open.count() > 0 {
-            true => at.further(),
-            false => None,
-        };
-        client.set_extra(at.is_extra() || open.count() > 0 && further.is_none());
+        // the same time needs a further place. If there is a guard, it takes that one when it
+        // knows who asks: else a few connections without a key could hold all places.
+        let further = (open.count() > 0).then(|| client.needs_place(at.further()));
+        if !is_guarded {
+            client.take_place();
+        }
         let call_id = add_call_id(&mut request, &client);
         let response = router.call(request);
         async move {
@@ -263,11 +270,11 @@ struct Paced {
     flow: Arc<Flow>,
     /// What is left of the last chunk.
     rest: Bytes,
-    _place: Option<OwnedSemaphorePermit>,
+    _place: Option<OwnPlace>,
 }
 
 impl Paced {
-    fn new(body: RouteBody, flow: Arc<Flow>, place: Option<OwnedSemaphorePermit>) -> Paced {
+    fn new(body: RouteBody, flow: Arc<Flow>, place: Option<OwnPlace>) -> Paced {
         Paced {
             body,
             flow,

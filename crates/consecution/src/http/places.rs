@@ -40,6 +40,9 @@ pub(super) struct Place {
     is_free: Arc<Notify>,
 }
 
+/// See [`Place::further`]. Holds nothing yet.
+pub(super) struct Further(Arc<Semaphore>);
+
 struct Extra {
     since: Instant,
     has_head: AtomicBool,
@@ -130,10 +133,9 @@ impl Place {
         }
     }
 
-    /// A place for a further request on the connection at the same time, until it is dropped;
-    /// `None` if there is none left.
-    pub(super) fn further(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.places).try_acquire_owned().ok()
+    /// Where a further request on the connection at the same time takes its place.
+    pub(super) fn further(&self) -> Further {
+        Further(Arc::clone(&self.places))
     }
 
     /// Resolves when the connection must be closed.
@@ -152,6 +154,13 @@ impl Place {
             extra.is_over.store(true, Ordering::Release);
             self.is_free.notify_one();
         }
+    }
+}
+
+impl Further {
+    /// A place until it is dropped; `None` if there is none left.
+    pub(super) fn take(self) -> Option<OwnedSemaphorePermit> {
+        self.0.try_acquire_owned().ok()
     }
 }
 

@@ -124,6 +124,8 @@ struct Door {
 #[derive(Clone)]
 pub(super) struct Site {
     pub(super) router: Router,
+    /// Whether a guard stands before them.
+    pub(super) is_guarded: bool,
     /// The number of open connections.
     pub(super) connections: Gauge,
     pub(super) waits: Waits,
@@ -163,6 +165,7 @@ impl Server {
                 encryption: protection.encryption.clone(),
                 site: Site {
                     router: protection.before(router),
+                    is_guarded: protection.guard.is_some(),
                     connections: counts.connections.clone(),
                     waits: Waits {
                         head_max: options.head_wait_max,
@@ -190,6 +193,7 @@ impl Server {
             encryption: self.protection.encryption.clone(),
             site: Site {
                 router: self.protection.before(router),
+                is_guarded: self.protection.guard.is_some(),
                 connections: Gauge::default(),
                 waits: self.main.site.waits.clone(),
             },

@@ -11,6 +11,7 @@ use parking_lot::RwLock;
 use tokio::time::sleep;
 
 use crate::error::with_causes;
+use crate::log_on_change::LogOnChange;
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -28,7 +29,8 @@ impl<T: Send + Sync + 'static> Watched<T> {
     /// this is dropped. `what` names them in the log. Needs a runtime of tokio.
     ///
     /// # Errors
-    /// That of `make`. Later ones are logged, and the value stays as it was.
+    /// That of `make`. Later ones are logged, the value stays as it was, and making it is tried
+    /// again at each look.
     pub(super) fn start<E: Error + Send + Sync + 'static>(
         files: Vec<PathBuf>,
         what: &'static str,
@@ -59,6 +61,7 @@ async fn follow<T: Send + Sync + 'static, E: Error + Send + Sync + 'static>(
 ) {
     let files = Arc::new(files);
     let mut before = used.clone();
+    let mut log = LogOnChange::default();
     loop {
         sleep(LOOK_EVERY).await;
         if watched.strong_count() == 0 {
@@ -68,22 +71,29 @@ async fn follow<T: Send + Sync + 'static, E: Error + Send + Sync + 'static>(
         let looking = tokio::task::spawn_blocking(move || looks(&looked_at));
         let Ok(seen) = looking.await else { return };
         let is_settled = std::mem::replace(&mut before, seen) == before;
-        if before == used || !is_settled {
+        if before == used {
+            log.forget();
             continue;
         }
-        used.clone_from(&before);
+        if !is_settled {
+            continue;
+        }
         let make = Arc::clone(&make);
         let made = tokio::task::spawn_blocking(move || make()).await;
         match (made, watched.upgrade()) {
             (Ok(Ok(value)), Some(watched)) => {
                 *watched.0.write() = Arc::new(value);
+                // Not before: an error may pass without a further change of the files, and
+                // what they take away has to be taken away then.
+                used.clone_from(&before);
+                log.forget();
                 tracing::info!("{what} were read again");
             }
             (Ok(Err(error)), _) => {
-                tracing::error!(
-                    "{what} stay as they were: failed to {}",
-                    with_causes(&error)
-                );
+                let trouble = with_causes(&error).to_string();
+                if log.lets(&trouble) {
+                    tracing::error!("{what} stay as they were: failed to {trouble}");
+                }
             }
             _ => return,
         }
@@ -112,6 +122,7 @@ mod tests {
     use std::fs;
     use std::io;
     use std::path::Path;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Instant;
 
     fn number_in(path: &Path) -> io::Result<u32> {
@@ -154,5 +165,20 @@ mod tests {
         assert_eq!(*watched.now(), 2);
         replace("3");
         until(&watched, 3).await;
+    }
+
+    #[tokio::test]
+    async fn what_fails_is_tried_again_without_a_further_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("number");
+        fs::write(&path, "1").unwrap();
+        let (read, tries) = (path.clone(), AtomicUsize::new(0));
+        let make = move || match tries.fetch_add(1, Ordering::Relaxed) {
+            1 => Err(io::Error::other("open too many files")),
+            _ => number_in(&read),
+        };
+        let watched = Watched::start(vec![path.clone()], "numbers", make).unwrap();
+        fs::write(&path, "22").unwrap();
+        until(&watched, 22).await;
     }
 }

@@ -448,3 +448,39 @@ async fn keys_and_hosts_count_there_too() {
     assert!(origin(&own).ends_with(" 2 200"));
     assert!(origin("https://evil.example").ends_with(" 2 403"));
 }
+
+/// Whoever has no key holds no place but those of its connections.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_without_a_key_takes_no_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys.yaml");
+    let sum = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+    let text = format!("Keys:\n- {{Name: page, SHA256: {sum}, May: ['call:*']}}\n");
+    std::fs::write(&keys, text).unwrap();
+    let keys = keys.display().to_string();
+    let one = cat();
+    let site = Site::open(&[&one], &["--keys", &keys, "--connections-max", "4"]);
+    // It reads nothing of the replies.
+    let stranger = site.connect_as(Builder::new().initial_window_size(0)).await;
+    let mut held = Vec::new();
+    for _ in 0..20 {
+        let (reply, sender) = stranger.begin("POST", "/", true).await;
+        let reply = timeout(PATIENCE, reply).await.unwrap().unwrap();
+        assert_eq!(reply.status(), 401);
+        held.push((reply, sender));
+    }
+    let known = site.connect().await;
+    let mut calls = Vec::new();
+    // One in the place of its connection, and one beside it.
+    for _ in 0..2 {
+        let request = Request::post("https://localhost/").header("authorization", "Bearer test");
+        let request = request.header("prefer", "duplex").body(()).unwrap();
+        let (reply, mut sender) = known.begin_with(request, false).await;
+        let some = Bytes::from_static(b"some");
+        sender.send_data(some, false).unwrap();
+        let reply = timeout(PATIENCE, reply).await.unwrap().unwrap();
+        assert_eq!(reply.status(), 200);
+        calls.push((reply, sender));
+    }
+    drop(held);
+}

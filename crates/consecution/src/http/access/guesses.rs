@@ -49,7 +49,14 @@ struct Address {
 impl Guesses {
     /// A wrong key has come from there. Waits, if not too many do; returns whether it has.
     pub(super) async fn wrong(&self, from: IpAddr) -> bool {
-        let Some(waiting) = self.begin(counted_as(from)) else {
+        let (line, waiting) = self.begin(counted_as(from));
+        // Not under the lock: who reads the log may be slow, and nobody else has to wait for it.
+        match line {
+            Some((OTHERS, count)) => tracing::warn!(count, "wrong keys come from many addresses"),
+            Some((address, count)) => tracing::warn!(%address, count, "a wrong key has come"),
+            None => {}
+        }
+        let Some(waiting) = waiting else {
             return false;
         };
         sleep(WAIT).await;
@@ -57,7 +64,9 @@ impl Guesses {
         true
     }
 
-    fn begin(&self, from: IpAddr) -> Option<Waiting<'_>> {
+    /// Counts a wrong key. What the log is to say of it, if anything: the address, and how
+    /// many have come; and the answer, if it may wait.
+    fn begin(&self, from: IpAddr) -> (Option<(IpAddr, u64)>, Option<Waiting<'_>>) {
         let mut state = self.0.lock();
         let from = state.place_for(from);
         let is_full = state.waiting >= WAITING_MAX;
@@ -66,23 +75,20 @@ impl Guesses {
         let is_due = address
             .said_at
             .is_none_or(|at| at.elapsed() >= LOG_AGAIN_AFTER);
-        if is_due {
-            let count = std::mem::take(&mut address.unsaid);
+        let line = is_due.then(|| {
             address.said_at = Some(Instant::now());
-            match from {
-                OTHERS => tracing::warn!(count, "wrong keys come from many addresses"),
-                _ => tracing::warn!(address = %from, count, "a wrong key has come"),
-            }
-        }
+            (from, std::mem::take(&mut address.unsaid))
+        });
         if is_full || address.waiting >= WAITING_MAX_EACH {
-            return None;
+            return (line, None);
         }
         address.waiting += 1;
         state.waiting += 1;
-        Some(Waiting {
+        let waiting = Waiting {
             guesses: self,
             from,
-        })
+        };
+        (line, Some(waiting))
     }
 }
 

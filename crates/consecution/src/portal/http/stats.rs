@@ -15,11 +15,11 @@ use axum::http::{Response, StatusCode, Uri};
 use axum::response::IntoResponse;
 use bytes::Bytes;
 use chain::{ChainLink, LinkId, Right};
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::chains::Offered;
 use super::latency::{self, BOUNDS, Times};
@@ -40,6 +40,10 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// How many may follow at a time.
 const FOLLOWERS_MAX: usize = 32;
+
+/// How long a stream of events lasts. Who asks is found out at its beginning only, so one whose
+/// key is no longer good must have to ask again.
+const EVENTS_LAST: Duration = Duration::from_secs(5 * 60);
 
 /// The type of a stream of events, by which a client says that it wants to follow.
 const EVENTS: &str = "text/event-stream";
@@ -199,6 +203,7 @@ fn events(
             (news, place, client),
         ))
     });
+    let events = events.take_until(sleep(EVENTS_LAST));
     let mut response = Response::new(Body::from_stream(events));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(EVENTS));
