@@ -303,9 +303,9 @@ fn wrong_key(odd: Option<credentials::Odd>, waited: bool) -> Problem {
     Problem::new(StatusCode::UNAUTHORIZED, "the key is wrong", detail)
 }
 
-/// The address that wrong keys are counted for: of IPv6 the first half, which is what one
-/// client has.
-fn counted_as(address: IpAddr) -> IpAddr {
+/// The address that wrong keys and slow handshakes are counted for: of IPv6 the first half,
+/// which is what one client has.
+pub(super) fn counted_as(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();

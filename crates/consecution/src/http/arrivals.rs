@@ -2,9 +2,10 @@
 //!
 //! A handshake takes as long as its client likes, so it has a bound on its time, takes no
 //! place, and keeps nobody else from being accepted: where as many are under way as there may
-//! be, the oldest makes room.
+//! be, one makes room. It is the oldest of the client address that has the most, so that one
+//! client with many silent connections displaces its own and nobody else's.
 
-use std::collections::VecDeque;
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::server::TlsStream;
 
-use super::access::common_name;
+use super::access::{common_name, counted_as};
 use super::socket::Socket;
 use super::tls::Tls;
 
@@ -31,6 +32,15 @@ const HANDSHAKES_MAX: usize = 128;
 /// How long a handshake may take; and for how long it need not make room.
 const HANDSHAKE_WAIT_MAX: Duration = Duration::from_secs(10);
 const HANDSHAKE_WAIT_MIN: Duration = Duration::from_secs(1);
+
+/// How many handshakes a client address may have under way and still be given that second.
+const FEW: usize = 8;
+
+/// For how long a handshake need not make room if its client address has more than a few.
+/// Others wait in the kernel's queue behind the silent connections of such an address, so these
+/// must be got rid of quickly: 6,400 a second. A proxy, whose handshakes are many as well, is
+/// near, and needs a moment only.
+const CROWD_WAIT_MIN: Duration = Duration::from_millis(20);
 
 /// The answer to who does not encrypt.
 const NOT_ENCRYPTED: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\n\
@@ -59,8 +69,16 @@ pub(super) struct Arrived {
 pub(super) struct Arrivals {
     encryption: Option<Encryption>,
     handshakes: JoinSet<Option<Arrived>>,
-    /// Since when each of them is under way, the oldest first.
-    begun: VecDeque<(Instant, AbortHandle)>,
+    /// Those of them that need not leave yet, the oldest first.
+    begun: Vec<Begun>,
+}
+
+/// A handshake that is under way.
+struct Begun {
+    since: Instant,
+    /// Its client's address, as it is counted.
+    from: IpAddr,
+    task: AbortHandle,
 }
 
 /// How connections are encrypted, and a count of those for which that has failed.
@@ -75,7 +93,7 @@ impl Arrivals {
         Arrivals {
             encryption,
             handshakes: JoinSet::new(),
-            begun: VecDeque::new(),
+            begun: Vec::new(),
         }
     }
 
@@ -85,21 +103,20 @@ impl Arrivals {
             return Arrived::plain(accept(listener).await);
         };
         loop {
-            let is_full = self.handshakes.len() >= HANDSHAKES_MAX;
-            if self.begun.len() >= 2 * HANDSHAKES_MAX {
-                self.begun.retain(|(_, task)| !task.is_finished());
-            }
-            while self
-                .begun
-                .front()
-                .is_some_and(|(_, task)| task.is_finished())
-            {
-                self.begun.pop_front();
-            }
-            let oldest = self.begun.front().map(|(since, _)| *since);
-            let may_go = async {
-                match oldest {
-                    Some(since) => sleep_until(since + HANDSHAKE_WAIT_MIN).await,
+            self.begun.retain(|begun| !begun.task.is_finished());
+            // One that has been told to go is no longer among them, but has a place until it is
+            // gone: nobody else has to go for the same connection.
+            let has_room = self.handshakes.len() < HANDSHAKES_MAX;
+            let next = match self.begun.len() < HANDSHAKES_MAX {
+                true => None,
+                false => next_to_go(self.begun.iter().map(|begun| (begun.since, begun.from))),
+            };
+            let must_go = async {
+                match next {
+                    Some((index, at)) => {
+                        sleep_until(at).await;
+                        index
+                    }
                     None => std::future::pending().await,
                 }
             };
@@ -111,16 +128,13 @@ impl Arrivals {
                     // It had to make room.
                     Err(_) => { encryption.failures.inc(); }
                 },
-                stream = accept(listener), if !is_full => {
-                    let handshake = encryption.clone().handshake(stream);
-                    let task = self.handshakes.spawn(handshake);
-                    self.begun.push_back((Instant::now(), task));
+                stream = accept(listener), if has_room => {
+                    let from = counted_as(Peer::of(&stream).address);
+                    let task = self.handshakes.spawn(encryption.clone().handshake(stream));
+                    let since = Instant::now();
+                    self.begun.push(Begun { since, from, task });
                 }
-                () = may_go, if is_full => {
-                    if let Some((_, task)) = self.begun.pop_front() {
-                        task.abort();
-                    }
-                }
+                index = must_go => self.begun.remove(index).task.abort(),
             }
         }
     }
@@ -199,6 +213,25 @@ impl Encryption {
     }
 }
 
+/// Which handshake makes room next, and when: of those that are under way, given by when they
+/// began and from where, the oldest first.
+fn next_to_go(begun: impl Iterator<Item = (Instant, IpAddr)> + Clone) -> Option<(usize, Instant)> {
+    let mut counts: HashMap<IpAddr, usize> = HashMap::new();
+    for (_, from) in begun.clone() {
+        *counts.entry(from).or_default() += 1;
+    }
+    let most = counts.values().copied().max()?;
+    let is_crowd = most > FEW;
+    let mut begun = begun.enumerate();
+    let (index, (since, _)) =
+        begun.find(|(_, (_, from))| !is_crowd || counts.get(from) == Some(&most))?;
+    let wait = match is_crowd {
+        true => CROWD_WAIT_MIN,
+        false => HANDSHAKE_WAIT_MIN,
+    };
+    Some((index, since + wait))
+}
+
 /// What came is no TLS at all.
 fn is_not_encrypted(error: &io::Error) -> bool {
     use tokio_rustls::rustls::Error;
@@ -228,4 +261,40 @@ fn is_of_one_client(error: &io::Error) -> bool {
             | io::ErrorKind::ConnectionRefused
             | io::ErrorKind::Interrupted
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What makes room among handshakes that have begun a millisecond after one another from
+    /// these addresses, and when, counted from the first.
+    fn next(from: impl IntoIterator<Item = u32>) -> Option<(usize, Duration)> {
+        let began = Instant::now();
+        let begun = (0..).zip(from).map(|(number, from)| {
+            let from = IpAddr::from(Ipv4Addr::from(from));
+            (began + Duration::from_millis(number), from)
+        });
+        let begun: Vec<_> = begun.collect();
+        let (index, at) = next_to_go(begun.into_iter())?;
+        Some((index, at - began))
+    }
+
+    #[test]
+    fn the_address_with_the_most_makes_room_and_soon() {
+        // Two are older, and from elsewhere.
+        let crowd = [1, 2].into_iter().chain([3; FEW + 1]);
+        let at = Duration::from_millis(2) + CROWD_WAIT_MIN;
+        assert_eq!(next(crowd), Some((2, at)));
+        // The larger one of two crowds, though it came later.
+        let crowds = [1; FEW + 1].into_iter().chain([2; FEW + 2]);
+        assert_eq!(next(crowds).map(|(index, _)| index), Some(FEW + 1));
+    }
+
+    #[test]
+    fn where_all_have_few_the_oldest_makes_room_once_it_has_had_its_second() {
+        let few = [1].into_iter().chain([2; FEW]);
+        assert_eq!(next(few), Some((0, HANDSHAKE_WAIT_MIN)));
+        assert_eq!(next([]), None);
+    }
 }

@@ -25,6 +25,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(16);
 /// How long [`Traces::close`] waits until all spans are sent.
 const CLOSE_WAIT_MAX: Duration = Duration::from_secs(2);
 
+/// How much of a collector's reason is logged.
+const SAID_CHARS_MAX: usize = 200;
+
 /// After how long the same trouble is logged again, and another one at the earliest.
 const LOG_AGAIN_AFTER: Duration = Duration::from_secs(300);
 const LOG_OTHER_AFTER: Duration = Duration::from_secs(30);
@@ -168,7 +171,9 @@ impl Exporter {
         self.queue.dropped.inc_by(rejected);
         self.queue.sent.inc_by(count - rejected);
         if rejected > 0 {
-            self.say(&format!("it has left some out: {}", partial.error_message));
+            // The collector's words can be as long as its answer; a log line must not be.
+            let why = text::excerpt(&partial.error_message, SAID_CHARS_MAX);
+            self.say(&format!("it has left some out: {why}"));
         } else if self.queue.dropped.get() > self.dropped_before {
             self.say("it takes fewer than there are");
         } else if self.log.forget() {

@@ -1,9 +1,11 @@
 //! `serve` over TLS: versions, certificates of the server and of clients, their renewal, and
 //! all that holds over plain HTTP.
 
-use std::io::Read;
-use std::net::TcpStream;
+use std::io::{self, Read};
+use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::chain::{ChainFile, chain_with, link, shell};
@@ -224,6 +226,53 @@ fn slow_handshakes_keep_nobody_out() {
     // The first of them had to go.
     silent[0].set_read_timeout(Some(PATIENCE)).unwrap();
     let _ = silent[0].read(&mut [0]);
+}
+
+/// Keeps that many silent connections open from 127.0.0.1, each reopened as soon as it is
+/// closed, until what it returns is dropped: the number of those that were reopened.
+fn keep_silent(address: SocketAddr, connections: usize) -> Arc<AtomicUsize> {
+    let connect = move || {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nonblocking(true)?;
+        Ok(stream)
+    };
+    let opened: io::Result<Vec<_>> = (0..connections).map(|_| connect()).collect();
+    let mut silent = opened.unwrap();
+    let reopened = Arc::new(AtomicUsize::new(0));
+    let count = Arc::downgrade(&reopened);
+    std::thread::spawn(move || {
+        while let Some(count) = count.upgrade() {
+            for stream in &mut silent {
+                let is_open = stream
+                    .read(&mut [0])
+                    .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+                if !is_open && let Ok(again) = connect() {
+                    *stream = again;
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+    reopened
+}
+
+#[test]
+fn silent_connections_of_one_address_delay_no_other() {
+    let (authority, chain) = (Authority::new(), cat());
+    let served = serve_tls(&chain, &authority.server("server"), &[]);
+    let reopened = keep_silent(served.address, 300);
+    // If all the silent ones were given a second, each of these would wait for more than one.
+    let began = Instant::now();
+    for _ in 0..10 {
+        let other = ["--interface", "127.0.0.2"];
+        curl(&served, &authority, "/", &other).expect_output("some 200");
+    }
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(8), "{took:?}");
+    eventually("silent ones make room", || {
+        (reopened.load(Ordering::Relaxed) >= 300).then_some(())
+    });
 }
 
 #[test]

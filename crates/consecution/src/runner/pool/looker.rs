@@ -18,9 +18,12 @@ use super::{Idle, Shared, until};
 /// How long the looker rests after a look, as a multiple of the time that the look took.
 const REST: u32 = 49;
 
-/// The longest such rest. Where a look takes this part of it, its thread has most likely had
-/// to wait for a processor; if all looks were late, ready processes would count as starting.
-const REST_MAX: Duration = Duration::from_millis(20);
+/// The longest such rest; so it is looks of up to 20 ms that need no more than that part. The
+/// look at a pipeline with some hundred threads takes 13 ms, and must not be had every few
+/// milliseconds. But a look may also have been long because its thread had to wait for a
+/// processor, which says nothing about the next one, and while the looker rests, ready processes
+/// count as starting: so there is a bound.
+const REST_MAX: Duration = Duration::from_secs(1);
 
 /// Looks at one idle pipeline, again and again.
 pub(in super::super) trait Probe: Send {
@@ -53,8 +56,13 @@ pub(super) async fn look_at_idle<P: Idle>(shared: Weak<Shared<P>>, earlier: Arc<
         if let Some(shared) = shared.upgrade() {
             shared.end_look(member, number, look, probe);
         }
-        sleep((began.elapsed() * REST).min(REST_MAX)).await;
+        sleep(rest_after(began.elapsed())).await;
     }
+}
+
+/// How long to rest after a look that took so long.
+fn rest_after(look: Duration) -> Duration {
+    look.saturating_mul(REST).min(REST_MAX)
 }
 
 impl<P: Idle> Shared<P> {
@@ -96,5 +104,18 @@ impl<P: Idle> Shared<P> {
                 inner.state.looked(member, number, look, now);
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_take_a_fiftieth_of_a_processor_also_where_they_are_long() {
+        for look in [1, 100, 13_000, 20_000].map(Duration::from_micros) {
+            assert_eq!(look + rest_after(look), look * 50);
+        }
+        assert_eq!(rest_after(Duration::MAX), REST_MAX);
     }
 }
