@@ -89,6 +89,7 @@ async fn follow(arguments: &Arguments, screen: &Screen) -> anyhow::Result<()> {
                 events = Events {
                     response: ask(arguments, &url).await?,
                     held: Vec::new(),
+                    searched: 0,
                 };
                 continue;
             }
