@@ -7,7 +7,7 @@ use crate::chain::is_chain_name;
 use crate::limits::MAX_NAME_BYTES;
 use crate::text::is_printable;
 
-/// A key file: everyone who has a key.
+/// A key file: a list of keys, and what the holder of each may do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KeyFile {
     /// The keys, in the order of the file.

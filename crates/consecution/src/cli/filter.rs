@@ -117,7 +117,8 @@ pub(crate) async fn unless_stopped(
     super::traced(service, running).await
 }
 
-/// A new call, inside of the span of whoever runs this program, if its environment has one.
+/// A new call. If this program was started within a trace (`TRACEPARENT` in its
+/// environment), the call belongs to that trace.
 fn trace() -> Trace {
     let value = |name| std::env::var(name).ok();
     let parent = value("TRACEPARENT").and_then(|parent| TraceParent::new(parent.as_bytes()));

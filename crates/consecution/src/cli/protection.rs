@@ -31,8 +31,8 @@ pub(crate) struct Protection {
         requires = "tls_cert"
     )]
     tls_key: Option<PathBuf>,
-    /// CA certificates (PEM) that sign clients' certificates. Without --keys, everyone
-    /// who has such a certificate may do everything.
+    /// CA certificates (PEM) that sign clients' certificates. Without --keys, a
+    /// client with such a certificate may do everything.
     #[arg(
         long,
         env = "CONSECUTION_TLS_CLIENT_CA",

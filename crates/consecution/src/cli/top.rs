@@ -83,7 +83,7 @@ async fn follow(arguments: &Arguments, screen: &Screen) -> anyhow::Result<()> {
         let next = events.next().await;
         let event = match next.with_context(|| format!("failed to follow {url}"))? {
             Some(event) => event,
-            // It ends each reply after a while, to find out anew who asks.
+            // The server ends each reply after a while, so that it checks the key again.
             None if has_some => {
                 has_some = false;
                 events = Events {

@@ -1,8 +1,8 @@
 //! Who may do what: keys, client certificates, and what a page in a browser may use.
 //!
-//! A guard stands in front of the routes of an address: it finds out who asks, and refuses
-//! who has to say so and does not. What the [`Caller`] may do is for the routes to check. If
-//! nobody has to say who they are, there is no guard.
+//! A guard stands in front of the routes of an address. It identifies the caller of each
+//! request by a key or a certificate, and refuses requests that have neither. The routes then
+//! check what the [`Caller`] may do. Without key file and client CA there is no guard.
 //!
 //! | module | for |
 //! |---|---|
@@ -40,13 +40,13 @@ use self::guesses::Guesses;
 use super::{Client, Problem, discard};
 use crate::trace::CallId;
 
-/// The paths that are answered whoever asks: orchestrators and load balancers have no keys.
+/// The paths that need no key: orchestrators and load balancers have none.
 const OPEN: [&str; 2] = ["/healthz", "/readyz"];
 
 /// The files of the page, which asks for a key itself when it has been loaded.
 const PAGE: &str = "/ui/";
 
-/// Whether a request is answered whoever asks. `GET /` leads to the page.
+/// Whether a request needs no key. `GET /` leads to the page.
 fn is_open(request: &Request) -> bool {
     let (path, method) = (request.uri().path(), request.method());
     let is_look = method == Method::GET || method == Method::HEAD;

@@ -226,15 +226,15 @@ impl IdlePipeline {
     }
 
     /// Gives the pipeline its work. When none of its processes runs any more, `over` is
-    /// called with the outcome, to which it may add, and with the time from which the
-    /// outcome counts; the pending outcome resolves, and then `held` is dropped. The outcome
-    /// is the first link's, with those of the other links in `joined`.
+    /// called with the outcome, to which it may add; the pending outcome resolves, and then
+    /// `held` is dropped. The outcome is the first link's, with those of the other links in
+    /// `joined`.
     pub(super) fn serve(
         self,
         work: Work,
         bounds: Bounds,
         held: impl Send + 'static,
-        over: impl FnOnce(&mut Outcome, Instant) + Send + 'static,
+        over: impl FnOnce(&mut Outcome) + Send + 'static,
     ) -> (Body, PendingOutcome) {
         let of_last = self.links.links.last();
         let of_last = of_last.and_then(|last| last.mode.output_bytes_max);
@@ -268,7 +268,7 @@ impl IdlePipeline {
             // There is always at least one outcome.
             let outcome = Outcome::of_links(outcomes);
             let mut outcome = outcome.unwrap_or_else(|| Outcome::lost("nothing was run"));
-            over(&mut outcome, began);
+            over(&mut outcome);
             let _ = tell.send(outcome);
             // Closing all files takes longer than sending the answer, so let that go first.
             tokio::task::yield_now().await;

@@ -340,14 +340,14 @@ impl LinkService {
         let links: Vec<_> = links.collect();
         let trace = trace.clone();
         let pipeline = pipeline.into_inner();
-        pipeline.serve(work, self.bounds, permit, move |outcome, began| {
+        pipeline.serve(work, self.bounds, permit, move |outcome| {
             outcome.change_links(|at, outcome| {
                 let Some((id, metrics, means)) = links.get(at) else {
                     return;
                 };
                 outcome.hint = hint(outcome, means);
                 metrics.end(outcome);
-                spans.ended(at, outcome, began);
+                spans.ended(at, outcome);
                 log_end(*id, &trace, outcome);
             });
         })

@@ -1,10 +1,9 @@
 //! The spans of a runner: one for a call, and inside of that one for each process.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use chain::Link;
-use tokio::time::Instant;
 
 use super::local_links::LocalLink;
 use crate::spans::{Kind, Notes, Span};
@@ -33,6 +32,8 @@ struct Recorded {
     following: Arc<[Following]>,
     /// The position of the first of these links in the call.
     first: usize,
+    /// When they were given it, read once for all: so their spans overlap, as they did.
+    began: SystemTime,
 }
 
 impl ProcessSpans {
@@ -48,11 +49,12 @@ impl ProcessSpans {
             links: links.iter().map(|link| Arc::clone(&link.link)).collect(),
             following: Arc::clone(following),
             first,
+            began: SystemTime::now(),
         }))
     }
 
-    /// Process `at` has ended, in a call that was given to its pipeline at `began`.
-    pub(super) fn ended(&self, at: usize, outcome: &Outcome, began: Instant) {
+    /// Process `at` has ended.
+    pub(super) fn ended(&self, at: usize, outcome: &Outcome) {
         let Some(recorded) = &self.0 else { return };
         let Some(link) = recorded.links.get(at) else {
             return;
@@ -64,8 +66,7 @@ impl ProcessSpans {
             // knowledge a process has failed whose code is not 0, as OpenTelemetry has it.
             None => code == 0,
         };
-        let began = SystemTime::now().checked_sub(began.elapsed());
-        let time = (began.unwrap_or(UNIX_EPOCH), outcome.elapsed);
+        let time = (recorded.began, outcome.elapsed);
         recorded.call.add(
             || program(link),
             time,

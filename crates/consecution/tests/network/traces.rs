@@ -180,6 +180,7 @@ fn joined_links_have_a_span_for_each_process_and_a_call_s_id_is_its_trace_s() {
     let mut names: Vec<_> = processes.iter().map(|span| &*span.name).collect();
     names.sort_unstable();
     assert_eq!(names, ["cat", "cat", "tac"]);
+    expect_overlaps(&processes);
     let metrics = || {
         served
             .request("GET", "/metrics", b"")

@@ -123,7 +123,7 @@ fn serve(
         stderr: None,
         stderr_logs: Vec::new(),
     };
-    pipeline.serve(work, Bounds::default(), (), |_, _| {})
+    pipeline.serve(work, Bounds::default(), (), |_| {})
 }
 
 /// What comes of a call.
@@ -415,7 +415,7 @@ async fn each_link_is_heard_and_none_may_say_too_much() {
         stderr: None,
         stderr_logs: Vec::new(),
     };
-    let answer = Answer::of(pipeline.serve(work, bounds, (), |_, _| {})).await;
+    let answer = Answer::of(pipeline.serve(work, bounds, (), |_| {})).await;
     answer.expect_endings("0|unread 153 cut");
     assert!(answer.stderrs[1].ends_with("standard error than the runner allows\n"));
 }

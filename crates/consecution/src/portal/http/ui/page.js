@@ -102,8 +102,9 @@ async function follow() {
       }
       if (!response.ok) throw new Error(await problem(response));
       wait = 500;
-      await read(response.body.getReader());
-      throw new Error('the server has closed the connection');
+      // The server ends each stream after some minutes, so that it checks the key again. If
+      // it is gone, the next request fails.
+      if (!await read(response.body.getReader())) throw new Error('the server has closed the connection');
     } catch (error) {
       if (document.hidden) break;
       state('wait', `not connected: ${error.message}`);
@@ -114,18 +115,22 @@ async function follow() {
   stop = null;
 }
 
+// Shows figures to the end of the stream; says whether there were any.
 async function read(reader) {
   const decoder = new TextDecoder();
   let held = '';
+  let hasShown = false;
   for (;;) {
     const { value, done } = await reader.read();
-    if (done) return;
+    if (done) return hasShown;
     held += decoder.decode(value, { stream: true });
     const events = held.split('\n\n');
     held = events.pop();
     // Of several that have come at once, the last one is what holds now.
     const last = events.pop();
-    if (last) show(JSON.parse(last.slice('data: '.length)));
+    if (!last) continue;
+    show(JSON.parse(last.slice('data: '.length)));
+    hasShown = true;
   }
 }
 
