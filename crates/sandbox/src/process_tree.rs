@@ -16,9 +16,10 @@ const PROCESSES_MAX: usize = 64;
 /// How long a clock tick is for programs (`USER_HZ`), on all processors that we run on.
 const TICK: Duration = Duration::from_millis(10);
 
-/// The processor time of an init's descendants, those included that have ended and that
-/// were waited for; in steps of a clock tick. `None` if that
-/// cannot be found out, or there are more of them than are looked at.
+/// The processor time of an init's descendants, with that of the children that they have
+/// waited for, in steps of a clock tick. `None` if it cannot be found out, or there are more
+/// of them than are looked at. What init itself has waited for is left out: it may be of
+/// earlier commands in the same place.
 pub(crate) fn cpu_time(init: &OwnedFd) -> Option<Duration> {
     cpu_time_below(Path::new("/proc"), id_of(init.as_raw_fd())?)
 }
@@ -34,7 +35,7 @@ pub(crate) fn id_of(pidfd: RawFd) -> Option<u32> {
 /// The same by the id of init, given where `/proc` is mounted.
 fn cpu_time_below(proc: &Path, init: u32) -> Option<Duration> {
     let folder = |id: u32| proc.join(id.to_string());
-    let mut ticks = Ticks::of(&folder(init))?.of_children;
+    let mut ticks = 0;
     let mut found = children(&folder(init), init)?;
     let mut seen = 0;
     while let Some(id) = found.pop() {
@@ -112,14 +113,14 @@ mod tests {
     }
 
     #[test]
-    fn all_that_init_has_started_counts_and_init_itself_does_not() {
+    fn what_init_has_below_it_counts_and_init_itself_does_not() {
         let proc = tempfile::tempdir().unwrap();
         let proc = proc.path();
         put(proc, 7, [1000, 10], "8 9 ");
         put(proc, 8, [20, 30], "");
         put(proc, 9, [40, 50], "10");
         // One that is gone.
-        let ticks = (10 + 2) + (20 + 1 + 30 + 2) + (40 + 1 + 50 + 2);
+        let ticks = (20 + 1 + 30 + 2) + (40 + 1 + 50 + 2);
         assert_eq!(cpu_time_below(proc, 7), Some(TICK * ticks));
         assert_eq!(cpu_time_below(proc, 11), None);
     }
@@ -133,7 +134,7 @@ mod tests {
         let stat = fs::read(proc.join("2/stat")).unwrap();
         let odd = [b"2 (\xff) S".as_slice(), &stat[b"2 (a) name) S".len()..]].concat();
         fs::write(proc.join("2/stat"), odd).unwrap();
-        assert_eq!(cpu_time_below(proc, 1), Some(TICK * 25));
+        assert_eq!(cpu_time_below(proc, 1), Some(TICK * 23));
         // One that is there and says nothing that can be understood.
         fs::write(proc.join("2/stat"), b"?").unwrap();
         assert_eq!(cpu_time_below(proc, 1), None);

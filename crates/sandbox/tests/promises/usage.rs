@@ -76,6 +76,18 @@ promises! {
         assert!(time < Duration::from_millis(90), "{time:?}");
     }
 
+    fn what_was_used_before_in_the_same_place_is_not_looked_up(setup) {
+        let zygote = setup.open(&setup.script(ON_REQUEST));
+        assert!(cpu_time(&zygote, "probe burn 300") >= Duration::from_millis(290));
+        let mut running = Running::start(&zygote);
+        running.tell("echo ready; sleep 1000");
+        assert_eq!(running.event(), Event::Started);
+        assert_eq!(running.line(), "ready");
+        running.process.look_up_cpu_time();
+        let time = running.process.cpu_time().unwrap();
+        assert!(time < Duration::from_millis(90), "{time:?}");
+    }
+
     fn the_most_memory_is_told_if_it_has_a_limit(setup) {
         let limits = Limits { memory_bytes: Some(32 * MIB), ..Limits::default() };
         let unlimited = setup.open(&setup.script(ON_REQUEST));
